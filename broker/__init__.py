@@ -1,0 +1,1 @@
+"""The Mosquitto broker: configuration, launcher, checks."""

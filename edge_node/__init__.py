@@ -1,0 +1,1 @@
+"""The device daemon: drafts, drives sessions, commits what the target decided."""

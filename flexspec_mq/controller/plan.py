@@ -1,0 +1,75 @@
+"""The plan for the next draft batch, and the interface of whatever makes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from flexspec_mq.errors import UsageError
+from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the edge does next.
+
+    Attributes:
+        draft_length: K, tokens per batch; 0 asks the target for one token at a time.
+        in_flight: W, batches that may be unanswered.
+        qos: MQTT quality of service for drafts and opens, 0 to 2.
+        ahead: tokens that the worker may decode beyond what it knows the edge to have.
+    """
+
+    draft_length: int = 4
+    in_flight: int = 1
+    qos: int = 0
+    ahead: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what the protocol does not allow.
+
+        Raises:
+            UsageError: naming the value and its bounds.
+        """
+        for name, value, top in (
+            ("draft_length", self.draft_length, MAX_DRAFT_TOKENS),
+            ("qos", self.qos, 2),
+            ("ahead", self.ahead, MAX_AHEAD),
+        ):
+            if not 0 <= value <= top:
+                raise UsageError(f"{name} {value} is not between 0 and {top}")
+        if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
+            raise UsageError(f"in_flight {self.in_flight} is not between 1 and {MAX_IN_FLIGHT}")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the edge knows when it plans.
+
+    Attributes:
+        rtt: smoothed round trip in seconds, without the worker's queue and compute; None before a sample.
+        rtt_var: its mean deviation in seconds.
+        queue: last queueing time at the worker in seconds.
+        compute: last forward at the worker in seconds.
+        draft_time: seconds per drafted token, smoothed; None before a sample.
+        drafted: tokens drafted and judged so far.
+        accepted: of these, accepted.
+        committed: tokens committed so far.
+    """
+
+    rtt: float | None = None
+    rtt_var: float = 0.0
+    queue: float = 0.0
+    compute: float = 0.0
+    draft_time: float | None = None
+    drafted: int = 0
+    accepted: int = 0
+    committed: int = 0
+
+
+class Policy(Protocol):
+    """Makes plans. One instance per session; it may keep state."""
+
+    def plan(self, seen: Observation) -> Plan:
+        """Plan the next batch from what was seen so far."""
+        ...

@@ -1,0 +1,111 @@
+"""Every error that a user can meet.
+
+::
+
+    FlexSpecError                 exit code 1
+    ├── UsageError                2   what the user asked for cannot be done: prompt, flag, path
+    ├── ModelError                3   a model cannot be loaded, or is not what it should be
+    │   └── FingerprintError      3   two tokenizers, or a base and a draft, differ by contents
+    ├── LinkError                 4   the broker: unreachable, refusing, too old
+    │   ├── LinkDown              4   not connected now; the caller may wait for the next link
+    │   ├── LinkRefused           4   the broker said no: credentials, access rules, protocol version
+    │   └── PublishRefused        4   one publish was refused; says whether nobody subscribes
+    ├── WorkerError               5   no worker, or the worker said no
+    ├── ProtocolError             6
+    │   ├── LocalProtocolError    6   our bug: crash
+    │   └── RemoteProtocolError   6   the peer's: count, answer, survive
+    └── Cancelled                 130 the user stopped it
+
+The message says what happened, `hint` what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FlexSpecError(Exception):
+    """Base of all errors of this project.
+
+    Args:
+        message: what happened, in one sentence.
+        hint: what the user can do about it; empty when nothing sensible can be said.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
+
+
+class UsageError(FlexSpecError):
+    """What the user asked for cannot be done."""
+
+    exit_code = 2
+
+
+class ModelError(FlexSpecError):
+    """A model cannot be loaded, or is not what it should be."""
+
+    exit_code = 3
+
+
+class FingerprintError(ModelError):
+    """Two tokenizers, or a base model and a draft, differ by their contents."""
+
+
+class LinkError(FlexSpecError):
+    """Something between us and the broker."""
+
+    exit_code = 4
+
+
+class LinkDown(LinkError):
+    """There is no connection now."""
+
+
+class LinkRefused(LinkError):
+    """The broker answered, and said no."""
+
+
+class PublishRefused(LinkError):
+    """The broker refused one publish, or knows nobody who subscribes to its topic.
+
+    Attributes:
+        reason_code: MQTT 5 reason code; 0x10 means that nobody subscribes, 0x87 that access rules forbid it.
+    """
+
+    def __init__(self, message: str, *, reason_code: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason_code = reason_code
+
+
+class WorkerError(FlexSpecError):
+    """No worker serves the version, or the worker refused the session."""
+
+    exit_code = 5
+
+
+class ProtocolError(FlexSpecError):
+    """A rule of the session protocol was broken."""
+
+    exit_code = 6
+
+
+class LocalProtocolError(ProtocolError):
+    """By us: a bug. Nothing sensible can go on."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """By the peer: malformed, truncated, oversized, another version. Counted, answered, survived."""
+
+
+class Cancelled(FlexSpecError):
+    """The user stopped it."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Common random numbers: how a token is chosen from logits, the same on both sides."""

@@ -1,0 +1,69 @@
+"""Topic names. Short, because they are paid for on every publish.
+
+`f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
+`f1/w/<worker>` worker status, `f1/e/<edge>` edge status.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flexspec_mq.errors import UsageError
+
+ROOT = "f1"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def checked(kind: str, name: str) -> str:
+    """Return `name` if it can stand in a topic level.
+
+    Raises:
+        UsageError: it is empty, too long, or holds a character such as ``/``, ``+`` or ``#``.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} name {name!r} cannot stand in a topic",
+            hint="use 1 to 64 letters, digits, dots, dashes and underscores",
+        )
+    return name
+
+
+def open_topic(version: str, edge: str) -> str:
+    """Where an edge asks any worker of `version`."""
+    return f"{ROOT}/o/{version}/{edge}"
+
+
+def open_share(version: str, group: str = "w") -> str:
+    """The shared subscription that the workers of `version` share."""
+    return f"$share/{group}/{ROOT}/o/{version}/+"
+
+
+def draft_topic(worker: str, edge: str) -> str:
+    """Where an edge sends drafts, polls and closes to the worker that holds its session."""
+    return f"{ROOT}/d/{worker}/{edge}"
+
+
+def draft_filter(worker: str) -> str:
+    """What a worker subscribes to."""
+    return f"{ROOT}/d/{worker}/+"
+
+
+def verdict_topic(edge: str) -> str:
+    """Where workers answer an edge."""
+    return f"{ROOT}/v/{edge}"
+
+
+def worker_status_topic(worker: str) -> str:
+    """Retained status of a worker."""
+    return f"{ROOT}/w/{worker}"
+
+
+def edge_status_topic(edge: str) -> str:
+    """Retained status of an edge."""
+    return f"{ROOT}/e/{edge}"
+
+
+def edge_of(topic: str) -> str | None:
+    """The edge that published on an open or draft topic, or None for any other topic."""
+    parts = topic.split("/")
+    return parts[3] if len(parts) == 4 and parts[0] == ROOT and parts[1] in ("o", "d") else None

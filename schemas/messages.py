@@ -1,0 +1,212 @@
+"""The session messages, version 1 of the wire protocol.
+
+Each message travels as ``[type, field, field, …]`` behind one flag byte. Fields are only ever appended, with
+a default; types never change; unknown fields at the end are skipped. Token ids are ``tuple[int, …]`` here and a
+LEB128 string on the wire. `docs/protocol.md` gives the meaning of each field.
+
+Positions count generated tokens: 0 is the first one after the prompt.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+PROTOCOL_VERSION = 1
+
+MAX_PROMPT_TOKENS = 131_072
+MAX_DRAFT_TOKENS = 64
+MAX_VERDICT_TOKENS = 320
+MAX_AHEAD = 256
+MAX_IN_FLIGHT = 8
+MAX_TOKEN_ID = 2**24 - 1
+
+U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+U64 = Annotated[int, Meta(ge=0, le=2**64 - 1)]
+Position = Annotated[int, Meta(ge=0, le=2**20)]
+Counter = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Millis = Annotated[int, Meta(ge=0, le=10_000_000)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+PromptTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_PROMPT_TOKENS)]
+DraftTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFT_TOKENS)]
+VerdictTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_VERDICT_TOKENS)]
+
+
+class Fin(IntEnum):
+    """What a verdict says beside its tokens."""
+
+    NONE = 0
+    EOS = 1
+    LENGTH = 2
+    GAP = 3
+
+
+class CloseReason(IntEnum):
+    """Why the edge closes a session at a worker."""
+
+    DONE = 0
+    CANCELLED = 1
+    ELSEWHERE = 2
+    FAILED = 3
+
+
+class ErrorCode(IntEnum):
+    """Typed errors from a worker. `BUSY` carries a retry hint; `UNKNOWN` means: re-open."""
+
+    BUSY = 1
+    UNKNOWN = 2
+    PROTOCOL = 3
+    FINGERPRINT = 4
+    CONTEXT = 5
+    MALFORMED = 6
+    INTERNAL = 7
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
+    """All that determines the text beside the prompt. The digest chain's root is made from it.
+
+    Attributes:
+        protocol: wire protocol version.
+        fingerprint: BLAKE2b-128 of vocabulary contents, special tokens and chat template.
+        temperature: 0 is greedy.
+        top_k: 0 is off.
+        top_p: 1.0 is off.
+        seed: of the common random numbers.
+        eos: token ids that end the text.
+        ignore_eos: go on to `limit`.
+        limit: absolute generated length at which the text ends.
+    """
+
+    protocol: Counter
+    fingerprint: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)]
+    seed: U64
+    eos: Annotated[tuple[TokenId, ...], Meta(max_length=32)]
+    ignore_eos: bool
+    limit: Position
+
+
+class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Edge → any worker of a version: start or resume a session.
+
+    Attributes:
+        session: random, unique at this edge.
+        attempt: counts published opens, from 1.
+        identity: what determines the text.
+        prompt: token ids, at least one.
+        committed: generated tokens that the edge holds already.
+        ahead: run-ahead credit in tokens.
+        seq: of the draft that this message carries.
+        draft: drafted tokens that follow `committed`.
+    """
+
+    session: U32
+    attempt: Counter
+    identity: Identity
+    prompt: PromptTokens
+    committed: PromptTokens
+    ahead: Counter
+    seq: Counter
+    draft: DraftTokens
+
+
+class Draft(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Edge → the worker that holds the session: a contiguous batch of drafted tokens.
+
+    Attributes:
+        have: committed length at the edge.
+        offset: `start - have`; negative when the worker holds less than the edge.
+        digest: of the chain at `start`.
+    """
+
+    session: U32
+    attempt: Counter
+    seq: Counter
+    have: Position
+    offset: Annotated[int, Meta(ge=-(2**20), le=2**20)]
+    digest: U32
+    tokens: DraftTokens
+    ahead: Counter
+
+    @property
+    def start(self) -> int:
+        """Position of the first drafted token."""
+        return self.have + self.offset
+
+
+class Poll(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A draft that must be answered. Retransmission, keepalive and reconnect are all polls."""
+
+    session: U32
+    attempt: Counter
+    seq: Counter
+    have: Position
+    offset: Annotated[int, Meta(ge=-(2**20), le=2**20)]
+    digest: U32
+    tokens: DraftTokens
+    ahead: Counter
+
+    @property
+    def start(self) -> int:
+        """Position of the first token."""
+        return self.have + self.offset
+
+
+class Close(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Edge → worker: the session is over here. Acknowledges the final verdict; sent once."""
+
+    session: U32
+    attempt: Counter
+    have: Position
+    reason: CloseReason
+
+
+class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Worker → edge: tokens that the target decided.
+
+    Attributes:
+        attempt: the open that this worker holds.
+        echo: newest `seq` seen, for round-trip samples; 0 before any.
+        start: position of the first token (``from`` in the protocol's text).
+        tokens: decided tokens, maybe none.
+        digest: of the chain after the last token.
+        fin: cross-check of the finish, or gap.
+        queue: ms that the batch waited before its forward.
+        compute: ms of the forward.
+        worker: only until the edge is known to have it (hello).
+        lease: seconds; 0 when `worker` is empty.
+    """
+
+    session: U32
+    attempt: Counter
+    echo: Counter
+    start: Position
+    tokens: VerdictTokens
+    digest: U32
+    fin: Fin
+    queue: Millis
+    compute: Millis
+    worker: Name | None = None
+    lease: Annotated[int, Meta(ge=0, le=86_400)] = 0
+
+
+class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Worker → edge: a typed error. `retry` in ms, for `BUSY`; `detail` is for people."""
+
+    session: U32
+    attempt: Counter
+    code: ErrorCode
+    retry: Millis
+    worker: Name
+    detail: Annotated[str, Meta(max_length=300)] = ""
+
+
+EdgeToWorker = Open | Draft | Poll | Close
+WorkerToEdge = Verdict | Error
+Message = Open | Draft | Poll | Close | Verdict | Error
