@@ -1,8 +1,8 @@
 """The session messages, version 1 of the wire protocol.
 
 Each message travels as ``[type, field, field, …]`` behind one flag byte. Fields are only ever appended, with
-a default; types never change; unknown fields at the end are skipped. Token ids are ``tuple[int, …]`` here and a
-LEB128 string on the wire. `docs/protocol.md` gives the meaning of each field.
+a default; types never change; unknown fields at the end are skipped. Token ids are ``tuple[int, …]`` here and
+a LEB128 string on the wire. `docs/protocol.md` gives the meaning of each field.
 
 Positions count generated tokens: 0 is the first one after the prompt.
 """
@@ -25,11 +25,13 @@ MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-U64 = Annotated[int, Meta(ge=0, le=2**64 - 1)]
+# msgspec has no bounds above 2**63; msgpack integers end at 2**64 - 1 anyway.
+U64 = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": 2**64 - 1})]
 Position = Annotated[int, Meta(ge=0, le=2**20)]
 Counter = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Millis = Annotated[int, Meta(ge=0, le=10_000_000)]
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+# Python's `$` also matches before a last newline, hence the look-ahead.
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 PromptTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 DraftTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFT_TOKENS)]
@@ -91,9 +93,16 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     ignore_eos: bool
     limit: Position
 
+    def __post_init__(self) -> None:
+        """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0."""
+        msgspec.structs.force_setattr(self, "temperature", float(self.temperature) + 0.0)
+        msgspec.structs.force_setattr(self, "top_p", float(self.top_p))
+
 
 class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Edge → any worker of a version: start or resume a session.
+
+    `prompt`, `committed` and `draft` hold at most `MAX_PROMPT_TOKENS` together.
 
     Attributes:
         session: random, unique at this edge.
@@ -109,7 +118,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     session: U32
     attempt: Counter
     identity: Identity
-    prompt: PromptTokens
+    prompt: Annotated[PromptTokens, Meta(min_length=1)]
     committed: PromptTokens
     ahead: Counter
     seq: Counter
@@ -134,6 +143,15 @@ class Draft(msgspec.Struct, frozen=True, array_like=True, tag=2):
     tokens: DraftTokens
     ahead: Counter
 
+    def __post_init__(self) -> None:
+        """Refuse a start before the first generated token.
+
+        Raises:
+            ValueError: `offset` is below ``-have``.
+        """
+        if self.start < 0:
+            raise ValueError(f"start {self.start} is before the first generated token")
+
     @property
     def start(self) -> int:
         """Position of the first drafted token."""
@@ -151,6 +169,15 @@ class Poll(msgspec.Struct, frozen=True, array_like=True, tag=3):
     digest: U32
     tokens: DraftTokens
     ahead: Counter
+
+    def __post_init__(self) -> None:
+        """Refuse a start before the first generated token.
+
+        Raises:
+            ValueError: `offset` is below ``-have``.
+        """
+        if self.start < 0:
+            raise ValueError(f"start {self.start} is before the first generated token")
 
     @property
     def start(self) -> int:

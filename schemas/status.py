@@ -9,8 +9,13 @@ from msgspec import Meta
 
 from schemas.messages import Name
 
+Text = Annotated[str, Meta(max_length=256)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
+Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
 
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What a cloud worker says of itself on ``f1/w/<worker>``; its will says ``gone``.
 
     Attributes:
@@ -24,27 +29,27 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Fals
     """
 
     state: Literal["online", "draining", "gone"]
-    epoch: int
-    at: float
+    epoch: Epoch
+    at: Seconds
     worker: Name
-    version: str = ""
-    protocol: int = 1
-    fingerprint: str = ""
+    version: Text = ""
+    protocol: Count = 1
+    fingerprint: Text = ""
     exactness: Literal["exact", "exact up to ties", "unknown"] = "unknown"
-    flip_rate: float | None = None
-    device: str = ""
-    dtype: str = ""
-    load: Annotated[int, Meta(ge=0)] = 0
-    capacity: Annotated[int, Meta(ge=0)] = 0
-    lease: int = 0
+    flip_rate: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    device: Text = ""
+    dtype: Text = ""
+    load: Count = 0
+    capacity: Count = 0
+    lease: Annotated[int, Meta(ge=0, le=86_400)] = 0
 
 
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What an edge node says of itself on ``f1/e/<edge>``; its will says ``gone``."""
 
     state: Literal["online", "gone"]
-    epoch: int
-    at: float
+    epoch: Epoch
+    at: Seconds
     edge: Name
-    draft: str = ""
-    sessions: int = 0
+    draft: Text = ""
+    sessions: Count = 0

@@ -1,0 +1,67 @@
+# Everything a person or CI runs. `make help` lists it.
+
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# What a user writes after PROMPT= reaches Python byte for byte: `value` takes it unexpanded, so that $ stays $, and
+# it travels in the environment, never through a shell's parser. A name that was not given stays unset.
+define pass_on
+ifneq ($$(origin $(1)),undefined)
+export FLEXSPEC_MAKE_$(1) := $$(value $(1))
+endif
+unexport $(1)
+endef
+$(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
+
+export PYTHON TORCH_INDEX
+
+.PHONY: help setup demo test lint format check-lint check-tests bench-quick clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
+	@echo "  make demo CHAT=1         a conversation in the terminal"
+	@echo "  make demo LINK=…         the link to emulate between edge and cloud"
+	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
+	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
+	@echo "                           CUDA build of several GB that this machine has no use for"
+	@echo "  make test PYTEST_ARGS=…  further arguments for pytest"
+
+setup: ## install what is missing: Mosquitto, .venv, the default model (a second when nothing is)
+	@scripts/setup.sh
+
+demo: setup ## write a text with a draft and a target over a local broker
+	@scripts/demo.sh
+
+test: setup ## ruff, mypy, import arrows and all tests
+	@$(MAKE) --no-print-directory check-lint
+	@$(MAKE) --no-print-directory check-tests
+
+lint: setup ## ruff, mypy and import arrows only
+	@$(MAKE) --no-print-directory check-lint
+
+check-lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-tests:
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: setup ## put all files into the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-quick: setup ## the short benchmark
+	$(BIN)/python -m benchmarks.quick $(BENCH_ARGS)
+
+clean: ## remove caches and build results; keeps .venv and the converted model
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -path ./$(VENV) -prune -o -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv as well
+	rm -rf $(VENV)

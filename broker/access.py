@@ -1,0 +1,45 @@
+"""Who may read and write which topics: Mosquitto's access file.
+
+An edge is pinned to the topics that end in its own user name, so no device can read another's verdicts or
+draft in its name. A worker reads the opens of all edges and the drafts addressed to it, and answers any edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from broker.settings import Role, User
+
+# Mosquitto applies patterns to every user. `%u` is the user name, so they give each user its own topics only.
+_EVERY_USER = (
+    "pattern write f1/o/+/%u",
+    "pattern write f1/d/+/%u",
+    "pattern read f1/v/%u",
+    "pattern write f1/e/%u",
+    "pattern readwrite f1/r/%u/+",
+    "pattern read f1/w/+",
+    "pattern read f1/h/+",
+)
+
+_ROLES = {
+    Role.EDGE: (),
+    Role.WORKER: (
+        "topic read f1/o/+/+",
+        "topic read f1/d/{name}/+",
+        "topic write f1/v/+",
+        "topic write f1/r/+/+",
+        "topic write f1/w/{name}",
+    ),
+    Role.PUBLISHER: ("topic readwrite f1/h/+",),
+    Role.OPERATOR: ("topic read f1/w/+", "topic read f1/e/+", "topic read f1/h/+", "topic read $SYS/#"),
+}
+
+
+def access_file(users: Iterable[User]) -> str:
+    """Text of the access file for `users`."""
+    blocks = ["\n".join(_EVERY_USER)]
+    for user in users:
+        rules = [rule.format(name=user.name) for rule in _ROLES[user.role]]
+        if rules:
+            blocks.append("\n".join([f"# {user.role.value}", f"user {user.name}", *rules]))
+    return "\n\n".join(blocks) + "\n"

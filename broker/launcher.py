@@ -1,0 +1,216 @@
+"""Start a private Mosquitto, wait until it answers, and leave nothing behind."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import getpass
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from broker.config import render
+from broker.errors import BrokerError
+from broker.programs import program
+from broker.settings import BrokerSettings
+
+_PR_SET_PDEATHSIG = 1
+_PORTS_TRIED = 5
+_LOG = "mosquitto.log"
+
+
+class PrivateBroker:
+    """A Mosquitto of our own, as a child process in a private directory.
+
+    ``with PrivateBroker() as broker: … broker.port``. On leaving it is stopped and its directory removed; it
+    also ends with the thread that started it, so a crash leaves no broker behind.
+
+    Args:
+        settings: port 0 finds a free one, and keeps it across `kill` and `start`.
+        output: where Mosquitto's log goes; None is a file in the directory, see `log`.
+
+    Attributes:
+        settings: with the port in use.
+    """
+
+    def __init__(self, settings: BrokerSettings | None = None, *, output: IO[bytes] | None = None) -> None:
+        self.settings = settings if settings is not None else BrokerSettings(port=0)
+        if self.settings.run_as is None and os.geteuid() == 0:
+            self.settings = replace(self.settings, run_as=getpass.getuser())
+        self._any_port = self.settings.port == 0
+        self._output = output
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def host(self) -> str:
+        """Address to connect to."""
+        return self.settings.host
+
+    @property
+    def port(self) -> int:
+        """Port to connect to."""
+        return self.settings.port
+
+    @property
+    def pid(self) -> int | None:
+        """Of Mosquitto; None while it does not run."""
+        return None if self._process is None else self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self, *, timeout: float = 10.0) -> None:
+        """Start Mosquitto and wait until it answers.
+
+        Raises:
+            BrokerError: not installed, the port is taken, or it ended or kept silent; with its last words.
+        """
+        if self._process is not None:
+            raise BrokerError("the broker runs already")
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="flexspec-broker-"))
+        for tries_left in reversed(range(_PORTS_TRIED if self._any_port else 1)):
+            if self._any_port:
+                self.settings = replace(self.settings, port=_free_port(self.settings.host))
+            try:
+                self._launch(self._directory, timeout)
+            except BrokerError:
+                if not tries_left:
+                    self._remove()
+                    raise
+            except BaseException:  # Ctrl-C while it starts
+                self.kill()
+                self._remove()
+                raise
+            else:
+                self._any_port = False  # clients know the port now
+                return
+
+    def stop(self, *, timeout: float = 5.0) -> None:
+        """End it in order; its files stay for `start`. Killed if it takes longer than `timeout` seconds."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash would: with SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP for a broker that hangs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def close(self) -> None:
+        """Stop it and remove its directory."""
+        self.stop()
+        self._remove()
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit code."""
+        return 0 if self._process is None else self._process.wait()
+
+    def log(self) -> str:
+        """What it logged, if no `output` was given."""
+        if self._directory is None or not (self._directory / _LOG).exists():
+            return ""
+        return (self._directory / _LOG).read_text("utf-8", "replace")
+
+    def _launch(self, directory: Path, timeout: float) -> None:
+        if _answers(self.settings.host, self.settings.port):
+            raise BrokerError(
+                f"something listens on {self.settings.host}:{self.settings.port} already",
+                hint="stop it, or give another port; port 0 finds a free one",
+            )
+        config = render(self.settings, directory)
+        command = [program("mosquitto"), "-c", str(config)]
+        with (directory / _LOG).open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output or log,
+                stderr=self._output or log,
+                preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509  one prctl, no lock, no allocation
+            )
+        deadline = time.monotonic() + timeout
+        while not _answers(self.settings.host, self.settings.port):
+            code = self._process.poll()
+            if code is not None or time.monotonic() > deadline:
+                self.kill()
+                fate = (
+                    f"ended with code {code}" if code is not None else f"did not answer within {timeout:g} s"
+                )
+                last = "; ".join(self.log().splitlines()[-3:])
+                raise BrokerError(
+                    f"mosquitto on {self.settings.host}:{self.settings.port} {fate}",
+                    hint=f"it said: {last}" if last else "see its log above",
+                )
+            time.sleep(0.01)
+
+    def _remove(self) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory)
+            self._directory = None
+
+
+def end_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """Make a function that has the calling process receive `number` when its parent ends (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+    return ask
+
+
+def _free_port(host: str) -> int:
+    """Find a port below those of outgoing connections, so that a restart finds it free again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311  no secret
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise BrokerError(f"cannot listen on {host}: {error.strerror}") from None
+            else:
+                return port
+
+
+def _answers(host: str, port: int) -> bool:
+    where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
+    try:
+        with socket.create_connection((where, port), timeout=1.0):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,23 @@
+"""The programs of others that we start."""
+
+from __future__ import annotations
+
+import shutil
+
+from broker.errors import BrokerError
+
+_PACKAGES = {"mosquitto": "mosquitto", "mosquitto_passwd": "mosquitto", "openssl": "openssl"}
+_SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"
+
+
+def program(name: str) -> str:
+    """Path of a program, also where ordinary users' PATH does not look.
+
+    Raises:
+        BrokerError: it is not installed; names the Debian package.
+    """
+    found = shutil.which(name) or shutil.which(name, path=_SYSTEM)
+    if found is None:
+        package = _PACKAGES[name]
+        raise BrokerError(f"{name} is not installed", hint=f"apt install {package}")
+    return found

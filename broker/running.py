@@ -1,0 +1,70 @@
+"""Remember which brokers `flexspec-broker run` runs, so that `stop` finds them and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from broker.errors import BrokerError
+
+
+def _directory() -> Path:
+    path = Path(tempfile.gettempdir()) / f"flexspec-broker-{os.geteuid()}.run"
+    path.mkdir(mode=0o700, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+        raise BrokerError(f"{path} belongs to somebody else", hint="remove it")
+    return path
+
+
+@contextmanager
+def announced(port: int) -> Iterator[None]:
+    """Leave a note for `stop` while this process runs a broker on `port`."""
+    note = _directory() / f"{port}.json"
+    note.write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid()), "port": port}))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def stop(port: int | None, *, timeout: float = 10.0) -> list[int]:
+    """End the broker on `port`, or all of this user's, and return their ports.
+
+    Raises:
+        BrokerError: none runs there, or one did not end in `timeout` seconds.
+    """
+    stopped = []
+    for note in sorted(_directory().glob("*.json")):
+        found = json.loads(note.read_text())
+        pid, started = int(found["pid"]), found["started"]
+        if port not in (None, found["port"]):
+            continue
+        if _started(pid) != started:  # it crashed, and the number may be another process's by now
+            note.unlink(missing_ok=True)
+            continue
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while _started(pid) == started:
+            if time.monotonic() > deadline:
+                raise BrokerError(f"the broker on port {found['port']} (process {pid}) does not end")
+            time.sleep(0.02)
+        stopped.append(int(found["port"]))
+    if not stopped:
+        where = "" if port is None else f" on port {port}"
+        raise BrokerError(f"no broker started by `flexspec-broker run` runs{where}")
+    return stopped
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a process in the kernel's clock ticks; None if there is none, or only its remains."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else fields[19]

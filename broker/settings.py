@@ -1,0 +1,121 @@
+"""What our Mosquitto is told, and what it is never allowed to be."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from broker.errors import BrokerError, UnsafeError
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Role(Enum):
+    """What a user may do; `broker.access` has the rules."""
+
+    EDGE = "edge"
+    WORKER = "worker"
+    PUBLISHER = "publisher"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user of the broker. An edge's or worker's name is also its name in topics.
+
+    Attributes:
+        password: plain; only its hash reaches Mosquitto's files.
+    """
+
+    name: str
+    role: Role
+    password: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse names that could reach beyond their own topics.
+
+        Raises:
+            BrokerError: the name holds other characters than letters, digits, dots, dashes, underscores.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise BrokerError(
+                f"user name {self.name!r} cannot stand in a topic",
+                hint="use 1 to 64 letters, digits, dots, dashes and underscores",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """PEM files of the listener. With `require_client_certificates` the clients need one of the same CA."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    require_client_certificates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """One Mosquitto.
+
+    Attributes:
+        host: address to listen on.
+        port: to listen on; 0 lets the launcher find a free one.
+        tls: of the listener; None is plain TCP.
+        users: who may connect. Empty: anybody, which is allowed on loopback only.
+        insecure_anywhere: listen beyond loopback without TLS or users all the same.
+        persistence: keep sessions, queues and retained messages on disk, written every 5 s.
+        max_inflight: unacknowledged messages per client, unless the client asks for less.
+        max_queued: messages that wait for a client that is away or slow; the newest beyond it are dropped.
+        max_packet: bytes of one packet.
+        session_expiry: longest that a session of an absent client is kept, in Mosquitto's notation.
+        nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
+        run_as: system user to change to when started as root; None is Mosquitto's own.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    tls: ServerTls | None = None
+    users: tuple[User, ...] = ()
+    insecure_anywhere: bool = False
+    persistence: bool = False
+    max_inflight: int = 200
+    max_queued: int = 10_000
+    max_packet: int = 262_144
+    max_keepalive: int = 60
+    session_expiry: str = "1h"
+    nodelay: bool = True
+    run_as: str | None = None
+
+    def check(self) -> None:
+        """Refuse settings that would let strangers in.
+
+        Raises:
+            UnsafeError: beyond loopback without TLS or without users.
+            BrokerError: two users share a name.
+        """
+        names = [user.name for user in self.users]
+        if len(set(names)) < len(names):
+            raise BrokerError(f"two users share a name: {', '.join(sorted(names))}")
+        if is_loopback(self.host) or self.insecure_anywhere:
+            return
+        missing = [what for what, given in (("TLS", self.tls), ("users", self.users)) if not given]
+        if missing:
+            raise UnsafeError(
+                f"other machines can reach a broker on {self.host}, and it has no {' and no '.join(missing)}",
+                hint="give --certificates DIR and --edge, --worker or --publisher NAME; "
+                "or --insecure-anywhere if you mean it",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than ``localhost`` counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

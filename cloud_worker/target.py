@@ -1,0 +1,52 @@
+"""Loading the target and proving it, before anything is promised to anybody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from flexspec_mq.models.attention import register
+from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.models.load import LoadedModel, load_target
+from flexspec_mq.models.packed import PackedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloud_worker.settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A target that is ready to verify."""
+
+    loaded: LoadedModel
+    packed: PackedModel
+    proof: Proof
+
+
+def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
+    """Load the model and prove shape-invariance on this device, dtype and thread count.
+
+    Args:
+        settings: which model, where.
+        say: told what takes long.
+
+    Raises:
+        ModelError: the model cannot be loaded or packed.
+    """
+    torch.set_num_threads(settings.threads)
+    loaded = load_target(
+        settings.target,
+        device=settings.device,
+        dtype=settings.dtype,
+        attn_implementation=register(),
+        progress=say,
+    )
+    packed = PackedModel(loaded.model)
+    say("proving that verification does not depend on what shares a forward")
+    proof = prove(packed)
+    say(str(proof))
+    return Target(loaded, packed, proof)

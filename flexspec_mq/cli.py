@@ -1,0 +1,120 @@
+"""The ``flexspec`` command: models, drafts, schemas and the demo. The daemons have commands of their own."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+import flexspec_mq
+from flexspec_mq.cli_common import run_main
+
+Command = Callable[[argparse.Namespace], int | None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``flexspec``: returns the exit code."""
+    return run_main(_main, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands. Each sets ``func``, a function of the parsed arguments."""
+    from flexspec_mq.models.draft.cli import add_parser as add_draft_parser
+
+    parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    # `_main` hands everything after `demo` to the demo's own parser; this entry is for --help.
+    commands.add_parser(
+        "demo", help="write a text with a draft and a target over a local broker", add_help=False
+    )
+    _add_model_parser(commands)
+    add_draft_parser(commands)
+    schema = commands.add_parser("schema", help="print the AsyncAPI document of all topics and messages")
+    schema.set_defaults(func=_schema)
+    version = commands.add_parser("version", help="print the versions of this program and of what it runs on")
+    version.set_defaults(func=_version)
+    return parser
+
+
+def _main(argv: Sequence[str]) -> int | None:
+    if argv and argv[0] == "demo":
+        from flexspec_mq import demo
+
+        return demo.main(argv[1:])
+    args = build_parser().parse_args(argv)
+    func: Command = args.func
+    return func(args)
+
+
+def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    model = commands.add_parser("model", help="prepare the default model, or look at any")
+    actions = model.add_subparsers(dest="action", metavar="action", required=True)
+    prepare = actions.add_parser(
+        "prepare", help="convert the default model into the cache, unless it is there"
+    )
+    prepare.add_argument("--quiet", action="store_true", help="print nothing when there is nothing to do")
+    prepare.set_defaults(func=_model_prepare)
+    info = actions.add_parser("info", help="load a model and print what matters for a target family")
+    info.add_argument(
+        "model", nargs="?", default="default", help="'default', a folder, or a name on the model hub"
+    )
+    info.set_defaults(func=_model_info)
+
+
+def _model_prepare(args: argparse.Namespace) -> None:
+    from flexspec_mq.models.default import default_model_path
+
+    started = time.monotonic()
+    worked = False
+
+    def tell(text: str) -> None:
+        nonlocal worked
+        worked = True
+        _say(f"  {text} ({time.monotonic() - started:.0f} s)")
+
+    path = default_model_path(tell)
+    if worked or not args.quiet:
+        _say(f"default model: {path}")
+
+
+def _model_info(args: argparse.Namespace) -> None:
+    from flexspec_mq.models.load import load_target
+
+    loaded = load_target(args.model, progress=_say)
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    _say(f"name         {loaded.name}")
+    _say(f"architecture {type(loaded.model).__name__}, {parameters / 1e6:.1f} M parameters")
+    _say(f"fingerprint  {loaded.fingerprint.hex()}")
+    _say(f"vocabulary   {loaded.vocab_size}")
+    _say(f"context      {loaded.max_context} tokens")
+    _say(f"ends at      {', '.join(str(token) for token in loaded.eos) or 'no token of its own'}")
+    _say(f"template     {'chat' if loaded.tokenizer.chat_template else 'none: a base model'}")
+
+
+def _schema(_args: argparse.Namespace) -> None:
+    from schemas.__main__ import as_text
+    from schemas.asyncapi import document
+
+    sys.stdout.write(as_text(document()))
+
+
+def _version(_args: argparse.Namespace) -> None:
+    _say(f"flexspec-mq {flexspec_mq.__version__}")
+    _say(f"python {platform.python_version()}")
+    for name in ("torch", "transformers", "aiomqtt", "paho-mqtt"):
+        try:
+            _say(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            _say(f"{name} not installed")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

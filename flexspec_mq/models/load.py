@@ -1,0 +1,283 @@
+"""Loading a target or a draft: a folder, a hub name or the default model, with errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
+from flexspec_mq.models.fingerprint import fingerprint
+from flexspec_mq.models.hub import ask_hub
+from flexspec_mq.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("bfloat16", "float16", "float32")
+UNSTATED_CONTEXT = 131_072
+"""Positions granted where a configuration states no limit: as many as a prompt on the wire may have."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal LM ready to run, without gradients, and its tokenizer.
+
+    Attributes:
+        fingerprint: of the tokenizer's contents, 16 bytes.
+        eos: ids that end a text, ascending; the model's generation settings first, then its configuration,
+            then its tokenizer decide.
+        vocab_size: width of the logits; may exceed the tokenizer's vocabulary.
+        max_context: positions, prompt and new tokens together.
+        name: for people.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: bytes
+    eos: tuple[int, ...]
+    vocab_size: int
+    max_context: int
+    name: str
+
+
+def resolve(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
+    """Find out what a user means by a model: a checkpoint folder, or a name on the model hub.
+
+    None and ``default`` are the default model, converted first if need be. A folder that exists wins over a
+    hub name that reads the same.
+
+    Raises:
+        ModelError: A path that is no folder, or a text that is neither path nor hub name.
+    """
+    if name_or_path is None or str(name_or_path) == "default":
+        return default_model_path(progress)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelError(
+            f"{path} is a file, not a checkpoint folder",
+            hint="name the folder that holds config.json, the weights and the tokenizer",
+        )
+    if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name_or_path):
+        return name_or_path
+    raise ModelError(
+        f"there is no folder {path}", hint="name a checkpoint folder, a model on the hub, or 'default'"
+    )
+
+
+def load_target(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "bfloat16",
+    attn_implementation: str = "sdpa",
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Load a causal LM and its tokenizer. A local folder is loaded without any use of the network.
+
+    Args:
+        name_or_path: See `resolve`.
+        device: As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
+        dtype: One of `DTYPES`.
+        attn_implementation: Passed on to transformers.
+        progress: Is told, in a few words, what takes longer than a second.
+
+    Raises:
+        ModelError: No such model, not a causal LM, damaged or incomplete weights, a dtype or device that is
+            not to be had here, or a hub that does not answer.
+    """
+    _need_libraries()
+    torch_dtype, torch_device = _dtype(dtype), _device(device)
+    source = resolve(name_or_path, progress=progress)
+    tell = progress or (lambda _: None)
+    local = isinstance(source, Path)
+    if not local:
+        tell(f"asking the model hub for {source}")
+        ask_hub(str(source))
+    tell(f"loading {_name(name_or_path, source)}")
+    config = _load_config(source, local)
+    tokenizer = _load_tokenizer(source, local)
+    model = _load_weights(source, local, torch_dtype, attn_implementation)
+    vocab_size = int(config.get_text_config().vocab_size)
+    if len(tokenizer) > vocab_size:
+        raise ModelError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {vocab_size}",
+            hint="model and tokenizer do not belong together",
+        )
+    return LoadedModel(
+        model=_move(model, torch_device),
+        tokenizer=tokenizer,
+        fingerprint=fingerprint(tokenizer),
+        eos=_eos(model, tokenizer),
+        vocab_size=vocab_size,
+        max_context=_max_context(config, tokenizer),
+        name=_name(name_or_path, source),
+    )
+
+
+def _need_libraries() -> None:
+    missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
+    if missing:
+        command = f"{sys.executable} -m pip install 'flexspec-mq[models]'"
+        raise ModelError(f"running a model needs {', '.join(missing)}", hint=f"install with: {command}")
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    if name not in DTYPES:
+        raise ModelError(f"unknown dtype {name!r}", hint=f"choose one of {', '.join(DTYPES)}")
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"unknown device {name!r}", hint="for example cpu, cuda or cuda:0") from None
+    try:
+        torch.empty(1, device=device)
+    # torch says with an AssertionError that it was built without a kind of device.
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise ModelError(
+            f"device {name!r} cannot be used here: {_first_line(error)}",
+            hint="use cpu, or install a torch build for it",
+        ) from error
+    if device.type == "meta":
+        raise ModelError("device 'meta' computes nothing", hint="for example cpu, cuda or cuda:0")
+    return device
+
+
+def _load_config(source: Path | str, local: bool) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    if isinstance(source, Path) and not (source / "config.json").is_file():
+        raise ModelError(
+            f"{source} is no checkpoint folder: it has no config.json", hint="name another folder"
+        )
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source, local_files_only=local)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ModelError(
+            f"cannot read the configuration of {source}: {_first_line(error)}",
+            hint="only architectures that transformers itself knows can be loaded",
+        ) from error
+    if not _is_causal_lm(config):
+        kind = ", ".join(config.architectures or [config.model_type])
+        raise ModelError(
+            f"{source} is no causal language model but {kind}",
+            hint="a target must predict the next token, like Llama, Qwen or SmolLM2",
+        )
+    return config
+
+
+def _is_causal_lm(config: Any) -> bool:
+    """By the class that was saved; without one, by kind, and kinds that also fill in blanks (BERT) fail."""
+    from transformers.models.auto import modeling_auto as auto
+
+    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.model_type not in causal or config.is_encoder_decoder:
+        return False
+    if not config.architectures:
+        return config.model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    known = {name for names in causal.values() for name in ([names] if isinstance(names, str) else names)}
+    return any(architecture in known for architecture in config.architectures)
+
+
+def _load_tokenizer(source: Path | str, local: bool) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except Exception as error:
+        # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError, TypeError)):
+            raise
+        raise ModelError(
+            f"cannot load the tokenizer of {source}: {_first_line(error)}",
+            hint="the folder needs tokenizer.json (or its older forms) beside the weights",
+        ) from error
+    return tokenizer
+
+
+def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_implementation: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                local_files_only=local,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot load the weights of {source}: {_first_line(error)}",
+            hint="a file may be cut off or damaged: fetch it again",
+        ) from error
+    model, report = loaded
+    # transformers fills tensors that are not in the file with random numbers and only warns.
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise ModelError(
+            f"{source} lacks {len(absent)} tensors of its model, such as {absent[0]}",
+            hint="the weights are incomplete or belong to another config.json",
+        )
+    return model
+
+
+def _move(model: Any, device: torch.device) -> PreTrainedModel:
+    try:
+        moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model does not fit on {device}: {_first_line(error)}",
+            hint="use a smaller dtype or another device",
+        ) from error
+    return moved
+
+
+def _eos(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    settings = (model.generation_config, model.config.get_text_config(), tokenizer)
+    for stated in (getattr(where, "eos_token_id", None) for where in settings):
+        if stated is not None:
+            return tuple(sorted({stated} if isinstance(stated, int) else set(stated)))
+    return ()
+
+
+def _max_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if stated is None and tokenizer.model_max_length < UNSTATED_CONTEXT:
+        stated = tokenizer.model_max_length
+    return int(stated or UNSTATED_CONTEXT)
+
+
+def _name(name_or_path: str | Path | None, source: Path | str) -> str:
+    if name_or_path is None or str(name_or_path) == "default":
+        return DEFAULT_MODEL_NAME
+    return source.resolve().name if isinstance(source, Path) else source
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -1,0 +1,116 @@
+"""One forward for many sessions of different lengths, through the model's own transformers code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.attention import IMPLEMENTATION, Packed, Segment, Shapes, causal_mask
+from flexspec_mq.models.kv import SessionKV
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens that one session feeds into a forward.
+
+    Attributes:
+        kv: the session's keys and values; the forward appends to them.
+        tokens: ids that follow what `kv` holds, at least one.
+        rows: for how many of the last tokens logits are wanted; 0 when only keys and values are.
+    """
+
+    kv: SessionKV
+    tokens: Sequence[int]
+    rows: int = 1
+
+
+class PackedModel:
+    """A causal language model that reads several sessions in one forward.
+
+    The model must have been loaded with the attention implementation that `attention.register` names.
+    """
+
+    def __init__(self, model: PreTrainedModel, shapes: Shapes | None = None) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: from transformers, in evaluation mode.
+            shapes: padding that keeps kernels the same; default by the model's dtype.
+
+        Raises:
+            ModelError: the model's attention cannot be packed.
+        """
+        config = model.config.get_text_config()
+        if config._attn_implementation != IMPLEMENTATION:  # noqa: SLF001  transformers has no public name for it
+            raise ModelError(f"the model was loaded with attention {config._attn_implementation!r}")  # noqa: SLF001
+        if not hasattr(config, "num_attention_heads"):
+            raise ModelError(
+                f"{type(model).__name__} has no attention heads", hint="only attention models can be packed"
+            )
+        self.model = model
+        self.shapes = shapes or Shapes.for_dtype(model.dtype)
+        self.vocab_size = int(config.vocab_size)
+        self._layers = int(config.num_hidden_layers)
+        heads = int(config.num_attention_heads)
+        self.attention_shape = (
+            heads,
+            int(getattr(config, "num_key_value_heads", None) or heads),
+            int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        )
+        """Heads of queries, heads of keys and values, head size."""
+        self._like = torch.empty(0, dtype=model.dtype, device=model.device)
+
+    def new_kv(self) -> SessionKV:
+        """Empty keys and values for a new session."""
+        return SessionKV(self._layers, *self.attention_shape[1:], self._like)
+
+    @torch.inference_mode()
+    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        """Read the tokens of all feeds.
+
+        Args:
+            feeds: at most one per session.
+
+        Returns:
+            float32 logits of shape [sum of rows, vocabulary], feed by feed, on the model's device.
+        """
+        device = self._like.device
+        ids: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        segments: list[Segment] = []
+        for feed in feeds:
+            base, count = feed.kv.length, len(feed.tokens)
+            feed.kv.reserve(base + count)
+            mask = causal_mask(base, count, self.shapes, device)
+            segments.append(Segment(feed.kv, len(ids), count, base, mask))
+            ids += feed.tokens
+            positions += range(base, base + count)
+            wanted += range(len(ids) - feed.rows, len(ids))
+        padding = max(0, self.shapes.min_rows - len(ids))
+        wanted_padded = wanted + wanted[:1] * max(0, self.shapes.min_rows - len(wanted)) if wanted else [0]
+        output = self.model(
+            input_ids=torch.tensor([ids + [0] * padding], device=device),
+            position_ids=torch.tensor([positions + [0] * padding], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(wanted_padded, device=device),
+            flexspec=Packed(segments, self.shapes),
+        )
+        for feed in feeds:
+            feed.kv.tokens += feed.tokens
+        return cast("torch.Tensor", output.logits[0, : len(wanted)].float())
+
+
+def to_numpy(logits: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Logits as a numpy array on the host; shares memory where it can."""
+    return cast("npt.NDArray[np.float32]", logits.cpu().numpy())

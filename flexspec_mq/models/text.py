@@ -1,0 +1,152 @@
+"""Text to token ids and back: prompts through the chat template, and a detokenizer for streams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.fingerprint import left_out_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Role = Literal["system", "user", "assistant"]
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+# Enough that the decoders' rules for the start of a text (a stripped blank) touch nothing new.
+_CONTEXT_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+def text_from_bytes(data: bytes, *, source: str = "the prompt") -> str:
+    """Decode UTF-8, as from a file or a pipe.
+
+    Raises:
+        UsageError: The bytes are no UTF-8; says where.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{source} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}",
+            hint="convert it first, for example with: iconv -f latin1 -t utf-8",
+        ) from error
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, max_context: int
+) -> tuple[int, ...]:
+    """Turn a conversation into the token ids that the target continues.
+
+    With a chat template the ids end where the assistant's next turn begins. A base model has no template: the
+    turns' contents are joined by empty lines and encoded as they are.
+
+    Args:
+        tokenizer: The target's.
+        turns: At least one; the last is usually the user's.
+        max_context: Positions that the model has; one must be left for the first new token.
+
+    Raises:
+        UsageError: No turns, the last one is blank, a text is not UTF-8, the template refuses the order of
+            the turns, or the prompt does not fit.
+    """
+    _check(turns)
+    if tokenizer.chat_template:
+        ids = _through_template(tokenizer, turns)
+    else:
+        ids = tokenizer.encode("\n\n".join(turn.content for turn in turns))
+    if not ids:
+        raise UsageError("the prompt is empty", hint="write something to continue")
+    if len(ids) >= max_context:
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens and the model's context {max_context}, new tokens included",
+            hint="shorten the prompt or drop the oldest turns",
+        )
+    return tuple(ids)
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of generated ids, special tokens left out and nothing tidied up."""
+    return cast(
+        "str", tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
+
+
+class StreamDecoder:
+    """Turns generated ids into text piece by piece.
+
+    The pieces joined are exactly `decode` of all ids, whatever the ids are. A piece never ends inside a
+    character: bytes of an unfinished one are held back until it is whole or the stream ends. With tokenizers
+    that spell rare characters in byte tokens (``<0xE2>``) a whole run of these is held back, because one bad
+    byte in it changes how all of it decodes.
+
+    Each call decodes the held-back ids and a few before them, never the whole text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = left_out_ids(tokenizer)
+        self._window: list[int] = []
+        self._given = 0  # characters of the window's text that were handed out
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Add ids; returns the text that has become certain, maybe none."""
+        self._window += [token for token in ids if token not in self._skipped]
+        if not self._window or self._ends_in_byte_token():
+            return ""
+        text = decode(self._tokenizer, self._window)
+        piece = text[self._given : len(text.rstrip(_REPLACEMENT))]
+        self._given += len(piece)
+        if self._given >= len(text):
+            self._window = self._window[-_CONTEXT_TOKENS:]
+            self._given = len(decode(self._tokenizer, self._window))
+        return piece
+
+    def finish(self) -> str:
+        """End the stream; returns what was held back, with a replacement character for broken ones."""
+        piece = decode(self._tokenizer, self._window)[self._given :]
+        self._window, self._given = [], 0
+        return piece
+
+    def _ends_in_byte_token(self) -> bool:
+        token = self._tokenizer.convert_ids_to_tokens(self._window[-1])
+        return token is not None and _BYTE_TOKEN.fullmatch(cast("str", token)) is not None
+
+
+def _check(turns: Sequence[Turn]) -> None:
+    if not turns or not turns[-1].content.strip():
+        raise UsageError("the prompt is empty", hint="write something to continue")
+    for turn in turns:
+        try:
+            turn.content.encode("utf-8")
+        except UnicodeEncodeError as error:
+            # Python hands bytes of the command line that are no UTF-8 to us as lone surrogates.
+            raise UsageError(
+                f"the prompt is not UTF-8: character {error.start} is no character",
+                hint="check the encoding of the terminal or file it comes from",
+            ) from error
+
+
+def _through_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
+    from jinja2 import TemplateError
+
+    messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        raise UsageError(
+            f"the model's chat template refuses these turns: {error}",
+            hint="most templates want user and assistant in turn, with the user's turn last",
+        ) from error
+    return cast("list[int]", ids)

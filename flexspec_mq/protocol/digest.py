@@ -1,0 +1,128 @@
+"""The CRC-32 chain that names every prefix of a text.
+
+::
+
+    root   = crc32(canonical msgpack of all that determines the text)
+    d(0)   = crc32(le32 of each prompt token, root)
+    d(p+1) = crc32(le32 of token p, d(p))
+
+Two sides that agree on ``d(p)`` hold the same first ``p`` generated tokens of the same request. A difference
+in a single token is always caught, anything else with probability 1 - 2^-32. It detects; it does not
+authenticate. Session, attempt and worker are left out on purpose: equal inputs give equal text, so sharing it is harmless.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from zlib import crc32
+
+import msgspec
+
+from flexspec_mq.errors import LocalProtocolError
+from flexspec_mq.protocol.view import TokenView
+from schemas.messages import Identity
+
+_LE32 = struct.Struct("<I")
+
+
+def root(identity: Identity, version: str) -> int:
+    """Digest of what determines the text beside prompt and tokens, made from the caller's own parsed values.
+
+    Args:
+        identity: sampling parameters, seed, end-of-text ids, limit and vocabulary fingerprint.
+        version: target version that decides the tokens.
+    """
+    fields = [
+        identity.protocol,
+        version,
+        identity.fingerprint,
+        float(identity.temperature),
+        identity.top_k,
+        float(identity.top_p),
+        identity.seed,
+        sorted(set(identity.eos)),
+        identity.ignore_eos,
+        identity.limit,
+    ]
+    return crc32(msgspec.msgpack.encode(fields))
+
+
+def after(digest: int, token: int) -> int:
+    """Digest of a prefix and one more token."""
+    return crc32(_LE32.pack(token), digest)
+
+
+def after_all(digest: int, tokens: Sequence[int]) -> int:
+    """Digest of a prefix and several more tokens."""
+    return crc32(struct.pack(f"<{len(tokens)}I", *tokens), digest)
+
+
+def chain_for(identity: Identity, version: str, prompt: Sequence[int]) -> Chain:
+    """The empty chain of a request: no generated token yet, and the digest of the prompt."""
+    return Chain(after_all(root(identity, version), prompt))
+
+
+class Chain:
+    """Generated tokens with the digest at every position.
+
+    Args:
+        start: digest before the first generated token.
+    """
+
+    __slots__ = ("_digests", "_tokens")
+
+    def __init__(self, start: int) -> None:
+        self._tokens: list[int] = []
+        self._digests = array("L", [start])
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, position: int) -> int:
+        return self._tokens[position]
+
+    def digest(self, position: int) -> int:
+        """Digest of the first `position` tokens.
+
+        Raises:
+            LocalProtocolError: the chain is shorter than that.
+        """
+        if not 0 <= position < len(self._digests):
+            raise LocalProtocolError(f"no digest at {position} in a chain of {len(self)} tokens")
+        return self._digests[position]
+
+    def tokens(self, start: int, stop: int) -> tuple[int, ...]:
+        """Copy of the tokens at positions `start` to `stop - 1`."""
+        return tuple(self._tokens[start:stop])
+
+    def append(self, token: int) -> None:
+        """Add one token at the end."""
+        self._tokens.append(token)
+        self._digests.append(after(self._digests[-1], token))
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Add tokens at the end."""
+        for token in tokens:
+            self.append(token)
+
+    def cut(self, length: int) -> None:
+        """Keep the first `length` tokens.
+
+        Copies instead of deleting in place, so that views taken before still show what they showed.
+        """
+        if length < len(self._tokens):
+            self._tokens = self._tokens[:length]
+            self._digests = self._digests[: length + 1]
+
+    def mismatch(self, start: int, tokens: Sequence[int]) -> int | None:
+        """First position from `start` on where chain and `tokens` both have a token and they differ."""
+        for position, token in enumerate(tokens[: max(0, len(self) - start)], start):
+            if self._tokens[position] != token:
+                return position
+        return None
+
+    def view(self, prompt: tuple[int, ...], length: int | None = None) -> TokenView:
+        """Read-only prompt + first `length` tokens (all when None), without a copy."""
+        return TokenView(prompt, self._tokens, len(self) if length is None else length)

@@ -1,0 +1,68 @@
+"""Which worker an edge session has adopted, and which others may hold a copy of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from schemas.messages import Verdict
+
+
+class Peers:
+    """Attempts and workers of one session.
+
+    Attributes:
+        attempt: newest published open; 0 before the first.
+        floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
+        worker: adopted worker, if any.
+        current: the attempt that it holds.
+
+    Args:
+        most: workers remembered for closing, the oldest forgotten first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: OrderedDict[str, int] = OrderedDict()
+        self.attempt = 0
+        self.floor = 1
+        self.worker: str | None = None
+        self.current = 0
+
+    def met(self, worker: str, attempt: int) -> None:
+        """A worker says that it holds the session."""
+        self._known[worker] = max(attempt, self._known.get(worker, 0))
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+    def adopts(self, verdict: Verdict) -> bool:
+        """Whether a hello is to be adopted: the first one at or above the floor, or that worker's next."""
+        if verdict.worker is None or verdict.attempt < self.floor:
+            return False
+        if self.worker is None:
+            return True
+        return verdict.worker == self.worker and verdict.attempt > self.current
+
+    def adopt(self, worker: str, attempt: int) -> list[tuple[str, int]]:
+        """Adopt, forget all others, and return these with their attempts, to be closed."""
+        self.worker, self.current = worker, attempt
+        others = [(name, known) for name, known in self._known.items() if name != worker]
+        self._known = OrderedDict({worker: attempt})
+        return others
+
+    def spoke(self, verdict: Verdict) -> bool:
+        """Whether a verdict comes from the adopted worker and attempt."""
+        named = verdict.worker is None or verdict.worker == self.worker
+        return self.worker is not None and verdict.attempt == self.current and named
+
+    def leave(self, *, raise_floor: bool) -> None:
+        """Give up the adopted worker; with `raise_floor`, only an open to come can be adopted."""
+        self.worker = None
+        if raise_floor:
+            self.floor = self.attempt + 1
+
+    def forget_all(self) -> list[str]:
+        """All workers that may hold the session, to be closed for good."""
+        names = list(self._known)
+        self._known.clear()
+        self.worker = None
+        return names

@@ -1,0 +1,174 @@
+"""All that an edge session sends: opens, batches, credit, polls, closes. Asks the policy for plans."""
+
+from __future__ import annotations
+
+import random
+
+from flexspec_mq.controller.plan import Observation, Plan, Policy
+from flexspec_mq.protocol.edge_peers import Peers
+from flexspec_mq.protocol.edge_text import EdgeText
+from flexspec_mq.protocol.edge_timers import EdgeTimers
+from flexspec_mq.protocol.edge_types import EdgeConfig, EdgeCounters, SessionRequest
+from flexspec_mq.protocol.edge_window import Span, Window
+from flexspec_mq.protocol.effects import Effect, Send
+from flexspec_mq.protocol.rtt import RoundTrip
+from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll
+
+
+class EdgeSender:
+    """The sending half of a session, and the parts that both halves share.
+
+    Attributes:
+        counters, text, window, peers, rtt, timers: of the session.
+        out: effects that wait to be returned.
+        stopped: the drafter gave up at the tip of the branch.
+        draft_time: smoothed seconds per drafted token, None before a sample.
+
+    Args:
+        request: the generation.
+        policy: asked once for every batch, and anew after every commit.
+        rng: jitter of opens.
+        config: timers and bounds.
+    """
+
+    def __init__(
+        self, request: SessionRequest, policy: Policy, rng: random.Random, config: EdgeConfig
+    ) -> None:
+        self._request = request
+        self._policy = policy
+        self.counters = EdgeCounters()
+        self.text = EdgeText(request, self.counters)
+        self.window = Window()
+        self.peers = Peers(config.max_known)
+        self.rtt = RoundTrip(config.initial_rto, config.min_rto, config.max_rto)
+        self.timers = EdgeTimers(config, self.rtt, rng, request.deadline)
+        self.out: list[Effect] = []
+        self.stopped = False
+        self.draft_time: float | None = None
+        self._plan: Plan | None = None
+        self._qos = 0
+        self._seq = 0
+        self._with_open: Span | None = None
+        self._credited = 0  # committed length that the newest message told
+        self._ahead = 0  # run-ahead that it granted
+
+    @property
+    def observation(self) -> Observation:
+        """What a policy plans from."""
+        return Observation(
+            rtt=self.rtt.smoothed,
+            rtt_var=self.rtt.deviation,
+            queue=self.rtt.queue,
+            compute=self.rtt.compute,
+            draft_time=self.draft_time,
+            drafted=self.counters.judged,
+            accepted=self.counters.accepted,
+            committed=self.text.have,
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The plan for the next batch."""
+        if self._plan is None:
+            self._plan = self._policy.plan(self.observation)
+        return self._plan
+
+    @property
+    def wants_draft(self) -> bool:
+        """Whether fewer than K drafted tokens wait to be sent, and more would be of use."""
+        if self.stopped or self.text.capped:
+            return False
+        return self.window.unsent(self.text.have, len(self.text.chain)) < self.plan.draft_length
+
+    @property
+    def expecting(self) -> bool:
+        """Whether the adopted worker owes us an answer."""
+        return bool(self.window.in_flight) or self._ahead > 0
+
+    def open(self, now: float) -> None:
+        """Publish the next attempt, with what is committed and drafted."""
+        text, plan = self.text, self._use_plan()
+        self.peers.attempt += 1
+        end = min(len(text.chain), text.have + MAX_DRAFT_TOKENS)
+        self._with_open = Span(text.have, end)
+        self.window.restart(self._with_open)
+        message = Open(
+            self._request.session,
+            self.peers.attempt,
+            self._request.identity,
+            self._request.prompt,
+            text.committed,
+            plan.ahead,
+            self._stamp(now),
+            text.chain.tokens(text.have, end),
+        )
+        self.counters.opens += 1
+        self.counters.reopens += self.counters.opens > 1
+        self.counters.batches += 1
+        self.out.append(Send(None, message, plan.qos, self.timers.next_open(now)))
+
+    def adopted(self, attempt: int) -> None:
+        """A worker was adopted at `attempt`: only the newest open's draft is known to be on its way to it."""
+        self.window.restart(self._with_open if attempt == self.peers.attempt else None)
+
+    def progressed(self, *, rolled_back: bool) -> None:
+        """Tokens were committed: plan anew, and forget what the branch had in flight if it was wrong."""
+        self.stopped = False
+        self._plan = None
+        if rolled_back:
+            self.window.roll_back()
+            self._with_open = None
+
+    def pump(self, now: float) -> None:
+        """Send every batch that is due, then run-ahead credit if the worker may be short of it."""
+        text, window = self.text, self.window
+        while True:
+            drafting = not (self.plan.draft_length == 0 or self.stopped or text.capped)
+            end = window.next_end(self.plan, text.have, len(text.chain), drafting=drafting)
+            if end is None:
+                break
+            self.counters.batches += 1
+            self._send_tokens(window.send(end), now)
+        ahead = self.plan.ahead
+        if ahead != self._ahead or (ahead and text.have - self._credited >= max(1, ahead // 2)):
+            self.counters.acks += 1
+            self._send_tokens(Span(window.held, window.held), now)
+
+    def poll(self, now: float) -> None:
+        """Ask for an answer, and send again all that the worker may have missed."""
+        self.counters.polls += 1
+        self._send_tokens(self.window.send_again(self.text.have), now, poll=True)
+
+    def close(self, worker: str, attempt: int, reason: CloseReason) -> None:
+        """End the session at one worker. Never repeated, never acknowledged: the lease cleans up."""
+        self.counters.closes += 1
+        close = Close(self._request.session, attempt, self.text.have, reason)
+        self.out.append(Send(worker, close, self._qos, None))
+
+    def _use_plan(self) -> Plan:
+        """Take the plan for a message that goes out now. The next one asks the policy again."""
+        plan = self.plan
+        self._plan = None
+        self._qos = plan.qos
+        self._credited, self._ahead = self.text.have, plan.ahead
+        return plan
+
+    def _stamp(self, now: float) -> int:
+        self._seq += 1
+        self.rtt.sent(self._seq, now)
+        return self._seq
+
+    def _send_tokens(self, span: Span, now: float, *, poll: bool = False) -> None:
+        text, plan = self.text, self._use_plan()
+        message = (Poll if poll else Draft)(
+            self._request.session,
+            self.peers.current,
+            self._stamp(now),
+            text.have,
+            span.start - text.have,
+            text.chain.digest(span.start),
+            text.chain.tokens(span.start, span.end),
+            plan.ahead,
+        )
+        self.timers.sent(now)
+        self.out.append(Send(self.peers.worker, message, plan.qos, 2 * self.rtt.timeout))

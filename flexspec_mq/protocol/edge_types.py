@@ -1,0 +1,144 @@
+"""What goes into an edge session and what can be read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from schemas.messages import Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRequest:
+    """One generation.
+
+    Attributes:
+        session: random u32, not in use at this edge and never used again.
+        version: target version, for life.
+        identity: what determines the text beside the prompt.
+        prompt: token ids, at least one.
+        committed: tokens already decided, when an interrupted text is resumed. No `Commit` is given for them.
+        finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
+            text right there (its value should be that length; a shorter one cannot take back what was shown).
+        deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
+    """
+
+    session: int
+    version: str
+    identity: Identity
+    prompt: tuple[int, ...]
+    committed: tuple[int, ...] = ()
+    finish_at: Callable[[Sequence[int]], int | None] | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeConfig:
+    """Timers and bounds of an edge session, in seconds unless stated.
+
+    Attributes:
+        initial_rto: answer timeout before the worker's compute time is known.
+        min_rto, max_rto: bounds of the answer timeout.
+        stall: no new token for so long although answers come: open again elsewhere.
+        give_up: no answer of any kind from any worker for so long while the link is up: fail.
+        progress_timeout: no new token for so long while the link is up, whatever is answered except "busy": fail.
+        open_cap: longest back-off between opens, before jitter doubles it at most.
+        max_failures: divergences and internal errors in a row, without a new token between, before failing.
+        max_known: workers remembered for closing, the oldest forgotten first (their lease ends them).
+    """
+
+    initial_rto: float = 1.0
+    min_rto: float = 0.15
+    max_rto: float = 5.0
+    stall: float = 20.0
+    give_up: float = 30.0
+    progress_timeout: float = 120.0
+    open_cap: float = 8.0
+    max_failures: int = 5
+    max_known: int = 16
+
+
+class EdgeState(StrEnum):
+    """Where a session stands. Being offline is a flag beside it."""
+
+    NEW = "new"
+    OPENING = "opening"
+    ACTIVE = "active"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """What the drafter shall draft next: one token after `context`.
+
+    The drafter answers each token with `EdgeSession.drafted(start, digest, token, now)`, asking anew for the
+    request after each, so that a rejection reaches it within one token.
+
+    Attributes:
+        start: position of that token, counted in generated tokens.
+        digest: of the chain at `start`; names the prefix, so late answers are recognised.
+        context: prompt, committed tokens and drafted branch; a view, valid for ever.
+    """
+
+    start: int
+    digest: int
+    context: Sequence[int]
+
+
+@dataclass(slots=True)
+class EdgeCounters:
+    """Counts since the session began.
+
+    Attributes:
+        opens: published, re-opens included.
+        reopens: opens after the first.
+        polls: published.
+        batches: draft messages published, those that came with an open included.
+        acks: drafts without tokens that only return run-ahead credit or change it.
+        rounds: verdicts that committed something.
+        verdicts: received, of any kind.
+        drafted: tokens that the drafter gave and that fitted.
+        judged: of these, met by the target's decision.
+        accepted: of these, equal to it.
+        diverged: verdicts whose digest disagreed with our chain.
+        early: verdicts that start beyond our chain.
+        stale: drafter results for a prefix that is gone.
+        busy, unknown: errors of that kind.
+        ignored: messages without consequence in the state that they met.
+        closes: published.
+    """
+
+    opens: int = 0
+    reopens: int = 0
+    polls: int = 0
+    batches: int = 0
+    acks: int = 0
+    rounds: int = 0
+    verdicts: int = 0
+    drafted: int = 0
+    judged: int = 0
+    accepted: int = 0
+    diverged: int = 0
+    early: int = 0
+    stale: int = 0
+    busy: int = 0
+    unknown: int = 0
+    ignored: int = 0
+    closes: int = 0
+
+
+class EdgeEvent(StrEnum):
+    """What happens to a session beside messages and drafts."""
+
+    START = "start"
+    OPEN_DUE = "open due"
+    SILENT = "silent"
+    STALLED = "stalled"
+    LEASE_DUE = "lease due"
+    HOPELESS = "hopeless"
+    DEADLINE = "deadline"
+    LINK_UP = "link up"
+    LINK_DOWN = "link down"
+    GONE = "worker gone"
+    CANCEL = "cancel"

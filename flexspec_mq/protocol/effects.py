@@ -1,0 +1,104 @@
+"""What the machines ask their driver to do. The driver does it in order, and reports nothing back unless stated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flexspec_mq.errors import FlexSpecError
+from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
+
+SessionKey = tuple[str, int]
+"""(edge, session): a worker's name for a session. The edge comes from the topic, so it cannot be forged."""
+
+
+class FinishReason(StrEnum):
+    """Why a text ended. Nothing but the text itself is ever `EOS`, `STOP` or `LENGTH`."""
+
+    EOS = "eos"
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Edge: publish a message.
+
+    Attributes:
+        to_worker: whose draft topic; None is the shared open topic of the session's version. If the broker says
+            that nobody subscribes there, the driver calls `EdgeSession.no_worker`.
+        qos: MQTT quality of service, 0 to 2.
+        expiry: seconds after which the broker may drop the message; None is never.
+    """
+
+    to_worker: str | None
+    message: Open | Draft | Poll | Close
+    qos: int
+    expiry: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Edge: these tokens are decided, for good. Show them.
+
+    Attributes:
+        start: position of the first one.
+        tokens: at least one.
+        accepted: per token, whether it stood in this edge's own drafted branch before the verdict came.
+    """
+
+    start: int
+    tokens: tuple[int, ...]
+    accepted: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Edge: the session is over; the last effect that it ever gives, apart from closing zombies.
+
+    Attributes:
+        error: what to tell the user, set when the reason is `FAILED`.
+    """
+
+    reason: FinishReason
+    error: FlexSpecError | None = None
+
+
+Effect = Send | Commit | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Worker: publish on the edge's verdict topic.
+
+    Attributes:
+        qos: that of the edge's newest message.
+    """
+
+    edge: str
+    message: Verdict | Error
+    qos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Worker: give back all that the engine holds for this session. May name one that it holds nothing for."""
+
+    key: SessionKey
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Worker: the cache of this session is right for prompt + the first `length` generated tokens at most.
+
+    A forward under way may still add to it; its result will be dropped with another `Crop`.
+    """
+
+    key: SessionKey
+    length: int
+
+
+WorkerEffect = Reply | Free | Crop

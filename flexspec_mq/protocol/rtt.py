@@ -1,0 +1,66 @@
+"""Round-trip estimation and the answer timeout, after RFC 6298, with the worker's own time taken out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+_MAX_OUTSTANDING = 64
+
+
+class RoundTrip:
+    """Smoothed round trip of the network, in seconds.
+
+    Every message that wants an answer carries a `seq`; a verdict echoes one. Each `seq` gives at most one sample,
+    and an echo retires all older ones, so neither copies nor retransmissions make false samples (Karn's rule).
+
+    Args:
+        initial: timeout before the worker's compute time is known.
+        low, high: bounds of the timeout.
+    """
+
+    def __init__(self, initial: float, low: float, high: float) -> None:
+        self._initial = initial
+        self._low = low
+        self._high = high
+        self._sent: OrderedDict[int, float] = OrderedDict()
+        self._computed = False
+        self.smoothed: float | None = None
+        self.deviation = 0.0
+        self.queue = 0.0
+        self.compute = 0.0
+
+    def sent(self, seq: int, now: float) -> None:
+        """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample."""
+        self._sent[seq] = now
+        if len(self._sent) > _MAX_OUTSTANDING:
+            self._sent.popitem(last=False)
+
+    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> None:
+        """Take a verdict's echo and times; `queue_ms` and `compute_ms` are 0 on answers without a forward."""
+        if queue_ms or compute_ms:
+            self._computed = True
+            self.queue = queue_ms / 1000
+            self.compute = compute_ms / 1000
+        at = self._sent.get(seq)
+        while self._sent and next(iter(self._sent)) <= seq:
+            self._sent.popitem(last=False)
+        if at is not None:
+            self._sample(max(0.0, now - at - (queue_ms + compute_ms) / 1000))
+
+    def _sample(self, elapsed: float) -> None:
+        if self.smoothed is None:
+            self.smoothed, self.deviation = elapsed, elapsed / 2
+            return
+        self.deviation += (abs(self.smoothed - elapsed) - self.deviation) / 4
+        self.smoothed += (elapsed - self.smoothed) / 8
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which silence is worth a question."""
+        if self.smoothed is None:
+            return self._initial
+        # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.
+        margin = max(4 * self.deviation, self.smoothed / 4, 0.05)
+        total = self.smoothed + margin + self.queue + self.compute
+        low = self._low if self._computed else max(self._low, self._initial)
+        return min(self._high, max(low, total))

@@ -1,0 +1,134 @@
+"""What goes into a worker's machine and what it hands to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flexspec_mq.protocol.effects import SessionKey
+from schemas.messages import Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What a worker is and how much it takes on.
+
+    Attributes:
+        worker: its name on topics.
+        version: target version that it holds.
+        fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
+        max_context: prompt + generated tokens that the model can hold.
+        vocab_size: token ids are below this.
+        capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
+        lease: whole seconds of silence after which a session is freed.
+        max_held: batches kept per session until usable; on overflow the one with the lowest `have` goes, then
+            the farthest.
+        max_draft: drafted tokens that go into one forward of one session.
+        tombstones, tombstone_life: closed sessions remembered, the oldest forgotten first, and for how many
+            seconds.
+        busy_retry: seconds that an edge is told to wait when the worker is full.
+        drain_retry: the same when it is draining and another worker will answer.
+        stream_gap: least seconds between verdicts of pure run-ahead; tokens in between share a verdict.
+    """
+
+    worker: str
+    version: str
+    fingerprint: bytes
+    max_context: int
+    vocab_size: int
+    capacity: int = 64
+    lease: int = 60
+    max_held: int = 8
+    max_draft: int = 128
+    tombstones: int = 256
+    tombstone_life: float = 60.0
+    busy_retry: float = 0.5
+    drain_retry: float = 0.05
+    stream_gap: float = 0.005
+
+
+class WorkerState(StrEnum):
+    """Where a session stands at a worker."""
+
+    ABSENT = "absent"
+    LIVE = "live"
+    FINISHED = "finished"
+    TOMB = "tomb"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class WorkItem:
+    """One session's share of the next forward.
+
+    The engine computes the target's tokens for positions `start`, `start + 1`, … up to and including the first
+    that differs from `draft`, or one past its end, and never past an end-of-text id: 1 to ``len(draft) + 1``
+    tokens. It gives them to `WorkerMachine.result`, in any order among items.
+
+    Attributes:
+        start: position of the first token to decide, in generated tokens; ``context`` has
+            ``len(prompt) + start`` tokens.
+        digest: of the chain at `start`; the result is dropped if the session's chain has changed meanwhile.
+        context: prompt + decided tokens; a view, valid for ever.
+        prompt_length: where the generated tokens begin in `context`. The noise's absolute position of the
+            first token to decide is ``len(context)``.
+        draft: guesses for positions `start` on; cut so that the limit is never passed.
+        identity: sampling parameters, seed, end-of-text ids.
+        seq: newest batch that went in, echoed for round-trip samples.
+        waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.
+    """
+
+    key: SessionKey
+    start: int
+    digest: int
+    context: Sequence[int]
+    prompt_length: int
+    draft: tuple[int, ...]
+    identity: Identity
+    seq: int
+    waiting_since: float
+
+
+@dataclass(slots=True)
+class WorkerCounters:
+    """Counts over all sessions since the machine began.
+
+    Attributes:
+        opened: sessions created.
+        reopened: merges of a higher attempt into a session.
+        busy: opens refused because full or draining.
+        unknown: drafts for sessions that are not here.
+        rejected: illegal messages, answered with a typed error.
+        held_dropped: batches that overflowed a session's hold buffer.
+        stale, duplicate: batches without use.
+        gaps: reported.
+        items: given to the engine.
+        run_ahead: of these, without a batch.
+        decided: tokens.
+        accepted: of these, drafted.
+        dropped: results for a chain that had changed or gone.
+        failed: items that the engine could not compute.
+        verdicts: sent.
+        closed, expired: sessions freed by the edge, by their lease.
+        ignored: messages without consequence.
+    """
+
+    opened: int = 0
+    reopened: int = 0
+    busy: int = 0
+    unknown: int = 0
+    rejected: int = 0
+    held_dropped: int = 0
+    stale: int = 0
+    duplicate: int = 0
+    gaps: int = 0
+    items: int = 0
+    run_ahead: int = 0
+    decided: int = 0
+    accepted: int = 0
+    dropped: int = 0
+    failed: int = 0
+    verdicts: int = 0
+    closed: int = 0
+    expired: int = 0
+    ignored: int = 0

@@ -1,0 +1,102 @@
+"""Trying again: exponential back-off with full jitter, bounded, cancellable, and never silent.
+
+Only connections are retried here. Messages are retried by the session protocol, which knows what is still
+worth sending. Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_before_delay,
+    stop_never,
+    wait_random_exponential,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a retry waits for, for a log line or a progress display.
+
+    Attributes:
+        what: the thing tried, as a person would say it.
+        attempt: that failed just now, from 1.
+        delay: seconds until the next one.
+        elapsed: seconds since the first one began.
+        error: of this attempt.
+    """
+
+    what: str
+    attempt: int
+    delay: float
+    elapsed: float
+    error: BaseException
+
+    def __str__(self) -> str:
+        reason = str(self.error).partition("\n")[0]
+        return f"{self.what}: {reason}; attempt {self.attempt} failed, next in {self.delay:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait between attempts.
+
+    Attributes:
+        first: seconds; upper bound of the first wait. Doubles with each attempt.
+        top: seconds; upper bound of any wait.
+        give_up_after: seconds after which no further attempt begins; None never gives up.
+    """
+
+    first: float = 0.2
+    top: float = 15.0
+    give_up_after: float | None = None
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after the `attempt`-th failure, from 1: uniform below the bound."""
+        return random.uniform(0.0, min(self.top, self.first * 2.0 ** min(attempt - 1, 30)))  # noqa: S311
+
+
+async def retrying(
+    attempt: Callable[[], Awaitable[T]],
+    *,
+    what: str,
+    on: type[Exception],
+    backoff: Backoff,
+    on_wait: Callable[[Waiting], None],
+) -> T:
+    """Call `attempt` until it does not raise `on`.
+
+    Args:
+        attempt: one try; other exceptions than `on` pass through at once.
+        what: names it in `Waiting`.
+        on: what is worth another try.
+        backoff: the waits, and when to give up.
+        on_wait: called before each wait.
+
+    Raises:
+        Exception: the last `on`, when `give_up_after` is over.
+    """
+
+    def report(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            delay = state.next_action.sleep if state.next_action else 0.0
+            on_wait(Waiting(what, state.attempt_number, delay, state.seconds_since_start or 0.0, error))
+
+    retries = AsyncRetrying(
+        wait=wait_random_exponential(multiplier=backoff.first, max=backoff.top),
+        stop=stop_never if backoff.give_up_after is None else stop_before_delay(backoff.give_up_after),
+        retry=retry_if_exception_type(on),
+        before_sleep=report,
+        reraise=True,
+    )
+    return await retries(attempt)

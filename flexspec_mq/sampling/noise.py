@@ -1,0 +1,52 @@
+"""Counter-based noise: the same dice for the target and the draft.
+
+Part of the wire protocol (`NOISE_VERSION` 1), held by golden vectors in the tests:
+
+- generator: Philox 4x64, 10 rounds (Salmon et al., SC 2011);
+- key: ``(seed, KEY_DOMAIN)``;
+- counter: ``(1 + token // 4, 0, position, NOISE_VERSION)``, where position counts from the start of the prompt;
+- the token's word is number ``token % 4`` of the block's four; its uniform is ``(word >> 11) · 2⁻⁵³``, and a zero
+  becomes 2⁻⁵⁴;
+- Gumbel noise: ``-log(-log(uniform))``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+NOISE_VERSION = 1
+KEY_DOMAIN = 0x466C_6578_5370_6563  # "FlexSpec"
+_SMALLEST = 2.0**-54
+
+Floats = npt.NDArray[np.float64]
+
+
+def uniforms(seed: int, position: int, vocab_size: int) -> Floats:
+    """Draw one uniform per token id.
+
+    Args:
+        seed: unsigned 64-bit seed of the session.
+        position: index of the token in prompt + text.
+        vocab_size: how many token ids.
+
+    Returns:
+        float64 of shape [vocab_size], each above 0 and below 1.
+    """
+    generator = np.random.Generator(
+        np.random.Philox(
+            counter=np.array([0, 0, position, NOISE_VERSION], dtype=np.uint64),
+            key=np.array([seed, KEY_DOMAIN], dtype=np.uint64),
+        )
+    )
+    drawn: Floats = generator.random(vocab_size)
+    return np.maximum(drawn, _SMALLEST, out=drawn)
+
+
+def gumbel(seed: int, position: int, vocab_size: int) -> Floats:
+    """Draw one standard Gumbel variate per token id; float64 of shape [vocab_size]."""
+    noise = uniforms(seed, position, vocab_size)
+    np.log(noise, out=noise)
+    np.negative(noise, out=noise)
+    np.log(noise, out=noise)
+    return np.negative(noise, out=noise)

@@ -1,0 +1,319 @@
+"""The link to a broker as the rest of the project sees it. Nothing here knows how bytes travel.
+
+A link is run by an async context manager. It keeps one connection alive, renews every subscription and
+publishes the birth messages before it says `LinkUpEvent`, and never holds a message back for a later
+connection: what cannot go out now fails now, and the session protocol decides what to send again.
+
+A failure that no retry can mend (`LinkRefused`, or the end of `LinkSettings.give_up_after`) is raised by
+`wait_up`, `events`, `publish` and `subscribe`, whichever the caller is in, and at the latest on leaving the
+context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from flexspec_mq.errors import UsageError
+
+NO_SUBSCRIBERS = 0x10
+NOT_AUTHORIZED = 0x87
+PACKET_TOO_LARGE = 0x95
+QUOTA_EXCEEDED = 0x97
+RETAIN_NOT_SUPPORTED = 0x9A
+QOS_NOT_SUPPORTED = 0x9B
+MAX_EXPIRY = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """A message from the broker.
+
+    Attributes:
+        qos: at which it was delivered, 0 to 2.
+        retain: it was stored before we subscribed, so it may be old.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUpEvent:
+    """Connected; all subscriptions are acknowledged and the birth messages published.
+
+    Messages that the broker kept for us, retained ones among them, may come before it.
+
+    Attributes:
+        connection: counts connections of this link, from 1.
+        session_present: the broker kept our session, so messages of the outage may follow.
+    """
+
+    connection: int
+    session_present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDownEvent:
+    """The connection is gone; the link is already trying for the next one."""
+
+    reason: str
+
+
+LinkEvent: TypeAlias = Inbound | LinkUpEvent | LinkDownEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A message to publish.
+
+    Attributes:
+        expiry: seconds after which the broker discards it; None is never.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+    expiry: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes for us when the connection is lost, or when we leave.
+
+    Attributes:
+        delay: seconds that the broker waits for us to come back first.
+    """
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = True
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter and the highest quality of service at which to receive."""
+
+    filter: str
+    qos: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How to check the broker, and who we are.
+
+    Attributes:
+        ca: certificate authority to trust; None is the system's.
+        certificate: ours, if the broker asks for one.
+        key: of `certificate`.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def no_birth() -> Sequence[Outbound]:
+    """Publish nothing after a connect."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """One link. All times are seconds.
+
+    Attributes:
+        client_id: unique at the broker; a second link with it takes the first one's place.
+        keepalive: silence after which both sides probe; a dead peer is noticed after up to twice this.
+        session_expiry: how long the broker keeps our subscriptions and undelivered messages of QoS ≥ 1
+            while we are away; 0 is a clean session.
+        will: published by the broker on a lost connection, and also when we leave in order.
+        birth: called after each connect, when all subscriptions stand; its messages go out before
+            `LinkUpEvent`, retained if they say so.
+        subscriptions: renewed on each connection, in this order, before anything else.
+        inbound_queue: messages that may wait for the consumer of `events`; beyond it the oldest is dropped
+            and counted in `LinkCounters.inbound_dropped`.
+        outbound_queue: calls of `publish` that may wait at a time; beyond it `publish` refuses with 0x97.
+        receive_maximum: messages of QoS ≥ 1 that the broker may have in flight to us.
+        connect_timeout: for each of name resolution with TCP connect, TLS handshake, CONNACK and
+            SUBACK.
+        publish_timeout: for an acknowledgement of a publish; then the connection is taken for dead.
+        backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
+        give_up_after: seconds without a connection after which the link fails; None tries for ever.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    client_id: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: TlsSettings | None = None
+    keepalive: int = 30
+    session_expiry: int = 0
+    will: Will | None = None
+    birth: Callable[[], Sequence[Outbound]] = no_birth
+    subscriptions: tuple[Subscription, ...] = ()
+    inbound_queue: int = 1024
+    outbound_queue: int = 256
+    receive_maximum: int = 200
+    connect_timeout: float = 5.0
+    publish_timeout: float = 10.0
+    backoff: float = 0.2
+    backoff_max: float = 15.0
+    give_up_after: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no link can be made of.
+
+        Raises:
+            UsageError: naming the value.
+        """
+        if not self.client_id:
+            raise UsageError("a link needs a client id")
+        if not 0 < self.port < 2**16:
+            raise UsageError(f"port {self.port} is not between 1 and 65535")
+        for name, value, top in (
+            ("keepalive", self.keepalive, 65_535),
+            ("inbound_queue", self.inbound_queue, 2**20),
+            ("outbound_queue", self.outbound_queue, 2**20),
+            ("receive_maximum", self.receive_maximum, 65_535),
+        ):
+            if not 1 <= value <= top:
+                raise UsageError(f"{name} {value} is not between 1 and {top}")
+
+    @property
+    def address(self) -> str:
+        """``host:port``, for messages to people."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """What a link did since it was made. Only ever rises.
+
+    Attributes:
+        connects: connections that came up.
+        disconnects: of these, lost.
+        attempts_failed: connections that did not come up.
+        published: messages handed over: QoS 0 written to the socket, QoS ≥ 1 acknowledged.
+        publish_refused: refused by the broker or for its limits.
+        publish_lost: given up because the connection was down, broke or did not acknowledge.
+        received: messages from the broker.
+        inbound_dropped: of these, dropped on overflow, the oldest first.
+        flaps_dropped: pairs of up and down events that a slow consumer did not get to see.
+        bytes_out: payload bytes of `published`.
+        bytes_in: payload bytes of `received`.
+    """
+
+    connects: int = 0
+    disconnects: int = 0
+    attempts_failed: int = 0
+    published: int = 0
+    publish_refused: int = 0
+    publish_lost: int = 0
+    received: int = 0
+    inbound_dropped: int = 0
+    flaps_dropped: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+class Link(Protocol):
+    """A running link. All methods belong to the event loop that made it."""
+
+    @property
+    def is_up(self) -> bool:
+        """Between `LinkUpEvent` and `LinkDownEvent`."""
+        ...
+
+    @property
+    def counters(self) -> LinkCounters:
+        """The live counters; read only."""
+        ...
+
+    async def wait_up(self, timeout: float | None = None) -> None:
+        """Wait until the link is up.
+
+        Raises:
+            LinkDown: not within `timeout` seconds.
+            LinkError: the link failed for good.
+        """
+        ...
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        expiry: float | None = None,
+    ) -> None:
+        """Hand one message to the broker: QoS 0 to the socket, QoS 1 and 2 until acknowledged.
+
+        A message that fails is never sent by a later connection. It may have arrived all the same if the
+        connection broke, or the call was cancelled, between sending and the acknowledgement.
+
+        Args:
+            topic: without wildcards.
+            payload: any bytes.
+            qos: 0 to 2.
+            retain: the broker keeps it for later subscribers; an empty payload clears what it keeps.
+            expiry: seconds, rounded up to whole ones, at least 1.
+
+        Raises:
+            LinkDown: not connected, the connection broke, or no acknowledgement within `publish_timeout`.
+            PublishRefused: with the broker's reason code: 0x10 nobody subscribes (not when `retain`: then it
+                is stored), 0x87 access rules, both only at QoS ≥ 1; 0x95 larger than the broker takes, 0x9A
+                and 0x9B no retained messages or not this QoS; and 0x97 too many calls wait here.
+            UsageError: not a topic to publish on, or not a QoS.
+        """
+        ...
+
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        """Subscribe now and on each later connection. While down it is only remembered.
+
+        Raises:
+            LinkRefused: the broker said no; the filter is forgotten.
+            LinkDown: the connection broke first; the filter is remembered.
+        """
+        ...
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Forget the filter, and tell the broker if the link is up.
+
+        Raises:
+            LinkDown: the connection broke first; the filter is forgotten all the same.
+        """
+        ...
+
+    def events(self) -> AsyncIterator[LinkEvent]:
+        """Messages and changes of the link, in order. For one consumer at a time.
+
+        The queue is bounded by `LinkSettings.inbound_queue`. On overflow the oldest *message* is dropped and
+        counted: newer drafts, polls and verdicts cover older ones. Up and down events stay; at most 32 wait,
+        of more the oldest pairs are dropped and counted, so they still alternate.
+
+        Raises:
+            LinkError: from the iterator, when the link failed for good.
+        """
+        ...
+
+    def reconnect(self, reason: str) -> None:
+        """Give up this connection for a new one at once, on evidence of silence.
+
+        After a blackout a fresh connection is back far sooner than TCP's own back-off. Does nothing while
+        down.
+        """
+        ...
+
+
+LinkFactory: TypeAlias = Callable[[LinkSettings], AbstractAsyncContextManager[Link]]

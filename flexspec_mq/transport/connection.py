@@ -1,0 +1,355 @@
+"""One MQTT 5 connection through aiomqtt, from its socket to its end. Never used twice.
+
+aiomqtt 2.5 leaves open what this class closes. Its `publish` hides reason codes and sleeps through a
+disconnect; its bounded queue drops unseen; a broker that hangs up before CONNACK costs a whole timeout; a
+cancelled connect leaks its socket. The hooks used are aiomqtt's own callbacks and, for what paho keeps to
+itself (reason codes of PUBREC, the socket's creation), two of paho's methods; the tests hold both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt import client as paho
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from flexspec_mq.errors import LinkDown, PublishRefused
+from flexspec_mq.transport.base import MAX_EXPIRY, QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
+from flexspec_mq.transport.probe import answers_only_older
+from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, subscribe_refusal
+from flexspec_mq.transport.sockets import open_socket
+from flexspec_mq.transport.window import Window
+
+_FAILURE = 0x80
+_DISCONNECT_WITH_WILL = 0x04
+_CLOSE_TIMEOUT = 1.0
+_RECEIVE_MAXIMUM = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the broker said in CONNACK that it can do."""
+
+    receive_maximum: int = _RECEIVE_MAXIMUM
+    packet_size: int | None = None
+    qos: int = 2
+    retain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Ack:
+    code: asyncio.Future[int]
+    in_window: bool
+
+
+class Connection(aiomqtt.Client):
+    """One connection.
+
+    Args:
+        settings: of the link.
+        deliver: takes each message, on the event loop, in order.
+
+    Attributes:
+        lost: done once the connection is unusable; its result says why.
+        on_lost: called with the reason at the very moment that `lost` is done.
+        hung_up: the broker closed the connection instead of answering CONNECT.
+        taken_over: another connection with our client id replaced this one.
+        session_present: the broker kept our session.
+        limits: of the broker.
+    """
+
+    def __init__(self, settings: LinkSettings, deliver: Callable[[Inbound], None]) -> None:
+        will = settings.will
+        super().__init__(
+            settings.host,
+            settings.port,
+            identifier=settings.client_id,
+            username=settings.username,
+            password=settings.password,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=None
+            if will is None
+            else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, _will_properties(will.delay)),
+            timeout=settings.connect_timeout,
+            keepalive=settings.keepalive,
+            clean_start=settings.session_expiry == 0,
+            max_queued_incoming_messages=1,  # unused: `_on_message` goes to `deliver`
+            max_inflight_messages=_RECEIVE_MAXIMUM,  # the window holds back, so that paho never queues
+            properties=_connect_properties(settings),
+        )
+        self.settings = settings
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self.taken_over = False
+        self.session_present = False
+        self.limits = Limits()
+        self.on_lost: Callable[[str], None] = _ignore
+        self._deliver = deliver
+        self._window = Window(_RECEIVE_MAXIMUM)
+        self._acks: dict[int, _Ack] = {}
+        self._socket: socket.socket | None = None
+        self._loop_thread = threading.get_ident()
+        self.hung_up = False
+        self._disconnected.add_done_callback(self._note_disconnected)
+        self._plain_pubrec = self._client._handle_pubrec  # noqa: SLF001  paho drops its reason code
+        self._client._handle_pubrec = self._handle_pubrec  # type: ignore[method-assign]  # noqa: SLF001
+
+    async def open(self) -> None:
+        """Connect, up to CONNACK.
+
+        Raises:
+            LinkDown: unreachable, silent, or the broker asks to come back later.
+            LinkRefused: credentials, access rules, certificate, or not MQTT 5.
+        """
+        self._socket = made = await open_socket(self.settings)
+        self._client._create_socket = lambda: made  # type: ignore[method-assign]  # noqa: SLF001
+        entering: asyncio.Future[Any] = asyncio.ensure_future(self.__aenter__())
+        try:
+            await asyncio.wait((entering, self.lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not entering.done():
+                self._note_lost("the connection was given up while it was being made")
+                _shut_down(made)
+                await asyncio.wait({entering})
+                entering.exception()  # the shutdown's echo
+        try:
+            entering.result()
+        except MqttConnectError as error:
+            raise connect_refusal(self.settings, error.rc) from None
+        except aiomqtt.MqttError as error:
+            if self.hung_up and await answers_only_older(self.settings):
+                raise no_mqtt5(self.settings) from None
+            raise LinkDown(
+                f"the broker at {self.settings.address} did not take the connection: {error}",
+                hint="is it an MQTT broker, and this its port for plain TCP?"
+                if self.settings.tls is None
+                else "",
+            ) from None
+        if self.lost.done():
+            raise LinkDown(self.lost.result())
+
+    async def subscribe_all(self, wanted: Mapping[str, int]) -> None:
+        """Subscribe to all filters in one packet.
+
+        Raises:
+            LinkDown: the connection broke, or no SUBACK in time.
+            LinkRefused: the broker said no to one of them.
+        """
+        if not wanted:
+            return
+        filters = [(name, SubscribeOptions(qos=qos)) for name, qos in wanted.items()]
+        codes = await self._race(self.subscribe(filters))
+        for topic_filter, code in zip(wanted, codes, strict=True):
+            number = code if isinstance(code, int) else code.value
+            if number >= _FAILURE:
+                raise subscribe_refusal(self.settings, topic_filter, number)
+
+    async def unsubscribe_from(self, topic_filter: str) -> None:
+        """Unsubscribe from one filter.
+
+        Raises:
+            LinkDown: the connection broke, or no UNSUBACK in time.
+        """
+        await self._race(self.unsubscribe(topic_filter))
+
+    async def send(self, message: Outbound) -> int:
+        """Publish and return the reason code of PUBACK, PUBREC or PUBCOMP; 0 for QoS 0 once it is written.
+
+        Raises:
+            LinkDown: the connection broke, or no acknowledgement within `publish_timeout`.
+        """
+        try:
+            async with asyncio.timeout(self.settings.publish_timeout):
+                if message.qos > 0:
+                    await self._window.acquire()
+                return await self._start_publish(message)
+        except TimeoutError:
+            reason = f"a publish was not acknowledged within {self.settings.publish_timeout:g} s"
+            self.abort(reason)
+            raise LinkDown(reason) from None
+
+    def abort(self, reason: str) -> None:
+        """Give the connection up, without a word to the broker."""
+        self._note_lost(reason)
+        if (current := self._client.socket()) is not None:
+            _shut_down(current)
+
+    async def close(self) -> None:
+        """End the connection: in order, with the will if there is one, unless it is lost already."""
+        if not self.lost.done():
+            reason = None
+            if self.settings.will is not None:
+                reason = ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL)
+            self._client.disconnect(reasoncode=reason)
+            await asyncio.wait({self.lost}, timeout=_CLOSE_TIMEOUT)
+        self._note_lost("the link was closed")
+        if not self._disconnected.done() and (current := self._client.socket()) is not None:
+            _shut_down(current)
+            await asyncio.wait({self._disconnected}, timeout=_CLOSE_TIMEOUT)
+        self._client._sock_close()  # type: ignore[no-untyped-call,unused-ignore]  # noqa: SLF001
+        if self._socket is not None:
+            self._socket.close()
+
+    def _start_publish(self, message: Outbound) -> asyncio.Future[int]:
+        """Hand the packet to paho. Return the future of its reason code."""
+        if self.lost.done():
+            raise LinkDown(self.lost.result())
+        info = self._client.publish(
+            message.topic, message.payload, message.qos, message.retain, _publish_properties(message.expiry)
+        )
+        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE or info.mid in self._acks:
+            raise PublishRefused("no message id is free", reason_code=QUOTA_EXCEEDED)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LinkDown(f"the message could not be written: {paho.error_string(info.rc)}")
+        code: asyncio.Future[int] = self._loop.create_future()
+        self._acks[info.mid] = _Ack(code, in_window=message.qos > 0)
+        return code
+
+    async def _race(self, call: Any) -> Any:
+        """Await one of aiomqtt's calls, but not beyond the end of the connection."""
+        task = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait({task, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise LinkDown(self.lost.result())
+            return task.result()
+        except aiomqtt.MqttError as error:
+            raise LinkDown(f"the broker at {self.settings.address} did not answer: {error}") from None
+        finally:
+            task.cancel()
+
+    def _note_lost(self, reason: str) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        self.on_lost(reason)
+        self._window.abort(reason)
+        acks, self._acks = self._acks, {}
+        for ack in acks.values():
+            if not ack.code.done():
+                ack.code.set_exception(LinkDown(reason))
+
+    def _note_disconnected(self, future: asyncio.Future[None]) -> None:
+        error = None if future.cancelled() else future.exception()
+        self._note_lost("closed in order" if error is None else f"the connection was lost: {error}")
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        self.session_present = flags.session_present
+        if properties is not None:
+            self.limits = Limits(
+                getattr(properties, "ReceiveMaximum", _RECEIVE_MAXIMUM),
+                getattr(properties, "MaximumPacketSize", None),
+                getattr(properties, "MaximumQoS", 2),
+                getattr(properties, "RetainAvailable", 1) != 0,
+            )
+            self._window = Window(self.limits.receive_maximum)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        if flags.is_disconnect_packet_from_server and reason_code.value == 0x8E:
+            self.taken_over = True
+        if not self._connected.done():
+            self.hung_up = True
+            self._connected.set_exception(aiomqtt.MqttError("it hung up before CONNACK"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:  # noqa: ARG002
+        self._deliver(Inbound(message.topic, bytes(message.payload), message.qos, message.retain))
+
+    def _on_publish(
+        self,
+        client: paho.Client,  # noqa: ARG002
+        userdata: Any,  # noqa: ARG002
+        mid: int,
+        reason_code: ReasonCode,
+        properties: Properties,  # noqa: ARG002
+    ) -> None:
+        self._acknowledge(mid, reason_code.value)
+
+    def _handle_pubrec(self) -> MQTTErrorCode:
+        """Take a refusal in PUBREC for what it is: paho would go on with PUBREL and tell success."""
+        packet = self._client._in_packet["packet"]  # noqa: SLF001
+        mid, code = int.from_bytes(packet[:2], "big"), packet[2] if len(packet) > 2 else 0
+        if code < _FAILURE:
+            return self._plain_pubrec()
+        with self._client._out_message_mutex:  # noqa: SLF001
+            if mid not in self._client._out_messages:  # noqa: SLF001
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            reason = ReasonCode(PacketTypes.PUBREC, identifier=code)
+            return self._client._do_on_publish(mid, reason, _properties(PacketTypes.PUBREC))  # noqa: SLF001
+
+    def _acknowledge(self, mid: int, code: int) -> None:
+        ack = self._acks.pop(mid, None)
+        if ack is None:
+            return
+        if ack.in_window:
+            self._window.release()
+        if not ack.code.done():  # else the call was cancelled and nobody waits
+            ack.code.set_result(code)
+
+
+def _ignore(_reason: str) -> None:
+    """Nobody is to be told yet."""
+
+
+def _shut_down(sock: Any) -> None:
+    """End a socket under its reader, which then sees the end of the stream."""
+    with suppress(OSError):  # it is down already
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]
+
+
+def _will_properties(delay: float) -> Properties | None:
+    if delay <= 0:
+        return None
+    properties = _properties(PacketTypes.WILLMESSAGE)
+    properties.WillDelayInterval = ceil(delay)
+    return properties
+
+
+def _connect_properties(settings: LinkSettings) -> Properties:
+    properties = _properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = min(settings.session_expiry, MAX_EXPIRY)
+    properties.ReceiveMaximum = settings.receive_maximum
+    return properties
+
+
+@lru_cache(maxsize=256)
+def _expiry_properties(seconds: int) -> Properties:
+    properties = _properties(PacketTypes.PUBLISH)
+    properties.MessageExpiryInterval = seconds
+    return properties
+
+
+def _publish_properties(expiry: float | None) -> Properties | None:
+    return None if expiry is None else _expiry_properties(min(max(1, ceil(expiry)), MAX_EXPIRY))

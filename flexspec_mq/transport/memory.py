@@ -1,0 +1,304 @@
+"""A broker inside the process, for unit tests and single-process demos. Same interface, same failures.
+
+It knows what the project relies on: wildcards, ``$share`` round robin that neither sticks nor knows load,
+retained messages, wills, message expiry, persistent sessions, session takeover, access rules and outages. A
+share is no queue, as in real brokers: a persistent member that is away keeps getting its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from flexspec_mq.errors import LinkRefused, PublishRefused
+from flexspec_mq.transport.base import (
+    NO_SUBSCRIBERS,
+    NOT_AUTHORIZED,
+    PACKET_TOO_LARGE,
+    Inbound,
+    Link,
+    LinkSettings,
+    Outbound,
+    Subscription,
+    Will,
+)
+from flexspec_mq.transport.faults import Direction, Fault, Hop, through
+from flexspec_mq.transport.filters import matches, split_share
+from flexspec_mq.transport.memory_link import MemoryLink
+from flexspec_mq.transport.state import supervised
+
+OFFLINE_QUEUE = 1000
+SHARES = 10_000
+RETAINED = 10_000
+
+
+@dataclass(slots=True)
+class _Stored:
+    message: Outbound
+    dies: float | None
+
+
+@dataclass(slots=True)
+class _Session:
+    """What the broker holds for one client id.
+
+    Attributes:
+        link: None while the client is away.
+        offline: messages of QoS ≥ 1 for a client that is away; on overflow the newest is dropped and counted.
+        forgotten_at: when a persistent session ends; None while the client is connected.
+    """
+
+    link: MemoryLink | None
+    filters: dict[str, int] = field(default_factory=dict)
+    offline: list[_Stored] = field(default_factory=list)
+    forgotten_at: float | None = None
+
+
+class MemoryBroker:
+    """Connects the links made by its `link`. All calls belong to one event loop.
+
+    Args:
+        clock: seconds; drives the expiry of messages and sessions.
+        allowed: access rule: client id, topic, whether it publishes; None allows everything.
+        max_payload: bytes.
+
+    Attributes:
+        faults: act on every hop, in this order; change it at will.
+        refused: client ids that are turned away for good.
+        dropped: messages dropped because a session's offline queue was full.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        allowed: Callable[[str, str, bool], bool] | None = None,
+        max_payload: int = 262_144,
+    ) -> None:
+        self.faults: list[Fault] = []
+        self.refused: set[str] = set()
+        self.dropped = 0
+        self.running = asyncio.Event()
+        self.running.set()
+        self._clock = clock
+        self._allowed = allowed
+        self._max_payload = max_payload
+        self._sessions: dict[str, _Session] = {}
+        self._retained: dict[str, _Stored] = {}
+        self._turns: dict[str, int] = {}
+        self._wills: dict[str, asyncio.TimerHandle] = {}
+
+    @asynccontextmanager
+    async def link(self, settings: LinkSettings) -> AsyncIterator[Link]:
+        """Run one link. Has the shape of `LinkFactory`."""
+        link = MemoryLink(self, settings)
+        async with supervised(link, link.connect_loop()):
+            try:
+                yield link
+            finally:
+                link.leave()
+
+    def stop(self, *, forget: bool = False) -> None:
+        """Go away: every connection is lost, and with `forget` all that was stored, as with ``kill -9``."""
+        if forget:
+            for handle in self._wills.values():
+                handle.cancel()
+            self._wills.clear()
+        for session in list(self._sessions.values()):
+            if session.link is not None:
+                session.link.lose("the broker went away", will=not forget)
+        self.running.clear()
+        if forget:
+            self._sessions.clear()
+            self._retained.clear()
+
+    def start(self) -> None:
+        """Come back after `stop`."""
+        self.running.set()
+
+    def cut(self, client_id: str, reason: str = "connection cut") -> None:
+        """Lose one client's connection, if it has one. Its link connects again by itself."""
+        session = self._sessions.get(client_id)
+        if session is not None and session.link is not None:
+            session.link.lose(reason)
+
+    def connected(self) -> list[str]:
+        """Client ids that are connected now."""
+        return [name for name, session in self._sessions.items() if session.link is not None]
+
+    def retained(self, topic: str) -> bytes | None:
+        """The payload retained on `topic`."""
+        stored = self._retained.get(topic)
+        return stored.message.payload if stored is not None and self._alive(stored) else None
+
+    def attach(self, link: MemoryLink) -> bool:
+        """Connect `link`; an older connection of its client id is lost. Tell whether a session was kept.
+
+        Raises:
+            LinkRefused: its client id is in `refused`.
+        """
+        name = link.settings.client_id
+        if name in self.refused:
+            raise LinkRefused(f"the broker refuses the client {name!r}")
+        old = self._sessions.get(name)
+        if old is not None and old.link is not None:
+            old.link.lose_to_another()
+            old = self._sessions.get(name)
+        if (handle := self._wills.pop(name, None)) is not None:
+            handle.cancel()
+        if old is not None and old.forgotten_at is not None and old.forgotten_at <= self._clock():
+            old = None
+        kept = old is not None and link.settings.session_expiry > 0
+        session = old if kept and old is not None else _Session(link)
+        session.link, session.forgotten_at = link, None
+        self._sessions[name] = session
+        return kept
+
+    def detach(self, link: MemoryLink, will: Will | None) -> None:
+        """Disconnect `link` and publish `will` after its delay."""
+        name = link.settings.client_id
+        session = self._sessions.get(name)
+        if session is None or session.link is not link:
+            return
+        session.link = None
+        if link.settings.session_expiry > 0:
+            session.forgotten_at = self._clock() + link.settings.session_expiry
+        else:
+            del self._sessions[name]
+        if will is None:
+            return
+        message = Outbound(will.topic, will.payload, will.qos, will.retain)
+        delay = min(will.delay, link.settings.session_expiry)
+        if delay > 0:
+            loop = asyncio.get_running_loop()
+            self._wills[name] = loop.call_later(delay, self._publish_will, name, message)
+        else:
+            self.route(message)
+
+    def send(self, client_id: str, message: Outbound) -> None:
+        """Take a message from a client.
+
+        Raises:
+            PublishRefused: too large, forbidden, or nobody subscribes (QoS ≥ 1, not retained).
+        """
+        if len(message.payload) > self._max_payload:
+            raise PublishRefused(
+                f"{len(message.payload)} bytes are more than the broker takes", reason_code=PACKET_TOO_LARGE
+            )
+        if self._allowed is not None and not self._allowed(client_id, message.topic, True):
+            if message.qos == 0:
+                return
+            raise PublishRefused(f"access to {message.topic} is forbidden", reason_code=NOT_AUTHORIZED)
+        if message.qos > 0 and not message.retain and not any(self._subscribers(message.topic)):
+            raise PublishRefused(f"nobody subscribes to {message.topic}", reason_code=NO_SUBSCRIBERS)
+        hop = Hop(Direction.UP, client_id, message.topic, message.payload, self.cut)
+        for delay in through(self.faults, hop):
+            self._later(delay, self._arrive, message)
+
+    def subscribe(self, link: MemoryLink, wanted: Subscription) -> None:
+        """Add a filter to the session of `link` and send what is retained under it."""
+        session = self._sessions.get(link.settings.client_id)
+        if session is None or session.link is not link:  # a fault cut it a moment ago
+            return
+        session.filters[wanted.filter] = wanted.qos
+        if split_share(wanted.filter)[0] is not None:
+            return
+        for topic, stored in list(self._retained.items()):
+            if matches(wanted.filter, topic) and self._alive(stored):
+                self._deliver(link.settings.client_id, stored, wanted.qos, retain=True)
+
+    def unsubscribe(self, link: MemoryLink, topic_filter: str) -> None:
+        """Take a filter from the session of `link`."""
+        self._sessions[link.settings.client_id].filters.pop(topic_filter, None)
+
+    def flush(self, link: MemoryLink) -> None:
+        """Deliver what waited while the client was away."""
+        session = self._sessions[link.settings.client_id]
+        waiting, session.offline = session.offline, []
+        for stored in waiting:
+            if self._alive(stored):
+                self._deliver(link.settings.client_id, stored, stored.message.qos, retain=False)
+
+    def route(self, message: Outbound) -> None:
+        """Store a retained message and give copies to all who subscribe."""
+        dies = None if message.expiry is None else self._clock() + message.expiry
+        stored = _Stored(message, dies)
+        if message.retain:
+            self._retained.pop(message.topic, None)
+            if message.payload:
+                if len(self._retained) >= RETAINED:
+                    self._retained.pop(next(iter(self._retained)))
+                self._retained[message.topic] = stored
+        for client_id, qos in self._subscribers(message.topic, take_turn=True):
+            self._deliver(client_id, stored, qos, retain=False)
+
+    def _arrive(self, message: Outbound) -> None:
+        if self.running.is_set():  # else it was under way when the broker went
+            self.route(message)
+
+    def _publish_will(self, name: str, message: Outbound) -> None:
+        self._wills.pop(name, None)
+        self.route(message)
+
+    def _subscribers(self, topic: str, *, take_turn: bool = False) -> Iterator[tuple[str, int]]:
+        """Who gets a message on `topic`, and the highest QoS: each session once, one member per share."""
+        shares: dict[str, list[tuple[str, int]]] = {}
+        plain: dict[str, int] = {}
+        now = self._clock()
+        for client_id, session in list(self._sessions.items()):
+            if session.forgotten_at is not None and session.forgotten_at <= now:
+                del self._sessions[client_id]
+                continue
+            for topic_filter, qos in session.filters.items():
+                group, bare = split_share(topic_filter)
+                if not matches(bare, topic):
+                    continue
+                if group is not None:
+                    shares.setdefault(topic_filter, []).append((client_id, qos))
+                else:
+                    plain[client_id] = max(qos, plain.get(client_id, 0))
+        chosen = []
+        for share, members in shares.items():
+            turn = self._turns.get(share, 0)
+            chosen.append(members[turn % len(members)])
+            if take_turn:
+                if share not in self._turns and len(self._turns) >= SHARES:
+                    self._turns.pop(next(iter(self._turns)))
+                self._turns[share] = turn + 1
+        return chain(plain.items(), chosen)
+
+    def _deliver(self, client_id: str, stored: _Stored, qos: int, *, retain: bool) -> None:
+        message = stored.message
+        if self._allowed is not None and not self._allowed(client_id, message.topic, False):
+            return
+        qos = min(qos, message.qos)
+        session = self._sessions.get(client_id)
+        if session is None:  # a fault cut it a moment ago
+            return
+        link = session.link
+        if link is None:
+            if qos == 0:
+                return
+            if len(session.offline) >= OFFLINE_QUEUE:
+                self.dropped += 1
+                return
+            session.offline.append(_Stored(replace(message, qos=qos), stored.dies))
+            return
+        hop = Hop(Direction.DOWN, client_id, message.topic, message.payload, self.cut)
+        inbound = Inbound(message.topic, message.payload, qos, retain)
+        for delay in through(self.faults, hop):
+            self._later(delay, link.receive, link.generation, inbound)
+
+    def _alive(self, stored: _Stored) -> bool:
+        return stored.dies is None or stored.dies > self._clock()
+
+    @staticmethod
+    def _later(delay: float, call: Callable[..., None], *args: object) -> None:
+        if delay > 0:
+            asyncio.get_running_loop().call_later(delay, call, *args)
+        else:
+            call(*args)

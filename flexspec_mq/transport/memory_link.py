@@ -1,0 +1,138 @@
+"""The link to a `MemoryBroker`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound, Subscription
+from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
+from flexspec_mq.transport.state import LinkState
+
+if TYPE_CHECKING:
+    from flexspec_mq.transport.memory import MemoryBroker
+
+
+class MemoryLink(LinkState):
+    """A link to a `MemoryBroker`. Made by `MemoryBroker.link`.
+
+    Attributes:
+        generation: counts its connections.
+    """
+
+    def __init__(self, broker: MemoryBroker, settings: LinkSettings) -> None:
+        super().__init__(settings)
+        self._broker = broker
+        self.generation = 0
+        self._attached = False
+        self._replaced = False
+        self._lost = asyncio.Event()
+
+    async def connect_loop(self) -> None:
+        """Connect, wait for the loss of the connection, connect again."""
+        while True:
+            try:
+                async with asyncio.timeout(self.settings.give_up_after):
+                    await self._broker.running.wait()
+                self._lost.clear()
+                self._connect()
+            except TimeoutError:
+                self._fail(LinkError("the in-memory broker is not running", hint="start it"))
+                return
+            except LinkRefused as refusal:
+                self._fail(refusal)
+                return
+            await self._lost.wait()
+            if self._replaced:
+                self._fail(self._taken_over())
+                return
+
+    def _connect(self) -> None:
+        present = self._broker.attach(self)
+        self._attached = True
+        self.generation += 1
+        for topic_filter, qos in list(self.wanted.items()):
+            self._broker.subscribe(self, Subscription(topic_filter, qos))
+        for message in self.settings.birth():
+            try:
+                self._broker.send(self.settings.client_id, message)
+            except PublishRefused as refusal:
+                if refusal.reason_code == NO_SUBSCRIBERS:
+                    continue
+                raise LinkRefused(f"a birth message was refused: {refusal.message}") from refusal
+        if self._attached:  # a fault may have cut the connection on the way here
+            self._mark_up(session_present=present)
+            self._broker.flush(self)
+
+    def lose(self, reason: str, *, will: bool = True) -> None:
+        """Lose the connection: the broker publishes the will."""
+        if not self._attached:
+            return
+        self._attached = False
+        self._mark_down(reason)
+        self._broker.detach(self, self.settings.will if will else None)
+        self._lost.set()
+
+    def lose_to_another(self) -> None:
+        """Lose the connection to another one with the same client id, for good."""
+        self._replaced = True
+        self.lose("another connection took over the client id")
+
+    def leave(self) -> None:
+        """Leave in order: the will goes out, and nothing connects again."""
+        self.lose("the link was closed")
+        self.close()
+
+    def receive(self, generation: int, message: Inbound) -> None:
+        """Take a message from the broker; one that was under way when the connection was lost is lost too."""
+        if self._attached and generation == self.generation:
+            self._inbox.put_message(message)
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        expiry: float | None = None,
+    ) -> None:
+        """Hand one message to the broker; see `Link.publish`."""
+        check_topic(topic)
+        check_qos(qos)
+        try:
+            self._require_up()
+            await asyncio.sleep(0)  # as any real link, it lets others run
+            self._require_up()
+        except LinkDown:
+            self._counters.publish_lost += 1
+            raise
+        try:
+            self._broker.send(self.settings.client_id, Outbound(topic, payload, qos, retain, expiry))
+        except PublishRefused:
+            self._counters.publish_refused += 1
+            raise
+        self._counters.published += 1
+        self._counters.bytes_out += len(payload)
+
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        """Subscribe now and on each later connection; see `Link.subscribe`."""
+        check_filter(topic_filter)
+        check_qos(qos)
+        self._raise_failure()
+        self.wanted[topic_filter] = qos
+        if self._is_up:
+            self._broker.subscribe(self, Subscription(topic_filter, qos))
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Forget the filter."""
+        self._raise_failure()
+        self.wanted.pop(topic_filter, None)
+        if self._is_up:
+            self._broker.unsubscribe(self, topic_filter)
+
+    def reconnect(self, reason: str) -> None:
+        """Give up this connection for a new one at once."""
+        if self._is_up:
+            self.lose(reason)

@@ -1,0 +1,231 @@
+"""The link over MQTT 5. One connection after the other, each made once and thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.retry import Backoff, Waiting, retrying
+from flexspec_mq.transport.base import (
+    NO_SUBSCRIBERS,
+    PACKET_TOO_LARGE,
+    QOS_NOT_SUPPORTED,
+    QUOTA_EXCEEDED,
+    RETAIN_NOT_SUPPORTED,
+    Link,
+    LinkSettings,
+    Outbound,
+)
+from flexspec_mq.transport.connection import Connection
+from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
+from flexspec_mq.transport.refusals import publish_refusal
+from flexspec_mq.transport.state import LinkState, supervised
+
+_log = logging.getLogger(__name__)
+
+_FAILURE = 0x80
+_HEADERS = 32
+"""Bytes of a PUBLISH beside topic and payload, at most: fixed header, ids, the properties we use."""
+_STEADY = 5.0
+"""Seconds; a connection that lives shorter does not reset the back-off."""
+
+
+def log_waiting(waiting: Waiting) -> None:
+    """Say in the log what the link waits for."""
+    _log.warning("%s", waiting)
+
+
+@asynccontextmanager
+async def mqtt_link(
+    settings: LinkSettings, *, on_wait: Callable[[Waiting], None] = log_waiting
+) -> AsyncIterator[Link]:
+    """Run a link to a broker until the body ends. Has the shape of `LinkFactory`.
+
+    Entering does not wait for the broker; `Link.wait_up` does.
+
+    Args:
+        settings: of the link.
+        on_wait: called before each wait for another attempt to connect.
+
+    Raises:
+        LinkError: the link failed for good and the body was not told: the broker refused us, or
+            `give_up_after` is over.
+    """
+    link = MqttLink(settings, on_wait)
+    async with supervised(link, link.connect_loop()):
+        yield link
+
+
+class MqttLink(LinkState):
+    """A link over MQTT 5. Made by `mqtt_link`."""
+
+    def __init__(self, settings: LinkSettings, on_wait: Callable[[Waiting], None]) -> None:
+        super().__init__(settings)
+        self._on_wait = on_wait
+        self._connection: Connection | None = None
+        self._publishing = 0
+        self._backoff = Backoff(settings.backoff, settings.backoff_max, settings.give_up_after)
+
+    async def connect_loop(self) -> None:
+        """Connect, stay until the connection is lost, connect again; until cancelled or refused."""
+        flaps = 0
+        while True:
+            try:
+                connection = await retrying(
+                    self._connect,
+                    what=f"connecting to the broker at {self.settings.address}",
+                    on=LinkDown,
+                    backoff=self._backoff,
+                    on_wait=self._note_waiting,
+                )
+            except LinkDown as last:
+                self._fail(
+                    LinkError(
+                        f"gave up after {self.settings.give_up_after:g} s: {last.message}", hint=last.hint
+                    )
+                )
+                return
+            except LinkError as refusal:
+                self._fail(refusal)
+                return
+            lived = await self._stay(connection)
+            if connection.taken_over:
+                self._fail(self._taken_over())
+                return
+            flaps = 0 if lived > _STEADY else flaps + 1
+            if flaps:
+                await asyncio.sleep(self._backoff.delay(flaps))
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self.settings, self._inbox.put_message)
+        try:
+            await connection.open()
+            await connection.subscribe_all(self.wanted)
+            await self._announce(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def _announce(self, connection: Connection) -> None:
+        for message in self.settings.birth():
+            code = await connection.send(message)
+            if code >= _FAILURE:
+                refusal = publish_refusal(message.topic, code)
+                raise LinkRefused(refusal.message, hint=refusal.hint)
+
+    async def _stay(self, connection: Connection) -> float:
+        """Serve from `connection` until it is lost. Return how many seconds it lived."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        try:
+            if not connection.lost.done():
+                self._connection = connection
+                connection.on_lost = self._lose
+                self._mark_up(session_present=connection.session_present)
+            await asyncio.shield(connection.lost)
+        finally:
+            self._connection = None
+            await connection.close()
+        return loop.time() - since
+
+    def _lose(self, reason: str) -> None:
+        self._connection = None
+        self._mark_down(reason)
+
+    def _note_waiting(self, waiting: Waiting) -> None:
+        self._counters.attempts_failed += 1
+        self._mark_down(str(waiting.error).partition("\n")[0])
+        self._on_wait(waiting)
+
+    def _current(self) -> Connection:
+        """The connection, if there is one to use."""
+        self._require_up()
+        if self._connection is None:
+            raise LinkDown(f"the link to {self.settings.address} was closed")
+        return self._connection
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        expiry: float | None = None,
+    ) -> None:
+        """Hand one message to the broker; see `Link.publish`."""
+        check_topic(topic)
+        check_qos(qos)
+        message = Outbound(topic, payload, qos, retain, expiry)
+        try:
+            connection = self._current()
+            self._check_limits(connection, message)
+            self._publishing += 1
+            try:
+                code = await connection.send(message)
+            finally:
+                self._publishing -= 1
+            if code >= _FAILURE or (code == NO_SUBSCRIBERS and not retain):
+                raise publish_refusal(topic, code)
+        except PublishRefused:
+            self._counters.publish_refused += 1
+            raise
+        except LinkDown:
+            self._counters.publish_lost += 1
+            raise
+        self._counters.published += 1
+        self._counters.bytes_out += len(payload)
+
+    def _check_limits(self, connection: Connection, message: Outbound) -> None:
+        limits = connection.limits
+        if self._publishing >= self.settings.outbound_queue:
+            raise PublishRefused(
+                f"{self._publishing} publishes wait already for the broker", reason_code=QUOTA_EXCEEDED
+            )
+        size = len(message.payload) + len(message.topic.encode()) + _HEADERS
+        if limits.packet_size is not None and size > limits.packet_size:
+            raise publish_refusal(message.topic, PACKET_TOO_LARGE)
+        if message.qos > limits.qos:
+            raise PublishRefused(
+                f"the broker takes QoS {limits.qos} at most",
+                reason_code=QOS_NOT_SUPPORTED,
+                hint="lower the QoS",
+            )
+        if message.retain and not limits.retain:
+            raise PublishRefused(
+                "the broker does not keep retained messages",
+                reason_code=RETAIN_NOT_SUPPORTED,
+                hint="FlexSpec needs a broker with retained messages",
+            )
+
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        """Subscribe now and on each later connection; see `Link.subscribe`."""
+        check_filter(topic_filter)
+        check_qos(qos)
+        self._raise_failure()
+        self.wanted[topic_filter] = qos
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            await connection.subscribe_all({topic_filter: qos})
+        except LinkRefused:
+            self.wanted.pop(topic_filter, None)
+            raise
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Forget the filter, and tell the broker; see `Link.unsubscribe`."""
+        self._raise_failure()
+        self.wanted.pop(topic_filter, None)
+        connection = self._connection
+        if connection is not None:
+            await connection.unsubscribe_from(topic_filter)
+
+    def reconnect(self, reason: str) -> None:
+        """Give up this connection for a new one at once; see `Link.reconnect`."""
+        if self._connection is not None:
+            self._connection.abort(reason)

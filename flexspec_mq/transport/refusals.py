@@ -1,0 +1,78 @@
+"""What a broker's "no" means for the user."""
+
+from __future__ import annotations
+
+from paho.mqtt.reasoncodes import ReasonCode
+
+from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
+from flexspec_mq.transport.base import (
+    NO_SUBSCRIBERS,
+    NOT_AUTHORIZED,
+    PACKET_TOO_LARGE,
+    QUOTA_EXCEEDED,
+    LinkSettings,
+)
+
+_UNSUPPORTED_VERSION = 0x84
+_BAD_LOGIN = 0x86
+_TEMPORARY = {
+    0x80: "an unspecified error",
+    0x83: "an error of its own implementation",
+    0x88: "it is not available now",
+    0x89: "it is busy",
+    0x97: "its quota is used up",
+    0x9F: "too many connections at a time",
+}
+_HINTS = {
+    _UNSUPPORTED_VERSION: "FlexSpec needs MQTT 5: Mosquitto ≥ 1.6, EMQX, VerneMQ or HiveMQ; "
+    "see `flexspec-broker check HOST:PORT`",
+    0x85: "choose another client id",
+    _BAD_LOGIN: "check user name and password",
+    NOT_AUTHORIZED: "check user name and password; this broker may not allow anonymous clients",
+    0x8A: "the broker's operator banned this client",
+    0x9C: "the broker wants another server to be used",
+    0x9D: "the broker moved",
+}
+
+
+def no_mqtt5(settings: LinkSettings) -> LinkRefused:
+    """The error for a broker that speaks only older versions."""
+    return LinkRefused(
+        f"the broker at {settings.address} does not speak MQTT 5", hint=_HINTS[_UNSUPPORTED_VERSION]
+    )
+
+
+def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> LinkDown | LinkRefused:
+    """The error for a CONNACK that says no: `LinkDown` where later may be better."""
+    number = code.value if isinstance(code, ReasonCode) else code or 0x80
+    if number == _UNSUPPORTED_VERSION:
+        return no_mqtt5(settings)
+    if number in _TEMPORARY:
+        return LinkDown(f"the broker at {settings.address} cannot serve us: {_TEMPORARY[number]}")
+    who = "an anonymous client" if settings.username is None else f"user {settings.username!r}"
+    return LinkRefused(
+        f"the broker at {settings.address} refuses {who}: {code} (0x{number:02x})",
+        hint=_HINTS.get(number, "see the broker's log"),
+    )
+
+
+def subscribe_refusal(settings: LinkSettings, topic_filter: str, code: int) -> LinkRefused:
+    """The error for a SUBACK that says no."""
+    shared = topic_filter.startswith("$share/") and code == 0x9E
+    return LinkRefused(
+        f"the broker at {settings.address} refuses the subscription {topic_filter} (0x{code:02x})",
+        hint="this broker has no shared subscriptions, which workers need"
+        if shared
+        else "check the access rules of this user",
+    )
+
+
+def publish_refusal(topic: str, code: int) -> PublishRefused:
+    """The error for an acknowledgement that says no."""
+    message, hint = {
+        NO_SUBSCRIBERS: (f"nobody subscribes to {topic}", ""),
+        NOT_AUTHORIZED: (f"the broker forbids publishing on {topic}", "check the access rules of this user"),
+        PACKET_TOO_LARGE: (f"a message for {topic} is larger than the broker takes", ""),
+        QUOTA_EXCEEDED: (f"the broker's quota is used up; {topic} was not published", ""),
+    }.get(code, (f"the broker refused a message for {topic} (0x{code:02x})", "see the broker's log"))
+    return PublishRefused(message, reason_code=code, hint=hint)

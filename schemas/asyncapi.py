@@ -1,0 +1,167 @@
+"""The AsyncAPI 3.0 document: which messages travel on which topics, seen from an edge node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.jsonschema import STATUSES, Json, components
+from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Open, Poll, Verdict
+from schemas.status import EdgeStatus, WorkerStatus
+
+PAYLOAD_TYPE = "application/vnd.flexspec-mq"
+STATUS_TYPE = "application/json"
+MQTT_BINDING_VERSION = "0.2.0"
+
+_PARAMETERS = {
+    "version": "Target version that the edge asks for: 1 to 64 letters, digits, dots, dashes, underscores.",
+    "edge": "MQTT user name of the edge node.",
+    "worker": "Id of the cloud worker that holds the session.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """A topic and what the edge does with it.
+
+    Attributes:
+        name: key in the document.
+        address: topic with its parameters in braces.
+        action: of the edge.
+        messages: types that travel on it.
+        description: for people.
+        qos: MQTT quality of service; None where the plan chooses 0, 1 or 2.
+        retain: whether the broker keeps the last message.
+    """
+
+    name: str
+    address: str
+    action: Literal["send", "receive"]
+    messages: tuple[type[msgspec.Struct], ...]
+    description: str
+    qos: int | None = None
+    retain: bool = False
+
+
+CHANNELS = (
+    _Channel(
+        "open",
+        "f1/o/{version}/{edge}",
+        "send",
+        (Open,),
+        "Opens and re-opens sessions. The workers of a version share $share/w/f1/o/{version}/+.",
+    ),
+    _Channel(
+        "draft",
+        "f1/d/{worker}/{edge}",
+        "send",
+        (Draft, Poll, Close),
+        "To the one worker that holds the session; it subscribes to f1/d/{worker}/+.",
+    ),
+    _Channel("verdict", "f1/v/{edge}", "receive", (Verdict, Error), "Answers of all workers to an edge."),
+    _Channel(
+        "workerStatus",
+        "f1/w/{worker}",
+        "receive",
+        (WorkerStatus,),
+        "Status of a worker, while it holds a session of this edge. Its will says gone.",
+        qos=1,
+        retain=True,
+    ),
+    _Channel(
+        "edgeStatus",
+        "f1/e/{edge}",
+        "send",
+        (EdgeStatus,),
+        "Status of an edge node, for operators. Its will says gone.",
+        qos=1,
+        retain=True,
+    ),
+)
+
+
+def document() -> Json:
+    """Build the document from `CHANNELS` and the message types."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "FlexSpec MQ, edge node",
+            "version": f"{PROTOCOL_VERSION}.0.0",
+            "description": (
+                "Session messages and status documents between edge nodes and cloud workers, over MQTT 5. The"
+                " document speaks for an edge node: what it sends, a worker receives. Payloads of session"
+                " messages are one flag byte (protocol version in the high four bits, compression in the low"
+                " four) and a msgpack array, in which token ids travel as a bin of LEB128 varints; schemas"
+                " show that array as JSON."
+            ),
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": PAYLOAD_TYPE,
+        "channels": {channel.name: _channel(channel) for channel in CHANNELS},
+        "operations": {f"{channel.action}-{channel.name}": _operation(channel) for channel in CHANNELS},
+        "components": {
+            "messages": {kind.__name__: _message(kind) for channel in CHANNELS for kind in channel.messages},
+            "schemas": {
+                name: _draft_07(schema) for name, schema in components("#/components/schemas/{name}").items()
+            },
+        },
+    }
+
+
+def _channel(channel: _Channel) -> Json:
+    parameters = {
+        name: {"description": meaning}
+        for name, meaning in _PARAMETERS.items()
+        if f"{{{name}}}" in channel.address
+    }
+    return {
+        "address": channel.address,
+        "description": channel.description,
+        "parameters": parameters,
+        "messages": {
+            kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"} for kind in channel.messages
+        },
+    }
+
+
+def _operation(channel: _Channel) -> Json:
+    binding: Json = {"retain": channel.retain, "bindingVersion": MQTT_BINDING_VERSION}
+    if channel.qos is not None:
+        binding["qos"] = channel.qos
+    summary = "QoS 0, 1 or 2, as the plan says." if channel.qos is None else f"QoS {channel.qos}, retained."
+    return {
+        "action": channel.action,
+        "channel": {"$ref": f"#/channels/{channel.name}"},
+        "summary": summary,
+        "messages": [
+            {"$ref": f"#/channels/{channel.name}/messages/{kind.__name__}"} for kind in channel.messages
+        ],
+        "bindings": {"mqtt": binding},
+    }
+
+
+def _message(kind: type[msgspec.Struct]) -> Json:
+    return {
+        "name": kind.__name__,
+        "contentType": STATUS_TYPE if kind in STATUSES else PAYLOAD_TYPE,
+        "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
+    }
+
+
+def _draft_07(schema: Any) -> Any:
+    """Rewrite for AsyncAPI, whose schemas extend JSON Schema draft 07.
+
+    There tuples are called ``items``, and whatever stands beside a ``$ref`` is ignored.
+    """
+    if isinstance(schema, list):
+        return [_draft_07(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    rewritten = {
+        ("items" if key == "prefixItems" else key): _draft_07(value) for key, value in schema.items()
+    }
+    if "$ref" in rewritten and len(rewritten) > 1:
+        rewritten["allOf"] = [{"$ref": rewritten.pop("$ref")}]
+    return rewritten

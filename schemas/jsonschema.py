@@ -1,0 +1,107 @@
+"""JSON Schemas (draft 2020-12) of the messages and status documents, made from the types.
+
+A message is an array here as on the wire, with two differences that JSON forces: token ids are arrays of
+integers instead of one ``bin`` of LEB128 varints, and the fingerprint is base64 instead of raw bytes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, get_args
+
+import msgspec
+
+from schemas.messages import Identity, Message
+from schemas.status import EdgeStatus, WorkerStatus
+
+Json = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+STATUSES: tuple[type[msgspec.Struct], ...] = (WorkerStatus, EdgeStatus)
+DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES)
+"""What travels as a payload of its own."""
+
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
+
+
+def components(ref_template: str) -> Json:
+    """Schemas of all types by name, with names and meanings of their fields.
+
+    Args:
+        ref_template: of references, with ``{name}`` in it.
+    """
+    _, schemas = msgspec.json.schema_components(DOCUMENTS, ref_template=ref_template)
+    described: tuple[type[msgspec.Struct], ...] = (*DOCUMENTS, Identity)
+    for kind in described:
+        summary, meanings = _documentation(kind)
+        schema = schemas[kind.__name__]
+        schema["description"] = summary
+        if "prefixItems" in schema:
+            _name_items(kind, schema, meanings)
+        for name, item in schema.get("properties", {}).items():
+            _describe(item, meanings.get(name))
+    for schema in schemas.values():
+        schema["description"] = inspect.cleandoc(schema["description"])
+    return schemas
+
+
+def documents() -> dict[str, Json]:
+    """One self-contained schema per payload: file name → schema."""
+    schemas = components("#/$defs/{name}")
+    return {file_name(kind): _document(kind, schemas) for kind in DOCUMENTS}
+
+
+def file_name(kind: type[msgspec.Struct]) -> str:
+    """Where the schema of a payload is written."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower() + ".schema.json"
+
+
+def references(schema: object) -> set[str]:
+    """All ``$ref`` in a schema."""
+    if isinstance(schema, dict):
+        own = {schema["$ref"]} if "$ref" in schema else set()
+        return own.union(*(references(value) for value in schema.values()))
+    if isinstance(schema, list):
+        return set().union(*(references(value) for value in schema))
+    return set()
+
+
+def _document(kind: type[msgspec.Struct], schemas: Json) -> Json:
+    schema = schemas[kind.__name__]
+    used = sorted(reference.rsplit("/", 1)[1] for reference in references(schema))
+    document = {"$schema": DIALECT, **schema}
+    if used:
+        document["$defs"] = {name: schemas[name] for name in used}
+    return document
+
+
+def _documentation(kind: type[msgspec.Struct]) -> tuple[str, dict[str, str]]:
+    """The docstring of a type: what it says before its sections, and its attributes' meanings."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    summary, _, attributes = text.partition("\n\nAttributes:\n")
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in attributes.splitlines():
+        if match := _ATTRIBUTE.match(line):
+            name = match[1]
+            meanings[name] = match[2]
+        elif line.strip():
+            meanings[name] += f" {line.strip()}"
+    return summary, meanings
+
+
+def _name_items(kind: type[msgspec.Struct], schema: Json, meanings: dict[str, str]) -> None:
+    """Give the items of an array-like type the names and meanings of its fields."""
+    items = schema["prefixItems"]
+    fields = msgspec.structs.fields(kind)
+    if len(items) == len(fields) + 1:
+        items[0] |= {"title": "type"}
+    for item, field in zip(items[-len(fields) :], fields, strict=True):
+        item["title"] = field.name
+        _describe(item, meanings.get(field.name))
+
+
+def _describe(item: Json, meaning: str | None) -> None:
+    if meaning:
+        item["description"] = meaning

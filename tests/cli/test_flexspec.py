@@ -1,0 +1,178 @@
+"""The ``flexspec`` command and the frame that all our commands run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import flexspec_mq
+from flexspec_mq.cli import build_parser, main
+from flexspec_mq.cli_common import EXIT_BROKEN_PIPE, run_main
+from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, ModelError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError, 2), (ModelError, 3), (LinkDown, 4), (Cancelled, 130), (FlexSpecError, 1)]
+)
+def test_errors_become_one_line_a_hint_and_their_code(
+    error: type[FlexSpecError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_argv: Sequence[str]) -> None:
+        raise error("it broke", hint="mend it")
+
+    assert run_main(fail, []) == code
+    assert capsys.readouterr() == ("", "error: it broke\n  hint: mend it\n")
+
+
+def test_an_error_without_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_argv: Sequence[str]) -> None:
+        raise UsageError("it broke")
+
+    assert run_main(fail, []) == 2
+    assert capsys.readouterr().err == "error: it broke\n"
+
+
+def test_bugs_pass_with_their_traceback() -> None:
+    def fail(_argv: Sequence[str]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_main(fail, [])
+
+
+def test_codes_and_arguments_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(lambda argv: len(argv), ["a", "b"]) == 2
+    assert run_main(lambda _argv: None, []) == 0
+    monkeypatch.setattr(sys, "argv", ["program", "a", "b", "c"])
+    assert run_main(lambda argv: len(argv)) == 3
+
+
+def python(code: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_ctrl_c_leaves_no_traceback() -> None:
+    process = python("""
+        import sys, time
+        from flexspec_mq.cli_common import run_main
+        def wait(argv):
+            print("waiting", flush=True)
+            time.sleep(60)
+        sys.exit(run_main(wait, []))
+    """)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"waiting\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_a_reader_that_goes_away() -> None:
+    process = python("""
+        import sys
+        from flexspec_mq.cli_common import run_main
+        def write(argv):
+            print("first", flush=True)
+            for _ in range(100_000):
+                print("x" * 100)
+        sys.exit(run_main(write, []))
+    """)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=20) == EXIT_BROKEN_PIPE
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version"]) == 0
+    assert f"flexspec-mq {flexspec_mq.__version__}\n" in capsys.readouterr().out
+
+
+def test_schema_is_asyncapi(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["asyncapi"].startswith("3.")
+    assert document["channels"]
+
+
+def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "info", "/no/such/folder"]) == 3
+    assert capsys.readouterr().err.startswith("error: there is no folder /no/such/folder\n  hint: ")
+
+
+def test_unknown_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["nonesuch"])
+    assert caught.value.code == 2
+    assert "nonesuch" in capsys.readouterr().err
+
+
+def test_every_command_is_listed() -> None:
+    listed = build_parser().format_help()
+    for command in ("demo", "model", "draft", "schema", "version"):
+        assert f"    {command} " in listed
+
+
+def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = pytest.importorskip("flexspec_mq.demo")
+    seen: list[Sequence[str]] = []
+    monkeypatch.setattr(demo, "main", lambda argv: seen.append(argv) or 7)
+    assert main(["demo", "--prompt=--help $x\n'", "-q"]) == 7
+    assert seen == [["--prompt=--help $x\n'", "-q"]]
+
+
+@pytest.mark.model
+def test_the_default_model_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "info"]) == 0
+    out = capsys.readouterr().out
+    for line in ("name         SmolLM2-135M-Instruct", "vocabulary   49152", "context      8192 tokens"):
+        assert line in out
+
+
+@pytest.mark.model
+def test_prepare_is_silent_when_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "prepare"]) == 0
+    path = capsys.readouterr().out.split("default model: ")[1].strip()
+    assert Path(path, "model.safetensors").is_file()
+    assert main(["model", "prepare", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["it's \"quoted\"", "cost: $5 $HOME $(id) `id` $$", "two\nlines\n", "-- --prompt #hash \\ back % ${x}", "é 日本"],
+)
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path) -> None:
+    """`make demo PROMPT=…` with the demo and the setup replaced: only what lies between is under test."""
+    root = Path(__file__).parents[2]
+    echo = tmp_path / "python"
+    echo.write_text(f"#!{sys.executable}\nimport sys, json\nprint(json.dumps(sys.argv[1:]))\n")
+    echo.chmod(0o755)
+    given = {"PROMPT": prompt, "LINK": "4g"}
+    environment = {key: value for key, value in os.environ.items() if key not in given}
+    arguments = [f"{name}={value}" for name, value in given.items()]
+    done = subprocess.run(
+        ["make", "--silent", "-o", "setup", "demo", *(arguments if way == "argument" else [])],
+        cwd=root,
+        env={**environment, **(given if way == "environment" else {}), "FLEXSPEC_PYTHON": str(echo)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["-m", "flexspec_mq.demo", "--link=4g", f"--prompt={prompt}"]

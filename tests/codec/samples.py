@@ -1,0 +1,58 @@
+"""Small messages to damage, and ways to build payloads that `encode` never would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import zstandard
+
+from flexspec_mq.codec.framing import flag_byte
+from flexspec_mq.codec.tokens import pack_tokens
+from schemas.messages import (
+    Close,
+    CloseReason,
+    Draft,
+    Error,
+    ErrorCode,
+    Fin,
+    Identity,
+    Message,
+    Open,
+    Poll,
+    Verdict,
+)
+
+IDENTITY = Identity(1, bytes(range(16)), 0.7, 40, 0.95, 2**64 - 1, (2, 0), False, 512)
+PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712)
+SAMPLES: dict[str, Message] = {
+    "open": Open(0xDEADBEEF, 1, IDENTITY, PROMPT, (), 0, 1, (30, 216, 34)),
+    "open-short": Open(7, 2, IDENTITY, (1,), (2**24 - 1,), 256, 3, ()),
+    "open-greedy": Open(0, 1, Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 2**20), (0,), (), 0, 0, ()),
+    "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
+    "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),
+    "draft-behind": Draft(1, 3, 200, 300, -40, 2**32 - 1, (49151,), 0),
+    "poll": Poll(0xDEADBEEF, 1, 9, 2**20, 0, 5, PROMPT, 2**31 - 1),
+    "poll-long": Poll(0xDEADBEEF, 1, 9, 64, 0, 5, (198, 30, 5646, 253) * 16, 0),
+    "close": Close(0xDEADBEEF, 2, 77, CloseReason.ELSEWHERE),
+    "verdict": Verdict(0xDEADBEEF, 1, 2, 130, (198, 30, 5646, 253), 0x12345678, Fin.NONE, 3, 61),
+    "verdict-hello": Verdict(0xDEADBEEF, 1, 0, 0, (), 0x12345678, Fin.NONE, 0, 0, "w-1.a_Z", 30),
+    "verdict-finish": Verdict(3, 1, 40, 511, (2,), 1, Fin.EOS, 10_000_000, 300, None, 1),
+    "verdict-gap": Verdict(3, 1, 40, 12, (), 1, Fin.GAP, 0, 0),
+    "error": Error(0xDEADBEEF, 4, ErrorCode.BUSY, 1500, "w1"),
+    "error-detail": Error(9, 1, ErrorCode.FINGERPRINT, 0, "w1", "the tokenizers differ: é"),
+}
+
+
+def pack(*values: Any) -> bytes:
+    """An uncompressed payload of any array; tuples are tokens."""
+    fields = [pack_tokens(value) if isinstance(value, tuple) else value for value in values]
+    return flag_byte(0) + msgspec.msgpack.encode(fields)
+
+
+def zstd(body: bytes, *, declare_size: bool = True) -> bytes:
+    """A payload of a zstd frame without a dictionary."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=int(declare_size), write_checksum=0
+    )
+    return flag_byte(1) + zstandard.ZstdCompressor(compression_params=parameters).compress(body)

@@ -1,0 +1,113 @@
+"""The dictionary that ships, and the benchmark that trains and judges it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import compression as benchmark
+from benchmarks.traffic import Marks, Row, load_text, messages, split_by_prompt
+from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, ZSTD, dictionary
+from schemas.messages import Open
+
+ROWS = json.loads(Path(__file__).with_name("unseen_rows.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """The unseen rows in several disguises, as an ``.npz`` file of the kind that the benchmark reads."""
+    disguised = []
+    for shift in range(6):
+        for row in ROWS:
+            words = [token + shift for token in row["prompt"][24:-6]]
+            disguised.append((row["prompt"][:24] + words + row["prompt"][-6:], row["answer"]))
+    lengths = [len(prompt) + len(answer) for prompt, answer in disguised]
+    path = tmp_path / "text.npz"
+    np.savez(
+        path,
+        ids=np.array([token for prompt, answer in disguised for token in prompt + answer], dtype=np.uint16),
+        start=np.cumsum([0, *lengths]),
+        prompt_len=np.array([len(prompt) for prompt, _ in disguised], dtype=np.int32),
+        temperature=np.full(len(disguised), 0.7, dtype=np.float32),
+    )
+    return path
+
+
+def test_every_dictionary_ships_and_is_small() -> None:
+    assert DICTIONARIES
+    for code in DICTIONARIES:
+        data = dictionary(code)
+        assert data is not None
+        assert 1000 < len(data) <= 64 * 1024
+    assert dictionary(ZSTD) is None
+    assert CURRENT in DICTIONARIES
+
+
+def test_importing_the_codec_reads_no_dictionary_and_nothing_heavy() -> None:
+    code = (
+        "import sys, flexspec_mq.codec, flexspec_mq.codec.compression as c;"
+        "heavy = {'torch', 'numpy', 'transformers', 'asyncio', 'aiomqtt'} & set(sys.modules);"
+        "print(c._load.cache_info().currsize, sorted(heavy))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert printed.stdout.split(maxsplit=1) == ["0", "[]\n"]
+
+
+def test_the_split_is_by_prompt(text: Path) -> None:
+    rows = load_text(text)
+    training, test = split_by_prompt(rows + rows)
+    assert len(training) + len(test) == 2 * len(rows)
+    assert test
+    assert not {row.prompt for row in training} & {row.prompt for row in test}
+
+
+def test_a_chat_of_three_turns_has_three_questions(text: Path) -> None:
+    rows = load_text(text)[:8]
+    marks = Marks.of(rows)
+    assert (len(marks.head), marks.tail) == (24, (2, 198, 1, 520, 9531, 198))
+    chats = [message for name, message in messages(rows, marks=marks, seed=1) if name == "open, 3 turns"]
+    for index, chat in enumerate(chats):
+        assert isinstance(chat, Open)
+        asked = [marks.asked(rows[at].prompt) for at in (index - 2, index - 1, index)]
+        flat = ",".join(map(str, chat.prompt))
+        places = [flat.find(",".join(map(str, question))) for question in asked]
+        assert -1 not in places
+        assert places == sorted(places)
+        assert chat.prompt[: len(marks.head)] == marks.head
+        assert chat.prompt[-len(marks.tail) :] == marks.tail
+
+
+def test_training_twice_gives_the_same_bytes(text: Path, tmp_path: Path) -> None:
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for out in outs:
+        assert benchmark.main(["--text", str(text), "--train-dictionary", str(out)]) == 0
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert outs[0].read_bytes()[:4] == bytes.fromhex("37a430ec")
+
+
+def test_the_last_line_is_the_table_as_json(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--text", str(text), "--quick"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    lines = json.loads(last)["lines"]
+    assert [line["message"] for line in lines] == [row[:28].strip() for row in table[1:]]
+    for line in lines:
+        assert 0 < line["sent"] <= line["plain"]
+        assert line["encode_us"] > 0
+        assert line["decode_us"] > 0
+
+
+def test_prompts_from_elsewhere_need_a_tokenizer(text: Path) -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main(["--text", str(text), "--prompts", "x.jsonl"])
+
+
+def test_marks_of_prompts_that_share_nothing() -> None:
+    marks = Marks.of([Row((1, 2), (), 0.0), Row((3, 4), (), 0.0)])
+    assert marks == Marks((), ())

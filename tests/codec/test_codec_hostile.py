@@ -1,0 +1,257 @@
+"""Whatever the bytes are: a message or a `RemoteProtocolError`, in little memory."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from flexspec_mq.codec import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, decode, decode_status, encode
+from flexspec_mq.codec.compression import CURRENT
+from flexspec_mq.codec.framing import flag_byte
+from flexspec_mq.codec.wire import message_to_body
+from flexspec_mq.errors import RemoteProtocolError
+from schemas.messages import MAX_PROMPT_TOKENS, Message, Open
+from schemas.status import WorkerStatus
+from tests.codec.samples import IDENTITY, SAMPLES, pack, zstd
+from tests.codec.strategies import messages
+
+HEADER_ONLY = 200_000
+"""Bytes that a refusal may take when it needs only look at a header; most of it is the traceback's."""
+
+ONE_BODY = MAX_BODY_BYTES + HEADER_ONLY
+"""Bytes that a refusal may take when the body has to be decompressed first."""
+
+
+def outcome(payload: bytes) -> Message | None:
+    """The message, or None if the payload was refused as it should be; any other exception fails the test."""
+    try:
+        message = decode(payload)
+    except RemoteProtocolError:
+        return None
+    assert decode(encode(message)) == message
+    return message
+
+
+def peak_of_refusal(payload: bytes) -> int:
+    """The most bytes allocated at once while `payload` is refused."""
+    decode(zstd(message_to_body(SAMPLES["close"])))  # makes this thread's context, once
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            decode(payload)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@given(payload=st.binary(max_size=300))
+@settings(max_examples=500, deadline=None)
+def test_random_bytes(payload: bytes) -> None:
+    outcome(payload)
+
+
+@given(flag=st.integers(0x10, 0x1F), kind=st.integers(0, 8), rest=st.binary(max_size=200))
+@settings(max_examples=500, deadline=None)
+def test_random_bytes_behind_a_good_beginning(flag: int, kind: int, rest: bytes) -> None:
+    outcome(bytes((flag, 0x99, kind)) + rest)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.binary(max_size=40)
+    | st.text(st.characters(codec="utf-8"), max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=10) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(kind=st.integers(1, 6), fields=st.lists(values, max_size=14))
+@settings(max_examples=500, deadline=None)
+def test_wrong_types(kind: int, fields: list[object]) -> None:
+    outcome(pack(kind, *fields))
+
+
+@given(message=messages, data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_one_field_of_another_type(message: Message, data: st.DataObject) -> None:
+    fields = msgspec.msgpack.decode(message_to_body(message))
+    fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(values)
+    outcome(pack(*fields))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_truncated_at_every_length(name: str) -> None:
+    for whole in (encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
+        for length in range(len(whole)):
+            with pytest.raises(RemoteProtocolError):
+                decode(whole[:length])
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_longer_than_it_says(name: str) -> None:
+    for whole in (encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
+        for tail in (b"\x00", whole, b"\xc0" * 100):
+            with pytest.raises(RemoteProtocolError):
+                decode(whole + tail)
+
+
+def damaged(whole: bytes) -> Iterator[bytes]:
+    """Every single bit flipped, and a few hundred seeded cases of several bytes replaced."""
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield bytes(flipped)
+    draw = random.Random(whole)
+    for _ in range(200):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(2, 6)):
+            broken[draw.randrange(len(broken))] = draw.randrange(256)
+        yield bytes(broken)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_damaged(name: str) -> None:
+    seen: set[bool] = set()
+    for whole in (encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
+        seen |= {outcome(payload) is None for payload in damaged(whole)}
+    assert seen == {False, True}, "damage must sometimes yield another valid message and sometimes not"
+
+
+@given(payload=st.binary(max_size=300))
+@example(payload=b"[" * 5000)
+@example(payload=b'{"state":' * 1000)
+@settings(max_examples=200, deadline=None)
+def test_random_bytes_are_no_status(payload: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode_status(payload, WorkerStatus)
+
+
+OPEN_HEAD = b"\x99\x01\x01\x01\x99\x01\xc4\x10" + bytes(16) + b"\x00\x00\x01\x00"
+BEYOND = (2**32 - 1).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xdd" + BEYOND + b"\x02",
+        b"\xdf" + BEYOND + b"\x02",
+        b"\x99\x02\xc6" + BEYOND,
+        b"\x99\x02\x01\x01\x01\x01\x01\x01\xc6" + BEYOND + b"\x00" * 100,
+        b"\x97\x06\x01\x01\x01\x01\xa1w\xdb" + BEYOND + b"a" * 100,
+        b"\x96\x04\x01\x01\x01\x00\xdd" + BEYOND,
+        b"\x96\x04\x01\x01\x01\x00\xc9" + BEYOND + b"\x01",
+        OPEN_HEAD + b"\xdd" + BEYOND,
+        OPEN_HEAD + b"\xdc\xff\xff" + b"\x01" * 60_000,
+    ],
+)
+def test_huge_declared_lengths_allocate_nothing(body: bytes) -> None:
+    assert peak_of_refusal(flag_byte(0) + body) < HEADER_ONLY
+
+
+@pytest.mark.parametrize("depth", [100, 10_000, MAX_PAYLOAD_BYTES - 10])
+@pytest.mark.parametrize("head", [b"", b"\x99\x02", b"\x96\x04\x01\x01\x01\x00", OPEN_HEAD])
+def test_deep_nesting(depth: int, head: bytes) -> None:
+    outcome((flag_byte(0) + head + b"\x91" * depth)[:MAX_PAYLOAD_BYTES])
+    outcome((flag_byte(0) + head + b"\x81\xc0" * (depth // 2))[:MAX_PAYLOAD_BYTES])
+
+
+def test_nesting_deeper_than_the_stack_is_refused_where_it_would_be_skipped() -> None:
+    with pytest.raises(RemoteProtocolError, match="recursion"):
+        decode(flag_byte(0) + b"\x96\x04\x01\x01\x01\x00" + b"\x91" * 100_000 + b"\xc0")
+
+
+@pytest.mark.parametrize(
+    ("size", "declare_size"),
+    [(2**27, True), (2**27, False), (MAX_BODY_BYTES + 1, True), (1000, False)],
+    ids=["128 MiB", "128 MiB undeclared", "one byte too many", "small undeclared"],
+)
+def test_frames_of_large_or_unknown_size_are_refused_by_their_header(size: int, declare_size: bool) -> None:
+    bomb = zstd(bytes(size), declare_size=declare_size)
+    assert len(bomb) < 10_000
+    assert peak_of_refusal(bomb) < HEADER_ONLY
+
+
+def test_a_frame_that_says_less_than_it_holds() -> None:
+    """The descriptor's top bits say that the size takes four bytes, behind the descriptor."""
+    bomb = zstd(bytes(2**20 - 1))
+    assert bomb[1] >> 6 == 2
+    assert int.from_bytes(bomb[2:6], "little") == 2**20 - 1
+    lies = bomb[:2] + (1000).to_bytes(4, "little") + bomb[6:]
+    assert peak_of_refusal(lies) < HEADER_ONLY
+
+
+def test_no_window_is_allocated_that_is_larger_than_a_body() -> None:
+    """A descriptor of this kind asks for a window, whose exponent is ten plus the top five bits of the next byte.
+
+    zstd needs that window only while the frame is not complete.
+    """
+    window_log = 26
+    block = (1 << 3 | 1).to_bytes(3, "little") + b"\xc0"
+    frame = bytes((0b1000_0000, (window_log - 10) << 3)) + (1).to_bytes(4, "little") + block
+    header = zstandard.get_frame_parameters(frame, zstandard.FORMAT_ZSTD1_MAGICLESS)
+    assert (header.window_size, header.content_size) == (2**26, 1)
+    with pytest.raises(RemoteProtocolError, match="not a message: Expected `array`, got `null`"):
+        decode(flag_byte(1) + frame)
+    with pytest.raises(RemoteProtocolError, match="too much memory"):
+        decode(flag_byte(1) + frame[:-1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        bytes(MAX_BODY_BYTES),
+        b"\x9f" + b"\x90" * (MAX_BODY_BYTES - 1),
+        b"\x91" * MAX_BODY_BYTES,
+        OPEN_HEAD + b"\xdd" + (10**6).to_bytes(4, "big") + b"\x01" * 10**6,
+        b"\x99\x02\xdb" + (10**6).to_bytes(4, "big") + b"a" * 10**6,
+        b"\x99\x02\xc6" + (10**6).to_bytes(4, "big") + b"a" * 10**6,
+    ],
+)
+def test_bodies_that_decompress_well_cost_one_body_and_no_more(body: bytes) -> None:
+    payload = zstd(body)
+    assert len(payload) < 200
+    assert peak_of_refusal(payload) < ONE_BODY
+
+
+@pytest.mark.parametrize(
+    ("count", "field"), [(MAX_PROMPT_TOKENS + 1, 0), (600_000, 0), (MAX_PROMPT_TOKENS + 1, 1)]
+)
+def test_too_many_tokens_are_counted_before_they_are_unpacked(count: int, field: int) -> None:
+    identity = msgspec.to_builtins(IDENTITY, builtin_types=(bytes,))
+    fields: list[tuple[int, ...]] = [(5,), ()]
+    fields[field] = (5,) * count
+    payload = zstd(pack(1, 1, 1, identity, *fields, 0, 0, ())[1:])
+    assert len(payload) < 300
+    assert peak_of_refusal(payload) < 2 * ONE_BODY
+
+
+def test_the_largest_valid_message_stays_within_a_few_megabytes() -> None:
+    payload = encode(Open(1, 1, IDENTITY, (300,) * MAX_PROMPT_TOKENS, (), 0, 0, ()))
+    assert len(payload) < 200
+    tracemalloc.start()
+    try:
+        assert isinstance(decode(payload), Open)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_frame_made_with_another_dictionary() -> None:
+    payload = encode(SAMPLES["open"])
+    assert payload[0] & 15 == CURRENT
+    with pytest.raises(RemoteProtocolError, match=r"zstd frame is broken|not a message"):
+        decode(flag_byte(1) + payload[1:])
+    with pytest.raises(RemoteProtocolError, match="compression 14 is unknown"):
+        decode(flag_byte(14) + payload[1:])

@@ -1,0 +1,227 @@
+"""What is encoded is what is decoded; what a newer peer appends is skipped; what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from statistics import fmean
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+
+from flexspec_mq.codec import MAX_PAYLOAD_BYTES, decode, encode
+from flexspec_mq.codec.compression import CURRENT, MIN_BYTES
+from flexspec_mq.codec.wire import message_to_body
+from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
+from schemas.messages import (
+    MAX_PROMPT_TOKENS,
+    Close,
+    CloseReason,
+    Draft,
+    Error,
+    ErrorCode,
+    Fin,
+    Identity,
+    Message,
+    Open,
+    Verdict,
+)
+from tests.codec.samples import IDENTITY, SAMPLES, pack
+from tests.codec.strategies import BY_TYPE, messages
+
+ROWS = json.loads(Path(__file__).with_name("unseen_rows.json").read_text(encoding="utf-8"))
+
+
+def test_there_is_a_strategy_and_a_sample_for_every_message_type() -> None:
+    assert set(BY_TYPE) == set(get_args(Message)) == {type(sample) for sample in SAMPLES.values()}
+
+
+@given(message=messages)
+@settings(max_examples=400, deadline=None)
+def test_round_trip(message: Message) -> None:
+    again = decode(encode(message))
+    assert again == message
+    assert type(again) is type(message)
+
+
+@pytest.mark.parametrize("kind", BY_TYPE)
+def test_round_trip_of_each_type(kind: type[Message]) -> None:
+    @given(message=BY_TYPE[kind])
+    @settings(max_examples=60, deadline=None)
+    def check(message: Message) -> None:
+        assert decode(encode(message)) == message
+
+    check()
+
+
+@given(message=messages)
+@settings(max_examples=200, deadline=None)
+def test_fields_that_a_newer_peer_appends_are_skipped(message: Message) -> None:
+    plain = msgspec.msgpack.decode(message_to_body(message))
+    skippable: tuple[object, ...] = ({"a": [1, 2.5, None]}, b"x" * 100, [[[]]], "text")
+    defaults: dict[int, list[object]] = {5: [None, 0], 6: [""]}
+    filled = defaults.get(plain[0], [])
+    missing = len(msgspec.structs.fields(message)) + 1 - len(plain)
+    padding = filled[len(filled) - missing :] if missing else []
+    assert decode(pack(*plain, *padding, *skippable)) == message
+
+
+def test_the_last_fields_are_left_out_at_their_defaults() -> None:
+    verdict = SAMPLES["verdict"]
+    assert len(msgspec.msgpack.decode(message_to_body(verdict))) == 10
+    assert decode(encode(verdict)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"", "empty"),
+        (b"\x20\x95\x04\x01\x01\x01\x00", "protocol version 2, this is version 1"),
+        (b"\x00\x95\x04\x01\x01\x01\x00", "protocol version 0, this is version 1"),
+        (b"\x1f\x95\x04\x01\x01\x01\x00", "compression 15 is unknown here"),
+        (b"\x10", "not a message: Input data was truncated"),
+        (b"\x10\xc0", "not a message: Expected `array`"),
+        (pack(), "not a message"),
+        (pack(9, 1, 2), "message type 9 is unknown"),
+        (pack("open"), "not a message"),
+        (pack(4, 1, 1), r"Close: Expected `array` of at least length 5, got 3"),
+        (pack(4, 2**32, 1, 1, 0), "Close: Expected `int` <= 4294967295 - at `session`"),
+        (pack(4, 1, -1, 1, 0), "Close: Expected `int` >= 0 - at `attempt`"),
+        (pack(4, 1, 1, 1.0, 0), "Close: Expected `int`, got `float` - at `have`"),
+        (pack(4, 1, 1, 1, 9), "Close: Invalid enum value 9 - at `reason`"),
+        (pack(4, 1, 1, True, 0), "Close: Expected `int`, got `bool` - at `have`"),
+        (pack(4, 1, 1, 1, 0) + b"\x00", "trailing"),
+        (pack(2, 1, 1, 1, 0, 0, 0, [1, 2], 0), "Draft: Expected `bytes`, got `array` - at `tokens`"),
+        (pack(2, 1, 1, 1, 0, 0, 0, (1,) * 65, 0), "Draft.tokens: 65 tokens, not between 0 and 64"),
+        (pack(2, 1, 1, 1, 0, 0, 0, b"\x80", 0), "Draft.tokens: the last token is cut off"),
+        (pack(2, 1, 1, 1, 0, 0, 0, b"\x80\x00", 0), "Draft.tokens: token 0 is encoded longer"),
+        (pack(2, 1, 1, 1, 0, 0, 0, b"\x01\xff\xff\xff\x7f", 0), "Draft.tokens: token 1 is 268435455, above"),
+        (pack(2, 1, 1, 1, 0, 0, 0, b"\x81\x81\x81\x81\x01", 0), "takes more than 4 bytes"),
+        (pack(2, 1, 1, 1, 5, -6, 0, (), 0), "Draft: start -1 is before the first generated token"),
+        (pack(6, 1, 1, 1, 0, "a/b"), "Error: Expected `str` matching regex .* - at `worker`"),
+        (pack(6, 1, 1, 1, 0, "w\n"), "Error: Expected `str` matching regex .* - at `worker`"),
+        (pack(6, 1, 1, 1, 0, "w", "x" * 301), "Error: Expected `str` of length <= 300 - at `detail`"),
+        (b"\x10" + b"\x90" * MAX_PAYLOAD_BYTES, f"{MAX_PAYLOAD_BYTES + 1} bytes, more than"),
+    ],
+)
+def test_what_is_wrong_is_named(payload: bytes, says: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=says):
+        decode(payload)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -0.1, 100.5, "1"])
+def test_a_temperature_that_is_no_temperature_is_refused(number: object) -> None:
+    identity = [1, bytes(16), number, 0, 1.0, 0, [], False, 5]
+    with pytest.raises(RemoteProtocolError, match=r"identity\[2\]"):
+        decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0, 1.5])
+def test_a_top_p_that_is_no_share_is_refused(number: float) -> None:
+    identity = [1, bytes(16), 1.0, 0, number, 0, [], False, 5]
+    with pytest.raises(RemoteProtocolError, match=r"identity\[4\]"):
+        decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
+
+
+def test_equal_numbers_are_equal_bytes_on_both_sides() -> None:
+    sloppy = Identity(1, bytes(16), -0.0, 0, 1, 0, (), False, 5)
+    assert repr(sloppy) == repr(Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 5))
+    ints = [1, bytes(16), 0, 0, 1, 0, [], False, 5]
+    received = decode(pack(1, 1, 1, ints, (1,), (), 0, 0, ()))
+    assert isinstance(received, Open)
+    assert repr(received.identity) == repr(sloppy)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Close(-1, 1, 1, CloseReason.DONE),
+        Close(1, 1, 2**20 + 1, CloseReason.DONE),
+        Draft(1, 1, 1, 0, 0, 0, (2**24,), 0),
+        Draft(1, 1, 1, 0, 0, 0, (-1,), 0),
+        Draft(1, 1, 1, 0, 0, 0, (1,) * 65, 0),
+        Open(1, 1, IDENTITY, (), (), 0, 0, ()),
+        Open(1, 1, msgspec.structs.replace(IDENTITY, seed=2**64), (1,), (), 0, 0, ()),
+        Open(1, 1, msgspec.structs.replace(IDENTITY, temperature=float("nan")), (1,), (), 0, 0, ()),
+        Verdict(1, 1, 0, 0, (), 0, Fin.NONE, 0, 0, "no slash/please"),
+        Error(1, 1, ErrorCode.BUSY, 10_000_001, "w"),
+        Error(1, 1, ErrorCode.BUSY, 1, "w", "\ud800"),
+    ],
+)
+def test_our_own_nonsense_is_our_own_bug(message: Message) -> None:
+    with pytest.raises(LocalProtocolError, match=type(message).__name__):
+        encode(message)
+
+
+def test_the_longest_prompt_passes_and_a_longer_one_is_the_users_to_shorten() -> None:
+    longest = Open(1, 1, IDENTITY, (5,) * (MAX_PROMPT_TOKENS - 64), (), 0, 0, (5,) * 64)
+    assert decode(encode(longest)) == longest
+    with pytest.raises(UsageError, match="131136 tokens, more than 131072"):
+        encode(msgspec.structs.replace(longest, prompt=(5,) * MAX_PROMPT_TOKENS))
+
+
+def test_a_prompt_that_no_payload_can_hold_is_the_users_to_shorten() -> None:
+    incompressible = tuple((index * 2_654_435_761) % 2**24 for index in range(MAX_PROMPT_TOKENS))
+    with pytest.raises(UsageError, match=f"more than {MAX_PAYLOAD_BYTES}"):
+        encode(Open(1, 1, IDENTITY, incompressible, (), 0, 0, ()))
+
+
+def test_too_many_tokens_in_all_fields_together_are_refused() -> None:
+    identity = msgspec.to_builtins(IDENTITY, builtin_types=(bytes,))
+    half = (5,) * (MAX_PROMPT_TOKENS // 2)
+    with pytest.raises(RemoteProtocolError, match="131073 tokens, more than 131072"):
+        decode(pack(1, 1, 1, identity, half, half, 0, 0, (5,)))
+
+
+def test_sizes_on_real_tokens() -> None:
+    """docs/protocol.md: a draft of eight in 38 bytes, a verdict of nine in 41, both on average."""
+    windows = [row["answer"][at : at + 9] for row in ROWS for at in range(0, len(row["answer"]) - 9, 9)]
+    drafts = [Draft(2**31, 1, 30, 120, 0, 2**31, tuple(window[:8]), 0) for window in windows]
+    verdicts = [Verdict(2**31, 1, 30, 120, tuple(window), 2**31, Fin.NONE, 2, 60) for window in windows]
+    assert len(windows) > 90
+    assert fmean(len(encode(draft)) for draft in drafts) <= 38
+    assert fmean(len(encode(verdict)) for verdict in verdicts) <= 41
+
+
+def test_the_dictionary_pays_on_prompts_it_has_not_seen() -> None:
+    opens = [Open(2**31, 1, IDENTITY, tuple(row["prompt"]), (), 0, 0, ()) for row in ROWS]
+    sent = [encode(message) for message in opens]
+    assert all(payload[0] & 15 == CURRENT for payload in sent)
+    assert sum(map(len, sent)) < 0.7 * sum(len(message_to_body(message)) + 1 for message in opens)
+    assert [decode(payload) for payload in sent] == opens
+
+
+def test_short_messages_are_never_compressed() -> None:
+    repeated = Draft(1, 1, 1, 0, 0, 0, (5,) * (MIN_BYTES - 20), 0)
+    assert len(message_to_body(repeated)) < MIN_BYTES
+    assert encode(repeated)[0] & 15 == 0
+    longer = msgspec.structs.replace(repeated, tokens=(5,) * 64)
+    assert encode(longer)[0] & 15 == CURRENT
+    assert len(encode(longer)) < len(message_to_body(longer))
+
+
+def test_what_compression_would_lengthen_travels_as_it_is() -> None:
+    dense = Draft(1, 1, 1, 0, 0, 0, tuple((index * 2_654_435_761) % 2**24 for index in range(1, 65)), 0)
+    assert len(message_to_body(dense)) > MIN_BYTES
+    assert encode(dense) == b"\x10" + message_to_body(dense)
+
+
+def test_many_threads_encode_and_decode_at_once() -> None:
+    opens = [Open(n, 1, IDENTITY, tuple(row["prompt"]), (), 0, 0, ()) for n, row in enumerate(ROWS)]
+    wrong: list[Message] = []
+    start = threading.Barrier(6)
+
+    def work() -> None:
+        start.wait(10)
+        wrong.extend(message for _ in range(30) for message in opens if decode(encode(message)) != message)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong

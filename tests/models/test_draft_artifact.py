@@ -1,0 +1,204 @@
+"""The draft as a file: what a device loads computes what was trained, and only on the right base."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from flexspec_mq.errors import FingerprintError, ModelError, UsageError
+from flexspec_mq.models.draft import default_delta_path, export, materialise
+from flexspec_mq.models.draft.artifact import (
+    MARKER,
+    DeltaMeta,
+    base_fingerprint,
+    read_delta,
+    read_meta,
+    save_delta,
+)
+from flexspec_mq.models.draft.cli import add_parser
+
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from flexspec_mq.models.draft.architecture import build_draft, trained_parameters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+N = 2
+
+
+def save_base(folder: Path, seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
+    base = LlamaForCausalLM(config)
+    torch.nn.Module.to(base, torch.bfloat16)
+    base.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    return base
+
+
+def trained_draft(base: LlamaForCausalLM) -> PreTrainedModel:
+    draft = build_draft(base, N)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for _, parameter in trained_parameters(draft, N):
+            parameter.add_(torch.randn_like(parameter) / 10)
+    return draft
+
+
+def some_delta(folder: Path) -> Path:
+    """A base in ``folder/base`` and a delta beside it."""
+    return save_trained(folder / "d.safetensors", folder / "base", trained_draft(save_base(folder / "base")))
+
+
+def save_trained(path: Path, folder: Path, draft: PreTrainedModel) -> Path:
+    meta = DeltaMeta(base_fingerprint(folder, N), N, {"steps": 7})
+    return save_delta(path, dict(trained_parameters(draft, N)), meta)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_materialised_draft_computes_what_was_trained(tmp_path: Path, *, tied: bool) -> None:
+    base = save_base(tmp_path / "base", tied=tied)
+    draft = trained_draft(base)
+    delta = save_trained(tmp_path / "d.safetensors", tmp_path / "base", draft)
+    folder = materialise(tmp_path / "base", delta, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert loaded.config.num_hidden_layers == N + 1
+    ids = torch.randint(0, 61, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, draft(input_ids=ids).logits)
+        assert not torch.equal(loaded(input_ids=ids).logits, build_draft(base, N)(input_ids=ids).logits)
+    tensors = load_file(folder / "model.safetensors")
+    of_base = load_file(tmp_path / "base" / "model.safetensors")
+    parts = ("model.layers.0.", "model.layers.1.", "model.embed")
+    shared = [name for name in tensors if name.startswith(parts)]
+    assert len(shared) == 2 * 9 + 1
+    assert all(torch.equal(tensors[name], of_base[name]) for name in shared)
+    assert (folder / "tokenizer.json").exists()
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    delta = some_delta(tmp_path)
+    save_base(tmp_path / "other", seed=1)
+    with pytest.raises(FingerprintError, match="another base"):
+        materialise(tmp_path / "other", delta, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_bit_in_the_backbone_changes_the_fingerprint_and_the_head_does_not(tmp_path: Path) -> None:
+    save_base(tmp_path / "base")
+    before = base_fingerprint(tmp_path / "base", N)
+    weights = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.3.mlp.up_proj.weight"] += 1
+    save_file(tensors, weights)
+    assert base_fingerprint(tmp_path / "base", N) == before
+    tensors["model.layers.1.mlp.up_proj.weight"].view(torch.int16)[0, 0] ^= 1
+    save_file(tensors, weights)
+    assert base_fingerprint(tmp_path / "base", N) != before
+
+
+def test_a_complete_folder_is_kept_and_a_torn_or_older_one_replaced(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    draft = trained_draft(base)
+    delta = save_trained(tmp_path / "d.safetensors", tmp_path / "base", draft)
+    weights = materialise(tmp_path / "base", delta, tmp_path / "out") / "model.safetensors"
+    first = weights.stat().st_ino
+    materialise(tmp_path / "base", delta, tmp_path / "out")
+    assert weights.stat().st_ino == first
+    weights.unlink()
+    export(tmp_path / "base", tmp_path / "out", delta)
+    assert weights.exists()
+    before = load_file(weights)
+    save_trained(delta, tmp_path / "base", build_draft(base, N))
+    materialise(tmp_path / "base", delta, tmp_path / "out")
+    assert not torch.equal(load_file(weights)["model.norm.weight"], before["model.norm.weight"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "d.safetensors", "out"]
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    delta = some_delta(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    with pytest.raises(ModelError, match="not empty"):
+        materialise(tmp_path / "base", delta, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_a_delta_says_what_it_is_and_others_are_refused(tmp_path: Path) -> None:
+    delta = some_delta(tmp_path)
+    meta, tensors = read_delta(delta)
+    assert meta == DeltaMeta(base_fingerprint(tmp_path / "base", N), N, {"steps": 7})
+    assert len(tensors) == 9 + 1
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
+    for wrong in ("none", "base/config.json", "base/model.safetensors"):
+        with pytest.raises(ModelError, match="not a draft delta"):
+            read_meta(tmp_path / wrong)
+    save_delta(tmp_path / "later", tensors, DeltaMeta("x", N, {}, 2))
+    with pytest.raises(ModelError, match="format 2"):
+        read_meta(tmp_path / "later")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="cannot read weights"):
+        base_fingerprint(tmp_path / "empty", N)
+
+
+def test_the_shipped_delta_is_whole() -> None:
+    meta, tensors = read_delta(default_delta_path())
+    assert meta.n == 4
+    assert meta.training["step"] > 0
+    assert {name.split(".")[1] for name in tensors} == {"layers", "norm"}
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    assert default_delta_path().stat().st_size < 8e6
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    return parser.parse_args(["draft", *arguments])
+
+
+def test_the_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    delta = some_delta(tmp_path)
+    out = tmp_path / "out"
+    args = parse("export", "--base", str(tmp_path / "base"), "--delta", str(delta), "--out", str(out))
+    assert args.func(args) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert json.loads((out / MARKER).read_text())["training"] == {"steps": 7}
+
+
+def test_training_needs_a_budget() -> None:
+    args = parse("train", "--base", "b", "--text", "t", "--cache", "c", "--out", "o")
+    with pytest.raises(UsageError, match="budget"):
+        args.func(args)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(command, "--help")
+    assert "--base" in capsys.readouterr().out
+
+
+def test_the_package_and_its_commands_load_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import flexspec_mq.models.draft, flexspec_mq.models.draft.cli"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,160 @@
+"""The commands from files to files, on a tiny base with a real tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from flexspec_mq.errors import FingerprintError, ModelError
+from flexspec_mq.models.draft.cli import add_parser
+
+pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from flexspec_mq.models.draft import materialise, session
+from flexspec_mq.models.draft.architecture import load_causal_lm
+from flexspec_mq.models.draft.artifact import DeltaMeta, read_meta, save_delta
+from flexspec_mq.models.draft.evaluate import write_answers
+from flexspec_mq.models.draft.schedule import TrainConfig
+from flexspec_mq.models.draft.session import TrainFiles, read_prompts, train_draft
+from flexspec_mq.models.draft.text import TextRows, load_text, save_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORDS = [f"w{i}" for i in range(58)]
+CONFIG = TrainConfig(n=2, max_steps=12, step_tokens=200, first_rows=60, common_ids=30, extra_ids=10)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("session")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        eos_token_id=2,
+        bos_token_id=1,
+    )
+    base = LlamaForCausalLM(config)
+    torch.nn.Module.to(base, torch.bfloat16)
+    base.save_pretrained(folder / "base")
+    vocabulary = {word: i for i, word in enumerate(["<u>", "<s>", "</s>", *WORDS])}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<u>"))  # noqa: S106
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"unk_token": "<u>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, **special)  # type: ignore[no-untyped-call]
+    tokenizer.chat_template = "<s> {% for m in messages %}{{ m['content'] }} </s> {% endfor %}"
+    tokenizer.save_pretrained(folder / "base")
+    rng = np.random.default_rng(0)
+    length = rng.integers(10, 20, 150)
+    start = np.cumsum([0, *length], dtype=np.int64)
+    ids = rng.integers(0, 61, int(start[-1]), dtype=np.int64)
+    prompt_len, temperature = np.full(150, 4, dtype=np.int32), np.zeros(150, dtype=np.float32)
+    save_text(folder / "text.npz", TextRows(ids, start, prompt_len, temperature))
+    (folder / "prompts.jsonl").write_text('{"prompt": "w1 w2"}\n{"turns": ["w3 w4 w5 w6", "w7"]}\n')
+    return folder
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["draft", *map(str, arguments)])
+    return int(args.func(args))
+
+
+def test_train_evaluate_and_export_work_together(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, delta = files / "base", tmp_path / "out" / "d.safetensors"
+    train = ["--base", base, "--text", files / "text.npz", "--cache", tmp_path / "cache", "--out", delta]
+    assert run("train", *train, "--layers", 2, "--steps", 12, "--first-rows", 60) == 0
+    reached = json.loads(capsys.readouterr().out)
+    facts = read_meta(delta).training
+    assert facts["step"] == 12
+    assert facts["overlap"] == reached["overlap"] > 0
+    assert run("evaluate", "--base", base, "--delta", delta, "--text", files / "text.npz") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["positions"] == reached["positions"] > 0
+    # Weights are rounded alike; only the order of bfloat16 sums may differ.
+    assert again["overlap"] == pytest.approx(reached["overlap"], abs=0.02)
+    keep = tmp_path / "answers.npz"
+    asked = ["--prompts", files / "prompts.jsonl", "--max-new", 9, "--keep", keep]
+    assert run("evaluate", "--base", base, "--delta", delta, *asked) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["positions"] == load_text(keep).answer_len.sum()
+    assert run("evaluate", "--base", base, "--delta", delta, *asked) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert run("export", "--base", base, "--delta", delta, "--out", tmp_path / "draft") == 0
+    assert (tmp_path / "draft" / "tokenizer.json").exists()
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: Path) -> None:
+    def where(name: str) -> TrainFiles:
+        return TrainFiles(
+            files / "base", files / "text.npz", tmp_path / f"cache-{name}", tmp_path / f"{name}.st"
+        )
+
+    asked = 0
+
+    def stop_soon() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 9
+
+    assert train_draft(where("whole"), CONFIG, save_seconds=60, should_stop=lambda: False) is not None
+    assert train_draft(where("torn"), CONFIG, save_seconds=60, should_stop=stop_soon) is None
+    assert 0 < read_meta(where("torn").out).training["step"] < 12
+    assert train_draft(where("torn"), CONFIG, save_seconds=60, should_stop=lambda: False) is not None
+    whole = materialise(files / "base", where("whole").out, tmp_path / "a") / "model.safetensors"
+    torn = materialise(files / "base", where("torn").out, tmp_path / "b") / "model.safetensors"
+    assert whole.read_bytes() == torn.read_bytes()
+
+
+def test_preliminary_deltas_appear_while_training(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def spy(path: Path, tensors: dict[str, torch.Tensor], meta: DeltaMeta) -> Path:
+        steps.append(meta.training["step"])
+        return save_delta(path, tensors, meta)
+
+    monkeypatch.setattr(session, "save_delta", spy)
+    where = TrainFiles(files / "base", files / "text.npz", tmp_path / "cache", tmp_path / "d")
+    train_draft(where, CONFIG, save_seconds=0, should_stop=lambda: False)
+    assert steps == [*range(1, 13), 12]
+
+
+def test_batched_answers_are_those_of_each_prompt_alone(files: Path) -> None:
+    base = load_causal_lm(files / "base", torch.float32)
+    prompts = ["w1 w2", "w3 w4 w5 w6 w7 w8", "w9"]
+    together = write_answers(base, files / "base", prompts, 12)
+    for i, prompt in enumerate(prompts):
+        alone = write_answers(base, files / "base", [prompt], 12)
+        assert together.row(i).tolist() == alone.row(0).tolist()
+        assert together.prompt_len[i] == 2 + len(prompt.split())
+        assert 1 <= together.answer_len[i] <= 12
+
+
+def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(FingerprintError, match="another base"):
+        run("evaluate", "--base", files / "base", "--text", files / "text.npz")
+    with pytest.raises(ModelError, match="cannot read prompts"):
+        read_prompts(tmp_path / "none")
+    (tmp_path / "odd").write_text("{}\n")
+    with pytest.raises(ModelError, match="cannot read prompts"):
+        read_prompts(tmp_path / "odd")

@@ -1,0 +1,304 @@
+"""Loading: what a model says of itself, and an error that helps for everything that can be wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.fingerprint import fingerprint
+from flexspec_mq.models.load import UNSTATED_CONTEXT, load_target, resolve
+from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(tmp_path / "tiny", tiny_llama(), byte_level_tokenizer(("cat",), TEMPLATE))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **_: object) -> None:
+        pytest.fail(f"network used: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_folder_loads_quietly_and_without_the_network(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    loaded = load_target(folder, dtype="float32")
+    assert loaded.fingerprint == fingerprint(byte_level_tokenizer(("cat",), TEMPLATE))
+    assert (loaded.eos, loaded.vocab_size, loaded.max_context, loaded.name) == ((2,), 300, 64, "tiny")
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(loaded.model(input_ids=ids).logits, tiny_llama().eval()(input_ids=ids).logits)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_dtypes(folder: Path, dtype: str) -> None:
+    assert load_target(folder, dtype=dtype).model.dtype == getattr(torch, dtype)
+
+
+def test_progress_names_the_model(folder: Path) -> None:
+    said: list[str] = []
+    load_target(folder, progress=said.append)
+    assert said == ["loading tiny"]
+
+
+def test_generation_settings_decide_what_ends_a_text(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
+    assert load_target(folder).eos == (2, 9)
+
+
+def test_models_that_state_no_context(tmp_path: Path) -> None:
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=16, n_layer=1, n_head=2))
+    folder = save(tmp_path / "bloom", bloom)
+    assert load_target(folder).max_context == UNSTATED_CONTEXT
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 48}))
+    assert load_target(folder).max_context == 48
+
+
+def test_another_architecture(tmp_path: Path) -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=32, n_embd=16, n_layer=1, n_head=2))
+    loaded = load_target(save(tmp_path / "g", gpt2), dtype="float32")
+    assert (type(loaded.model).__name__, loaded.max_context, loaded.vocab_size) == ("GPT2LMHeadModel", 32, 300)
+
+
+def test_resolve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve(folder) == folder
+    assert resolve(str(folder)) == folder
+    assert resolve("owner/model-1.5") == "owner/model-1.5"
+    assert resolve("gpt2") == "gpt2"
+    monkeypatch.chdir(folder.parent)
+    assert resolve("tiny") == Path("tiny")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert resolve("~/tiny") == folder
+
+
+@pytest.mark.parametrize("missing", ["/no/such/folder", "./nothing", "~/nothing", "a/b/c", "", "two words"])
+def test_missing_paths(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if missing == "":
+        assert resolve("") == Path()  # the current folder, which is no checkpoint:
+        with pytest.raises(ModelError, match="no checkpoint folder"):
+            load_target("")
+        return
+    with pytest.raises(ModelError, match="there is no folder") as caught:
+        resolve(missing)
+    assert "checkpoint folder" in caught.value.hint
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(ModelError, match="is a file, not a checkpoint folder"):
+        resolve(folder / WEIGHTS)
+
+
+def cut(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def garble(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"\xff" * 4096)
+
+
+def drop_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def reshape_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["model.norm.weight"] = torch.ones(8)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+DAMAGE = {
+    "cut weights": (cut, "cannot load the weights"),
+    "garbled weights": (garble, "cannot load the weights"),
+    "no weights": (remove(WEIGHTS), "cannot load the weights"),
+    "a tensor less": (drop_tensor, r"lacks 1 tensors .* model.layers.1.mlp.up_proj.weight"),
+    "a tensor of another shape": (reshape_tensor, "model.norm.weight|cannot load the weights"),
+    "no configuration": (remove("config.json"), "no config.json"),
+    "broken configuration": (write("config.json", "{"), "cannot read the configuration"),
+    "unknown architecture": (write("config.json", '{"model_type": "nonesuch"}'), "cannot read the configuration"),
+    "configuration of wrong types": (
+        write("config.json", '{"model_type": "llama", "vocab_size": "many"}'),
+        "cannot read the configuration",
+    ),
+    "no tokenizer": (remove("tokenizer.json"), "cannot load the tokenizer"),
+    "broken tokenizer": (write("tokenizer.json", "{"), "cannot load the tokenizer"),
+    "tokenizer of another kind": (write("tokenizer.json", '{"model": 3}'), "cannot load the tokenizer"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage(kind: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    damage, message = DAMAGE[kind]
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_target(folder)
+    assert caught.value.hint
+    assert str(folder) in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_model(tmp_path: Path) -> None:
+    save(tmp_path / "m", tiny_llama(vocab_size=200))
+    with pytest.raises(ModelError, match=r"the tokenizer has 259 tokens, the model only 200"):
+        load_target(tmp_path / "m")
+
+
+BERT = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+T5 = {"vocab_size": 300, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+
+
+def test_models_that_do_not_predict_the_next_token(tmp_path: Path) -> None:
+    save(tmp_path / "bert", BertForMaskedLM(BertConfig(**BERT)))
+    save(tmp_path / "t5", T5ForConditionalGeneration(T5Config(**T5)))
+    with pytest.raises(ModelError, match="no causal language model but BertForMaskedLM"):
+        load_target(tmp_path / "bert")
+    with pytest.raises(ModelError, match="no causal language model but T5ForConditionalGeneration"):
+        load_target(tmp_path / "t5")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="no causal language model but bert"):
+        load_target(tmp_path / "bert")
+
+
+def test_a_causal_model_that_names_no_class(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_target(folder).vocab_size == 300
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "bf16", "load"])
+def test_unknown_dtypes(folder: Path, dtype: str) -> None:
+    with pytest.raises(ModelError, match=f"unknown dtype '{dtype}'") as caught:
+        load_target(folder, dtype=dtype)
+    assert "bfloat16, float16, float32" in caught.value.hint
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", ""])
+def test_unknown_devices(folder: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"unknown device '{device}'"):
+        load_target(folder, device=device)
+
+
+def test_devices_that_are_not_here(folder: Path) -> None:
+    with pytest.raises(ModelError, match="device 'cuda:63' cannot be used here"):
+        load_target(folder, device="cuda:63")
+    with pytest.raises(ModelError, match="'meta' computes nothing"):
+        load_target(folder, device="meta")
+
+
+def test_unknown_attention(folder: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load the weights.*nonesuch"):
+        load_target(folder, attn_implementation="nonesuch")
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Knows no model, and says so as the hub does."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name for it
+        del format, args
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_model_that_the_hub_does_not_know(hub: str, tmp_path: Path) -> None:
+    out = run_python(LOAD_FROM_HUB, HF_ENDPOINT=hub, HF_HOME=str(tmp_path))
+    assert out.startswith("neither a folder nor a public model on the hub: owner/model")
+
+
+def test_a_hub_out_of_reach(tmp_path: Path) -> None:
+    out = run_python(LOAD_FROM_HUB, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert out.startswith("there is no folder owner/model, and the model hub does not answer")
+    assert "name a checkpoint folder" in out
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run code in a process of its own: the hub client reads its settings when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+LOAD_FROM_HUB = """
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.load import load_target
+try:
+    load_target("owner/model")
+except ModelError as error:
+    print(error)
+"""
+
+
+@pytest.mark.model
+def test_the_default_model() -> None:
+    loaded = load_target()
+    assert (loaded.name, loaded.eos, loaded.vocab_size, loaded.max_context) == (
+        "SmolLM2-135M-Instruct",
+        (2,),
+        49_152,
+        8192,
+    )
+    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.fingerprint.hex() == "c14b9d10116e8dbfe4a06e47c1a2d448"
+    head, embedding = loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings()
+    assert head.weight.data_ptr() == embedding.weight.data_ptr()
+    ids = torch.tensor([loaded.tokenizer.encode("The capital of France is")])
+    best = int(loaded.model(input_ids=ids).logits[0, -1].argmax())
+    assert loaded.tokenizer.decode([best]) == " Paris"

@@ -1,0 +1,161 @@
+"""Prompts become the ids that the template means, and streams decode to exactly what the whole decodes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.text import StreamDecoder, Turn, decode, encode_turns, text_from_bytes
+from tests.models.tiny_checkpoints import TEMPLATE, byte_fallback_tokenizer, byte_level_tokenizer
+
+BYTE_LEVEL = byte_level_tokenizer(("cat", "Ġdog", "Ċ"), TEMPLATE)
+BASE = byte_level_tokenizer()
+FALLBACK = byte_fallback_tokenizer()
+
+
+
+def stream(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], sizes: Sequence[int] = (1,)) -> list[str]:
+    """Feed ids in pieces of the given sizes, in turn; returns what came out of each push and of the end."""
+    decoder, out, start, turn = StreamDecoder(tokenizer), [], 0, 0
+    while start < len(ids):
+        size = sizes[turn % len(sizes)]
+        out.append(decoder.push(ids[start : start + size]))
+        start, turn = start + size, turn + 1
+    return [*out, decoder.finish()]
+
+
+# Words, blanks, single bytes of all kinds, special tokens: most byte sequences here are broken UTF-8.
+@settings(max_examples=400, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, len(BYTE_LEVEL) - 1) | st.integers(130, 258), max_size=40),
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+)
+def test_any_ids_of_a_byte_level_tokenizer(ids: list[int], sizes: list[int]) -> None:
+    assert "".join(stream(BYTE_LEVEL, ids, sizes)) == decode(BYTE_LEVEL, ids)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, len(FALLBACK) - 1) | st.integers(259, len(FALLBACK) - 1), max_size=40),
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+)
+def test_any_ids_of_a_byte_fallback_tokenizer(ids: list[int], sizes: list[int]) -> None:
+    assert "".join(stream(FALLBACK, ids, sizes)) == decode(FALLBACK, ids)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=30))
+def test_whole_text_comes_out_in_whole_characters(text: str) -> None:
+    ids = BASE.encode(text, add_special_tokens=False)
+    pieces = stream(BASE, ids)
+    assert "".join(pieces) == text
+    assert "�" in text or all("�" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("tokenizer", [BASE, FALLBACK], ids=["byte level", "byte fallback"])
+def test_an_emoji_appears_only_when_it_is_whole(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = [*byte_ids(tokenizer, "🙂"), *byte_ids(tokenizer, ".")]
+    pieces = stream(tokenizer, ids)
+    assert pieces[:3] == ["", "", ""]
+    assert "".join(pieces) == "🙂."
+
+
+def test_text_is_not_held_back_longer_than_needed() -> None:
+    assert stream(BASE, BASE.encode("aé b")) == ["a", "", "é", " ", "b", ""]
+
+
+def test_a_broken_character_at_the_end_comes_out_as_a_replacement() -> None:
+    assert stream(BASE, byte_ids(BASE, "aé")[:-1]) == ["a", "", "�"]
+
+
+def test_the_first_blank_is_stripped_and_no_other() -> None:
+    the = FALLBACK.convert_tokens_to_ids("▁the")
+    assert stream(FALLBACK, [the] * 9) == ["the", *[" the"] * 8, ""]
+
+
+def test_ids_beyond_the_vocabulary_decode_to_nothing() -> None:
+    ids = [*BASE.encode("a"), len(BASE) + 5, *BASE.encode("b")]
+    assert "".join(stream(BASE, ids)) == decode(BASE, ids) == "ab"
+
+
+def test_long_streams_decode_a_short_window_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0
+
+    def watched(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return decode(tokenizer, ids)
+
+    monkeypatch.setattr("flexspec_mq.models.text.decode", watched)
+    ids = BASE.encode("naïve café 🙂 " * 200)
+    assert "".join(stream(BASE, ids)) == decode(BASE, ids)
+    assert 1 < longest <= 8
+
+
+def test_several_turns_through_the_template() -> None:
+    turns = [Turn("system", "be brief"), Turn("user", "hi"), Turn("assistant", "yes?"), Turn("user", "why")]
+    ids = encode_turns(BYTE_LEVEL, turns, max_context=200)
+    said = "<s>system:be brief</s><s>user:hi</s><s>assistant:yes?</s><s>user:why</s><s>assistant:"
+    assert BYTE_LEVEL.decode(list(ids)) == said
+    assert ids[0] == BYTE_LEVEL.bos_token_id
+
+
+def test_a_base_model_gets_the_bare_text() -> None:
+    ids = encode_turns(BASE, [Turn("user", "once"), Turn("user", "upon")], max_context=200)
+    assert BASE.decode(list(ids)) == "once\n\nupon"
+
+
+@pytest.mark.parametrize("tokenizer", [BASE, BYTE_LEVEL], ids=["base", "chat"])
+@pytest.mark.parametrize("turns", [[], [Turn("user", "")], [Turn("user", "a"), Turn("user", " \n\t")]])
+def test_an_empty_prompt(tokenizer: PreTrainedTokenizerFast, turns: list[Turn]) -> None:
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        encode_turns(tokenizer, turns, max_context=200)
+
+
+def test_a_prompt_must_leave_room_for_one_token() -> None:
+    assert len(encode_turns(BASE, [Turn("user", "abc")], max_context=4)) == 3
+    with pytest.raises(UsageError, match=r"has 3 tokens and the model's context 3"):
+        encode_turns(BASE, [Turn("user", "abc")], max_context=3)
+
+
+def test_bytes_of_the_command_line_that_are_no_utf8() -> None:
+    as_argv = b"caf\xe9".decode("utf-8", "surrogateescape")
+    with pytest.raises(UsageError, match=r"not UTF-8: character 3"):
+        encode_turns(BASE, [Turn("user", as_argv)], max_context=200)
+
+
+def test_bytes_of_a_file() -> None:
+    assert text_from_bytes("né\n".encode()) == "né\n"
+    with pytest.raises(UsageError, match=r"prompt.txt is not UTF-8: byte 0xe9 at offset 1"):
+        text_from_bytes(b"n\xe9", source="prompt.txt")
+
+
+def test_a_template_that_refuses_the_turns() -> None:
+    strict = byte_level_tokenizer(template="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(UsageError, match="refuses these turns: roles must alternate"):
+        encode_turns(strict, [Turn("user", "a")], max_context=200)
+
+
+@pytest.mark.model
+def test_the_default_model_streams_many_scripts() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(default_model_path())
+    text = "naïve 日本語 👩‍👩‍👧 Привет\n\tعربي 🙂 …  two blanks "
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    pieces = stream(tokenizer, ids)
+    assert "".join(pieces) == text
+    assert all("�" not in piece for piece in pieces)
+    turn = encode_turns(tokenizer, [Turn("user", "hi")], max_context=8192)
+    assert tokenizer.decode(list(turn)).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """One token for each UTF-8 byte."""
+    if tokenizer is FALLBACK:
+        return [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in text.encode()]
+    return list(tokenizer.encode(text, add_special_tokens=False))

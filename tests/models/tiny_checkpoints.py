@@ -1,0 +1,62 @@
+"""Checkpoints of a few kB with random weights, and tokenizers of the two kinds that decode differently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SPECIAL = ("<unk>", "<s>", "</s>")
+TEMPLATE = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + ':' + m['content'] + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"
+)
+
+
+def byte_level_tokenizer(words: tuple[str, ...] = (), template: str | None = None) -> PreTrainedTokenizerFast:
+    """As GPT-2, Llama 3, Qwen and SmolLM2: ids 0-2 special, then 256 bytes, then whole words."""
+    tokens = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
+    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return _finish(backend, template)
+
+
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2 and Gemma: pieces with ``▁`` for a blank, ``<0x..>`` for bytes of rare characters."""
+    pieces = ["▁", "▁the", "▁a", "cat", "é", "�", "日", "."]
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return _finish(backend, None)
+
+
+def tiny_llama(vocab_size: int = 300, **changes: Any) -> LlamaForCausalLM:
+    """Two layers of width 16 with random weights from a fixed seed."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **{**sizes, **heads, **ends, **changes}))
+
+
+def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """Write both as a checkpoint folder."""
+    model.save_pretrained(folder)
+    (tokenizer or byte_level_tokenizer()).save_pretrained(folder)
+    return folder
+
+
+def _finish(backend: Tokenizer, template: str | None) -> PreTrainedTokenizerFast:
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = template
+    return tokenizer

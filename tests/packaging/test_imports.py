@@ -1,0 +1,84 @@
+"""What runs without the heavy libraries, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "numpy", "safetensors", "accelerate", "gguf")
+LIGHT = (
+    "flexspec_mq", "flexspec_mq.errors", "flexspec_mq.topics", "flexspec_mq.cli", "flexspec_mq.cli_common",
+    "flexspec_mq.codec", "flexspec_mq.controller", "flexspec_mq.protocol", "flexspec_mq.transport",
+    "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
+    "schemas", "schemas.asyncapi", "broker", "edge_node", "cloud_worker",
+)  # fmt: skip
+
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError("blocked by the test: " + name, name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+SUBMODULES = """
+import importlib, pkgutil
+def import_all(name):
+    package = importlib.import_module(name)
+    names = [name + "." + found.name for found in pkgutil.iter_modules(package.__path__)]
+    for each in names:
+        importlib.import_module(each)
+    return len(names)
+"""
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter."""
+    command = (sys.executable, "-c", code, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_block_blocks() -> None:
+    done = run(BLOCK + "import numpy")
+    assert done.returncode == 1
+    assert "blocked by the test: numpy" in done.stderr
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_imports_without_heavy_libraries(module: str) -> None:
+    done = run(BLOCK + f"import {module}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "package", ["schemas", "flexspec_mq.codec", "flexspec_mq.protocol", "flexspec_mq.controller", "flexspec_mq.transport"]
+)
+def test_whole_packages_without_heavy_libraries(package: str) -> None:
+    done = run(BLOCK + SUBMODULES + f"print(import_all({package!r}))")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    code = "import sys; before = set(sys.modules); import flexspec_mq; print(sorted(set(sys.modules) - before))"
+    assert run(code).stdout.strip() == "['flexspec_mq']"
+
+
+def test_help_and_version_load_no_heavy_library() -> None:
+    code = (
+        "import sys; from flexspec_mq.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print('loaded', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["version"], ["schema"], ["draft", "--help"], ["model", "--help"]):
+        done = run(code, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "loaded []", arguments
+
+
+def test_a_model_without_the_libraries_is_a_readable_error() -> None:
+    done = run(BLOCK + "from importlib import util\nfrom flexspec_mq.cli import main\nsys.exit(main(['model', 'info', '/']))")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: running a model needs torch, transformers, safetensors\n  hint: install with:")

@@ -1,0 +1,92 @@
+"""The wheel holds all five packages with their data, and its commands run from any folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
+DATA = ("flexspec_mq/codec/data/traffic.dict", "flexspec_mq/models/draft/data/draft-v1.safetensors")
+SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")
+MODULES = ("edge_node", "cloud_worker", "broker")
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a program to its good end; returns its standard output."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built without the network: with the build backend that is installed."""
+    out = tmp_path_factory.mktemp("dist")
+    quiet = ("--quiet", "--disable-pip-version-check")
+    build = (sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "--no-build-isolation", "--no-index")
+    run(*build, "--wheel-dir", out, ROOT, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a new environment that holds the wheel and sees this one's dependencies, not the sources."""
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, symlinks=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    # Appended behind the wheel's own folder, so the wheel wins; as plain text a .pth runs no code of ours.
+    (site / "dependencies.pth").write_text("\n".join(dependency_folders()))
+    python = home / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=home)
+    return home / "bin"
+
+
+def dependency_folders() -> list[str]:
+    """Where this environment's packages lie. .pth files in there are not followed by the new environment."""
+    return [folder for folder in sys.path if folder.endswith(("site-packages", "dist-packages"))]
+
+
+def test_contents(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == set(PACKAGES)
+    for package in PACKAGES:
+        assert f"{package}/py.typed" in names
+    assert set(DATA) <= names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    for source in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        assert source.relative_to(ROOT).as_posix() in names
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_the_environment_uses_the_wheel_and_not_the_sources(installed: Path, tmp_path: Path) -> None:
+    for package in PACKAGES:
+        out = run(installed / "python", "-c", f"import {package}; print({package}.__file__)", cwd=tmp_path)
+        assert Path(out.strip()).is_relative_to(installed.parent)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_commands_explain_themselves(script: str, installed: Path, tmp_path: Path) -> None:
+    assert run(installed / script, "--help", cwd=tmp_path).startswith("usage: ")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_explain_themselves(module: str, installed: Path, tmp_path: Path) -> None:
+    assert run(installed / "python", "-m", module, "--help", cwd=tmp_path).startswith("usage: ")
+
+
+def test_data_is_found_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
+    code = "from flexspec_mq.models.draft import default_delta_path as path; print(path(), path().stat().st_size)"
+    where, size = run(installed / "python", "-c", code, cwd=tmp_path).rsplit(" ", 1)
+    assert Path(where).is_relative_to(installed.parent)
+    assert int(size) > 1_000_000

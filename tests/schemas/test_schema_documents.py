@@ -1,0 +1,173 @@
+"""The committed schemas are those of the types, and say of real messages what the codec says."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from flexspec_mq import topics
+from schemas.__main__ import GENERATED, as_text, generate, main
+from schemas.asyncapi import CHANNELS
+from schemas.jsonschema import DOCUMENTS, file_name, references
+from schemas.messages import Identity, Message
+from tests.codec.samples import SAMPLES
+
+ASYNCAPI: dict[str, Any] = generate()["asyncapi.json"]
+
+
+def resolve(document: dict[str, Any], reference: str) -> Any:
+    """What a local reference points to."""
+    assert reference.startswith("#/")
+    found: Any = document
+    for key in reference[2:].split("/"):
+        found = found[key]
+    return found
+
+
+def test_the_committed_files_are_up_to_date() -> None:
+    committed = {path.name: path.read_text(encoding="utf-8") for path in GENERATED.iterdir()}
+    assert committed == {name: as_text(schema) for name, schema in generate().items()}
+
+
+def test_the_command_writes_them(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path / "new")]) == 0
+    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert written == sorted(generate())
+    assert len(capsys.readouterr().out.splitlines()) == len(written)
+
+
+@pytest.mark.parametrize("name", generate())
+def test_every_reference_leads_somewhere(name: str) -> None:
+    document = generate()[name]
+    for reference in references(document):
+        assert resolve(document, reference)
+
+
+@pytest.mark.parametrize("kind", [*get_args(Message), Identity])
+def test_array_items_carry_the_names_of_their_fields(kind: type[msgspec.Struct]) -> None:
+    items = ASYNCAPI["components"]["schemas"][kind.__name__]["items"]
+    names = [field.name for field in msgspec.structs.fields(kind)]
+    assert [item["title"] for item in items] == (names if kind is Identity else ["type", *names])
+
+
+@pytest.mark.parametrize("kind", [*DOCUMENTS, Identity])
+def test_every_documented_attribute_reaches_the_schema(kind: type[msgspec.Struct]) -> None:
+    schema = ASYNCAPI["components"]["schemas"][kind.__name__]
+    items = schema.get("items") or schema["properties"].values()
+    described = sum("description" in item for item in items)
+    documentation = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+    assert described == sum(line[:5].count(" ") == 4 for line in documentation.splitlines())
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_have_the_shape_that_their_schema_gives(name: str) -> None:
+    """Types, bounds and lengths of every item, by the part of JSON Schema that our schemas use."""
+    message = SAMPLES[name]
+    schema = json.loads((GENERATED / file_name(type(message))).read_text(encoding="utf-8"))
+    document = json.loads(msgspec.json.encode(message))
+    assert list(problems(document, schema, schema)) == []
+    assert list(problems(document[:-3], schema, schema)) != []
+    assert list(problems([99, *document[1:]], schema, schema)) != []
+    assert list(problems([document[0], -1, *document[2:]], schema, schema)) != []
+    assert list(problems([document[0], "1", *document[2:]], schema, schema)) != []
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "array": (list,),
+    "object": (dict,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+KNOWN = {
+    *("$schema", "$defs", "$ref", "title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
+    *("items", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
+    *("pattern", "contentEncoding"),
+}
+
+
+def problems(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> list[str]:
+    """Where a value breaks a schema, for the keywords that our schemas use; others fail the test."""
+    assert set(schema) <= KNOWN, set(schema) - KNOWN
+    if "$ref" in schema:
+        return problems(value, resolve(root, schema["$ref"]), root)
+    if "anyOf" in schema:
+        branches = [problems(value, branch, root) for branch in schema["anyOf"]]
+        return [] if [] in branches else branches[0]
+    if "enum" in schema:
+        return [] if value in schema["enum"] else [f"{value} not in {schema['enum']}"]
+    right_type = isinstance(value, TYPES[schema["type"]]) and (
+        schema["type"] == "boolean" or not isinstance(value, bool)
+    )
+    if not right_type:
+        return [f"{value} is no {schema['type']}"]
+    size = len(value) if isinstance(value, list | str) else value
+    found = [
+        f"{value} breaks {low}"
+        for low in ("minItems", "minLength", "minimum")
+        if low in schema and size < schema[low]
+    ]
+    found += [
+        f"{value} breaks {high}"
+        for high in ("maxItems", "maxLength", "maximum")
+        if high in schema and size > schema[high]
+    ]
+    if isinstance(value, list):
+        items = schema.get("prefixItems") or [schema["items"]] * len(value)
+        for item, item_schema in zip(value, items, strict=False):
+            found += problems(item, item_schema, root)
+    return found
+
+
+def test_asyncapi_is_well_formed() -> None:
+    assert ASYNCAPI["asyncapi"] == "3.0.0"
+    assert {"title", "version"} <= set(ASYNCAPI["info"])
+    assert set(ASYNCAPI) <= {
+        *("asyncapi", "info", "defaultContentType", "channels", "operations", "components"),
+    }
+    for channel in ASYNCAPI["channels"].values():
+        parameters = {level[1:-1] for level in channel["address"].split("/") if level[0] == "{"}
+        assert set(channel["parameters"]) == parameters
+        assert channel["messages"]
+    for operation in ASYNCAPI["operations"].values():
+        assert operation["action"] in ("send", "receive")
+        channel = operation["channel"]["$ref"]
+        assert all(message["$ref"].startswith(f"{channel}/messages/") for message in operation["messages"])
+    used = {reference.rsplit("/", 1)[1] for reference in references(ASYNCAPI["channels"])}
+    assert used == set(ASYNCAPI["components"]["messages"]) == {kind.__name__ for kind in DOCUMENTS}
+
+
+def test_asyncapi_has_no_tuple_that_draft_07_would_miss() -> None:
+    text = json.dumps(ASYNCAPI)
+    assert "prefixItems" not in text
+    for schema in ASYNCAPI["components"]["schemas"].values():
+        for item in schema.get("items", []):
+            assert "$ref" not in item or set(item) == {"$ref"}
+
+
+def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
+    version, edge, worker = "{version}", "{edge}", "{worker}"
+    assert {channel.name: channel.address for channel in CHANNELS} == {
+        "open": topics.open_topic(version, edge),
+        "draft": topics.draft_topic(worker, edge),
+        "verdict": topics.verdict_topic(edge),
+        "workerStatus": topics.worker_status_topic(worker),
+        "edgeStatus": topics.edge_status_topic(edge),
+    }
+    descriptions = {channel.name: channel.description for channel in CHANNELS}
+    assert topics.open_share(version) in descriptions["open"]
+    assert topics.draft_filter(worker) in descriptions["draft"]
+
+
+def test_retained_topics_are_those_of_status_documents() -> None:
+    bindings = {name: operation["bindings"]["mqtt"] for name, operation in ASYNCAPI["operations"].items()}
+    retained = {name for name, binding in bindings.items() if binding["retain"]}
+    assert retained == {"receive-workerStatus", "send-edgeStatus"}
+    assert all(bindings[name]["qos"] == 1 for name in retained)
+    assert all("qos" not in binding for name, binding in bindings.items() if name not in retained)

@@ -1,0 +1,56 @@
+"""Two worlds for one contract: the in-memory broker, and Mosquitto behind a proxy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.transport.proxy import proxy_to
+
+_numbers = itertools.count()
+
+
+@dataclass
+class World:
+    """Somewhere to connect to.
+
+    Attributes:
+        topic: a prefix that no other test uses.
+        cut: breaks every connection made so far.
+    """
+
+    name: str
+    link: LinkFactory
+    host: str
+    port: int
+    topic: str
+    cut: Callable[[], None]
+
+    def settings(self, client: str, **more: Any) -> LinkSettings:
+        """Settings for a client of this world; its id is unique to the test."""
+        more = {"backoff": 0.02, "backoff_max": 0.1, **more}
+        return LinkSettings(host=self.host, port=self.port, client_id=f"{self.topic}-{client}", **more)
+
+
+@pytest.fixture(params=["memory", "mosquitto"])
+async def world(request: pytest.FixtureRequest, mosquitto: PrivateBroker) -> AsyncIterator[World]:
+    topic = f"t{next(_numbers)}"
+    if request.param == "memory":
+        broker = MemoryBroker()
+
+        def cut_all() -> None:
+            for client_id in broker.connected():
+                broker.cut(client_id)
+
+        yield World("memory", broker.link, "memory", 1, topic, cut_all)
+        return
+    async with proxy_to(mosquitto.host, mosquitto.port) as proxy:
+        yield World("mosquitto", mqtt_link, "127.0.0.1", proxy.port, topic, proxy.cut)

@@ -1,0 +1,49 @@
+"""Read a link's events in tests, each with a bound on waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from flexspec_mq.transport.base import Inbound, Link, LinkDownEvent, LinkEvent, LinkUpEvent
+
+E = TypeVar("E", Inbound, LinkUpEvent, LinkDownEvent)
+
+PATIENCE = 15.0
+
+
+class Reader:
+    """The one consumer of a link's events. Keeps what it skipped."""
+
+    def __init__(self, link: Link) -> None:
+        self.seen: list[LinkEvent] = []
+        self._events: AsyncIterator[LinkEvent] = link.events()
+
+    async def next(self) -> LinkEvent:
+        """The next event."""
+        async with asyncio.timeout(PATIENCE):
+            event = await anext(self._events)
+        self.seen.append(event)
+        return event
+
+    async def wait_for(self, kind: type[E]) -> E:
+        """The next event of one kind; others are passed over."""
+        while True:
+            event = await self.next()
+            if isinstance(event, kind):
+                return event
+
+    async def to_the_end(self) -> None:
+        """Read until the iterator ends or raises."""
+        async with asyncio.timeout(PATIENCE):
+            async for event in self._events:
+                self.seen.append(event)
+
+    async def payload(self) -> bytes:
+        """The payload of the next message."""
+        return (await self.wait_for(Inbound)).payload
+
+    async def payloads(self, count: int) -> list[bytes]:
+        """The payloads of the next messages."""
+        return [await self.payload() for _ in range(count)]

@@ -1,0 +1,279 @@
+"""What every link does, held against the in-memory broker and against Mosquitto."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused, UsageError
+from flexspec_mq.transport.base import (
+    NO_SUBSCRIBERS,
+    PACKET_TOO_LARGE,
+    Inbound,
+    LinkDownEvent,
+    LinkUpEvent,
+    Outbound,
+    Subscription,
+    Will,
+)
+from tests.transport.conftest import World
+from tests.transport.reading import PATIENCE, Reader
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_numbered_stream_arrives_complete_in_order_and_once(world: World, qos: int) -> None:
+    wanted = (Subscription(f"{world.topic}/+", 2),)
+    async with (
+        world.link(world.settings("reader", subscriptions=wanted)) as reading,
+        world.link(world.settings("writer")) as writing,
+    ):
+        await reading.wait_up(PATIENCE)
+        await writing.wait_up(PATIENCE)
+        sent = [i.to_bytes(2, "big") for i in range(300)]
+        for payload in sent:
+            await writing.publish(f"{world.topic}/x", payload, qos=qos)
+        reader = Reader(reading)
+        assert await reader.payloads(len(sent)) == sent
+        assert {e.qos for e in reader.seen if isinstance(e, Inbound)} == {qos}
+        assert writing.counters.published == reading.counters.received == len(sent)
+        assert writing.counters.bytes_out == reading.counters.bytes_in == 2 * len(sent)
+
+
+async def test_up_is_announced_after_subscriptions_and_birth(world: World) -> None:
+    """A message published at the very moment of Up must arrive, and the birth be there to read."""
+    status = f"{world.topic}/status"
+    async with world.link(
+        world.settings(
+            "one",
+            subscriptions=(Subscription(f"{world.topic}/in"),),
+            birth=lambda: (Outbound(status, b"online", 1, True),),
+        )
+    ) as one:
+        reader = Reader(one)
+        assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(1, session_present=False)
+        async with world.link(world.settings("two", subscriptions=(Subscription(status),))) as two:
+            assert await Reader(two).wait_for(Inbound) == Inbound(status, b"online", 1, retain=True)
+            await two.wait_up(PATIENCE)
+            await two.publish(f"{world.topic}/in", b"hello", qos=1)
+            assert await reader.payload() == b"hello"
+
+
+async def test_nobody_subscribes_is_told_at_qos_1_and_not_for_retained(world: World) -> None:
+    async with world.link(world.settings("lonely")) as link:
+        await link.wait_up(PATIENCE)
+        with pytest.raises(PublishRefused) as refused:
+            await link.publish(f"{world.topic}/nobody", b"x", qos=1)
+        assert refused.value.reason_code == NO_SUBSCRIBERS
+        await link.publish(f"{world.topic}/nobody", b"x", qos=0)
+        await link.publish(f"{world.topic}/kept", b"x", qos=1, retain=True)
+        await link.publish(f"{world.topic}/kept", b"", qos=1, retain=True)
+        assert (link.counters.publish_refused, link.counters.published) == (1, 3)
+
+
+async def test_a_payload_beyond_the_brokers_limit_is_refused_and_the_link_stays(world: World) -> None:
+    async with world.link(world.settings("big")) as link:
+        await link.wait_up(PATIENCE)
+        with pytest.raises(PublishRefused) as refused:
+            await link.publish(f"{world.topic}/x", bytes(300_000), qos=0)
+        assert refused.value.reason_code == PACKET_TOO_LARGE
+        assert link.is_up
+        assert link.counters.disconnects == 0
+
+
+async def test_a_lost_connection_comes_back_with_subscriptions_and_birth(world: World) -> None:
+    births: list[int] = []
+
+    def birth() -> tuple[Outbound, ...]:
+        births.append(len(births))
+        return (Outbound(f"{world.topic}/status", b"%d" % births[-1], 1, True),)
+
+    async with (
+        world.link(
+            world.settings("fragile", subscriptions=(Subscription(f"{world.topic}/a"),), birth=birth)
+        ) as link,
+        world.link(world.settings("peer")) as peer,
+    ):
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        await link.subscribe(f"{world.topic}/b")
+        await link.subscribe(f"{world.topic}/c")
+        await link.unsubscribe(f"{world.topic}/c")
+        await peer.wait_up(PATIENCE)
+        world.cut()
+        assert (await reader.wait_for(LinkDownEvent)).reason
+        assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(2, session_present=False)
+        await peer.wait_up(PATIENCE)
+        for level in ("a", "b"):
+            await peer.publish(f"{world.topic}/{level}", level.encode(), qos=1)
+        assert await reader.payloads(2) == [b"a", b"b"]
+        with pytest.raises(PublishRefused):
+            await peer.publish(f"{world.topic}/c", b"c", qos=1)
+        assert births == [0, 1]
+        assert link.counters.connects == 2
+        assert link.counters.disconnects == 1
+
+
+async def test_publishing_while_down_fails_at_once(world: World) -> None:
+    async with world.link(world.settings("down")) as link:
+        with pytest.raises(LinkDown):
+            await link.publish(f"{world.topic}/x", b"x", qos=1)
+        assert link.counters.publish_lost == 1
+
+
+async def test_the_will_goes_out_when_the_connection_breaks_and_when_we_leave(world: World) -> None:
+    status = f"{world.topic}/status"
+
+    async def watch_one_life(reader: Reader, *, cut: bool) -> None:
+        settings = world.settings(
+            "mortal",
+            will=Will(status, b"gone"),
+            birth=lambda: (Outbound(status, b"online", 1, True),),
+        )
+        async with world.link(settings) as mortal:
+            await mortal.wait_up(PATIENCE)
+            assert await reader.payload() == b"online"
+            if cut:
+                world.cut()
+                # The reader's own connection breaks too, so it may find only what is retained by then.
+                while await reader.payload() != b"online":
+                    pass
+        while await reader.payload() != b"gone":
+            pass
+
+    async with world.link(world.settings("watcher", subscriptions=(Subscription(status),))) as watcher:
+        reader = Reader(watcher)
+        await reader.wait_for(LinkUpEvent)
+        await watch_one_life(reader, cut=False)
+        await watch_one_life(reader, cut=True)
+
+
+async def test_a_persistent_session_keeps_messages_of_an_outage(world: World) -> None:
+    settings = world.settings("edge", session_expiry=60, subscriptions=(Subscription(f"{world.topic}/v", 1),))
+    async with world.link(world.settings("worker")) as worker:
+        await worker.wait_up(PATIENCE)
+        async with world.link(settings) as edge:
+            await edge.wait_up(PATIENCE)
+        await worker.publish(f"{world.topic}/v", b"while away", qos=1)
+        async with world.link(settings) as edge:
+            reader = Reader(edge)
+            assert await reader.payload() == b"while away"
+            ups = [e for e in reader.seen if isinstance(e, LinkUpEvent)]
+            up = ups[0] if ups else await reader.wait_for(LinkUpEvent)
+            assert up.session_present
+
+
+async def test_a_clean_session_forgets(world: World) -> None:
+    settings = world.settings("edge", subscriptions=(Subscription(f"{world.topic}/v", 1),))
+    async with world.link(world.settings("worker")) as worker:
+        await worker.wait_up(PATIENCE)
+        async with world.link(settings) as edge:
+            await edge.wait_up(PATIENCE)
+        with pytest.raises(PublishRefused):
+            await worker.publish(f"{world.topic}/v", b"while away", qos=1)
+
+
+async def test_a_share_gives_each_message_to_one_member_in_turn(world: World) -> None:
+    shared = (Subscription(f"$share/w/{world.topic}/o/+", 1),)
+    async with (
+        world.link(world.settings("w1", subscriptions=shared)) as one,
+        world.link(world.settings("w2", subscriptions=shared)) as two,
+        world.link(world.settings("edge")) as edge,
+    ):
+        for link in (one, two, edge):
+            await link.wait_up(PATIENCE)
+        for i in range(10):
+            await edge.publish(f"{world.topic}/o/e", bytes((i,)), qos=1)
+        first, second = await Reader(one).payloads(5), await Reader(two).payloads(5)
+        assert sorted([*first, *second]) == [bytes((i,)) for i in range(10)]
+
+
+async def test_retained_messages_expire(world: World) -> None:
+    topic = f"{world.topic}/r"
+    async with world.link(world.settings("writer")) as writer:
+        await writer.wait_up(PATIENCE)
+        await writer.publish(topic, b"short", qos=1, retain=True, expiry=0.3)
+        await writer.publish(f"{topic}/long", b"long", qos=1, retain=True, expiry=60)
+        found = {b"short"}
+        async with asyncio.timeout(PATIENCE):
+            while b"short" in found:
+                found = set()
+                async with world.link(
+                    world.settings("reader", subscriptions=(Subscription(f"{topic}/#"),))
+                ) as reading:
+                    reader = Reader(reading)
+                    while b"long" not in found:
+                        found.add(await reader.payload())
+        await writer.publish(f"{topic}/long", b"", qos=1, retain=True)
+
+
+async def test_the_newer_link_with_a_client_id_wins_and_the_older_fails_loudly(world: World) -> None:
+    settings = world.settings("twin")
+    async with world.link(settings) as old:
+        await old.wait_up(PATIENCE)
+        reader = Reader(old)
+        async with world.link(settings) as new:
+            await new.wait_up(PATIENCE)
+            with pytest.raises(LinkRefused, match="took over") as refused:
+                await reader.to_the_end()
+            assert refused.value.hint
+            assert new.is_up
+            with pytest.raises(LinkRefused):
+                await old.publish(f"{world.topic}/x", b"x")
+
+
+async def test_reconnect_makes_a_new_connection_at_once(world: World) -> None:
+    async with world.link(world.settings("prober")) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        link.reconnect("silence")
+        assert await reader.wait_for(LinkDownEvent) == LinkDownEvent("silence")
+        assert (await reader.wait_for(LinkUpEvent)).connection == 2
+
+
+async def test_overflow_drops_the_oldest_message_and_counts(world: World) -> None:
+    settings = world.settings("slow", inbound_queue=10, subscriptions=(Subscription(f"{world.topic}/#", 1),))
+    async with world.link(settings) as slow, world.link(world.settings("fast")) as fast:
+        await slow.wait_up(PATIENCE)
+        await fast.wait_up(PATIENCE)
+        for i in range(30):
+            await fast.publish(f"{world.topic}/x", bytes((i,)), qos=1)
+        async with asyncio.timeout(PATIENCE):
+            while slow.counters.received < 30:  # noqa: ASYNC110  counters have no event
+                await asyncio.sleep(0.005)
+        assert slow.counters.inbound_dropped == 20
+        reader = Reader(slow)
+        await reader.wait_for(LinkUpEvent)
+        assert await reader.payloads(10) == [bytes((i,)) for i in range(20, 30)]
+
+
+async def test_nonsense_is_refused_before_it_is_sent(world: World) -> None:
+    async with world.link(world.settings("odd")) as link:
+        await link.wait_up(PATIENCE)
+        for topic in ("", "a/+", "a/#", "a\0"):
+            with pytest.raises(UsageError):
+                await link.publish(topic, b"")
+        with pytest.raises(UsageError):
+            await link.publish("a", b"", qos=3)
+        for topic_filter in ("", "a/#/b", "a+", "$share/x"):
+            with pytest.raises(UsageError):
+                await link.subscribe(topic_filter)
+        assert link.is_up
+
+
+async def test_after_the_context_nothing_works_and_events_end(world: World) -> None:
+    async with world.link(world.settings("brief")) as link:
+        await link.wait_up(PATIENCE)
+    events = [event async for event in link.events()]
+    assert events == [LinkUpEvent(1, session_present=False), LinkDownEvent("the link was closed")]
+    with pytest.raises(LinkDown, match="closed"):
+        await link.publish(f"{world.topic}/x", b"x")
+
+
+async def test_a_birth_with_a_bug_is_not_swallowed(world: World) -> None:
+    def birth() -> tuple[Outbound, ...]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with world.link(world.settings("buggy", birth=birth)) as link:
+            await link.wait_up(PATIENCE)

@@ -1,0 +1,326 @@
+"""Each trap of MQTT, paho and aiomqtt that the link promises to keep its users out of."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings, Role, User
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.retry import Waiting
+from flexspec_mq.transport.base import (
+    QUOTA_EXCEEDED,
+    Inbound,
+    Link,
+    LinkDownEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Subscription,
+)
+from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
+from tests.transport.proxy import Proxy, proxy_to
+from tests.transport.reading import PATIENCE, Reader
+
+
+def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSettings:
+    subscriptions = (Subscription(topic, 2),) if topic else ()
+    base = LinkSettings(
+        port=port, client_id=client, subscriptions=subscriptions, backoff=0.02, backoff_max=0.1
+    )
+    return replace(base, **more)
+
+
+@pytest.fixture
+async def proxy(mosquitto: PrivateBroker) -> AsyncIterator[Proxy]:
+    async with proxy_to(mosquitto.host, mosquitto.port) as running:
+        yield running
+
+
+async def until_failed_attempts(link: Link, count: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while link.counters.attempts_failed < count:  # noqa: ASYNC110  counters have no event
+            await asyncio.sleep(0.005)
+
+
+async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBroker) -> None:
+    async with mqtt_link(settings_for(mosquitto.port, "nagle", "nagle/+")) as link:
+        await link.wait_up(PATIENCE)
+        connection = cast("MqttLink", link)._connection
+        assert connection is not None
+        sock = connection._client.socket()
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        reader = Reader(link)
+        times = []
+        for _ in range(11):
+            start = time.perf_counter()
+            await link.publish("nagle/x", b"x", qos=1)
+            await reader.payload()
+            times.append(time.perf_counter() - start)
+        # With Nagle on at either side each round waits for a delayed acknowledgement, 40 ms.
+        assert statistics.median(times) < 0.03
+
+
+@pytest.mark.parametrize("how", ["times out", "is cancelled"])
+async def test_a_publish_that_failed_is_never_delivered_by_a_later_connection(
+    mosquitto: PrivateBroker, proxy: Proxy, how: str
+) -> None:
+    topic = f"never/{how.replace(' ', '')}"
+    timeout = 0.2 if how == "times out" else 60.0
+    async with (
+        mqtt_link(settings_for(mosquitto.port, f"r {how}", topic)) as reading,
+        mqtt_link(settings_for(proxy.port, f"w {how}", publish_timeout=timeout)) as writing,
+    ):
+        await reading.wait_up(PATIENCE)
+        events = Reader(writing)
+        await events.wait_for(LinkUpEvent)
+        proxy.stall()
+        publishing = asyncio.create_task(writing.publish(topic, b"lost", qos=1))
+        if how == "is cancelled":
+            await asyncio.sleep(0)
+            publishing.cancel()
+        with pytest.raises((LinkDown, asyncio.CancelledError)):
+            await publishing
+        proxy.cut()
+        await events.wait_for(LinkDownEvent)
+        proxy.resume()
+        await events.wait_for(LinkUpEvent)
+        for i in range(3):
+            await writing.publish(topic, bytes((i,)), qos=1)
+        assert await Reader(reading).payloads(3) == [b"\0", b"\1", b"\2"]
+
+
+async def test_publish_does_not_sleep_through_a_disconnect(proxy: Proxy, mosquitto: PrivateBroker) -> None:
+    """aiomqtt alone waits its whole timeout."""
+    async with (
+        mqtt_link(settings_for(mosquitto.port, "sleep r", "sleep")) as reading,
+        mqtt_link(settings_for(proxy.port, "sleep w", publish_timeout=60.0)) as link,
+    ):
+        await reading.wait_up(PATIENCE)
+        await link.wait_up(PATIENCE)
+        proxy.stall()
+        publishing = asyncio.create_task(link.publish("sleep", b"x", qos=1))
+        await asyncio.sleep(0)
+        proxy.cut()
+        with pytest.raises(LinkDown):
+            async with asyncio.timeout(PATIENCE):
+                await publishing
+        assert link.counters.publish_lost == 1
+
+
+async def test_a_silent_broker_is_not_taken_for_a_connection(proxy: Proxy) -> None:
+    """aiomqtt's client, entered again after a drop, returns before CONNACK."""
+    async with mqtt_link(settings_for(proxy.port, "reentry", connect_timeout=0.1)) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        proxy.stall()
+        proxy.cut()
+        await reader.wait_for(LinkDownEvent)
+        failed = link.counters.attempts_failed
+        await until_failed_attempts(link, failed + 2)
+        assert not link.is_up
+        with pytest.raises(LinkDown):
+            await link.publish("x", b"x", qos=1)
+        proxy.resume()
+        assert (await reader.wait_for(LinkUpEvent)).connection == 2
+
+
+async def test_too_many_waiting_publishes_are_refused_and_counted(proxy: Proxy) -> None:
+    async with mqtt_link(settings_for(proxy.port, "crowd", outbound_queue=4)) as link:
+        await link.wait_up(PATIENCE)
+        proxy.stall()
+        waiting = [asyncio.create_task(link.publish("x", b"x", qos=1, retain=False)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(PublishRefused) as refused:
+            await link.publish("x", b"x", qos=1)
+        assert refused.value.reason_code == QUOTA_EXCEEDED
+        proxy.cut()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(result, LinkDown) for result in results)
+        assert (link.counters.publish_refused, link.counters.publish_lost) == (1, 4)
+        proxy.resume()
+        await link.wait_up(PATIENCE)
+
+
+async def test_the_brokers_receive_maximum_holds_publishes_back(own_mosquitto: PrivateBroker) -> None:
+    own_mosquitto.close()
+    with PrivateBroker(BrokerSettings(port=0, max_inflight=2)) as narrow:
+        async with (
+            mqtt_link(settings_for(narrow.port, "r", "n/#", receive_maximum=1)) as reading,
+            mqtt_link(settings_for(narrow.port, "w")) as writing,
+        ):
+            await reading.wait_up(PATIENCE)
+            await writing.wait_up(PATIENCE)
+            connection = cast("MqttLink", writing)._connection
+            assert connection is not None
+            assert connection.limits.receive_maximum == 2
+            most = 0
+
+            async def publish(i: int) -> None:
+                nonlocal most
+                await writing.publish("n/x", bytes((i,)), qos=1)
+                most = max(most, len(connection._acks))
+
+            await asyncio.gather(*(publish(i) for i in range(60)))
+            assert 1 <= most <= 2
+            assert await Reader(reading).payloads(60) == [bytes((i,)) for i in range(60)]
+
+
+async def test_a_broker_killed_with_a_publish_under_way(own_mosquitto: PrivateBroker) -> None:
+    broker = own_mosquitto
+    waits: list[Waiting] = []
+    settings = settings_for(broker.port, "survivor", "k/+", publish_timeout=60.0)
+    async with mqtt_link(settings, on_wait=waits.append) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        broker.signal(signal.SIGSTOP)
+        publishing = asyncio.create_task(link.publish("k/x", b"lost", qos=1))
+        await asyncio.sleep(0)
+        broker.kill()
+        with pytest.raises(LinkDown):
+            async with asyncio.timeout(PATIENCE):
+                await publishing
+        await reader.wait_for(LinkDownEvent)
+        await until_failed_attempts(link, 2)
+        await asyncio.to_thread(broker.start)
+        await reader.wait_for(LinkUpEvent)
+        await link.publish("k/x", b"after", qos=1)
+        assert await reader.payload() == b"after"
+    assert f"127.0.0.1:{broker.port}" in str(waits[0])
+    assert "nothing listens" in str(waits[0])
+
+
+async def test_a_hanging_broker_is_given_up_and_found_again(own_mosquitto: PrivateBroker) -> None:
+    settings = settings_for(own_mosquitto.port, "hang", "h", publish_timeout=0.2, connect_timeout=0.2)
+    async with mqtt_link(settings) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        own_mosquitto.signal(signal.SIGSTOP)
+        with pytest.raises(LinkDown, match="not acknowledged"):
+            await link.publish("h", b"x", qos=1)
+        assert "not acknowledged" in (await reader.wait_for(LinkDownEvent)).reason
+        await until_failed_attempts(link, 1)
+        own_mosquitto.signal(signal.SIGCONT)
+        await reader.wait_for(LinkUpEvent)
+
+
+async def test_keepalive_notices_a_black_hole(proxy: Proxy) -> None:
+    async with mqtt_link(settings_for(proxy.port, "hole", keepalive=1)) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        proxy.stall()
+        await reader.wait_for(LinkDownEvent)
+        proxy.resume()
+        await reader.wait_for(LinkUpEvent)
+
+
+async def test_an_unreachable_broker_is_named_and_given_up_on_request() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    waits: list[Waiting] = []
+    settings = settings_for(port, "nobody", give_up_after=0.2)
+    async with mqtt_link(settings, on_wait=waits.append) as link:
+        with pytest.raises(LinkError, match=f"127.0.0.1:{port}") as failed:
+            await link.wait_up(PATIENCE)
+        assert "flexspec-broker run" in failed.value.hint
+        with pytest.raises(LinkError):
+            await Reader(link).next()
+    assert waits
+    assert link.counters.attempts_failed == len(waits)
+
+
+async def test_a_failure_that_nobody_met_is_raised_on_leaving() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def ignore_the_link() -> None:
+        async with mqtt_link(settings_for(port, "untold", give_up_after=0.05)) as link:
+            async with asyncio.timeout(PATIENCE):
+                while not cast("MqttLink", link)._failure:  # noqa: ASYNC110  asking for it would tell us
+                    await asyncio.sleep(0.005)
+
+    with pytest.raises(LinkError, match="gave up"):
+        await ignore_the_link()
+
+
+async def test_an_unknown_host_is_named() -> None:
+    settings = settings_for(1883, "lost", host="no-such-host.invalid", give_up_after=0.01)
+    async with mqtt_link(settings) as link:
+        with pytest.raises(LinkError, match=r"no-such-host\.invalid:1883"):
+            await link.wait_up(PATIENCE)
+
+
+async def test_leaving_while_connecting_is_prompt_and_leaks_nothing(proxy: Proxy) -> None:
+    """Leaked sockets and tasks would fail the run: warnings are errors."""
+    proxy.stall()
+    start = time.monotonic()
+    async with mqtt_link(settings_for(proxy.port, "hasty", connect_timeout=30.0)) as link:
+        async with asyncio.timeout(PATIENCE):
+            while not proxy.connections:  # noqa: ASYNC110  the proxy has no event for it
+                await asyncio.sleep(0.005)
+        assert not link.is_up
+    assert time.monotonic() - start < 5.0
+
+
+async def test_messages_and_acknowledgements_survive_a_thousand_cuts(
+    mosquitto: PrivateBroker, proxy: Proxy
+) -> None:
+    """What was acknowledged arrived, in order; what failed may have, never twice."""
+    async with (
+        mqtt_link(settings_for(mosquitto.port, "cuts r", "cuts/+")) as reading,
+        mqtt_link(settings_for(proxy.port, "cuts w", publish_timeout=2.0)) as writing,
+    ):
+        await reading.wait_up(PATIENCE)
+        acknowledged = []
+        for i in range(400):
+            if i % 20 == 19:
+                proxy.cut()
+            await writing.wait_up(PATIENCE)
+            try:
+                await writing.publish("cuts/x", i.to_bytes(2, "big"), qos=1)
+            except LinkDown:
+                continue
+            acknowledged.append(i)
+        await writing.wait_up(PATIENCE)
+        await writing.publish("cuts/x", b"end", qos=1)
+        reader = Reader(reading)
+        while await reader.payload() != b"end":
+            pass
+        got = [
+            int.from_bytes(e.payload, "big")
+            for e in reader.seen
+            if isinstance(e, Inbound) and e.payload != b"end"
+        ]
+        assert got == sorted(set(got))
+        assert set(acknowledged) <= set(got)
+        assert writing.counters.connects >= 10
+        assert len(acknowledged) >= 300
+
+
+async def test_wrong_credentials_are_final() -> None:
+    mine = BrokerSettings(port=0, users=(User("alice", Role.EDGE, "right"),))
+    with PrivateBroker(mine) as closed:
+        for login in ({}, {"username": "alice", "password": "wrong"}):
+            async with mqtt_link(settings_for(closed.port, "alice", **login)) as link:
+                with pytest.raises(LinkRefused, match="refuses") as refused:
+                    await link.wait_up(PATIENCE)
+                assert "password" in refused.value.hint
+                assert link.counters.attempts_failed == 0
+        good = settings_for(closed.port, "alice", username="alice", password="right")  # noqa: S106
+        async with mqtt_link(good) as link:
+            await link.wait_up(PATIENCE)
+            for qos in (1, 2):
+                with pytest.raises(PublishRefused) as forbidden:
+                    await link.publish("f1/v/bob", b"x", qos=qos)
+                assert forbidden.value.reason_code == 0x87
+            assert link.is_up
