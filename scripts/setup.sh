@@ -155,7 +155,11 @@ pip_install() {
 
 install_packages() {
     local torch_from=(-c constraints.txt)
-    if [ -n "${TORCH_INDEX:-}" ]; then torch_from=(--index-url "$TORCH_INDEX"); fi
+    if [ -n "${TORCH_INDEX:-}" ]; then
+        torch_from=(--index-url "$TORCH_INDEX")
+    elif [ "$(uname -sm)" = "Linux x86_64" ] && [ ! -e /dev/nvidiactl ]; then
+        say "  no NVIDIA GPU here: if torch now comes with CUDA (several GB), TORCH_INDEX= names another index for it"
+    fi
     "$venv/bin/python" -m pip --version | grep -qE '^pip (2[5-9]|[3-9][0-9])\.' ||
         pip_install "upgrading pip" --upgrade "pip>=25,<27"
     pip_install "installing torch (the largest part)" "torch>=2.9,<3" "${torch_from[@]}"

@@ -231,7 +231,12 @@ def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_impl
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (ValueError, ImportError) as error:
+        raise ModelError(
+            f"transformers refuses {source} with attention {attn_implementation!r}: {_first_line(error)}",
+            hint="another attention implementation may fit, such as eager",
+        ) from error
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot load the weights of {source}: {_first_line(error)}",
             hint="a file may be cut off or damaged: fetch it again",

@@ -8,7 +8,8 @@
 
 Two sides that agree on ``d(p)`` hold the same first ``p`` generated tokens of the same request. A difference
 in a single token is always caught, anything else with probability 1 - 2^-32. It detects; it does not
-authenticate. Session, attempt and worker are left out on purpose: equal inputs give equal text, so sharing it is harmless.
+authenticate. Session, attempt and worker are left out on purpose: equal inputs give equal text, so sharing it
+is harmless.
 """
 
 from __future__ import annotations

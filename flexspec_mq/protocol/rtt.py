@@ -24,6 +24,7 @@ class RoundTrip:
         self._high = high
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._computed = False
+        self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
         self.smoothed: float | None = None
         self.deviation = 0.0
         self.queue = 0.0
@@ -41,6 +42,7 @@ class RoundTrip:
             self._computed = True
             self.queue = queue_ms / 1000
             self.compute = compute_ms / 1000
+            self._service = max(self.queue + self.compute, 0.9 * self._service)
         at = self._sent.get(seq)
         while self._sent and next(iter(self._sent)) <= seq:
             self._sent.popitem(last=False)
@@ -61,6 +63,7 @@ class RoundTrip:
             return self._initial
         # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.
         margin = max(4 * self.deviation, self.smoothed / 4, 0.05)
-        total = self.smoothed + margin + self.queue + self.compute
+        # A batch may arrive just after another forward began, hence one more compute time.
+        total = self.smoothed + margin + self._service + self.compute
         low = self._low if self._computed else max(self._low, self._initial)
         return min(self._high, max(low, total))

@@ -102,6 +102,7 @@ class Connection(aiomqtt.Client):
         self._acks: dict[int, _Ack] = {}
         self._socket: socket.socket | None = None
         self._loop_thread = threading.get_ident()
+        self._writes_itself = False
         self.hung_up = False
         self._disconnected.add_done_callback(self._note_disconnected)
         self._plain_pubrec = self._client._handle_pubrec  # noqa: SLF001  paho drops its reason code
@@ -193,8 +194,8 @@ class Connection(aiomqtt.Client):
             reason = None
             if self.settings.will is not None:
                 reason = ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL)
-            self._client.disconnect(reasoncode=reason)
-            await asyncio.wait({self.lost}, timeout=_CLOSE_TIMEOUT)
+            if self._client.disconnect(reasoncode=reason) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                await asyncio.wait({self.lost}, timeout=_CLOSE_TIMEOUT)
         self._note_lost("the link was closed")
         if not self._disconnected.done() and (current := self._client.socket()) is not None:
             _shut_down(current)
@@ -207,15 +208,26 @@ class Connection(aiomqtt.Client):
         """Hand the packet to paho. Return the future of its reason code."""
         if self.lost.done():
             raise LinkDown(self.lost.result())
-        info = self._client.publish(
-            message.topic, message.payload, message.qos, message.retain, _publish_properties(message.expiry)
-        )
+        self._writes_itself = True
+        try:
+            info = self._client.publish(
+                message.topic,
+                message.payload,
+                message.qos,
+                message.retain,
+                _publish_properties(message.expiry),
+            )
+        finally:
+            self._writes_itself = False
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE or info.mid in self._acks:
             raise PublishRefused("no message id is free", reason_code=QUOTA_EXCEEDED)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise LinkDown(f"the message could not be written: {paho.error_string(info.rc)}")
         code: asyncio.Future[int] = self._loop.create_future()
         self._acks[info.mid] = _Ack(code, in_window=message.qos > 0)
+        self._client.loop_write()
+        if self._client.want_write() and (current := self._client.socket()) is not None:
+            self._add_writer(current)  # the kernel's buffer is full
         return code
 
     async def _race(self, call: Any) -> Any:
@@ -244,7 +256,7 @@ class Connection(aiomqtt.Client):
 
     def _note_disconnected(self, future: asyncio.Future[None]) -> None:
         error = None if future.cancelled() else future.exception()
-        self._note_lost("closed in order" if error is None else f"the connection was lost: {error}")
+        self._note_lost("the link was closed" if error is None else f"the connection was lost: {error}")
 
     def _on_connect(
         self,
@@ -282,6 +294,19 @@ class Connection(aiomqtt.Client):
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:  # noqa: ARG002
         self._deliver(Inbound(message.topic, bytes(message.payload), message.qos, message.retain))
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Ask to be told when the socket takes more, on the loop's thread at once.
+
+        aiomqtt always takes the way through the self-pipe: later, and maybe for a socket that is closed by then.
+        """
+        if threading.get_ident() != self._loop_thread:  # CONNECT, written by the executor's thread
+            super()._on_socket_register_write(client, userdata, sock)
+        elif not self._writes_itself:
+            self._add_writer(sock)
+
+    def _add_writer(self, sock: Any) -> None:
+        self._loop.add_writer(sock.fileno(), self._client.loop_write)
 
     def _on_publish(
         self,

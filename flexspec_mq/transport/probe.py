@@ -8,24 +8,38 @@ from flexspec_mq.errors import LinkError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.sockets import open_socket
 
-# MQTT 3.1.1 CONNECT: clean session, keepalive 10 s, empty client id (section 3.1 of the standard).
+# CONNECT with a clean session, keepalive 10 s and an empty client id, by section 3.1 of either standard.
 _CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
-_CONNACK_311 = bytes((0x20, 2))
+_CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
+_CONNACK = bytes((0x20,))
+_ROUNDS = 2
 
 
 async def answers_only_older(settings: LinkSettings) -> bool:
-    """Whether the peer answers a CONNECT of MQTT 3.1.1, whatever the answer is."""
+    """Whether the peer answers CONNECT of MQTT 3.1.1 and hangs up on that of MQTT 5, twice in turns.
+
+    A broker that speaks both answers both, unless the connection breaks; hence the second turn.
+    """
+    for _ in range(_ROUNDS):
+        if not (await _answer(settings, _CONNECT_311)).startswith(_CONNACK):
+            return False
+        if await _answer(settings, _CONNECT_5):
+            return False
+    return True
+
+
+async def _answer(settings: LinkSettings, connect: bytes) -> bytes:
+    """The first bytes that the peer sends back; empty if it hangs up, keeps silent or cannot be reached."""
     loop = asyncio.get_running_loop()
     try:
         sock = await open_socket(settings)
     except LinkError:
-        return False
+        return b""
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            await loop.sock_sendall(sock, _CONNECT_311)
-            answer = await loop.sock_recv(sock, 4)
+            await loop.sock_sendall(sock, connect)
+            return await loop.sock_recv(sock, 4)
     except (OSError, TimeoutError):
-        return False
+        return b""
     finally:
         sock.close()
-    return answer.startswith(_CONNACK_311)

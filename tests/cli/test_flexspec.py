@@ -49,10 +49,10 @@ def test_bugs_pass_with_their_traceback() -> None:
 
 
 def test_codes_and_arguments_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_main(lambda argv: len(argv), ["a", "b"]) == 2
+    assert run_main(len, ["a", "b"]) == 2
     assert run_main(lambda _argv: None, []) == 0
     monkeypatch.setattr(sys, "argv", ["program", "a", "b", "c"])
-    assert run_main(lambda argv: len(argv)) == 3
+    assert run_main(len) == 3
 
 
 def python(code: str) -> subprocess.Popen[bytes]:
@@ -129,7 +129,12 @@ def test_every_command_is_listed() -> None:
 def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     demo = pytest.importorskip("flexspec_mq.demo")
     seen: list[Sequence[str]] = []
-    monkeypatch.setattr(demo, "main", lambda argv: seen.append(argv) or 7)
+
+    def main_of_demo(argv: Sequence[str]) -> int:
+        seen.append(argv)
+        return 7
+
+    monkeypatch.setattr(demo, "main", main_of_demo)
     assert main(["demo", "--prompt=--help $x\n'", "-q"]) == 7
     assert seen == [["--prompt=--help $x\n'", "-q"]]
 
@@ -153,7 +158,13 @@ def test_prepare_is_silent_when_there_is_nothing_to_do(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     "prompt",
-    ["it's \"quoted\"", "cost: $5 $HOME $(id) `id` $$", "two\nlines\n", "-- --prompt #hash \\ back % ${x}", "é 日本"],
+    [
+        'it\'s "quoted"',
+        "cost: $5 $HOME $(id) `id` $$",
+        "two\nlines\n",
+        "-- --prompt #hash \\ back % ${x}",
+        "é 日本",
+    ],
 )
 @pytest.mark.parametrize("way", ["argument", "environment"])
 def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path) -> None:

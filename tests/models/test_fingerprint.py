@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from flexspec_mq.models.fingerprint import FINGERPRINT_BYTES, TokenizerContents, describe_difference, fingerprint
-from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer
+from flexspec_mq.models.fingerprint import (
+    FINGERPRINT_BYTES,
+    TokenizerContents,
+    describe_difference,
+    fingerprint,
+)
+from tests.models.tiny_checkpoints import SPECIAL, TEMPLATE, byte_level_tokenizer
 
 PLAIN = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
 
@@ -44,7 +49,8 @@ def test_a_token_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"), [(None, "only one has a chat template"), (TEMPLATE + " ", "the chat templates differ")]
+    ("template", "said"),
+    [(None, "only one has a chat template"), (TEMPLATE + " ", "the chat templates differ")],
 )
 def test_another_template(template: str | None, said: str) -> None:
     other = byte_level_tokenizer(("cat", "dog"), template)
@@ -54,14 +60,14 @@ def test_another_template(template: str | None, said: str) -> None:
 
 def test_another_end_of_text() -> None:
     other = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
-    other.eos_token = "<s>"
+    other.eos_token = SPECIAL[1]
     assert fingerprint(other) != fingerprint(PLAIN)
     assert describe_difference(PLAIN, other) == "eos_token: '</s>' against '<s>'"
 
 
 def test_padding_alone_makes_no_difference() -> None:
     padded = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
-    padded.pad_token = "</s>"
+    padded.pad_token = SPECIAL[2]
     assert padded.special_tokens_map != PLAIN.special_tokens_map
     assert fingerprint(padded) == fingerprint(PLAIN)
 

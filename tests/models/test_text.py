@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,6 @@ from tests.models.tiny_checkpoints import TEMPLATE, byte_fallback_tokenizer, byt
 BYTE_LEVEL = byte_level_tokenizer(("cat", "Ġdog", "Ċ"), TEMPLATE)
 BASE = byte_level_tokenizer()
 FALLBACK = byte_fallback_tokenizer()
-
 
 
 def stream(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], sizes: Sequence[int] = (1,)) -> list[str]:
@@ -75,8 +75,13 @@ def test_a_broken_character_at_the_end_comes_out_as_a_replacement() -> None:
 
 
 def test_the_first_blank_is_stripped_and_no_other() -> None:
-    the = FALLBACK.convert_tokens_to_ids("▁the")
+    the = cast("int", FALLBACK.convert_tokens_to_ids("▁the"))
     assert stream(FALLBACK, [the] * 9) == ["the", *[" the"] * 8, ""]
+
+
+def test_special_tokens_between_words_change_nothing() -> None:
+    the = cast("int", FALLBACK.convert_tokens_to_ids("▁the"))
+    assert "".join(stream(FALLBACK, [the, *[2] * 9, the])) == "the the"
 
 
 def test_ids_beyond_the_vocabulary_decode_to_nothing() -> None:
@@ -144,18 +149,21 @@ def test_a_template_that_refuses_the_turns() -> None:
 
 @pytest.mark.model
 def test_the_default_model_streams_many_scripts() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(default_model_path())
+    tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(default_model_path()))
     text = "naïve 日本語 👩‍👩‍👧 Привет\n\tعربي 🙂 …  two blanks "
     ids = tokenizer.encode(text, add_special_tokens=False)
     pieces = stream(tokenizer, ids)
     assert "".join(pieces) == text
     assert all("�" not in piece for piece in pieces)
     turn = encode_turns(tokenizer, [Turn("user", "hi")], max_context=8192)
-    assert tokenizer.decode(list(turn)).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+    assert str(tokenizer.decode(list(turn))).endswith(
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """One token for each UTF-8 byte."""
     if tokenizer is FALLBACK:
-        return [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in text.encode()]
+        tokens = [f"<0x{byte:02X}>" for byte in text.encode()]
+        return cast("list[int]", tokenizer.convert_tokens_to_ids(tokens))
     return list(tokenizer.encode(text, add_special_tokens=False))

@@ -30,7 +30,9 @@ def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     """As Llama 2 and Gemma: pieces with ``▁`` for a blank, ``<0x..>`` for bytes of rare characters."""
     pieces = ["▁", "▁the", "▁a", "cat", "é", "�", "日", "."]
     tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True))
+    backend = Tokenizer(
+        BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True)
+    )
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -55,8 +57,8 @@ def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast | None = N
 
 def _finish(backend: Tokenizer, template: str | None) -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, unk_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2]
     )
     tokenizer.chat_template = template
     return tokenizer

@@ -54,7 +54,14 @@ def test_imports_without_heavy_libraries(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["schemas", "flexspec_mq.codec", "flexspec_mq.protocol", "flexspec_mq.controller", "flexspec_mq.transport"]
+    "package",
+    [
+        "schemas",
+        "flexspec_mq.codec",
+        "flexspec_mq.protocol",
+        "flexspec_mq.controller",
+        "flexspec_mq.transport",
+    ],
 )
 def test_whole_packages_without_heavy_libraries(package: str) -> None:
     done = run(BLOCK + SUBMODULES + f"print(import_all({package!r}))")
@@ -63,7 +70,9 @@ def test_whole_packages_without_heavy_libraries(package: str) -> None:
 
 
 def test_importing_the_package_loads_nothing_else() -> None:
-    code = "import sys; before = set(sys.modules); import flexspec_mq; print(sorted(set(sys.modules) - before))"
+    code = (
+        "import sys; before = set(sys.modules); import flexspec_mq; print(sorted(set(sys.modules) - before))"
+    )
     assert run(code).stdout.strip() == "['flexspec_mq']"
 
 
@@ -79,6 +88,8 @@ def test_help_and_version_load_no_heavy_library() -> None:
 
 
 def test_a_model_without_the_libraries_is_a_readable_error() -> None:
-    done = run(BLOCK + "from importlib import util\nfrom flexspec_mq.cli import main\nsys.exit(main(['model', 'info', '/']))")
+    absent = "import sys\nfrom importlib import util\nutil.find_spec = lambda name: None\n"
+    done = run(absent + "from flexspec_mq.cli import main\nsys.exit(main(['model', 'info', '/']))")
     assert done.returncode == 3
-    assert done.stderr.startswith("error: running a model needs torch, transformers, safetensors\n  hint: install with:")
+    expected = "error: running a model needs torch, transformers, safetensors\n  hint: install with:"
+    assert done.stderr.startswith(expected)

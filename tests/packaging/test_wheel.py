@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
-DATA = ("flexspec_mq/codec/data/traffic.dict", "flexspec_mq/models/draft/data/draft-v1.safetensors")
+DATA = ("flexspec_mq/codec/dictionary-v1", "flexspec_mq/models/draft/data/draft-v1.safetensors")
 SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")
 MODULES = ("edge_node", "cloud_worker", "broker")
 
@@ -21,7 +21,13 @@ MODULES = ("edge_node", "cloud_worker", "broker")
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a program to its good end; returns its standard output."""
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100, check=False
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -59,7 +65,9 @@ def dependency_folders() -> list[str]:
 
 def test_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == set(PACKAGES)
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == set(
+        PACKAGES
+    )
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
     assert set(DATA) <= names

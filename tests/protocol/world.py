@@ -6,14 +6,15 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from zlib import crc32
 
-from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, EdgeState, SessionRequest, close_unknown
 from flexspec_mq.protocol.effects import Commit, Crop, Effect, Finish, Free, Reply, Send, WorkerEffect
 from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine, WorkItem
-from schemas.messages import Close, Error, Identity, Verdict
+from schemas.messages import Error, Identity, Verdict
 
 FINGERPRINT = bytes(range(16))
 VOCAB = 50
@@ -195,28 +196,15 @@ class World:
         self.cells: list[Cell] = []
         self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
         self.turn = 0
+        self.early_stops = 0.02
         self.crashes = 0
         self.most_held = 0
-        self.offline_at_mismatch = 0
         self._order = itertools.count()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self.retired: list[WorkerMachine] = []
 
     def _machine(self, name: str) -> WorkerMachine:
-        c = self.config
-        return WorkerMachine(
-            WorkerConfig(
-                worker=name,
-                version=c.version,
-                fingerprint=c.fingerprint,
-                max_context=c.max_context,
-                vocab_size=c.vocab_size,
-                capacity=c.capacity,
-                lease=c.lease,
-                max_held=c.max_held,
-                busy_retry=c.busy_retry,
-            )
-        )
+        return WorkerMachine(replace(self.config, worker=name))
 
     # Time
 
@@ -260,12 +248,12 @@ class World:
     def add(
         self,
         request: SessionRequest,
-        policy: object,
+        policy: Policy,
         accuracy: float,
         draft_time: float = 0.008,
         config: EdgeConfig | None = None,
     ) -> Cell:
-        machine = EdgeSession(request, policy, random.Random(self.rng.random()), config)  # type: ignore[arg-type]
+        machine = EdgeSession(request, policy, random.Random(self.rng.random()), config)
         cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))
         self.cells.append(cell)
         if not self.online:
@@ -300,7 +288,7 @@ class World:
 
         def done() -> None:
             cell.drafting = False
-            if self.rng.random() < 0.02:
+            if self.rng.random() < self.early_stops:
                 self._edge(cell, cell.machine.draft_stopped(start, digest, self.now))
                 return
             token = draft_token(self.target, cell.request.identity.seed, context, cell.accuracy)
@@ -318,8 +306,7 @@ class World:
             host = takers[self.turn % len(takers)]
         else:
             host = next(h for h in self.hosts if h.name == send.to_worker)
-        for delay in self.link.arrivals():
-            self.at(delay, lambda: self._deliver(host, send))  # nothing expires: the worst broker
+        self._carry(lambda: self._deliver(host, send))
 
     def set_link(self, *, up: bool) -> None:
         if up == self.online:
@@ -343,6 +330,11 @@ class World:
 
     # Workers
 
+    def _carry(self, deliver: Callable[[], None]) -> None:
+        """Move one message. Nothing ever expires: the worst broker."""
+        for delay in self.link.arrivals():
+            self.at(delay, deliver)
+
     def _deliver(self, host: Host, send: Send) -> None:
         if host.alive and not host.hung:
             self._worker(host, host.machine.receive(EDGE, send.message, self.now, send.qos))
@@ -352,8 +344,7 @@ class World:
             match effect:
                 case Reply(edge, message, _):
                     assert edge == EDGE
-                    for delay in self.link.arrivals():
-                        self.at(delay, lambda message=message: self._to_edge(message))  # type: ignore[misc]
+                    self._carry(partial(self._to_edge, message))
                 case Free(key):
                     host.cached.pop(key, None)
                 case Crop(key, length):
@@ -396,9 +387,13 @@ class World:
         host.alive = True
         host.cached.clear()
         for cell in self.cells:
-            if cell.machine.worker == host.name and self.online and self.rng.random() < 0.7:
-                name = host.name
-                self.at(0.3, lambda cell=cell: self._edge(cell, cell.machine.worker_gone(name, self.now)))  # type: ignore[misc]
+            if cell.machine.worker == host.name and self.rng.random() < 0.7:
+                self.at(0.3, partial(self.gone, cell, host.name))
+
+    def gone(self, cell: Cell, name: str) -> None:
+        """The worker's will reaches an edge."""
+        if self.online:
+            self._edge(cell, cell.machine.worker_gone(name, self.now))
 
     def hang(self, host: Host, seconds: float) -> None:
         """Nothing goes in or out for a while; what is computed comes late."""
@@ -430,7 +425,3 @@ class World:
 
     def drained(self) -> bool:
         return all(host.machine.kept == 0 and not host.cached for host in self.hosts)
-
-
-def closes(effects: Sequence[Effect]) -> list[Send]:
-    return [e for e in effects if isinstance(e, Send) and isinstance(e.message, Close)]

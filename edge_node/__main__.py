@@ -1,0 +1,146 @@
+"""``flexspec-edge``: write texts from this device, with a draft here and the target behind a broker."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_node.settings import EdgeSettings, add_arguments, from_arguments, plan_from
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.errors import Cancelled
+from flexspec_mq.transport.arguments import add_link_arguments, link_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from edge_node.session_view import SessionView
+    from flexspec_mq.transport.base import LinkSettings
+
+    Command = Callable[[SessionView], Awaitable[None]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(_main, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="flexspec-edge", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    ask = commands.add_parser("ask", help="answer one prompt and stop")
+    ask.add_argument("prompt", nargs="?", help="what to ask; read from standard input when it is left out")
+    chat = commands.add_parser("chat", help="talk over several turns; one line each on standard input")
+    batch = commands.add_parser("batch", help="answer many prompts at once")
+    batch.add_argument(
+        "file", type=Path, help="JSON lines with `prompt`, or `turns` of which the first is used"
+    )
+    batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
+    for command in (ask, chat, batch):
+        _add_wishes(command)
+        add_arguments(command)
+        add_link_arguments(command)
+        command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
+        command.add_argument("--verbose", action="store_true", help="log more")
+    return parser
+
+
+def _add_wishes(command: argparse.ArgumentParser) -> None:
+    text = command.add_argument_group("text")
+    text.add_argument("--max-tokens", type=int, default=256, help="tokens to write at most (default: 256)")
+    text.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
+    text.add_argument(
+        "--top-k", type=int, default=0, help="keep the k most likely tokens; 0 is all (default: 0)"
+    )
+    text.add_argument(
+        "--top-p", type=float, default=1.0, help="keep this mass of them; 1 is all (default: 1)"
+    )
+    text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
+    text.add_argument("--ignore-eos", action="store_true", help="always write up to --max-tokens")
+    text.add_argument("--timeout", type=float, help="seconds for one text (default: none)")
+
+
+def _main(argv: Sequence[str]) -> int:
+    from edge_node import commands
+
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    settings = from_arguments(args)
+    link = link_settings(args, f"e-{settings.edge}")
+    prepared = commands.prepare(args)
+    asyncio.run(_run(settings, link, args, prepared))
+    return 0
+
+
+async def _run(
+    settings: EdgeSettings, base: LinkSettings, args: argparse.Namespace, command: Command
+) -> None:
+    from edge_node.draft_model import load
+    from edge_node.node import EdgeNode
+    from edge_node.session_view import SessionView
+    from edge_node.writing import Wish
+    from flexspec_mq.transport.mqtt import mqtt_link
+
+    wish = Wish(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+        limit=args.max_tokens,
+        plan=plan_from(args),
+        ignore_eos=args.ignore_eos,
+        timeout=args.timeout,
+    )
+    draft = load(settings, _say)
+    node = EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
+    async with stoppable(), node.running(mqtt_link, base):
+        await command(SessionView(node, draft.loaded, wish, args.events))
+
+
+@contextlib.asynccontextmanager
+async def stoppable() -> AsyncIterator[None]:
+    """SIGTERM and Ctrl-C cancel what runs inside, so that workers are told; the exit code is 130.
+
+    Raises:
+        Cancelled: one of them came.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  a coroutine always runs in a task
+    loop = asyncio.get_running_loop()
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if stopped:
+            raise Cancelled("stopped by the user") from None
+        raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

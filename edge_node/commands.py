@@ -1,0 +1,149 @@
+"""What the commands of ``flexspec-edge`` do once the node runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.errors import FlexSpecError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from edge_node.session_view import SessionView
+    from flexspec_mq.models.text import Turn
+
+    Command = Callable[[SessionView], Awaitable[None]]
+
+
+def prepare(args: argparse.Namespace) -> Command:
+    """The command that the flags name, with its input read and checked before anything is loaded.
+
+    Raises:
+        UsageError: the input cannot be used.
+    """
+    if args.command == "ask":
+        prompt = args.prompt if args.prompt is not None else _standard_input()
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", hint="say what to write about")
+        return lambda view: _ask(view, prompt)
+    if args.command == "batch":
+        prompts = read_prompts(args.file)
+        if args.at_once < 1:
+            raise UsageError(f"--at-once {args.at_once} is less than 1")
+        return lambda view: _batch(view, prompts, args.at_once)
+    return _chat
+
+
+def read_prompts(path: Path) -> list[tuple[str, str]]:
+    """(name, prompt) pairs of a JSON-lines file with `prompt`, or `turns` of which the first is used.
+
+    Raises:
+        UsageError: naming the file and the line that cannot be used.
+    """
+    from flexspec_mq.models.text import text_from_bytes
+
+    try:
+        lines = text_from_bytes(path.read_bytes(), source=str(path)).splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+            prompt = record["prompt"] if "prompt" in record else record["turns"][0]
+            name = str(record.get("question_id", number))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UsageError(
+                f"{path} line {number} is no JSON object with `prompt` or `turns`",
+                hint='for example {"prompt": "Why is the sky blue?"}',
+            ) from error
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"{path} line {number} has an empty prompt")
+        prompts.append((name, prompt))
+    if not prompts:
+        raise UsageError(f"{path} holds no prompt")
+    return prompts
+
+
+def _standard_input() -> str:
+    from flexspec_mq.models.text import text_from_bytes
+
+    return text_from_bytes(sys.stdin.buffer.read(), source="standard input")
+
+
+async def _ask(view: SessionView, prompt: str) -> None:
+    from flexspec_mq.models.text import Turn
+
+    await _show(view, [Turn("user", prompt)])
+
+
+async def _show(view: SessionView, turns: Sequence[Turn], **more: Any) -> str:
+    """Write the next turn, show it as it comes, and return its text."""
+    text = ""
+    async with aclosing(view.write(turns)) as events:
+        async for event in events:
+            view.emit(event, **more)
+            if event["type"] == "finish":
+                text = event["text"]
+    return text
+
+
+async def _chat(view: SessionView) -> None:
+    """One line of standard input is one turn; the end of input ends the chat. Says when it waits for a line."""
+    from flexspec_mq.models.text import Turn, text_from_bytes
+
+    turns: list[Turn] = []
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    while True:
+        view.waiting()
+        line = await reader.readline()
+        if not line:
+            return
+        said = text_from_bytes(line, source="the line").strip()
+        if not said:
+            continue
+        try:
+            answer = await _show(view, [*turns, Turn("user", said)])
+        except UsageError as error:
+            # The conversation outgrew the context, or the like: nothing is lost, the user may go on otherwise.
+            view.refused(error)
+            continue
+        turns += [Turn("user", said), Turn("assistant", answer)]
+
+
+async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once: int) -> None:
+    """Answer all prompts, `at_once` at a time; one that fails does not stop the others."""
+    from flexspec_mq.models.text import Turn
+
+    slots = asyncio.Semaphore(at_once)
+    failures: list[FlexSpecError] = []
+
+    async def one(name: str, prompt: str) -> None:
+        async with slots:
+            try:
+                async with aclosing(view.write([Turn("user", prompt)])) as events:
+                    async for event in events:
+                        if event["type"] == "finish":
+                            view.record(name, event)
+            except FlexSpecError as error:
+                failures.append(error)
+                view.record(name, {"type": "error", "error": error.message, "hint": error.hint})
+
+    async with asyncio.TaskGroup() as group:
+        for name, prompt in prompts:
+            group.create_task(one(name, prompt))
+    if failures:
+        raise type(failures[0])(
+            f"{len(failures)} of {len(prompts)} texts failed; the first: {failures[0].message}",
+            hint=failures[0].hint,
+        )

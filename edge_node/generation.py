@@ -1,0 +1,84 @@
+"""What a user of the edge node asks for, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flexspec_mq.controller.plan import Policy
+from flexspec_mq.protocol.effects import Commit, Finish
+from flexspec_mq.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from flexspec_mq.protocol.edge import EdgeSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One text to write.
+
+    Attributes:
+        prompt: token ids, at least one.
+        sampling: how tokens are chosen.
+        limit: tokens to generate at most.
+        policy: plans the drafts.
+        ignore_eos: go on to the limit.
+        finish_at: see `SessionRequest.finish_at`.
+        timeout: seconds for the whole text; None is no bound.
+    """
+
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    limit: int
+    policy: Policy
+    ignore_eos: bool = False
+    finish_at: Callable[[Sequence[int]], int | None] | None = None
+    timeout: float | None = None
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Payload bytes and messages of one session, both ways.
+
+    Attributes:
+        up, down: payload bytes.
+        sent, received: messages.
+    """
+
+    up: int = 0
+    down: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A text being written. Iterate over it to get what is committed, then the finish.
+
+    The queue is unbounded by design and bounded in fact: it holds at most `limit` tokens and one finish.
+
+    Attributes:
+        session: the protocol's number of it.
+        machine: the protocol machine; read its counters and observation.
+        traffic: counted as it goes.
+    """
+
+    session: int
+    request: GenerationRequest
+    machine: EdgeSession
+    traffic: Traffic = field(default_factory=Traffic)
+    _events: asyncio.Queue[Commit | Finish] = field(default_factory=asyncio.Queue)
+
+    def put(self, event: Commit | Finish) -> None:
+        """Hand an event to whoever iterates."""
+        self._events.put_nowait(event)
+
+    async def __aiter__(self) -> AsyncIterator[Commit | Finish]:
+        """Commits as they come, then one `Finish`."""
+        while True:
+            event = await self._events.get()
+            yield event
+            if isinstance(event, Finish):
+                return

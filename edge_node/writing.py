@@ -1,0 +1,108 @@
+"""Writing one text for a user: prompt to tokens, tokens to text, figures on the way."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_node.events import Clock, pieces, stats_event
+from edge_node.generation import GenerationRequest
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.text import StreamDecoder, Turn, encode_turns
+from flexspec_mq.protocol.effects import Finish, FinishReason
+from flexspec_mq.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from edge_node.generation import Generation
+    from edge_node.node import EdgeNode
+    from flexspec_mq.controller.plan import Plan
+    from flexspec_mq.models.load import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """How a user wants texts written.
+
+    Attributes:
+        seed: of the common random numbers; None draws one.
+        limit: tokens at most; cut to what the context leaves.
+        plan: for drafts.
+        timeout: seconds for a text; None is no bound.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    limit: int
+    plan: Plan
+    ignore_eos: bool = False
+    timeout: float | None = None
+
+
+async def write(
+    node: EdgeNode, model: LoadedModel, turns: Sequence[Turn], wish: Wish
+) -> AsyncGenerator[dict[str, Any]]:
+    """Write the next turn of a conversation; yields the events of `events`.
+
+    Closing the iterator early cancels the text, up to the worker.
+
+    Raises:
+        UsageError: the prompt is empty, or leaves no room in the context.
+        FlexSpecError: what made it fail, after its `finish` event.
+    """
+    if wish.limit < 1:
+        raise UsageError(f"a limit of {wish.limit} tokens leaves nothing to write", hint="use at least 1")
+    prompt = encode_turns(model.tokenizer, turns, max_context=model.max_context)
+    seed = secrets.randbits(64) if wish.seed is None else wish.seed
+    request = GenerationRequest(
+        prompt=prompt,
+        sampling=SamplingParams(wish.temperature, wish.top_k, wish.top_p, seed),
+        limit=min(wish.limit, model.max_context - len(prompt)),
+        policy=FixedPolicy(wish.plan),
+        ignore_eos=wish.ignore_eos,
+        timeout=wish.timeout,
+    )
+    clock = Clock()
+    decoder = StreamDecoder(model.tokenizer)
+    generation = node.generate(request)
+    yield {"type": "start", "prompt_tokens": len(prompt), "seed": seed}
+    text: list[str] = []
+    finish = Finish(FinishReason.CANCELLED)
+    try:
+        async for event in generation:
+            if isinstance(event, Finish):
+                finish = event
+                break
+            clock.committed()
+            shown = pieces(decoder, event)
+            text += [piece for piece, _ in shown]
+            yield {"type": "text", "pieces": shown}
+            yield stats_event(clock.stats(generation))
+    finally:
+        node.cancel(generation)
+    if rest := decoder.finish():
+        text.append(rest)
+        yield {"type": "text", "pieces": [(rest, False)]}
+    error = finish.error if finish.reason is FinishReason.FAILED else None
+    yield _finish_event(generation, finish, "".join(text), clock, error)
+    if error is not None:
+        raise error
+
+
+def _finish_event(
+    generation: Generation, finish: Finish, text: str, clock: Clock, error: FlexSpecError | None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "type": "finish",
+        "reason": finish.reason.value,
+        "tokens": list(generation.machine.committed),
+        "text": text,
+        "stats": asdict(clock.stats(generation)),
+    }
+    if error is not None:
+        found |= {"error": error.message, "hint": error.hint}
+    return found

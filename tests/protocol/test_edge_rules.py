@@ -1,0 +1,403 @@
+"""The edge machine, one rule at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, WorkerError
+from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.edge import EdgeSession, EdgeState, SessionRequest, close_unknown
+from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
+from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
+from tests.protocol.world import EOS, identity
+
+PROMPT = (3, 1, 4)
+
+
+def digest(tokens: Sequence[int], limit: int = 40) -> int:
+    chain = chains.chain_for(identity(limit=limit), "v", PROMPT)
+    chain.extend(tokens)
+    return chain.digest(len(tokens))
+
+
+def verdict(
+    prefix: Sequence[int],
+    tokens: Sequence[int],
+    *,
+    attempt: int = 1,
+    worker: str | None = None,
+    fin: Fin = Fin.NONE,
+    end: int | None = None,
+    limit: int = 40,
+) -> Verdict:
+    """Tokens decided after `prefix`."""
+    after = digest((*prefix, *tokens), limit) if end is None else end
+    lease = 30 if worker else 0
+    return Verdict(1, attempt, 0, len(prefix), tuple(tokens), after, fin, 0, 0, worker, lease)
+
+
+def session(plan: Plan | None = None, **changes: object) -> EdgeSession:
+    fields: dict[str, object] = {"session": 1, "version": "v", "identity": identity(), "prompt": PROMPT}
+    request = SessionRequest(**(fields | changes))  # type: ignore[arg-type]
+    return EdgeSession(request, FixedPolicy(plan or Plan(2, 1)), random.Random(1))
+
+
+def started(plan: Plan | None = None, **changes: object) -> EdgeSession:
+    """Opened at 0 and adopted by `w` at 0.1 with no token decided."""
+    machine = session(plan, **changes)
+    machine.start(0.0)
+    machine.receive(verdict((), (), worker="w"), 0.1)
+    assert machine.state is EdgeState.ACTIVE
+    return machine
+
+
+def draft(machine: EdgeSession, *tokens: int, now: float = 0.2) -> list[Effect]:
+    effects: list[Effect] = []
+    for token in tokens:
+        wanted = machine.draft_request()
+        assert wanted is not None
+        effects += machine.drafted(wanted.start, wanted.digest, token, now)
+    return effects
+
+
+def sent(effects: Sequence[Effect], kind: type) -> list[Send]:
+    return [e for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
+
+
+def committed(effects: Sequence[Effect]) -> tuple[int, ...]:
+    return sum((e.tokens for e in effects if isinstance(e, Commit)), ())
+
+
+def test_an_open_goes_to_the_shared_topic_with_what_is_committed() -> None:
+    effects = session(committed=(5, 6)).start(0.0)
+    (open_,) = sent(effects, Open)
+    assert open_.to_worker is None
+    assert isinstance(open_.message, Open)
+    assert (open_.message.attempt, open_.message.committed, open_.message.prompt) == (1, (5, 6), PROMPT)
+
+
+def test_tokens_decided_on_another_prefix_never_commit() -> None:
+    machine = started()
+    machine.receive(verdict((), (7,)), 0.2)
+    effects = machine.receive(verdict((8,), (9,)), 0.3)
+    assert committed(effects) == ()
+    assert machine.committed == (7,)
+    (again,) = sent(effects, Open)
+    assert isinstance(again.message, Open)
+    assert (again.message.attempt, again.message.committed) == (2, (7,))
+
+
+def test_overlap_is_trimmed() -> None:
+    machine = started()
+    machine.receive(verdict((), (7, 8)), 0.2)
+    assert committed(machine.receive(verdict((7,), (8, 9)), 0.3)) == (9,)
+    assert committed(machine.receive(verdict((), (7, 8, 9)), 0.4)) == ()
+    assert machine.committed == (7, 8, 9)
+
+
+def test_a_verdict_beyond_our_chain_asks_once_until_there_is_progress() -> None:
+    machine = started()
+    first = machine.receive(verdict((7, 8), (9,)), 0.2)
+    assert committed(first) == ()
+    assert len(sent(first, Poll)) == 1
+    assert sent(machine.receive(verdict((7, 8, 9), (4,)), 0.21), Poll) == []
+    assert committed(machine.receive(verdict((), (7, 8, 9, 4)), 0.3)) == (7, 8, 9, 4)
+
+
+def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold() -> None:
+    machine = started(Plan(0, 1))
+    for at in (1.2, 2.2, 4.3):
+        machine.tick(at)
+    assert machine.state is EdgeState.OPENING
+    assert committed(machine.receive(verdict((), (7,), attempt=1), 4.4)) == (7,)
+    assert machine.state is EdgeState.OPENING
+    effects = machine.receive(verdict((), (), attempt=2, worker="x"), 4.5)
+    (batch,) = sent(effects, Draft)
+    assert isinstance(batch.message, Draft)
+    assert (batch.to_worker, batch.message.start, batch.message.tokens, batch.message.have) == (
+        "x",
+        0,
+        (7,),
+        1,
+    )
+
+
+def test_a_wrong_branch_is_rolled_back_and_a_right_one_kept() -> None:
+    machine = started(Plan(2, 2))
+    machine.receive(verdict((), (7,)), 0.15)
+    effects = draft(machine, 8, 9)
+    assert [s.message.tokens for s in sent(effects, Draft) if isinstance(s.message, Draft)] == [(8, 9)]
+    right = machine.receive(verdict((7,), (8,)), 0.3)
+    assert [e.accepted for e in right if isinstance(e, Commit)] == [(True,)]
+    wrong = machine.receive(verdict((7, 8), (5,)), 0.4)
+    assert [e.accepted for e in wrong if isinstance(e, Commit)] == [(False,)]
+    wanted = machine.draft_request()
+    assert wanted is not None
+    assert (wanted.start, tuple(wanted.context)) == (3, (*PROMPT, 7, 8, 5))
+
+
+def test_a_draft_for_a_prefix_that_is_gone_is_stale() -> None:
+    machine = started()
+    wanted = machine.draft_request()
+    assert wanted is not None
+    machine.receive(verdict((), (7,)), 0.2)
+    assert machine.drafted(wanted.start, wanted.digest, 9, 0.3) == []
+    assert machine.counters.stale == 1
+
+
+def test_batches_are_contiguous() -> None:
+    machine = started(Plan(2, 3))
+    machine.receive(verdict((), (7,)), 0.15)
+    effects = draft(machine, 1, 2, 3, 4, 5, 6)
+    spans = [
+        (s.message.start, s.message.tokens) for s in sent(effects, Draft) if isinstance(s.message, Draft)
+    ]
+    assert spans == [(1, (1, 2)), (3, (3, 4)), (5, (5, 6))]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason", "length"),
+    [((7, EOS, 8), "eos", 2), ((7, 5, 8), "stop", 2), ((7, 8, 9, 1), "length", 3)],
+)
+def test_the_finish_is_where_the_text_says(tokens: tuple[int, ...], reason: str, length: int) -> None:
+    for pieces in (tokens,), ((t,) for t in tokens):
+        machine = started(
+            identity=identity(limit=3), finish_at=lambda text: len(text) if text[-1] == 5 else None
+        )
+        effects: list[Effect] = []
+        prefix: tuple[int, ...] = ()
+        machine = session(
+            identity=identity(limit=3), finish_at=lambda text: len(text) if text[-1] == 5 else None
+        )
+        machine.start(0.0)
+        machine.receive(verdict((), (), worker="w", limit=3), 0.1)
+        for piece in pieces:
+            effects += machine.receive(verdict(prefix, piece, limit=3), 0.2)
+            prefix += piece
+        assert committed(effects) == tokens[:length]
+        assert [e.reason for e in effects if isinstance(e, Finish)] == [reason]
+        (close,) = sent(effects, Close)
+        assert isinstance(close.message, Close)
+        assert (close.to_worker, close.message.have, close.message.reason) == ("w", length, CloseReason.DONE)
+
+
+def test_a_worker_that_ends_a_text_which_does_not_end_is_left() -> None:
+    machine = started()
+    effects = machine.receive(verdict((), (7,), fin=Fin.EOS), 0.2)
+    assert machine.finished is None
+    assert len(sent(effects, Open)) == 1
+
+
+def test_lasting_divergence_is_an_error_and_no_loop() -> None:
+    machine = started()
+    opens, now = 1, 0.2
+    for attempt in range(1, 20):
+        effects = machine.receive(verdict((), (7,), attempt=attempt, worker="w", end=1), now)
+        while machine.finished is None and not sent(effects, Open):
+            now = machine.next_tick() or now
+            effects = machine.tick(now)
+        if machine.finished is not None:
+            break
+        opens += 1
+        now += 0.01
+    assert machine.finished is FinishReason.FAILED
+    assert opens == 6
+    assert now > 2, "opens must be spaced out"
+
+
+def test_the_first_hello_is_adopted_and_others_are_closed() -> None:
+    machine = started()
+    effects = machine.receive(verdict((), (), worker="other"), 0.2)
+    (close,) = sent(effects, Close)
+    assert (close.to_worker, machine.worker) == ("other", "w")
+
+
+def test_a_late_hello_of_a_diverged_attempt_is_not_adopted() -> None:
+    machine = started()
+    machine.receive(verdict((), (7,)), 0.2)
+    machine.receive(verdict((8,), (9,)), 0.3)
+    assert machine.state is EdgeState.OPENING
+    machine.receive(verdict((), (7,), attempt=1, worker="w"), 0.4)
+    assert machine.state is EdgeState.OPENING
+    machine.receive(verdict((7,), (), attempt=2, worker="w"), 0.5)
+    assert machine.state is EdgeState.ACTIVE
+
+
+def test_after_silence_a_late_hello_of_the_old_attempt_is_adopted() -> None:
+    machine = started(Plan(0, 1))
+    for at in (1.2, 2.2, 4.3):
+        machine.tick(at)
+    machine.receive(verdict((), (), attempt=1, worker="w"), 4.4)
+    assert machine.state is EdgeState.ACTIVE
+
+
+def test_silence_polls_twice_and_then_opens_again() -> None:
+    machine = started(Plan(0, 1))
+    kinds: list[tuple[float, str]] = []
+    while len(kinds) < 3:
+        now = machine.next_tick()
+        assert now is not None
+        kinds += [(now, type(e.message).__name__) for e in machine.tick(now) if isinstance(e, Send)]
+    assert [kind for _, kind in kinds] == ["Poll", "Poll", "Open"]
+    first, second, third = (at - 0.1 for at, _ in kinds)
+    assert second == pytest.approx(2 * first)
+    assert third == pytest.approx(4 * first)
+
+
+def test_a_poll_carries_all_that_is_unacknowledged() -> None:
+    machine = started(Plan(2, 2))
+    machine.receive(verdict((), (7,)), 0.15)
+    draft(machine, 1, 2, 3, 4)
+    (poll,) = sent(machine.tick(machine.next_tick() or 0), Poll)
+    assert isinstance(poll.message, Poll)
+    assert (poll.message.start, poll.message.tokens) == (1, (1, 2, 3, 4))
+
+
+def test_busy_sets_the_timer_and_nothing_else() -> None:
+    machine = session()
+    machine.start(0.0)
+    machine.receive(Error(1, 1, ErrorCode.BUSY, 700, "w"), 0.1)
+    assert machine.next_tick() == pytest.approx(0.8)
+    (again,) = sent(machine.tick(0.8), Open)
+    assert isinstance(again.message, Open)
+    assert again.message.attempt == 2
+
+
+def test_unknown_reopens_only_for_the_adopted_worker_and_attempt() -> None:
+    machine = started()
+    assert sent(machine.receive(Error(1, 1, ErrorCode.UNKNOWN, 0, "x"), 0.2), Open) == []
+    assert len(sent(machine.receive(Error(1, 1, ErrorCode.UNKNOWN, 0, "w"), 0.3), Open)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (ErrorCode.CONTEXT, WorkerError),
+        (ErrorCode.FINGERPRINT, WorkerError),
+        (ErrorCode.MALFORMED, RemoteProtocolError),
+        (ErrorCode.PROTOCOL, RemoteProtocolError),
+    ],
+)
+def test_a_refusal_ends_the_session_with_a_hint(code: ErrorCode, kind: type) -> None:
+    machine = session()
+    machine.start(0.0)
+    (finish,) = machine.receive(Error(1, 1, code, 0, "w", "why"), 0.1)
+    assert isinstance(finish, Finish)
+    assert isinstance(finish.error, kind)
+    assert "why" in str(finish.error)
+    assert finish.error.hint
+
+
+def test_offline_sends_nothing_and_link_up_polls() -> None:
+    machine = started(Plan(0, 1))
+    assert machine.link_down(0.2) == []
+    assert machine.next_tick() is None
+    assert machine.tick(100.0) == []
+    assert len(sent(machine.link_up(100.0), Poll)) == 1
+    assert machine.state is EdgeState.ACTIVE
+
+
+def test_started_offline_opens_soon_after_the_link_is_up() -> None:
+    machine = session()
+    machine.link_down(0.0)
+    assert machine.start(0.0) == []
+    machine.link_up(50.0)
+    at = machine.next_tick()
+    assert at is not None
+    assert 50.0 <= at <= 51.0
+    assert len(sent(machine.tick(at), Open)) == 1
+
+
+def test_a_will_polls_and_does_not_reopen() -> None:
+    machine = started(Plan(0, 1))
+    assert machine.worker_gone("x", 0.2) == []
+    effects = machine.worker_gone("w", 0.2)
+    assert len(sent(effects, Poll)) == 1
+    assert machine.state is EdgeState.ACTIVE
+
+
+def test_no_worker_fails_with_a_hint_after_a_bound() -> None:
+    machine = session()
+    machine.start(0.0)
+    opens, now = 1, 0.0
+    while machine.finished is None:
+        machine.no_worker(now)
+        now = machine.next_tick() or now
+        effects = machine.tick(now)
+        opens += len(sent(effects, Open))
+    assert now == pytest.approx(30.0)
+    assert 4 <= opens <= 12
+    (finish,) = (e for e in effects if isinstance(e, Finish))
+    assert finish.reason is FinishReason.FAILED
+    assert isinstance(finish.error, WorkerError)
+    assert "no worker serves v" in str(finish.error)
+
+
+def test_a_worker_that_vanishes_for_good_fails_the_session() -> None:
+    machine = started(Plan(0, 1))
+    while machine.finished is None:
+        now = machine.next_tick()
+        assert now is not None
+        machine.tick(now)
+    assert machine.finished is FinishReason.FAILED
+    assert now < 45
+
+
+def test_the_lease_is_renewed_while_the_drafter_is_slow() -> None:
+    machine = started(Plan(4, 1))
+    machine.receive(verdict((), (7,)), 0.2)
+    at = machine.next_tick()
+    assert at == pytest.approx(10.1)
+    assert len(sent(machine.tick(at or 0), Poll)) == 1
+
+
+def test_credit_is_returned_when_half_of_it_is_used() -> None:
+    machine = started(Plan(0, 1, 0, 8))
+    acks = sent(machine.receive(verdict((), (1, 2, 3)), 0.2), Draft)
+    assert acks == []
+    (ack,) = sent(machine.receive(verdict((1, 2, 3), (4,)), 0.3), Draft)
+    assert isinstance(ack.message, Draft)
+    assert (ack.message.have, ack.message.tokens, ack.message.ahead) == (4, (), 8)
+
+
+def test_cancel_and_deadline_close_the_worker() -> None:
+    for machine, at in ((started(), None), (started(deadline=5.0), 5.0)):
+        effects = machine.cancel(0.3) if at is None else machine.tick(at)
+        assert len(sent(effects, Close)) == 1
+        assert machine.finished is (FinishReason.CANCELLED if at is None else FinishReason.DEADLINE)
+        assert machine.next_tick() is None
+
+
+def test_a_hello_after_the_end_is_closed() -> None:
+    machine = started()
+    machine.cancel(0.3)
+    assert len(sent(machine.receive(verdict((), (), worker="late"), 0.4), Close)) == 1
+    assert machine.receive(verdict((), (7,)), 0.4) == []
+    assert machine.committed == ()
+    (close,) = close_unknown(verdict((), (), worker="late"))
+    assert isinstance(close, Send)
+    assert close.to_worker == "late"
+    assert close_unknown(verdict((), ())) == []
+
+
+def test_resuming_a_finished_text_finishes_at_once() -> None:
+    (finish,) = session(committed=(7, EOS, 9)).start(0.0)
+    assert finish == Finish(FinishReason.EOS)
+
+
+def test_misuse_is_our_own_error() -> None:
+    machine = session()
+    with pytest.raises(LocalProtocolError):
+        machine.receive(verdict((), ()), 0.0)
+    machine.start(0.0)
+    with pytest.raises(LocalProtocolError):
+        machine.start(0.0)
+    with pytest.raises(LocalProtocolError):
+        machine.receive(Verdict(2, 1, 0, 0, (), 0, Fin.NONE, 0, 0), 0.0)
+    with pytest.raises(LocalProtocolError):
+        session(prompt=())

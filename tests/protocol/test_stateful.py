@@ -1,0 +1,245 @@
+"""Hypothesis chooses what happens next: every interleaving of messages, time and faults."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_as_test
+
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.protocol.edge import SessionRequest
+from flexspec_mq.protocol.worker import WorkerConfig
+from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+
+MAIL = 100
+INDEX = st.integers(0, MAIL)
+PLANS = st.builds(
+    Plan, st.sampled_from((0, 1, 3, 8)), st.integers(1, 4), st.just(0), st.sampled_from((0, 0, 6, 40))
+)
+EXAMPLES = int(os.environ.get("FLEXSPEC_STATEFUL_EXAMPLES", "100"))
+"""By default the same ones each time, so that what they must have seen can be asserted."""
+SEEN: Counter[str] = Counter()
+
+
+class Mailroom(World):
+    """A world in which hypothesis is the network."""
+
+    mail: list[Callable[[], None]]
+    automatic = False
+
+    def _carry(self, deliver: Callable[[], None]) -> None:
+        if self.automatic:
+            self.at(0.02, deliver)
+        else:
+            self.mail.append(deliver)
+            del self.mail[:-MAIL]
+
+
+class Dial:
+    """A policy whose plan is set from outside."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.now = plan
+
+    def plan(self, seen: Observation) -> Plan:  # noqa: ARG002  the interface
+        return self.now
+
+
+class Schedule(RuleBasedStateMachine):
+    flips: ClassVar[float] = 0.0
+
+    @initialize(workers=st.integers(1, 3), capacity=st.integers(1, 4), seed=st.integers(0, 99), plan=PLANS)
+    def begin(self, workers: int, capacity: int, seed: int, plan: Plan) -> None:
+        rng = random.Random(seed)
+        config = WorkerConfig(
+            worker="w",
+            version="v",
+            fingerprint=FINGERPRINT,
+            max_context=512,
+            vocab_size=VOCAB,
+            capacity=capacity,
+            lease=10,
+        )
+        target = Target(eos_every=25, flips=self.flips, rng=random.Random(seed))
+        self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
+        self.world.mail = []
+        self.dials: list[Dial] = []
+        self.add(30, 0.7, plan)
+
+    @precondition(lambda self: len(self.world.cells) < 4)
+    @rule(limit=st.sampled_from((1, 8, 30)), accuracy=st.sampled_from((0.0, 0.7, 1.0)), plan=PLANS)
+    def add(self, limit: int, accuracy: float, plan: Plan) -> None:
+        number = len(self.world.cells) + 1
+        stop = number * 5
+        request = SessionRequest(
+            session=number,
+            version="v",
+            identity=identity(seed=number, limit=limit, ignore_eos=number % 2 == 0),
+            prompt=(number, 7),
+            finish_at=lambda tokens: len(tokens) if tokens[-1] == stop else None,
+        )
+        dial = Dial(plan)
+        self.dials.append(dial)
+        self.world.add(request, dial, accuracy)
+
+    @precondition(lambda self: self.world.mail)
+    @rule(count=st.integers(1, 6))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.world.mail))):
+            self.world.mail.pop(0)()
+
+    @precondition(lambda self: self.world.mail)
+    @rule(index=INDEX, again=st.booleans())
+    def deliver_any(self, index: int, again: bool) -> None:
+        index %= len(self.world.mail)
+        message = self.world.mail[index] if again else self.world.mail.pop(index)
+        message()
+
+    @precondition(lambda self: self.world.mail)
+    @rule(index=INDEX)
+    def lose(self, index: int) -> None:
+        self.world.mail.pop(index % len(self.world.mail))
+
+    @precondition(lambda self: self.world.mail)
+    @rule(index=INDEX)
+    def lose_one_of_all(self, index: int) -> None:
+        self.world.run(0.15)
+        if self.world.mail:
+            self.world.mail.pop(index % len(self.world.mail))
+        self.peace(1)
+
+    @rule(seconds=st.sampled_from((0.01, 0.03, 0.1, 0.1, 0.5, 2.0, 12.0)))
+    def wait(self, seconds: float) -> None:
+        self.world.run(seconds)
+
+    @rule(rounds=st.integers(1, 5))
+    def peace(self, rounds: int) -> None:
+        """Some rounds in which all arrives in order, or hardly anything would ever finish."""
+        for _ in range(rounds):
+            for _ in range(len(self.world.mail)):
+                self.world.mail.pop(0)()
+            self.world.run(0.06)
+
+    @rule(index=INDEX)
+    def crash(self, index: int) -> None:
+        self.world.crash(self.world.hosts[index % len(self.world.hosts)])
+
+    @rule(index=INDEX, seconds=st.sampled_from((0.3, 3.0)))
+    def hang(self, index: int, seconds: float) -> None:
+        self.world.hang(self.world.hosts[index % len(self.world.hosts)], seconds)
+
+    @rule(index=INDEX)
+    def drain(self, index: int) -> None:
+        host = self.world.hosts[index % len(self.world.hosts)]
+        host.machine.drain(self.world.now)
+        host.subscribed = False
+
+    @rule(index=INDEX)
+    def subscribe(self, index: int) -> None:
+        self.world.hosts[index % len(self.world.hosts)].subscribed = True
+
+    @rule(up=st.booleans())
+    def link(self, up: bool) -> None:
+        self.world.set_link(up=up)
+
+    @rule(index=INDEX)
+    def will(self, index: int) -> None:
+        cell = self.world.cells[index % len(self.world.cells)]
+        self.world.gone(cell, cell.machine.worker or "nobody")
+
+    @rule(index=INDEX, plan=PLANS)
+    def replan(self, index: int, plan: Plan) -> None:
+        self.dials[index % len(self.dials)].now = plan
+
+    @precondition(lambda self: len(self.world.cells) > 1)
+    @rule(index=INDEX)
+    def cancel(self, index: int) -> None:
+        cell = self.world.cells[index % len(self.world.cells)]
+        self.world._edge(cell, cell.machine.cancel(self.world.now))
+
+    @invariant()
+    def the_text_is_right(self) -> None:
+        for cell in self.world.cells:
+            self.world.check(cell)
+
+    @invariant()
+    def nothing_grows_without_bound(self) -> None:
+        world = self.world
+        assert world.most_held <= world.config.max_held
+        for host in world.hosts:
+            assert host.machine.kept <= 2 * world.config.capacity
+        for cell in world.cells:
+            assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64
+            assert len(cell.machine._window.in_flight) <= 8
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        world.automatic = True
+        for host in world.hosts:
+            if host.machine.draining or host.hung:
+                world.crash(host)
+            host.subscribed = True
+        world.set_link(up=True)
+        for dial in self.dials:
+            dial.now = Plan(3, 2, 0, 0)
+        while world.mail:
+            world.mail.pop(0)()
+        end = world.now + 90
+        while world.step(end) and not all(cell.finishes for cell in world.cells):
+            pass
+        self.the_text_is_right()
+        assert all(cell.finishes for cell in world.cells), "unfinished"
+        world.run(80)
+        assert world.drained(), "a worker still holds something"
+        self._count()
+
+    def _count(self) -> None:
+        for cell in self.world.cells:
+            counters = cell.machine.counters
+            SEEN["sessions"] += 1
+            SEEN[f"finished {cell.finishes[0].reason}"] += 1
+            SEEN["reopens"] += counters.reopens
+            SEEN["polls"] += counters.polls
+            SEEN["rejected"] += counters.judged - counters.accepted
+            SEEN["accepted"] += counters.accepted
+            SEEN["diverged"] += counters.diverged
+        for machine in (*self.world.retired, *(host.machine for host in self.world.hosts)):
+            SEEN["merged"] += machine.counters.reopened
+
+
+class FlippingSchedule(Schedule):
+    flips = 0.2
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("machine", [Schedule, FlippingSchedule])
+def test_any_interleaving(machine: type[Schedule]) -> None:
+    SEEN.clear()
+    run_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=60,
+            deadline=None,
+            derandomize=EXAMPLES == 100,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    written = sum(SEEN[f"finished {reason}"] for reason in ("eos", "stop", "length"))
+    assert written >= EXAMPLES, SEEN
+    assert SEEN["finished eos"] >= EXAMPLES // 20, SEEN
+    assert SEEN["reopens"] >= EXAMPLES // 2, SEEN
+    assert SEEN["polls"] >= EXAMPLES, SEEN
+    assert min(SEEN["rejected"], SEEN["accepted"]) >= EXAMPLES, SEEN
+    assert SEEN["merged"] >= 5, SEEN
+    assert SEEN["finished failed"] <= SEEN["sessions"] // 10, SEEN
