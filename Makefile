@@ -13,7 +13,7 @@ export FLEXSPEC_MAKE_$(1) := $$(value $(1))
 endif
 unexport $(1)
 endef
-$(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
+$(foreach name,PROMPT CHAT,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
@@ -24,7 +24,6 @@ help: ## this list
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal"
-	@echo "  make demo LINK=…         the link to emulate between edge and cloud"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
 	@echo "                           CUDA build of several GB that this machine has no use for"
@@ -56,8 +55,9 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quick: setup ## the short benchmark
-	$(BIN)/python -m benchmarks.quick $(BENCH_ARGS)
+bench-quick: setup ## every benchmark in its short form, each within a minute
+	@for name in transport compression engine acceptance exactness; do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 clean: ## remove caches and build results; keeps .venv and the converted model
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

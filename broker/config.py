@@ -18,7 +18,11 @@ DATA = "data"
 
 
 def config_text(settings: BrokerSettings, directory: Path) -> str:
-    """Text of ``mosquitto.conf`` for files in `directory`."""
+    """Text of ``mosquitto.conf`` for files in `directory`.
+
+    It sets no ``max_keepalive``: Mosquitto 2.0.21 drops clients, however busy, whose keepalive equals it, and
+    lowers longer ones to it.
+    """
     lines = [
         "# Written by flexspec-broker.",
         "per_listener_settings false",
@@ -27,7 +31,6 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         f"max_inflight_messages {settings.max_inflight}",
         f"max_queued_messages {settings.max_queued}",
         f"max_packet_size {settings.max_packet}",
-        f"max_keepalive {settings.max_keepalive}",
         f"persistent_client_expiration {settings.session_expiry}",
         "max_topic_alias 0",
         "log_dest stderr",

@@ -85,7 +85,6 @@ class BrokerSettings:
     max_inflight: int = 200
     max_queued: int = 10_000
     max_packet: int = 262_144
-    max_keepalive: int = 60
     session_expiry: str = "1h"
     nodelay: bool = True
     run_as: str | None = None

@@ -61,7 +61,12 @@ async def _serve(settings: WorkerSettings, base: LinkSettings, *, ready_json: bo
     await asyncio.wait([run, ready], return_when=asyncio.FIRST_COMPLETED)
     if worker.ready.is_set():
         if ready_json:
-            facts = {"ready": True, "worker": settings.worker, "version": settings.version}
+            facts = {
+                "ready": True,
+                "worker": settings.worker,
+                "version": settings.version,
+                "target": target.loaded.name,
+            }
             sys.stdout.write(json.dumps({**facts, "exactness": target.proof.word}) + "\n")
             sys.stdout.flush()
         _say(f"worker {settings.worker} serves version {settings.version} at {base.address}")

@@ -109,16 +109,33 @@ async def _chat(view: SessionView) -> None:
         line = await reader.readline()
         if not line:
             return
-        said = text_from_bytes(line, source="the line").strip()
-        if not said:
-            continue
         try:
+            said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+            if not said.strip():
+                continue
             answer = await _show(view, [*turns, Turn("user", said)])
         except UsageError as error:
             # The conversation outgrew the context, or the like: nothing is lost, the user may go on otherwise.
             view.refused(error)
             continue
         turns += [Turn("user", said), Turn("assistant", answer)]
+
+
+def _said(line: str, *, as_json: bool) -> str:
+    """What a line of the chat says: itself, or with ``--events`` the `say` of a JSON object, which may hold lines.
+
+    Raises:
+        UsageError: it is no such object.
+    """
+    if not as_json:
+        return line.strip()
+    try:
+        said = json.loads(line)["say"]
+    except (ValueError, KeyError, TypeError):
+        said = None
+    if not isinstance(said, str):
+        raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
+    return said
 
 
 async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once: int) -> None:

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Turns `make demo PROMPT=… CHAT=… LINK=…` into arguments of the demo. The values come through the environment, so
+# Turns `make demo PROMPT=… CHAT=…` into arguments of the demo. The values come through the environment, so
 # quotes, $ and newlines arrive unharmed; a value given as empty is passed on as empty.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 args=()
-if [ -n "${FLEXSPEC_MAKE_LINK+set}" ]; then args+=("--link=$FLEXSPEC_MAKE_LINK"); fi
 case "${FLEXSPEC_MAKE_CHAT:-0}" in
     0 | no | false) ;;
     *) args+=(--chat) ;;

@@ -181,8 +181,6 @@ class WorkerMachine:
         tokens = message.draft if isinstance(message, Open) else message.tokens
         self._check_tokens(tokens)
         if not isinstance(message, Open):
-            if message.start < 0:
-                raise IllegalMessage(ErrorCode.MALFORMED, f"a batch cannot start at {message.start}")
             return
         self._check_open(message)
 
@@ -194,8 +192,8 @@ class WorkerMachine:
             )
         if identity.fingerprint != config.fingerprint:
             raise IllegalMessage(ErrorCode.FINGERPRINT, "the vocabularies differ by their contents")
-        if not message.prompt or identity.limit < 1:
-            raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a prompt and a limit of at least 1")
+        if identity.limit < 1:
+            raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a limit of at least 1")
         if len(message.committed) > identity.limit:
             raise IllegalMessage(ErrorCode.MALFORMED, "more tokens are committed than the limit allows")
         if len(message.prompt) + identity.limit > config.max_context:

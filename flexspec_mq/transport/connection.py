@@ -14,8 +14,6 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil
 from typing import Any
 
 import aiomqtt
@@ -28,8 +26,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from flexspec_mq.errors import LinkDown, PublishRefused
-from flexspec_mq.transport.base import MAX_EXPIRY, QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
+from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.probe import answers_only_older
+from flexspec_mq.transport.properties import (
+    connect_properties,
+    properties_for,
+    publish_properties,
+    will_properties,
+)
 from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, subscribe_refusal
 from flexspec_mq.transport.sockets import open_socket
 from flexspec_mq.transport.window import Window
@@ -83,13 +87,13 @@ class Connection(aiomqtt.Client):
             protocol=aiomqtt.ProtocolVersion.V5,
             will=None
             if will is None
-            else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, _will_properties(will.delay)),
+            else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, will_properties(will.delay)),
             timeout=settings.connect_timeout,
             keepalive=settings.keepalive,
             clean_start=settings.session_expiry == 0,
             max_queued_incoming_messages=1,  # unused: `_on_message` goes to `deliver`
             max_inflight_messages=_RECEIVE_MAXIMUM,  # the window holds back, so that paho never queues
-            properties=_connect_properties(settings),
+            properties=connect_properties(settings),
         )
         self.settings = settings
         self.lost: asyncio.Future[str] = self._loop.create_future()
@@ -215,7 +219,7 @@ class Connection(aiomqtt.Client):
                 message.payload,
                 message.qos,
                 message.retain,
-                _publish_properties(message.expiry),
+                publish_properties(message.expiry),
             )
         finally:
             self._writes_itself = False
@@ -328,7 +332,7 @@ class Connection(aiomqtt.Client):
             if mid not in self._client._out_messages:  # noqa: SLF001
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
             reason = ReasonCode(PacketTypes.PUBREC, identifier=code)
-            return self._client._do_on_publish(mid, reason, _properties(PacketTypes.PUBREC))  # noqa: SLF001
+            return self._client._do_on_publish(mid, reason, properties_for(PacketTypes.PUBREC))  # noqa: SLF001
 
     def _acknowledge(self, mid: int, code: int) -> None:
         ack = self._acks.pop(mid, None)
@@ -348,33 +352,3 @@ def _shut_down(sock: Any) -> None:
     """End a socket under its reader, which then sees the end of the stream."""
     with suppress(OSError):  # it is down already
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _properties(packet: int) -> Properties:
-    return Properties(packet)  # type: ignore[no-untyped-call]
-
-
-def _will_properties(delay: float) -> Properties | None:
-    if delay <= 0:
-        return None
-    properties = _properties(PacketTypes.WILLMESSAGE)
-    properties.WillDelayInterval = ceil(delay)
-    return properties
-
-
-def _connect_properties(settings: LinkSettings) -> Properties:
-    properties = _properties(PacketTypes.CONNECT)
-    properties.SessionExpiryInterval = min(settings.session_expiry, MAX_EXPIRY)
-    properties.ReceiveMaximum = settings.receive_maximum
-    return properties
-
-
-@lru_cache(maxsize=256)
-def _expiry_properties(seconds: int) -> Properties:
-    properties = _properties(PacketTypes.PUBLISH)
-    properties.MessageExpiryInterval = seconds
-    return properties
-
-
-def _publish_properties(expiry: float | None) -> Properties | None:
-    return None if expiry is None else _expiry_properties(min(max(1, ceil(expiry)), MAX_EXPIRY))

@@ -121,6 +121,16 @@ def test_only_block_and_norm_change(tmp_path: Path) -> None:
     assert changed <= set(dict(trained_parameters(run.draft, N)))
 
 
+def test_prompts_can_be_trained_on_too(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_base(), max_steps=1, step_tokens=10_000)
+    run.run()
+    both = trainer(tmp_path, tiny_base(), max_steps=1, step_tokens=10_000, prompts_from=1)
+    both.run()
+    text, rows = run.cache.text, run.train_rows[:50]
+    assert run.progress.tokens == text.answer_len[rows].sum()
+    assert both.progress.tokens == (text.length[rows] - 1 - np.minimum(text.prompt_len[rows] - 1, 1)).sum()
+
+
 def test_a_training_without_budget_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="budget"):
         trainer(tmp_path, tiny_base(), max_steps=None)  # type: ignore[arg-type]
@@ -211,7 +221,9 @@ def test_cache_resumes_and_refuses_another_text(tmp_path: Path) -> None:
     assert again.missing(range(5)) == [0, 2, 4]
     backbone, final = teacher_states(base, N, torch.from_numpy(text.row(3))[None])
     torch.testing.assert_close(again.backbone(3), backbone[0])
-    torch.testing.assert_close(again.answer_final(3), final[0, text.prompt_len[3] - 1 : -1])
+    torch.testing.assert_close(
+        again.final(3, int(text.prompt_len[3]) - 1), final[0, text.prompt_len[3] - 1 : -1]
+    )
     with pytest.raises(ModelError, match="another"):
         StateCache(tmp_path, some_text(11), base="tiny", n=N, width=WIDTH)
 

@@ -110,7 +110,7 @@ def test_a_verdict_beyond_our_chain_asks_once_until_there_is_progress() -> None:
 
 
 def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold() -> None:
-    machine = started(Plan(0, 1))
+    machine = started(Plan(0, 2))
     for at in (1.2, 2.2, 4.3):
         machine.tick(at)
     assert machine.state is EdgeState.OPENING
@@ -166,9 +166,6 @@ def test_batches_are_contiguous() -> None:
 )
 def test_the_finish_is_where_the_text_says(tokens: tuple[int, ...], reason: str, length: int) -> None:
     for pieces in (tokens,), ((t,) for t in tokens):
-        machine = started(
-            identity=identity(limit=3), finish_at=lambda text: len(text) if text[-1] == 5 else None
-        )
         effects: list[Effect] = []
         prefix: tuple[int, ...] = ()
         machine = session(
@@ -221,11 +218,10 @@ def test_a_late_hello_of_a_diverged_attempt_is_not_adopted() -> None:
     machine = started()
     machine.receive(verdict((), (7,)), 0.2)
     machine.receive(verdict((8,), (9,)), 0.3)
-    assert machine.state is EdgeState.OPENING
     machine.receive(verdict((), (7,), attempt=1, worker="w"), 0.4)
-    assert machine.state is EdgeState.OPENING
+    assert machine.worker is None
     machine.receive(verdict((7,), (), attempt=2, worker="w"), 0.5)
-    assert machine.state is EdgeState.ACTIVE
+    assert machine.worker == "w"
 
 
 def test_after_silence_a_late_hello_of_the_old_attempt_is_adopted() -> None:
@@ -290,6 +286,7 @@ def test_a_refusal_ends_the_session_with_a_hint(code: ErrorCode, kind: type) -> 
     assert isinstance(finish, Finish)
     assert isinstance(finish.error, kind)
     assert "why" in str(finish.error)
+    assert finish.error is not None
     assert finish.error.hint
 
 
@@ -340,9 +337,9 @@ def test_no_worker_fails_with_a_hint_after_a_bound() -> None:
 
 def test_a_worker_that_vanishes_for_good_fails_the_session() -> None:
     machine = started(Plan(0, 1))
+    now = 0.1
     while machine.finished is None:
-        now = machine.next_tick()
-        assert now is not None
+        now = machine.next_tick() or now
         machine.tick(now)
     assert machine.finished is FinishReason.FAILED
     assert now < 45

@@ -65,11 +65,12 @@ class StateCache:
         """Outputs of the backbone for one row, shape ``(length, width)``, bfloat16."""
         return _read(self._backbone, int(self.text.start[row]), int(self.text.start[row + 1]))
 
-    def answer_final(self, row: int) -> torch.Tensor:
-        """Final hidden states where the answer is predicted, shape ``(answer_len, width)``, bfloat16."""
-        start = int(self.text.start[row])
-        first = start + int(self.text.prompt_len[row]) - 1
-        return _read(self._final, first, int(self.text.start[row + 1]) - 1)
+    def final(self, row: int, first: int) -> torch.Tensor:
+        """Final hidden states from position ``first`` to the last but one, where the row's next ids are predicted.
+
+        Shape ``(length - 1 - first, width)``, bfloat16.
+        """
+        return _read(self._final, int(self.text.start[row]) + first, int(self.text.start[row + 1]) - 1)
 
     def flush(self) -> None:
         """Write everything through to the disk, states before marks."""

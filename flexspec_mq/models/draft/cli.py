@@ -96,6 +96,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="peak of AdamW's rate (default: %(default)s)",
     )
     add(
+        "--prompts-from",
+        type=int,
+        metavar="POSITION",
+        help="token of a row from which its prompt is trained on as well (default: answers only)",
+    )
+    add(
         "--hybrid-from",
         type=float,
         default=0.6,
@@ -240,6 +246,7 @@ def _train(args: argparse.Namespace) -> int:
         max_steps=args.steps,
         max_seconds=None if args.minutes is None else args.minutes * 60,
         step_tokens=args.step_tokens,
+        prompts_from=args.prompts_from,
         learning_rate=args.learning_rate,
         hybrid_from=args.hybrid_from,
         common_ids=args.common_ids,

@@ -137,7 +137,12 @@ def cached_rows(cache: StateCache, rows: Sequence[int]) -> Iterator[Replay]:
     text = cache.text
     for row in rows:
         answer = torch.from_numpy(text.row(row)[text.prompt_len[row] :])
-        yield Replay(cache.backbone(row), cache.answer_final(row), answer, bool(text.temperature[row] == 0))
+        yield Replay(
+            cache.backbone(row),
+            cache.final(row, int(text.prompt_len[row]) - 1),
+            answer,
+            bool(text.temperature[row] == 0),
+        )
 
 
 def fresh_rows(

@@ -213,16 +213,21 @@ class Trainer:
         done.tokens += sums.positions
 
     def _forward(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student's and the teacher's final states at all answer positions of rows."""
+        """The student's and the teacher's final states at the trained positions of rows."""
         text = self.cache.text
         length = [int(text.length[row]) for row in rows]
         states = torch.zeros(len(rows), max(length), self.cache.width, dtype=torch.bfloat16)
         wanted = torch.zeros(len(rows), max(length), dtype=torch.bool)
+        first = [int(text.prompt_len[row]) - 1 for row in rows]
+        if self.config.prompts_from is not None:
+            first = [min(position, self.config.prompts_from) for position in first]
         for i, row in enumerate(rows):
             states[i, : length[i]] = self.cache.backbone(row)
-            wanted[i, int(text.prompt_len[row]) - 1 : length[i] - 1] = True
+            wanted[i, first[i] : length[i] - 1] = True
         student = run_head(self.draft, self.config.n, states.to(self.draft.dtype))[wanted]
-        teacher = torch.cat([self.cache.answer_final(row) for row in rows])
+        teacher = torch.cat(
+            [self.cache.final(row, position) for row, position in zip(rows, first, strict=True)]
+        )
         return student, teacher.to(student.dtype)
 
     def _head(self, share: float) -> Head:

@@ -1,0 +1,337 @@
+"""The worker machine, one rule at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from flexspec_mq.errors import LocalProtocolError
+from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.effects import Crop, Free, Reply, WorkerEffect
+from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine, WorkerState, WorkItem
+from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
+from tests.protocol.world import EOS, FINGERPRINT, VOCAB, identity
+
+PROMPT = (3, 1, 4)
+CONFIG = WorkerConfig(
+    worker="w", version="v", fingerprint=FINGERPRINT, max_context=100, vocab_size=VOCAB, capacity=2, lease=30
+)
+
+
+def digest(tokens: Sequence[int], ident: Identity | None = None) -> int:
+    chain = chains.chain_for(ident or identity(), "v", PROMPT)
+    chain.extend(tokens)
+    return chain.digest(len(tokens))
+
+
+def opening(
+    *,
+    attempt: int = 1,
+    committed: tuple[int, ...] = (),
+    draft: tuple[int, ...] = (),
+    ahead: int = 0,
+    session: int = 1,
+    ident: Identity | None = None,
+) -> Open:
+    return Open(session, attempt, ident or identity(), PROMPT, committed, ahead, 1, draft)
+
+
+def batch(
+    prefix: Sequence[int],
+    tokens: Sequence[int],
+    *,
+    have: int = 0,
+    seq: int = 2,
+    attempt: int = 1,
+    ahead: int = 0,
+    kind: type[Draft | Poll] = Draft,
+) -> Draft | Poll:
+    return kind(1, attempt, seq, have, len(prefix) - have, digest(prefix), tuple(tokens), ahead)
+
+
+def verdicts(effects: Sequence[WorkerEffect]) -> list[Verdict]:
+    return [e.message for e in effects if isinstance(e, Reply) and isinstance(e.message, Verdict)]
+
+
+def errors(effects: Sequence[WorkerEffect]) -> list[tuple[str, ErrorCode]]:
+    return [
+        (e.edge, e.message.code) for e in effects if isinstance(e, Reply) and isinstance(e.message, Error)
+    ]
+
+
+def opened(message: Open | None = None, config: WorkerConfig = CONFIG) -> WorkerMachine:
+    machine = WorkerMachine(config)
+    machine.receive("e", message or opening(), 0.0)
+    return machine
+
+
+def item(machine: WorkerMachine, now: float = 0.1) -> WorkItem:
+    (work,) = machine.take_work(now, 9)
+    return work
+
+
+def decide(machine: WorkerMachine, *tokens: int, now: float = 0.2) -> list[WorkerEffect]:
+    return machine.result(item(machine, now), tokens, 1, 2, now)
+
+
+def test_an_open_is_answered_before_any_forward() -> None:
+    machine = WorkerMachine(CONFIG)
+    (hello,) = verdicts(machine.receive("e", opening(committed=(7, 8)), 0.0, qos=1))
+    assert (hello.worker, hello.lease, hello.start, hello.tokens, hello.echo) == ("w", 30, 2, (), 1)
+    assert hello.digest == digest((7, 8))
+    work = item(machine)
+    assert (work.start, tuple(work.context), work.draft) == (2, (*PROMPT, 7, 8), ())
+
+
+def test_the_name_is_repeated_until_a_draft_shows_that_it_is_known() -> None:
+    machine = opened()
+    assert verdicts(decide(machine, 7))[0].worker == "w"
+    machine.receive("e", batch((7,), (8,)), 0.3)
+    assert verdicts(decide(machine, 8, 9, now=0.4))[0].worker is None
+
+
+def test_a_result_for_a_chain_that_was_cut_meanwhile_is_dropped() -> None:
+    machine = opened(opening(committed=(7, 8)))
+    work = item(machine)
+    effects = machine.receive("e", opening(attempt=2, committed=(7, 9)), 0.2)
+    assert Crop(("e", 1), 1) in effects
+    assert machine.result(work, (5,), 0, 0, 0.3) == [Crop(("e", 1), 1)]
+    assert machine.counters.dropped == 1
+    assert tuple(item(machine).context) == (*PROMPT, 7, 9)
+
+
+def test_a_result_survives_a_reopen_that_agrees() -> None:
+    machine = opened(opening(committed=(7, 8)))
+    work = item(machine)
+    machine.receive("e", opening(attempt=2, committed=(7, 8)), 0.2)
+    (verdict,) = verdicts(machine.result(work, (5,), 0, 0, 0.3))
+    assert (verdict.attempt, verdict.start, verdict.tokens) == (2, 2, (5,))
+
+
+def test_a_reopen_keeps_what_agrees_and_sends_the_rest() -> None:
+    machine = opened(opening(draft=(7, 8)))
+    decide(machine, 7, 8, 9)
+    (hello,) = verdicts(machine.receive("e", opening(attempt=2, committed=(7,)), 0.3))
+    assert (hello.start, hello.tokens, hello.digest) == (1, (8, 9), digest((7, 8, 9)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "tokens", "expected", "fin"),
+    [(2, (7, 8), (7, 8), Fin.LENGTH), (9, (7, EOS), (7, EOS), Fin.EOS), (9, (7, EOS, 8), (7, EOS), Fin.EOS)],
+)
+def test_nothing_is_decided_past_the_end(
+    limit: int, tokens: tuple[int, ...], expected: tuple[int, ...], fin: Fin
+) -> None:
+    machine = opened(opening(draft=(7, EOS, 9, 9), ident=identity(limit=limit)))
+    work = item(machine)
+    assert len(work.draft) == min(4, limit - 1)
+    effects = machine.result(work, tokens, 0, 0, 0.2)
+    (verdict,) = verdicts(effects)
+    assert (verdict.tokens, verdict.fin) == (expected, fin)
+    assert Free(("e", 1)) in effects
+    assert machine.state("e", 1, 0.2) is WorkerState.FINISHED
+    assert not machine.has_work()
+
+
+def test_a_finished_session_answers_polls_until_it_is_closed() -> None:
+    machine = opened(opening(ident=identity(limit=1)))
+    decide(machine, 7)
+    poll = Poll(1, 1, 3, 0, 0, digest((), identity(limit=1)), (), 0)
+    (again,) = verdicts(machine.receive("e", poll, 0.3))
+    assert (again.start, again.tokens, again.fin) == (0, (7,), Fin.LENGTH)
+    machine.receive("e", Close(1, 1, 1, CloseReason.DONE), 0.4)
+    assert machine.state("e", 1, 0.4) is WorkerState.TOMB
+    assert machine.state("e", 1, 70.0) is WorkerState.ABSENT
+
+
+def test_stale_and_duplicate_batches_are_not_answered() -> None:
+    machine = opened(opening(draft=(7, 8)))
+    decide(machine, 7, 8, 9)
+    assert machine.receive("e", batch((), (7,)), 0.3) == []
+    assert machine.receive("e", batch((7, 5), (1,), seq=3), 0.3) == []
+    assert machine.receive("e", batch((7,), (5, 5, 5), seq=4), 0.3) == []
+    assert (machine.counters.duplicate, machine.counters.stale) == (1, 2)
+    assert not machine.has_work()
+
+
+def test_batches_behind_a_rejection_are_stale_wherever_they_start() -> None:
+    machine = opened(opening(draft=(7, 8)))
+    work = item(machine)
+    machine.receive("e", batch((7, 8), (9, 9)), 0.15)
+    (verdict,) = verdicts(machine.result(work, (7, 5), 0, 0, 0.2))
+    assert verdict.tokens == (7, 5)
+    assert machine.receive("e", batch((7, 8, 9, 9), (9,), seq=3), 0.3) == []
+    assert machine.counters.stale == 2
+    assert machine.counters.gaps == 0
+
+
+def test_a_gap_is_reported_once_per_length() -> None:
+    machine = opened(opening(draft=(7,)))
+    decide(machine, 7, 8)
+    (gap,) = verdicts(machine.receive("e", batch((7, 8, 1), (2,), have=2), 0.3))
+    assert (gap.fin, gap.start, gap.tokens) == (Fin.GAP, 2, ())
+    assert machine.receive("e", batch((7, 8, 1, 2), (3,), have=2, seq=3), 0.3) == []
+    assert machine.receive("e", batch((7, 8), (1,), have=2, seq=4), 0.3) == []
+    assert item(machine).draft == (1, 2, 3)
+
+
+def test_a_batch_that_arrives_during_its_forerunner_is_no_gap_and_is_merged_with_the_next() -> None:
+    machine = opened(opening(draft=(7, 8)))
+    work = item(machine)
+    assert machine.receive("e", batch((7, 8), (9, 1)), 0.15) == []
+    assert machine.receive("e", batch((7, 8, 9, 1), (2, 3), seq=3), 0.16) == []
+    machine.result(work, (7, 8, 9), 0, 0, 0.2)
+    merged = item(machine)
+    assert (merged.start, merged.draft, merged.seq) == (3, (1, 2, 3), 3)
+    assert merged.waiting_since == pytest.approx(0.16)
+
+
+def test_the_hold_buffer_is_bounded() -> None:
+    machine = opened(opening())
+    item(machine)
+    for seq in range(2, 30):
+        machine.receive("e", batch((7,) * seq, (8,), seq=seq), 0.1)
+    assert machine.counters.held_dropped == 20
+
+
+def test_run_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None:
+    machine = opened(opening(ahead=2))
+    assert verdicts(decide(machine, 1))[0].tokens == (1,)
+    assert verdicts(decide(machine, 2, now=0.3))[0].start == 1
+    assert not machine.has_work()
+    machine.receive("e", Draft(1, 1, 2, 2, 0, digest((1, 2)), (), 2), 0.4)
+    assert machine.has_work()
+
+
+def test_fast_run_ahead_shares_verdicts() -> None:
+    machine = opened(opening(ahead=8))
+    first = decide(machine, 1, now=1.0)
+    assert len(verdicts(first)) == 1
+    assert decide(machine, 2, now=1.001) == []
+    assert decide(machine, 3, now=1.002) == []
+    at = machine.next_tick()
+    assert at == pytest.approx(1.005)
+    (verdict,) = verdicts(machine.tick(at or 0))
+    assert (verdict.start, verdict.tokens) == (1, (2, 3))
+
+
+def test_duplicates_entitle_to_nothing() -> None:
+    machine = opened()
+    decide(machine, 7)
+    for seq in (2, 3, 4):
+        machine.receive("e", batch((7,), (), have=1, seq=seq), 0.3)
+    decide(machine, 8, now=0.4)
+    assert not machine.has_work()
+
+
+def test_unknown_sessions_and_attempts_are_told_so() -> None:
+    machine = WorkerMachine(CONFIG)
+    assert errors(machine.receive("e", batch((), ()), 0.0)) == [("e", ErrorCode.UNKNOWN)]
+    machine.receive("e", opening(), 0.0)
+    assert errors(machine.receive("e", batch((), (), attempt=2), 0.0)) == [("e", ErrorCode.UNKNOWN)]
+    assert errors(machine.receive("other", batch((), ()), 0.0)) == [("other", ErrorCode.UNKNOWN)]
+
+
+def test_full_and_draining_workers_are_busy() -> None:
+    machine = opened()
+    machine.receive("e", opening(session=2), 0.0)
+    assert errors(machine.receive("e", opening(session=3), 0.0)) == [("e", ErrorCode.BUSY)]
+    machine.receive("e", Close(2, 1, 0, CloseReason.DONE), 0.1)
+    machine.drain(0.2)
+    assert errors(machine.receive("e", opening(session=3), 0.3)) == [("e", ErrorCode.BUSY)]
+    assert len(verdicts(decide(machine, 7))) == 1
+    assert len(machine) == 1
+
+
+def test_tombstones_keep_late_opens_from_reviving_a_session() -> None:
+    machine = opened()
+    machine.receive("e", Close(1, 2, 0, CloseReason.CANCELLED), 0.1)
+    assert machine.receive("e", opening(), 0.2) == []
+    assert machine.receive("e", opening(attempt=2), 0.2) == []
+    assert len(verdicts(machine.receive("e", opening(attempt=3), 0.2))) == 1
+    for session in range(1000):
+        machine.receive("e", Close(session + 9, 1, 0, CloseReason.DONE), 0.3)
+    assert len(machine._tombs) == 256
+
+
+def test_a_close_of_a_lower_attempt_changes_nothing() -> None:
+    machine = opened(opening(attempt=3))
+    assert machine.receive("e", Close(1, 2, 0, CloseReason.ELSEWHERE), 0.1) == []
+    assert len(machine) == 1
+
+
+def test_the_lease_frees_and_any_message_renews_it() -> None:
+    machine = opened()
+    decide(machine, 7)
+    machine.receive("e", batch((), (), kind=Poll), 20.0)
+    assert machine.tick(31.0) == []
+    assert machine.tick(50.0) == [Free(("e", 1))]
+    assert errors(machine.receive("e", batch((), ()), 51.0)) == [("e", ErrorCode.UNKNOWN)]
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (opening(attempt=0), ErrorCode.MALFORMED),
+        (opening(draft=(VOCAB,)), ErrorCode.MALFORMED),
+        (opening(committed=(EOS, 1)), ErrorCode.MALFORMED),
+        (opening(ident=identity(limit=98)), ErrorCode.CONTEXT),
+        (opening(ident=identity(limit=0)), ErrorCode.MALFORMED),
+        (opening(ident=Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), False, 5)), ErrorCode.FINGERPRINT),
+        (opening(ident=Identity(9, FINGERPRINT, 0.0, 0, 1.0, 1, (), False, 5)), ErrorCode.PROTOCOL),
+    ],
+)
+def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
+    message: Open, code: ErrorCode
+) -> None:
+    machine = WorkerMachine(CONFIG)
+    machine.receive("good", opening(), 0.0)
+    assert errors(machine.receive("bad", message, 0.1)) == [("bad", code)]
+    assert machine.counters.rejected == 1
+    assert len(machine) == 1
+    assert machine.state("bad", 1, 0.1) is WorkerState.ABSENT
+    assert verdicts(decide(machine, 7))[0].tokens == (7,)
+
+
+def test_illegal_drafts_and_other_texts_are_refused() -> None:
+    machine = opened()
+    assert errors(machine.receive("e", batch((), (VOCAB,)), 0.1)) == [("e", ErrorCode.MALFORMED)]
+    other = opening(attempt=2, ident=identity(seed=2))
+    assert errors(machine.receive("e", other, 0.1)) == [("e", ErrorCode.PROTOCOL)]
+    assert len(machine) == 1
+
+
+def test_a_failed_item_ends_its_session_alone() -> None:
+    machine = opened()
+    machine.receive("f", opening(), 0.0)
+    first, second = machine.take_work(0.1, 9)
+    effects = machine.failed(first, 0.2)
+    assert errors(effects) == [("e", ErrorCode.INTERNAL)]
+    assert Free(("e", 1)) in effects
+    assert len(verdicts(machine.result(second, (7,), 0, 0, 0.2))) == 1
+
+
+def test_work_is_taken_oldest_first_and_one_item_per_session() -> None:
+    machine = WorkerMachine(replace(CONFIG, capacity=9))
+    for number, edge in enumerate(("c", "a", "b")):
+        machine.receive(edge, opening(), float(number))
+    assert [work.key[0] for work in machine.take_work(5.0, 2)] == ["c", "a"]
+    assert [work.key[0] for work in machine.take_work(5.0, 2)] == ["b"]
+    assert machine.take_work(5.0, 2) == []
+
+
+@pytest.mark.parametrize("tokens", [(), (7, 9, 1), (7, 8, 9, 1)])
+def test_an_engine_that_breaks_its_contract_is_our_own_error(tokens: tuple[int, ...]) -> None:
+    machine = opened(opening(draft=(7, 8)))
+    with pytest.raises(LocalProtocolError):
+        machine.result(item(machine), tokens, 0, 0, 0.2)
+
+
+def test_what_is_lost_on_the_way_down_is_sent_again_on_a_poll_only() -> None:
+    machine = opened(opening(draft=(7, 8)))
+    decide(machine, 7, 8, 9)
+    assert machine.tick(5.0) == []
+    (again,) = verdicts(machine.receive("e", batch((), (7, 8), kind=Poll), 6.0))
+    assert (again.start, again.tokens) == (0, (7, 8, 9))

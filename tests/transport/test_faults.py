@@ -1,0 +1,159 @@
+"""The tools that break things must break what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from flexspec_mq.transport.base import LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
+from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Hop, Scope, through
+from flexspec_mq.transport.memory import MemoryBroker
+from tests.transport.proxy import proxy_to
+from tests.transport.reading import PATIENCE, Reader
+
+UP = Hop(Direction.UP, "edge", "f1/d/w/edge", b"x", lambda _reason: None)
+DOWN = Hop(Direction.DOWN, "edge", "f1/v/edge", b"x", lambda _reason: None)
+
+
+def test_drop_loses_its_share() -> None:
+    drop = Drop(0.3, random.Random(1))
+    arrived = sum(len(drop.arrivals(UP)) for _ in range(10_000))
+    # Binomial with standard deviation 46: 300 is beyond six of them.
+    assert abs(arrived - 7000) < 300
+    assert drop.hits == 10_000 - arrived
+
+
+def test_duplicate_adds_its_share_within_its_time() -> None:
+    fault = Duplicate(0.25, random.Random(1), within=2.0)
+    copies = [fault.arrivals(UP) for _ in range(10_000)]
+    twice = [c for c in copies if len(c) == 2]
+    assert abs(len(twice) - 2500) < 300
+    assert all(first == 0.0 and 0.0 <= second <= 2.0 for first, second in twice)
+    assert all(c == (0.0,) for c in copies if len(c) != 2)
+
+
+def test_delay_stays_within_its_jitter_and_reorders() -> None:
+    fault = Delay(1.0, random.Random(1), jitter=0.5)
+    delays = [fault.arrivals(UP)[0] for _ in range(1000)]
+    assert 0.5 <= min(delays) < 0.6
+    assert 1.4 < max(delays) <= 1.5
+    assert delays != sorted(delays)
+
+
+def test_cut_calls_for_the_end_at_every_nth() -> None:
+    cuts: list[str] = []
+    hop = Hop(Direction.UP, "edge", "t", b"", cuts.append)
+    fault = Cut(3)
+    assert [len(fault.arrivals(hop)) for _ in range(7)] == [1, 1, 0, 1, 1, 0, 1]
+    assert len(cuts) == fault.hits == 2
+
+
+@pytest.mark.parametrize(
+    ("scope", "up", "down"),
+    [
+        (Scope(), True, True),
+        (Scope(direction=Direction.UP), True, False),
+        (Scope(topic="f1/v/+"), False, True),
+        (Scope(client_id="other"), False, False),
+    ],
+)
+def test_scope_limits_a_fault(scope: Scope, up: bool, down: bool) -> None:
+    drop = Drop(1.0, random.Random(1), scope)
+    assert (drop.arrivals(UP) == ()) is up
+    assert (drop.arrivals(DOWN) == ()) is down
+
+
+def test_faults_in_a_row_act_on_every_copy() -> None:
+    rng = random.Random(1)
+    row = [Duplicate(1.0, rng), Delay(0.5, rng), Duplicate(1.0, rng)]
+    assert through(row, UP) == [0.5] * 4
+    assert through([Drop(1.0, rng), *row], UP) == []
+    assert through([], UP) == [0.0]
+
+
+async def test_faults_act_on_a_stream_while_it_flows() -> None:
+    """Dropped both ways: the numbered stream has holes; duplicates: repeats; without faults: neither."""
+    broker = MemoryBroker()
+    rng = random.Random(7)
+    wanted = (Subscription("s/+", 1),)
+    async with (
+        broker.link(LinkSettings(client_id="r", subscriptions=wanted)) as reading,
+        broker.link(LinkSettings(client_id="w")) as writing,
+    ):
+        await reading.wait_up(PATIENCE)
+        await writing.wait_up(PATIENCE)
+
+        async def stream() -> list[int]:
+            reader = Reader(reading)
+            for i in range(200):
+                await writing.publish("s/x", bytes((i,)), qos=1)
+            saved, broker.faults[:] = list(broker.faults), []
+            await writing.publish("s/x", b"end", qos=1)
+            broker.faults[:] = saved
+            got = []
+            while (payload := await reader.payload()) != b"end":
+                got.append(payload[0])
+            return got
+
+        assert await stream() == list(range(200))
+        broker.faults = [Drop(0.5, rng, Scope(direction=Direction.DOWN))]
+        got = await stream()
+        assert got == sorted(set(got))
+        assert 60 < len(got) < 140
+        broker.faults = [Duplicate(1.0, rng, Scope(direction=Direction.UP))]
+        assert await stream() == [i for i in range(200) for _ in range(2)]
+
+
+async def test_a_cut_loses_the_connection_and_what_was_under_way() -> None:
+    broker = MemoryBroker()
+    wanted = (Subscription("s/+", 1),)
+    async with (
+        broker.link(LinkSettings(client_id="r", subscriptions=wanted)) as reading,
+        broker.link(LinkSettings(client_id="w")) as writing,
+    ):
+        await reading.wait_up(PATIENCE)
+        await writing.wait_up(PATIENCE)
+        reader = Reader(reading)
+        await reader.wait_for(LinkUpEvent)
+        broker.faults = [Delay(0.02, random.Random(1), Scope(direction=Direction.DOWN))]
+        await writing.publish("s/x", b"under way", qos=1)
+        broker.cut("r")
+        assert await reader.wait_for(LinkDownEvent) == LinkDownEvent("connection cut")
+        await reader.wait_for(LinkUpEvent)
+        await writing.publish("s/x", b"later", qos=1)
+        assert await reader.payload() == b"later"
+
+
+async def test_the_proxy_forwards_cuts_stalls_and_delays() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(100):
+            writer.write(chunk)
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    loop = asyncio.get_running_loop()
+    async with server, proxy_to("127.0.0.1", port) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"one")
+        assert await reader.readexactly(3) == b"one"
+        proxy.delay = 0.05
+        start = loop.time()
+        writer.write(b"two")
+        assert await reader.readexactly(3) == b"two"
+        assert loop.time() - start >= 0.1  # there and back
+        proxy.delay = 0.0
+        proxy.stall()
+        writer.write(b"three")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await reader.readexactly(1)
+        proxy.resume()
+        assert await reader.readexactly(5) == b"three"
+        proxy.cut()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+        writer.transport.abort()
+        assert proxy.connections == 1

@@ -1,0 +1,173 @@
+"""What the in-memory broker does beyond the contract of all links."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.transport.base import (
+    NOT_AUTHORIZED,
+    Inbound,
+    LinkDownEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Outbound,
+    Subscription,
+    Will,
+)
+from flexspec_mq.transport.memory import OFFLINE_QUEUE, MemoryBroker
+from tests.transport.reading import PATIENCE, Reader
+
+
+def settings_for(client: str, *filters: str, expiry: int = 0) -> LinkSettings:
+    wanted = tuple(Subscription(f, 1) for f in filters)
+    return LinkSettings(client_id=client, subscriptions=wanted, session_expiry=expiry)
+
+
+async def test_an_absent_member_of_a_share_keeps_its_turn_and_a_share_gets_nothing_retained() -> None:
+    broker = MemoryBroker()
+    async with broker.link(settings_for("edge")) as edge:
+        await edge.wait_up(PATIENCE)
+        await edge.publish("o/kept", b"kept", qos=1, retain=True)
+        async with broker.link(settings_for("w1", "$share/w/o/+")) as here:
+            await here.wait_up(PATIENCE)
+            away_settings = settings_for("w2", "$share/w/o/+", expiry=60)
+            async with broker.link(away_settings) as away:
+                await away.wait_up(PATIENCE)
+            for i in range(4):
+                await edge.publish("o/e", bytes((i,)), qos=1)
+            here_got = await Reader(here).payloads(2)
+            async with broker.link(away_settings) as back:
+                away_got = await Reader(back).payloads(2)
+            assert sorted([*here_got, *away_got]) == [bytes((i,)) for i in range(4)]
+
+
+async def test_a_full_offline_queue_drops_the_newest_and_counts() -> None:
+    broker = MemoryBroker()
+    async with broker.link(settings_for("edge", "v", expiry=60)) as link:
+        await link.wait_up(PATIENCE)
+    async with broker.link(settings_for("worker")) as worker:
+        await worker.wait_up(PATIENCE)
+        for i in range(OFFLINE_QUEUE + 5):
+            await worker.publish("v", i.to_bytes(2, "big"), qos=1)
+    assert broker.dropped == 5
+    async with broker.link(settings_for("edge", "v", expiry=60)) as link:
+        got = await Reader(link).payloads(OFFLINE_QUEUE)
+    assert got == [i.to_bytes(2, "big") for i in range(OFFLINE_QUEUE)]
+
+
+async def test_time_ends_messages_and_sessions() -> None:
+    now = 0.0
+    broker = MemoryBroker(clock=lambda: now)
+    async with broker.link(settings_for("edge", "v", expiry=100)) as link:
+        await link.wait_up(PATIENCE)
+    async with broker.link(settings_for("worker")) as worker:
+        await worker.wait_up(PATIENCE)
+        await worker.publish("v", b"short", qos=1, expiry=10)
+        await worker.publish("v", b"long", qos=1, expiry=90)
+        now = 50.0
+        async with broker.link(settings_for("edge", "v", expiry=100)) as link:
+            assert await Reader(link).payload() == b"long"
+        now = 200.0
+        with pytest.raises(PublishRefused):
+            await worker.publish("v", b"x", qos=1)
+    async with broker.link(settings_for("edge", "v", expiry=100)) as link:
+        assert await Reader(link).wait_for(LinkUpEvent) == LinkUpEvent(1, session_present=False)
+
+
+async def test_a_crash_forgets_and_an_orderly_stop_does_not() -> None:
+    broker = MemoryBroker()
+    async with broker.link(settings_for("link")) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        await link.publish("r", b"kept", qos=1, retain=True)
+        broker.stop()
+        await reader.wait_for(LinkDownEvent)
+        with pytest.raises(LinkDown):
+            await link.publish("r", b"x")
+        with pytest.raises(LinkDown, match="within"):
+            await link.wait_up(0.01)
+        broker.start()
+        await reader.wait_for(LinkUpEvent)
+        assert broker.retained("r") == b"kept"
+        broker.stop(forget=True)
+        broker.start()
+        await reader.wait_for(LinkUpEvent)
+        assert broker.retained("r") is None
+
+
+async def test_a_stopped_broker_is_given_up_on_request() -> None:
+    broker = MemoryBroker()
+    broker.stop()
+    async with broker.link(LinkSettings(client_id="cli", give_up_after=0.02)) as link:
+        with pytest.raises(LinkError, match="not running"):
+            await link.wait_up(PATIENCE)
+
+
+async def test_access_rules_and_refusals() -> None:
+    broker = MemoryBroker(allowed=lambda client, topic, _writes: topic.endswith(client))
+    broker.refused.add("stranger")
+    async with broker.link(settings_for("a", "#")) as a, broker.link(settings_for("b")) as b:
+        await a.wait_up(PATIENCE)
+        await b.wait_up(PATIENCE)
+        with pytest.raises(PublishRefused) as refused:
+            await b.publish("to/a", b"x", qos=1)
+        assert refused.value.reason_code == NOT_AUTHORIZED
+        await b.publish("to/b", b"not for a to read", qos=1)
+        await a.publish("to/a", b"own", qos=1)
+        assert await Reader(a).payload() == b"own"
+    async with broker.link(settings_for("stranger")) as link:
+        with pytest.raises(LinkRefused):
+            await link.wait_up(PATIENCE)
+    with pytest.raises(LinkRefused):  # unmet, so it comes on leaving
+        await leave_unmet(broker)
+
+
+async def leave_unmet(broker: MemoryBroker) -> None:
+    async with broker.link(settings_for("stranger")):
+        await asyncio.sleep(0)
+
+
+async def test_a_delayed_will_is_called_off_by_a_return_in_time() -> None:
+    broker = MemoryBroker()
+    will = Will("s", b"gone", delay=0.05)
+    mortal = LinkSettings(client_id="m", will=will, session_expiry=60)
+    async with broker.link(settings_for("watch", "s", "end")) as watch, broker.link(mortal) as link:
+        await watch.wait_up(PATIENCE)
+        await link.wait_up(PATIENCE)
+        broker.cut("m")
+        await asyncio.sleep(0)
+        await link.wait_up(PATIENCE)
+        await asyncio.sleep(0.1)  # twice the will's delay: it must not have come
+        await link.publish("end", b"end", qos=1)
+        reader = Reader(watch)
+        assert await reader.payload() == b"end"
+    # `link` left for good, so the will comes after its delay.
+    assert broker.retained("s") is None
+    async with asyncio.timeout(PATIENCE):
+        while broker.retained("s") is None:  # noqa: ASYNC110  a timer has no event
+            await asyncio.sleep(0.005)
+
+
+async def test_a_cut_at_the_birth_is_survived() -> None:
+    broker = MemoryBroker()
+    births = 0
+
+    def birth() -> tuple[Outbound, ...]:
+        nonlocal births
+        births += 1
+        if births == 1:
+            broker.cut("b")
+        return (Outbound("s", b"%d" % births, 1, True),)
+
+    async with broker.link(
+        LinkSettings(client_id="b", birth=birth, subscriptions=(Subscription("s"),))
+    ) as link:
+        await link.wait_up(PATIENCE)
+        assert births == 2
+        assert link.counters.connects == 1
+        reader = Reader(link)
+        while (await reader.wait_for(Inbound)).payload != b"2":
+            pass

@@ -1,0 +1,169 @@
+"""The small parts: filters, the inbox, the window, the retry."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flexspec_mq.errors import LinkDown, LinkError, UsageError
+from flexspec_mq.retry import Backoff, Waiting, retrying
+from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
+from flexspec_mq.transport.filters import check_filter, matches, split_share
+from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
+from flexspec_mq.transport.window import Window
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "expected"),
+    [
+        ("a/b", "a/b", True),
+        ("a/+", "a/b", True),
+        ("a/+", "a/b/c", False),
+        ("a/+", "a", False),
+        ("a/+/c", "a//c", True),
+        ("a/#", "a", True),
+        ("a/#", "a/b/c", True),
+        ("#", "a/b", True),
+        ("#", "$SYS/x", False),
+        ("+/x", "$SYS/x", False),
+        ("$SYS/#", "$SYS/x", True),
+        ("+", "/a", False),
+        ("/+", "/a", True),
+        ("a", "a/", False),
+        ("A", "a", False),
+    ],
+)
+def test_filters_match_by_the_standards_rules(topic_filter: str, topic: str, expected: bool) -> None:
+    assert matches(topic_filter, topic) is expected
+
+
+def test_shares_are_split_and_checked() -> None:
+    assert split_share("$share/w/f1/o/v/+") == ("w", "f1/o/v/+")
+    assert split_share("f1/o") == (None, "f1/o")
+    check_filter("$share/w/f1/o/v/+")
+    for broken in ("$share/w", "$share//x", "$share/+/x", "$share/w/#/x"):
+        with pytest.raises(UsageError):
+            check_filter(broken)
+
+
+def test_settings_that_make_no_link_are_refused() -> None:
+    for wrong in ({"client_id": ""}, {"port": 0}, {"port": 70_000}, {"keepalive": 0}, {"inbound_queue": 0}):
+        with pytest.raises(UsageError):
+            LinkSettings(**{"client_id": "x", **wrong})  # type: ignore[arg-type]
+    assert "secret" not in repr(LinkSettings(client_id="x", password="secret"))  # noqa: S106
+
+
+async def test_link_events_survive_a_flood_of_messages_and_still_alternate() -> None:
+    counters = LinkCounters()
+    inbox = Inbox(5, counters)
+    for i in range(MAX_LINK_EVENTS):
+        inbox.put_change(LinkUpEvent(i, session_present=False))
+        inbox.put_message(Inbound("t", bytes((i,))))
+        inbox.put_change(LinkDownEvent(str(i)))
+    inbox.put_message(Inbound("t", b"last"))
+    inbox.close()
+    events = [event async for event in inbox.events()]
+    changes = [event for event in events if not isinstance(event, Inbound)]
+    assert len(changes) == MAX_LINK_EVENTS
+    assert [type(event) for event in changes] == [LinkUpEvent, LinkDownEvent] * (MAX_LINK_EVENTS // 2)
+    assert changes[-1] == LinkDownEvent(str(MAX_LINK_EVENTS - 1))
+    assert counters.flaps_dropped == MAX_LINK_EVENTS // 2
+    payloads = [event.payload for event in events if isinstance(event, Inbound)]
+    assert payloads == [*(bytes((i,)) for i in range(MAX_LINK_EVENTS - 4, MAX_LINK_EVENTS)), b"last"]
+    assert counters.inbound_dropped == MAX_LINK_EVENTS + 1 - 5
+
+
+async def test_a_failure_comes_after_the_events_that_wait() -> None:
+    inbox = Inbox(5, LinkCounters())
+    inbox.put_message(Inbound("t", b"x"))
+    inbox.close(LinkError("over"))
+    events = inbox.events()
+    assert await anext(events) == Inbound("t", b"x")
+    with pytest.raises(LinkError, match="over"):
+        await anext(events)
+
+
+async def test_a_second_consumer_is_refused() -> None:
+    inbox = Inbox(5, LinkCounters())
+    first = asyncio.ensure_future(anext(inbox.events()))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="one consumer"):
+        await anext(inbox.events())
+    inbox.put_message(Inbound("t", b"x"))
+    assert await first == Inbound("t", b"x")
+
+
+async def test_the_window_is_first_come_and_survives_cancelled_waiters() -> None:
+    window = Window(1)
+    await window.acquire()
+    order: list[int] = []
+
+    async def take(i: int) -> None:
+        await window.acquire()
+        order.append(i)
+
+    tasks = [asyncio.create_task(take(i)) for i in range(4)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()  # while it waits
+    await asyncio.sleep(0)
+    window.release()
+    tasks[1].cancel()  # its place has come already, and must go on to the next
+    await asyncio.wait(tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert order == [2]
+    window.abort("gone")
+    with pytest.raises(LinkDown, match="gone"):
+        await tasks[3]
+    with pytest.raises(LinkDown, match="gone"):
+        await window.acquire()
+
+
+async def test_retrying_waits_longer_says_so_and_stops_at_success() -> None:
+    waits: list[Waiting] = []
+    calls = 0
+
+    async def attempt() -> str:
+        nonlocal calls
+        calls += 1
+        if calls < 6:
+            raise LinkDown(f"no {calls}")
+        return "there"
+
+    backoff = Backoff(first=0.001, top=0.004)
+    result = await retrying(attempt, what="finding it", on=LinkDown, backoff=backoff, on_wait=waits.append)
+    assert result == "there"
+    assert [w.attempt for w in waits] == [1, 2, 3, 4, 5]
+    bounds = [0.001, 0.002, 0.004, 0.004, 0.004]
+    assert all(0.0 <= w.delay <= bound for w, bound in zip(waits, bounds, strict=True))
+    assert str(waits[0]).startswith("finding it: no 1; attempt 1 failed, next in ")
+
+
+async def test_retrying_lets_other_errors_through_and_can_be_cancelled() -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    async def down() -> None:
+        raise LinkDown("no")
+
+    waits: list[Waiting] = []
+    with pytest.raises(ZeroDivisionError):
+        await retrying(broken, what="x", on=LinkDown, backoff=Backoff(), on_wait=waits.append)
+    assert not waits
+    slow = Backoff(first=1000.0, top=1000.0)
+    task = asyncio.create_task(retrying(down, what="x", on=LinkDown, backoff=slow, on_wait=waits.append))
+    while not waits:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_the_jitter_is_full_and_bounded() -> None:
+    backoff = Backoff(first=1.0, top=8.0)
+    for attempt, bound in ((1, 1.0), (3, 4.0), (4, 8.0), (10_000, 8.0)):
+        delays = [backoff.delay(attempt) for _ in range(500)]
+        # 500 uniform draws all miss a tenth of the range with probability 0.9**500 < 1e-22.
+        assert min(delays) < 0.1 * bound
+        assert 0.9 * bound < max(delays) <= bound
