@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _main(argv: Sequence[str]) -> int | None:
     if argv and argv[0] == "demo":
-        from flexspec_mq.demo import __main__ as demo
+        from flexspec_mq.demo import main as demo
 
         return demo.main(argv[1:])
     args = build_parser().parse_args(argv)

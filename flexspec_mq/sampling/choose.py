@@ -7,18 +7,23 @@ that the choice does not depend on the order in which anything was computed.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexspec_mq.sampling.noise import gumbel
+from flexspec_mq.sampling.noise import gumbel_of, words
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from flexspec_mq.sampling.noise import Words
     from flexspec_mq.sampling.params import SamplingParams
 
-_FIRST_LOOK = 512
+_HEAVY = 1e-3
+"""Weight beside the likeliest token's from which tokens are looked at first: nearly always a whole nucleus."""
+_ROUNDING = 1e-9
+"""Bound on the relative rounding of a score, with room for libraries whose logarithm is off by some bits."""
 
 
 def choose(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> int:
@@ -34,14 +39,15 @@ def choose(logits: npt.NDArray[np.float32], params: SamplingParams, position: in
     """
     if params.temperature == 0.0:
         return int(np.argmax(logits))
-    scores = logits.astype(np.float64)
-    scores /= params.temperature
-    kept = keep(scores, params)
-    noise = gumbel(params.seed, position, len(scores))
+    kept = None
+    if params.top_p < 1.0 or 0 < params.top_k < len(logits):
+        kept = keep(_tempered(logits, params.temperature), params)
+    drawn = words(params.seed, position, len(logits))
     if kept is None:
-        scores += noise
-        return int(np.argmax(scores))
-    return int(kept[np.argmax(scores[kept] + noise[kept])])
+        kept = _contenders(logits, params.temperature, drawn)
+    scores = _tempered(logits[kept], params.temperature)
+    scores += gumbel_of(drawn[kept])
+    return int(kept[np.argmax(scores)])
 
 
 def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray[np.intp] | None:
@@ -65,19 +71,44 @@ def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray
     return ids[np.sort(_nucleus(scores[ids], params.top_p))]
 
 
+def _tempered(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:
+    scores = logits.astype(np.float64)
+    scores /= temperature
+    return scores
+
+
+def _contenders(
+    logits: npt.NDArray[np.float32], temperature: float, drawn: Words
+) -> npt.NDArray[np.intp]:
+    """Ids that can win, ascending: those that the largest noise drawn would lift to a score that is surely reached.
+
+    Noise is wanted for these alone, typically some dozens to thousands; drawing it costs far less than its
+    logarithms. The likeliest and the luckiest token tell which score is surely reached.
+    """
+    luckiest = int(np.argmax(drawn))
+    sure = np.array([int(np.argmax(logits)), luckiest])
+    noise = gumbel_of(drawn[sure])
+    scores = _tempered(logits[sure], temperature)
+    reached = float((scores + noise).max())
+    slack = _ROUNDING * (float(np.abs(scores).max()) + float(np.abs(noise).max()))
+    border = (reached - float(noise[1]) - slack) * temperature
+    if not math.isfinite(border):
+        return np.arange(len(logits))
+    return np.flatnonzero(logits >= border)
+
+
 def _nucleus(scores: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.intp]:
-    """Indices of the nucleus, looking at few candidates first because it is nearly always small."""
-    weights = np.exp(scores - scores.max())
-    wanted = top_p * weights.sum()
-    looked = _FIRST_LOOK
-    while looked < len(scores):
-        border = np.partition(scores, -looked)[-looked]
-        candidates = np.flatnonzero(scores >= border)
-        head = _head(candidates, scores, weights, wanted)
+    """Indices of the nucleus, sorting as few scores as can be because it is nearly always small."""
+    top = scores.max()
+    weights = np.exp(scores - top)
+    total = weights.sum()
+    # What weighs less than an even share of the mass that top-p leaves out cannot be needed, but for rounding.
+    for least in (_HEAVY, (1.0 - top_p) * total / len(scores)):
+        candidates = np.flatnonzero(scores >= top + math.log(least))
+        head = _head(candidates, scores, weights, top_p * total)
         if head is not None:
             return head
-        looked *= 8
-    head = _head(np.arange(len(scores)), scores, weights, wanted)
+    head = _head(np.arange(len(scores)), scores, weights, top_p * total)
     return np.arange(len(scores)) if head is None else head
 
 

@@ -18,12 +18,14 @@ import numpy.typing as npt
 NOISE_VERSION = 1
 KEY_DOMAIN = 0x466C_6578_5370_6563  # "FlexSpec"
 _SMALLEST = 2.0**-54
+_UNUSED_BITS = np.uint64(11)
 
 Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
 
 
-def uniforms(seed: int, position: int, vocab_size: int) -> Floats:
-    """Draw one uniform per token id.
+def words(seed: int, position: int, vocab_size: int) -> Words:
+    """Draw one word per token id; a larger word gives larger noise.
 
     Args:
         seed: unsigned 64-bit seed of the session.
@@ -31,22 +33,35 @@ def uniforms(seed: int, position: int, vocab_size: int) -> Floats:
         vocab_size: how many token ids.
 
     Returns:
-        float64 of shape [vocab_size], each above 0 and below 1.
+        uint64 of shape [vocab_size].
     """
-    generator = np.random.Generator(
-        np.random.Philox(
-            counter=np.array([0, 0, position, NOISE_VERSION], dtype=np.uint64),
-            key=np.array([seed, KEY_DOMAIN], dtype=np.uint64),
-        )
+    generator = np.random.Philox(
+        counter=np.array([0, 0, position, NOISE_VERSION], dtype=np.uint64),
+        key=np.array([seed, KEY_DOMAIN], dtype=np.uint64),
     )
-    drawn: Floats = generator.random(vocab_size)
-    return np.maximum(drawn, _SMALLEST, out=drawn)
+    return generator.random_raw(vocab_size)
 
 
-def gumbel(seed: int, position: int, vocab_size: int) -> Floats:
-    """Draw one standard Gumbel variate per token id; float64 of shape [vocab_size]."""
-    noise = uniforms(seed, position, vocab_size)
+def uniforms_of(drawn: Words) -> Floats:
+    """Uniforms of words, of the same shape; each above 0 and below 1."""
+    uniform = (drawn >> _UNUSED_BITS) * 2.0**-53
+    return np.maximum(uniform, _SMALLEST, out=uniform)
+
+
+def gumbel_of(drawn: Words) -> Floats:
+    """Standard Gumbel variates of words, of the same shape. A word's variate does not depend on the others."""
+    noise = uniforms_of(drawn)
     np.log(noise, out=noise)
     np.negative(noise, out=noise)
     np.log(noise, out=noise)
     return np.negative(noise, out=noise)
+
+
+def uniforms(seed: int, position: int, vocab_size: int) -> Floats:
+    """Draw one uniform per token id; see `words` and `uniforms_of`."""
+    return uniforms_of(words(seed, position, vocab_size))
+
+
+def gumbel(seed: int, position: int, vocab_size: int) -> Floats:
+    """Draw one standard Gumbel variate per token id; float64 of shape [vocab_size]."""
+    return gumbel_of(words(seed, position, vocab_size))

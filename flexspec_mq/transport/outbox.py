@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     from flexspec_mq.transport.base import Link, Outbound
 
-_log = logging.getLogger(__name__)
-
 
 class Outbox:
     """Publishes in order, with several acknowledgements outstanding at a time.
@@ -23,6 +20,11 @@ class Outbox:
     When it is full the oldest message is dropped and counted: newer verdicts, drafts and polls cover older ones,
     and the session protocol asks again for what is missing. A message that cannot be published is lost, counted
     and told to `on_lost`.
+
+    Args:
+        bound: messages that may wait.
+        outstanding: publishes of QoS ≥ 1 that may be unacknowledged.
+        on_lost: told of each message that was lost, and why.
 
     Attributes:
         dropped: on overflow.
@@ -41,9 +43,16 @@ class Outbox:
         self._slots = asyncio.Semaphore(outstanding)
         self._on_lost = on_lost
         self._ready = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._underway: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
         self.dropped = 0
         self.lost = 0
+
+    def __len__(self) -> int:
+        """Messages that wait to be handed to the link."""
+        return len(self._waiting)
 
     def put(self, message: Outbound) -> None:
         """Queue a message; never waits."""
@@ -51,38 +60,63 @@ class Outbox:
             self._waiting.popleft()
             self.dropped += 1
         self._waiting.append(message)
+        self._idle.clear()
         self._ready.set()
 
     async def run(self, link: Link) -> None:
-        """Publish what is queued until cancelled."""
+        """Publish what is queued until cancelled.
+
+        Raises:
+            LinkError: the link failed for good.
+            Exception: whatever else a publish raised: a bug, of ours or of `on_lost`.
+        """
         try:
             while True:
                 await self._ready.wait()
                 self._ready.clear()
-                while self._waiting:
-                    message = self._waiting.popleft()
-                    if message.qos == 0:
-                        await self._publish(link, message)
-                        continue
-                    await self._slots.acquire()
-                    task = asyncio.create_task(self._publish(link, message))
-                    self._underway.add(task)
-                    task.add_done_callback(self._done)
+                await self._publish_waiting(link)
+                if self._failure is not None:
+                    raise self._failure
+                self._note_idle()
         finally:
-            for task in self._underway:
+            underway = list(self._underway)
+            for task in underway:
                 task.cancel()
+            await asyncio.gather(*underway, return_exceptions=True)
 
-    async def flush(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds until everything queued is published."""
-        ends = asyncio.get_running_loop().time() + timeout
-        while (self._waiting or self._underway) and asyncio.get_running_loop().time() < ends:
-            await asyncio.sleep(0.01)
+    async def flush(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until everything queued is published or lost; tell whether it is."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _publish_waiting(self, link: Link) -> None:
+        while self._waiting and self._failure is None:
+            if self._waiting[0].qos == 0:
+                await self._publish(link, self._waiting.popleft())
+                continue
+            await self._slots.acquire()
+            if not self._waiting:  # cannot be: only this loop and an overflow take messages out
+                self._slots.release()
+                return
+            task = asyncio.create_task(self._publish(link, self._waiting.popleft()), name="publish one")
+            self._underway.add(task)
+            task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._underway.discard(task)
         self._slots.release()
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("publishing failed", exc_info=error)
+            self._failure = self._failure or error
+            self._ready.set()  # the loop raises it
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._waiting and not self._underway:
+            self._idle.set()
 
     async def _publish(self, link: Link, message: Outbound) -> None:
         try:

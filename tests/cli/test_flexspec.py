@@ -127,7 +127,8 @@ def test_every_command_is_listed() -> None:
 
 
 def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = pytest.importorskip("flexspec_mq.demo")
+    from flexspec_mq.demo import main as demo
+
     seen: list[Sequence[str]] = []
 
     def main_of_demo(argv: Sequence[str]) -> int:
@@ -173,7 +174,7 @@ def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path)
     echo = tmp_path / "python"
     echo.write_text(f"#!{sys.executable}\nimport sys, json\nprint(json.dumps(sys.argv[1:]))\n")
     echo.chmod(0o755)
-    given = {"PROMPT": prompt, "LINK": "4g"}
+    given = {"PROMPT": prompt, "CHAT": "1"}
     environment = {key: value for key, value in os.environ.items() if key not in given}
     arguments = [f"{name}={value}" for name, value in given.items()]
     done = subprocess.run(
@@ -186,4 +187,4 @@ def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["-m", "flexspec_mq.demo", "--link=4g", f"--prompt={prompt}"]
+    assert json.loads(done.stdout) == ["-m", "flexspec_mq.demo", "--chat", f"--prompt={prompt}"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,9 +30,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from flexspec_mq.models.draft.architecture import build_draft, trained_parameters
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 N = 2
 
@@ -140,6 +138,23 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not empty"):
         materialise(tmp_path / "base", delta, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delta = some_delta(tmp_path)
+    real = Path.rename
+
+    def late(self: Path, target: Path) -> Path:
+        shutil.copytree(self, target)
+        (target / "theirs").touch()
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert (materialise(tmp_path / "base", delta, tmp_path / "out") / "theirs").exists()
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="cannot write"):
+        materialise(tmp_path / "base", delta, tmp_path / "file" / "out")
 
 
 def test_a_delta_says_what_it_is_and_others_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from flexspec_mq.transport.base import LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
-from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Hop, Scope, through
+from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Fault, Hop, Scope, through
 from flexspec_mq.transport.memory import MemoryBroker
 from tests.transport.proxy import proxy_to
 from tests.transport.reading import PATIENCE, Reader
@@ -67,7 +67,7 @@ def test_scope_limits_a_fault(scope: Scope, up: bool, down: bool) -> None:
 
 def test_faults_in_a_row_act_on_every_copy() -> None:
     rng = random.Random(1)
-    row = [Duplicate(1.0, rng), Delay(0.5, rng), Duplicate(1.0, rng)]
+    row: list[Fault] = [Duplicate(1.0, rng), Delay(0.5, rng), Duplicate(1.0, rng)]
     assert through(row, UP) == [0.5] * 4
     assert through([Drop(1.0, rng), *row], UP) == []
     assert through([], UP) == [0.0]

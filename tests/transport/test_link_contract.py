@@ -59,6 +59,16 @@ async def test_up_is_announced_after_subscriptions_and_birth(world: World) -> No
             assert await reader.payload() == b"hello"
 
 
+async def test_subscriptions_stand_before_the_birth(world: World) -> None:
+    """A birth that is not retained reaches its own sender only if that subscribed first."""
+    topic = f"{world.topic}/hello"
+    settings = world.settings(
+        "self", subscriptions=(Subscription(topic),), birth=lambda: (Outbound(topic, b"me", 1),)
+    )
+    async with world.link(settings) as link:
+        assert await Reader(link).payload() == b"me"
+
+
 async def test_nobody_subscribes_is_told_at_qos_1_and_not_for_retained(world: World) -> None:
     async with world.link(world.settings("lonely")) as link:
         await link.wait_up(PATIENCE)

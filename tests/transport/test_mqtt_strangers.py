@@ -93,6 +93,29 @@ async def test_a_load_balancer_without_a_broker_is_no_refusal() -> None:
     assert "hung up before CONNACK" in error.message
 
 
+async def test_a_broker_that_hung_up_once_is_not_called_too_old() -> None:
+    """It speaks both versions, and its connection broke just when we said CONNECT."""
+    connects = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connects
+        connects += 1
+        try:
+            first = await reader.read(4096)
+            if connects > 1:
+                writer.write(CONNACK_311_WELCOME if first[VERSION_BYTE] == 4 else CONNACK_5)
+                await reader.read(4096)
+        except ConnectionError:
+            return
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, mqtt_link(settings_for(server.sockets[0].getsockname()[1])) as link:
+        await link.wait_up(PATIENCE)
+        assert link.counters.attempts_failed == 1
+
+
 async def test_a_busy_broker_is_tried_again() -> None:
     async with stranger(v5=[CONNACK_5_BUSY]) as port:
         error = await failure_of(settings_for(port, give_up_after=0.2))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,13 +29,12 @@ def load_causal_lm(path: Path, dtype: torch.dtype = torch.bfloat16) -> PreTraine
         ModelError: The folder holds no causal LM that transformers can load.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
-        )
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+            )
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot load a causal LM from {path}: {error}",

@@ -161,7 +161,11 @@ def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
         return out_dir
     if out_dir.exists() and not (out_dir / MARKER).exists() and any(out_dir.iterdir()):
         raise ModelError(f"{out_dir} is not empty and holds no draft", hint="give another folder")
-    _write_checkpoint(base_path, {**shared, **delta}, marker, out_dir)
+    try:
+        _write_checkpoint(base_path, {**shared, **delta}, marker, out_dir)
+    except OSError as error:
+        if not _holds(out_dir, marker):  # else another process was faster
+            raise ModelError(f"cannot write the draft to {out_dir}: {error}") from error
     return out_dir
 
 

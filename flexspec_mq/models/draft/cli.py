@@ -12,14 +12,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flexspec_mq.models.draft.evaluate import Acceptance
 
-log = logging.getLogger(__name__)
+_TRAIN_FILES = (
+    ("--text", "FILE", ".npz with ids, start, prompt_len and temperature of target-written rows"),
+    ("--cache", "FOLDER", "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"),
+    ("--out", "FILE", "the delta to write (.safetensors); the state to resume from goes beside it"),
+)
+_TRAIN_NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
+    ("--layers", 4, "N", "backbone layers kept from the base"),
+    ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
+    ("--learning-rate", 4e-3, "RATE", "peak of AdamW's rate"),
+    ("--hybrid-from", 0.6, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
+    ("--common-ids", 8192, "IDS", "ids of the LM head that every step sees; 0 uses the whole head always"),
+    ("--extra-ids", 2048, "IDS", "other ids, drawn anew in every step, that stand for the rest"),
+    ("--full-from", 0.9, "SHARE", "share of the budget (0-1) after which steps use the whole LM head"),
+    ("--first-rows", 512, "ROWS", "rows in the first pass; each pass takes twice as many as the last"),
+    ("--collect-until", 0.6, "SHARE", "share of the budget (0-1) after which no more states are collected"),
+    ("--save-minutes", 5.0, "MIN", "minutes between saved states"),
+    ("--seed", 0, "N", "of the order of rows and the draw of ids"),
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -44,113 +61,17 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "where it stopped when the same command is given again.",
     )
     train.set_defaults(func=_train)
-    add = train.add_argument
     _add_base(train)
-    add(
-        "--text",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help=".npz with ids, start, prompt_len and temperature of target-written rows",
-    )
-    add(
-        "--cache",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)",
-    )
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the delta to write (.safetensors); the state to resume from goes beside it",
-    )
-    add(
-        "--layers",
-        type=int,
-        default=4,
-        metavar="N",
-        help="backbone layers kept from the base (default: %(default)s)",
-    )
-    add(
-        "--minutes",
-        type=float,
-        metavar="MIN",
-        help="time budget in minutes, collecting included, resumptions summed",
-    )
+    for flag, metavar, text in _TRAIN_FILES:
+        train.add_argument(flag, type=Path, required=True, metavar=metavar, help=text)
+    for flag, default, metavar, text in _TRAIN_NUMBERS:
+        kind, shown = type(default), f"{text} (default: %(default)s)"
+        train.add_argument(flag, type=kind, default=default, metavar=metavar, help=shown)
+    add = train.add_argument
+    add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
-    add(
-        "--step-tokens",
-        type=int,
-        default=1024,
-        metavar="TOKENS",
-        help="answer tokens per optimizer step, at most (default: %(default)s)",
-    )
-    add(
-        "--learning-rate",
-        type=float,
-        default=4e-3,
-        metavar="RATE",
-        help="peak of AdamW's rate (default: %(default)s)",
-    )
-    add(
-        "--prompts-from",
-        type=int,
-        metavar="POSITION",
-        help="token of a row from which its prompt is trained on as well (default: answers only)",
-    )
-    add(
-        "--hybrid-from",
-        type=float,
-        default=0.6,
-        metavar="SHARE",
-        help="share of the budget (0-1) after which total variation joins the loss (default: %(default)s)",
-    )
-    add(
-        "--common-ids",
-        type=int,
-        default=8192,
-        metavar="IDS",
-        help="ids of the LM head that every step sees; 0 uses the whole head always (default: %(default)s)",
-    )
-    add(
-        "--extra-ids",
-        type=int,
-        default=2048,
-        metavar="IDS",
-        help="other ids, drawn anew in every step, that stand for the rest (default: %(default)s)",
-    )
-    add(
-        "--full-from",
-        type=float,
-        default=0.9,
-        metavar="SHARE",
-        help="share of the budget (0-1) after which every step uses the whole LM head (default: %(default)s)",
-    )
-    add(
-        "--first-rows",
-        type=int,
-        default=512,
-        metavar="ROWS",
-        help="rows in the first pass; each pass takes twice as many as the one before (default: %(default)s)",
-    )
-    add(
-        "--collect-until",
-        type=float,
-        default=0.6,
-        metavar="SHARE",
-        help="share of the budget (0-1) after which no pass collects more states (default: %(default)s)",
-    )
-    add(
-        "--save-minutes",
-        type=float,
-        default=5.0,
-        metavar="MIN",
-        help="minutes between saved states (default: %(default)s)",
-    )
-    add("--seed", type=int, default=0, help="of the order of rows and the draw of ids (default: %(default)s)")
+    about_prompts = "token of a row from which its prompt is trained on as well (default: answers only)"
+    add("--prompts-from", type=int, metavar="POSITION", help=about_prompts)
     _add_threads(train)
 
 
@@ -257,12 +178,13 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     files = TrainFiles(args.base, args.text, args.cache, args.out)
+    _show_log(unless_terminal=True)  # where the progress bar is
     _use_threads(args.threads)
     with _interruptible() as stop:
         result = train_draft(files, config, save_seconds=args.save_minutes * 60, should_stop=stop.is_set)
     if result is None:
         print(f"stopped; give the same command again to go on ({args.out})", file=sys.stderr)  # noqa: T201
-        return 130
+        return Cancelled.exit_code
     _print_result(result)
     return 0
 
@@ -270,6 +192,7 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from flexspec_mq.models.draft.session import EvaluateFiles, evaluate_draft
 
+    _show_log()
     _use_threads(args.threads)
     files = EvaluateFiles(args.base, args.delta, text=args.text, prompts=args.prompts, keep=args.keep)
     _print_result(evaluate_draft(files, limit=args.limit, max_new=args.max_new, k=args.draft_tokens))
@@ -285,6 +208,11 @@ def _export(args: argparse.Namespace) -> int:
 
 def _print_result(result: Acceptance) -> None:
     print(json.dumps(result.figures()))  # noqa: T201
+
+
+def _show_log(*, unless_terminal: bool = False) -> None:
+    if not (unless_terminal and sys.stderr.isatty()):
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 
 def _use_threads(count: int) -> None:

@@ -169,7 +169,16 @@ def evaluate_draft(files: EvaluateFiles, *, limit: int, max_new: int, k: int) ->
         for name, parameter in trained_parameters(draft, meta.n):
             parameter.copy_(delta[name])
     text = _text_to_replay(files, base, limit, max_new)
-    return replay(draft, meta.n, fresh_rows(base, meta.n, text), k)
+    seen, told = 0, time.monotonic()
+
+    def on_row() -> None:
+        nonlocal seen, told
+        seen += 1
+        if time.monotonic() - told > LOG_SECONDS:
+            told = time.monotonic()
+            log.info("replayed %d of %d answers", seen, len(text))
+
+    return replay(draft, meta.n, fresh_rows(base, meta.n, text, on_row), k)
 
 
 def read_prompts(path: Path) -> list[str]:

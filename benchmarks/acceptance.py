@@ -1,0 +1,231 @@
+"""How much of the draft the target accepts: tokens per round by category, acceptance by position, draft time.
+
+Draft and target run in this process, without a network, by the protocol's rules with one batch in flight. The
+target answers the first turn of each question; the text is the target's own at every temperature. A round is one
+verification: it commits the accepted tokens and one more, but an end of text cuts its last round short.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks._common import finish, parser, percentile, table
+from benchmarks.questions import OWN, Question, read_questions, spread
+from benchmarks.rounds import Job, Rounds, Tally, work_item
+from cloud_worker import target as cloud_target
+from cloud_worker.engine import Engine, Slice, sampling
+from cloud_worker.settings import WorkerSettings
+from edge_node import draft_model
+from edge_node.drafter import ModelDrafter, Wanted
+from edge_node.settings import EdgeSettings
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.models.load import LoadedModel
+from flexspec_mq.models.text import Turn, encode_turns
+from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
+
+BAR = 1.6
+"""Tokens per round at temperature 0 and K = 4 that the default draft is held to."""
+QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
+TIMED_TOKENS = 40
+ALL = "all"
+
+Tallies = dict[float, dict[str, Tally]]
+
+
+def build_parser() -> ArgumentParser:
+    """The command's flags."""
+    made = parser(__doc__ or "")
+    made.add_argument("--draft", default="default", help="checkpoint folder of the draft, or 'default'")
+    made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
+    made.add_argument("--tokens", type=int, default=64, help="new tokens per answer at most")
+    made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
+    made.add_argument("--top-p", type=float, default=1.0)
+    made.add_argument("--questions", type=int, metavar="N", help="only N of the questions, evenly spaced")
+    made.add_argument("--at-once", type=int, default=16, help="texts that share the forwards")
+    made.add_argument("--dtype", default="bfloat16", help="of draft and target")
+    made.add_argument("--threads", type=int, default=1, help="of torch")
+    return made
+
+
+def check(options: Namespace) -> None:
+    """Refuse flags that nothing can be measured with.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for flag in ("tokens", "at_once", "questions"):
+        value = getattr(options, flag)
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag.replace('_', '-')} {value} is less than 1")
+    if not 0 <= options.k <= MAX_DRAFT_TOKENS:
+        raise UsageError(f"--k {options.k} is not between 0 and {MAX_DRAFT_TOKENS}")
+    if options.draft == "none":
+        raise UsageError("there is no acceptance without a draft")
+    if len(set(options.temperatures)) < len(options.temperatures):
+        raise UsageError("a temperature is given twice")
+
+
+def make_jobs(questions: Sequence[Question], loaded: LoadedModel, options: Namespace) -> list[list[Job]]:
+    """For each question, one text per temperature. Seeds come from ``--seed`` and the question's place.
+
+    Raises:
+        UsageError: a question and its answer do not fit the context, or no text can be sampled like this.
+    """
+    jobs = []
+    for place, question in enumerate(questions):
+        prompt = encode_turns(
+            loaded.tokenizer, [Turn("user", question.text)], max_context=loaded.max_context - options.tokens
+        )
+        seed = random.Random(f"{options.seed} {place}").getrandbits(64)
+        series = []
+        for temperature in options.temperatures:
+            identity = Identity(
+                PROTOCOL_VERSION,
+                loaded.fingerprint,
+                temperature,
+                0,
+                options.top_p,
+                seed,
+                loaded.eos,
+                False,  # noqa: FBT003  the order of a wire message
+                options.tokens,
+            )
+            sampling(identity)
+            series.append(Job(question.category, prompt, identity))
+        jobs.append(series)
+    return jobs
+
+
+def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: Rounds) -> Tallies:
+    """Write all texts; tallies by temperature and category, `ALL` included."""
+    tallies: Tallies = defaultdict(lambda: defaultdict(Tally))
+    total, written = sum(map(len, jobs)), 0
+    began = said = time.monotonic()
+
+    def done(job: Job, _tokens: tuple[int, ...], tally: Tally) -> None:
+        nonlocal said, written
+        written += 1
+        for name in (job.name, ALL):
+            tallies[job.identity.temperature][name].add(tally)
+        if time.monotonic() - said > 10 or written == total:
+            said = time.monotonic()
+            say(f"{written} of {total} texts, {said - began:.0f} s")
+
+    rounds.run(jobs, done)
+    return tallies
+
+
+def measure_time(jobs: Sequence[Job], engine: Engine, drafter: ModelDrafter) -> dict[str, float]:
+    """Median milliseconds of one token of one session alone, of the draft and of the target, in turns."""
+    times: dict[str, list[float]] = {"draft": [], "target": []}
+    session = -1
+    for job in jobs:
+        context = list(job.prompt)
+        params = sampling(job.identity)
+        for count in range(TIMED_TOKENS + 1):
+            if len(context) - len(job.prompt) >= job.identity.limit:
+                break
+            began = time.perf_counter()
+            drafted = drafter.draft([Wanted(session, context, params)])
+            middle = time.perf_counter()
+            item = work_item(session, job, context, ())
+            decided = engine.step([Slice(item, engine.unread(item))])[0].tokens
+            ended = time.perf_counter()
+            if count and drafted[0] is not None:  # the first one reads the prompt
+                times["draft"].append(1e3 * (middle - began))
+                times["target"].append(1e3 * (ended - middle))
+            context += decided
+        drafter.free(session)
+        engine.free(("bench", session))
+    return {name: percentile(values, 0.5) for name, values in times.items() if values}
+
+
+def figures(tally: Tally) -> dict[str, Any]:
+    """A tally as the JSON line gives it."""
+    return {
+        "texts": tally.texts,
+        "tokens": tally.tokens,
+        "rounds": tally.rounds,
+        "tokens_per_round": tally.tokens_per_round,
+        "survival": tally.survival,
+        "drafted": sum(tally.offered),
+        "accepted": sum(tally.reached),
+    }
+
+
+def show(tallies: Tallies, k: int) -> None:
+    """Print one table per temperature."""
+    headers = ("category", "texts", "tokens", "tokens/round", *(f"S{position + 1}" for position in range(k)))
+    for temperature, by_category in tallies.items():
+        names = [*sorted(name for name in by_category if name != ALL), ALL]
+        rows: list[list[Any]] = []
+        for name in names:
+            tally = by_category[name]
+            share = [*tally.survival, *[None] * (k - len(tally.survival))]
+            rows.append([name, tally.texts, tally.tokens, tally.tokens_per_round, *share])
+        print(f"T = {temperature:g}")
+        print(table(headers, rows))
+        print()
+
+
+def say(text: str) -> None:
+    """Tell people how far things are."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def measure(options: Namespace) -> int:
+    """Measure and print."""
+    check(options)
+    if options.quick:
+        options.tokens = min(options.tokens, QUICK_TOKENS)
+        options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
+    read = read_questions(options.prompts or OWN)
+    questions = spread(read, options.questions or len(read))
+    common = {"dtype": options.dtype, "threads": options.threads}
+    target = cloud_target.load(WorkerSettings(target=options.target, worker="bench", **common), say)
+    draft = draft_model.load(EdgeSettings(edge="bench", draft=options.draft, **common), say)
+    if draft.drafter is None or draft.loaded.fingerprint != target.loaded.fingerprint:
+        raise FingerprintError("draft and target have different tokenizers")
+    jobs = make_jobs(questions, target.loaded, options)
+    engine = Engine(target.packed)
+    times = measure_time([series[0] for series in spread(jobs, 1 if options.quick else 4)], engine, draft.drafter)
+    tallies = measure_acceptance(
+        jobs, Rounds(engine, draft.drafter, k=options.k, at_once=options.at_once)
+    )
+    show(tallies, options.k)
+    for name, value in times.items():
+        print(f"{name}: {value:.1f} ms per token of one session alone")
+    greedy = tallies[0.0][ALL].tokens_per_round if 0.0 in tallies else None
+    results: dict[str, Any] = {
+        "questions": len(questions),
+        "of": len(read),
+        "k": options.k,
+        "tokens": options.tokens,
+        "top_p": options.top_p,
+        "exact": target.proof.exact,
+        "temperatures": {
+            f"{temperature:g}": {name: figures(tally) for name, tally in by_category.items()}
+            for temperature, by_category in tallies.items()
+        },
+        "ms_per_token": times,
+        "bar": {"tokens_per_round": greedy, "least": BAR, "met": greedy is not None and greedy >= BAR},
+    }
+    finish("acceptance", results, quick=options.quick)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_main(lambda arguments: measure(build_parser().parse_args(arguments)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""What may be rendered, and what it says."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from broker.access import access_file
+from broker.certificates import make_certificates
+from broker.config import config_text, render
+from broker.errors import BrokerError, UnsafeError
+from broker.settings import BrokerSettings, Role, User, is_loopback
+
+ALICE = User("alice", Role.EDGE, "secret-a")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "broker.example.org"])  # noqa: S104
+def test_beyond_loopback_needs_tls_and_users_or_the_word(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeError, match="no TLS and no users"):
+        render(BrokerSettings(host=host), tmp_path)
+    with pytest.raises(UnsafeError, match="no TLS"):
+        render(BrokerSettings(host=host, users=(ALICE,)), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert render(BrokerSettings(host=host, insecure_anywhere=True), tmp_path).exists()
+    tls = make_certificates(tmp_path / "tls", [host])
+    with pytest.raises(UnsafeError, match="no users"):
+        render(BrokerSettings(host=host, tls=tls), tmp_path)
+    assert render(BrokerSettings(host=host, tls=tls, users=(ALICE,)), tmp_path).exists()
+
+
+def test_loopback_is_known() -> None:
+    assert all(is_loopback(h) for h in ("127.0.0.1", "127.8.9.1", "::1", "localhost"))
+    assert not any(is_loopback(h) for h in ("10.0.0.1", "", "localhost.example.org", "0.0.0.0"))  # noqa: S104
+
+
+def test_the_configuration_says_what_the_facts_ask_for(tmp_path: Path) -> None:
+    lines = config_text(BrokerSettings(port=1999, persistence=True), tmp_path).splitlines()
+    for wanted in (
+        "listener 1999 127.0.0.1",
+        "set_tcp_nodelay true",
+        "max_inflight_messages 200",
+        "max_queued_messages 10000",
+        "max_packet_size 262144",
+        "persistence true",
+        "autosave_interval 5",
+        "persistent_client_expiration 1h",
+        "allow_anonymous true",
+    ):
+        assert wanted in lines
+    secured = config_text(BrokerSettings(users=(ALICE,)), tmp_path).splitlines()
+    assert "allow_anonymous false" in secured
+    assert "persistence false" in secured
+
+
+def test_files_are_private_and_passwords_hashed(tmp_path: Path) -> None:
+    directory = tmp_path / "etc"
+    render(BrokerSettings(users=(ALICE,)), directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    for path in directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert "secret-a" not in path.read_text()
+    assert (directory / "passwords").read_text().startswith("alice:$7$")
+
+
+def test_bad_users_are_refused(tmp_path: Path) -> None:
+    for name in ("", "a/b", "+", "#", "a b", "x" * 65, "a\nuser b"):
+        with pytest.raises(BrokerError):
+            User(name, Role.EDGE, "x")
+    with pytest.raises(BrokerError, match="share a name"):
+        render(BrokerSettings(users=(ALICE, User("alice", Role.WORKER, "x"))), tmp_path)
+    for password in ("", "a\nmallory:x"):
+        with pytest.raises(BrokerError, match="password"):
+            render(BrokerSettings(users=(User("bob", Role.EDGE, password),)), tmp_path)
+
+
+def test_only_workers_publishers_and_operators_have_rules_of_their_own() -> None:
+    text = access_file([ALICE, User("w1", Role.WORKER, "x"), User("ops", Role.OPERATOR, "x")])
+    assert "user alice" not in text
+    worker = text.partition("user w1\n")[2].partition("\n\n")[0].splitlines()
+    assert "topic read f1/d/w1/+" in worker
+    assert "topic write f1/w/w1" in worker
+    operator = text.partition("user ops\n")[2]
+    assert "write" not in operator
+
+
+def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("broker.programs.shutil.which", lambda *_a, **_k: None)
+    with pytest.raises(BrokerError, match="not installed") as missing:
+        render(BrokerSettings(users=(ALICE,)), tmp_path)
+    assert "apt install mosquitto" in missing.value.hint

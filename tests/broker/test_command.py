@@ -1,0 +1,138 @@
+"""``flexspec-broker`` as its users run it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from tests.broker.test_launcher import answers, until
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Temporary files of the command go where the test can see them."""
+    (tmp_path / "tmp").mkdir()
+    return {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "broker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+
+
+@contextmanager
+def running(env: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    command = [sys.executable, "-m", "broker", "run", "--ready-json", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_says_when_it_is_ready_and_leaves_nothing(
+    environment: dict[str, str], number: signal.Signals
+) -> None:
+    with running(environment) as (process, ready):
+        assert answers(ready["port"])
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert not answers(ready["port"])
+    left = [path.name for path in Path(environment["TMPDIR"]).rglob("*")]
+    assert left == [f"flexspec-broker-{os.geteuid()}.run"]
+
+
+def test_run_tells_of_mosquittos_own_end(environment: dict[str, str]) -> None:
+    with running(environment) as (process, ready):
+        os.kill(ready["pid"], signal.SIGKILL)
+        assert process.wait(10) == 4
+
+
+def test_run_ends_with_its_parent_if_asked(environment: dict[str, str]) -> None:
+    code = (
+        "import subprocess, sys, os\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'broker', 'run', '--ready-json', '--parent-death'],"
+        " stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
+        "print(child.stdout.readline().decode(), flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    port = json.loads(done.stdout)["port"]
+    assert until(lambda: not answers(port))
+
+
+def test_stop_finds_what_run_started_and_nothing_else(environment: dict[str, str]) -> None:
+    nothing = run("stop", env=environment)
+    assert nothing.returncode == 4
+    assert "no broker started by" in nothing.stderr
+    with running(environment) as (one, first), running(environment) as (two, second):
+        done = run("stop", "--port", str(first["port"]), env=environment)
+        assert (done.returncode, one.wait(10)) == (0, 0)
+        assert answers(second["port"])
+        assert run("stop", env=environment).returncode == 0
+        assert two.wait(10) == 0
+
+
+def test_stop_does_not_trust_a_process_number(environment: dict[str, str]) -> None:
+    """A note of a crashed `run` names a process that is somebody else's by now."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        notes = Path(environment["TMPDIR"]) / f"flexspec-broker-{os.geteuid()}.run"
+        notes.mkdir()
+        (notes / "1.json").write_text(json.dumps({"pid": bystander.pid, "started": "1", "port": 1}))
+        assert run("stop", env=environment).returncode == 4
+        time.sleep(0.05)
+        assert bystander.poll() is None
+        assert not list(notes.iterdir())
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_render_refuses_strangers_and_writes_for_friends(tmp_path: Path) -> None:
+    directory = tmp_path / "etc"
+    refused = run("render", str(directory), "--host", "0.0.0.0")  # noqa: S104
+    assert refused.returncode == 2
+    assert "--insecure-anywhere" in refused.stderr
+    assert not directory.exists()
+    friends = ("--host", "0.0.0.0", "--certificates", str(tmp_path / "tls"), "--name", "localhost")  # noqa: S104
+    done = run("render", str(directory), *friends, "--edge", "alice", "--worker", "w1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(directory / "mosquitto.conf")
+    credentials = json.loads((directory / "credentials.json").read_text())
+    assert set(credentials) == {"alice", "w1"}
+    assert min(len(password) for password in credentials.values()) >= 20
+    again = run("render", str(directory), *friends, "--edge", "alice", "--worker", "w1", "--edge", "bob")
+    assert again.returncode == 0
+    renewed = json.loads((directory / "credentials.json").read_text())
+    assert {name: renewed[name] for name in credentials} == credentials
+    assert "bob" in renewed
+
+
+def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
+    address = f"127.0.0.1:{mosquitto.port}"
+    people = run("check", address)
+    assert people.returncode == 0
+    assert "ok    shared subscriptions" in people.stdout
+    programs = run("check", "--json", address)
+    assert json.loads(programs.stdout)["ok"] is True
+    nobody = run("check", "127.0.0.1:1")
+    assert nobody.returncode == 1
+    assert "FAIL  reachable" in nobody.stdout
+    assert run("check", "nonsense").returncode == 4

@@ -1,0 +1,116 @@
+"""Private brokers start, end and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from broker.errors import BrokerError
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def until(condition: object, seconds: float = 10.0) -> bool:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_it_answers_inside_and_is_gone_outside() -> None:
+    with PrivateBroker() as broker:
+        directory = broker._directory
+        assert directory is not None
+        assert answers(broker.port)
+        assert broker.pid is not None
+    assert not answers(broker.port)
+    assert not directory.exists()
+
+
+def test_it_listens_on_loopback_only() -> None:
+    with PrivateBroker() as broker:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        wanted = f":{broker.port:04X}"
+        listening = [line.split()[1] for line in lines if line.split()[1].endswith(wanted) and " 0A " in line]
+        assert listening == [f"0100007F{wanted}"]
+
+
+def test_the_port_stays_across_a_kill() -> None:
+    with PrivateBroker() as broker:
+        port, pid = broker.port, broker.pid
+        broker.kill()
+        assert not answers(port)
+        broker.start()
+        assert broker.port == port
+        assert broker.pid != pid
+        assert answers(port)
+
+
+def test_a_taken_port_is_told_and_not_mistaken_for_ours() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(BrokerError, match=f"listens on 127.0.0.1:{port} already"):
+            PrivateBroker(BrokerSettings(port=port)).start()
+
+
+def test_a_broker_that_ends_at_once_says_why() -> None:
+    with pytest.raises(BrokerError, match="ended with code") as failed:
+        PrivateBroker(BrokerSettings(port=0, session_expiry="soon")).start()
+    assert "persistent_client_expiration" in failed.value.hint
+
+
+def test_two_starts_are_a_mistake() -> None:
+    with PrivateBroker() as broker, pytest.raises(BrokerError, match="already"):
+        broker.start()
+
+
+def test_it_ends_with_a_parent_that_crashes(tmp_path: Path) -> None:
+    code = (
+        "import os; from broker.launcher import PrivateBroker\n"
+        "broker = PrivateBroker(); broker.start(); print(broker.port, broker.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    port, _pid = (int(word) for word in done.stdout.split())
+    assert until(lambda: not answers(port))
+
+
+async def test_a_busy_client_with_a_keepalive_of_a_minute_is_not_dropped(
+    own_mosquitto: PrivateBroker,
+) -> None:
+    """Mosquitto 2.0.21 does drop it when ``max_keepalive 60`` is set."""
+    settings = LinkSettings(port=own_mosquitto.port, client_id="busy", keepalive=60)
+    async with mqtt_link(settings) as link:
+        await link.wait_up(10)
+        end = time.monotonic() + 3.5
+        while time.monotonic() < end:
+            await link.publish("x", b"x", qos=1, retain=True)
+            await asyncio.sleep(0.02)
+        assert link.counters.disconnects == 0
