@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
 
+MAX_LEASE = 86_400
+"""Seconds; the most that a verdict can say."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
@@ -56,9 +59,13 @@ class WorkerSettings:
             ("lease", self.lease, 1),
             ("prefill", self.prefill, 2),
             ("batch", self.batch, 1),
+            ("drain", self.drain, 0),
+            ("status_every", self.status_every, 0.1),
         ):
-            if value < least:
+            if not value >= least:  # nan is not either
                 raise UsageError(f"{name} {value} is less than {least}")
+        if self.lease > MAX_LEASE:
+            raise UsageError(f"lease {self.lease} is more than {MAX_LEASE} seconds")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drain", type=float, default=30.0, help="seconds for sessions to end on SIGTERM (default: 30)"
     )
+    parser.add_argument(
+        "--status-every", type=float, default=5.0, help="seconds between two status documents (default: 5)"
+    )
 
 
 def from_arguments(args: argparse.Namespace) -> WorkerSettings:
@@ -100,4 +110,5 @@ def from_arguments(args: argparse.Namespace) -> WorkerSettings:
         prefill=args.prefill,
         batch=args.batch,
         drain=args.drain,
+        status_every=args.status_every,
     )

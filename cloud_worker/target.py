@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,19 @@ class Target:
     proof: Proof
 
 
+def _every(seconds: float, say: Callable[[str], None]) -> Callable[[float], None]:
+    """Say how far the proof is, at once and then not more often than every so many seconds."""
+    said = -seconds
+
+    def progress(share: float) -> None:
+        nonlocal said
+        if time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            say(f"proving that verification does not depend on what shares a forward: {share:.0%}")
+
+    return progress
+
+
 def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     """Load the model and prove shape-invariance on this device, dtype and thread count.
 
@@ -46,7 +60,6 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
         progress=say,
     )
     packed = PackedModel(loaded.model)
-    say("proving that verification does not depend on what shares a forward")
-    proof = prove(packed)
+    proof = prove(packed, progress=_every(2.0, say))
     say(str(proof))
     return Target(loaded, packed, proof)

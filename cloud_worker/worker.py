@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from cloud_worker.refusals import Refusals
+from cloud_worker.stepping import Stepper
 from flexspec_mq import codec, topics
-from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.errors import LinkDown, LocalProtocolError, RemoteProtocolError, UsageError
 from flexspec_mq.protocol.effects import Free, Reply
 from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
@@ -24,18 +26,21 @@ from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, O
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
     from typing import Literal
 
     from cloud_worker.settings import WorkerSettings
-    from cloud_worker.verifier import StepResult, Verifier
+    from cloud_worker.verifier import Verifier
     from flexspec_mq.protocol.effects import SessionKey, WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
-_TICK = 0.02
-"""Seconds between looks at the machine's timers."""
+_FAREWELL = 1.0
+"""Seconds for the last messages to go out when the worker leaves."""
+_ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 
 
 class CloudWorker:
@@ -63,13 +68,16 @@ class CloudWorker:
         )
         self._epoch = time.time_ns() // 1_000_000
         self._work = asyncio.Event()
+        self._timer = asyncio.Event()
+        self._emptied = asyncio.Event()
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
         """Set when the link is up for the first time."""
         self._freed: list[SessionKey] = []
         self._outbox = Outbox()
+        self._refusals = Refusals()
         self.malformed = 0
-        """Payloads that could not be decoded."""
+        """Messages that could not be read."""
 
     @property
     def machine(self) -> WorkerMachine:
@@ -107,46 +115,54 @@ class CloudWorker:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        async with connect(self.link_settings(base)) as link:
-            with ThreadPoolExecutor(1, "verifier") as thread:
+        stepper = Stepper(self._verifier)
+        try:
+            async with connect(self.link_settings(base)) as link:
                 loops = [
                     asyncio.create_task(self._receive_loop(link), name="receive"),
-                    asyncio.create_task(self._step_loop(thread), name="step"),
-                    asyncio.create_task(self._timer_loop(link), name="timer"),
+                    asyncio.create_task(self._step_loop(stepper), name="step"),
+                    asyncio.create_task(self._timer_loop(), name="timer"),
                     asyncio.create_task(self._outbox.run(link), name="publish"),
                 ]
                 try:
-                    await self._until_stopped(loops)
+                    await _first(self._stopping.wait(), loops)
                     await self._drain(link, loops)
                 finally:
                     for loop in loops:
                         loop.cancel()
                     await asyncio.gather(*loops, return_exceptions=True)
-
-    async def _until_stopped(self, loops: list[asyncio.Task[None]]) -> None:
-        """Wait for `stop`; a loop that ends before is an error."""
-        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        try:
-            done, _ = await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
-        for task in done & set(loops):
-            task.result()
+            stepper.close()
 
-    async def _drain(self, link: Link, loops: list[asyncio.Task[None]]) -> None:
-        """Leave the share first, then give the sessions that are here time to end."""
+    async def _drain(self, link: Link, loops: Sequence[asyncio.Task[None]]) -> None:
+        """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
         _log.info("draining: %d sessions, up to %.0f s", len(self._machine), self._settings.drain)
-        if link.is_up:
-            await link.unsubscribe(topics.open_share(self._settings.version))
         self._do(self._machine.drain(time.monotonic()))
-        await self._publish_status(link)
-        ends = time.monotonic() + self._settings.drain
-        while len(self._machine) and time.monotonic() < ends:
-            done, _ = await asyncio.wait(loops, timeout=0.05)
-            for task in done:
-                task.result()
-        await self._outbox.flush(timeout=1.0)
-        _log.info("drained: %d sessions left to other workers", len(self._machine))
+        await self._leave_share(link)
+        self._publish_status()
+        try:
+            async with asyncio.timeout(self._settings.drain):
+                await _first(self._until_empty(), loops)
+        except TimeoutError:
+            _log.warning("%d sessions did not end in time and go to other workers", len(self._machine))
+        self._do(self._machine.release(time.monotonic()))
+        if not await _first(self._outbox.flush(_FAREWELL), loops):
+            _log.warning("left with %d messages unpublished", len(self._outbox))
+
+    async def _leave_share(self, link: Link) -> None:
+        if not link.is_up:
+            return
+        try:
+            await link.unsubscribe(topics.open_share(self._settings.version))
+        except (
+            LinkDown
+        ) as error:  # the filter is forgotten all the same, so the next connection is without it
+            _log.info("the share was left without a word: %s", error.message)
+
+    async def _until_empty(self) -> None:
+        while len(self._machine):
+            self._emptied.clear()
+            await self._emptied.wait()
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -158,75 +174,88 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
-        edge = topics.edge_of(inbound.topic)
+        edge = _sender(inbound.topic)
         if edge is None:
             self.malformed += 1
             return
+        now = time.monotonic()
         try:
             message = codec.decode(inbound.payload)
         except RemoteProtocolError as error:
-            self.malformed += 1
-            _log.warning("edge %s sent what cannot be read: %s", edge, error.message)
-            refusal = Error(0, 0, ErrorCode.MALFORMED, 0, self._settings.worker, error.message[:300])
-            self._do([Reply(edge, refusal, 0)])
+            self._refuse(edge, error.message, now)
             return
-        if isinstance(message, Open | Draft | Poll | Close):
-            self._do(self._machine.receive(edge, message, time.monotonic(), inbound.qos))
-        else:
-            self.malformed += 1
-            _log.warning("edge %s sent a %s, which only workers send", edge, type(message).__name__)
+        if not isinstance(message, Open | Draft | Poll | Close):
+            self._refuse(edge, f"a {type(message).__name__} comes from workers only", now)
+            return
+        if isinstance(message, Open):
+            _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
+        self._do(self._machine.receive(edge, message, now, inbound.qos))
+
+    def _refuse(self, edge: str, why: str, now: float) -> None:
+        """Count what cannot be read, and tell the edge, though not every time."""
+        self.malformed += 1
+        if self._refusals.may_answer(edge, now):
+            _log.warning("edge %s sent what cannot be read: %s", edge, why)
+            error = Error(0, 0, ErrorCode.MALFORMED, 0, self._settings.worker, why[:300])
+            self._do([Reply(edge, error, 0)])
 
     def _do(self, effects: Iterable[WorkerEffect]) -> None:
         """Carry out what the machine wants. A roll-back needs nothing: the engine compares prefixes itself."""
         for effect in effects:
             if isinstance(effect, Reply):
+                message = effect.message
+                if isinstance(message, Error) and message.session and message.code not in _ROUTINE:
+                    name, why = message.code.name.lower(), message.detail
+                    _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
-                self._outbox.put(Outbound(topic, codec.encode(effect.message), effect.qos))
+                self._outbox.put(Outbound(topic, codec.encode(message), effect.qos))
             elif isinstance(effect, Free):
+                _log.debug("session %s/%d: freed", *effect.key)
                 self._freed.append(effect.key)
         if self._freed or self._machine.has_work():
             self._work.set()
+        self._timer.set()
+        self._emptied.set()
 
-    async def _step_loop(self, thread: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
+    async def _step_loop(self, stepper: Stepper) -> None:
         while True:
-            if self._verifier.idle():
+            if stepper.idle:
                 await self._work.wait()
             self._work.clear()
-            freed, self._freed = self._freed, []
-            for key in freed:
-                self._verifier.free(key)
-            items = self._machine.take_work(time.monotonic(), self._settings.batch)
-            for item in items:
-                self._verifier.add(item)
-            if self._verifier.idle():
-                continue
             began = time.monotonic()
-            result = await loop.run_in_executor(thread, self._verifier.step)
-            self._take(result, began)
+            freed, self._freed = self._freed, []
+            items = self._machine.take_work(began, self._settings.batch)
+            done = await stepper.round(freed, items)
+            now = time.monotonic()
+            for result in done.results:
+                for item, tokens in result.decided:
+                    queue = max(0, int(1000 * (began - item.waiting_since)))
+                    self._do(self._machine.result(item, tokens, queue, result.compute_ms, now))
+            for item in done.failed:
+                self._do(self._machine.failed(item, now))
 
-    def _take(self, result: StepResult, began: float) -> None:
-        now = time.monotonic()
-        for item, tokens in result.decided:
-            queue = max(0, int(1000 * (began - item.waiting_since)))
-            self._do(self._machine.result(item, tokens, queue, result.compute_ms, now))
-
-    async def _timer_loop(self, link: Link) -> None:
-        status_due = 0.0
+    async def _timer_loop(self) -> None:
+        status_due = -inf
         while True:
+            self._timer.clear()
             now = time.monotonic()
             due = self._machine.next_tick()
             if due is not None and due <= now:
                 self._do(self._machine.tick(now))
-            if now >= status_due and link.is_up:
+                due = self._machine.next_tick()
+            if now >= status_due:
                 status_due = now + self._settings.status_every
-                await self._publish_status(link)
-            await asyncio.sleep(_TICK)
+                self._publish_status()
+            wake = status_due if due is None else min(due, status_due)
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + wake - now):
+                    await self._timer.wait()
+            except TimeoutError:
+                continue
 
-    async def _publish_status(self, link: Link) -> None:
-        if link.is_up:
-            for message in self._birth():
-                self._outbox.put(message)
+    def _publish_status(self) -> None:
+        for message in self._birth():
+            self._outbox.put(message)
 
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self._machine.draining else "online"
@@ -251,3 +280,28 @@ class CloudWorker:
             capacity=self._settings.capacity,
             lease=self._settings.lease,
         )
+
+
+def _sender(topic: str) -> str | None:
+    """The edge that published on `topic`; None if nobody with a legal name can have done so."""
+    edge = topics.edge_of(topic)
+    if edge is None:
+        return None
+    try:
+        return topics.checked("edge", edge)
+    except UsageError:
+        return None
+
+
+async def _first(wait: Coroutine[Any, Any, T], loops: Sequence[asyncio.Task[None]]) -> T:
+    """Wait for `wait`, unless a loop ends before: that is an error, and is raised."""
+    task = asyncio.ensure_future(wait)
+    try:
+        done, _ = await asyncio.wait([task, *loops], return_when=asyncio.FIRST_COMPLETED)
+        for loop in loops:
+            if loop in done:
+                loop.result()
+                raise LocalProtocolError(f"the {loop.get_name()} loop ended by itself")
+        return await task
+    finally:
+        task.cancel()

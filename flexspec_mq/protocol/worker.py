@@ -143,6 +143,13 @@ class WorkerMachine:
         self._draining = True
         return self.tick(now)
 
+    def release(self, now: float) -> list[WorkerEffect]:
+        """Let go of every session; their edges are told, so that they open elsewhere at once. Then leave."""
+        for session in list(self._sessions.values()):
+            self._error(session.key, session.attempt, ErrorCode.UNKNOWN, qos=session.qos)
+            self._end(session, session.attempt, now)
+        return self._flush()
+
     def tick(self, now: float) -> list[WorkerEffect]:
         """End leases, send run-ahead tokens that have waited."""
         self._tombs.expire(now)

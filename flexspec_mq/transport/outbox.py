@@ -46,6 +46,7 @@ class Outbox:
         self._idle = asyncio.Event()
         self._idle.set()
         self._underway: set[asyncio.Task[None]] = set()
+        self._handing = False  # a message of QoS 0 is with the link
         self._failure: BaseException | None = None
         self.dropped = 0
         self.lost = 0
@@ -96,12 +97,12 @@ class Outbox:
     async def _publish_waiting(self, link: Link) -> None:
         while self._waiting and self._failure is None:
             if self._waiting[0].qos == 0:
+                self._handing = True
                 await self._publish(link, self._waiting.popleft())
+                self._handing = False
                 continue
+            # While this waits an overflow may drop the head; it puts another message in, so one is always left.
             await self._slots.acquire()
-            if not self._waiting:  # cannot be: only this loop and an overflow take messages out
-                self._slots.release()
-                return
             task = asyncio.create_task(self._publish(link, self._waiting.popleft()), name="publish one")
             self._underway.add(task)
             task.add_done_callback(self._done)
@@ -115,7 +116,7 @@ class Outbox:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._waiting and not self._underway:
+        if not (self._waiting or self._underway or self._handing):
             self._idle.set()
 
     async def _publish(self, link: Link, message: Outbound) -> None:

@@ -1,0 +1,266 @@
+"""What a verification step costs: the packed forward by sessions and tokens, the step, and the noise in it.
+
+Beside it, in the same run and in turns, transformers' own `generate` on the same weights with its own attention.
+Contexts are windows of the questions' text. Milliseconds are medians.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from benchmarks._common import finish, interleaved, parser, percentile, table
+from benchmarks.questions import OWN, read_questions
+from benchmarks.rounds import Job, work_item
+from cloud_worker import target as cloud_target
+from cloud_worker.engine import Engine, Slice
+from cloud_worker.settings import WorkerSettings
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.load import LoadedModel, load_target
+from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.noise import gumbel
+from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import PROTOCOL_VERSION, Identity
+
+SESSIONS = (1, 4, 16)
+TOKENS = (1, 8)
+MOST = max(SESSIONS)
+PACKING_BAR = 3.5
+"""A step of one token for each of 16 sessions, over a step of one token for one."""
+NOISE_BAR = 0.05
+"""Share of a step of 16 sessions at temperature 1 that common random numbers may cost."""
+
+Case = Callable[[], float]
+
+
+def build_parser() -> ArgumentParser:
+    """The command's flags."""
+    made = parser(__doc__ or "")
+    made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument("--context", type=int, default=128, help="tokens that every session holds, about")
+    made.add_argument("--rounds", type=int, default=30, help="measurements of each case")
+    made.add_argument("--generate", type=int, default=16, help="new tokens of a call of `generate`")
+    made.add_argument("--reference", choices=("sdpa", "eager"), default="sdpa", help="its attention")
+    made.add_argument("--dtype", default="bfloat16", help="of the weights and the forward")
+    made.add_argument("--threads", type=int, default=1, help="of torch")
+    return made
+
+
+def check(options: Namespace) -> None:
+    """Refuse flags that nothing can be measured with.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for flag, least in (("context", MOST), ("rounds", 1), ("generate", 2)):
+        if getattr(options, flag) < least:
+            raise UsageError(f"--{flag} {getattr(options, flag)} is less than {least}")
+
+
+def contexts(loaded: LoadedModel, options: Namespace) -> list[list[int]]:
+    """Token ids for every session, of slightly different lengths around ``--context``.
+
+    Raises:
+        UsageError: the model's context is too short.
+    """
+    longest = options.context + MOST // 2
+    room = loaded.max_context - max(*TOKENS, options.generate)
+    if longest > room:
+        raise UsageError(f"--context {options.context} does not fit the model", hint=f"at most {room - MOST // 2}")
+    text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
+    stream: list[int] = loaded.tokenizer.encode(text)
+    rng = random.Random(options.seed)
+    stream *= 1 + longest // len(stream)
+    starts = [rng.randrange(len(stream) - longest + 1) for _ in range(MOST)]
+    return [stream[start : start + options.context + i - MOST // 2] for i, start in enumerate(starts)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    began = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - began)
+
+
+def forward_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+    """The packed forward alone, by sessions and tokens of each."""
+    kvs = [model.new_kv() for _ in texts]
+    for kv, text in zip(kvs, texts, strict=True):
+        model.forward([Feed(kv, text[:-1], 0)])
+
+    def case(sessions: int, tokens: int) -> float:
+        feeds = [
+            Feed(kv, [*text[-1:], *text[: tokens - 1]], tokens)
+            for kv, text in zip(kvs[:sessions], texts, strict=False)
+        ]
+        spent = timed(lambda: model.forward(feeds))
+        for feed in feeds:
+            feed.kv.roll_back(feed.kv.length - tokens)
+        return spent
+
+    return {
+        forward_name(sessions, tokens): lambda s=sessions, t=tokens: case(s, t)  # type: ignore[misc]
+        for tokens in TOKENS
+        for sessions in SESSIONS
+    }
+
+
+def forward_name(sessions: int, tokens: int) -> str:
+    """Of a case."""
+    return f"forward, {sessions} x {tokens}"
+
+
+def step_name(sessions: int, temperature: float) -> str:
+    """Of a case."""
+    return f"step, {sessions} x 1, T = {temperature:g}"
+
+
+def step_cases(engine: Engine, loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+    """Engine steps, forward and decision, of one token for each session."""
+
+    def case(sessions: int, temperature: float) -> float:
+        slices = []
+        for session, text in enumerate(texts[:sessions]):
+            identity = Identity(
+                PROTOCOL_VERSION, loaded.fingerprint, temperature, 0, 1.0, session, loaded.eos, True, 1
+            )
+            item = work_item(session, Job("", (), identity), text, ())
+            slices.append(Slice(item, len(text)))
+        return timed(lambda: engine.step(slices))
+
+    case(MOST, 0.0)  # reads the contexts; every later step reads their last token again
+    return {
+        step_name(sessions, temperature): lambda s=sessions, t=temperature: case(s, t)  # type: ignore[misc]
+        for sessions in SESSIONS
+        for temperature in (0.0, 1.0)
+    }
+
+
+def choice_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+    """The sampling of 16 rows of real logits, and the noise as a whole vocabulary would need it."""
+    logits = to_numpy(model.forward([Feed(model.new_kv(), text, 1) for text in texts]))
+
+    def choices(temperature: float, top_p: float = 1.0) -> float:
+        params = [SamplingParams(temperature, 0, top_p, seed) for seed in range(MOST)]
+        return timed(lambda: [choose(row, one, 100) for row, one in zip(logits, params, strict=True)])
+
+    return {
+        "choose, 16 rows, T = 0": lambda: choices(0.0),
+        "choose, 16 rows, T = 1": lambda: choices(1.0),
+        "choose, 16 rows, T = 1, top-p 0.95": lambda: choices(1.0, 0.95),
+        "gumbel, 16 rows": lambda: timed(lambda: [gumbel(seed, 100, len(logits[0])) for seed in range(MOST)]),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """transformers' own `generate`, greedy; per step, prompt reading taken off."""
+
+    model: Any
+    texts: Sequence[Sequence[int]]
+    tokens: int
+
+    def cases(self) -> dict[str, Case]:
+        """One session and 16."""
+        return {generate_name(sessions): lambda s=sessions: self._case(s) for sessions in (1, MOST)}  # type: ignore[misc]
+
+    def _case(self, sessions: int) -> float:
+        width = min(map(len, self.texts))
+        ids = torch.tensor([text[-width:] for text in self.texts[:sessions]])
+        one, many = self._generate(ids, 1), self._generate(ids, self.tokens)
+        return (many - one) / (self.tokens - 1)
+
+    def _generate(self, ids: torch.Tensor, tokens: int) -> float:
+        length = {"min_new_tokens": tokens, "max_new_tokens": tokens}
+        mask = torch.ones_like(ids)
+        return timed(
+            lambda: self.model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
+        )
+
+
+def generate_name(sessions: int) -> str:
+    """Of a case."""
+    return f"transformers generate, {sessions} x 1"
+
+
+def bars(medians: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """What the medians say to what the engine is held to."""
+    step = medians[step_name(MOST, 1.0)]
+    packing = medians[step_name(MOST, 0.0)] / medians[step_name(1, 0.0)]
+    noise = (medians["choose, 16 rows, T = 1"] - medians["choose, 16 rows, T = 0"]) / step
+    return {
+        "packing": {"value": packing, "most": PACKING_BAR, "met": packing <= PACKING_BAR},
+        "noise": {
+            "value": noise,
+            "most": NOISE_BAR,
+            "met": noise <= NOISE_BAR,
+            "gumbel_of_whole_vocabulary": medians["gumbel, 16 rows"] / step,
+            "step_difference": (step - medians[step_name(MOST, 0.0)]) / step,
+        },
+    }
+
+
+def measure(options: Namespace) -> int:
+    """Measure and print."""
+    check(options)
+    if options.quick:
+        options.rounds, options.generate = min(options.rounds, 4), min(options.generate, 8)
+    settings = WorkerSettings(
+        target=options.target, worker="bench", dtype=options.dtype, threads=options.threads
+    )
+    target = cloud_target.load(settings, lambda text: print(text, file=sys.stderr, flush=True))
+    reference = load_target(options.target, dtype=options.dtype, attn_implementation=options.reference)
+    texts = contexts(target.loaded, options)
+    engine = Engine(target.packed)
+    cases = {
+        **forward_cases(target.packed, texts),
+        **step_cases(engine, target.loaded, texts),
+        **choice_cases(target.packed, texts),
+        **Reference(reference.model, texts, options.generate).cases(),
+    }
+    for case in cases.values():
+        case()  # warm up
+    times = interleaved(cases, options.rounds, rng=random.Random(options.seed))
+    medians = {name: percentile(times[name], 0.5) for name in cases}
+    rows = [
+        [name, median, min(times[name]), percentile(times[name], 0.95)] for name, median in medians.items()
+    ]
+    print(table(("case", "ms", "least", "p95"), rows))
+    judged = bars(medians)
+    print()
+    print(table(("bar", "measured", "at most", "met"), [
+        [name, bar["value"], bar["most"], "yes" if bar["met"] else "no"] for name, bar in judged.items()
+    ]))
+    results = {
+        "target": target.loaded.name,
+        "dtype": options.dtype,
+        "reference": options.reference,
+        "context": options.context,
+        "rounds": options.rounds,
+        "exact": target.proof.exact,
+        "ms": {
+            name: {"median": median, "least": least, "p95": high}
+            for name, median, least, high in cast("list[tuple[str, float, float, float]]", rows)
+        },
+        "bars": judged,
+    }
+    finish("engine", results, quick=options.quick)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_main(lambda arguments: measure(build_parser().parse_args(arguments)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
