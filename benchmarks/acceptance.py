@@ -95,7 +95,7 @@ def make_jobs(questions: Sequence[Question], loaded: LoadedModel, options: Names
                 options.top_p,
                 seed,
                 loaded.eos,
-                False,  # noqa: FBT003  the order of a wire message
+                False,
                 options.tokens,
             )
             sampling(identity)
@@ -196,10 +196,10 @@ def measure(options: Namespace) -> int:
         raise FingerprintError("draft and target have different tokenizers")
     jobs = make_jobs(questions, target.loaded, options)
     engine = Engine(target.packed)
-    times = measure_time([series[0] for series in spread(jobs, 1 if options.quick else 4)], engine, draft.drafter)
-    tallies = measure_acceptance(
-        jobs, Rounds(engine, draft.drafter, k=options.k, at_once=options.at_once)
+    times = measure_time(
+        [series[0] for series in spread(jobs, 1 if options.quick else 4)], engine, draft.drafter
     )
+    tallies = measure_acceptance(jobs, Rounds(engine, draft.drafter, k=options.k, at_once=options.at_once))
     show(tallies, options.k)
     for name, value in times.items():
         print(f"{name}: {value:.1f} ms per token of one session alone")

@@ -12,9 +12,12 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks._common import finish, interleaved, parser, percentile, table
 from benchmarks.questions import OWN, read_questions
@@ -75,7 +78,9 @@ def contexts(loaded: LoadedModel, options: Namespace) -> list[list[int]]:
     longest = options.context + MOST // 2
     room = loaded.max_context - max(*TOKENS, options.generate)
     if longest > room:
-        raise UsageError(f"--context {options.context} does not fit the model", hint=f"at most {room - MOST // 2}")
+        raise UsageError(
+            f"--context {options.context} does not fit the model", hint=f"at most {room - MOST // 2}"
+        )
     text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
     stream: list[int] = loaded.tokenizer.encode(text)
     rng = random.Random(options.seed)
@@ -108,7 +113,7 @@ def forward_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[st
         return spent
 
     return {
-        forward_name(sessions, tokens): lambda s=sessions, t=tokens: case(s, t)  # type: ignore[misc]
+        forward_name(sessions, tokens): partial(case, sessions, tokens)
         for tokens in TOKENS
         for sessions in SESSIONS
     }
@@ -139,7 +144,7 @@ def step_cases(engine: Engine, loaded: LoadedModel, texts: Sequence[Sequence[int
 
     case(MOST, 0.0)  # reads the contexts; every later step reads their last token again
     return {
-        step_name(sessions, temperature): lambda s=sessions, t=temperature: case(s, t)  # type: ignore[misc]
+        step_name(sessions, temperature): partial(case, sessions, temperature)
         for sessions in SESSIONS
         for temperature in (0.0, 1.0)
     }
@@ -154,16 +159,28 @@ def choice_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str
         return timed(lambda: [choose(row, one, 100) for row, one in zip(logits, params, strict=True)])
 
     return {
-        "choose, 16 rows, T = 0": lambda: choices(0.0),
-        "choose, 16 rows, T = 1": lambda: choices(1.0),
-        "choose, 16 rows, T = 1, top-p 0.95": lambda: choices(1.0, 0.95),
+        "choose, 16 rows, T = 0": partial(choices, 0.0),
+        "choose, 16 rows, T = 1": partial(choices, 1.0),
+        "choose, 16 rows, T = 1, top-p 0.95": partial(choices, 1.0, 0.95),
         "gumbel, 16 rows": lambda: timed(lambda: [gumbel(seed, 100, len(logits[0])) for seed in range(MOST)]),
     }
 
 
+class Clock(StoppingCriteria):  # type: ignore[misc]
+    """Stops nothing; notes when each token was written."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, _scores: object, **_kwargs: Any) -> torch.Tensor:
+        """Asked by transformers after each token of the batch."""
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """transformers' own `generate`, greedy; per step, prompt reading taken off."""
+    """transformers' own `generate`, greedy."""
 
     model: Any
     texts: Sequence[Sequence[int]]
@@ -171,20 +188,23 @@ class Reference:
 
     def cases(self) -> dict[str, Case]:
         """One session and 16."""
-        return {generate_name(sessions): lambda s=sessions: self._case(s) for sessions in (1, MOST)}  # type: ignore[misc]
+        return {generate_name(sessions): partial(self._case, sessions) for sessions in (1, MOST)}
 
     def _case(self, sessions: int) -> float:
+        """Median milliseconds from one token to the next, so that reading the prompt does not count."""
         width = min(map(len, self.texts))
         ids = torch.tensor([text[-width:] for text in self.texts[:sessions]])
-        one, many = self._generate(ids, 1), self._generate(ids, self.tokens)
-        return (many - one) / (self.tokens - 1)
-
-    def _generate(self, ids: torch.Tensor, tokens: int) -> float:
-        length = {"min_new_tokens": tokens, "max_new_tokens": tokens}
-        mask = torch.ones_like(ids)
-        return timed(
-            lambda: self.model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **length)
+        clock = Clock()
+        self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            pad_token_id=0,
+            min_new_tokens=self.tokens,
+            max_new_tokens=self.tokens,
+            stopping_criteria=StoppingCriteriaList([clock]),
         )
+        return 1e3 * percentile([after - before for before, after in pairwise(clock.times)], 0.5)
 
 
 def generate_name(sessions: int) -> str:
@@ -213,7 +233,7 @@ def measure(options: Namespace) -> int:
     """Measure and print."""
     check(options)
     if options.quick:
-        options.rounds, options.generate = min(options.rounds, 4), min(options.generate, 8)
+        options.rounds, options.generate = min(options.rounds, 3), min(options.generate, 4)
     settings = WorkerSettings(
         target=options.target, worker="bench", dtype=options.dtype, threads=options.threads
     )
@@ -237,9 +257,15 @@ def measure(options: Namespace) -> int:
     print(table(("case", "ms", "least", "p95"), rows))
     judged = bars(medians)
     print()
-    print(table(("bar", "measured", "at most", "met"), [
-        [name, bar["value"], bar["most"], "yes" if bar["met"] else "no"] for name, bar in judged.items()
-    ]))
+    print(
+        table(
+            ("bar", "measured", "at most", "met"),
+            [
+                [name, bar["value"], bar["most"], "yes" if bar["met"] else "no"]
+                for name, bar in judged.items()
+            ],
+        )
+    )
     results = {
         "target": target.loaded.name,
         "dtype": options.dtype,

@@ -130,9 +130,7 @@ class Rounds:
         self._k = k
         self._at_once = at_once
 
-    def run(
-        self, jobs: Sequence[Sequence[Job]], done: Callable[[Job, tuple[int, ...], Tally], None]
-    ) -> None:
+    def run(self, jobs: Sequence[Sequence[Job]], done: Callable[[Job, tuple[int, ...], Tally], None]) -> None:
         """Write all texts.
 
         Args:

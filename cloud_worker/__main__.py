@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.errors import Cancelled
 from flexspec_mq.transport.arguments import add_link_arguments, link_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from cloud_worker.target import Target
+    from cloud_worker.worker import CloudWorker
     from flexspec_mq.transport.base import LinkSettings
 
 
@@ -26,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    from cloud_worker.target import load
+
     parser = argparse.ArgumentParser(prog="flexspec-cloud", description=__doc__)
     add_arguments(parser)
     add_link_arguments(parser)
@@ -34,44 +40,78 @@ def _main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--verbose", action="store_true", help="log more")
     args = parser.parse_args(argv)
+    settings = from_arguments(args)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        format=f"%(asctime)s %(levelname)s worker={settings.worker} %(name)s %(message)s",
         stream=sys.stderr,
     )
-    settings = from_arguments(args)
     link = link_settings(args, f"w-{settings.worker}")
-    asyncio.run(_serve(settings, link, ready_json=args.ready_json))
+    target = load(settings, _say)  # before the event loop, so that Ctrl-C ends it
+    asyncio.run(_serve(settings, link, target, ready_json=args.ready_json))
     return 0
 
 
-async def _serve(settings: WorkerSettings, base: LinkSettings, *, ready_json: bool) -> None:
+async def _serve(settings: WorkerSettings, base: LinkSettings, target: Target, *, ready_json: bool) -> None:
     from cloud_worker.model_verifier import ModelVerifier
-    from cloud_worker.target import load
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    target = load(settings, _say)
     worker = CloudWorker(settings, ModelVerifier(target, settings))
+    run = asyncio.create_task(worker.run(mqtt_link, base), name="worker")
+    ready = asyncio.create_task(worker.ready.wait(), name="ready")
+    with stoppable(worker, run):
+        await asyncio.wait([run, ready], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not run.done():
+            _tell_ready(settings, base, target, as_json=ready_json)
+        ready.cancel()
+        await run
+
+
+@contextlib.contextmanager
+def stoppable(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
+    """The first SIGTERM or Ctrl-C drains the worker, the second one ends it at once; then the exit code is 130.
+
+    Raises:
+        Cancelled: it was ended before its sessions had.
+    """
     loop = asyncio.get_running_loop()
+    signals = 0
+
+    def stop() -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            _say("draining; once more ends it at once")
+            worker.stop()
+        else:
+            run.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
-    run = asyncio.create_task(worker.run(mqtt_link, base))
-    ready = asyncio.create_task(worker.ready.wait())
-    await asyncio.wait([run, ready], return_when=asyncio.FIRST_COMPLETED)
-    if worker.ready.is_set():
-        if ready_json:
-            facts = {
-                "ready": True,
-                "worker": settings.worker,
-                "version": settings.version,
-                "target": target.loaded.name,
-            }
-            sys.stdout.write(json.dumps({**facts, "exactness": target.proof.word}) + "\n")
-            sys.stdout.flush()
-        _say(f"worker {settings.worker} serves version {settings.version} at {base.address}")
-    ready.cancel()
-    await run
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if signals > 1:
+            raise Cancelled("stopped before its sessions had ended") from None
+        raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _tell_ready(settings: WorkerSettings, base: LinkSettings, target: Target, *, as_json: bool) -> None:
+    if as_json:
+        facts = {
+            "ready": True,
+            "worker": settings.worker,
+            "version": settings.version,
+            "target": target.loaded.name,
+            "exactness": target.proof.word,
+        }
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+    _say(f"worker {settings.worker} serves version {settings.version} at {base.address}")
 
 
 def _say(text: str) -> None:

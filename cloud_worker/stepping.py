@@ -70,13 +70,13 @@ class Stepper:
 
     def _run(self, freed: Sequence[SessionKey], items: Sequence[WorkItem]) -> Round:
         """On the verifier's thread."""
+        for key in freed:
+            self._verifier.free(key)
         try:
-            for key in freed:
-                self._verifier.free(key)
             for item in items:
                 self._verifier.add(item)
             return Round([] if self._verifier.idle() else [self._verifier.step()])
-        except Exception:
+        except Exception:  # noqa: BLE001  the top of the verifier's thread; logged, and settled one by one
             self.failures += 1
             _log.exception("a forward over %d sessions failed; doing them one by one", len(self._underway))
             return self._one_by_one(list(self._underway.values()))
@@ -90,7 +90,7 @@ class Stepper:
                 self._verifier.add(item)
                 while not self._verifier.idle():
                     done.results.append(self._verifier.step())
-            except Exception:
+            except Exception:  # noqa: BLE001  logged, and told to the one edge that it concerns
                 self.failures += 1
                 _log.exception("session %s/%s cannot be computed", *item.key)
                 self._verifier.free(item.key)

@@ -121,7 +121,7 @@ class CloudWorker:
                 loops = [
                     asyncio.create_task(self._receive_loop(link), name="receive"),
                     asyncio.create_task(self._step_loop(stepper), name="step"),
-                    asyncio.create_task(self._timer_loop(), name="timer"),
+                    asyncio.create_task(self._timer_loop(link), name="timer"),
                     asyncio.create_task(self._outbox.run(link), name="publish"),
                 ]
                 try:
@@ -139,7 +139,7 @@ class CloudWorker:
         _log.info("draining: %d sessions, up to %.0f s", len(self._machine), self._settings.drain)
         self._do(self._machine.drain(time.monotonic()))
         await self._leave_share(link)
-        self._publish_status()
+        self._publish_status(link)
         try:
             async with asyncio.timeout(self._settings.drain):
                 await _first(self._until_empty(), loops)
@@ -234,7 +234,7 @@ class CloudWorker:
             for item in done.failed:
                 self._do(self._machine.failed(item, now))
 
-    async def _timer_loop(self) -> None:
+    async def _timer_loop(self, link: Link) -> None:
         status_due = -inf
         while True:
             self._timer.clear()
@@ -245,7 +245,7 @@ class CloudWorker:
                 due = self._machine.next_tick()
             if now >= status_due:
                 status_due = now + self._settings.status_every
-                self._publish_status()
+                self._publish_status(link)
             wake = status_due if due is None else min(due, status_due)
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + wake - now):
@@ -253,9 +253,11 @@ class CloudWorker:
             except TimeoutError:
                 continue
 
-    def _publish_status(self) -> None:
-        for message in self._birth():
-            self._outbox.put(message)
+    def _publish_status(self, link: Link) -> None:
+        """Renew the retained status; while the link is down the next birth will do it."""
+        if link.is_up:
+            for message in self._birth():
+                self._outbox.put(message)
 
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self._machine.draining else "online"

@@ -19,10 +19,14 @@ from flexspec_mq.transport.arguments import add_link_arguments, link_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from edge_node.draft_model import DraftModel
+    from edge_node.node import EdgeNode
     from edge_node.session_view import SessionView
+    from edge_node.writing import Wish
     from flexspec_mq.transport.base import LinkSettings
 
-    Command = Callable[[SessionView], Awaitable[None]]
+ONE_SHOT_PATIENCE = 15.0
+"""Seconds without a connection after which a command that answers and stops gives up, unless told otherwise."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (ask, chat, batch):
         _add_wishes(command)
         add_arguments(command)
-        add_link_arguments(command)
+        add_link_arguments(command, give_up_after=None if command is chat else ONE_SHOT_PATIENCE)
         command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
         command.add_argument("--verbose", action="store_true", help="log more")
     return parser
@@ -70,28 +74,27 @@ def _main(argv: Sequence[str]) -> int:
     from edge_node import commands
 
     args = build_parser().parse_args(argv)
+    settings = from_arguments(args)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        format=f"%(asctime)s %(levelname)s edge={settings.edge} %(name)s %(message)s",
         stream=sys.stderr,
     )
-    settings = from_arguments(args)
     link = link_settings(args, f"e-{settings.edge}")
-    prepared = commands.prepare(args)
-    asyncio.run(_run(settings, link, args, prepared))
+    wish = _wish(args)
+    command = commands.prepare(args)
+    # It imports torch: only now that nothing is left to complain about. Before the event loop, so that Ctrl-C ends it.
+    from edge_node.draft_model import load
+
+    draft = load(settings, _say)
+    asyncio.run(_run(settings, link, draft, lambda node: command(_view(node, draft, wish, args.events))))
     return 0
 
 
-async def _run(
-    settings: EdgeSettings, base: LinkSettings, args: argparse.Namespace, command: Command
-) -> None:
-    from edge_node.draft_model import load
-    from edge_node.node import EdgeNode
-    from edge_node.session_view import SessionView
+def _wish(args: argparse.Namespace) -> Wish:
     from edge_node.writing import Wish
-    from flexspec_mq.transport.mqtt import mqtt_link
 
-    wish = Wish(
+    return Wish(
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
@@ -101,10 +104,26 @@ async def _run(
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
     )
-    draft = load(settings, _say)
+
+
+def _view(node: EdgeNode, draft: DraftModel, wish: Wish, events: bool) -> SessionView:
+    from edge_node.session_view import SessionView
+
+    return SessionView(node, draft.loaded, wish, events)
+
+
+async def _run(
+    settings: EdgeSettings,
+    base: LinkSettings,
+    draft: DraftModel,
+    use: Callable[[EdgeNode], Awaitable[None]],
+) -> None:
+    from edge_node.node import EdgeNode
+    from flexspec_mq.transport.mqtt import mqtt_link
+
     node = EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
     async with stoppable(), node.running(mqtt_link, base):
-        await command(SessionView(node, draft.loaded, wish, args.events))
+        await use(node)
 
 
 @contextlib.asynccontextmanager

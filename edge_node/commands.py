@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.errors import FlexSpecError, UsageError, WorkerError
 
 if TYPE_CHECKING:
     import argparse
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     Command = Callable[[SessionView], Awaitable[None]]
 
+MAX_LINE = 1024 * 1024
+"""Bytes of one line of a chat."""
+
 
 def prepare(args: argparse.Namespace) -> Command:
     """The command that the flags name, with its input read and checked before anything is loaded.
@@ -28,7 +33,7 @@ def prepare(args: argparse.Namespace) -> Command:
         UsageError: the input cannot be used.
     """
     if args.command == "ask":
-        prompt = args.prompt if args.prompt is not None else _standard_input()
+        prompt = _argument(args.prompt) if args.prompt is not None else _standard_input()
         if not prompt.strip():
             raise UsageError("the prompt is empty", hint="say what to write about")
         return lambda view: _ask(view, prompt)
@@ -73,9 +78,18 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     return prompts
 
 
+def _argument(prompt: str) -> str:
+    """The prompt from the command line, which Python decodes whatever its bytes are."""
+    from flexspec_mq.models.text import text_from_bytes
+
+    return text_from_bytes(os.fsencode(prompt))
+
+
 def _standard_input() -> str:
     from flexspec_mq.models.text import text_from_bytes
 
+    if sys.stdin is None:  # closed by whoever started us
+        return ""
     return text_from_bytes(sys.stdin.buffer.read(), source="standard input")
 
 
@@ -97,45 +111,54 @@ async def _show(view: SessionView, turns: Sequence[Turn], **more: Any) -> str:
 
 
 async def _chat(view: SessionView) -> None:
-    """One line of standard input is one turn; the end of input ends the chat. Says when it waits for a line."""
+    """One line of standard input is one turn; the end of input ends the chat. Says when it waits for a line.
+
+    A turn that fails is taken back and the chat goes on, unless it was the link that failed.
+    """
     from flexspec_mq.models.text import Turn, text_from_bytes
 
     turns: list[Turn] = []
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    next_line = await _lines()
     while True:
         view.waiting()
-        line = await reader.readline()
-        if not line:
-            return
         try:
-            said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
-            if not said.strip():
-                continue
-            answer = await _show(view, [*turns, Turn("user", said)])
-        except UsageError as error:
-            # The conversation outgrew the context, or the like: nothing is lost, the user may go on otherwise.
+            line = await next_line()
+            if not line:
+                return
+            said = text_from_bytes(line, source="the line").strip()
+            if said:
+                answer = await _show(view, [*turns, Turn("user", said)])
+                turns += [Turn("user", said), Turn("assistant", answer)]
+        except (UsageError, WorkerError) as error:
             view.refused(error)
-            continue
-        turns += [Turn("user", said), Turn("assistant", answer)]
 
 
-def _said(line: str, *, as_json: bool) -> str:
-    """What a line of the chat says: itself, or with ``--events`` the `say` of a JSON object, which may hold lines.
+async def _lines() -> Callable[[], Awaitable[bytes]]:
+    """A function that gives the next line of standard input; empty at its end."""
+    if sys.stdin is None:
+        return _no_line
+    kind = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or sys.stdin.isatty()):
+        return _line_of_file  # never blocks, and an event loop cannot wait for it
+    reader = asyncio.StreamReader(limit=MAX_LINE)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
 
-    Raises:
-        UsageError: it is no such object.
-    """
-    if not as_json:
-        return line.strip()
-    try:
-        said = json.loads(line)["say"]
-    except (ValueError, KeyError, TypeError):
-        said = None
-    if not isinstance(said, str):
-        raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
-    return said
+    async def next_line() -> bytes:
+        try:
+            return await reader.readline()
+        except ValueError as error:  # what was read of the line is dropped
+            raise UsageError(f"a line has more than {MAX_LINE} bytes", hint="shorten it") from error
+
+    return next_line
+
+
+async def _no_line() -> bytes:
+    return b""
+
+
+async def _line_of_file() -> bytes:
+    return sys.stdin.buffer.readline()
 
 
 async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once: int) -> None:

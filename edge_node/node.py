@@ -1,8 +1,8 @@
 """The device daemon: many sessions over one link, one drafter for all of them.
 
 Three loops share the sessions, all on the event loop: verdicts go in as they come, the draft loop asks every
-session what to draft next and hands all of it to the drafter's thread, and the timer ticks whatever is due. A
-loop that dies takes the node down, loudly.
+session what to draft next and hands all of it to the drafter's thread, and the timer ticks whatever is due. Two
+more publish, and watch the workers that hold our sessions. A loop that dies takes the node down, loudly.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import logging
 import random
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Self
 
 from edge_node.drafter import Wanted
+from edge_node.drafting import Drafting
 from edge_node.generation import Generation, GenerationRequest
+from edge_node.presence import Presence
 from flexspec_mq import codec, topics
-from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused, RemoteProtocolError
+from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused, RemoteProtocolError, UsageError
 from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, SessionRequest, close_unknown
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
@@ -35,10 +37,10 @@ from flexspec_mq.transport.base import (
 )
 from flexspec_mq.transport.outbox import Outbox
 from schemas.messages import PROTOCOL_VERSION, Error, Identity, Verdict
-from schemas.status import EdgeStatus
+from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable
     from typing import Literal
 
     from edge_node.drafter import Drafter
@@ -48,8 +50,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_IDLE = 0.5
-"""Seconds that the timer loop sleeps when nothing is due; an event wakes it."""
+_SESSIONS = 2**32 - 1
+"""Numbers that a session can have: 1 and up, as the worker's errors about no session at all name 0."""
+_FAREWELL = 1.0
+"""Seconds for the last messages to go out when the node stops."""
 
 
 class EdgeNode:
@@ -66,21 +70,22 @@ class EdgeNode:
         self, settings: EdgeSettings, drafter: Drafter | None, fingerprint: bytes, eos: tuple[int, ...]
     ) -> None:
         self._settings = settings
-        self._drafter = drafter
+        self._drafting = Drafting(drafter)
+        self._presence = Presence()
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
         self._sessions: dict[int, Generation] = {}
-        self._used: set[int] = set()
+        self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
         self._outbox = Outbox(on_lost=self._lost)
         self._draft_work = asyncio.Event()
         self._timer_work = asyncio.Event()
         self._freed: list[int] = []
-        self._failure: BaseException | None = None
+        self._failure: FlexSpecError | None = None
         self.malformed = 0
-        """Payloads that could not be decoded."""
+        """Messages that could not be read."""
 
     @property
     def sessions(self) -> int:
@@ -96,32 +101,39 @@ class EdgeNode:
         """
         async with connect(self._link_settings(base)) as link:
             self._link = link
-            with ThreadPoolExecutor(1, "drafter") as thread:
-                loops = [
-                    asyncio.create_task(self._receive_loop(link), name="receive"),
-                    asyncio.create_task(self._draft_loop(thread), name="draft"),
-                    asyncio.create_task(self._timer_loop(), name="timer"),
-                    asyncio.create_task(self._outbox.run(link), name="publish"),
-                ]
+            loops = [
+                asyncio.create_task(self._receive_loop(link), name="receive"),
+                asyncio.create_task(self._draft_loop(), name="draft"),
+                asyncio.create_task(self._timer_loop(), name="timer"),
+                asyncio.create_task(self._outbox.run(link), name="publish"),
+                asyncio.create_task(self._presence.run(link), name="presence"),
+            ]
+            for task in loops:
+                task.add_done_callback(self._loop_done)
+            try:
+                await link.wait_up()
+                yield self
+            finally:
+                for generation in list(self._sessions.values()):
+                    self.cancel(generation)
+                if not await self._outbox.flush(_FAREWELL):
+                    _log.info("left with %d messages unpublished", len(self._outbox))
                 for task in loops:
-                    task.add_done_callback(self._loop_done)
-                try:
-                    await link.wait_up(base.give_up_after)
-                    yield self
-                finally:
-                    for generation in list(self._sessions.values()):
-                        self.cancel(generation)
-                    await self._outbox.flush(timeout=1.0)
-                    for task in loops:
-                        task.cancel()
-                    await asyncio.gather(*loops, return_exceptions=True)
-                    self._link = None
+                    task.cancel()
+                await asyncio.gather(*loops, return_exceptions=True)
+                self._drafting.close()
+                self._link = None
 
     def generate(self, request: GenerationRequest) -> Generation:
-        """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more."""
+        """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more.
+
+        Raises:
+            FlexSpecError: the node is broken: one of its loops died of this.
+        """
         if self._failure is not None:
             raise self._failure
-        session = self._new_session()
+        # One after the other from a random start: no number comes again while any worker may remember it.
+        session = 1 + next(self._numbers) % _SESSIONS
         sampling = request.sampling
         identity = Identity(
             PROTOCOL_VERSION,
@@ -159,18 +171,17 @@ class EdgeNode:
         if generation.session in self._sessions:
             self._do(generation, generation.machine.cancel(time.monotonic()))
 
-    def _new_session(self) -> int:
-        while (session := self._rng.getrandbits(32)) in self._used:
-            pass
-        self._used.add(session)
-        return session
-
     def _link_settings(self, base: LinkSettings) -> LinkSettings:
+        """`base` with this edge's will, birth and subscription.
+
+        The will of an edge whose name nobody chose clears its status, lest the broker keep one for each run.
+        """
         topic = topics.edge_status_topic(self._settings.edge)
+        gone = b"" if self._settings.ephemeral else codec.encode_status(self._status("gone"))
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
-            will=Will(topic, codec.encode_status(self._status("gone"))),
+            will=Will(topic, gone),
             birth=lambda: [Outbound(topic, codec.encode_status(self._status("online")), 1, retain=True)],
             subscriptions=(Subscription(topics.verdict_topic(self._settings.edge)),),
         )
@@ -189,10 +200,12 @@ class EdgeNode:
         """A loop died: every text that is being written fails with what killed it."""
         if task.cancelled() or (error := task.exception()) is None:
             return
-        self._failure = error
-        _log.error("the %s loop failed: %s", task.get_name(), error)
+        if self._failure is not None:  # what killed the first loop kills the others
+            return
+        self._failure = _as_error(error)
+        _log.error("the %s loop failed", task.get_name(), exc_info=error)
         for generation in list(self._sessions.values()):
-            self._end(generation, Finish(FinishReason.FAILED, _as_error(error)))
+            self._end(generation, Finish(FinishReason.FAILED, self._failure))
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -208,52 +221,90 @@ class EdgeNode:
                     self._do(generation, generation.machine.link_down(now))
 
     def _receive(self, inbound: Inbound, now: float) -> None:
+        worker = topics.worker_of_status(inbound.topic)
+        if worker is not None:
+            self._receive_status(worker, inbound.payload, now)
+            return
         try:
             message = codec.decode(inbound.payload)
         except RemoteProtocolError as error:
-            self.malformed += 1
-            _log.warning("a worker sent what cannot be read: %s", error.message)
+            self._malformed(f"a worker sent what cannot be read: {error.message}")
             return
         if not isinstance(message, Verdict | Error):
-            self.malformed += 1
-            _log.warning("a worker sent a %s, which only edges send", type(message).__name__)
+            self._malformed(f"a worker sent a {type(message).__name__}, which only edges send")
             return
         generation = self._sessions.get(message.session)
-        if generation is None:
-            if isinstance(message, Verdict):
-                self._send(None, close_unknown(message))
+        if generation is not None:
+            generation.traffic.down += len(inbound.payload)
+            generation.traffic.received += 1
+            self._do(generation, generation.machine.receive(message, now))
+        elif isinstance(message, Verdict):
+            self._send(None, close_unknown(message))
+        elif not message.session:
+            _log.warning("worker %s could not read a message of ours: %s", message.worker, message.detail)
+
+    def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
+        if not payload:  # somebody cleared it
             return
-        generation.traffic.down += len(inbound.payload)
-        generation.traffic.received += 1
-        self._do(generation, generation.machine.receive(message, now))
+        try:
+            status = codec.decode_status(payload, WorkerStatus)
+        except RemoteProtocolError as error:
+            self._malformed(f"the status of worker {worker} cannot be read: {error.message}")
+            return
+        if status.worker != worker:
+            self._malformed(f"the status of worker {worker} is that of {status.worker}")
+            return
+        if self._presence.ended(status):
+            for session in self._presence.sessions_of(worker):
+                generation = self._sessions[session]
+                _log.info("session %d: worker %s is %s; asking it", session, worker, status.state)
+                self._do(generation, generation.machine.worker_gone(worker, now))
+
+    def _malformed(self, what: str) -> None:
+        self.malformed += 1
+        _log.warning("%s", what)
 
     def _do(self, generation: Generation, effects: Iterable[Effect]) -> None:
         self._send(generation, effects)
         self._draft_work.set()
-        self._timer_work.set()
 
     def _send(self, generation: Generation | None, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order."""
         for effect in effects:
             if isinstance(effect, Send):
-                payload = codec.encode(effect.message)
-                if generation is not None:
-                    generation.traffic.up += len(payload)
-                    generation.traffic.sent += 1
-                self._outbox.put(
-                    Outbound(self._topic(effect.to_worker), payload, effect.qos, expiry=effect.expiry)
-                )
+                self._publish(generation, effect)
             elif generation is None:
                 continue
             elif isinstance(effect, Finish):
                 self._end(generation, effect)
             elif isinstance(effect, Commit):
                 generation.put(effect)
+        if generation is not None and generation.session in self._sessions:
+            self._presence.holds(generation.session, generation.machine.worker)
+        self._timer_work.set()
+
+    def _publish(self, generation: Generation | None, send: Send) -> None:
+        try:
+            payload = codec.encode(send.message)
+        except UsageError as error:  # prompt and text together have outgrown what a message can hold
+            if generation is None:
+                raise
+            self._end(generation, Finish(FinishReason.FAILED, error))
+            self._send(generation, generation.machine.cancel(time.monotonic()))
+            return
+        if generation is not None:
+            generation.traffic.up += len(payload)
+            generation.traffic.sent += 1
+        self._outbox.put(Outbound(self._topic(send.to_worker), payload, send.qos, expiry=send.expiry))
 
     def _end(self, generation: Generation, finish: Finish) -> None:
-        if self._sessions.pop(generation.session, None) is not None:
-            self._freed.append(generation.session)
-            generation.put(finish)
+        if self._sessions.pop(generation.session, None) is None:
+            return
+        self._presence.holds(generation.session, None)
+        self._freed.append(generation.session)
+        self._draft_work.set()
+        _log.info("session %d: %s", generation.session, finish.reason)
+        generation.put(finish)
 
     def _topic(self, worker: str | None) -> str:
         if worker is None:
@@ -270,29 +321,20 @@ class EdgeNode:
         else:
             _log.info("lost a message on %s: %s", message.topic, error.message)
 
-    async def _draft_loop(self, thread: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
+    async def _draft_loop(self) -> None:
         while True:
             wanted = self._wanted()
             freed, self._freed = self._freed, []
-            if not wanted and not freed:
+            if not wanted and not (freed and self._drafting.works):
                 self._draft_work.clear()
                 await self._draft_work.wait()
                 continue
-            tokens = await loop.run_in_executor(thread, self._draft, freed, [one for _, _, one in wanted])
+            tokens = await self._drafting.round(freed, [one for _, _, one in wanted])
             now = time.monotonic()
             for (generation, request, _), token in zip(wanted, tokens, strict=True):
                 if token is not None and generation.session in self._sessions:
                     machine = generation.machine
                     self._do(generation, machine.drafted(request.start, request.digest, token, now))
-
-    def _draft(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[int | None]:
-        """On the drafter's thread."""
-        if self._drafter is None:
-            return []
-        for session in freed:
-            self._drafter.free(session)
-        return self._drafter.draft(wanted) if wanted else []
 
     def _wanted(self) -> list[tuple[Generation, DraftRequest, Wanted]]:
         """What every session wants drafted. One that cannot be drafted further sends what it has."""
@@ -302,7 +344,7 @@ class EdgeNode:
             request = generation.machine.draft_request()
             if request is None:
                 continue
-            if self._drafter is None or not self._drafter.fits(request.context):
+            if not self._drafting.fits(request.context):
                 effects = generation.machine.draft_stopped(request.start, request.digest, now)
                 self._send(generation, effects)
                 continue
@@ -318,15 +360,13 @@ class EdgeNode:
                 due = generation.machine.next_tick()
                 if due is not None and due <= now:
                     self._do(generation, generation.machine.tick(now))
-            dues = [g.machine.next_tick() for g in self._sessions.values()]
-            pause = min((due - time.monotonic() for due in dues if due is not None), default=_IDLE)
-            if pause > 0:
-                try:
-                    await asyncio.wait_for(self._timer_work.wait(), min(pause, _IDLE))
-                except TimeoutError:
-                    continue
-            else:
-                await asyncio.sleep(0)
+            dues = [generation.machine.next_tick() for generation in self._sessions.values()]
+            wait = min((due - now for due in dues if due is not None), default=None)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._timer_work.wait()
+            except TimeoutError:
+                continue
 
 
 def _as_error(error: BaseException) -> FlexSpecError:

@@ -24,6 +24,7 @@ class EdgeSettings:
         threads: of torch.
         give_up: seconds without any answer from any worker before a text fails.
         session_expiry: seconds that the broker keeps verdicts for us while we are away.
+        ephemeral: the name was drawn for this run, so nothing retained is left under it.
     """
 
     edge: str
@@ -34,6 +35,7 @@ class EdgeSettings:
     threads: int = 1
     give_up: float = 30.0
     session_expiry: int = 300
+    ephemeral: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no edge can be made of.
@@ -45,7 +47,7 @@ class EdgeSettings:
         topics.checked("version", self.version)
         if self.threads < 1:
             raise UsageError(f"threads {self.threads} is less than 1")
-        if self.give_up <= 0:
+        if not self.give_up > 0:  # nan is not either
             raise UsageError(f"give_up {self.give_up} is not above 0 seconds")
 
 
@@ -80,8 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def from_arguments(args: argparse.Namespace) -> EdgeSettings:
     """Settings from parsed flags; see `add_arguments`."""
+    named = args.edge or args.username
     return EdgeSettings(
-        edge=args.edge or args.username or secrets.token_hex(3),
+        edge=named or secrets.token_hex(3),
+        ephemeral=not named,
         version=args.version,
         draft=args.draft,
         device=args.device,

@@ -27,7 +27,7 @@ class Wish:
     """How a user wants texts written.
 
     Attributes:
-        seed: of the common random numbers; None draws one.
+        seed: of the common random numbers; None draws one for each text.
         limit: tokens at most; cut to what the context leaves.
         plan: for drafts.
         timeout: seconds for a text; None is no bound.
@@ -42,6 +42,23 @@ class Wish:
     ignore_eos: bool = False
     timeout: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no text can be written with.
+
+        Raises:
+            UsageError: naming the value.
+        """
+        self.sampling(0)
+        if self.limit < 1:
+            raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
+        if self.timeout is not None and not self.timeout > 0:  # nan is not either
+            raise UsageError(f"a timeout of {self.timeout} s is over before it begins")
+
+    def sampling(self, drawn: int) -> SamplingParams:
+        """The sampling parameters, with the user's seed or else with `drawn`."""
+        seed = drawn if self.seed is None else self.seed
+        return SamplingParams(self.temperature, self.top_k, self.top_p, seed)
+
 
 async def write(
     node: EdgeNode, model: LoadedModel, turns: Sequence[Turn], wish: Wish
@@ -54,13 +71,11 @@ async def write(
         UsageError: the prompt is empty, or leaves no room in the context.
         FlexSpecError: what made it fail, after its `finish` event.
     """
-    if wish.limit < 1:
-        raise UsageError(f"a limit of {wish.limit} tokens leaves nothing to write", hint="use at least 1")
     prompt = encode_turns(model.tokenizer, turns, max_context=model.max_context)
-    seed = secrets.randbits(64) if wish.seed is None else wish.seed
+    sampling = wish.sampling(secrets.randbits(64))
     request = GenerationRequest(
         prompt=prompt,
-        sampling=SamplingParams(wish.temperature, wish.top_k, wish.top_p, seed),
+        sampling=sampling,
         limit=min(wish.limit, model.max_context - len(prompt)),
         policy=FixedPolicy(wish.plan),
         ignore_eos=wish.ignore_eos,
@@ -69,7 +84,7 @@ async def write(
     clock = Clock()
     decoder = StreamDecoder(model.tokenizer)
     generation = node.generate(request)
-    yield {"type": "start", "prompt_tokens": len(prompt), "seed": seed}
+    yield {"type": "start", "prompt_tokens": len(prompt), "seed": sampling.seed}
     text: list[str] = []
     finish = Finish(FinishReason.CANCELLED)
     try:

@@ -67,3 +67,9 @@ def edge_of(topic: str) -> str | None:
     """The edge that published on an open or draft topic, or None for any other topic."""
     parts = topic.split("/")
     return parts[3] if len(parts) == 4 and parts[0] == ROOT and parts[1] in ("o", "d") else None
+
+
+def worker_of_status(topic: str) -> str | None:
+    """The worker whose status a topic carries, or None for any other topic."""
+    parts = topic.split("/")
+    return parts[2] if len(parts) == 3 and parts[:2] == [ROOT, "w"] else None

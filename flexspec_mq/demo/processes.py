@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import queue
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,8 +48,12 @@ class Child:
             start_new_session=True,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  one system call
         )
-        for target in (self._read_output, self._read_errors):
-            threading.Thread(target=target, daemon=True, name=f"{name}-{target.__name__}").start()
+        self._readers = [
+            threading.Thread(target=target, daemon=True, name=f"{name}-{target.__name__}")
+            for target in (self._read_output, self._read_errors)
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def send(self, message: dict[str, Any]) -> None:
         """Write one JSON line to its standard input.
@@ -104,6 +108,12 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process.wait()
+        for reader in self._readers:
+            reader.join(1.0)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     @property
     def tail(self) -> str:
@@ -112,7 +122,7 @@ class Child:
 
     def _ended(self) -> FlexSpecError:
         code = self._process.wait()
-        time.sleep(0.1)  # let the reader of its standard error catch up
+        self._readers[1].join(1.0)
         return FlexSpecError(f"the {self.name} ended with code {code}", hint=f"it said:\n    {self.tail}")
 
     def _read_output(self) -> None:

@@ -17,6 +17,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flexspec_mq.models.kv import SessionKV
 
 IMPLEMENTATION = "flexspec_packed"
@@ -44,40 +46,221 @@ class Shapes:
         return cls(min_rows=2, context_grain=64, value_block=1024)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Shape of a model's attention.
+
+    Attributes:
+        queries: heads of queries.
+        keys: heads of keys and values; divides the heads of queries.
+        size: of one head.
+    """
+
+    queries: int
+    keys: int
+    size: int
+
+    @property
+    def group(self) -> int:
+        """Heads of queries that share one head of keys."""
+        return self.queries // self.keys
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One session's rows in a packed forward.
 
     Attributes:
-        kv: where its keys and values go.
+        kv: where its keys and values go; has room for them.
         start: first row in the packed input.
         count: number of rows.
         base: tokens that the session held before.
-        mask: [count, padded context], 0 where a query may look and -inf elsewhere.
     """
 
     kv: SessionKV
     start: int
     count: int
     base: int
-    mask: torch.Tensor
+
+    def padded(self, shapes: Shapes) -> int:
+        """Length of the padded context."""
+        return -(-(self.base + self.count) // shapes.context_grain) * shapes.context_grain
 
 
-@dataclass(slots=True)
 class Packed:
-    """The segments of one forward; rows behind the last one are padding."""
+    """The segments of one forward, with all that is the same in every layer made once.
 
-    segments: list[Segment]
-    shapes: Shapes
+    Queries are gathered into blocks of [kv heads, rows of a segment, head size], so that each block meets its own
+    keys in one product. Everything between the products works on whole groups of segments.
+    """
+
+    def __init__(
+        self, segments: Sequence[Segment], rows: int, heads: Heads, shapes: Shapes, like: torch.Tensor
+    ) -> None:
+        """Lay out the buffers.
+
+        Args:
+            segments: at least one.
+            rows: of the packed input; those behind the last segment are padding, and what comes out for them
+                is finite and means nothing.
+            heads: of the model.
+            shapes: padding.
+            like: a tensor on the device and in the dtype of the model.
+        """
+        by_length: dict[int, list[Segment]] = {}
+        for segment in segments:
+            by_length.setdefault(segment.padded(shapes), []).append(segment)
+        blocks = [_Block(segment, heads, shapes) for group in by_length.values() for segment in group]
+        total = sum(heads.keys * block.rows for block in blocks)
+        self._heads = heads
+        self._queries = like.new_empty((total, heads.size))
+        self._mixed = like.new_empty((total, heads.size))
+        gather = torch.cat([block.gather() for block in blocks])
+        scatter = torch.zeros(rows * heads.queries, dtype=torch.long)
+        # A padding row repeats a real one, and either may answer for both: they have the same bits.
+        scatter[gather] = torch.arange(total)
+        self._gather, self._scatter = gather.to(like.device), scatter.to(like.device)
+        self._groups: list[_Group] = []
+        self._writes = [
+            (slice(s.start, s.start + s.count), s.kv.span(s.base, s.base + s.count).unbind(0))
+            for s in segments
+        ]
+        first = row = 0
+        for padded, group in by_length.items():
+            mine = blocks[first : first + len(group)]
+            taken = heads.keys * sum(block.rows for block in mine)
+            piece = slice(row, row + taken)
+            self._groups.append(_Group(mine, padded, shapes, self._queries[piece], self._mixed[piece]))
+            first, row = first + len(group), row + taken
+
+    def attend(
+        self,
+        layer: int,
+        projected: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        scale: float,
+        window: int | None = None,
+    ) -> torch.Tensor:
+        """Store the new keys and values of a layer, and attend.
+
+        Args:
+            layer: which.
+            projected: queries [1, heads, rows, head size], keys and values [1, kv heads, rows, head size].
+            scale: of the scores.
+            window: positions that a query sees, itself included; None is all.
+
+        Returns:
+            [1, rows, heads, head size].
+        """
+        query, key, value = projected
+        both = torch.cat((key, value))
+        for rows, into in self._writes:
+            into[layer].copy_(both[:, :, rows])
+        by_row = query[0].transpose(0, 1)
+        count = by_row.shape[0]
+        torch.index_select(by_row.reshape(-1, self._heads.size), 0, self._gather, out=self._queries)
+        for group in self._groups:
+            group.attend(layer, scale, window)
+        return self._mixed[self._scatter].view(1, count, self._heads.queries, self._heads.size)
 
 
-def causal_mask(base: int, count: int, shapes: Shapes, device: torch.device) -> torch.Tensor:
-    """Additive mask for `count` queries that follow `base` tokens; float32 [count, padded context]."""
-    padded = -(-(base + count) // shapes.context_grain) * shapes.context_grain
-    seen = torch.arange(padded, device=device)
-    last = torch.arange(base, base + count, device=device)
-    mask = torch.zeros((count, padded), device=device)
-    return mask.masked_fill_(seen[None, :] > last[:, None], float("-inf"))
+class _Block:
+    """A segment's queries as rows of products: by kv head, then head in its group, then query."""
+
+    def __init__(self, segment: Segment, heads: Heads, shapes: Shapes) -> None:
+        self.segment = segment
+        self.heads = heads
+        self.used = heads.group * segment.count
+        self.rows = max(self.used, shapes.min_rows)
+
+    def gather(self) -> torch.Tensor:
+        """Which of [rows of the input x heads] each row is; padding repeats the last one."""
+        local = torch.arange(self.rows).clamp_(max=self.used - 1)
+        head = torch.arange(self.heads.keys)[:, None] * self.heads.group + local // self.segment.count
+        row = self.segment.start + local % self.segment.count
+        return (row * self.heads.queries + head).flatten()
+
+    def mask(self, padded: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """Float32 [count, padded]: 0 where a query may look and -inf elsewhere."""
+        base, count = self.segment.base, self.segment.count
+        seen = torch.arange(padded, device=device)
+        last = torch.arange(base, base + count, device=device)[:, None]
+        hidden = seen > last
+        if window is not None:
+            hidden |= seen <= last - window
+        return torch.zeros((count, padded), device=device).masked_fill_(hidden, float("-inf"))
+
+    def by_block(self, flat: torch.Tensor) -> torch.Tensor:
+        """See rows [kv heads x rows, width] as [kv heads, rows, width]."""
+        return flat.view(self.heads.keys, self.rows, flat.shape[1])
+
+
+class _Group:
+    """Segments whose contexts are padded to the same length: one softmax serves them all."""
+
+    def __init__(
+        self,
+        blocks: Sequence[_Block],
+        padded: int,
+        shapes: Shapes,
+        queries: torch.Tensor,
+        mixed: torch.Tensor,
+    ) -> None:
+        self._blocks = blocks
+        self._padded = padded
+        self._scores = queries.new_empty((len(queries), padded))
+        self._masks: dict[int | None, torch.Tensor] = {}
+        sizes = [block.heads.keys * block.rows for block in blocks]
+        spans = [
+            slice(begin, min(begin + shapes.value_block, padded))
+            for begin in range(0, padded, shapes.value_block)
+        ]
+        self._first: list[tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]] = []
+        self._second: list[list[tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]]] = [
+            [] for _ in spans
+        ]
+        pieces = zip(blocks, queries.split(sizes), self._scores.split(sizes), mixed.split(sizes), strict=True)
+        for block, query, score, out in pieces:
+            context = block.segment.kv.span(0, padded)
+            scores, into = block.by_block(score), block.by_block(out)
+            self._first.append((block.by_block(query), context[:, 0].transpose(2, 3).unbind(0), scores))
+            for span, products in zip(spans, self._second, strict=True):
+                products.append((scores[:, :, span], context[:, 1, :, span].unbind(0), into))
+        # One segment's mask is spread over its heads; several are written out.
+        self._shape = (-1, blocks[0].segment.count if self._alone else 1, padded)
+
+    @property
+    def _alone(self) -> bool:
+        return len(self._blocks) == 1 and self._blocks[0].rows == self._blocks[0].used
+
+    def attend(self, layer: int, scale: float, window: int | None) -> None:
+        """Fill the mixed values from queries, keys and values."""
+        for query, keys, scores in self._first:
+            torch.bmm(query, keys[layer], out=scores)
+        self._scores.mul_(scale)
+        # The sum of a half-precision score and a float32 mask is float32.
+        masked = self._scores.view(self._shape) + self._mask(window)
+        self._scores.view(self._shape).copy_(torch.softmax(masked, dim=-1))
+        for weights, values, into in self._second[0]:
+            torch.bmm(weights, values[layer], out=into)
+        for products in self._second[1:]:
+            for weights, values, into in products:
+                into.add_(torch.bmm(weights, values[layer]))
+
+    def _mask(self, window: int | None) -> torch.Tensor:
+        found = self._masks.get(window)
+        if found is None:
+            found = self._masks[window] = self._build_mask(window)
+        return found
+
+    def _build_mask(self, window: int | None) -> torch.Tensor:
+        device = self._scores.device
+        if self._alone:
+            return self._blocks[0].mask(self._padded, window, device)
+        rows = []
+        for block in self._blocks:
+            local = torch.arange(block.rows, device=device).clamp_(max=block.used - 1) % block.segment.count
+            rows.append(block.mask(self._padded, window, device)[local].repeat(block.heads.keys, 1))
+        return torch.cat(rows)[:, None]
 
 
 def packed_attention(
@@ -106,60 +289,9 @@ def packed_attention(
     Returns:
         [1, rows, heads, head size], and None for the weights.
     """
-    _, heads, rows, size = query.shape
-    scale = size**-0.5 if scaling is None else scaling
-    out = query.new_zeros((1, rows, heads, size))
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     layer: int = module.layer_idx  # type: ignore[assignment]
-    for segment in flexspec.segments:
-        rows_here = slice(segment.start, segment.start + segment.count)
-        keys, values = segment.kv.layer(layer)
-        into = slice(segment.base, segment.base + segment.count)
-        keys[:, into] = key[0, :, rows_here]
-        values[:, into] = value[0, :, rows_here]
-        mask = segment.mask
-        if sliding_window is not None:
-            mask = _windowed(mask, segment.base, sliding_window)
-        out[0, rows_here] = attend(query[0, :, rows_here], keys, values, mask, scale, flexspec.shapes)
-    return out, None
-
-
-def attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    scale: float,
-    shapes: Shapes,
-) -> torch.Tensor:
-    """Attend with one session's queries [heads, count, size]; result [count, heads, size]."""
-    heads, count, size = query.shape
-    kv_heads = keys.shape[0]
-    group = heads // kv_heads
-    padded = mask.shape[1]
-    rows = query.reshape(kv_heads, group * count, size)
-    missing = shapes.min_rows - group * count
-    if missing > 0:
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, missing))
-    scores = torch.bmm(rows, keys[:, :padded].transpose(1, 2)) * scale
-    used = scores[:, : group * count].reshape(kv_heads, group, count, padded).float() + mask
-    weights = torch.softmax(used, dim=-1).to(query.dtype).flatten(1, 2)
-    if missing > 0:
-        weights = torch.nn.functional.pad(weights, (0, 0, 0, missing))
-    block = shapes.value_block
-    mixed = torch.bmm(weights[:, :, :block], values[:, : min(block, padded)])
-    for begin in range(block, padded, block):
-        end = min(begin + block, padded)
-        mixed = mixed + torch.bmm(weights[:, :, begin:end], values[:, begin:end])
-    mixed = mixed[:, : group * count].reshape(heads, count, size)
-    return mixed.transpose(0, 1)
-
-
-def _windowed(mask: torch.Tensor, base: int, window: int) -> torch.Tensor:
-    """Hide what lies further back than the window."""
-    count, padded = mask.shape
-    seen = torch.arange(padded, device=mask.device)
-    last = torch.arange(base, base + count, device=mask.device)
-    return mask.masked_fill(seen[None, :] <= last[:, None] - window, float("-inf"))
+    return flexspec.attend(layer, (query, key, value), scale, sliding_window), None
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.models.attention import attend, causal_mask
+from flexspec_mq.models.attention import Packed, Segment
+from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import Feed, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -22,8 +23,6 @@ from flexspec_mq.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flexspec_mq.models.attention import Shapes
-    from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.models.packed import PackedModel
 
 _PREFIX = 52
@@ -135,26 +134,31 @@ def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def _long_contexts(model: PackedModel, seed: int) -> tuple[int, int]:
     """Rows compared and rows that differ, of attention over long contexts with random tensors."""
-    heads, kv_heads, size = model.attention_shape
+    heads = model.heads
     like = model.new_kv().layer(0)[0]
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(like)
 
-    keys, values, query = noise(kv_heads, 3072, size), noise(kv_heads, 3072, size), noise(heads, 16, size)
+    kv = SessionKV(1, heads.keys, heads.size, like)
+    kv.reserve(3072)
+    kv.span(0, 3072).copy_(noise(1, 2, heads.keys, 3072, heads.size))
+    query = noise(heads.queries, 16, heads.size)
     rows = differing = 0
     for context in _CONTEXTS:
-        together = _attend_at(query, keys, values, context, model.shapes)
+        together = _attend_at(model, kv, query, context)
         for index in (0, 7, 15):
-            alone = _attend_at(query[:, index : index + 1], keys, values, context + index, model.shapes)
+            alone = _attend_at(model, kv, query[:, index : index + 1], context + index)
             rows += 1
             differing += int(not torch.equal(alone[0], together[index]))
     return rows, differing
 
 
-def _attend_at(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, base: int, shapes: Shapes
-) -> torch.Tensor:
-    mask = causal_mask(base, query.shape[1], shapes, query.device)
-    return attend(query, keys, values, mask, query.shape[2] ** -0.5, shapes)
+def _attend_at(model: PackedModel, kv: SessionKV, query: torch.Tensor, base: int) -> torch.Tensor:
+    """Attend with queries that follow `base` tokens; their own keys and values are in `kv` already."""
+    count = query.shape[1]
+    packed = Packed([Segment(kv, 0, count, base)], count, model.heads, model.shapes, query)
+    keys, values = kv.span(base, base + count)[0].clone()
+    projected = query[None], keys[None], values[None]
+    return packed.attend(0, projected, model.heads.size**-0.5)[0]

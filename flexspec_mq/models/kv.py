@@ -52,6 +52,13 @@ class SessionKV:
         """Keys and values of a layer, each of shape [kv heads, capacity, head size]."""
         return self._layers[index]
 
+    def span(self, begin: int, end: int) -> torch.Tensor:
+        """Keys and values of positions `begin` to `end` as [layers, 2, kv heads, end - begin, head size].
+
+        A view; `reserve` may replace what it shows.
+        """
+        return self._memory[:, :, :, begin:end]
+
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens, rounded up to the grain; doubles to keep copies rare."""
         capacity = self._memory.shape[3]

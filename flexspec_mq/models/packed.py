@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.attention import IMPLEMENTATION, Packed, Segment, Shapes, causal_mask
+from flexspec_mq.models.attention import IMPLEMENTATION, Heads, Packed, Segment, Shapes
 from flexspec_mq.models.kv import SessionKV
 
 if TYPE_CHECKING:
@@ -62,17 +62,16 @@ class PackedModel:
         self.vocab_size = int(config.vocab_size)
         self._layers = int(config.num_hidden_layers)
         heads = int(config.num_attention_heads)
-        self.attention_shape = (
+        self.heads = Heads(
             heads,
             int(getattr(config, "num_key_value_heads", None) or heads),
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         )
-        """Heads of queries, heads of keys and values, head size."""
         self._like = torch.empty(0, dtype=model.dtype, device=model.device)
 
     def new_kv(self) -> SessionKV:
         """Empty keys and values for a new session."""
-        return SessionKV(self._layers, *self.attention_shape[1:], self._like)
+        return SessionKV(self._layers, self.heads.keys, self.heads.size, self._like)
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
@@ -92,8 +91,7 @@ class PackedModel:
         for feed in feeds:
             base, count = feed.kv.length, len(feed.tokens)
             feed.kv.reserve(base + count)
-            mask = causal_mask(base, count, self.shapes, device)
-            segments.append(Segment(feed.kv, len(ids), count, base, mask))
+            segments.append(Segment(feed.kv, len(ids), count, base))
             ids += feed.tokens
             positions += range(base, base + count)
             wanted += range(len(ids) - feed.rows, len(ids))
@@ -104,7 +102,7 @@ class PackedModel:
             position_ids=torch.tensor([positions + [0] * padding], device=device),
             use_cache=False,
             logits_to_keep=torch.tensor(wanted_padded, device=device),
-            flexspec=Packed(segments, self.shapes),
+            flexspec=Packed(segments, len(ids) + padding, self.heads, self.shapes, self._like),
         )
         for feed in feeds:
             feed.kv.tokens += feed.tokens

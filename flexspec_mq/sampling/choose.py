@@ -77,9 +77,7 @@ def _tempered(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArra
     return scores
 
 
-def _contenders(
-    logits: npt.NDArray[np.float32], temperature: float, drawn: Words
-) -> npt.NDArray[np.intp]:
+def _contenders(logits: npt.NDArray[np.float32], temperature: float, drawn: Words) -> npt.NDArray[np.intp]:
     """Ids that can win, ascending: those that the largest noise drawn would lift to a score that is surely reached.
 
     Noise is wanted for these alone, typically some dozens to thousands; drawing it costs far less than its

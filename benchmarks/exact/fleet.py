@@ -1,0 +1,151 @@
+"""Worker processes that are killed and stopped at random, and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.exact.worker import Trace
+from broker.launcher import end_with_parent
+
+_READY_WITHIN = 300.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: asyncio.subprocess.Process
+    ready: bool = False
+    stopped: bool = False
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Workers of one version at one broker.
+
+    Attributes:
+        arguments: of ``flexspec-cloud``, the same for all of them.
+        folder: for their logs and traces.
+        rng: decides who dies.
+        say: told what happens.
+        kills, hangs, started: counts.
+    """
+
+    arguments: Sequence[str]
+    folder: Path
+    rng: random.Random
+    say: Callable[[str], None]
+    kills: int = 0
+    hangs: int = 0
+    started: int = 0
+    _workers: list[_Worker] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def ready(self) -> int:
+        """Workers that serve now."""
+        return sum(worker.ready and not worker.stopped for worker in self._workers)
+
+    async def start(self) -> None:
+        """Add a worker, with a prefill budget drawn anew, and wait until it serves.
+
+        Raises:
+            RuntimeError: it ended or took more than five minutes.
+        """
+        number = self.started
+        self.started += 1
+        # Mostly small ones: they cut prefixes into many pieces.
+        prefill = self.rng.choice((2, 7, 16, 33, 64, 128, 256))
+        log = self.folder / f"worker-{number}.log"
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "benchmarks.exact.worker", str(self.folder / f"trace-{number}")),
+                *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), *self.arguments),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                preexec_fn=end_with_parent(signal.SIGKILL),
+            )
+        worker = _Worker(process)
+        self._workers.append(worker)
+        assert process.stdout is not None  # noqa: S101  made with a pipe
+        try:
+            async with asyncio.timeout(_READY_WITHIN):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            line = b""
+        if not line:
+            raise RuntimeError(f"worker {number} did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
+        if b'"exact"' not in line:
+            self.say(f"worker {number} says: {line.decode().strip()}")
+        worker.ready = True
+
+    def strike(self) -> bool:
+        """Kill one of at least two workers that serve, or stop it for some seconds; tell whether one was hit.
+
+        The one that was killed is replaced.
+        """
+        serving = [worker for worker in self._workers if worker.ready and not worker.stopped]
+        if len(serving) < 2:
+            return False
+        victim = self.rng.choice(serving)
+        if self.rng.random() < 0.25:
+            self.hangs += 1
+            self._spawn(self._hang(victim, self.rng.uniform(3.0, 12.0)))
+            return True
+        self.kills += 1
+        victim.process.send_signal(signal.SIGKILL)
+        self._workers.remove(victim)
+        self._spawn(self._replace(victim))
+        return True
+
+    def check(self) -> None:
+        """Raise what a background task raised.
+
+        Raises:
+            RuntimeError: a replacement did not start, or a worker ended by itself.
+        """
+        for task in [task for task in self._tasks if task.done()]:
+            self._tasks.discard(task)
+            task.result()
+        for worker in self._workers:
+            if worker.ready and worker.process.returncode is not None:
+                code = worker.process.returncode
+                raise RuntimeError(f"a worker ended by itself with code {code}; see {self.folder}")
+
+    async def end(self) -> None:
+        """Kill all."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for worker in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.send_signal(signal.SIGKILL)
+            await worker.process.wait()
+
+    def trace(self) -> Trace:
+        """What all of them did so far."""
+        return Trace.read([self.folder / f"trace-{number}" for number in range(self.started)])
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.add(asyncio.create_task(work))
+
+    async def _replace(self, victim: _Worker) -> None:
+        await victim.process.wait()
+        await self.start()
+
+    async def _hang(self, victim: _Worker, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later: a worker that comes back with sessions that others hold by then."""
+        victim.stopped = True
+        victim.process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            victim.process.send_signal(signal.SIGCONT)
+            victim.stopped = False

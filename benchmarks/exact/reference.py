@@ -1,0 +1,211 @@
+"""The target without any of our code: transformers' own model and cache, one token at a time.
+
+Imports nothing of the project but `dice`, the second writing of how tokens are chosen. It is also a program: JSON
+lines with texts to write on standard input, JSON lines with the answers on standard output::
+
+    python -m benchmarks.exact.reference FOLDER DTYPE
+
+A matrix product with few rows takes another kernel and other bits, so a forward reads several rows: copies of one
+text that is written alone (2 in bfloat16, 8 in float32), or texts with prompts of one length in step with each other,
+so that no padding is needed. In bfloat16 the attention is transformers' ``eager``. In float32 its sums depend on the
+context's length, so `fixed_order_attention` below replaces it: rows padded to 8, contexts to multiples of 64, values
+summed in blocks of 64 from the left. Above 1,024 positions ``eager`` itself changes its sums with the length; texts
+must stay below.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
+from transformers.masking_utils import AttentionMaskInterface
+
+from benchmarks.exact.dice import Dice, choose
+
+MAX_CONTEXT = 1024
+_BLOCK = 64
+_LEAST_ROWS = 8
+_FIXED_ORDER = "exactness_reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text to write.
+
+    Attributes:
+        number: names it.
+        prompt: token ids.
+        dice: sampling parameters.
+        limit: tokens at most.
+        eos: ids that end the text; none when it shall go on to the limit.
+        stop: (token id, least length): the text ends behind this token, from that length on.
+    """
+
+    number: int
+    prompt: tuple[int, ...]
+    dice: Dice
+    limit: int
+    eos: tuple[int, ...]
+    stop: tuple[int, int] | None = None
+
+    def finish(self, tokens: Sequence[int]) -> str | None:
+        """Why the text ends with its last token; None while it goes on. End of text, then stop, then length."""
+        if tokens[-1] in self.eos:
+            return "eos"
+        if self.stop is not None and tokens[-1] == self.stop[0] and len(tokens) >= self.stop[1]:
+            return "stop"
+        return "length" if len(tokens) >= self.limit else None
+
+    @classmethod
+    def from_object(cls, found: dict[str, Any]) -> Text:
+        """From what JSON made of `asdict`."""
+        stop = found["stop"]
+        return cls(
+            number=found["number"],
+            prompt=tuple(found["prompt"]),
+            dice=Dice(**found["dice"]),
+            limit=found["limit"],
+            eos=tuple(found["eos"]),
+            stop=None if stop is None else (stop[0], stop[1]),
+        )
+
+
+@dataclass(slots=True)
+class Written:
+    """What a text became; `reason` is ``eos``, ``stop`` or ``length``, and empty while it is written."""
+
+    number: int
+    tokens: list[int]
+    reason: str
+
+
+class Reference:
+    """The target on its own.
+
+    Args:
+        folder: checkpoint.
+        dtype: ``bfloat16`` or ``float32``.
+    """
+
+    def __init__(self, folder: str, dtype: str) -> None:
+        fixed = dtype == "float32"
+        AttentionInterface.register(_FIXED_ORDER, fixed_order_attention)
+        AttentionMaskInterface.register(_FIXED_ORDER, _no_mask)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=_FIXED_ORDER if fixed else "eager",
+            local_files_only=True,
+        )
+        self._model = loaded.eval()
+        self.least_rows = _LEAST_ROWS if fixed else 2
+
+    def write(self, texts: Sequence[Text]) -> list[Written]:
+        """Write texts with prompts of one length in step: each forward reads the next token of every text.
+
+        A single text, or too few for the kernels to agree, are read as several copies.
+
+        Raises:
+            ValueError: the context would pass 1,024 positions, or the prompts have several lengths.
+        """
+        length = len(texts[0].prompt)
+        if any(len(text.prompt) != length for text in texts):
+            raise ValueError("texts in step need prompts of one length")
+        if length + max(text.limit for text in texts) > MAX_CONTEXT:
+            raise ValueError(f"text {texts[0].number} passes {MAX_CONTEXT} positions")
+        copies = -(-self.least_rows // len(texts))
+        cache, logits = self.read([text.prompt for text in texts] * copies)
+        written = [Written(text.number, [], "") for text in texts]
+        while True:
+            for text, one, row in zip(texts, written, logits, strict=False):
+                if not one.reason:
+                    one.tokens.append(choose(row, text.dice, length + len(one.tokens)))
+                    one.reason = text.finish(one.tokens) or ""
+            if all(one.reason for one in written):
+                return written
+            # What a finished text reads any more is thrown away; its row keeps the shape.
+            logits = self.next(cache, [one.tokens[-1] for one in written] * copies)
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, npt.NDArray[np.float32]]:
+        """Read prompts of one length in one forward; returns the cache and the last logits [prompts, vocabulary]."""
+        cache = DynamicCache(config=self._model.config)
+        ids = torch.tensor([list(prompt) for prompt in prompts])
+        output = self._model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+        return cache, output.logits[:, -1].float().numpy()
+
+    @torch.inference_mode()
+    def next(self, cache: DynamicCache, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Read one token for each prompt; returns the logits behind it, float32 [prompts, vocabulary]."""
+        output = self._model(input_ids=torch.tensor(tokens)[:, None], cache=cache, use_cache=True)
+        logits: npt.NDArray[np.float32] = output.logits[:, -1].float().numpy()
+        return logits
+
+
+def fixed_order_attention(
+    _module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention whose sums run in one order.
+
+    Args:
+        query: [batch, heads, rows, size]; the rows are the last positions of the context.
+        key: [batch, kv heads, context, size].
+        value: as key.
+        scaling: of the scores.
+
+    Returns:
+        [batch, rows, heads, size], and None.
+    """
+    batch, heads, rows, size = query.shape
+    kv_heads, context = key.shape[1:3]
+    mixed = torch.empty_like(query)
+    padding = -context % _BLOCK
+    visible = torch.ones(rows, context, dtype=torch.bool).tril(context - rows)
+    visible = torch.nn.functional.pad(visible, (0, padding))
+    for head in range(heads):
+        kv_head = head * kv_heads // heads
+        keys = torch.nn.functional.pad(key[:, kv_head], (0, 0, 0, padding))
+        values = torch.nn.functional.pad(value[:, kv_head], (0, 0, 0, padding))
+        queries = torch.nn.functional.pad(query[:, head], (0, 0, 0, max(0, _LEAST_ROWS - rows)))
+        scores = (queries @ keys.transpose(1, 2))[:, :rows] * scaling
+        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
+        weights = torch.nn.functional.pad(weights, (0, 0, 0, max(0, _LEAST_ROWS - rows)))
+        total = torch.zeros(batch, queries.shape[1], size)
+        for start in range(0, context + padding, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            total = total + weights[:, :, block] @ values[:, block]
+        mixed[:, head] = total[:, :rows]
+    return mixed.transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    """`fixed_order_attention` makes its own."""
+    return
+
+
+def main() -> None:
+    """Answer groups of texts, one JSON line each, until standard input ends."""
+    folder, dtype = sys.argv[1:]
+    torch.set_num_threads(1)
+    reference = Reference(folder, dtype)
+    for line in sys.stdin:
+        texts = [Text.from_object(found) for found in json.loads(line)]
+        sys.stdout.write(json.dumps([asdict(one) for one in reference.write(texts)]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The worker's own forward, one session, one token at a time, in a process of its own.
+
+The second-best reference, for contexts above 1,024 positions, where transformers' ``eager`` attention changes its
+sums with the length. A program like `reference`, with the same lines in and out::
+
+    python -m benchmarks.exact.solo FOLDER DTYPE
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import torch
+
+from benchmarks.exact.dice import choose
+from benchmarks.exact.reference import Text, Written
+from flexspec_mq.models.attention import register
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+
+
+def write(model: PackedModel, text: Text) -> Written:
+    """Write a text: the prompt in one forward, then token by token, nothing else in any of them."""
+    kv = model.new_kv()
+    written = Written(text.number, [], "")
+    feed = Feed(kv, text.prompt)
+    while not written.reason:
+        logits = to_numpy(model.forward([feed]))[0]
+        written.tokens.append(choose(logits, text.dice, len(text.prompt) + len(written.tokens)))
+        written.reason = text.finish(written.tokens) or ""
+        feed = Feed(kv, written.tokens[-1:])
+    return written
+
+
+def main() -> None:
+    """Answer groups of texts, one JSON line each, until standard input ends."""
+    folder, dtype = sys.argv[1:]
+    torch.set_num_threads(1)
+    model = PackedModel(load_target(folder, dtype=dtype, attn_implementation=register()).model)
+    for line in sys.stdin:
+        texts = [Text.from_object(found) for found in json.loads(line)]
+        sys.stdout.write(json.dumps([asdict(write(model, text)) for text in texts]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Texts through the stressed system, compared token for token with the target's own as both become ready."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.exact.faults import Weather
+from benchmarks.exact.fleet import Fleet
+from benchmarks.exact.pool import ReferencePool
+from benchmarks.exact.reference import Text, Written
+from benchmarks.exact.system import Edge, Outcome, edge
+from benchmarks.exact.texts import Shape, groups, long_text
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
+from edge_node.draft_model import DraftModel
+
+_LOOK = 0.2
+_PROGRESS = 15.0
+_MOST_BACKLOG = 4
+_ALONE_EVERY = 8
+_LONG_POSITIONS = 1050
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much, and how hard.
+
+    Attributes:
+        tokens: to commit at least.
+        sessions: texts at a time.
+        workers: at a time.
+        strike_every: committed tokens from one kill or hang to the next, on average.
+        long: texts with contexts above 1,024 positions.
+        seconds: after which no new text is started.
+    """
+
+    tokens: int
+    sessions: int
+    workers: int
+    strike_every: int
+    long: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the comparison found.
+
+    Attributes:
+        texts, tokens: compared.
+        alone_tokens: of these, against texts that the reference wrote alone, as copies of one text.
+        long_tokens: of these, in contexts above 1,024 positions.
+        wrong_tokens: that differ, from a text's first difference to its end.
+        wrong_texts: texts with such tokens.
+        wrong_reasons: texts with the right tokens and the wrong reason.
+        failed: texts that ended otherwise.
+        repeated: commits that did not start where the last one ended.
+        reasons: how many texts ended why.
+        examples: the first few that are wrong.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    alone_tokens: int = 0
+    long_tokens: int = 0
+    wrong_tokens: int = 0
+    wrong_texts: int = 0
+    wrong_reasons: int = 0
+    failed: int = 0
+    repeated: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, outcome: Outcome, written: Written, kind: str) -> None:
+        """Compare one text. `kind` is ``in step``, ``alone`` or ``long``."""
+        self.texts += 1
+        self.tokens += len(outcome.tokens)
+        self.alone_tokens += len(outcome.tokens) * (kind == "alone")
+        self.long_tokens += len(outcome.tokens) * (kind == "long")
+        self.repeated += outcome.repeated
+        self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
+        if outcome.reason not in ("eos", "stop", "length"):
+            self.failed += 1
+            self._example(outcome, f"ended with {outcome.reason}: {outcome.error}")
+        elif outcome.tokens != written.tokens:
+            pairs = zip(outcome.tokens, written.tokens, strict=False)
+            same = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+            if same is None:
+                same = min(len(outcome.tokens), len(written.tokens))
+            self.wrong_texts += 1
+            self.wrong_tokens += max(len(outcome.tokens), len(written.tokens)) - same
+            self._example(
+                outcome,
+                f"differs from token {same} on ({kind}): {outcome.tokens[same : same + 3]} "
+                f"instead of {written.tokens[same : same + 3]}",
+            )
+        elif outcome.reason != written.reason:
+            self.wrong_reasons += 1
+            self._example(outcome, f"ended with {outcome.reason} instead of {written.reason}")
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.wrong_texts or self.wrong_reasons or self.failed or self.repeated)
+
+    def _example(self, outcome: Outcome, what: str) -> None:
+        if len(self.examples) < 20:
+            self.examples.append(f"text {outcome.text.number} ({outcome.text.dice}): {what}")
+
+
+@dataclass(slots=True)
+class Stress:
+    """One run.
+
+    Attributes:
+        load: how much.
+        shape: of the texts.
+        prompts: token ids.
+        rng: decides everything.
+        say: told of progress.
+    """
+
+    load: Load
+    shape: Shape
+    prompts: Sequence[Sequence[int]]
+    rng: random.Random
+    say: Callable[[str], None]
+    tally: Tally = field(default_factory=Tally)
+    _open: dict[asyncio.Task[None], Sequence[Text]] = field(default_factory=dict)
+    _active: set[int] = field(default_factory=set)
+
+    async def run(self, draft: DraftModel, folder: str, dtype: str, threads: int) -> dict[str, Any]:
+        """Run it.
+
+        Args:
+            draft: for the edge.
+            folder: checkpoint of the target.
+            dtype: of the target.
+            threads: of each worker.
+
+        Returns:
+            Figures for the report.
+
+        Raises:
+            RuntimeError: a worker or a reference process ended by itself.
+        """
+        began = time.monotonic()
+        weather = Weather(random.Random(self.rng.random()))
+        pool = ReferencePool(folder, dtype, 2)
+        solo = ReferencePool(folder, dtype, 1, "benchmarks.exact.solo")
+        with PrivateBroker(BrokerSettings(port=0)) as broker, tempfile.TemporaryDirectory() as place:
+            arguments = ["--port", str(broker.port), "--target", folder, "--dtype", dtype]
+            arguments += ["--threads", str(threads)]
+            fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say)
+            pool.start()
+            try:
+                self.say(f"{dtype}: {self.load.workers} workers load the target and prove it")
+                await asyncio.gather(*(fleet.start() for _ in range(self.load.workers)))
+                async with edge(draft, broker.port, weather, random.Random(self.rng.random())) as node:
+                    if self.load.long:
+                        solo.start()
+                        for _ in range(self.load.long):
+                            self._begin_long(node, solo)
+                    await self._drive(node, fleet, pool, dtype)
+                    seconds = time.monotonic() - began
+                    return self._figures(node, fleet, weather, seconds)
+            finally:
+                for task in self._open:
+                    task.cancel()
+                await asyncio.gather(*self._open, return_exceptions=True)
+                await fleet.end()
+                await pool.end()
+                await solo.end()
+
+    async def _drive(self, node: Edge, fleet: Fleet, pool: ReferencePool, dtype: str) -> None:
+        """Start groups of texts and strike workers until enough is committed and compared."""
+        waiting = groups(self.prompts, self.shape, self.rng)
+        began = time.monotonic()
+        strike_at = self._next_strike(0)
+        number, said = 0, began
+        while True:
+            now = time.monotonic()
+            enough = node.committed + self._under_way() >= self.load.tokens or now - began > self.load.seconds
+            while not enough and len(self._active) < self.load.sessions and pool.backlog < _MOST_BACKLOG:
+                self._begin(node, pool, next(waiting), alone=number % _ALONE_EVERY == 1)
+                number += 1
+                enough = node.committed + self._under_way() >= self.load.tokens
+            if enough and not self._open:
+                return
+            if node.committed >= strike_at and fleet.strike():
+                strike_at = self._next_strike(node.committed)
+            if now - said > _PROGRESS:
+                said = now
+                self.say(self._line(node, fleet, dtype, now - began))
+            fleet.check()
+            if self._open:
+                done, _ = await asyncio.wait(self._open, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    del self._open[task]
+                    task.result()
+
+    def _begin(self, node: Edge, pool: ReferencePool, texts: Sequence[Text], *, alone: bool) -> None:
+        if alone:
+            for text in texts[:2]:
+                self._follow(node, pool, [text], "alone")
+        else:
+            self._follow(node, pool, texts, "in step")
+
+    def _begin_long(self, node: Edge, solo: ReferencePool) -> None:
+        positions = _LONG_POSITIONS + self.rng.randint(0, 100)
+        self._follow(node, solo, [long_text(self.prompts, positions, 40, self.rng)], "long")
+
+    def _follow(self, node: Edge, pool: ReferencePool, texts: Sequence[Text], kind: str) -> None:
+        self._active |= {text.number for text in texts}
+        task = asyncio.create_task(self._compare(node, pool, texts, kind))
+        self._open[task] = texts
+
+    async def _compare(self, node: Edge, pool: ReferencePool, texts: Sequence[Text], kind: str) -> None:
+        """Have a group written by both sides and compare."""
+        reference = asyncio.create_task(pool.write(texts))
+        try:
+            outcomes = await asyncio.gather(*(self._system(node, text) for text in texts))
+            written = await reference
+        finally:
+            reference.cancel()
+        for outcome, one in zip(outcomes, written, strict=True):
+            right = self.tally.right
+            self.tally.add(outcome, one, kind)
+            if right and not self.tally.right:
+                self.say(f"WRONG: {self.tally.examples[-1:]}")
+
+    async def _system(self, node: Edge, text: Text) -> Outcome:
+        try:
+            return await node.write(text)
+        finally:
+            self._active.discard(text.number)
+
+    def _under_way(self) -> float:
+        """Tokens that the texts under way may still commit: half of their limits."""
+        texts = [text for group in self._open.values() for text in group if text.number in self._active]
+        return sum(text.limit for text in texts) / 2
+
+    def _next_strike(self, committed: int) -> float:
+        return committed + self.load.strike_every * self.rng.uniform(0.5, 1.5)
+
+    def _line(self, node: Edge, fleet: Fleet, dtype: str, seconds: float) -> str:
+        return (
+            f"{dtype}: {seconds:.0f} s, {node.committed} tokens committed, {self.tally.tokens} compared, "
+            f"{self.tally.wrong_tokens} wrong, {len(self._active)} texts under way, {fleet.ready} workers, "
+            f"{fleet.kills} killed, {fleet.hangs} stopped"
+        )
+
+    def _figures(self, node: Edge, fleet: Fleet, weather: Weather, seconds: float) -> dict[str, Any]:
+        totals, trace = node.totals, fleet.trace()
+        stress = {
+            "kills": fleet.kills,
+            "hangs": fleet.hangs,
+            **weather.counts(),
+            "reopens": totals.reopens,
+            "polls": totals.polls,
+            "plan_changes": node.plan_changes[0],
+            "drafted": totals.drafted,
+            "rejections": totals.judged - totals.accepted,
+            "accepted": totals.accepted,
+            "shared_forwards": trace.shared,
+            "prefixes_cut": trace.cuts,
+        }
+        return {
+            **asdict(self.tally),
+            "stress": stress,
+            "never": [name for name, count in stress.items() if not count],
+            "forwards": trace.forwards,
+            "sessions_per_forward": round(trace.sessions / max(1, trace.forwards), 2),
+            "most_sessions_in_a_forward": trace.most,
+            "diverged": totals.diverged,
+            "seconds": round(seconds, 1),
+        }

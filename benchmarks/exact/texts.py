@@ -1,0 +1,70 @@
+"""Which texts are written: prompts in groups of one length, and sampling parameters for each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.exact.dice import Dice
+from benchmarks.exact.reference import Text
+
+_GREEDY = (0.0, 0, 1.0)
+_SETTINGS = (_GREEDY, _GREEDY, (0.7, 0, 1.0), (1.0, 0, 1.0), (1.0, 0, 0.95), (0.7, 50, 0.95), (1.0, 50, 1.0))
+"""Temperature, top-k, top-p."""
+_FIRST_STOP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How texts are made.
+
+    Attributes:
+        group: texts whose prompts are cut to one length.
+        most_prompt: tokens of a prompt; of longer ones the end is kept.
+        least, most: bounds of the limit.
+        eos: ids that end a text.
+        stops: ids of which one may serve as a stop.
+    """
+
+    group: int
+    most_prompt: int
+    least: int
+    most: int
+    eos: tuple[int, ...]
+    stops: tuple[int, ...]
+
+
+def groups(prompts: Sequence[Sequence[int]], shape: Shape, rng: random.Random) -> Iterator[list[Text]]:
+    """Groups of texts for ever. Each pass uses every prompt; groups come in random order."""
+    by_length = sorted((tuple(prompt[-shape.most_prompt :]) for prompt in prompts), key=len)
+    chunks = [by_length[start : start + shape.group] for start in range(0, len(by_length), shape.group)]
+    number = 0
+    while True:
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            length = len(chunk[0])
+            made = [_text(number + place, prompt[-length:], shape, rng) for place, prompt in enumerate(chunk)]
+            number += len(made)
+            yield made
+
+
+def _text(number: int, prompt: tuple[int, ...], shape: Shape, rng: random.Random) -> Text:
+    temperature, top_k, top_p = rng.choice(_SETTINGS)
+    return Text(
+        number=number,
+        prompt=prompt,
+        dice=Dice(temperature, top_k, top_p, rng.getrandbits(64)),
+        limit=rng.randint(shape.least, shape.most),
+        eos=shape.eos if rng.random() < 0.6 else (),
+        stop=(rng.choice(shape.stops), _FIRST_STOP) if rng.random() < 0.2 else None,
+    )
+
+
+def long_text(prompts: Sequence[Sequence[int]], positions: int, limit: int, rng: random.Random) -> Text:
+    """A text whose prompt, many prompts in a row, fills `positions`; drawn at temperature 1."""
+    joined: list[int] = []
+    while len(joined) < positions:
+        joined += rng.choice(prompts)
+    dice = Dice(1.0, 0, 1.0, rng.getrandbits(64))
+    return Text(-1 - rng.getrandbits(16), tuple(joined[:positions]), dice, limit, ())

@@ -1,0 +1,68 @@
+"""``flexspec-cloud`` that also writes down what shared each forward: four bytes, then the forward runs.
+
+    python -m benchmarks.exact.worker TRACE …arguments of flexspec-cloud…
+
+The bytes are sessions, those of them whose prefix was cut and goes on in a later forward, tokens that were drafted
+(255 at most), and 0. They go to the kernel before the forward, so they survive SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_worker import model_verifier
+from cloud_worker.__main__ import main
+from cloud_worker.engine import Decided, Engine, Slice
+
+_RECORD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What workers did.
+
+    Attributes:
+        forwards: run.
+        shared: of these, with more than one session.
+        sessions: in all forwards together.
+        most: sessions in one forward.
+        cuts: prefixes that a forward read only in part.
+    """
+
+    forwards: int
+    shared: int
+    sessions: int
+    most: int
+    cuts: int
+
+    @classmethod
+    def read(cls, files: Sequence[Path]) -> Trace:
+        """Add up the files of several workers."""
+        data = b"".join(file.read_bytes() for file in files if file.exists())
+        sessions, cuts = data[0::_RECORD], data[1::_RECORD]
+        return cls(
+            len(sessions), sum(n > 1 for n in sessions), sum(sessions), max(sessions, default=0), sum(cuts)
+        )
+
+
+def trace_to(path: str) -> None:
+    """Have every engine of this process write to `path`."""
+    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    class TracedEngine(Engine):
+        def step(self, slices: Sequence[Slice]) -> list[Decided]:
+            cut = sum(self.unread(piece.item) > piece.most for piece in slices)
+            drafted = sum(len(piece.item.draft) for piece in slices)
+            os.write(out, bytes((len(slices), cut, min(drafted, 255), 0)))
+            return super().step(slices)
+
+    vars(model_verifier)["Engine"] = TracedEngine
+
+
+if __name__ == "__main__":
+    trace_to(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))

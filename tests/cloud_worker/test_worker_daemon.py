@@ -1,0 +1,385 @@
+"""The worker daemon: one forward for all, one edge's trouble for that edge alone, a drain that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import Sequence
+
+import pytest
+import zstandard
+
+from cloud_worker.__main__ import stoppable
+from cloud_worker.refusals import Refusals
+from flexspec_mq import codec
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import Cancelled, LinkRefused, WorkerError
+from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
+from flexspec_mq.transport.memory import MemoryBroker
+from schemas.messages import Error, ErrorCode, Fin, Identity, Open, Verdict
+from schemas.status import WorkerStatus
+from tests.daemons import (
+    FINGERPRINT,
+    PATIENCE,
+    FakeVerifier,
+    alone,
+    check,
+    edge_at,
+    link_to,
+    read,
+    until,
+    wanting,
+    worker_at,
+    world,
+)
+
+
+def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 40) -> Open:
+    identity = Identity(1, fingerprint, 0.0, 0, 1.0, 1, (), True, limit)
+    return Open(session, 1, identity, (1, 2, 3), (), 0, 1, ())
+
+
+async def test_all_sessions_with_work_share_one_forward() -> None:
+    async with world() as (_, (daemon,), node):
+        daemon.verifier.gate.clear()
+        first = node.generate(wanting(0))
+        await until(daemon.verifier.entered.is_set)
+        others = [node.generate(wanting(number)) for number in range(1, 13)]
+        await until(lambda: len(daemon.worker.machine) == 13)
+        daemon.verifier.gate.set()
+        for generation in (first, *others):
+            assert (await read(generation))[0] == alone(generation.request)
+    assert daemon.verifier.batches[0] == [(0, 1, 2)]
+    assert sorted(daemon.verifier.batches[1]) == [(number, 1, 2) for number in range(1, 13)]
+
+
+async def test_many_sessions_leave_nothing_behind() -> None:
+    async with world(["w1", "w2"]) as (_, daemons, node):
+        generations = await check(node, [wanting(number, ignore_eos=False) for number in range(40)])
+        assert all(generation.machine.counters.polls == 0 for generation in generations)
+        await until(lambda: all(not d.kept and not d.verifier.held for d in daemons))
+        assert all(daemon.worker.machine.counters.opened > 5 for daemon in daemons)
+        assert sum(daemon.worker.machine.counters.opened for daemon in daemons) == 40
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_faults_change_no_text(seed: int, qos: int) -> None:
+    rng = random.Random(seed)
+    async with world(["w1", "w2"]) as (broker, daemons, node):
+        broker.faults += [
+            Drop(0.05, rng, Scope("f1/#")),
+            Duplicate(0.1, rng, within=0.1),
+            Delay(0.004, rng, jitter=0.004),
+            Cut(90, Scope("f1/v/+", Direction.DOWN)),
+            Cut(150, Scope("f1/d/+/+", Direction.DOWN)),
+        ]
+        await check(node, [wanting(100 * seed + n, plan=Plan(4, 2, qos)) for n in range(8)])
+        assert all(fault.hits for fault in broker.faults[:4])  # type: ignore[attr-defined]
+        broker.faults.clear()
+        # A close may have been lost; then the lease ends the session, and a new one is not disturbed by it.
+        await check(node, [wanting(999)])
+        assert all(daemon.worker.machine.counters.failed == 0 for daemon in daemons)
+
+
+async def test_cancel_reaches_the_worker_while_a_forward_runs() -> None:
+    async with world() as (_, (daemon,), node):
+        daemon.verifier.gate.clear()
+        generation = node.generate(wanting(1))
+        await until(daemon.verifier.entered.is_set)
+        node.cancel(generation)
+        tokens, finish = await read(generation)
+        assert (tokens, finish.reason) == ((), FinishReason.CANCELLED)
+        await until(lambda: not daemon.kept)
+        daemon.verifier.gate.set()
+        await until(lambda: not daemon.verifier.held)
+        assert daemon.worker.machine.counters.dropped == 1
+        await check(node, [wanting(2)])
+
+
+async def test_a_full_worker_lets_others_wait() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1", capacity=1) as daemon, edge_at(broker.link) as node:
+        await check(node, [wanting(number, limit=10) for number in range(3)])
+        assert daemon.worker.machine.counters.busy > 0
+
+
+async def test_an_edge_that_vanishes_costs_its_lease() -> None:
+    broker = MemoryBroker()
+    async with (
+        worker_at(broker.link, "w1", lease=1) as daemon,
+        broker.link(link_to("ghost")) as ghost,
+        edge_at(broker.link) as node,
+    ):
+        await ghost.wait_up()
+        await ghost.publish("f1/o/base/ghost", codec.encode(opening()), qos=1)
+        await until(lambda: daemon.kept == 1)
+        await check(node, [wanting(1)])
+        await until(lambda: daemon.kept == 0 and not daemon.verifier.held)
+        assert daemon.worker.machine.counters.expired == 1
+
+
+# Drain
+
+
+async def test_a_drain_lets_sessions_end_where_they_are() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1", drain=PATIENCE) as old, edge_at(broker.link) as node:
+        old.verifier.gate.clear()
+        staying = node.generate(wanting(1))
+        await until(old.verifier.entered.is_set)
+        async with worker_at(broker.link, "w2") as new:
+            old.worker.stop()
+            await until(lambda: old.worker.machine.draining)
+            coming = [node.generate(wanting(number)) for number in (2, 3)]
+            old.verifier.gate.set()
+            for generation in (staying, *coming):
+                assert (await read(generation))[0] == alone(generation.request)
+            await asyncio.wait_for(old.run, PATIENCE)
+            assert staying.machine.counters.reopens == 0
+            assert new.worker.machine.counters.opened == 2
+        assert node.sessions == 0
+    assert status_of(broker, "w1").state == "gone"
+
+
+async def test_a_drain_that_is_over_moves_sessions_at_once() -> None:
+    broker = MemoryBroker()
+    async with edge_at(broker.link) as node:
+        async with worker_at(broker.link, "w1") as old:
+            old.verifier.gate.clear()
+            generations = [node.generate(wanting(number)) for number in range(6)]
+            await until(lambda: len(old.worker.machine) == 6)
+            async with worker_at(broker.link, "w2") as new:
+                old.worker.stop()
+                await asyncio.wait_for(old.run, PATIENCE)
+                for generation in generations:
+                    assert (await read(generation))[0] == alone(generation.request)
+                    assert generation.machine.counters.unknown == 1  # told, not found out by silence
+                assert new.worker.machine.counters.opened == 6
+        assert status_of(broker, "w1").state == "gone"
+
+
+async def test_a_worker_that_is_stopped_before_it_ever_connected_ends() -> None:
+    broker = MemoryBroker()
+    broker.stop()
+    from cloud_worker.settings import WorkerSettings
+    from cloud_worker.worker import CloudWorker
+
+    worker = CloudWorker(WorkerSettings(worker="w1", drain=PATIENCE), FakeVerifier())
+    run = asyncio.create_task(worker.run(broker.link, link_to("w-w1")))
+    worker.stop()
+    await asyncio.wait_for(run, PATIENCE)
+
+
+async def test_the_first_signal_drains_and_the_second_aborts() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1", drain=PATIENCE) as daemon, edge_at(broker.link) as node:
+        daemon.verifier.gate.clear()
+        generation = node.generate(wanting(1))
+        await until(daemon.verifier.entered.is_set)
+        with pytest.raises(Cancelled, match="before its sessions had ended"), stoppable(daemon.worker, daemon.run):
+            signal.raise_signal(signal.SIGTERM)
+            await until(lambda: daemon.worker.machine.draining)
+            assert not daemon.run.done()
+            signal.raise_signal(signal.SIGINT)
+            await daemon.run
+        async with worker_at(broker.link, "w2"):
+            assert (await read(generation))[0] == alone(generation.request)
+
+
+# Errors
+
+
+async def test_a_forward_that_fails_for_all_fails_for_none() -> None:
+    """As when a batch is too large for the memory: one by one the sessions fit."""
+
+    def out_of_memory(items: Sequence[WorkItem]) -> None:
+        if len(items) > 1:
+            raise MemoryError("a batch of more than one session does not fit")
+
+    broker = MemoryBroker()
+    verifier = FakeVerifier(out_of_memory)
+    async with worker_at(broker.link, "w1", verifier) as daemon, edge_at(broker.link) as node:
+        verifier.gate.clear()
+        generations = [node.generate(wanting(number)) for number in range(4)]
+        await until(lambda: len(daemon.worker.machine) == 4)
+        verifier.gate.set()
+        for generation in generations:
+            assert (await read(generation))[0] == alone(generation.request)
+            assert generation.machine.counters.reopens == 0
+        assert daemon.worker.machine.counters.failed == 0
+        assert any(len(batch) > 1 for batch in verifier.batches)
+        await until(lambda: not verifier.held)
+
+
+async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def poisoned(items: Sequence[WorkItem]) -> None:
+        if any(item.context[0] == 13 for item in items):
+            raise ValueError("the thirteenth prompt is poison")
+
+    broker = MemoryBroker()
+    verifier = FakeVerifier(poisoned)
+    async with worker_at(broker.link, "w1", verifier) as daemon, edge_at(broker.link) as node:
+        verifier.gate.clear()
+        poison = node.generate(wanting(13))
+        others = [node.generate(wanting(number)) for number in range(5)]
+        await until(lambda: len(daemon.worker.machine) == 6)
+        verifier.gate.set()
+        for generation in others:
+            assert (await read(generation))[0] == alone(generation.request)
+            assert generation.machine.counters.reopens == 0
+        tokens, finish = await read(poison)
+        assert (tokens, finish.reason) == ((), FinishReason.FAILED)
+        assert isinstance(finish.error, WorkerError)
+        assert "worker w1 failed" in finish.error.message
+        await check(node, [wanting(14)])
+        await until(lambda: not verifier.held)
+    logged = [record for record in caplog.records if record.exc_info]
+    assert any(f"edge/{poison.session} cannot be computed" in record.getMessage() for record in logged)
+
+
+def hostile() -> list[bytes]:
+    """What no edge should send."""
+    whole = codec.encode(opening())
+    bomb = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters(
+            format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
+        )
+    ).compress(bytes(64 * 1024 * 1024))
+    return [
+        b"",
+        b"\x00",
+        whole[: len(whole) // 2],
+        whole + b"\x00",
+        bytes([whole[0] | 0xE0]) + whole[1:],
+        b"\x01" + bomb,
+        b"\x00" + b"\x91" * 50_000,
+        codec.encode(Verdict(7, 1, 0, 0, (), 0, Fin.NONE, 0, 0)),
+        b"{}",
+        random.Random(1).randbytes(5000),
+    ]
+
+
+async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
+    answers: list[Inbound] = []
+    rogue_settings = LinkSettings(client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),))
+    async with world() as (broker, (daemon,), node), broker.link(rogue_settings) as rogue:
+        await rogue.wait_up()
+        daemon.verifier.gate.clear()
+        writing = [node.generate(wanting(number)) for number in range(4)]
+        await until(lambda: len(daemon.worker.machine) == 4)
+        for payload in hostile():
+            for topic in ("f1/o/base/rogue", "f1/d/w1/rogue"):
+                await rogue.publish(topic, payload, qos=1)
+        await rogue.publish("f1/d/w1/no name", codec.encode(opening()))
+        await rogue.publish("f1/d/w1/", codec.encode(opening()))
+        await until(lambda: daemon.worker.malformed == 2 * len(hostile()) + 2)
+        daemon.verifier.gate.set()
+        for generation in writing:
+            assert (await read(generation))[0] == alone(generation.request)
+            assert generation.machine.counters.reopens == 0
+        await rogue.publish("f1/d/w1/rogue", codec.encode(opening(9, fingerprint=bytes(16))), qos=1)
+        async with asyncio.timeout(PATIENCE):
+            async for event in rogue.events():
+                if isinstance(event, Inbound):
+                    answers.append(event)
+                    if len(answers) == 2:
+                        break
+        assert daemon.kept == 0 or len(daemon.worker.machine) == 0
+    read_back = [codec.decode(answer.payload) for answer in answers]
+    assert [m.code for m in read_back if isinstance(m, Error)] == [ErrorCode.MALFORMED, ErrorCode.FINGERPRINT]
+
+
+async def test_two_daemons_never_answer_each_others_noise_for_ever() -> None:
+    """A worker whose answers come back to it as if an edge had sent them."""
+    broker = MemoryBroker()
+    echo_settings = LinkSettings(client_id="echo", subscriptions=(Subscription("f1/v/echo"),))
+    async with worker_at(broker.link, "w1") as daemon, broker.link(echo_settings) as echo:
+        await echo.wait_up()
+        await echo.publish("f1/d/w1/echo", b"noise", qos=1)
+        async with asyncio.timeout(PATIENCE):
+            async for event in echo.events():
+                if isinstance(event, Inbound):
+                    await echo.publish("f1/d/w1/echo", event.payload, qos=1)
+                    break
+        await until(lambda: daemon.worker.malformed == 2)
+        assert echo.counters.received == 1
+
+
+def test_refusals_are_paced_per_edge_and_bounded() -> None:
+    refusals = Refusals(pause=1.0, edges=3)
+    assert refusals.may_answer("a", 0.0)
+    assert not refusals.may_answer("a", 0.9)
+    assert refusals.may_answer("b", 0.9)
+    assert refusals.may_answer("a", 1.0)
+    assert refusals.kept_silent == 1
+    for number in range(10):
+        assert refusals.may_answer(str(number), 2.0)
+    assert len(refusals) == 3
+
+
+async def test_a_broker_that_refuses_ends_the_worker() -> None:
+    broker = MemoryBroker()
+    broker.refused.add("w-w1")
+    with pytest.raises(LinkRefused):
+        async with worker_at(broker.link, "w1"):
+            pass
+
+
+async def test_a_verifier_thread_that_dies_takes_the_worker_down() -> None:
+    class Broken(FakeVerifier):
+        def free(self, key: tuple[str, int]) -> None:
+            raise RuntimeError(f"cannot free {key}")
+
+    broker = MemoryBroker()
+    with pytest.raises(RuntimeError, match="cannot free"):
+        async with worker_at(broker.link, "w1", Broken()) as daemon, edge_at(broker.link) as node:
+            await check(node, [wanting(1, limit=5)])
+            await asyncio.wait([daemon.run], timeout=PATIENCE)
+
+
+# Idle
+
+
+async def test_an_idle_worker_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1", status_every=60.0) as daemon, edge_at(broker.link) as node:
+        await check(node, [wanting(1)])
+        await until(lambda: not daemon.verifier.held)
+        looks = 0
+        machine = daemon.worker.machine
+        look = machine.next_tick
+
+        def counted() -> float | None:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        monkeypatch.setattr(machine, "next_tick", counted)
+        await asyncio.sleep(0.3)  # the window of the measurement
+        assert looks <= 2
+
+
+async def test_the_status_tells_load_and_state(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with world() as (broker, (daemon,), node):
+        assert status_of(broker, "w1").state == "online"
+        daemon.verifier.gate.clear()
+        generation = node.generate(wanting(1))
+        await until(lambda: status_of(broker, "w1").load == 1)
+        daemon.verifier.gate.set()
+        await read(generation)
+        await until(lambda: status_of(broker, "w1").load == 0)
+    assert status_of(broker, "w1").state == "gone"
+    assert f"session edge/{generation.session}: open, attempt 1" in caplog.text
+
+
+def status_of(broker: MemoryBroker, worker: str) -> WorkerStatus:
+    payload = broker.retained(f"f1/w/{worker}")
+    assert payload is not None
+    return codec.decode_status(payload, WorkerStatus)

@@ -1,0 +1,231 @@
+"""Daemons over the in-memory broker, with a verifier and a drafter that are pure functions of the prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.verifier import Facts, StepResult
+from cloud_worker.worker import CloudWorker
+from edge_node.drafter import Wanted
+from edge_node.generation import Generation, GenerationRequest
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.protocol.edge import SessionRequest
+from flexspec_mq.protocol.effects import Finish, SessionKey
+from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.memory import MemoryBroker
+from tests.protocol.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
+from schemas.messages import Identity
+
+PATIENCE = 30.0
+"""Seconds that anything may take before a test gives up on it; far more than it ever does."""
+
+TARGET = Target(eos_every=200)
+PLAN = Plan(draft_length=4, in_flight=2, qos=1)
+
+
+class FakeVerifier:
+    """A `Verifier` over the fake target.
+
+    Attributes:
+        batches: prompts of the items in each step, in order.
+        held: sessions that it was given and not told to free.
+        gate: a step waits until it is set.
+        before: called with the items of each step; may raise.
+    """
+
+    def __init__(self, before: Callable[[Sequence[WorkItem]], None] | None = None) -> None:
+        self.batches: list[list[tuple[int, ...]]] = []
+        self.held: set[SessionKey] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.before = before
+        self._pending: dict[SessionKey, WorkItem] = {}
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(FINGERPRINT, 200_000, VOCAB, "exact", None, "fake", "fake")
+
+    def add(self, item: WorkItem) -> None:
+        self._pending[item.key] = item
+        self.held.add(item.key)
+
+    def free(self, key: SessionKey) -> None:
+        self._pending.pop(key, None)
+        self.held.discard(key)
+
+    def idle(self) -> bool:
+        return not self._pending
+
+    def step(self) -> StepResult:
+        items = list(self._pending.values())
+        self.entered.set()
+        assert self.gate.wait(PATIENCE)
+        self.batches.append([tuple(item.context[: item.prompt_length]) for item in items])
+        if self.before is not None:
+            self.before(items)
+        self._pending = {}
+        return StepResult([(item, TARGET.forward(item)) for item in items], 1)
+
+
+@dataclass
+class FakeDrafter:
+    """A `Drafter` that is right in a share `accuracy` of prefixes."""
+
+    accuracy: float = 0.7
+    held: set[int] = field(default_factory=set)
+    fails: bool = False
+
+    def fits(self, context: Sequence[int]) -> bool:
+        return len(context) < 200_000
+
+    def draft(self, wanted: Sequence[Wanted]) -> list[int | None]:
+        if self.fails:
+            raise RuntimeError("the drafter is out of memory")
+        self.held.update(one.session for one in wanted)
+        return [draft_token(TARGET, one.params.seed, one.context, self.accuracy) for one in wanted]
+
+    def free(self, session: int) -> None:
+        self.held.discard(session)
+
+
+def link_to(client_id: str) -> LinkSettings:
+    return LinkSettings(client_id=client_id, backoff=0.01, backoff_max=0.05)
+
+
+@dataclass
+class Daemon:
+    """A worker that runs."""
+
+    worker: CloudWorker
+    verifier: FakeVerifier
+    run: asyncio.Task[None]
+
+    @property
+    def kept(self) -> int:
+        return self.worker.machine.kept
+
+    async def kill(self) -> None:
+        """End it as an abort does, without a word to its sessions."""
+        self.run.cancel()
+        await asyncio.wait([self.run])
+
+
+@asynccontextmanager
+async def worker_at(
+    connect: LinkFactory, name: str, verifier: FakeVerifier | None = None, **settings: Any
+) -> AsyncIterator[Daemon]:
+    """Run a worker; on leaving it drains at once."""
+    verifier = verifier or FakeVerifier()
+    worker = CloudWorker(
+        WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}), verifier
+    )
+    run = asyncio.create_task(worker.run(connect, link_to(f"w-{name}")))
+    daemon = Daemon(worker, verifier, run)
+    try:
+        await asyncio.wait(
+            [run, ready := asyncio.create_task(worker.ready.wait())], return_when=asyncio.FIRST_COMPLETED
+        )
+        ready.cancel()
+        if run.done():
+            run.result()
+        yield daemon
+    finally:
+        verifier.gate.set()
+        worker.stop()
+        done, _ = await asyncio.wait([run], timeout=PATIENCE)
+        assert done, "the worker does not end"
+    if not run.cancelled():
+        run.result()
+
+
+@asynccontextmanager
+async def edge_at(
+    connect: LinkFactory, name: str = "edge", drafter: FakeDrafter | None = None, give_up: float = PATIENCE
+) -> AsyncIterator[EdgeNode]:
+    """Run an edge node."""
+    node = EdgeNode(EdgeSettings(edge=name, give_up=give_up), drafter or FakeDrafter(), FINGERPRINT, (EOS,))
+    async with node.running(connect, link_to(f"e-{name}")):
+        yield node
+
+
+def wanting(
+    number: int, *, limit: int = 60, plan: Plan = PLAN, ignore_eos: bool = True, timeout: float | None = None
+) -> GenerationRequest:
+    """A request that differs from those with other numbers."""
+    return GenerationRequest(
+        prompt=(number % VOCAB, 1, 2),
+        sampling=SamplingParams(0.7, 40, 0.9, number),
+        limit=limit,
+        policy=FixedPolicy(plan),
+        ignore_eos=ignore_eos,
+        timeout=timeout,
+    )
+
+
+def alone(request: GenerationRequest) -> tuple[int, ...]:
+    """What the target alone would write."""
+    seed, ignore_eos = request.sampling.seed, request.ignore_eos
+    identity = Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, request.limit)
+    asked = SessionRequest(session=1, version="base", identity=identity, prompt=request.prompt)
+    return TARGET.text(asked)[0]
+
+
+async def read(generation: Generation) -> tuple[tuple[int, ...], Finish]:
+    """All that is committed, and the finish."""
+    tokens: list[int] = []
+    async with asyncio.timeout(PATIENCE):
+        async for event in generation:
+            if isinstance(event, Finish):
+                assert tuple(tokens) == generation.machine.committed
+                return tuple(tokens), event
+            assert event.start == len(tokens)
+            tokens += event.tokens
+    raise AssertionError("a generation ended without a finish")
+
+
+async def check(node: EdgeNode, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """Write all texts at once and compare each with what the target alone writes."""
+    generations = [node.generate(request) for request in requests]
+    for request, (tokens, finish) in zip(
+        requests, await asyncio.gather(*map(read, generations)), strict=True
+    ):
+        assert finish.error is None
+        assert tokens == alone(request), f"the text of {request.prompt} differs"
+    return generations
+
+
+async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> None:
+    """Wait for something that happens on another task or thread."""
+    ends = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < ends, "it does not happen"
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def world(workers: Sequence[str] = ("w1",)) -> AsyncIterator[tuple[MemoryBroker, list[Daemon], EdgeNode]]:
+    """A broker, workers and one edge; at the end nothing of any session may be left anywhere."""
+    broker = MemoryBroker()
+    async with AsyncExitStack() as stack:
+        daemons = [await stack.enter_async_context(worker_at(broker.link, name)) for name in workers]
+        drafter = FakeDrafter()
+        node = await stack.enter_async_context(edge_at(broker.link, drafter=drafter))
+        yield broker, daemons, node
+        broker.faults.clear()
+        assert node.sessions == 0
+        await until(lambda: not drafter.held)
+    leftover = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not leftover, leftover

@@ -1,0 +1,80 @@
+"""The demo as a user runs it, with the real model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+
+def family(pid: int) -> list[int]:
+    """The processes below `pid`, however deep."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in found.splitlines())}
+    below = [child for child, parent in parents.items() if parent == pid]
+    return [*below, *(deeper for child in below for deeper in family(child))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def demo(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flexspec_mq.demo", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_answers_and_leaves_nothing_behind() -> None:
+    with demo("--max-tokens=24", "--prompt=Name three rivers.") as process:
+        assert process.stdout is not None
+        seen: list[int] = []
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            seen = family(process.pid) or seen
+        assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
+    out = "".join(lines)
+    assert "verification exact" in out
+    assert "Name three rivers." in out
+    assert "acceptance" in out
+    assert len(seen) >= 3
+    assert not any(alive(pid) for pid in seen)
+
+
+def test_ctrl_c_in_mid_answer_leaves_nothing_behind() -> None:
+    with demo("--max-tokens=400", "--prompt=Write a long story about a river.") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "river" in line:  # the question; the answer has begun
+                break
+        seen = family(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert len(seen) >= 3
+    ends = time.monotonic() + 20
+    while any(alive(pid) for pid in seen):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
+    with demo("--target=/nowhere/at/all") as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "/nowhere/at/all" in err, out
+    assert "Traceback" not in err

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from flexspec_mq.demo.screen import Screen, live_line, summary_rows
+
+STATS: dict[str, Any] = {
+    "tokens": 30,
+    "seconds": 3.0,
+    "first_token": 0.25,
+    "tokens_per_second": 12.0,
+    "draft_length": 4,
+    "drafted": 40,
+    "accepted": 20,
+    "rounds": 10,
+    "tokens_per_round": 3.0,
+    "rtt_ms": 52.25,
+    "bytes_up": 300,
+    "bytes_down": 330,
+    "bytes_per_token": 21.0,
+    "polls": 1,
+    "reopens": 0,
+}
+
+
+def shown(*, terminal: bool) -> tuple[Screen, io.StringIO]:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        force_terminal=terminal,
+        width=80,
+        highlight=False,
+        color_system="standard",
+        legacy_windows=False,
+    )
+    return Screen(console), out
+
+
+def test_the_live_line_has_every_figure() -> None:
+    line = live_line(STATS)
+    for part in (
+        "draft length 4",
+        "acceptance 50%",
+        "3.00 tokens/round",
+        "52.2 ms",
+        "21 B/token",
+        "12.0 tokens/s",
+    ):
+        assert part in line
+
+
+def test_figures_that_are_not_known_yet_are_a_dash() -> None:
+    line = live_line({**STATS, "drafted": 0, "accepted": 0, "rtt_ms": None})
+    assert "acceptance –" in line
+    assert "round trip –" in line
+    rows = dict(summary_rows({**STATS, "first_token": None, "tokens": 0}, "cancelled"))
+    assert rows["first token after"] == "–"
+
+
+def test_a_pipe_gets_the_text_alone_and_at_once() -> None:
+    screen, out = shown(terminal=False)
+    with screen.answer() as answer:
+        answer.text([("Once", True), (" upon\na", False)])
+        assert out.getvalue() == "Once upon\na"
+        answer.stats(STATS)
+    assert out.getvalue() == "Once upon\na\n"
+
+
+def test_a_terminal_tells_accepted_from_written() -> None:
+    screen, out = shown(terminal=True)
+    with screen.answer() as answer:
+        answer.text([("green", True), ("yellow", False)])
+    assert "\x1b[32mgreen" in out.getvalue()
+    assert "\x1b[1;33myellow" in out.getvalue()
+
+
+def test_markup_in_a_text_is_text() -> None:
+    screen, out = shown(terminal=False)
+    screen.question("[red]x[/red] [/]")
+    assert "[red]x[/red] [/]" in out.getvalue()
+
+
+def test_the_summary_says_why_it_ended() -> None:
+    screen, out = shown(terminal=False)
+    screen.summary({"stats": STATS, "reason": "length"})
+    assert "the limit of tokens was reached" in out.getvalue()
+    assert "1 polls, 0 re-opens" in out.getvalue()
