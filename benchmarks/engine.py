@@ -166,7 +166,7 @@ def choice_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str
     }
 
 
-class Clock(StoppingCriteria):  # type: ignore[misc]
+class Clock(StoppingCriteria):
     """Stops nothing; notes when each token was written."""
 
     def __init__(self) -> None:

@@ -183,9 +183,8 @@ def _failures(section: str, found: dict[str, Any]) -> list[str]:
     failures: list[str] = []
     if section == "stress":
         for dtype, figures in found.items():
-            for name in ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated"):
-                if figures[name]:
-                    failures.append(f"{dtype}: {name} = {figures[name]}")
+            wrong = ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated")
+            failures += [f"{dtype}: {name} = {figures[name]}" for name in wrong if figures[name]]
             failures += [f"{dtype}: {example}" for example in figures["examples"]]
             needless = ("hangs", "connections_cut", "late_copies_lost")
             never = [name for name in figures["never"] if name not in needless]

@@ -125,12 +125,29 @@ async def _chat(view: SessionView) -> None:
             line = await next_line()
             if not line:
                 return
-            said = text_from_bytes(line, source="the line").strip()
-            if said:
+            said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+            if said.strip():
                 answer = await _show(view, [*turns, Turn("user", said)])
                 turns += [Turn("user", said), Turn("assistant", answer)]
         except (UsageError, WorkerError) as error:
             view.refused(error)
+
+
+def _said(line: str, *, as_json: bool) -> str:
+    """What a line of the chat says: itself, or with ``--events`` the `say` of a JSON object, which may hold lines.
+
+    Raises:
+        UsageError: it is no such object.
+    """
+    if not as_json:
+        return line.strip()
+    try:
+        said = json.loads(line)["say"]
+    except (ValueError, KeyError, TypeError):
+        said = None
+    if not isinstance(said, str):
+        raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
+    return said
 
 
 async def _lines() -> Callable[[], Awaitable[bytes]]:

@@ -92,6 +92,11 @@ class EdgeNode:
         """Texts being written."""
         return len(self._sessions)
 
+    @property
+    def presence(self) -> Presence:
+        """Which workers hold sessions of ours; to read."""
+        return self._presence
+
     @asynccontextmanager
     async def running(self, connect: LinkFactory, base: LinkSettings) -> AsyncIterator[Self]:
         """Run the node inside the block; leaving cancels the texts that are still being written.

@@ -156,8 +156,8 @@ class Stress:
         pool = ReferencePool(folder, dtype, 2)
         solo = ReferencePool(folder, dtype, 1, "benchmarks.exact.solo")
         with PrivateBroker(BrokerSettings(port=0)) as broker, tempfile.TemporaryDirectory() as place:
-            arguments = ["--port", str(broker.port), "--target", folder, "--dtype", dtype]
-            arguments += ["--threads", str(threads)]
+            arguments = ["--broker", f"127.0.0.1:{broker.port}", "--target", folder, "--dtype", dtype]
+            arguments += ["--threads", str(threads), "--give-up-after", "30"]
             fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say)
             pool.start()
             try:

@@ -44,7 +44,8 @@ def words(seed: int, position: int, vocab_size: int) -> Words:
 
 def uniforms_of(drawn: Words) -> Floats:
     """Uniforms of words, of the same shape; each above 0 and below 1."""
-    uniform: Floats = (drawn >> _UNUSED_BITS) * 2.0**-53
+    uniform = (drawn >> _UNUSED_BITS).astype(np.float64)
+    uniform *= 2.0**-53
     return np.maximum(uniform, _SMALLEST, out=uniform)
 
 

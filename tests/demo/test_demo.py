@@ -51,6 +51,7 @@ def test_it_answers_and_leaves_nothing_behind() -> None:
     out = "".join(lines)
     assert "verification exact" in out
     assert "Name three rivers." in out
+    assert '{"say"' not in out
     assert "acceptance" in out
     assert len(seen) >= 3
     assert not any(alive(pid) for pid in seen)
