@@ -28,7 +28,6 @@ from typing import Any
 from benchmarks import _common
 
 SECTIONS = ("stress", "proof", "flips", "draws")
-_MOST_PROMPT = 500
 _SMALLEST_P = 1e-4
 """A p-value below this, of some dozens, makes the benchmark fail: one false alarm in hundreds of runs."""
 
@@ -72,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sections", type=_names, default=SECTIONS, help="of " + ", ".join(SECTIONS))
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
+    parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
     parser.add_argument("--workers", type=int, default=2, help="cloud workers at a time")
     parser.add_argument(
         "--strike-every", type=int, help="tokens from one kill to the next (default: 600; quick: 100)"
@@ -123,7 +123,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
     quick = args.quick
     shape = Shape(
         group=4 if quick else 8,
-        most_prompt=80 if quick else _MOST_PROMPT,
+        most_prompt=80 if quick else args.prompt_tokens,
         least=16 if quick else 40,
         most=48 if quick else 200,
         eos=draft.loaded.eos,
@@ -156,7 +156,7 @@ def _flips(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]
     from benchmarks.exact.flips import count
 
     texts, length = (2, 32) if args.quick else (20, 100)
-    chosen = random.Random(args.seed).sample([p[-_MOST_PROMPT:] for p in prompts], texts)
+    chosen = random.Random(args.seed).sample([p[-args.prompt_tokens :] for p in prompts], texts)
     return count(folder, chosen, length, args.seed, _say)
 
 
@@ -164,7 +164,7 @@ def _draws(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]
     from benchmarks.exact.draws import compare
 
     prefixes, seeds = (1, 2_000) if args.quick else (4, 20_000)
-    chosen = random.Random(args.seed).sample([p[-_MOST_PROMPT:] for p in prompts], prefixes)
+    chosen = random.Random(args.seed).sample([p[-args.prompt_tokens :] for p in prompts], prefixes)
     return compare(folder, chosen, seeds, args.seed, _say)
 
 

@@ -83,7 +83,7 @@ def _main(argv: Sequence[str]) -> int:
     link = link_settings(args, f"e-{settings.edge}")
     wish = _wish(args)
     command = commands.prepare(args)
-    # It imports torch: only now that nothing is left to complain about. Before the event loop, so that Ctrl-C ends it.
+    # It imports torch: only now that nothing is left to complain about. Outside of the event loop Ctrl-C ends it.
     from edge_node.draft_model import load
 
     draft = load(settings, _say)

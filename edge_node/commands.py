@@ -162,10 +162,21 @@ async def _lines() -> Callable[[], Awaitable[bytes]]:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
 
     async def next_line() -> bytes:
-        try:
-            return await reader.readline()
-        except ValueError as error:  # what was read of the line is dropped
-            raise UsageError(f"a line has more than {MAX_LINE} bytes", hint="shorten it") from error
+        too_long = False
+        while True:
+            try:
+                line = await reader.readuntil()
+            except asyncio.IncompleteReadError as end:
+                line = end.partial
+            except (
+                asyncio.LimitOverrunError
+            ) as overrun:  # drop what is there, and the rest of the line as it comes
+                await reader.readexactly(overrun.consumed)
+                too_long = True
+                continue
+            if too_long:
+                raise UsageError(f"a line has more than {MAX_LINE} bytes", hint="shorten it")
+            return line
 
     return next_line
 

@@ -25,8 +25,8 @@ from flexspec_mq.protocol.worker import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
-from tests.protocol.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
 from schemas.messages import Identity
+from tests.protocol.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
 
 PATIENCE = 30.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""
@@ -216,7 +216,9 @@ async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Non
 
 
 @asynccontextmanager
-async def world(workers: Sequence[str] = ("w1",)) -> AsyncIterator[tuple[MemoryBroker, list[Daemon], EdgeNode]]:
+async def world(
+    workers: Sequence[str] = ("w1",),
+) -> AsyncIterator[tuple[MemoryBroker, list[Daemon], EdgeNode]]:
     """A broker, workers and one edge; at the end nothing of any session may be left anywhere."""
     broker = MemoryBroker()
     async with AsyncExitStack() as stack:

@@ -60,8 +60,8 @@ class Fleet:
         """
         number = self.started
         self.started += 1
-        # Mostly small ones: they cut prefixes into many pieces.
-        prefill = self.rng.choice((2, 7, 16, 33, 64, 128, 256))
+        # Small and odd ones cut prefixes into many pieces, anywhere.
+        prefill = self.rng.choice((17, 33, 64, 101, 128, 256))
         log = self.folder / f"worker-{number}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(

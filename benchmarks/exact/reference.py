@@ -34,6 +34,8 @@ _BLOCK = 64
 _LEAST_ROWS = 8
 _FIXED_ORDER = "exactness_reference"
 
+Rows = npt.NDArray[np.float32]
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -134,18 +136,23 @@ class Reference:
             logits = self.next(cache, [one.tokens[-1] for one in written] * copies)
 
     @torch.inference_mode()
-    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, npt.NDArray[np.float32]]:
+    def read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Rows]:
         """Read prompts of one length in one forward; returns the cache and the last logits [prompts, vocabulary]."""
         cache = DynamicCache(config=self._model.config)
         ids = torch.tensor([list(prompt) for prompt in prompts])
         output = self._model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
         return cache, output.logits[:, -1].float().numpy()
 
+    def next(self, cache: DynamicCache, tokens: Sequence[int]) -> Rows:
+        """Read one token for each prompt; returns the logits behind it, [prompts, vocabulary]."""
+        rows: Rows = self.extend(cache, [[token] for token in tokens])[:, -1]
+        return rows
+
     @torch.inference_mode()
-    def next(self, cache: DynamicCache, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Read one token for each prompt; returns the logits behind it, float32 [prompts, vocabulary]."""
-        output = self._model(input_ids=torch.tensor(tokens)[:, None], cache=cache, use_cache=True)
-        logits: npt.NDArray[np.float32] = output.logits[:, -1].float().numpy()
+    def extend(self, cache: DynamicCache, tokens: Sequence[Sequence[int]]) -> Rows:
+        """Read as many tokens for each prompt; returns the logits behind each, [prompts, tokens, vocabulary]."""
+        ids = torch.tensor([list(row) for row in tokens])
+        logits: Rows = self._model(input_ids=ids, cache=cache, use_cache=True).logits.float().numpy()
         return logits
 
 

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Sequence
 
 import pytest
-import zstandard
 
 from cloud_worker.__main__ import stoppable
 from cloud_worker.refusals import Refusals
@@ -23,10 +22,9 @@ from flexspec_mq.protocol.worker import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory import MemoryBroker
-from schemas.messages import Error, ErrorCode, Fin, Identity, Open, Verdict
+from schemas.messages import Error, ErrorCode
 from schemas.status import WorkerStatus
 from tests.daemons import (
-    FINGERPRINT,
     PATIENCE,
     FakeVerifier,
     alone,
@@ -39,11 +37,7 @@ from tests.daemons import (
     worker_at,
     world,
 )
-
-
-def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 40) -> Open:
-    identity = Identity(1, fingerprint, 0.0, 0, 1.0, 1, (), True, limit)
-    return Open(session, 1, identity, (1, 2, 3), (), 0, 1, ())
+from tests.hostile import hostile, opening
 
 
 async def test_all_sessions_with_work_share_one_forward() -> None:
@@ -181,12 +175,17 @@ async def test_the_first_signal_drains_and_the_second_aborts() -> None:
         daemon.verifier.gate.clear()
         generation = node.generate(wanting(1))
         await until(daemon.verifier.entered.is_set)
-        with pytest.raises(Cancelled, match="before its sessions had ended"), stoppable(daemon.worker, daemon.run):
-            signal.raise_signal(signal.SIGTERM)
-            await until(lambda: daemon.worker.machine.draining)
-            assert not daemon.run.done()
-            signal.raise_signal(signal.SIGINT)
-            await daemon.run
+
+        async def serve() -> None:
+            with stoppable(daemon.worker, daemon.run):
+                signal.raise_signal(signal.SIGTERM)
+                await until(lambda: daemon.worker.machine.draining)
+                assert not daemon.run.done()
+                signal.raise_signal(signal.SIGINT)
+                await daemon.run
+
+        with pytest.raises(Cancelled, match="before its sessions had ended"):
+            await serve()
         async with worker_at(broker.link, "w2"):
             assert (await read(generation))[0] == alone(generation.request)
 
@@ -232,35 +231,15 @@ async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogC
         for generation in others:
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.reopens == 0
-        await until(lambda: daemon.worker.machine.counters.failed == 2)  # told, and opened again for another try
+        await until(
+            lambda: daemon.worker.machine.counters.failed == 2
+        )  # told, and opened again for another try
         assert poison.machine.counters.reopens >= 1
         node.cancel(poison)
         await check(node, [wanting(14)])
         await until(lambda: not verifier.held)
     logged = [record for record in caplog.records if record.exc_info]
     assert any(f"edge/{poison.session} cannot be computed" in record.getMessage() for record in logged)
-
-
-def hostile() -> list[bytes]:
-    """What no edge should send."""
-    whole = codec.encode(opening())
-    bomb = zstandard.ZstdCompressor(
-        compression_params=zstandard.ZstdCompressionParameters(
-            format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
-        )
-    ).compress(bytes(64 * 1024 * 1024))
-    return [
-        b"",
-        b"\x00",
-        whole[: len(whole) // 2],
-        whole + b"\x00",
-        bytes([whole[0] | 0xE0]) + whole[1:],
-        b"\x01" + bomb,
-        b"\x00" + b"\x91" * 50_000,
-        codec.encode(Verdict(7, 1, 0, 0, (), 0, Fin.NONE, 0, 0)),
-        b"{}",
-        random.Random(1).randbytes(5000),
-    ]
 
 
 async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
@@ -335,10 +314,13 @@ async def test_a_verifier_thread_that_dies_takes_the_worker_down() -> None:
             raise RuntimeError(f"cannot free {key}")
 
     broker = MemoryBroker()
-    with pytest.raises(RuntimeError, match="cannot free"):
-        async with worker_at(broker.link, "w1", Broken()) as daemon, edge_at(broker.link) as node:
-            await check(node, [wanting(1, limit=5)])
-            await asyncio.wait([daemon.run], timeout=PATIENCE)
+    worker = CloudWorker(WorkerSettings(worker="w1"), Broken())
+    run = asyncio.create_task(worker.run(broker.link, link_to("w-w1")))
+    await asyncio.wait_for(worker.ready.wait(), PATIENCE)
+    async with edge_at(broker.link) as node:
+        await check(node, [wanting(1, limit=5)])
+        with pytest.raises(RuntimeError, match="cannot free"):
+            await asyncio.wait_for(run, PATIENCE)
 
 
 # Idle

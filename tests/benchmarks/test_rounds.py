@@ -1,0 +1,122 @@
+"""The rounds that the acceptance benchmark counts write the target's own text, and are counted right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.rounds import Job, Rounds, Tally
+from cloud_worker.engine import Engine
+from edge_node.drafter import ModelDrafter
+from flexspec_mq.models.attention import register
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import PackedModel
+from schemas.messages import Identity
+from tests.models.tiny_checkpoints import save, tiny_llama
+
+Texts = dict[tuple[str, float], tuple[int, ...]]
+
+
+def packed(folder: Path, seed: int, **changes: int) -> PackedModel:
+    model = tiny_llama(max_position_embeddings=512, **changes)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    save(folder, model)
+    return PackedModel(load_target(folder, dtype="float32", attn_implementation=register()).model)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that meet after every small product crawl when another process holds one of two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
+    return packed(tmp_path_factory.mktemp("target"), 1)
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
+    """The target with a little noise in its head: sometimes right, sometimes wrong."""
+    made = packed(tmp_path_factory.mktemp("draft"), 1)
+    head = made.model.get_parameter("lm_head.weight")
+    with torch.no_grad():
+        head.add_(torch.randn(head.shape, generator=torch.Generator().manual_seed(5)), alpha=0.02)
+    return made
+
+
+def jobs(temperatures: tuple[float, ...], limit: int) -> list[list[Job]]:
+    def job(place: int, temperature: float) -> Job:
+        prompt = tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3)))
+        identity = Identity(1, bytes(16), temperature, 0, 1.0, place, (17,), False, limit)
+        return Job(str(place), prompt, identity)
+
+    return [[job(place, temperature) for temperature in temperatures] for place in range(5)]
+
+
+def write(
+    target: PackedModel, draft: PackedModel, *, k: int, at_once: int, limit: int = 40
+) -> tuple[Texts, Tally]:
+    texts: Texts = {}
+    total = Tally()
+
+    def done(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+        texts[job.name, job.identity.temperature] = tokens
+        assert tally.tokens == len(tokens)
+        total.add(tally)
+
+    engine = Engine(target)
+    drafter = ModelDrafter(draft, max_context=512)
+    Rounds(engine, drafter, k=k, at_once=at_once).run(jobs((0.0, 1.0), limit), done)
+    assert len(engine) == 0
+    return texts, total
+
+
+def test_drafts_and_packing_change_rounds_and_no_text(target: PackedModel, draft: PackedModel) -> None:
+    alone, without = write(target, draft, k=0, at_once=1)
+    assert len(alone) == 10
+    assert all(len(text) == 40 or text[-1] == 17 for text in alone.values())
+    assert without.rounds == without.tokens
+    for k, at_once in ((1, 2), (4, 5), (7, 3)):
+        texts, total = write(target, draft, k=k, at_once=at_once)
+        assert texts == alone
+        assert total.tokens == without.tokens
+        assert total.rounds < without.rounds
+        # Neither a perfect draft nor a useless one, or the counts below would prove nothing.
+        assert 0 < sum(total.reached) < sum(total.offered)
+        # A verification commits what it accepts and one more, unless what it accepts ends the text.
+        assert total.rounds <= total.tokens - sum(total.reached) + total.texts
+        assert total.tokens <= total.rounds + sum(total.reached)
+
+
+def test_a_tally_counts_prefixes() -> None:
+    tally = Tally()
+    tally.count((1, 2, 3), (1, 2, 9))
+    tally.count((1, 2, 3), (7,))
+    tally.count((4,), (4, 5))
+    # The same token at a later place is not an acceptance: what comes before it was wrong.
+    tally.count((8, 2), (9,))
+    tally.count((), (6,))
+    assert (tally.tokens, tally.rounds) == (8, 5)
+    assert tally.offered == [4, 3, 2]
+    assert tally.reached == [2, 1, 0]
+    assert tally.survival == [0.5, 1 / 3, 0.0]
+    assert tally.tokens_per_round == 8 / 5
+
+
+def test_tallies_of_different_depth_add_up() -> None:
+    short, long = Tally(), Tally()
+    short.count((1,), (1, 2))
+    long.count((1, 2), (1, 2, 3))
+    short.add(long)
+    assert (short.offered, short.reached, short.tokens, short.rounds) == ([2, 1], [2, 1], 5, 2)

@@ -1,0 +1,171 @@
+"""What the commands read and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_node import commands
+from edge_node.__main__ import build_parser, stoppable
+from edge_node.writing import Wish
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
+from flexspec_mq.models.text import Turn
+
+
+@dataclass
+class FakeView:
+    """Answers each turn with its own words, or with an error.
+
+    Attributes:
+        asked: contents of the turns of each request.
+    """
+
+    events: bool = False
+    fails: dict[str, FlexSpecError] = field(default_factory=dict)
+    asked: list[list[str]] = field(default_factory=list)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def write(self, turns: Sequence[Turn]) -> AsyncGenerator[dict[str, Any]]:
+        said = turns[-1].content
+        self.asked.append([turn.content for turn in turns])
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            yield {"type": "start"}
+            await asyncio.sleep(0)
+            if said in self.fails:
+                raise self.fails[said]
+            yield {"type": "finish", "text": said.upper()}
+        finally:
+            self.at_once -= 1
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self.shown.append(event)
+
+    def record(self, name: str, event: dict[str, Any]) -> None:
+        self.shown.append({**event, "name": name})
+
+    def waiting(self) -> None:
+        self.shown.append({"type": "waiting"})
+
+    def refused(self, error: FlexSpecError) -> None:
+        self.shown.append({"type": "refused", "error": error.message})
+
+
+async def run(view: FakeView, *arguments: str) -> None:
+    await commands.prepare(build_parser().parse_args(arguments))(view)  # type: ignore[arg-type]
+
+
+class StandardInput:
+    """`sys.stdin` over a file descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.buffer = os.fdopen(descriptor, "rb")
+
+    def fileno(self) -> int:
+        return self.buffer.fileno()
+
+    def isatty(self) -> bool:
+        return False
+
+
+def speak(monkeypatch: pytest.MonkeyPatch, words: bytes) -> StandardInput:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as pipe:
+        pipe.write(words)
+    stdin = StandardInput(read_end)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    return stdin
+
+
+async def test_a_chat_goes_on_after_a_turn_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    speak(monkeypatch, b"one\n\ntoo long\ncaf\xe9\nnobody\ntwo\n")
+    view = FakeView(
+        fails={"too long": UsageError("too long"), "nobody": WorkerError("no worker serves base")}
+    )
+    await run(view, "chat")
+    assert view.asked[0] == ["one"]
+    assert view.asked[-1] == ["one", "ONE", "two"]
+    refused = [event["error"] for event in view.shown if event["type"] == "refused"]
+    assert [error.split(":")[0] for error in refused] == [
+        "too long",
+        "the line is not UTF-8",
+        "no worker serves base",
+    ]
+    assert [event["type"] for event in view.shown].count("waiting") == 7
+
+
+async def test_a_chat_of_programs_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    speak(monkeypatch, b'{"say": "two\\nlines"}\nplain\n{"say": 3}\n{"say": " "}\n')
+    view = FakeView(events=True)
+    await run(view, "chat", "--events")
+    assert view.asked == [["two\nlines"]]
+    assert [event["type"] for event in view.shown].count("refused") == 2
+
+
+async def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MAX_LINE", 100)
+    speak(monkeypatch, b"x" * 50_000 + b"\nshort\n" + b"y" * 101)
+    view = FakeView()
+    await run(view, "chat")
+    assert [event.get("error") for event in view.shown].count("a line has more than 100 bytes") == 2
+    assert view.asked == [["short"]]
+
+
+@pytest.mark.parametrize("content", [b"one\ntwo", b""])
+async def test_a_chat_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lines").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", StandardInput(os.open(tmp_path / "lines", os.O_RDONLY)))
+    view = FakeView()
+    await run(view, "chat")
+    assert [turns[-1] for turns in view.asked] == content.decode().split()
+    sys.stdin.buffer.close()
+
+
+async def test_a_chat_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for nobody in (None, StandardInput(os.open(os.devnull, os.O_RDONLY))):
+        monkeypatch.setattr(sys, "stdin", nobody)
+        view = FakeView()
+        await run(view, "chat")
+        assert not view.asked
+    sys.stdin.buffer.close()
+
+
+async def test_a_batch_goes_on_after_a_text_that_fails(tmp_path: Path) -> None:
+    lines = ['{"prompt": "a"}', '{"turns": ["bad", "more"], "question_id": 81}', "", '{"prompt": "c"}']
+    (tmp_path / "batch").write_text("\n".join(lines))
+    view = FakeView(fails={"bad": WorkerError("no worker serves base", hint="start one")})
+    with pytest.raises(WorkerError, match="1 of 3 texts failed; the first: no worker serves base") as failed:
+        await run(view, "batch", str(tmp_path / "batch"), "--at-once", "2")
+    assert failed.value.hint == "start one"
+    results = {event["name"]: event.get("text", event.get("error")) for event in view.shown}
+    assert results == {"1": "A", "81": "no worker serves base", "4": "C"}
+    assert view.most_at_once == 2
+
+
+async def test_a_signal_ends_a_command() -> None:
+    async def wait_for_ever() -> None:
+        async with stoppable():
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.Event().wait()
+
+    with pytest.raises(Cancelled, match="stopped by the user"):
+        await wait_for_ever()
+
+
+def test_each_text_of_a_wish_without_a_seed_draws_its_own() -> None:
+    wish = Wish(temperature=1.0, top_k=0, top_p=1.0, seed=None, limit=1, plan=Plan())
+    assert wish.sampling(7).seed == 7
+    wish = Wish(temperature=1.0, top_k=0, top_p=1.0, seed=3, limit=1, plan=Plan())
+    assert wish.sampling(7).seed == 3

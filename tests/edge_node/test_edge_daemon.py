@@ -1,0 +1,313 @@
+"""The edge daemon: many sessions at once, whatever the workers, the link or the drafter do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq import codec, topics
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
+from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.memory import MemoryBroker
+from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
+from schemas.status import EdgeStatus
+from tests.daemons import (
+    PATIENCE,
+    FakeDrafter,
+    alone,
+    check,
+    edge_at,
+    link_to,
+    read,
+    until,
+    wanting,
+    worker_at,
+    world,
+)
+from tests.protocol.world import EOS, FINGERPRINT
+
+PLANS = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(8, 4, 1), Plan(4, 2, 0, 16), Plan(0, 1, 1, 64), Plan(64, 8, 1)]
+
+
+async def test_different_plans_at_once_write_the_same() -> None:
+    async with world(["w1", "w2"]) as (_, _daemons, node):
+        await check(node, [wanting(number, plan=plan) for number in range(4) for plan in PLANS])
+
+
+async def test_without_a_drafter_the_target_is_asked_for_each_token() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1") as daemon:
+        node = EdgeNode(EdgeSettings(edge="edge"), None, FINGERPRINT, (EOS,))
+        async with node.running(broker.link, link_to("e-edge")):
+            (generation,) = await check(node, [wanting(1, limit=20)])
+        assert generation.machine.counters.drafted == 0
+        assert daemon.worker.machine.counters.items == 20
+
+
+async def test_a_drafter_that_fails_costs_speed_and_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    broker = MemoryBroker()
+    drafter = FakeDrafter()
+    async with worker_at(broker.link, "w1"), edge_at(broker.link, drafter=drafter) as node:
+        (before,) = await check(node, [wanting(1)])
+        assert before.machine.counters.drafted > 0
+        drafter.fails = True
+        (after,) = await check(node, [wanting(2)])
+        assert after.machine.counters.drafted == 0
+    assert "the drafter failed" in caplog.text
+
+
+async def test_a_text_that_ends_early_ends_with_its_end_of_text() -> None:
+    async with world() as (_, _daemons, node):
+        requests = [wanting(number, limit=400, ignore_eos=False) for number in range(8)]
+        generations = await check(node, requests)
+        reasons = {generation.machine.finished for generation in generations}
+        assert FinishReason.EOS in reasons
+
+
+async def test_leaving_tells_the_workers() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1") as daemon:
+        async with edge_at(broker.link) as node:
+            daemon.verifier.gate.clear()
+            generations = [node.generate(wanting(number)) for number in range(3)]
+            await until(lambda: all(generation.machine.worker for generation in generations))
+        for generation in generations:
+            assert (await read(generation))[1].reason is FinishReason.CANCELLED
+        await until(lambda: daemon.kept == 0)
+        assert daemon.worker.machine.counters.closed == 3
+
+
+async def test_a_deadline_ends_one_text() -> None:
+    async with world() as (_, (daemon,), node):
+        daemon.verifier.gate.clear()
+        late = node.generate(wanting(1, timeout=0.1))
+        patient = node.generate(wanting(2))
+        assert (await read(late))[1].reason is FinishReason.DEADLINE
+        daemon.verifier.gate.set()
+        assert (await read(patient))[0] == alone(patient.request)
+
+
+# Workers that go
+
+
+async def test_another_worker_takes_over_from_one_that_is_killed() -> None:
+    broker = MemoryBroker()
+    async with edge_at(broker.link) as node, worker_at(broker.link, "w1") as first:
+        await check(node, [wanting(0)])  # so that the round trip is known
+        first.verifier.before = lambda _: (
+            first.verifier.gate.clear() if len(first.verifier.batches) > 20 else None
+        )
+        generations = [node.generate(wanting(number, limit=200)) for number in range(1, 5)]
+        await until(lambda: not first.verifier.gate.is_set())
+        assert all(generation.machine.committed for generation in generations)
+        async with worker_at(broker.link, "w2"):
+            began = asyncio.get_running_loop().time()
+            await first.kill()
+            for generation in generations:
+                assert (await read(generation))[0] == alone(generation.request)
+                assert generation.machine.counters.reopens == 1
+            assert asyncio.get_running_loop().time() - began < PATIENCE / 3
+        first.verifier.gate.set()
+
+
+async def test_a_will_is_heard_only_while_the_worker_holds_a_session() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
+        daemon.verifier.gate.clear()
+        generation = node.generate(wanting(1))
+        await until(lambda: generation.machine.worker == "w1")
+        await until(lambda: node.presence.workers == {"w1"})
+        polls = generation.machine.counters.polls
+        broker.cut("w-w1")  # its will says gone; it comes back by itself
+        await until(lambda: generation.machine.counters.polls > polls)
+        daemon.verifier.gate.set()
+        assert (await read(generation))[0] == alone(generation.request)
+        assert generation.machine.counters.reopens == 0
+        assert not node.presence.workers
+
+
+async def test_no_worker_is_an_error_after_a_while() -> None:
+    broker = MemoryBroker()
+    async with edge_at(broker.link, give_up=0.3) as node:
+        tokens, finish = await read(node.generate(wanting(1)))
+        assert (tokens, finish.reason) == ((), FinishReason.FAILED)
+        assert isinstance(finish.error, WorkerError)
+        assert finish.error.message == "no worker serves base"
+        assert node.sessions == 0
+
+
+async def test_another_vocabulary_is_an_error_at_once() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"):
+        node = EdgeNode(EdgeSettings(edge="edge"), FakeDrafter(), bytes(16), (EOS,))
+        async with node.running(broker.link, link_to("e-edge")):
+            _, finish = await read(node.generate(wanting(1)))
+    assert isinstance(finish.error, WorkerError)
+    assert "vocabularies differ" in finish.error.message
+    assert "same tokenizer" in finish.error.hint
+
+
+# The link
+
+
+@pytest.mark.parametrize("forget", [False, True])
+async def test_a_broker_that_goes_and_comes_back_changes_no_text(forget: bool) -> None:
+    async with world(["w1", "w2"]) as (broker, daemons, node):
+        for daemon in daemons:
+            daemon.verifier.gate.clear()
+        generations = [node.generate(wanting(number)) for number in range(6)]
+        await until(lambda: sum(daemon.kept for daemon in daemons) == 6)
+        broker.stop(forget=forget)
+        await until(lambda: not broker.connected())
+        offline = node.generate(wanting(77))
+        for daemon in daemons:
+            daemon.verifier.gate.set()
+        broker.start()
+        for generation in (*generations, offline):
+            assert (await read(generation))[0] == alone(generation.request)
+
+
+async def test_a_link_that_fails_for_good_fails_every_text() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
+        daemon.verifier.gate.clear()
+        generations = [node.generate(wanting(number)) for number in range(3)]
+        await until(lambda: daemon.kept == 3)
+        async with broker.link(link_to("e-edge")) as thief:
+            await thief.wait_up()
+            for generation in generations:
+                finish = (await read(generation))[1]
+                assert finish.reason is FinishReason.FAILED
+                assert isinstance(finish.error, LinkRefused)
+        assert node.sessions == 0
+        with pytest.raises(LinkRefused, match="took over the client id"):
+            node.generate(wanting(9))
+
+
+async def test_a_broker_that_refuses_is_an_error_before_anything_is_written() -> None:
+    broker = MemoryBroker()
+    broker.refused.add("e-edge")
+    with pytest.raises(LinkRefused):
+        async with edge_at(broker.link):
+            pytest.fail("the node must not run")
+
+
+# Other people's messages
+
+
+async def test_garbage_from_workers_disturbs_nobody() -> None:
+    async with world() as (broker, (daemon,), node), broker.link(link_to("rogue")) as rogue:
+        await rogue.wait_up()
+        daemon.verifier.gate.clear()
+        generation = node.generate(wanting(1))
+        await until(lambda: node.presence.workers == {"w1"})
+        noise = [
+            b"",
+            b"\xff",
+            random.Random(2).randbytes(3000),
+            codec.encode(Close(1, 1, 0, CloseReason.DONE)),
+        ]
+        for payload in noise:
+            await rogue.publish("f1/v/edge", payload, qos=1)
+        for payload in (b"{", b'{"state": "gone"}', b"[" * 10_000, broker.retained("f1/e/edge") or b""):
+            await rogue.publish("f1/w/w1", payload, qos=1)
+        await until(lambda: node.malformed == len(noise) + 4)
+        daemon.verifier.gate.set()
+        assert (await read(generation))[0] == alone(generation.request)
+        assert generation.machine.counters.reopens == 0
+
+
+async def test_a_forged_verdict_for_nobody_is_answered_by_a_close_once() -> None:
+    settings = LinkSettings(client_id="w-zombie", subscriptions=(Subscription("f1/d/zombie/+"),))
+    async with world() as (broker, _daemons, node), broker.link(settings) as zombie:
+        await zombie.wait_up()
+        verdict = Verdict(4242, 3, 0, 5, (), 0, Fin.NONE, 0, 0, "zombie", 60)
+        await zombie.publish("f1/v/edge", codec.encode(verdict), qos=1)
+        async with asyncio.timeout(PATIENCE):
+            async for event in zombie.events():
+                if isinstance(event, Inbound):
+                    message = codec.decode(event.payload)
+                    break
+        assert isinstance(message, Close)
+        assert (message.session, message.attempt) == (4242, 3)
+        assert node.sessions == 0
+
+
+async def test_a_prompt_that_no_message_can_hold_fails_alone() -> None:
+    async with world() as (_, (daemon,), node):
+        daemon.verifier.gate.clear()
+        other = node.generate(wanting(1))
+        request = wanting(2)
+        huge = node.generate(
+            type(request)(
+                prompt=(1,) * (MAX_PROMPT_TOKENS + 1),
+                sampling=request.sampling,
+                limit=5,
+                policy=request.policy,
+            )
+        )
+        finish = (await read(huge))[1]
+        assert isinstance(finish.error, UsageError)
+        assert node.sessions == 1
+        daemon.verifier.gate.set()
+        assert (await read(other))[0] == alone(other.request)
+
+
+# Names
+
+
+async def test_session_numbers_do_not_come_again() -> None:
+    broker = MemoryBroker()
+    async with edge_at(broker.link) as node:
+        generations = [node.generate(wanting(number)) for number in range(50)]
+        numbers = {generation.session for generation in generations}
+        assert len(numbers) == 50
+        assert all(0 < number < 2**32 for number in numbers)
+
+
+async def test_an_edge_without_a_chosen_name_leaves_no_status() -> None:
+    broker = MemoryBroker()
+    for ephemeral in (True, False):
+        settings = EdgeSettings(edge=f"edge-{ephemeral}", ephemeral=ephemeral)
+        async with EdgeNode(settings, None, FINGERPRINT, (EOS,)).running(broker.link, link_to("e")):
+            payload = broker.retained(f"f1/e/edge-{ephemeral}")
+            assert payload is not None
+            assert codec.decode_status(payload, EdgeStatus).state == "online"
+    assert broker.retained("f1/e/edge-True") is None
+    payload = broker.retained("f1/e/edge-False")
+    assert payload is not None
+    assert codec.decode_status(payload, EdgeStatus).state == "gone"
+
+
+async def test_an_edge_that_waits_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
+        await check(node, [wanting(1)])
+        daemon.verifier.gate.clear()
+        generation = node.generate(wanting(2))
+        await until(lambda: len(daemon.worker.machine) == 1)
+        looks = 0
+        look = generation.machine.next_tick
+
+        def counted() -> float | None:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        monkeypatch.setattr(generation.machine, "next_tick", counted)
+        await asyncio.sleep(0.3)  # the window of the measurement: a few polls of a silent worker fit in
+        assert looks < 40
+        daemon.verifier.gate.set()
+        await read(generation)
+
+
+def test_only_a_workers_status_is_taken_for_one() -> None:
+    assert topics.worker_of_status("f1/w/w1") == "w1"
+    for other in ("f1/v/w1", "f1/w/w1/x", "f2/w/w1", "f1/w"):
+        assert topics.worker_of_status(other) is None

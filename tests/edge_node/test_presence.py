@@ -1,0 +1,55 @@
+"""When a status says that the life of a worker that we knew is over."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import pytest
+
+from edge_node.presence import Presence
+from schemas.status import WorkerStatus
+
+State = Literal["online", "draining", "gone"]
+
+
+def status(state: State, epoch: int, worker: str = "w1") -> WorkerStatus:
+    return WorkerStatus(state=state, epoch=epoch, at=time.time(), worker=worker)
+
+
+@pytest.mark.parametrize(
+    ("seen", "news", "over"),
+    [
+        pytest.param([("online", 5)], ("gone", 5), True, id="its will"),
+        pytest.param([("online", 5)], ("gone", 4), False, id="the late will of an older life"),
+        pytest.param([("online", 5)], ("online", 5), False, id="a heartbeat"),
+        pytest.param([("online", 5)], ("draining", 5), False, id="a drain"),
+        pytest.param([("online", 5)], ("online", 6), True, id="it was started anew"),
+        pytest.param([], ("gone", 5), True, id="it went before we listened"),
+        pytest.param([], ("online", 5), False, id="the first we hear"),
+        pytest.param([("online", 5), ("online", 6)], ("gone", 5), False, id="the will of the life before"),
+    ],
+)
+def test_what_a_status_says(seen: list[tuple[State, int]], news: tuple[State, int], over: bool) -> None:
+    presence = Presence()
+    presence.holds(1, "w1")
+    for state, epoch in seen:
+        presence.ended(status(state, epoch))
+    assert presence.ended(status(*news)) is over
+
+
+async def test_only_workers_with_sessions_count_and_nothing_is_kept_of_others() -> None:
+    presence = Presence()
+    assert not presence.ended(status("gone", 1))
+    presence.holds(1, "w1")
+    presence.holds(2, "w1")
+    presence.holds(3, "w2")
+    assert presence.workers == {"w1", "w2"}
+    assert presence.sessions_of("w1") == [1, 2]
+    assert not presence.ended(status("online", 9))
+    presence.holds(1, "w2")
+    presence.holds(2, None)
+    presence.holds(2, None)
+    assert presence.workers == {"w2"}
+    presence.holds(1, "w1")
+    assert not presence.ended(status("online", 10)), "an epoch of before was kept"

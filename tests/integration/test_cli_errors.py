@@ -1,0 +1,312 @@
+"""Each error that a user can make or meet: the exit code, and a message that says what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from transformers import BertConfig
+
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings, Role, User
+from cloud_worker.__main__ import main as cloud
+from edge_node.__main__ import ONE_SHOT_PATIENCE, build_parser
+from edge_node.__main__ import main as edge
+from flexspec_mq.transport.arguments import link_settings
+from tests.integration.processes import Process, start_worker, status
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+CONTEXT = 2048
+CONNACK_311_TOO_NEW = bytes((0x20, 2, 0, 1))
+CONNACK_311_WELCOME = bytes((0x20, 2, 0, 0))
+VERSION_BYTE = 8
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_llama(max_position_embeddings=CONTEXT)
+    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A draft whose tokenizer knows two more words; the model is the same."""
+    return save(
+        tmp_path_factory.mktemp("stranger"),
+        tiny_llama(max_position_embeddings=CONTEXT),
+        byte_level_tokenizer(("the", "cat")),
+    )
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    BertConfig(hidden_size=16, num_hidden_layers=1, architectures=["BertForMaskedLM"]).save_pretrained(folder)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tiny_worker(mosquitto: PrivateBroker, tiny: Path) -> AsyncIterator[Process]:
+    worker = await start_worker(mosquitto, "tiny", "--target", str(tiny), "--version", "tiny")
+    await worker.line()
+    yield worker
+    await worker.kill()
+
+
+def at(broker: PrivateBroker) -> list[str]:
+    return ["--broker", f"{broker.host}:{broker.port}"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words: str) -> None:
+    said = capsys.readouterr()
+    assert code == expected, said.err
+    assert "Traceback" not in said.err
+    error = said.err[said.err.index("error: ") :]
+    for word in (*words, "hint: "):
+        assert word in error, error
+
+
+# What never gets as far as a broker
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        pytest.param(["ask", " \n"], ["the prompt is empty"], id="empty"),
+        pytest.param(["ask", "caf\udce9"], ["not UTF-8", "0xe9 at offset 3", "iconv"], id="not UTF-8"),
+        pytest.param(["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens"], id="no tokens"),
+        pytest.param(["ask", "hi", "--broker", "nowhere"], ["not host:port", "127.0.0.1:1883"], id="broker"),
+        pytest.param(["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic"], id="edge name"),
+        pytest.param(["ask", "hi", "--give-up-after", "nan"], ["--give-up-after nan"], id="patience"),
+        pytest.param(
+            ["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert"], id="half a certificate"
+        ),
+        pytest.param(["batch", "{folder}/two.jsonl"], ["line 2 is no JSON object"], id="batch line"),
+    ],
+)
+def test_edge_usage(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "two.jsonl").write_text('{"prompt": "Hi"}\n["no object"]\n')
+    refused(capsys, edge([argument.format(folder=tmp_path) for argument in arguments]), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "hi", "--temperature", "-1"], "temperature -1.0 is not between 0 and 100"),
+        (["ask", "hi", "--top-p", "0"], "top_p 0.0 is not above 0"),
+        (["ask", "hi", "--timeout", "0"], "a timeout of 0.0 s is over before it begins"),
+        (["ask", "hi", "--in-flight", "9"], "in_flight 9 is not between 1 and 8"),
+        (["ask", "hi", "--give-up", "0"], "give_up 0.0 is not above 0 seconds"),
+        (["batch", "/nowhere/at/all"], "/nowhere/at/all cannot be read: No such file"),
+        (["batch", "/dev/null"], "/dev/null holds no prompt"),
+    ],
+)
+def test_edge_values(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert edge(arguments) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_prompt_from_a_pipe_that_is_not_utf8(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 au lait")))
+    refused(capsys, edge(["ask"]), 2, "standard input is not UTF-8", "0xe9 at offset 3")
+
+
+def test_a_standard_input_that_is_closed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    refused(capsys, edge(["ask"]), 2, "the prompt is empty")
+
+
+def test_models_that_are_none(capsys: pytest.CaptureFixture[str], bert: Path, tmp_path: Path) -> None:
+    for run, flag in ((cloud, ["--target"]), (edge, ["ask", "hi", "--draft"])):
+        refused(capsys, run([*flag, "/no/such/folder"]), 3, "there is no folder", "default")
+        refused(capsys, run([*flag, str(tmp_path)]), 3, "no config.json")
+        refused(capsys, run([*flag, str(bert)]), 3, "no causal language model but BertForMaskedLM")
+        refused(capsys, run([*flag, str(bert), "--dtype", "int3"]), 3, "unknown dtype 'int3'", "bfloat16")
+
+
+def test_worker_values(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["--worker", "a b"], "worker name 'a b' cannot stand in a topic"),
+        (["--capacity", "0"], "capacity 0 is less than 1"),
+        (["--lease", "100000"], "lease 100000 is more than 86400 seconds"),
+        (["--drain", "nan"], "drain nan is less than 0"),
+        (["--broker", "x:99999"], "port 99999 is not between 1 and 65535"),
+    ):
+        assert cloud(arguments) == 2
+        assert f"error: {message}" in capsys.readouterr().err
+
+
+# The broker
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody else will."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Path, silent_port: int) -> None:
+    where = ["--broker", f"127.0.0.1:{silent_port}", "--give-up-after", "0.4"]
+    asked = edge(["ask", "hi", "--draft", str(tiny), *where])
+    refused(capsys, asked, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
+    served = cloud(["--target", str(tiny), *where])
+    refused(capsys, served, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
+
+
+def test_only_commands_that_answer_and_stop_give_up_by_themselves() -> None:
+    for command, patience in (("ask", ONE_SHOT_PATIENCE), ("batch", ONE_SHOT_PATIENCE), ("chat", None)):
+        args = build_parser().parse_args([command, *(["x"] if command != "chat" else [])])
+        assert link_settings(args, "e").give_up_after == patience
+    args = build_parser().parse_args(["ask", "x", "--give-up-after", "inf"])
+    assert link_settings(args, "e").give_up_after is None
+
+
+def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("not the password\n")
+    users = (User("phone", Role.EDGE, "right"),)
+    with PrivateBroker(BrokerSettings(port=0, users=users)) as broker:
+        for who in ([], ["--username", "phone", "--password-file", str(wrong)]):
+            asked = edge(["ask", "hi", "--draft", str(tiny), *at(broker), *who])
+            refused(capsys, asked, 4, "refuse", f"{broker.port}")
+            served = cloud(["--target", str(tiny), *at(broker), *who])
+            refused(capsys, served, 4, "refuse", f"{broker.port}")
+
+
+@contextmanager
+def old_broker() -> Iterator[int]:
+    """Speaks MQTT 3.1.1 and says of version 5 that it does not."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    first = connection.recv(4096)
+                    old = len(first) > VERSION_BYTE and first[VERSION_BYTE] == 4
+                    connection.sendall(CONNACK_311_WELCOME if old else CONNACK_311_TOO_NEW)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_a_broker_that_is_too_old(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    with old_broker() as port:
+        asked = edge(["ask", "hi", "--draft", str(tiny), "--broker", f"127.0.0.1:{port}"])
+        refused(capsys, asked, 4, "MQTT 5", str(port))
+
+
+# The worker
+
+
+def test_no_worker(capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker) -> None:
+    code = edge(
+        [
+            "ask",
+            "hi",
+            "--draft",
+            str(tiny),
+            *at(mosquitto),
+            "--version",
+            "nobodys",
+            "--give-up",
+            "0.5",
+            "--events",
+        ]
+    )
+    said = capsys.readouterr()
+    assert code == 5
+    assert "error: no worker serves nobodys\n  hint: start one, or ask for another version" in said.err
+    finish = json.loads(said.out.splitlines()[-1])
+    assert (finish["type"], finish["reason"]) == ("finish", "failed")
+    assert finish["error"] == "no worker serves nobodys"
+
+
+def test_a_prompt_longer_than_the_context(
+    capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker
+) -> None:
+    code = edge(["ask", "x" * CONTEXT, "--draft", str(tiny), *at(mosquitto), "--version", "nobodys"])
+    refused(capsys, code, 2, f"{CONTEXT} tokens and the model's context {CONTEXT}", "shorten the prompt")
+
+
+def test_tokenizers_that_differ_by_contents(
+    capsys: pytest.CaptureFixture[str], tiny_worker: Process, mosquitto: PrivateBroker, stranger: Path
+) -> None:
+    code = edge(["ask", "hi", "--draft", str(stranger), *at(mosquitto), "--version", "tiny"])
+    refused(
+        capsys,
+        code,
+        5,
+        "worker tiny refused the session: the vocabularies differ by their contents",
+        "edge and worker must use the same tokenizer",
+    )
+    assert tiny_worker.runs
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_ctrl_c_ends_an_answer_and_tells_the_worker(
+    tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
+) -> None:
+    asked = await Process.start(
+        "edge_node",
+        "ask",
+        "hi",
+        *("--draft", str(tiny), *at(mosquitto), "--version", "tiny", "--ignore-eos"),
+        *("--max-tokens", "2000", "--draft-length", "0", "--events"),
+    )
+    await asked.line(lambda event: event["type"] == "text")
+    await status(mosquitto, "tiny", lambda found: found.load == 1)
+    asked.signal(signal.SIGINT)
+    code, said = await asked.end()
+    assert code == 130
+    assert "error: stopped by the user" in said
+    assert "Traceback" not in said
+    await status(mosquitto, "tiny", lambda found: found.load == 0)
+    assert tiny_worker.runs
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_worker_that_goes_in_mid_answer(
+    tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
+) -> None:
+    """The last test of this module: the worker is gone after it."""
+    asked = await Process.start(
+        "edge_node",
+        "ask",
+        "hi",
+        *("--draft", str(tiny), *at(mosquitto), "--version", "tiny", "--ignore-eos"),
+        *("--max-tokens", "2000", "--draft-length", "0"),
+        *("--give-up", "1", "--events"),
+    )
+    await asked.line(lambda event: event["type"] == "text")
+    await tiny_worker.kill()
+    finish = await asked.line(lambda event: event["type"] == "finish")
+    assert finish["reason"] == "failed"
+    assert 0 < len(finish["tokens"]) < 2000
+    code, said = await asked.end()
+    assert code == 5
+    assert "error: no worker serves tiny\n  hint: start one" in said
+    assert (await status(mosquitto, "tiny", lambda _: True)).state == "gone"

@@ -1,0 +1,283 @@
+"""The default model and draft behind a real broker: the text is what the target alone writes, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import torch
+from transformers import AutoModelForCausalLM
+
+from broker.launcher import PrivateBroker
+from edge_node.draft_model import DraftModel
+from edge_node.draft_model import load as load_draft
+from edge_node.generation import Generation, GenerationRequest
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq import codec
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.protocol.effects import Commit, Finish
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Error, ErrorCode
+from tests.hostile import hostile
+from tests.integration.processes import PATIENCE, Process, joined, start_worker, status
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.timeout(240),
+    pytest.mark.asyncio(loop_scope="module"),
+    # Its new name is not known to all versions of transformers that we support.
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
+]
+
+SKY = "Why is the sky blue? Answer in two sentences."
+SEA = "List three facts about the sea."
+GREEDY = SamplingParams()
+WARM = SamplingParams(0.8, 0, 1.0, 20_240_229)
+PLAIN = Plan(draft_length=4, in_flight=1, qos=1)
+
+
+class Pool:
+    """Workers of the default model as processes; tests may kill them and say how many they need."""
+
+    def __init__(self, broker: PrivateBroker) -> None:
+        self.broker = broker
+        self._workers: dict[str, Process] = {}
+        self._started = 0
+
+    async def at_least(self, number: int) -> list[str]:
+        """Names of the workers that run, at least so many."""
+        self._workers = {name: worker for name, worker in self._workers.items() if worker.runs}
+        while len(self._workers) < number:
+            self._started += 1
+            name = f"w{self._started}"
+            self._workers[name] = await start_worker(self.broker, name, "--lease", "6", "--verbose")
+        for name in self._workers:
+            await status(self.broker, name, lambda found: found.state == "online")
+        return list(self._workers)
+
+    def __getitem__(self, name: str) -> Process:
+        return self._workers[name]
+
+    async def close(self) -> None:
+        for worker in self._workers.values():
+            await worker.kill()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    with PrivateBroker() as private:
+        yield private
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(broker: PrivateBroker) -> AsyncIterator[Pool]:
+    workers = Pool(broker)
+    yield workers
+    await workers.close()
+
+
+@pytest.fixture(scope="module")
+def draft() -> DraftModel:
+    return load_draft(EdgeSettings(edge="test"), lambda _: None)
+
+
+@asynccontextmanager
+async def edge_of(draft: DraftModel, broker: PrivateBroker, name: str = "edge") -> AsyncIterator[EdgeNode]:
+    node = EdgeNode(EdgeSettings(edge=name), draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
+    settings = LinkSettings(port=broker.port, client_id=f"e-{name}", backoff=0.05, backoff_max=0.2)
+    async with node.running(mqtt_link, settings):
+        yield node
+
+
+def prompt_of(draft: DraftModel, text: str) -> tuple[int, ...]:
+    return encode_turns(draft.loaded.tokenizer, [Turn("user", text)], max_context=draft.loaded.max_context)
+
+
+def request(
+    prompt: tuple[int, ...], params: SamplingParams, limit: int, plan: Plan = PLAIN
+) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, sampling=params, limit=limit, policy=FixedPolicy(plan))
+
+
+@lru_cache
+def target_model() -> torch.nn.Module:
+    torch.set_num_threads(1)
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+        default_model_path(), dtype=torch.bfloat16, attn_implementation="eager", local_files_only=True
+    )
+    return model.eval()
+
+
+@lru_cache
+def alone(
+    prompt: tuple[int, ...], params: SamplingParams, limit: int, eos: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What the target alone writes, by transformers' own code: the prompt in one forward, then token by token.
+
+    Two identical rows, because torch multiplies a single row with another kernel.
+    """
+    model = target_model()
+    text: list[int] = []
+    ids, past = torch.tensor([prompt, prompt]), None
+    with torch.inference_mode():
+        while len(text) < limit and not (text and text[-1] in eos):
+            out = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+            past = out.past_key_values
+            token = choose(out.logits[0, -1].float().numpy(), params, len(prompt) + len(text))
+            text.append(token)
+            ids = torch.tensor([[token], [token]])
+    return tuple(text)
+
+
+async def read(generation: Generation, at: Callable[[int], None] = lambda _: None) -> tuple[int, ...]:
+    """All tokens; `at` is told after each commit how many there are."""
+    tokens: list[int] = []
+    async with asyncio.timeout(PATIENCE):
+        async for event in generation:
+            if isinstance(event, Commit):
+                tokens += event.tokens
+                at(len(tokens))
+            elif isinstance(event, Finish):
+                assert event.error is None
+    return tuple(tokens)
+
+
+def check(generation: Generation, tokens: tuple[int, ...], draft: DraftModel) -> None:
+    wish = generation.request
+    assert tokens == alone(wish.prompt, wish.sampling, wish.limit, draft.loaded.eos)
+
+
+async def test_greedy_text_is_the_targets_and_drafts_are_accepted(pool: Pool, draft: DraftModel) -> None:
+    await pool.at_least(1)
+    async with edge_of(draft, pool.broker) as node:
+        generations = [node.generate(request(prompt_of(draft, text), GREEDY, 28)) for text in (SKY, SEA)]
+        texts = await asyncio.gather(*map(read, generations))
+    for generation, tokens in zip(generations, texts, strict=True):
+        check(generation, tokens, draft)
+        assert generation.machine.counters.accepted > 0
+        assert generation.machine.counters.rounds < len(tokens)
+
+
+async def test_at_a_temperature_the_seed_alone_decides(pool: Pool, draft: DraftModel) -> None:
+    await pool.at_least(1)
+    plans = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(4, 2, 1), Plan(8, 4, 0), Plan(4, 1, 2, 16)]
+    prompt = prompt_of(draft, SKY)
+    async with edge_of(draft, pool.broker) as node:
+        generations = [node.generate(request(prompt, WARM, 24, plan)) for plan in plans]
+        other = node.generate(request(prompt, SamplingParams(0.8, 0, 1.0, 1), 24))
+        texts = await asyncio.gather(*map(read, [*generations, other]))
+    assert len(set(texts[:-1])) == 1
+    assert texts[-1] != texts[0]
+    for generation, tokens in zip([*generations, other], texts, strict=True):
+        check(generation, tokens, draft)
+
+
+async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -> None:
+    await pool.at_least(1)
+    asked = await Process.start(
+        "edge_node",
+        *("ask", SKY, "--broker", f"{pool.broker.host}:{pool.broker.port}", "--max-tokens", "28", "--events"),
+    )
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] != "finish":
+        events.append(await asked.line())
+    assert (await asked.end())[0] == 0
+    expected = alone(prompt_of(draft, SKY), GREEDY, 28, draft.loaded.eos)
+    assert tuple(events[-1]["tokens"]) == expected
+    assert events[-1]["text"] == joined(events) == decode(draft.loaded.tokenizer, expected)
+    assert [event["type"] for event in events[:3]] == ["start", "text", "stats"]
+
+
+async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftModel) -> None:
+    (name, *_) = await pool.at_least(1)
+    rogue_settings = LinkSettings(
+        port=pool.broker.port, client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),)
+    )
+    begun = asyncio.Event()
+    async with edge_of(draft, pool.broker) as node, mqtt_link(rogue_settings) as rogue:
+        await rogue.wait_up(PATIENCE)
+        generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
+        reading = asyncio.create_task(read(generation, lambda _: begun.set()))
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+        for payload in hostile():
+            for topic in ("f1/o/base/rogue", f"f1/d/{name}/rogue", "f1/v/edge"):
+                await rogue.publish(topic, payload, qos=1)
+        check(generation, await reading, draft)
+        assert generation.machine.counters.reopens == 0
+        assert node.malformed >= len(hostile()) - 1
+        async with asyncio.timeout(PATIENCE):
+            answer = await anext(event async for event in rogue.events() if isinstance(event, Inbound))
+    message = codec.decode(answer.payload)
+    assert isinstance(message, Error)
+    assert message.code is ErrorCode.MALFORMED
+
+
+async def test_a_broker_that_is_killed_in_mid_answer(pool: Pool, draft: DraftModel) -> None:
+    await pool.at_least(1)
+    halfway = asyncio.Event()
+    async with edge_of(draft, pool.broker) as node:
+        generation = node.generate(request(prompt_of(draft, SKY), WARM, 24))
+        reading = asyncio.create_task(read(generation, lambda done: halfway.set() if done >= 8 else None))
+        await asyncio.wait_for(halfway.wait(), PATIENCE)
+        pool.broker.kill()
+        assert not reading.done()
+        await asyncio.to_thread(pool.broker.start)
+        check(generation, await reading, draft)
+
+
+async def test_a_device_that_is_killed_costs_its_lease(pool: Pool) -> None:
+    (name, *_) = await pool.at_least(1)
+    asked = await Process.start(
+        "edge_node",
+        *("ask", SEA, "--broker", f"{pool.broker.host}:{pool.broker.port}", "--draft", "none"),
+        *("--draft-length", "0", "--max-tokens", "2000", "--ignore-eos", "--events", "--edge", "doomed"),
+    )
+    await asked.line(lambda event: event["type"] == "text")
+    await status(pool.broker, name, lambda found: found.load == 1)
+    await asked.kill()
+    await status(pool.broker, name, lambda found: found.load == 0)
+
+
+async def test_another_worker_takes_over_from_one_that_is_killed(pool: Pool, draft: DraftModel) -> None:
+    names = await pool.at_least(2)
+    halfway = asyncio.Event()
+    async with edge_of(draft, pool.broker) as node:
+        generation = node.generate(request(prompt_of(draft, SKY), WARM, 24))
+        reading = asyncio.create_task(read(generation, lambda done: halfway.set() if done >= 8 else None))
+        await asyncio.wait_for(halfway.wait(), PATIENCE)
+        holder = generation.machine.worker
+        assert holder in names
+        pool[holder].signal(signal.SIGKILL)
+        assert not reading.done()
+        check(generation, await reading, draft)
+        assert generation.machine.counters.reopens >= 1
+    assert (await status(pool.broker, holder, lambda found: found.state == "gone")).worker == holder
+
+
+async def test_sigterm_lets_the_answer_end_and_leaves(pool: Pool, draft: DraftModel) -> None:
+    (name,) = await pool.at_least(1)
+    begun = asyncio.Event()
+    async with edge_of(draft, pool.broker) as node:
+        generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
+        reading = asyncio.create_task(read(generation, lambda _: begun.set()))
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+        pool[name].signal(signal.SIGTERM)
+        check(generation, await reading, draft)
+        assert generation.machine.counters.reopens == 0
+    code, said = await pool[name].end()
+    assert code == 0, said
+    assert "Traceback" not in said
+    assert (await status(pool.broker, name, lambda _: True)).state == "gone"

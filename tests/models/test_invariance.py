@@ -1,0 +1,80 @@
+"""The proof holds where kernels agree, and fails, with its reasons, where they do not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from flexspec_mq.models.attention import Shapes, register
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import Feed, PackedModel
+from tests.models.tiny_packed import HEADS, packed
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tiny_models_are_exact(heads: str, dtype: str) -> None:
+    seen: list[float] = []
+    proof = prove(packed(heads, DTYPES[dtype]), progress=seen.append)
+    assert proof.exact, str(proof)
+    assert (proof.differing, proof.flip_rate, proof.word) == (0, 0.0, "exact")
+    assert proof.rows > 100
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+class Unsteady(PackedModel):
+    """Adds to every row as many steps as there are rows: what a kernel does that looks at the shape."""
+
+    step = 0.0
+
+    def forward(self, feeds: list[Feed]) -> torch.Tensor:  # type: ignore[override]
+        total = sum(len(feed.tokens) for feed in feeds)
+        rows = super().forward(feeds)
+        return rows + self.step * total * torch.arange(rows.shape[1])
+
+
+def test_a_forward_that_looks_at_its_neighbours_is_found() -> None:
+    model = Unsteady(packed("grouped", torch.float32).model)
+    model.step = 1e-3
+    proof = prove(model)
+    assert not proof.exact
+    assert proof.differing > 50
+    assert proof.flip_rate > 0.0
+    assert proof.word == "exact up to ties"
+    said = re.fullmatch(
+        r"exact up to ties: (\d+) of (\d+) rows .* ([\d.]+)% of the tokens changed .*", str(proof)
+    )
+    assert said is not None
+    assert (int(said[1]), int(said[2])) == (proof.differing, proof.rows)
+
+
+def test_differences_too_small_to_change_a_token_still_break_the_proof() -> None:
+    model = Unsteady(packed("grouped", torch.float32).model)
+    model.step = 1e-6
+    proof = prove(model)
+    assert not proof.exact
+    assert proof.flip_rate < 0.05
+
+
+def test_what_is_said_of_an_exact_one() -> None:
+    assert str(Proof(True, 138, 0, 0.0, 2.04)) == "exact: 138 rows in other shapes had the same bits (2.0 s)"
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_default_model_passes_padded_and_fails_unpadded(dtype: str) -> None:
+    model = load_target(default_model_path(), dtype=dtype, attn_implementation=register()).model
+    good = prove(PackedModel(model))
+    assert good.exact, str(good)
+    # Matrix-vector kernels, softmax of short rows, and sums whose blocks depend on the length.
+    bad = prove(PackedModel(model, Shapes(min_rows=1, context_grain=1, value_block=10**9)))
+    assert not bad.exact
+    assert bad.differing > 0

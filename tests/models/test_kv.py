@@ -1,0 +1,96 @@
+"""Keys and values grow without losing anything and forget exactly what they are told to."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.models.kv import GRAIN, SessionKV
+
+LIKE = torch.empty(0, dtype=torch.bfloat16)
+IDS = st.lists(st.integers(0, 3), max_size=12)
+
+
+def make() -> SessionKV:
+    return SessionKV(layers=2, kv_heads=3, head_size=4, like=LIKE)
+
+
+def capacity(kv: SessionKV) -> int:
+    return kv.layer(0)[0].shape[1]
+
+
+def test_it_begins_with_nothing() -> None:
+    kv = make()
+    assert (kv.length, kv.nbytes, capacity(kv)) == (0, 0, 0)
+
+
+def test_shapes_and_dtype() -> None:
+    kv = make()
+    kv.reserve(1)
+    for layer in (0, 1):
+        keys, values = kv.layer(layer)
+        assert keys.shape == values.shape == (3, GRAIN, 4)
+        assert keys.dtype == torch.bfloat16
+    assert kv.nbytes == 2 * 2 * 3 * GRAIN * 4 * 2
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=20))
+def test_there_is_room_up_to_the_grain_and_not_much_more(lengths: list[int]) -> None:
+    kv = make()
+    for length in lengths:
+        before = capacity(kv)
+        kv.reserve(length)
+        needed = -(-length // GRAIN) * GRAIN
+        assert capacity(kv) % GRAIN == 0
+        assert capacity(kv) >= max(needed, before)
+        assert capacity(kv) <= max(before, needed, min(2 * before, before + 1024))
+
+
+def test_growth_one_by_one_copies_rarely() -> None:
+    kv = make()
+    grown = 0
+    for length in range(1, 4097):
+        before = capacity(kv)
+        kv.reserve(length)
+        grown += capacity(kv) != before
+    assert grown <= 9  # 64, 128, 256, 512, 1024, 2048, 3072, 4096
+
+
+def test_growth_keeps_what_is_held_and_what_is_new_is_finite() -> None:
+    kv = make()
+    kv.reserve(GRAIN)
+    for layer in (0, 1):
+        kv.layer(layer)[0].fill_(1.0 + layer)
+        kv.layer(layer)[1].fill_(-1.0 - layer)
+    kv.reserve(GRAIN + 1)
+    for layer in (0, 1):
+        keys, values = kv.layer(layer)
+        assert bool((keys[:, :GRAIN] == 1.0 + layer).all())
+        assert bool((values[:, :GRAIN] == -1.0 - layer).all())
+        assert bool(torch.isfinite(keys).all())
+
+
+def test_roll_back_forgets_tokens_and_keeps_memory() -> None:
+    kv = make()
+    kv.reserve(100)
+    kv.tokens += range(100)
+    kv.roll_back(40)
+    assert (kv.length, kv.tokens, capacity(kv)) == (40, list(range(40)), 128)
+    kv.roll_back(70)
+    assert kv.length == 40
+
+
+@given(IDS, IDS)
+def test_match_keeps_the_longest_common_prefix(held: list[int], wanted: list[int]) -> None:
+    kv = make()
+    kv.tokens += held
+    common = kv.match(wanted)
+    assert kv.tokens == held[:common] == wanted[:common]
+    assert common == min(len(held), len(wanted)) or held[common] != wanted[common]
+
+
+def test_match_takes_any_sequence() -> None:
+    kv = make()
+    kv.tokens += [1, 2, 3]
+    assert kv.match((1, 2, 4)) == 2

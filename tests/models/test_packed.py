@@ -1,0 +1,202 @@
+"""A row of logits has the same bits whatever shares its forward, and they are those of transformers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DynamicCache
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.attention import Shapes, register
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+TEXT = [random.Random(9).randrange(VOCABULARY) for _ in range(150)]
+KINDS = st.sampled_from([(heads, dtype) for heads in HEADS for dtype in DTYPES])
+PIECES = st.lists(st.integers(1, 40), min_size=1, max_size=20)
+
+
+@cache
+def model_of(heads: str, dtype: str) -> PackedModel:
+    return packed(heads, DTYPES[dtype])
+
+
+@cache
+def alone(heads: str, dtype: str) -> torch.Tensor:
+    return token_by_token(model_of(heads, dtype), TEXT)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, PIECES)
+def test_pieces_do_not_matter(kind: tuple[str, str], pieces: list[int]) -> None:
+    model = model_of(*kind)
+    everything = [*pieces, len(TEXT)]
+    assert torch.equal(read(model, model.new_kv(), TEXT, everything), alone(*kind))
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 140), st.integers(1, 12)), max_size=8))
+def test_what_was_rolled_back_leaves_no_trace(
+    kind: tuple[str, str], detours: list[tuple[int, int, int]]
+) -> None:
+    """Read on, stray from the text as a rejected draft does, roll back to somewhere before, and read on."""
+    model, wanted = model_of(*kind), alone(*kind)
+    kv = model.new_kv()
+    for forward, back, stray in detours:
+        tokens = TEXT[kv.length : kv.length + forward]
+        if tokens:
+            start = kv.length
+            rows = model.forward([Feed(kv, tokens, len(tokens))])
+            assert torch.equal(rows, wanted[start : start + len(tokens)])
+        kept = kv.length
+        model.forward([Feed(kv, [VOCABULARY - 1] * stray, 0)])
+        kv.roll_back(min(kept, back))
+    start = kv.length
+    if start < len(TEXT):
+        assert torch.equal(model.forward([Feed(kv, TEXT[start:], len(TEXT) - start)]), wanted[start:])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    KINDS,
+    st.lists(st.tuples(st.integers(0, 120), st.integers(1, 20)), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_company_does_not_matter(
+    kind: tuple[str, str], sessions: list[tuple[int, int]], rng: random.Random
+) -> None:
+    """Sessions at different places of the text, each with a share of its own, in any order and any number."""
+    model, wanted = model_of(*kind), alone(*kind)
+    feeds = []
+    for length, share in sessions:
+        kv = model.new_kv()
+        if length:
+            model.forward([Feed(kv, TEXT[:length], 0)])
+        feeds.append(Feed(kv, TEXT[length : length + share], rng.randint(0, share)))
+    starts = [feed.kv.length for feed in feeds]
+    rows = model.forward(feeds)
+    assert len(rows) == sum(feed.rows for feed in feeds)
+    at = 0
+    for start, feed in zip(starts, feeds, strict=True):
+        end = start + len(feed.tokens)
+        assert torch.equal(rows[at : at + feed.rows], wanted[end - feed.rows : end])
+        at += feed.rows
+
+
+def test_tokens_of_all_feeds_are_remembered() -> None:
+    model = model_of("grouped", "bfloat16")
+    one, two = model.new_kv(), model.new_kv()
+    rows = model.forward([Feed(one, [1, 2, 3], 0), Feed(two, [4], 0)])
+    assert rows.shape == (0, VOCABULARY)
+    model.forward([Feed(one, [5])])
+    assert (one.tokens, two.tokens) == ([1, 2, 3, 5], [4])
+
+
+def eager_rows(model: Any, ids: Sequence[int], copies: int) -> torch.Tensor:
+    """Logits behind every id from transformers' own attention and cache, in `copies` identical rows."""
+    store = DynamicCache(config=model.config)
+    rows = []
+    with torch.inference_mode():
+        for token in ids:
+            output = model(input_ids=torch.full((copies, 1), token), cache=store, use_cache=True)
+            rows.append(output.logits[0, -1].float())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_computes_what_transformers_computes(heads: str, dtype: str) -> None:
+    eager = eager_rows(tiny(heads, DTYPES[dtype], attention="eager"), TEXT, 2)
+    spread = float(eager.std())
+    tolerance = {"bfloat16": 0.06, "float32": 1e-4}[dtype] * spread
+    assert spread > 0.5  # else anything would be within the tolerance
+    assert (alone(heads, dtype) - eager).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [1, 7, 64, 100])
+def test_a_sliding_window_hides_what_transformers_hides(window: int, dtype: str) -> None:
+    eager = eager_rows(tiny("grouped", DTYPES[dtype], window=window, attention="eager"), TEXT, 2)
+    model = PackedModel(tiny("grouped", DTYPES[dtype], window=window))
+    one_by_one = token_by_token(model, TEXT)
+    tolerance = {"bfloat16": 0.06, "float32": 1e-4}[dtype] * float(eager.std())
+    assert (one_by_one - eager).abs().max() < tolerance
+    assert torch.equal(read(model, model.new_kv(), TEXT, [13] * 12), one_by_one)
+    # The window is not without effect.
+    wide = token_by_token(PackedModel(tiny("grouped", DTYPES[dtype], window=4000)), TEXT)
+    assert (wide[window + 1 :] - one_by_one[window + 1 :]).abs().max() > 10 * tolerance
+    # A query sees itself and window - 1 before it, in each of the three layers.
+    assert torch.equal(wide[:window], one_by_one[:window])
+
+
+def test_a_model_with_another_attention_is_refused() -> None:
+    with pytest.raises(ModelError, match="sdpa"):
+        PackedModel(tiny("all", torch.float32, attention="sdpa"))
+
+
+def test_shapes_follow_the_dtype() -> None:
+    assert packed("all", torch.bfloat16).shapes == Shapes.for_dtype(torch.bfloat16)
+    assert packed("all", torch.float32).shapes == Shapes.for_dtype(torch.float32)
+    assert packed("all", torch.float32, Shapes(4, 16, 16)).shapes == Shapes(4, 16, 16)
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def real(request: pytest.FixtureRequest) -> tuple[PackedModel, str]:
+    loaded = load_target(default_model_path(), dtype=request.param, attn_implementation=register())
+    return PackedModel(loaded.model), request.param
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_the_default_model_is_invariant_too(real: tuple[PackedModel, str]) -> None:
+    model, _ = real
+    rng = random.Random(2)
+    ids = [rng.randrange(model.vocab_size) for _ in range(80)]
+    kv = model.new_kv()
+    model.forward([Feed(kv, ids[:50], 0)])
+    single = torch.cat([model.forward([Feed(kv, [token])]) for token in ids[50:]])
+    other, company = model.new_kv(), model.new_kv()
+    rows = []
+    for start, end in ((0, 1), (1, 31), (31, 50), (50, 55), (55, 56), (56, 65), (65, 80)):
+        found = model.forward(
+            [Feed(company, ids[: end - start], 2), Feed(other, ids[start:end], end - start)]
+        )
+        rows.append(found[2:])
+        model.forward([Feed(other, [7, 7, 7], 3)])
+        other.roll_back(end)
+    assert torch.equal(torch.cat(rows)[50:], single)
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_the_default_model_has_the_bits_of_transformers_eager() -> None:
+    """bfloat16, the prompt in one forward, then one token at a time in two identical rows."""
+    path = default_model_path()
+    model = PackedModel(load_target(path, dtype="bfloat16", attn_implementation=register()).model)
+    eager: Any = load_target(path, dtype="bfloat16", attn_implementation="eager").model
+    rng = random.Random(4)
+    ids = [rng.randrange(model.vocab_size) for _ in range(60)]
+    kv, store = model.new_kv(), DynamicCache(config=eager.config)
+    with torch.inference_mode():
+        model.forward([Feed(kv, ids[:40], 0)])
+        eager(input_ids=torch.tensor([ids[:40]] * 2), cache=store, use_cache=True)
+        for token in ids[40:]:
+            theirs = eager(input_ids=torch.full((2, 1), token), cache=store, use_cache=True).logits[0, -1]
+            assert torch.equal(model.forward([Feed(kv, [token])])[0], theirs.float())
+
+
+def test_logits_become_numpy_without_a_copy() -> None:
+    logits = torch.ones(2, 3)
+    array = to_numpy(logits)
+    logits[0, 0] = 5.0
+    assert array[0, 0] == 5.0

@@ -1,0 +1,67 @@
+"""Tiny random models of the shapes that matter, packed, and the same weights with transformers' eager attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from flexspec_mq.models.attention import Shapes, register
+from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.packed import Feed, PackedModel
+
+VOCABULARY = 128
+HEADS = {"grouped": (8, 2), "all": (4, 4), "one": (4, 1)}
+"""Heads of queries, heads of keys and values."""
+
+
+def tiny(heads: str, dtype: torch.dtype, *, window: int | None = None, attention: str | None = None) -> Any:
+    """Three layers of width 64; the same arguments give the same weights, whatever the attention."""
+    torch.manual_seed(5)
+    queries, keys = HEADS[heads]
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": queries,
+        "num_key_value_heads": keys,
+        "max_position_embeddings": 4096,
+        "attn_implementation": attention or register(),
+    }
+    made: Any
+    if window is None:
+        made = LlamaForCausalLM(LlamaConfig(**sizes))
+    else:
+        made = MistralForCausalLM(MistralConfig(**sizes, sliding_window=window))
+    # The usual small start values give nearly flat logits, which hide errors.
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.dim() == 2:
+                weight.normal_(0.0, 0.15)
+    return made.to(dtype).eval()
+
+
+def packed(heads: str, dtype: torch.dtype, shapes: Shapes | None = None) -> PackedModel:
+    return PackedModel(tiny(heads, dtype), shapes)
+
+
+def token_by_token(model: PackedModel, ids: Sequence[int]) -> torch.Tensor:
+    """Logits behind every id, [ids, vocabulary], read one by one and alone."""
+    kv = model.new_kv()
+    return torch.cat([model.forward([Feed(kv, [token])]) for token in ids])
+
+
+def read(model: PackedModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable[int]) -> torch.Tensor:
+    """Logits behind every id that the pieces cover, read in these pieces."""
+    rows = []
+    at = 0
+    for piece in pieces:
+        tokens = ids[at : at + piece]
+        if not tokens:
+            break
+        rows.append(model.forward([Feed(kv, tokens, len(tokens))]))
+        at += piece
+    return torch.cat(rows)

@@ -1,0 +1,232 @@
+"""`choose` against a slow one that sorts everything, and against the distributions that it should draw from."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.sampling.choose import choose, keep
+from flexspec_mq.sampling.noise import gumbel
+from flexspec_mq.sampling.params import SamplingParams
+
+Logits = npt.NDArray[np.float32]
+
+# bfloat16 logits tie often: eighths give hypothesis many ties too. Infinite ones come from masks.
+VALUES = st.integers(-80, 80).map(lambda eighths: eighths / 8) | st.floats(-30, 30, width=32)
+LOGITS = st.lists(VALUES, min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.float32))
+TEMPERATURES = st.sampled_from([0.0, 0.1, 0.7, 1.0, 1.5, 100.0])
+TOP_K = st.integers(0, 70)
+TOP_P = st.sampled_from([1.0, 0.999, 0.95, 0.5, 0.1, 1e-6]) | st.floats(0.01, 1.0)
+
+
+def slow_keep(logits: Logits, params: SamplingParams) -> list[int]:
+    """Ids that stay, ascending, by lists and a full sort."""
+    scores = [float(x) / params.temperature for x in logits]
+    ids = list(range(len(scores)))
+    if 0 < params.top_k < len(ids):
+        border = sorted(scores, reverse=True)[params.top_k - 1]
+        ids = [i for i in ids if scores[i] >= border]
+    if params.top_p < 1.0:
+        top = max(scores)
+        mass = {i: math.exp(scores[i] - top) for i in ids}
+        wanted = params.top_p * math.fsum(mass.values())
+        ids.sort(key=lambda i: (-scores[i], i))
+        head: list[int] = []
+        for i in ids:
+            head.append(i)
+            if math.fsum(mass[j] for j in head) >= wanted:
+                break
+        ids = sorted(head)
+    return ids
+
+
+def slow_choose(logits: Logits, params: SamplingParams, position: int) -> int:
+    if params.temperature == 0.0:
+        return max(range(len(logits)), key=lambda i: (logits[i], -i))
+    noise = gumbel(params.seed, position, len(logits))
+    return max(
+        slow_keep(logits, params), key=lambda i: (float(logits[i]) / params.temperature + noise[i], -i)
+    )
+
+
+def near_the_border(logits: Logits, params: SamplingParams) -> bool:
+    """Whether rounding may decide how long the nucleus is: its mass lies within 1e-9 of what is wanted."""
+    if params.temperature == 0.0 or params.top_p >= 1.0:
+        return False
+    ids = slow_keep(logits, SamplingParams(params.temperature, params.top_k))
+    mass = sorted(
+        (math.exp((float(logits[i]) - float(logits.max())) / params.temperature) for i in ids), reverse=True
+    )
+    reached = np.cumsum(mass) / math.fsum(mass)
+    return bool((np.abs(reached - params.top_p) < 1e-9).any())
+
+
+@settings(max_examples=400, deadline=None)
+@given(LOGITS, TEMPERATURES, TOP_K, TOP_P, st.integers(0, 2**64 - 1), st.integers(0, 5000))
+def test_it_chooses_what_a_full_sort_chooses(
+    logits: Logits, temperature: float, top_k: int, top_p: float, seed: int, position: int
+) -> None:
+    params = SamplingParams(temperature, top_k, top_p, seed)
+    if near_the_border(logits, params):
+        return
+    assert choose(logits, params, position) == slow_choose(logits, params, position)
+
+
+@settings(max_examples=300, deadline=None)
+@given(LOGITS, TEMPERATURES.filter(bool), TOP_K, TOP_P)
+def test_top_k_and_top_p_keep_what_a_full_sort_keeps(
+    logits: Logits, temperature: float, top_k: int, top_p: float
+) -> None:
+    params = SamplingParams(temperature, top_k, top_p)
+    if near_the_border(logits, params):
+        return
+    kept = keep(logits.astype(np.float64) / temperature, params)
+    assert (list(range(len(logits))) if kept is None else kept.tolist()) == slow_keep(logits, params)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_a_whole_vocabulary_of_rounded_logits(spread: float, temperature: float) -> None:
+    """49,152 logits with bfloat16's ties, from nearly flat to nearly certain; shortcuts for large ones run here."""
+    rng = np.random.default_rng(3)
+    for position in range(30):
+        values = rng.normal(0.0, spread, 49_152).astype(np.float32)
+        logits = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        scores = logits.astype(np.float64) / temperature
+        drawn = scores + gumbel(5, position, len(logits))
+        assert choose(logits, SamplingParams(temperature, seed=5), position) == int(np.argmax(drawn))
+        order = np.lexsort((np.arange(len(scores)), -scores))
+        mass = np.cumsum(np.exp(scores[order] - scores.max()))
+        for top_p in (0.5, 0.95):
+            head = order[: int(np.searchsorted(mass, top_p * mass[-1])) + 1]
+            wanted = int(head[np.lexsort((head, -drawn[head]))[0]])
+            assert choose(logits, SamplingParams(temperature, 0, top_p, 5), position) == wanted
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_one_token_far_above_all_others_is_certain(temperature: float) -> None:
+    logits = np.full(1000, -1e30, dtype=np.float32)
+    logits[77] = 1e30
+    assert {choose(logits, SamplingParams(temperature, seed=s), s) for s in range(50)} == {77}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_masked_tokens_are_never_drawn(top_k: int, top_p: float) -> None:
+    logits = np.full(1000, -np.inf, dtype=np.float32)
+    logits[[5, 900]] = 0.0
+    drawn = {choose(logits, SamplingParams(1.0, top_k, top_p, seed), 0) for seed in range(100)}
+    assert drawn == {5, 900}  # both of them: one alone has odds of 2**-99
+
+
+def test_greedy_ties_go_to_the_lowest_id() -> None:
+    logits = np.array([1.0, 3.0, 2.0, 3.0, 3.0], dtype=np.float32)
+    assert choose(logits, SamplingParams(), 0) == 1
+
+
+def test_ties_at_the_border_of_top_k_all_stay() -> None:
+    scores = np.array([2.0, 5.0, 2.0, 1.0, 2.0])
+    kept = keep(scores, SamplingParams(1.0, top_k=2))
+    assert kept is not None
+    assert kept.tolist() == [0, 1, 2, 4]
+
+
+def test_ties_at_the_border_of_top_p_go_by_id() -> None:
+    scores = np.zeros(10)
+    kept = keep(scores, SamplingParams(1.0, top_p=0.45))
+    assert kept is not None
+    assert kept.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_token_that_reaches_top_p_belongs_to_it() -> None:
+    scores = np.log(np.array([0.125, 0.5, 0.25, 0.125]))
+    for top_p, wanted in ((0.5, [1]), (0.51, [1, 2]), (0.75, [1, 2]), (0.76, [0, 1, 2]), (1e-9, [1])):
+        kept = keep(scores, SamplingParams(1.0, top_p=top_p))
+        assert kept is not None
+        assert kept.tolist() == wanted
+
+
+def test_top_p_counts_the_mass_that_top_k_left() -> None:
+    scores = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
+    kept = keep(scores, SamplingParams(1.0, top_k=2, top_p=0.56))
+    assert kept is not None
+    assert kept.tolist() == [0]  # 0.4 of 0.7 is 0.571
+
+
+def test_nothing_to_do_keeps_everything() -> None:
+    assert keep(np.zeros(5), SamplingParams(1.0)) is None
+    assert keep(np.zeros(5), SamplingParams(1.0, top_k=5)) is None
+    assert keep(np.zeros(5), SamplingParams(1.0, top_k=500)) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 100.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_k", -1),
+        ("seed", -1),
+        ("seed", 2**64),
+    ],
+)
+def test_impossible_parameters_are_refused_by_name(setting: str, value: float) -> None:
+    with pytest.raises(UsageError, match=setting):
+        SamplingParams(**{setting: value})  # type: ignore[arg-type]
+
+
+def draw(
+    probabilities: npt.NDArray[np.float64], params: SamplingParams, positions: range
+) -> npt.NDArray[np.intp]:
+    """Counts of what is drawn at many positions."""
+    logits = np.log(probabilities).astype(np.float32)
+    chosen = [choose(logits, params, position) for position in positions]
+    return np.bincount(chosen, minlength=len(probabilities))
+
+
+def test_draws_follow_the_distribution() -> None:
+    """χ² with 7 degrees of freedom over 20,000 positions; above 40.5 once in a million runs, were they random."""
+    probabilities = np.array([0.3, 0.25, 0.2, 0.1, 0.08, 0.04, 0.02, 0.01])
+    expected = 20_000 * probabilities
+    counts = draw(probabilities, SamplingParams(1.0, seed=11), range(20_000))
+    assert ((counts - expected) ** 2 / expected).sum() < 40.5
+
+
+def test_draws_at_another_temperature_within_a_nucleus() -> None:
+    """Temperature 0.5 makes 9 : 4 : 1, and 0.9 cuts the last. χ² with 1 degree; above 24 once in a million runs."""
+    probabilities = np.array([3.0, 2.0, 1.0]) / 6
+    counts = draw(probabilities, SamplingParams(0.5, top_p=0.9, seed=3), range(10_000))
+    expected = 10_000 * np.array([9, 4]) / 13
+    assert counts[2] == 0
+    assert ((counts[:2] - expected) ** 2 / expected).sum() < 24
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_a_draft_is_accepted_as_often_as_gumbel_coupling_promises(case: int) -> None:
+    """Σ_i 1 / Σ_j max(p_j/p_i, q_j/q_i), the exact probability; 20,000 positions, within 6 standard deviations."""
+    rng = np.random.default_rng(case)
+    p, q = rng.dirichlet(np.full(12, 0.5)) + 1e-4, rng.dirichlet(np.full(12, 0.5)) + 1e-4
+    p, q = (p / p.sum() if case else q / q.sum()), q / q.sum()
+    promised = sum(1 / sum(max(p[j] / p[i], q[j] / q[i]) for j in range(len(p))) for i in range(len(p)))
+    target, draft = np.log(p).astype(np.float32), np.log(q).astype(np.float32)
+    params = SamplingParams(1.0, seed=case)
+    positions = 20_000
+    accepted = sum(choose(target, params, at) == choose(draft, params, at) for at in range(positions))
+    sigma = math.sqrt(promised * max(0.0, 1 - promised) / positions)
+    assert accepted / positions == pytest.approx(promised, abs=6 * sigma + 1e-12)
+    variation = 0.5 * np.abs(p - q).sum()
+    assert (1 - variation) / (1 + variation) - 1e-9 <= promised <= 1 - variation + 1e-9
+
+
+def test_every_position_and_seed_throws_other_dice() -> None:
+    logits = np.zeros(50_000, dtype=np.float32)
+    tokens = [choose(logits, SamplingParams(1.0, seed=seed), at) for seed in range(5) for at in range(5)]
+    assert len(set(tokens)) > 20  # 25 of 50,000: two alike have odds of 1 in 170, five of 1 in 10**11

@@ -1,0 +1,130 @@
+"""The queue between code that decides and a link that may be slow, down or broken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from flexspec_mq.errors import LinkDown, LinkError, PublishRefused
+from flexspec_mq.transport.base import NO_SUBSCRIBERS, Outbound
+from flexspec_mq.transport.outbox import Outbox
+
+PATIENCE = 30.0
+
+
+class FakeLink:
+    """Notes what is published. `gate` holds every publish back; `error` is what they raise."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.sent: list[str] = []
+        self.waiting = 0
+        self.most_waiting = 0
+
+    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
+        assert (payload, set(how)) == (b"", {"qos", "retain", "expiry"})
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        try:
+            await self.gate.wait()
+        finally:
+            self.waiting -= 1
+        if self.error is not None:
+            raise self.error
+        self.sent.append(topic)
+
+
+@asynccontextmanager
+async def running(outbox: Outbox, link: FakeLink) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(outbox.run(link))  # type: ignore[arg-type]
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert link.waiting == 0, "a publish outlived the outbox"
+
+
+def numbered(count: int, qos: int) -> list[Outbound]:
+    return [Outbound(str(number), b"", qos) for number in range(count)]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_all_is_published_in_order(qos: int) -> None:
+    link, outbox = FakeLink(), Outbox(outstanding=4)
+    async with running(outbox, link):
+        for message in numbered(50, qos):
+            outbox.put(message)
+        assert await outbox.flush(PATIENCE)
+        assert link.sent == [str(number) for number in range(50)]
+        assert link.most_waiting <= (4 if qos else 1)
+        assert await outbox.flush(0.0), "nothing waits any more"
+
+
+async def test_acknowledgements_may_be_outstanding_up_to_a_bound() -> None:
+    link, outbox = FakeLink(), Outbox(outstanding=4)
+    link.gate.clear()
+    async with running(outbox, link):
+        for message in numbered(50, 1):
+            outbox.put(message)
+        assert not await outbox.flush(0.05)
+        assert link.waiting == 4
+        link.gate.set()
+        assert await outbox.flush(PATIENCE)
+    assert len(link.sent) == 50
+
+
+async def test_on_overflow_the_oldest_goes_and_is_counted() -> None:
+    link, outbox = FakeLink(), Outbox(bound=10)
+    for message in numbered(25, 0):
+        outbox.put(message)
+    assert (len(outbox), outbox.dropped) == (10, 15)
+    async with running(outbox, link):
+        assert await outbox.flush(PATIENCE)
+    assert link.sent == [str(number) for number in range(15, 25)]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize(
+    "error", [LinkDown("away"), PublishRefused("nobody", reason_code=NO_SUBSCRIBERS)], ids=["down", "refused"]
+)
+async def test_what_is_lost_is_told(qos: int, error: LinkDown | PublishRefused) -> None:
+    told: list[tuple[str, LinkDown | PublishRefused]] = []
+    link = FakeLink()
+    outbox = Outbox(on_lost=lambda message, why: told.append((message.topic, why)))
+    link.error = error
+    async with running(outbox, link):
+        for message in numbered(3, qos):
+            outbox.put(message)
+        assert await outbox.flush(PATIENCE)
+    assert told == [("0", error), ("1", error), ("2", error)]
+    assert outbox.lost == 3
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_link_that_fails_for_good_ends_the_loop(qos: int) -> None:
+    link, outbox = FakeLink(), Outbox()
+    link.error = LinkError("gave up")
+    async with running(outbox, link) as task:
+        outbox.put(Outbound("x", b"", qos))
+        with pytest.raises(LinkError, match="gave up"):
+            await asyncio.wait_for(task, PATIENCE)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_flush_waits_for_a_publish_that_is_under_way(qos: int) -> None:
+    link, outbox = FakeLink(), Outbox()
+    link.gate.clear()
+    async with running(outbox, link):
+        outbox.put(Outbound("x", b"", qos))
+        assert not await outbox.flush(0.05)
+        assert link.waiting == 1
+        link.gate.set()
+        assert await outbox.flush(PATIENCE)
+        assert link.sent == ["x"]
