@@ -218,7 +218,8 @@ class _Group:
         self._second: list[list[tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]]] = [
             [] for _ in spans
         ]
-        pieces = zip(blocks, queries.split(sizes), self._scores.split(sizes), mixed.split(sizes), strict=True)
+        cut = (rows.split_with_sizes(sizes) for rows in (queries, self._scores, mixed))
+        pieces = zip(blocks, *cut, strict=True)
         for block, query, score, out in pieces:
             context = block.segment.kv.span(0, padded)
             scores, into = block.by_block(score), block.by_block(out)

@@ -100,12 +100,15 @@ async def test_another_worker_takes_over_from_one_that_is_killed() -> None:
     broker = MemoryBroker()
     async with edge_at(broker.link) as node, worker_at(broker.link, "w1") as first:
         await check(node, [wanting(0)])  # so that the round trip is known
-        first.verifier.before = lambda _: (
-            first.verifier.gate.clear() if len(first.verifier.batches) > 20 else None
-        )
-        generations = [node.generate(wanting(number, limit=200)) for number in range(1, 5)]
+        generations = [node.generate(wanting(number, limit=400)) for number in range(1, 5)]
+
+        def hang(_: object) -> None:
+            if all(len(generation.machine.committed) >= 20 for generation in generations):
+                first.verifier.gate.clear()
+
+        first.verifier.before = hang
         await until(lambda: not first.verifier.gate.is_set())
-        assert all(generation.machine.committed for generation in generations)
+        assert not any(generation.machine.finished for generation in generations)
         async with worker_at(broker.link, "w2"):
             began = asyncio.get_running_loop().time()
             await first.kill()
