@@ -31,7 +31,9 @@ def parser(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     made.add_argument("--quick", action="store_true", help="a rough answer in less than a minute")
-    made.add_argument("--prompts", type=Path, metavar="PATH", help="file with one prompt a line")
+    made.add_argument(
+        "--prompts", type=Path, metavar="PATH", help="file with one prompt a line: text, or JSON"
+    )
     made.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
     return made
 

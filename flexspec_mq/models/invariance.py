@@ -2,7 +2,8 @@
 
 One sequence is read token by token. Then it is read in other shapes: in one piece, in odd pieces, as verification
 of several tokens, and packed with other sessions. Every row of logits must have the same bits. Long contexts are
-checked on the attention alone, with random tensors, because reading thousands of tokens would take minutes.
+checked on the attention alone, with random tensors, because reading thousands of tokens would take minutes. The
+matrix products are checked once more with sums that cancel, which show what rounding would hide (`products`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from flexspec_mq.models.attention import Packed, Segment
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import Feed, to_numpy
+from flexspec_mq.models.products import compare
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -89,9 +91,12 @@ def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None
     differing = sum(int((other != single).any(dim=-1).sum()) for other in others)
     flips = [_flips(single, other) for other in others]
     long_rows, long_differing = _long_contexts(model, seed)
+    like = base.span(0, 0)
+    product_rows, product_differing = compare(model.model, like, model.shapes.min_rows, seed)
     report(1.0)
-    bad = differing + long_differing
-    return Proof(bad == 0, rows + long_rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
+    rows += long_rows + product_rows
+    bad = differing + long_differing + product_differing
+    return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
 
 
 def _other_shapes(model: PackedModel, ids: list[int], rng: random.Random) -> list[torch.Tensor]:

@@ -363,7 +363,12 @@ class EdgeSession:
         """This attempt is no good. Another may be, unless it keeps happening."""
         self._failures += 1
         if self._failures > self._config.max_failures:
-            self._fail(WorkerError(why, hint="the workers of this version may not run the same weights"))
+            self._fail(
+                WorkerError(
+                    why,
+                    hint="look at the logs of the version's workers, and check that all of them run the same weights",
+                )
+            )
         else:
             self._reopen(now, raise_floor=True, hold_back=self._failures > 1)
 

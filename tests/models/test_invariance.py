@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance import Proof, prove
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import Feed, PackedModel
-from tests.models.tiny_packed import HEADS, packed
+from flexspec_mq.models.products import compare, kinds_of
+from tests.models.tiny_packed import HEADS, packed, tiny
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -27,6 +29,25 @@ def test_tiny_models_are_exact(heads: str, dtype: str) -> None:
     assert proof.rows > 100
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+
+
+def test_products_too_narrow_for_two_rows_are_found() -> None:
+    """Keys and values 16 wide: two rows take another kernel, which shows in the logits of one text in many."""
+    narrow = tiny("grouped", torch.bfloat16, head_size=8)
+    two = prove(PackedModel(narrow))
+    assert not two.exact
+    assert two.differing > 0
+    assert prove(PackedModel(narrow, replace(Shapes.for_dtype(torch.bfloat16), min_rows=8))).exact
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_are_compared_from_the_least_number_of_rows_on(dtype: str) -> None:
+    like = torch.empty(0, dtype=DTYPES[dtype])
+    model = torch.nn.Sequential(torch.nn.Linear(1536, 576), torch.nn.Linear(1536, 576, bias=False))
+    assert kinds_of(model) == [(1536, 576, False), (1536, 576, True)]
+    rows, differing = compare(model, like, 1, 0)
+    assert 0 < differing < rows  # a single row takes a matrix-vector kernel
+    assert compare(model, like, 8, 0)[1] == 0
 
 
 class Unsteady(PackedModel):

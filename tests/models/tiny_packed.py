@@ -13,11 +13,20 @@ from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import Feed, PackedModel
 
 VOCABULARY = 128
-HEADS = {"grouped": (8, 2), "all": (4, 4), "one": (4, 1)}
+HEADS = {"grouped": (4, 2), "all": (2, 2), "one": (4, 1)}
 """Heads of queries, heads of keys and values."""
+HEAD_SIZE = 64
+"""Below 64 outputs a product of two rows takes another kernel than one of many."""
 
 
-def tiny(heads: str, dtype: torch.dtype, *, window: int | None = None, attention: str | None = None) -> Any:
+def tiny(
+    heads: str,
+    dtype: torch.dtype,
+    *,
+    window: int | None = None,
+    attention: str | None = None,
+    head_size: int = HEAD_SIZE,
+) -> Any:
     """Three layers of width 64; the same arguments give the same weights, whatever the attention."""
     torch.manual_seed(5)
     queries, keys = HEADS[heads]
@@ -28,6 +37,7 @@ def tiny(heads: str, dtype: torch.dtype, *, window: int | None = None, attention
         "num_hidden_layers": 3,
         "num_attention_heads": queries,
         "num_key_value_heads": keys,
+        "head_dim": head_size,
         "max_position_embeddings": 4096,
         "attn_implementation": attention or register(),
     }

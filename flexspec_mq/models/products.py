@@ -1,0 +1,74 @@
+"""Do matrix products sum in one order, however many rows share them? Asked with sums that cancel.
+
+In half precision two orders of a sum mostly round to the same bits, so ordinary numbers find another kernel once in
+thousands of rows. Here every product is a sum of pairs a·w + (-a)·w in a random order: it should be 0, and what is
+left of it is nothing but rounding, which another order changes nearly always.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_COUNTS = (*range(1, 10), 15, 16, 17, 24, 31, 32, 33, 48, 63, 64)
+"""Rows; those in between take the same kernels as far as we know."""
+_TOP = 65
+
+Kind = tuple[int, int, bool]
+"""Width of the input, width of the output, whether there is a bias."""
+
+
+def kinds_of(model: torch.nn.Module) -> list[Kind]:
+    """The kinds of linear layers that a model has, each once."""
+    layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    return sorted({(layer.in_features, layer.out_features, layer.bias is not None) for layer in layers})
+
+
+@torch.inference_mode()
+def compare(model: torch.nn.Module, like: torch.Tensor, least: int, seed: int) -> tuple[int, int]:
+    """Compare products of fewer rows with those of 65.
+
+    Args:
+        model: whose linear layers are imitated.
+        like: a tensor on the device and in the dtype of the model.
+        least: rows that a product has at least.
+        seed: of the numbers.
+
+    Returns:
+        Rows compared, and rows with other bits.
+    """
+    rows = differing = 0
+    for kind in kinds_of(model):
+        for found in _differences(kind, like, least, torch.Generator().manual_seed(seed)):
+            rows += len(found)
+            differing += int(found.sum())
+    return rows, differing
+
+
+def _differences(
+    kind: Kind, like: torch.Tensor, least: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """For each number of rows, which of them differ."""
+    width, out, biased = kind
+    half = width // 2
+    order = torch.randperm(2 * half, generator=generator)
+    padding = (0, width - 2 * half)
+
+    def cancelling(count: int, sign: float) -> torch.Tensor:
+        numbers = torch.randn((count, half), generator=generator)
+        pairs = torch.cat((numbers, sign * numbers), dim=1)[:, order]
+        return torch.nn.functional.pad(pairs, padding).to(like)
+
+    # A few hundred rows of weights, repeated: the kernel depends on how many there are, not on what they hold.
+    few = cancelling(min(out, 256), 1.0)
+    weight = few.repeat(-(-out // len(few)), 1)[:out].contiguous()
+    bias = like.new_zeros(out) if biased else None
+    x = cancelling(_TOP, -1.0)
+    together = torch.nn.functional.linear(x, weight, bias)
+    for count in _COUNTS:
+        if count >= least:
+            yield (torch.nn.functional.linear(x[:count], weight, bias) != together[:count]).any(dim=-1)
