@@ -45,7 +45,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--draft", default="default", help="checkpoint folder of the draft, or 'default'")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
-    made.add_argument("--tokens", type=int, default=64, help="new tokens per answer at most")
+    made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
     made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
     made.add_argument("--top-p", type=float, default=1.0)
     made.add_argument("--questions", type=int, metavar="N", help="only N of the questions, evenly spaced")

@@ -28,6 +28,8 @@ from typing import Any
 from benchmarks import _common
 
 SECTIONS = ("stress", "proof", "flips", "draws")
+QUICK_SECTIONS = ("stress", "draws")
+_WIDEST = 40
 _SMALLEST_P = 1e-4
 """A p-value below this, of some dozens, makes the benchmark fail: one false alarm in hundreds of runs."""
 
@@ -48,13 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {}
     rows: list[tuple[str, Any]] = []
     failures: list[str] = []
-    for section in args.sections:
+    for section in args.sections or (QUICK_SECTIONS if args.quick else SECTIONS):
         run = {"stress": _stress, "proof": _proof, "flips": _flips, "draws": _draws}[section]
         found = run(args, folder, prompts)
         results[section] = found
         rows += _flat(found, section)
         failures += _failures(section, found)
-    print(_common.table(("figure", "value"), rows))
+    print(_common.table(("figure", "value"), [row for row in rows if len(str(row[1])) <= _WIDEST]))
+    for name, sentence in rows:
+        if len(str(sentence)) > _WIDEST:
+            print(f"{name}: {sentence}")
     for failure in failures:
         print(f"FAILED: {failure}")
     results["failures"] = failures
@@ -68,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", type=int, help="to compare at least, for each dtype (default: 20000; quick: 300)"
     )
     parser.add_argument("--dtypes", type=_names, help="(default: bfloat16,float32; quick: bfloat16)")
-    parser.add_argument("--sections", type=_names, default=SECTIONS, help="of " + ", ".join(SECTIONS))
+    parser.add_argument(
+        "--sections",
+        type=_names,
+        help=f"of {', '.join(SECTIONS)} (default: all; quick: {', '.join(QUICK_SECTIONS)})",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
     parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")

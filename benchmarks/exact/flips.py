@@ -85,7 +85,7 @@ def _transformers(
     cache, _ = reference.read([prompt] * copies)
     rows: list[Rows] = []
     for start in range(0, len(tokens), piece):
-        rows += reference.extend(cache, [tokens[start : start + piece]] * copies)[0]
+        rows.extend(reference.extend(cache, [tokens[start : start + piece]] * copies)[0])
     return rows
 
 
