@@ -60,7 +60,7 @@ class Tally:
         wrong_tokens: that differ, from a text's first difference to its end.
         wrong_texts: texts with such tokens.
         wrong_reasons: texts with the right tokens and the wrong reason.
-        failed: texts that ended otherwise.
+        failed: texts that the edge gave up, with an error; what it had of them is compared all the same.
         repeated: commits that did not start where the last one ended.
         reasons: how many texts ended why.
         examples: the first few that are wrong.
@@ -86,22 +86,21 @@ class Tally:
         self.long_tokens += len(outcome.tokens) * (kind == "long")
         self.repeated += outcome.repeated
         self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
-        if outcome.reason not in ("eos", "stop", "length"):
+        unfinished = outcome.reason not in ("eos", "stop", "length")
+        # What an unfinished text has must be how the right one begins.
+        wanted = written.tokens[: len(outcome.tokens)] if unfinished else written.tokens
+        if outcome.tokens != wanted:
+            pairs = zip(outcome.tokens, wanted, strict=False)
+            shorter = min(len(outcome.tokens), len(wanted))
+            same = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
+            self.wrong_texts += 1
+            self.wrong_tokens += max(len(outcome.tokens), len(wanted)) - same
+            found, instead = outcome.tokens[same : same + 3], wanted[same : same + 3]
+            self._example(outcome, f"differs from token {same} on ({kind}): {found} instead of {instead}")
+        if unfinished:
             self.failed += 1
             self._example(outcome, f"ended with {outcome.reason}: {outcome.error}")
-        elif outcome.tokens != written.tokens:
-            pairs = zip(outcome.tokens, written.tokens, strict=False)
-            same = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-            if same is None:
-                same = min(len(outcome.tokens), len(written.tokens))
-            self.wrong_texts += 1
-            self.wrong_tokens += max(len(outcome.tokens), len(written.tokens)) - same
-            self._example(
-                outcome,
-                f"differs from token {same} on ({kind}): {outcome.tokens[same : same + 3]} "
-                f"instead of {written.tokens[same : same + 3]}",
-            )
-        elif outcome.reason != written.reason:
+        elif outcome.tokens == wanted and outcome.reason != written.reason:
             self.wrong_reasons += 1
             self._example(outcome, f"ended with {outcome.reason} instead of {written.reason}")
 

@@ -109,6 +109,8 @@ def test_a_tally_of_equal_texts_is_right() -> None:
         (outcome([1, 3, 4, 5]), {"wrong_texts": 1, "wrong_tokens": 1}),
         (outcome([1, 3, 4], "eos"), {"wrong_reasons": 1}),
         (outcome([1, 3, 4], "failed"), {"failed": 1}),
+        (outcome([1], "failed"), {"failed": 1}),
+        (outcome([1, 7], "failed"), {"failed": 1, "wrong_texts": 1, "wrong_tokens": 1}),
         (outcome([1, 3, 4], repeated=1), {"repeated": 1}),
     ],
 )
