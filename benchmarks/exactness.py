@@ -131,7 +131,6 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
     stops = (newline, draft.loaded.tokenizer.encode(".")[-1])
     quick = args.quick
     shape = Shape(
-        group=4 if quick else 8,
         most_prompt=80 if quick else args.prompt_tokens,
         least=16 if quick else 40,
         most=48 if quick else 200,

@@ -23,13 +23,14 @@ MAX_VERDICT_TOKENS = 320
 MAX_AHEAD = 256
 MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
+MAX_MILLIS = 10_000_000
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 # msgspec has no bounds above 2**63; msgpack integers end at 2**64 - 1 anyway.
 U64 = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": 2**64 - 1})]
 Position = Annotated[int, Meta(ge=0, le=2**20)]
 Counter = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Millis = Annotated[int, Meta(ge=0, le=10_000_000)]
+Millis = Annotated[int, Meta(ge=0, le=MAX_MILLIS)]
 # Python's `$` also matches before a last newline, hence the look-ahead.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
@@ -204,8 +205,9 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         tokens: decided tokens, maybe none.
         digest: of the chain after the last token.
         fin: cross-check of the finish, or gap.
-        queue: ms that the batch waited before its forward.
-        compute: ms of the forward.
+        queue: ms that the batch waited before its forward; in an answer without a forward, ms for which the session's
+            work has waited for its turn until now, and 0 if nothing waits or the worker makes no headway.
+        compute: ms of the forward; 0 without one.
         worker: only until the edge is known to have it (hello).
         lease: seconds; 0 when `worker` is empty.
     """

@@ -64,7 +64,7 @@ def count(
     found = {"eager, one row": Flips(), "eager, pieces of 5": Flips(), "ours, one token": Flips()}
     for number, prompt in enumerate(prompts):
         text = Text(number, tuple(prompt), Dice(float(number % 2), 0, 1.0, seed), length, ())
-        tokens = reference.write([text])[0].tokens
+        tokens = reference.write(text).tokens
         rows = _transformers(reference, prompt, tokens, 2, 1)
         others = {
             "eager, one row": _transformers(reference, prompt, tokens, 1, 1),

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from benchmarks.exact.reference import Text, Written
@@ -18,14 +17,14 @@ _LONGEST_LINE = 2**22
 
 @dataclass(slots=True)
 class ReferencePool:
-    """Reference processes that take groups of texts in turn.
+    """Reference processes that take texts in turn.
 
     Attributes:
         folder: checkpoint of the target.
         dtype: of it.
         processes: how many, of one thread each.
         module: the program that writes: `reference`, or `solo` for contexts that are too long for it.
-        backlog: groups that are asked for and not answered.
+        backlog: texts that are asked for and not answered.
     """
 
     folder: str
@@ -33,25 +32,23 @@ class ReferencePool:
     processes: int
     module: str = "benchmarks.exact.reference"
     backlog: int = 0
-    _queue: asyncio.Queue[tuple[Sequence[Text], asyncio.Future[list[Written]]]] = field(
-        default_factory=asyncio.Queue
-    )
+    _queue: asyncio.Queue[tuple[Text, asyncio.Future[Written]]] = field(default_factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         """Start the processes."""
         self._tasks = [asyncio.create_task(self._serve()) for _ in range(self.processes)]
 
-    async def write(self, texts: Sequence[Text]) -> list[Written]:
-        """Have a group written; see `reference.Reference.write`. Any number may wait.
+    async def write(self, text: Text) -> Written:
+        """Have a text written; see `reference.Reference.write`. Any number may wait.
 
         Raises:
             RuntimeError: the process ended.
         """
-        answer: asyncio.Future[list[Written]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         self.backlog += 1
         try:
-            await self._queue.put((texts, answer))
+            await self._queue.put((text, answer))
             return await answer
         finally:
             self.backlog -= 1
@@ -77,13 +74,13 @@ class ReferencePool:
         assert process.stdout is not None  # noqa: S101
         try:
             while True:
-                texts, answer = await self._queue.get()
-                process.stdin.write(json.dumps([asdict(text) for text in texts]).encode() + b"\n")
+                text, answer = await self._queue.get()
+                process.stdin.write(json.dumps(asdict(text)).encode() + b"\n")
                 line = await process.stdout.readline()
                 if not line:
                     answer.set_exception(RuntimeError("a reference process ended"))
                     continue
-                answer.set_result([Written(**found) for found in json.loads(line)])
+                answer.set_result(Written(**json.loads(line)))
         finally:
             if process.returncode is None:
                 process.kill()

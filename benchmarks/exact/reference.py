@@ -1,16 +1,15 @@
 """The target without any of our code: transformers' own model and cache, one token at a time.
 
 Imports nothing of the project but `dice`, the second writing of how tokens are chosen. It is also a program: JSON
-lines with texts to write on standard input, JSON lines with the answers on standard output::
+lines with a text to write each on standard input, JSON lines with the answers on standard output::
 
     python -m benchmarks.exact.reference FOLDER DTYPE
 
-A matrix product with few rows takes another kernel and other bits, so a forward reads several rows: copies of one
-text that is written alone (2 in bfloat16, 8 in float32), or texts with prompts of one length in step with each other,
-so that no padding is needed. In bfloat16 the attention is transformers' ``eager``. In float32 its sums depend on the
-context's length, so `fixed_order_attention` below replaces it: rows padded to 8, contexts to multiples of 64, values
-summed in blocks of 64 from the left. Above 1,024 positions ``eager`` itself changes its sums with the length; texts
-must stay below.
+A matrix product with few rows takes another kernel and other bits, so a forward reads the one text that is written
+several times over: 2 equal rows in bfloat16, 8 in float32. In bfloat16 the attention is transformers' ``eager``. In
+float32 its sums depend on the context's length, so `fixed_order_attention` below replaces it: rows padded to 8,
+contexts to multiples of 64, values summed in blocks of 64 from the left. Above 1,024 positions ``eager`` itself
+changes its sums with the length; texts must stay below.
 """
 
 from __future__ import annotations
@@ -107,33 +106,25 @@ class Reference:
             local_files_only=True,
         )
         self._model = loaded.eval()
-        self.least_rows = _LEAST_ROWS if fixed else 2
+        self.copies = _LEAST_ROWS if fixed else 2
 
-    def write(self, texts: Sequence[Text]) -> list[Written]:
-        """Write texts with prompts of one length in step: each forward reads the next token of every text.
-
-        A single text, or too few for the kernels to agree, are read as several copies.
+    def write(self, text: Text) -> Written:
+        """Write a text: its prompt in one forward, then one token in each, and nothing else in any of them.
 
         Raises:
-            ValueError: the context would pass 1,024 positions, or the prompts have several lengths.
+            ValueError: the context would pass 1,024 positions.
         """
-        length = len(texts[0].prompt)
-        if any(len(text.prompt) != length for text in texts):
-            raise ValueError("texts in step need prompts of one length")
-        if length + max(text.limit for text in texts) > MAX_CONTEXT:
-            raise ValueError(f"text {texts[0].number} passes {MAX_CONTEXT} positions")
-        copies = -(-self.least_rows // len(texts))
-        cache, logits = self.read([text.prompt for text in texts] * copies)
-        written = [Written(text.number, [], "") for text in texts]
+        length = len(text.prompt)
+        if length + text.limit > MAX_CONTEXT:
+            raise ValueError(f"text {text.number} passes {MAX_CONTEXT} positions")
+        written = Written(text.number, [], "")
+        cache, logits = self.read([text.prompt] * self.copies)
         while True:
-            for text, one, row in zip(texts, written, logits, strict=False):
-                if not one.reason:
-                    one.tokens.append(choose(row, text.dice, length + len(one.tokens)))
-                    one.reason = text.finish(one.tokens) or ""
-            if all(one.reason for one in written):
+            written.tokens.append(choose(logits[0], text.dice, length + len(written.tokens)))
+            written.reason = text.finish(written.tokens) or ""
+            if written.reason:
                 return written
-            # What a finished text reads any more is thrown away; its row keeps the shape.
-            logits = self.next(cache, [one.tokens[-1] for one in written] * copies)
+            logits = self.next(cache, written.tokens[-1:] * self.copies)
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Rows]:
@@ -204,13 +195,13 @@ def _no_mask(*_args: Any, **_kwargs: Any) -> None:
 
 
 def main() -> None:
-    """Answer groups of texts, one JSON line each, until standard input ends."""
+    """Answer texts, one JSON line each, until standard input ends."""
     folder, dtype = sys.argv[1:]
     torch.set_num_threads(1)
     reference = Reference(folder, dtype)
     for line in sys.stdin:
-        texts = [Text.from_object(found) for found in json.loads(line)]
-        sys.stdout.write(json.dumps([asdict(one) for one in reference.write(texts)]) + "\n")
+        written = reference.write(Text.from_object(json.loads(line)))
+        sys.stdout.write(json.dumps(asdict(written)) + "\n")
         sys.stdout.flush()
 
 

@@ -35,13 +35,13 @@ def write(model: PackedModel, text: Text) -> Written:
 
 
 def main() -> None:
-    """Answer groups of texts, one JSON line each, until standard input ends."""
+    """Answer texts, one JSON line each, until standard input ends."""
     folder, dtype = sys.argv[1:]
     torch.set_num_threads(1)
     model = PackedModel(load_target(folder, dtype=dtype, attn_implementation=register()).model)
     for line in sys.stdin:
-        texts = [Text.from_object(found) for found in json.loads(line)]
-        sys.stdout.write(json.dumps([asdict(write(model, text)) for text in texts]) + "\n")
+        written = write(model, Text.from_object(json.loads(line)))
+        sys.stdout.write(json.dumps(asdict(written)) + "\n")
         sys.stdout.flush()
 
 

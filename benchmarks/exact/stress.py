@@ -16,15 +16,14 @@ from benchmarks.exact.fleet import Fleet
 from benchmarks.exact.pool import ReferencePool
 from benchmarks.exact.reference import Text, Written
 from benchmarks.exact.system import Edge, Outcome, edge
-from benchmarks.exact.texts import Shape, groups, long_text
+from benchmarks.exact.texts import Shape, long_text, texts
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from edge_node.draft_model import DraftModel
 
 _LOOK = 0.2
 _PROGRESS = 15.0
-_MOST_BACKLOG = 4
-_ALONE_EVERY = 8
+_MOST_BACKLOG = 48
 _LONG_POSITIONS = 1050
 
 
@@ -55,7 +54,6 @@ class Tally:
 
     Attributes:
         texts, tokens: compared.
-        alone_tokens: of these, against texts that the reference wrote alone, as copies of one text.
         long_tokens: of these, in contexts above 1,024 positions.
         wrong_tokens: that differ, from a text's first difference to its end.
         wrong_texts: texts with such tokens.
@@ -68,7 +66,6 @@ class Tally:
 
     texts: int = 0
     tokens: int = 0
-    alone_tokens: int = 0
     long_tokens: int = 0
     wrong_tokens: int = 0
     wrong_texts: int = 0
@@ -78,12 +75,11 @@ class Tally:
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
 
-    def add(self, outcome: Outcome, written: Written, kind: str) -> None:
-        """Compare one text. `kind` is ``in step``, ``alone`` or ``long``."""
+    def add(self, outcome: Outcome, written: Written, *, long: bool = False) -> None:
+        """Compare one text. `long` is one with a context above 1,024 positions."""
         self.texts += 1
         self.tokens += len(outcome.tokens)
-        self.alone_tokens += len(outcome.tokens) * (kind == "alone")
-        self.long_tokens += len(outcome.tokens) * (kind == "long")
+        self.long_tokens += len(outcome.tokens) * long
         self.repeated += outcome.repeated
         self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
         unfinished = outcome.reason not in ("eos", "stop", "length")
@@ -96,7 +92,7 @@ class Tally:
             self.wrong_texts += 1
             self.wrong_tokens += max(len(outcome.tokens), len(wanted)) - same
             found, instead = outcome.tokens[same : same + 3], wanted[same : same + 3]
-            self._example(outcome, f"differs from token {same} on ({kind}): {found} instead of {instead}")
+            self._example(outcome, f"differs from token {same} on: {found} instead of {instead}")
         if unfinished:
             self.failed += 1
             self._example(outcome, f"ended with {outcome.reason}: {outcome.error}")
@@ -132,7 +128,7 @@ class Stress:
     rng: random.Random
     say: Callable[[str], None]
     tally: Tally = field(default_factory=Tally)
-    _open: dict[asyncio.Task[None], Sequence[Text]] = field(default_factory=dict)
+    _open: dict[asyncio.Task[None], Text] = field(default_factory=dict)
     _active: set[int] = field(default_factory=set)
 
     async def run(self, draft: DraftModel, folder: str, dtype: str, threads: int) -> dict[str, Any]:
@@ -179,17 +175,16 @@ class Stress:
                 await solo.end()
 
     async def _drive(self, node: Edge, fleet: Fleet, pool: ReferencePool, dtype: str) -> None:
-        """Start groups of texts and strike workers until enough is committed and compared."""
-        waiting = groups(self.prompts, self.shape, self.rng)
+        """Start texts and strike workers until enough is committed and compared."""
+        waiting = texts(self.prompts, self.shape, self.rng)
         began = time.monotonic()
         strike_at = self._next_strike(0)
-        number, said = 0, began
+        said = began
         while True:
             now = time.monotonic()
             enough = node.committed + self._under_way() >= self.load.tokens or now - began > self.load.seconds
             while not enough and len(self._active) < self.load.sessions and pool.backlog < _MOST_BACKLOG:
-                self._begin(node, pool, next(waiting), alone=number % _ALONE_EVERY == 1)
-                number += 1
+                self._follow(node, pool, next(waiting))
                 enough = node.committed + self._under_way() >= self.load.tokens
             if enough and not self._open:
                 return
@@ -205,35 +200,27 @@ class Stress:
                     del self._open[task]
                     task.result()
 
-    def _begin(self, node: Edge, pool: ReferencePool, texts: Sequence[Text], *, alone: bool) -> None:
-        if alone:
-            for text in texts[:2]:
-                self._follow(node, pool, [text], "alone")
-        else:
-            self._follow(node, pool, texts, "in step")
-
     def _begin_long(self, node: Edge, solo: ReferencePool) -> None:
         positions = _LONG_POSITIONS + self.rng.randint(0, 100)
-        self._follow(node, solo, [long_text(self.prompts, positions, 40, self.rng)], "long")
+        self._follow(node, solo, long_text(self.prompts, positions, 40, self.rng), long=True)
 
-    def _follow(self, node: Edge, pool: ReferencePool, texts: Sequence[Text], kind: str) -> None:
-        self._active |= {text.number for text in texts}
-        task = asyncio.create_task(self._compare(node, pool, texts, kind))
-        self._open[task] = texts
+    def _follow(self, node: Edge, pool: ReferencePool, text: Text, *, long: bool = False) -> None:
+        self._active.add(text.number)
+        task = asyncio.create_task(self._compare(node, pool, text, long=long))
+        self._open[task] = text
 
-    async def _compare(self, node: Edge, pool: ReferencePool, texts: Sequence[Text], kind: str) -> None:
-        """Have a group written by both sides and compare."""
-        reference = asyncio.create_task(pool.write(texts))
+    async def _compare(self, node: Edge, pool: ReferencePool, text: Text, *, long: bool) -> None:
+        """Have a text written by both sides and compare."""
+        reference = asyncio.create_task(pool.write(text))
         try:
-            outcomes = await asyncio.gather(*(self._system(node, text) for text in texts))
+            outcome = await self._system(node, text)
             written = await reference
         finally:
             reference.cancel()
-        for outcome, one in zip(outcomes, written, strict=True):
-            right = self.tally.right
-            self.tally.add(outcome, one, kind)
-            if right and not self.tally.right:
-                self.say(f"WRONG: {self.tally.examples[-1:]}")
+        right = self.tally.right
+        self.tally.add(outcome, written, long=long)
+        if right and not self.tally.right:
+            self.say(f"WRONG: {self.tally.examples[-1:]}")
 
     async def _system(self, node: Edge, text: Text) -> Outcome:
         try:
@@ -243,8 +230,7 @@ class Stress:
 
     def _under_way(self) -> float:
         """Tokens that the texts under way may still commit: half of their limits."""
-        texts = [text for group in self._open.values() for text in group if text.number in self._active]
-        return sum(text.limit for text in texts) / 2
+        return sum(text.limit for text in self._open.values() if text.number in self._active) / 2
 
     def _next_strike(self, committed: int) -> float:
         return committed + self.load.strike_every * self.rng.uniform(0.5, 1.5)

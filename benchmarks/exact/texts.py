@@ -1,4 +1,4 @@
-"""Which texts are written: prompts in groups of one length, and sampling parameters for each."""
+"""Which texts are written: prompts, sampling parameters and ends for each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ class Shape:
     """How texts are made.
 
     Attributes:
-        group: texts whose prompts are cut to one length.
         most_prompt: tokens of a prompt; of longer ones the end is kept.
         least, most: bounds of the limit.
         eos: ids that end a text.
         stops: ids of which one may serve as a stop.
     """
 
-    group: int
     most_prompt: int
     least: int
     most: int
@@ -35,18 +33,15 @@ class Shape:
     stops: tuple[int, ...]
 
 
-def groups(prompts: Sequence[Sequence[int]], shape: Shape, rng: random.Random) -> Iterator[list[Text]]:
-    """Groups of texts for ever. Each pass uses every prompt; groups come in random order."""
-    by_length = sorted((tuple(prompt[-shape.most_prompt :]) for prompt in prompts), key=len)
-    chunks = [by_length[start : start + shape.group] for start in range(0, len(by_length), shape.group)]
+def texts(prompts: Sequence[Sequence[int]], shape: Shape, rng: random.Random) -> Iterator[Text]:
+    """Texts for ever. Each pass uses every prompt once, in random order."""
+    order = [tuple(prompt[-shape.most_prompt :]) for prompt in prompts]
     number = 0
     while True:
-        rng.shuffle(chunks)
-        for chunk in chunks:
-            length = len(chunk[0])
-            made = [_text(number + place, prompt[-length:], shape, rng) for place, prompt in enumerate(chunk)]
-            number += len(made)
-            yield made
+        rng.shuffle(order)
+        for prompt in order:
+            yield _text(number, prompt, shape, rng)
+            number += 1
 
 
 def _text(number: int, prompt: tuple[int, ...], shape: Shape, rng: random.Random) -> Text:

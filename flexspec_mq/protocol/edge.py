@@ -247,7 +247,9 @@ class EdgeSession:
     def _verdict(self, verdict: Verdict, now: float) -> None:
         self._timers.heard(now)
         self._nobody = False
-        self._rtt.answered(verdict.echo, verdict.queue, verdict.compute, now)
+        # An answer without tokens came at once: its `queue` tells of work that still waits.
+        queue = verdict.queue if verdict.tokens else 0
+        self._rtt.answered(verdict.echo, queue, verdict.compute, now)
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
@@ -283,6 +285,8 @@ class EdgeSession:
         if mine:
             self._window.holds(min(end, self._text.have))
             self._timers.answered(progress=bool(added.tokens))
+            if verdict.queue and not verdict.tokens:
+                self._timers.waits_its_turn(now)
         if added.tokens:
             self._sender.out.append(Commit(added.start, added.tokens, added.accepted))
             self._progress(now, rolled_back=added.rolled_back)
@@ -414,6 +418,11 @@ class EdgeSession:
         version = self._request.version
         if self._nobody:
             error = WorkerError(f"no worker serves {version}", hint="start one, or ask for another version")
+        elif self._timers.queued:
+            error = WorkerError(
+                f"the workers of {version} have too much to do: this text waited too long for its turn",
+                hint="start more workers of this version, or ask again later",
+            )
         else:
             error = WorkerError(
                 f"no worker of {version} answered in time",

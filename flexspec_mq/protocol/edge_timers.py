@@ -33,6 +33,7 @@ class EdgeTimers:
         self._backoff = 0
         self._heard_at = inf
         self._progress_at = inf
+        self._queued_from = inf
         self._stall_from = inf
         self._silent_from = inf
         self._polls = 0
@@ -51,7 +52,7 @@ class EdgeTimers:
         """Open again after `wait` seconds, and start the back-off afresh after that."""
         self._backoff = 0
         self._open_at = now + wait
-        self._progress_at = now
+        self._queued(now)
 
     def delay_open(self, now: float, failures: int) -> None:
         """Space out opens that workers keep undoing: the `failures`-th in a row."""
@@ -66,6 +67,7 @@ class EdgeTimers:
         """The link is up (again): ask soon, but not all edges at once."""
         self._backoff = 0
         self._heard_at = self._progress_at = self._stall_from = now
+        self._queued_from = inf
         self._silent_from = inf
         self._open_at = min(self._open_at, now + self._rng.random() * self._rtt.timeout)
 
@@ -88,7 +90,22 @@ class EdgeTimers:
     def progressed(self, now: float) -> None:
         """New tokens were committed, by whichever worker."""
         self._progress_at = self._stall_from = now
+        self._queued_from = inf
         self._patience = 1
+
+    def waits_its_turn(self, now: float) -> None:
+        """The adopted worker is at work and has not come to this session yet: elsewhere it would start afresh."""
+        self._stall_from = now
+        self._queued(now)
+
+    def _queued(self, now: float) -> None:
+        self._progress_at = now
+        self._queued_from = min(self._queued_from, now)
+
+    @property
+    def queued(self) -> bool:
+        """Whether workers have said since the last token that they are alive and have too much to do."""
+        return self._queued_from < inf
 
     def answered(self, *, progress: bool) -> None:
         """The adopted worker spoke. Answers without new tokens make us ask less often, not more."""
@@ -99,7 +116,7 @@ class EdgeTimers:
     def expect(self, now: float, *, expecting: bool) -> None:
         """Say after every event whether the adopted worker owes us something."""
         if not expecting:
-            self._silent_from = inf
+            self._silent_from = self._queued_from = inf
             self._stall_from = self._progress_at = now
         elif self._silent_from == inf:
             self._silent_from = now
@@ -126,7 +143,9 @@ class EdgeTimers:
         times = {EdgeEvent.DEADLINE: self._deadline}
         if not online:
             return times
-        times[EdgeEvent.HOPELESS] = self._progress_at + self._config.progress_timeout
+        times[EdgeEvent.HOPELESS] = min(
+            self._progress_at + self._config.progress_timeout, self._queued_from + self._config.queue_timeout
+        )
         if state is EdgeState.OPENING:
             times[EdgeEvent.HOPELESS] = min(times[EdgeEvent.HOPELESS], self._heard_at + self._config.give_up)
             times[EdgeEvent.OPEN_DUE] = self._open_at

@@ -37,7 +37,14 @@ class RoundTrip:
             self._sent.popitem(last=False)
 
     def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> None:
-        """Take a verdict's echo and times; `queue_ms` and `compute_ms` are 0 on answers without a forward."""
+        """Take a verdict's echo and times.
+
+        Args:
+            seq: echoed.
+            queue_ms: that the batch waited for its forward; 0 for answers that waited for none.
+            compute_ms: of the forward.
+            now: seconds.
+        """
         if queue_ms or compute_ms:
             self._computed = True
             self.queue = queue_ms / 1000

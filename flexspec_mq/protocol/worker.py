@@ -16,7 +16,7 @@ from flexspec_mq.protocol.effects import Crop, Free, Reply, SessionKey, WorkerEf
 from flexspec_mq.protocol.tombstones import Tombstones
 from flexspec_mq.protocol.worker_session import Batch, WorkerSession
 from flexspec_mq.protocol.worker_types import WorkerConfig, WorkerCounters, WorkerState, WorkItem
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Fin, Open, Poll
+from schemas.messages import MAX_MILLIS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Fin, Open, Poll
 
 __all__ = ["WorkItem", "WorkerConfig", "WorkerCounters", "WorkerMachine", "WorkerState"]
 
@@ -41,6 +41,8 @@ class WorkerMachine:
         self._sessions: dict[SessionKey, WorkerSession] = {}
         self._tombs = Tombstones(config.tombstones, config.tombstone_life)
         self._draining = False
+        self._stepped_at = -inf
+        self._longest = 0.0
         self._out: list[WorkerEffect] = []
         self.counters = WorkerCounters()
 
@@ -97,7 +99,11 @@ class WorkerMachine:
         return any(session.ready_since is not None for session in self._sessions.values())
 
     def take_work(self, now: float, most: int) -> list[WorkItem]:
-        """Up to `most` items, of as many sessions, those that have waited longest first."""
+        """Up to `most` items, of as many sessions, those that have waited longest first.
+
+        Call it before every step, also when the step only goes on with what it has: it shows that steps go on.
+        """
+        self._stepped_at = now
         ready = [session for session in self._sessions.values() if session.ready_since is not None]
         ready.sort(key=lambda session: session.ready_since or 0.0)
         return [session.next_item(now) for session in ready[:most]]
@@ -117,6 +123,7 @@ class WorkerMachine:
         Raises:
             LocalProtocolError: the tokens cannot be an answer to the item.
         """
+        self._longest = max(self._longest, compute_ms / 1000)
         session = self._sessions.get(item.key)
         if session is None:
             self.counters.dropped += 1
@@ -265,7 +272,15 @@ class WorkerMachine:
         session.expires = now + self._config.lease
 
     def _reply(self, session: WorkerSession, now: float) -> None:
-        self._out.append(Reply(session.key[0], session.verdict(now), session.qos))
+        verdict = session.verdict(now, times=self._waits(session, now))
+        self._out.append(Reply(session.key[0], verdict, session.qos))
+
+    def _waits(self, session: WorkerSession, now: float) -> tuple[int, int]:
+        """Times for an answer without a forward: a queue above 0 says that work of the session waits its turn."""
+        since = session.owes_since
+        if since is None or now - self._stepped_at > max(self._config.step_bound, 4 * self._longest):
+            return 0, 0
+        return min(max(1, int(1000 * (now - since))), MAX_MILLIS), 0
 
     def _draft(self, key: SessionKey, message: Draft | Poll, now: float) -> None:
         session = self._sessions[key]
@@ -290,7 +305,8 @@ class WorkerMachine:
             self._reply(session, now)
         elif kept and session.gap_before(batch):
             self.counters.gaps += 1
-            self._out.append(Reply(key[0], session.gap(now), session.qos))
+            verdict = session.gap(now, self._waits(session, now))
+            self._out.append(Reply(key[0], verdict, session.qos))
 
     def _unknown(self, key: SessionKey, message: Draft | Poll, now: float) -> None:  # noqa: ARG002  the table's signature
         self.counters.unknown += 1

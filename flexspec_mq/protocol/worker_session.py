@@ -267,6 +267,11 @@ class WorkerSession:
             elif len(self.chain) >= self.identity.limit:
                 self.ended = Fin.LENGTH
 
+    @property
+    def owes_since(self) -> float | None:
+        """Since when the edge waits for what is being computed or will be next; None if for nothing."""
+        return self.flight.waiting_since if self.flight is not None else self.ready_since
+
     # Verdicts
 
     def ask_again(self) -> None:
@@ -284,7 +289,8 @@ class WorkerSession:
         Args:
             now: seconds.
             echo: `seq` to echo; None is the newest one seen.
-            times: queue and compute in ms, of the forward that this verdict comes from.
+            times: queue and compute in ms, of the forward that this verdict comes from. Without a forward, how
+                long the session's work has waited up to now, and 0.
         """
         start = min(self.sent, len(self.chain))
         end = min(len(self.chain), start + MAX_VERDICT_TOKENS)
@@ -306,10 +312,10 @@ class WorkerSession:
             self._config.lease if self._greet else 0,
         )
 
-    def gap(self, now: float) -> Verdict:
+    def gap(self, now: float, times: tuple[int, int]) -> Verdict:
         """A verdict from what the edge has, saying that something before its newest batch is missing."""
         self.ask_again()
-        verdict = self.verdict(now)
+        verdict = self.verdict(now, times=times)
         if verdict.fin is not Fin.NONE:
             return verdict
         return Verdict(

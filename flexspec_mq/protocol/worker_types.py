@@ -30,6 +30,8 @@ class WorkerConfig:
         busy_retry: seconds that an edge is told to wait when the worker is full.
         drain_retry: the same when it is draining and another worker will answer.
         stream_gap: least seconds between verdicts of pure run-ahead; tokens in between share a verdict.
+        step_bound: seconds without a new step, or four times the longest forward so far if that is more, after
+            which the engine counts as stuck: edges are no longer told that their work waits its turn.
     """
 
     worker: str
@@ -46,6 +48,7 @@ class WorkerConfig:
     busy_retry: float = 0.5
     drain_retry: float = 0.05
     stream_gap: float = 0.005
+    step_bound: float = 10.0
 
 
 class WorkerState(StrEnum):

@@ -17,7 +17,7 @@ from benchmarks.exact.faults import Weather, stormy
 from benchmarks.exact.reference import Text, Written, fixed_order_attention
 from benchmarks.exact.stress import Tally
 from benchmarks.exact.system import Outcome
-from benchmarks.exact.texts import Shape, groups
+from benchmarks.exact.texts import Shape, texts
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.memory import MemoryBroker
 
@@ -96,9 +96,9 @@ def outcome(tokens: list[int], reason: str = "length", repeated: int = 0) -> Out
 
 def test_a_tally_of_equal_texts_is_right() -> None:
     tally = Tally()
-    tally.add(outcome([1, 3, 4]), Written(0, [1, 3, 4], "length"), "alone")
+    tally.add(outcome([1, 3, 4]), Written(0, [1, 3, 4], "length"), long=True)
     assert tally.right
-    assert (tally.texts, tally.tokens, tally.alone_tokens, tally.examples) == (1, 3, 3, [])
+    assert (tally.texts, tally.tokens, tally.long_tokens, tally.examples) == (1, 3, 3, [])
 
 
 @pytest.mark.parametrize(
@@ -116,23 +116,21 @@ def test_a_tally_of_equal_texts_is_right() -> None:
 )
 def test_a_tally_counts_what_is_wrong(found: Outcome, counts: dict[str, int]) -> None:
     tally = Tally()
-    tally.add(found, Written(0, [1, 3, 4], "length"), "in step")
+    tally.add(found, Written(0, [1, 3, 4], "length"))
     assert not tally.right
     kinds = ("wrong_texts", "wrong_tokens", "wrong_reasons", "failed", "repeated")
     assert {kind: getattr(tally, kind) for kind in kinds if getattr(tally, kind)} == counts
 
 
-def test_groups_have_prompts_of_one_length_and_use_all_of_them() -> None:
+def test_a_pass_uses_every_prompt_once_and_keeps_the_end_of_long_ones() -> None:
     prompts = [tuple(range(length)) for length in range(10, 34)]
-    shape = Shape(group=4, most_prompt=30, least=5, most=9, eos=(2,), stops=(7,))
-    made = groups(prompts, shape, random.Random(0))
-    first = [next(made) for _ in range(6)]
-    for texts in first:
-        assert len({len(text.prompt) for text in texts}) == 1
-        assert all(5 <= text.limit <= 9 for text in texts)
-    numbers = [text.number for texts in first for text in texts]
-    assert numbers == list(range(24))
-    assert {text.prompt[-1] for texts in first for text in texts} == set(range(9, 33))
+    shape = Shape(most_prompt=30, least=5, most=9, eos=(2,), stops=(7,))
+    made = texts(prompts, shape, random.Random(0))
+    first = [next(made) for _ in range(24)]
+    assert all(5 <= text.limit <= 9 for text in first)
+    assert [text.number for text in first] == list(range(24))
+    assert {text.prompt for text in first} == {prompt[-30:] for prompt in prompts}
+    assert next(made).number == 24
 
 
 @asynccontextmanager

@@ -84,7 +84,8 @@ def build(rng: random.Random, *, flips: float) -> World:
     )
     target = Target(flips=flips, rng=random.Random(rng.random()))
     forward = rng.choice(((0.02, 0.001), (0.05, 0.001), (0.4, 0.02)))
-    return World(rng, target, link, rng.randint(1, 3), config, forward)
+    reading = rng.choice((None, None, 1, 3))
+    return World(rng, target, link, rng.randint(1, 3), config, forward, reading)
 
 
 def _fault(world: World) -> None:

@@ -153,7 +153,7 @@ class Cell:
 
 @dataclass
 class Host:
-    """One worker process: machine, engine, and whether it is there."""
+    """One worker process: machine, engine, and whether it is there. `cached` counts prompt and generated tokens."""
 
     name: str
     machine: WorkerMachine
@@ -163,6 +163,7 @@ class Host:
     busy: bool = False
     life: int = 0
     cached: dict[tuple[str, int], int] = field(default_factory=dict)
+    pending: dict[tuple[str, int], WorkItem] = field(default_factory=dict)
 
 
 class World:
@@ -175,6 +176,7 @@ class World:
         workers: how many.
         config: of the workers; the name is replaced.
         forward_time: seconds of a forward and of each position in it.
+        reading: tokens of unread prefixes that one forward reads; None reads them all and takes no time for it.
     """
 
     def __init__(
@@ -185,12 +187,14 @@ class World:
         workers: int,
         config: WorkerConfig,
         forward_time: tuple[float, float] = (0.048, 0.0012),
+        reading: int | None = None,
     ) -> None:
         self.rng = rng
         self.target = target
         self.link = link
         self.config = config
         self.forward_time = forward_time
+        self.reading = reading
         self.now = 0.0
         self.online = True
         self.cells: list[Cell] = []
@@ -347,20 +351,24 @@ class World:
                     self._carry(partial(self._to_edge, message))
                 case Free(key):
                     host.cached.pop(key, None)
+                    host.pending.pop(key, None)
                 case Crop(key, length):
                     if key in host.cached:
-                        host.cached[key] = min(host.cached[key], length)
+                        prompt = len(host.machine._sessions[key].prompt)
+                        host.cached[key] = min(host.cached[key], prompt + length)
         for session in host.machine._sessions.values():
             self.most_held = max(self.most_held, len(session.held))
         self._compute(host)
 
     def _compute(self, host: Host) -> None:
-        if host.busy or host.hung or not host.alive or not host.machine.has_work():
+        work = host.pending or host.machine.has_work()
+        if host.busy or host.hung or not host.alive or not work:
             return
-        items = host.machine.take_work(self.now, 4)
+        host.pending.update((item.key, item) for item in host.machine.take_work(self.now, 4))
         host.busy = True
+        items, read = self._compose(host)
         base, each = self.forward_time
-        took = base + each * sum(1 + len(item.draft) for item in items)
+        took = base + each * (read + sum(1 + len(item.draft) for item in items))
         life, began = host.life, self.now
 
         def done() -> None:
@@ -368,14 +376,31 @@ class World:
                 return
             host.busy = False
             for item in items:
+                if host.pending.get(item.key) is item:
+                    del host.pending[item.key]
+            for item in items:
                 tokens = self.target.forward(item)
-                host.cached[item.key] = item.start + len(tokens) - 1
-                queue = round(1000 * (began - item.waiting_since))
-                assert queue >= 0
+                host.cached[item.key] = len(item.context) + len(tokens) - 1
+                queue = max(0, round(1000 * (began - item.waiting_since)))
                 self._worker(host, host.machine.result(item, tokens, queue, round(1000 * took), self.now))
             self._compute(host)
 
         self.at(took, done)
+
+    def _compose(self, host: Host) -> tuple[list[WorkItem], int]:
+        """What the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""
+        if self.reading is None:
+            return list(host.pending.values()), 0
+        items, budget = [], self.reading
+        for item in host.pending.values():
+            unread = len(item.context) - host.cached.get(item.key, 0)
+            if unread > 1:
+                share = min(unread - 1, budget)
+                budget -= share
+                host.cached[item.key] = host.cached.get(item.key, 0) + share
+            else:
+                items.append(item)
+        return items, self.reading - budget
 
     def crash(self, host: Host) -> None:
         """Kill a worker and start it anew under its name, knowing nothing."""
@@ -386,6 +411,7 @@ class World:
         host.busy = host.hung = False
         host.alive = True
         host.cached.clear()
+        host.pending.clear()
         for cell in self.cells:
             if cell.machine.worker == host.name and self.rng.random() < 0.7:
                 self.at(0.3, partial(self.gone, cell, host.name))
