@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled
+from flexspec_mq.stages import say, stages
 from flexspec_mq.transport.arguments import add_link_arguments, link_settings
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def _main(argv: Sequence[str]) -> int:
         stream=sys.stderr,
     )
     link = link_settings(args, f"w-{settings.worker}")
-    target = load(settings, _say)  # before the event loop, so that Ctrl-C ends it
+    with stages() as tell:
+        target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
+    say(str(target.proof))
     asyncio.run(_serve(settings, link, target, ready_json=args.ready_json))
     return 0
 
@@ -82,7 +85,7 @@ def stoppable(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
         nonlocal signals
         signals += 1
         if signals == 1:
-            _say("draining; once more ends it at once")
+            say("draining; once more ends it at once")
             worker.stop()
         else:
             run.cancel()
@@ -111,12 +114,7 @@ def _tell_ready(settings: WorkerSettings, base: LinkSettings, target: Target, *,
         }
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
-    _say(f"worker {settings.worker} serves version {settings.version} at {base.address}")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    say(f"worker {settings.worker} serves version {settings.version} at {base.address}")
 
 
 if __name__ == "__main__":

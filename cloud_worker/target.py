@@ -61,5 +61,4 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     )
     packed = PackedModel(loaded.model)
     proof = prove(packed, progress=_every(2.0, say))
-    say(str(proof))
     return Target(loaded, packed, proof)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edge_node.settings import EdgeSettings, add_arguments, from_arguments, plan_from
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled
+from flexspec_mq.stages import stages
 from flexspec_mq.transport.arguments import add_link_arguments, link_settings
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _main(argv: Sequence[str]) -> int:
     # It imports torch: only now that nothing is left to complain about. Outside of the event loop Ctrl-C ends it.
     from edge_node.draft_model import load
 
-    draft = load(settings, _say)
+    with stages() as tell:
+        draft = load(settings, tell)
     asyncio.run(_run(settings, link, draft, lambda node: command(_view(node, draft, wish, args.events))))
     return 0
 
@@ -154,11 +156,6 @@ async def stoppable() -> AsyncIterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import flexspec_mq
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.stages import stages
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -67,15 +67,15 @@ def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
 def _model_prepare(args: argparse.Namespace) -> None:
     from flexspec_mq.models.default import default_model_path
 
-    started = time.monotonic()
     worked = False
+    with stages() as show:
 
-    def tell(text: str) -> None:
-        nonlocal worked
-        worked = True
-        _say(f"  {text} ({time.monotonic() - started:.0f} s)")
+        def tell(text: str) -> None:
+            nonlocal worked
+            worked = True
+            show(text)
 
-    path = default_model_path(tell)
+        path = default_model_path(tell)
     if worked or not args.quiet:
         _say(f"default model: {path}")
 
@@ -83,7 +83,8 @@ def _model_prepare(args: argparse.Namespace) -> None:
 def _model_info(args: argparse.Namespace) -> None:
     from flexspec_mq.models.load import load_target
 
-    loaded = load_target(args.model, progress=_say)
+    with stages() as tell:
+        loaded = load_target(args.model, progress=tell)
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     _say(f"name         {loaded.name}")
     _say(f"architecture {type(loaded.model).__name__}, {parameters / 1e6:.1f} M parameters")

@@ -14,6 +14,7 @@ readonly unfinished=$venv/.setup-unfinished
 readonly log=$venv/setup.log
 readonly mosquitto_path="$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 ticker=
+pip_bar=(--progress-bar off)
 
 say() { printf '%s\n' "$*"; }
 
@@ -33,12 +34,34 @@ stop_ticker() {
 }
 trap stop_ticker EXIT
 
-# Prints the time passed and the newest download or installation, every 5 s, until stopped.
+# The newest download or installation in a log.
+doing() {
+    grep -aE '^ *(Downloading|Building|Installing|Unpacking|Setting up)' "$1" 2>/dev/null | tail -n 1 | cut -c 1-60
+}
+
+# How far the newest download is, in percent; nothing if none is under way. pip writes "Progress 16384 of 93000000".
+percent() {
+    tail -n 1 "$1" 2>/dev/null | awk '$1 == "Progress" && $3 == "of" && $4 > 0 { printf "%d", 100 * $2 / $4 }'
+}
+
+# On a terminal a bar that fills with each download, or wanders where no end is known; elsewhere a line every 5 s.
 tick() {
-    local began=$SECONDS now
-    while sleep 5; do
-        now=$(grep -aE '^ *(Downloading|Building|Installing|Unpacking|Setting up)' "$1" 2>/dev/null | tail -n 1 | cut -c 1-90) || now=
-        say "    $((SECONDS - began)) s  $now"
+    local began=$SECONDS width=24 step=0 share bar at
+    if [ ! -t 1 ]; then
+        while sleep 5; do say "    $((SECONDS - began)) s  $(doing "$1")"; done
+        return
+    fi
+    while sleep 0.3; do
+        share=$(percent "$1")
+        bar=$(printf '%*s' "$width" '')
+        if [ -n "$share" ]; then
+            at=$((share * width / 100))
+            bar=$(printf '%*s' "$at" '' | tr ' ' '#')${bar:$at}
+        else
+            at=$((step++ % (width - 2)))
+            bar="${bar:0:$at}###${bar:$((at + 3))}"
+        fi
+        printf '\r    [%s] %4s %3d s  %-60s' "$bar" "${share:+$share%}" "$((SECONDS - began))" "$(doing "$1")"
     done
 }
 
@@ -52,8 +75,9 @@ step() {
     ticker=$!
     "$@" >"$file" 2>&1 </dev/null || code=$?
     stop_ticker
+    if [ -t 1 ]; then printf '\r%*s\r' 100 ''; fi
     if [ "$code" -ne 0 ]; then
-        tail -n 25 "$file" >&2
+        grep -av '^Progress [0-9]' "$file" | tail -n 25 >&2
         printf 'setup: failed: %s\n' "$text" >&2
     fi
     return "$code"
@@ -148,7 +172,7 @@ pip_install() {
     local text=$1 code=0
     shift
     touch "$unfinished"
-    step "$log" "$text" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "$@" || code=$?
+    step "$log" "$text" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check "${pip_bar[@]}" "$@" || code=$?
     if [ "$code" -le 1 ]; then rm -f "$unfinished"; fi
     [ "$code" -eq 0 ] || die "pip could not finish; the whole output is in $log." "Running make setup again goes on from here."
 }
@@ -162,6 +186,7 @@ install_packages() {
     fi
     "$venv/bin/python" -m pip --version | grep -qE '^pip (2[5-9]|[3-9][0-9])\.' ||
         pip_install "upgrading pip" --upgrade "pip>=25,<27"
+    pip_bar=(--progress-bar raw) # which pip knows since 24.1
     pip_install "installing torch (the largest part)" "torch>=2.9,<3" "${torch_from[@]}"
     pip_install "installing flexspec-mq with models, GGUF conversion and developers' tools" \
         -c constraints.txt -e ".[models,gguf,dev]"

@@ -63,25 +63,20 @@ def _main(argv: Sequence[str]) -> int:
 
 def _start(family: Family, args: argparse.Namespace, screen: Screen) -> Child:
     """Start broker, worker and edge; return the edge when all of them are ready."""
-    with screen.waiting("starting Mosquitto") as status:
+    with screen.bars("broker", "worker", "edge") as tell:
+        tell("starting", "broker")
         broker = family.start("broker", ["-m", "broker", "run", "--ready-json"], lambda _line: None)
         port = broker.wait_for(lambda event: "port" in event, 30.0)["port"]
         screen.say(f"broker   Mosquitto on 127.0.0.1:{port}")
-        status.update("starting worker and edge")
-        doing = {"worker": "starting", "edge": "starting"}
-
-        def told(who: str, line: str) -> None:
-            doing[who] = line
-            status.update(f"worker: {doing['worker']}   edge: {doing['edge']}")
-
+        tell("ready: 100 %", "broker")
         where = ["--broker", f"127.0.0.1:{port}"]
         worker = family.start(
             "worker",
             ["-m", "cloud_worker", *where, "--target", args.target, "--worker", "demo", "--ready-json"],
-            lambda line: told("worker", line),
+            lambda line: tell(line, "worker"),
         )
         edge = family.start(
-            "edge", ["-m", "edge_node", "chat", *where, *_edge_flags(args)], lambda line: told("edge", line)
+            "edge", ["-m", "edge_node", "chat", *where, *_edge_flags(args)], lambda line: tell(line, "edge")
         )
         ready = worker.wait_for(lambda event: "ready" in event, _START)
         screen.say(f"worker   {ready['target']}, verification {ready['exactness']}")

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from flexspec_mq.stages import bars
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
+    from flexspec_mq.stages import Tell
 
 ACCEPTED = "green"
 WRITTEN = "bold yellow"
@@ -41,9 +45,9 @@ class Screen:
         """One line."""
         self._console.print(Text(text))
 
-    def waiting(self, text: str) -> Status:
-        """A spinner with a text, for as long as the block lasts."""
-        return self._console.status(Text(text))
+    def bars(self, *tasks: str) -> AbstractContextManager[Tell]:
+        """A bar for each task, for as long as the block lasts."""
+        return bars(*tasks, console=self._console)
 
     def legend(self) -> None:
         """Which colour means what."""

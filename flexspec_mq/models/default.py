@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -140,10 +141,14 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tell(f"converting {DEFAULT_MODEL_NAME}, once: unpacking 4-bit weights (10 to 40 s)")
+    unpacking = f"converting {DEFAULT_MODEL_NAME}, once: unpacking 4-bit weights"
+    tell(unpacking)
     try:
-        # The bar of transformers' GGUF reader obeys no switch.
-        with quiet_transformers(), redirect_stderr(io.StringIO()):
+        # The bar of transformers' GGUF reader obeys no switch: ours shows what it says.
+        with (
+            quiet_transformers(),
+            redirect_stderr(_Percentages(lambda share: tell(f"{unpacking}: {share} %"))),
+        ):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
@@ -161,3 +166,19 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
     # safetensors makes its file readable by the owner alone; the others follow the user's umask.
     for file in out.iterdir():
         file.chmod((out / "config.json").stat().st_mode)
+
+
+class _Percentages(io.StringIO):
+    """Swallows what a foreign bar writes, and passes on each new tenth of its percentage."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        super().__init__()
+        self._tell = tell
+        self._told = 0
+
+    def write(self, text: str) -> int:
+        found = re.findall(r"(\d{1,3})%", text)
+        if found and int(found[-1]) >= self._told + 10:
+            self._told = int(found[-1]) // 10 * 10
+            self._tell(self._told)
+        return len(text)

@@ -1,0 +1,86 @@
+"""What takes longer than a moment: a bar that moves on a terminal, a line per stage elsewhere.
+
+Whatever works tells its stages as short texts. One that ends in a percentage, as in ``reading weights: 40 %``,
+fills the bar; any other lets it pulse, beside the seconds that have passed.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+_SHARE = re.compile(r"[:,]? *(\d{1,3}) ?%$")
+
+
+class Tell(Protocol):
+    """Takes the newest stage of a task."""
+
+    def __call__(self, text: str, task: str = "") -> None:
+        """Show `text` as what `task` does now."""
+
+
+def split(text: str) -> tuple[str, int | None]:
+    """A stage's text without its percentage, and the percentage."""
+    found = _SHARE.search(text)
+    if found is None or int(found[1]) > 100:
+        return text, None
+    return text[: found.start()], int(found[1])
+
+
+@contextmanager
+def bars(*tasks: str, console: Console) -> Iterator[Tell]:
+    """Bars of several tasks at once on a terminal; they vanish at the end. Nothing is shown elsewhere.
+
+    Args:
+        tasks: their names, in the order of the bars.
+        console: where they are drawn.
+    """
+    if not console.is_terminal:
+        yield _nothing
+        return
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        rows = {task: progress.add_task(escape(task), total=None) for task in tasks}
+
+        def tell(text: str, task: str = "") -> None:
+            what, share = split(text)
+            title = f"{task}: {what}" if task else what
+            total, done = (None, 0) if share is None else (100, share)
+            progress.update(rows[task], description=escape(title), total=total, completed=done)
+
+        yield tell
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """A bar on standard error if that is a terminal, and the stages as lines otherwise.
+
+    What is no stage but shall stay to be read is said after the block.
+    """
+    if not sys.stderr.isatty():
+        yield say
+        return
+    from rich.console import Console
+
+    with bars("", console=Console(stderr=True)) as tell:
+        yield tell
+
+
+def _nothing(text: str, task: str = "") -> None:
+    """Show nothing."""
+
+
+def say(text: str) -> None:
+    """One line on standard error, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
