@@ -46,7 +46,8 @@ percent() {
 
 # On a terminal a bar that fills with each download, or wanders where no end is known; elsewhere a line every 5 s.
 tick() {
-    local began=$SECONDS width=24 step=0 share bar at
+    local began=$SECONDS width=24 step=0 share bar at now room
+    room=$(($(tput cols 2>/dev/null || echo 80) - width - 18))
     if [ ! -t 1 ]; then
         while sleep 5; do say "    $((SECONDS - began)) s  $(doing "$1")"; done
         return
@@ -61,7 +62,8 @@ tick() {
             at=$((step++ % (width - 2)))
             bar="${bar:0:$at}###${bar:$((at + 3))}"
         fi
-        printf '\r    [%s] %4s %3d s  %-60s' "$bar" "${share:+$share%}" "$((SECONDS - began))" "$(doing "$1")"
+        now=$(doing "$1")
+        printf '\r\033[K    [%s] %4s %3d s  %s' "$bar" "${share:+$share%}" "$((SECONDS - began))" "${now:0:$room}"
     done
 }
 
@@ -75,7 +77,7 @@ step() {
     ticker=$!
     "$@" >"$file" 2>&1 </dev/null || code=$?
     stop_ticker
-    if [ -t 1 ]; then printf '\r%*s\r' 100 ''; fi
+    if [ -t 1 ]; then printf '\r\033[K'; fi
     if [ "$code" -ne 0 ]; then
         grep -av '^Progress [0-9]' "$file" | tail -n 25 >&2
         printf 'setup: failed: %s\n' "$text" >&2
