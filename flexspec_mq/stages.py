@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,12 +67,14 @@ def stages() -> Iterator[Callable[[str], None]]:
 
     What is no stage but shall stay to be read is said after the block.
     """
-    if not sys.stderr.isatty():
-        yield say
+    # As it is now: a block inside may swallow what libraries write to standard error.
+    err = sys.stderr
+    if not err.isatty():
+        yield lambda text: say(text, err)
         return
     from rich.console import Console
 
-    with bars("", console=Console(stderr=True)) as tell:
+    with bars("", console=Console(file=err)) as tell:
         yield tell
 
 
@@ -80,7 +82,8 @@ def _nothing(text: str, task: str = "") -> None:
     """Show nothing."""
 
 
-def say(text: str) -> None:
+def say(text: str, out: TextIO | None = None) -> None:
     """One line on standard error, at once."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    out = out or sys.stderr
+    out.write(f"{text}\n")
+    out.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import redirect_stderr
 
 import pytest
 from rich.console import Console
@@ -43,6 +44,12 @@ def test_elsewhere_stages_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
         tell("loading")
         tell("proving: 40 %")
     assert capsys.readouterr().err == "loading\nproving: 40 %\n"
+
+
+def test_stages_are_seen_although_a_library_is_silenced(capsys: pytest.CaptureFixture[str]) -> None:
+    with stages() as tell, redirect_stderr(io.StringIO()):
+        tell("unpacking: 40 %")
+    assert capsys.readouterr().err == "unpacking: 40 %\n"
 
 
 def test_elsewhere_bars_are_nothing() -> None:
