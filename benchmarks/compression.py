@@ -1,8 +1,8 @@
 """What a message weighs, and what zstd and its dictionary take off it.
 
 The messages are those that the protocol would send for text that a target wrote. One prompt in five is for
-testing: the dictionary has seen neither it nor any answer to it. With ``--prompts``, opens are also made for
-prompts from somewhere else entirely.
+testing: the dictionary has seen neither it nor any answer to it. A sample of these is the default text. With
+``--prompts``, opens are also made for prompts from somewhere else entirely.
 
 Train the dictionary that ships (about a second)::
 
@@ -11,7 +11,6 @@ Train the dictionary that ships (about a second)::
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import TypeVar
 import msgspec
 import zstandard
 
+from benchmarks import _common
 from benchmarks.traffic import Marks, Row, load_text, messages, split_by_prompt
 from flexspec_mq.codec import decode, encode
 from flexspec_mq.codec.compression import CURRENT, LEVEL, MIN_BYTES, ZSTD, dictionary, make_compressor
@@ -38,6 +38,8 @@ SEGMENT_BYTES, MATCH_BYTES = 128, 6
 
 TRAIN_SEED, TEST_SEED = 1, 2
 QUICK_ROWS = 100
+SAMPLE = Path(__file__).with_name("unseen_text.npz")
+"""Rows of the testing share, so that the benchmark runs without any other file."""
 
 T = TypeVar("T")
 
@@ -140,21 +142,15 @@ def show(lines: Sequence[Line]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the dictionary, or judge what ships."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compression", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE.npz", help="what a target wrote")
+    parser = _common.parser(__doc__.splitlines()[0])
+    parser.add_argument("--text", type=Path, default=SAMPLE, metavar="FILE.npz", help="what a target wrote")
     parser.add_argument(
         "--train-dictionary", type=Path, metavar="OUT", help="train on the training split, write, stop"
     )
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE.jsonl", help="prompts from elsewhere, to open with too"
+        "--tokenizer", type=Path, metavar="tokenizer.json", help="of --prompts; None is the default model's"
     )
-    parser.add_argument("--tokenizer", type=Path, metavar="tokenizer.json", help="needed with --prompts")
-    parser.add_argument("--quick", action="store_true", help=f"only {QUICK_ROWS} rows of each kind")
     options = parser.parse_args(arguments)
-    if options.prompts and not options.tokenizer:
-        parser.error("--prompts needs --tokenizer")
     rows = load_text(options.text)
     marks = Marks.of(rows)
     training, test = split_by_prompt(rows)
@@ -165,17 +161,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     most = QUICK_ROWS if options.quick else None
     lines = judge(messages(test[:most], marks=marks, seed=TEST_SEED))
     if options.prompts:
-        foreign = foreign_rows(options.prompts, options.tokenizer, marks)[:most]
+        foreign = foreign_rows(options.prompts, options.tokenizer or _default_tokenizer(), marks)[:most]
         lines += judge(
             (f"{name}, foreign", message) for name, message in messages(foreign, marks=marks, seed=TEST_SEED)
         )
     show(lines)
-    print(
-        json.dumps(
-            {"benchmark": "compression", "rows": len(test[:most]), "lines": [asdict(x) for x in lines]}
-        )
-    )
+    results = {"rows": len(test[:most]), "lines": [asdict(line) for line in lines]}
+    _common.finish("compression", results, quick=options.quick)
     return 0
+
+
+def _default_tokenizer() -> Path:
+    from flexspec_mq.models.default import default_model_path  # only needed here, and slow to import
+
+    return default_model_path() / "tokenizer.json"
 
 
 if __name__ == "__main__":

@@ -54,18 +54,19 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     from flexspec_mq.models.text import text_from_bytes
 
     try:
-        lines = text_from_bytes(path.read_bytes(), source=str(path)).splitlines()
+        text = text_from_bytes(path.read_bytes(), source=str(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     prompts = []
-    for number, line in enumerate(lines, start=1):
+    # Not `splitlines`: a JSON string may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record: Any = json.loads(line)
             prompt = record["prompt"] if "prompt" in record else record["turns"][0]
             name = str(record.get("question_id", number))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"{path} line {number} is no JSON object with `prompt` or `turns`",
                 hint='for example {"prompt": "Why is the sky blue?"}',
@@ -143,7 +144,7 @@ def _said(line: str, *, as_json: bool) -> str:
         return line.strip()
     try:
         said = json.loads(line)["say"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = None
     if not isinstance(said, str):
         raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
@@ -207,9 +208,12 @@ async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once:
                 failures.append(error)
                 view.record(name, {"type": "error", "error": error.message, "hint": error.hint})
 
-    async with asyncio.TaskGroup() as group:
-        for name, prompt in prompts:
-            group.create_task(one(name, prompt))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, prompt in prompts:
+                group.create_task(one(name, prompt))
+    except* BrokenPipeError:  # whoever read our output went away
+        raise BrokenPipeError from None
     if failures:
         raise type(failures[0])(
             f"{len(failures)} of {len(prompts)} texts failed; the first: {failures[0].message}",

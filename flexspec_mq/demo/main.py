@@ -98,17 +98,23 @@ def _chat(edge: Child, screen: Screen) -> None:
     screen.say("Write a line and press Enter; Ctrl-D ends the conversation.")
     while (said := screen.ask()) is not None:
         if said.strip():
-            _answer(edge, screen, said)
+            try:
+                _answer(edge, screen, said)
+            except UsageError as error:  # the conversation stands as it was before this line
+                screen.say(f"error: {error.message}")
+                screen.say(f"  hint: {error.hint}")
 
 
 def _answer(edge: Child, screen: Screen, prompt: str) -> None:
     """Ask, show the answer as it comes, then its figures.
 
     Raises:
+        UsageError: the edge refused the prompt, and waits for another.
         FlexSpecError: there was none.
     """
     edge.send({"say": prompt})
     finish: dict[str, Any] = {}
+    refused: UsageError | None = None
     with screen.answer() as answer:
         for event in edge.events(_ANSWER):
             if event["type"] == "text":
@@ -118,11 +124,13 @@ def _answer(edge: Child, screen: Screen, prompt: str) -> None:
             elif event["type"] == "finish":
                 finish = event
             elif event["type"] == "refused":
-                raise UsageError(event["error"], hint=event["hint"])
+                refused = UsageError(event["error"], hint=event["hint"])
             elif event["type"] == "waiting":
                 break
             if finish.get("error"):
                 break
+    if refused is not None:
+        raise refused
     if finish.get("error"):
         raise FlexSpecError(finish["error"], hint=finish["hint"])
     screen.summary(finish)

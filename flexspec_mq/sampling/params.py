@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flexspec_mq.errors import UsageError
+from schemas.messages import MAX_TOKEN_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class SamplingParams:
             raise UsageError(f"temperature {self.temperature} is not between 0 and 100")
         if not 0.0 < self.top_p <= 1.0:
             raise UsageError(f"top_p {self.top_p} is not above 0 and at most 1")
-        if self.top_k < 0:
-            raise UsageError(f"top_k {self.top_k} is negative", hint="0 turns top-k off")
+        if not 0 <= self.top_k <= MAX_TOKEN_ID:
+            raise UsageError(f"top_k {self.top_k} is not between 0 and {MAX_TOKEN_ID}", hint="0 turns top-k off")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed {self.seed} does not fit in 64 bits")

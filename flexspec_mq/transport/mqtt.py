@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
@@ -103,12 +103,25 @@ class MqttLink(LinkState):
         connection = Connection(self.settings, self._inbox.put_message)
         try:
             await connection.open()
-            await connection.subscribe_all(self.wanted)
+            subscribed = dict(self.wanted)
+            await connection.subscribe_all(subscribed)
             await self._announce(connection)
+            await self._catch_up(connection, subscribed)
         except BaseException:
             await connection.close()
             raise
         return connection
+
+    async def _catch_up(self, connection: Connection, subscribed: Mapping[str, int]) -> None:
+        """Do what `subscribe` and `unsubscribe` only noted while the connection was being made."""
+        while subscribed != self.wanted:
+            wanted = dict(self.wanted)
+            for name in subscribed.keys() - wanted.keys():
+                await connection.unsubscribe_from(name)
+            await connection.subscribe_all(
+                {name: qos for name, qos in wanted.items() if subscribed.get(name) != qos}
+            )
+            subscribed = wanted
 
     async def _announce(self, connection: Connection) -> None:
         for message in self.settings.birth():

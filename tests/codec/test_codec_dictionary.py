@@ -92,10 +92,10 @@ def test_training_twice_gives_the_same_bytes(text: Path, tmp_path: Path) -> None
     assert outs[0].read_bytes()[:4] == bytes.fromhex("37a430ec")
 
 
-def test_the_last_line_is_the_table_as_json(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main(["--text", str(text), "--quick"]) == 0
+def test_the_last_line_is_the_table_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--quick"]) == 0  # with the sample that is committed
     *table, last = capsys.readouterr().out.splitlines()
-    lines = json.loads(last)["lines"]
+    lines = json.loads(last)["results"]["lines"]
     assert [line["message"] for line in lines] == [row[:28].strip() for row in table[1:]]
     for line in lines:
         assert 0 < line["sent"] <= line["plain"]
@@ -103,9 +103,10 @@ def test_the_last_line_is_the_table_as_json(text: Path, capsys: pytest.CaptureFi
         assert line["decode_us"] > 0
 
 
-def test_prompts_from_elsewhere_need_a_tokenizer(text: Path) -> None:
-    with pytest.raises(SystemExit):
-        benchmark.main(["--text", str(text), "--prompts", "x.jsonl"])
+def test_the_sample_is_of_the_share_that_trains_no_dictionary() -> None:
+    training, test = split_by_prompt(load_text(benchmark.SAMPLE))
+    assert not training
+    assert len(test) >= benchmark.QUICK_ROWS
 
 
 def test_marks_of_prompts_that_share_nothing() -> None:

@@ -57,6 +57,22 @@ def test_it_answers_and_leaves_nothing_behind() -> None:
     assert not any(alive(pid) for pid in seen)
 
 
+def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
+    said = "\n".join(["word " * 9000, "Name a river."])
+    done = subprocess.run(
+        [sys.executable, "-m", "flexspec_mq.demo", "--chat", "--max-tokens=8"],
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    refused = done.stdout.index("error: ")
+    assert "context" in done.stdout[refused:]
+    assert done.stdout.index("tokens per round") > refused
+
+
 def test_ctrl_c_in_mid_answer_leaves_nothing_behind() -> None:
     with demo("--max-tokens=400", "--prompt=Write a long story about a river.") as process:
         assert process.stdout is not None

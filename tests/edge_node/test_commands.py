@@ -154,6 +154,28 @@ async def test_a_batch_goes_on_after_a_text_that_fails(tmp_path: Path) -> None:
     assert view.most_at_once == 2
 
 
+async def test_lines_of_a_batch_end_where_json_lines_end(tmp_path: Path) -> None:
+    text = '\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\n'
+    (tmp_path / "batch").write_text(text, encoding="utf-8", newline="")
+    assert commands.read_prompts(tmp_path / "batch") == [("1", "a\u2028b"), ("2", "c")]
+
+
+def test_a_line_that_json_cannot_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "batch").write_text('{"prompt": "a"}\n' + "[" * 200_000)
+    with pytest.raises(UsageError, match="line 2 is no JSON object"):
+        commands.read_prompts(tmp_path / "batch")
+
+
+async def test_a_reader_that_went_away_ends_a_batch_as_it_ends_any_command(tmp_path: Path) -> None:
+    class Gone(FakeView):
+        def record(self, name: str, event: dict[str, Any]) -> None:
+            raise BrokenPipeError
+
+    (tmp_path / "batch").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    with pytest.raises(BrokenPipeError):
+        await run(Gone(), "batch", str(tmp_path / "batch"))
+
+
 async def test_a_signal_ends_a_command() -> None:
     async def wait_for_ever() -> None:
         async with stoppable():

@@ -158,3 +158,10 @@ def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) ->
     (tmp_path / "odd").write_text("{}\n")
     with pytest.raises(ModelError, match="cannot read prompts"):
         read_prompts(tmp_path / "odd")
+
+
+def test_text_that_is_no_archive_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"PK\x03\x04 cut off"):
+        (tmp_path / "text.npz").write_bytes(content)
+        with pytest.raises(ModelError, match="cannot read target-written text"):
+            load_text(tmp_path / "text.npz")

@@ -174,6 +174,7 @@ def test_nothing_to_do_keeps_everything() -> None:
         ("top_p", 0.0),
         ("top_p", 1.01),
         ("top_k", -1),
+        ("top_k", 2**24),
         ("seed", -1),
         ("seed", 2**64),
     ],

@@ -69,6 +69,25 @@ async def test_subscriptions_stand_before_the_birth(world: World) -> None:
         assert await Reader(link).payload() == b"me"
 
 
+async def test_what_is_asked_for_while_the_birth_is_under_way_stands_when_the_link_is_up(world: World) -> None:
+    late: list[asyncio.Task[None]] = []
+
+    def birth() -> tuple[Outbound, ...]:
+        late.append(asyncio.create_task(link.subscribe(f"{world.topic}/late")))
+        late.append(asyncio.create_task(link.unsubscribe(f"{world.topic}/early")))
+        return (Outbound(f"{world.topic}/status", b"online", 1, True),)
+
+    early = Subscription(f"{world.topic}/early")
+    async with world.link(world.settings("late", subscriptions=(early,), birth=birth)) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        await asyncio.gather(*late)
+        await link.publish(f"{world.topic}/late", b"x", qos=1)
+        assert await reader.payload() == b"x"
+        with pytest.raises(PublishRefused):
+            await link.publish(f"{world.topic}/early", b"x", qos=1)
+
+
 async def test_nobody_subscribes_is_told_at_qos_1_and_not_for_retained(world: World) -> None:
     async with world.link(world.settings("lonely")) as link:
         await link.wait_up(PATIENCE)
@@ -174,11 +193,15 @@ async def test_a_persistent_session_keeps_messages_of_an_outage(world: World) ->
 
 
 async def test_a_clean_session_forgets(world: World) -> None:
-    settings = world.settings("edge", subscriptions=(Subscription(f"{world.topic}/v", 1),))
-    async with world.link(world.settings("worker")) as worker:
+    status = f"{world.topic}/status"
+    settings = world.settings(
+        "edge", subscriptions=(Subscription(f"{world.topic}/v", 1),), will=Will(status, b"gone", retain=False)
+    )
+    async with world.link(world.settings("worker", subscriptions=(Subscription(status),))) as worker:
         await worker.wait_up(PATIENCE)
         async with world.link(settings) as edge:
             await edge.wait_up(PATIENCE)
+        assert await Reader(worker).payload() == b"gone"  # the broker has taken note of the end
         with pytest.raises(PublishRefused):
             await worker.publish(f"{world.topic}/v", b"while away", qos=1)
 

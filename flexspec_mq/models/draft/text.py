@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -92,10 +93,10 @@ def load_text(path: Path) -> TextRows:
         ModelError: The file cannot be read or its arrays do not belong together.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             ids, prompt_len, temperature = arrays["ids"], arrays["prompt_len"], arrays["temperature"]
             start = np.asarray(arrays["start"], dtype=np.int64)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         message = f"cannot read target-written text from {path}: {error}"
         hint = "expected an .npz file with ids, start, prompt_len and temperature"
         raise ModelError(message, hint=hint) from error
