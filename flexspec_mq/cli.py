@@ -1,4 +1,4 @@
-"""The ``flexspec`` command: models, drafts, schemas and the demo. The daemons have commands of their own."""
+"""The ``flexspec`` command: models, drafts, links, schemas and the demo. The daemons have commands of their own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands. Each sets ``func``, a function of the parsed arguments."""
+    from flexspec_mq.link.cli import add_parser as add_link_parser
     from flexspec_mq.models.draft.cli import add_parser as add_draft_parser
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_model_parser(commands)
     add_draft_parser(commands)
+    add_link_parser(commands)
     schema = commands.add_parser("schema", help="print the AsyncAPI document of all topics and messages")
     schema.set_defaults(func=_schema)
     version = commands.add_parser("version", help="print the versions of this program and of what it runs on")

@@ -1,0 +1,231 @@
+"""``flexspec link``: try programs over an emulated link."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.errors import UsageError
+from flexspec_mq.link.counters import LinkCounters
+from flexspec_mq.link.netns import NetnsLink, netns_link
+from flexspec_mq.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
+from flexspec_mq.link.profiles_table import profiles_table
+from flexspec_mq.link.proxy import Address, proxy_link
+from flexspec_mq.link.trace import read_trace
+
+_LOOK = 0.05
+_HOUR = 3600.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``flexspec link``; returns the exit code."""
+    return run_main(_main, argv)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``link`` to the subcommands of ``flexspec``."""
+    link = commands.add_parser(
+        "link", help="run programs over an emulated network: 4G, satellite, tunnel and others"
+    )
+    _fill(link)
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="flexspec link", description=__doc__)
+    _fill(parser)
+    args = parser.parse_args(argv)
+    code: int = args.func(args)
+    return code
+
+
+def _fill(link: argparse.ArgumentParser) -> None:
+    actions = link.add_subparsers(dest="action", metavar="action", required=True)
+    run = actions.add_parser(
+        "run",
+        help="join two network namespaces (root, Linux); real IP packets",
+        description="Run COMMAND on side a, the device, and that of --b on side b, the cloud, over an emulated link. "
+        "In the commands {a} and {b} stand for the addresses of the sides. Ends with side a's command; the "
+        "other one is ended then. Without any command the link is held open. Prints statistics, JSON last.",
+    )
+    _add_plan(run)
+    run.add_argument(
+        "--a", metavar="CMD", help="command of side a as one word, instead of COMMAND at the end"
+    )
+    run.add_argument("--b", metavar="CMD", help="command of side b as one word; started first")
+    run.add_argument("--reorder", action="store_true", help="let jitter reorder packets")
+    run.add_argument("command", nargs="*", metavar="COMMAND", help="after --: command of side a")
+    run.set_defaults(func=_run)
+    proxy = actions.add_parser(
+        "proxy",
+        help="carry TCP connections to one address; no root",
+        description="A TCP proxy with a profile's delay, jitter and rate. Loss becomes a pause of one retransmission "
+        "timeout, outages stall. Counts payload, not IP bytes. Ends on Ctrl-C, SIGTERM or --for.",
+    )
+    _add_plan(proxy)
+    proxy.add_argument(
+        "--listen", required=True, metavar="HOST:PORT", help="loopback; port 0 takes a free one"
+    )
+    proxy.add_argument("--to", required=True, metavar="HOST:PORT", help="where connections go")
+    proxy.add_argument(
+        "--cut-every", type=_positive, metavar="S", help="mean seconds between cutting connections"
+    )
+    proxy.add_argument("--insecure-anywhere", action="store_true", help="allow --listen beyond loopback")
+    proxy.set_defaults(func=_proxy)
+    profiles = actions.add_parser("profiles", help="list the profiles with their figures and sources")
+    profiles.add_argument("--profiles-file", type=Path, metavar="TOML", help="profiles of your own")
+    profiles.set_defaults(func=_profiles)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="4g", metavar="NAME", help="see `link profiles` (default: 4g)")
+    parser.add_argument("--profiles-file", type=Path, metavar="TOML", help="profiles of your own")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
+    parser.add_argument(
+        "--trace-up", type=Path, metavar="FILE", help="mahimahi trace that replaces the rate, a to b"
+    )
+    parser.add_argument("--trace-down", type=Path, metavar="FILE", help="the same, b to a")
+    parser.add_argument(
+        "--for",
+        dest="duration",
+        type=_positive,
+        default=_HOUR,
+        metavar="S",
+        help="seconds at most (default: 3600)",
+    )
+
+
+def _plan(args: argparse.Namespace) -> LinkPlan:
+    return LinkPlan(
+        args.profile,
+        _catalogue(args).get(args.profile),
+        args.seed,
+        getattr(args, "reorder", False),
+        None if args.trace_up is None else read_trace(args.trace_up),
+        None if args.trace_down is None else read_trace(args.trace_down),
+    )
+
+
+def _catalogue(args: argparse.Namespace) -> Catalogue:
+    return built_in() if args.profiles_file is None else load_catalogue(args.profiles_file)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.a and args.command:
+        raise UsageError("side a has two commands", hint="give --a or a COMMAND after --, not both")
+    commands = (_words(args.b), _words(args.a) or list(args.command))
+    plan = _plan(args)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with netns_link(plan) as link:
+            code = _run_inside(link, commands, time.monotonic() + args.duration)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _report(plan, link.counters, {"exit_code": code})
+    return code
+
+
+def _run_inside(link: NetnsLink, commands: tuple[list[str], list[str]], ends: float) -> int:
+    environment = {**os.environ, "FLEXSPEC_LINK_A": link.address_a, "FLEXSPEC_LINK_B": link.address_b}
+    running: list[subprocess.Popen[Any]] = []
+    for start, words in zip((link.run_b, link.run_a), commands, strict=True):
+        if words:
+            filled = [word.replace("{a}", link.address_a).replace("{b}", link.address_b) for word in words]
+            running.append(start(filled, env=environment))
+    if not running:
+        _say(f"side a: ip netns exec {link.name_a} sh    address {link.address_a}")
+        _say(f"side b: ip netns exec {link.name_b} sh    address {link.address_b}")
+        _say(f"The link ends with Ctrl-C, SIGTERM, or after {max(0.0, ends - time.monotonic()):.0f} s.")
+    while not running or running[-1].poll() is None:
+        if time.monotonic() >= ends:
+            return 124 if running else 0  # as timeout(1) does
+        try:
+            time.sleep(_LOOK)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT if running else 0
+    code = running[-1].returncode
+    return int(code if code >= 0 else 128 - code)
+
+
+def _proxy(args: argparse.Namespace) -> int:
+    plan = _plan(args)
+    listen, target = _address(args.listen), _address(args.to)
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with proxy_link(
+            plan, target, listen=listen, cut_every=args.cut_every, insecure_anywhere=args.insecure_anywhere
+        ) as proxy:
+            _say(f"{plan.name} from {proxy.host}:{proxy.port} to {target[0]}:{target[1]}")
+            try:
+                async with asyncio.timeout(args.duration):
+                    await stop.wait()
+            except TimeoutError:
+                pass
+        counts = {"connections": proxy.connections, "refused": proxy.refused, "cuts": proxy.cuts}
+        _report(plan, proxy.counters, counts)
+
+    asyncio.run(serve())
+    return 0
+
+
+def _profiles(args: argparse.Namespace) -> int:
+    for line in profiles_table(_catalogue(args)):
+        _say(line)
+    return 0
+
+
+def _report(plan: LinkPlan, counters: LinkCounters, more: dict[str, Any]) -> None:
+    for line in counters.lines():
+        _say(line)
+    _say(json.dumps({"profile": plan.name, "seed": plan.seed, **more, "counters": counters.as_dict()}))
+
+
+def _words(command: str | None) -> list[str]:
+    try:
+        return shlex.split(command or "")
+    except ValueError as error:
+        raise UsageError(f"{command!r} is no command: {error}") from None
+
+
+def _address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"{text!r} is no address", hint="write HOST:PORT, as in 127.0.0.1:1883")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The loop between two TUN devices: reads packets, asks the impairment, writes them when they are due."""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import os
+import select
+import time
+from collections.abc import Callable
+
+from flexspec_mq.link.counters import LinkCounters
+from flexspec_mq.link.impairment import Drop, Impairment
+from flexspec_mq.link.profiles import MTU, LinkPlan
+
+_BURST = 64
+"""Packets read from one side before those that are due go out."""
+_LONGEST_SLEEP = 1.0
+_PR_SET_TIMERSLACK = 29
+
+
+class Forwarder:
+    """Joins side a (the device) and side b (the cloud).
+
+    What waits is bounded by the impairment: its queue in bytes, and what its delay keeps in flight at its rate.
+
+    Args:
+        plan: of the link; time 0 of its timelines is now.
+        tun_a, tun_b: non-blocking files of the two devices; see `open_tun`.
+    """
+
+    def __init__(self, plan: LinkPlan, tun_a: int, tun_b: int) -> None:
+        self._ways = (Impairment(plan, "up"), Impairment(plan, "down"))
+        self._from = (tun_a, tun_b)
+        self._to = (tun_b, tun_a)
+        self._flying: list[tuple[float, int, int, bytes]] = []
+        self._number = 0
+        self._written = 0
+        self._late_sum = 0.0
+        self._late_max = 0.0
+        self._start = time.monotonic()
+
+    def run(self, control: int, command: Callable[[], bool]) -> None:
+        """Forward until `command` says that it is enough.
+
+        Args:
+            control: a file; whenever it can be read, `command` is called.
+            command: reads it, and returns whether to go on.
+        """
+        # Timers may otherwise be 50 µs late on purpose.
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        watched = [*self._from, control]
+        while True:
+            wait = _LONGEST_SLEEP
+            if self._flying:
+                wait = min(wait, max(0.0, self._flying[0][0] - self._now()))
+            ready = select.select(watched, [], [], wait)[0]
+            for side in (0, 1):
+                if self._from[side] in ready:
+                    self._read(side)
+            self._write_due()
+            if control in ready and not command():
+                return
+
+    def counters(self) -> LinkCounters:
+        """As of now."""
+        return LinkCounters(
+            up=self._ways[0].counters,
+            down=self._ways[1].counters,
+            seconds=self._now(),
+            late_ms_mean=1e3 * self._late_sum / self._written if self._written else 0.0,
+            late_ms_max=1e3 * self._late_max,
+        )
+
+    def _now(self) -> float:
+        return time.monotonic() - self._start
+
+    def _read(self, side: int) -> None:
+        way, source = self._ways[side], self._from[side]
+        for _ in range(_BURST):
+            try:
+                packet = os.read(source, MTU + 100)
+            except BlockingIOError:
+                return
+            due = way.arrive(self._now(), len(packet))
+            if not isinstance(due, Drop):
+                self._number += 1
+                heapq.heappush(self._flying, (due, self._number, side, packet))
+
+    def _write_due(self) -> None:
+        flying = self._flying
+        while flying and flying[0][0] <= (now := self._now()):
+            due, _, side, packet = heapq.heappop(flying)
+            try:
+                os.write(self._to[side], packet)
+            except OSError:  # somebody took that side's interface down
+                self._ways[side].counters.in_outage += 1
+                continue
+            self._ways[side].delivered(len(packet))
+            self._written += 1
+            self._late_sum += now - due
+            self._late_max = max(self._late_max, now - due)

@@ -1,0 +1,166 @@
+"""Network namespaces by ``ip netns``: names that tell whose they are, making, entering, removing.
+
+A name is ``fmq-<pid>-<start>-<random>-<side>``, of the keeper process that owns it; `start` is that process's start
+time in kernel ticks, so that a later process with the same number is not mistaken for it. What belongs to a dead
+process is a leftover, and `sweep` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from flexspec_mq.errors import FlexSpecError, UsageError
+
+NETNS_FOLDER = Path("/run/netns")
+TUN_DEVICE = Path("/dev/net/tun")
+_NAME = re.compile(r"fmq-(\d+)-(\d+)-[0-9a-f]{6}-[ab]")
+_CLONE_NEWNET = 0x40000000
+_COMMAND_TIMEOUT = 20.0
+_PATIENCE = 2.0
+_START_FIELD = 19  # of /proc/<pid>/stat, counted after the command's name
+
+
+def check_requirements() -> None:
+    """Is all there that a link of namespaces needs?
+
+    Raises:
+        UsageError: no Linux, no root, no ``ip``, or no TUN device; says which.
+    """
+    proxy = "`flexspec link proxy` needs neither root nor namespaces"
+    if not Path("/proc/self/ns/net").exists():
+        raise UsageError("links of network namespaces need Linux", hint=proxy)
+    if os.geteuid() != 0:
+        raise UsageError("links of network namespaces need root", hint=f"run it with sudo; {proxy}")
+    if shutil.which("ip") is None:
+        raise UsageError("there is no `ip` command", hint=f"apt-get install iproute2; {proxy}")
+    if not TUN_DEVICE.exists():
+        raise UsageError(
+            f"there is no {TUN_DEVICE}", hint=f"modprobe tun, or give it to the container; {proxy}"
+        )
+
+
+def new_names() -> tuple[str, str]:
+    """Names of the namespaces of sides a and b, owned by this process."""
+    pid = os.getpid()
+    stem = f"fmq-{pid}-{_started(pid)}-{secrets.token_hex(3)}"
+    return f"{stem}-a", f"{stem}-b"
+
+
+def add(name: str) -> None:
+    """Make a namespace.
+
+    Raises:
+        FlexSpecError: `ip` refused.
+    """
+    run_ip("netns", "add", name)
+
+
+def remove(name: str) -> None:
+    """End every process inside, then remove the namespace. Nothing happens when there is none."""
+    if not (NETNS_FOLDER / name).exists():
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        pids = processes(name)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        ends = time.monotonic() + _PATIENCE
+        while pids and processes(name) and time.monotonic() < ends:
+            time.sleep(0.02)
+    with contextlib.suppress(FlexSpecError):
+        run_ip("netns", "del", name)
+
+
+def processes(name: str) -> list[int]:
+    """Of a namespace, without our own."""
+    try:
+        lines = run_ip("netns", "pids", name).split()
+    except FlexSpecError:
+        return []
+    return [int(pid) for pid in lines if int(pid) != os.getpid()]
+
+
+def existing() -> list[str]:
+    """Names of all namespaces of links, of living and dead owners."""
+    if not NETNS_FOLDER.is_dir():
+        return []
+    return sorted(path.name for path in NETNS_FOLDER.iterdir() if _NAME.fullmatch(path.name))
+
+
+def sweep() -> list[str]:
+    """Remove what dead owners left behind; returns the names."""
+    left = []
+    for name in existing():
+        found = _NAME.fullmatch(name)
+        if found and _started(int(found[1])) != int(found[2]):
+            remove(name)
+            left.append(name)
+    return left
+
+
+def enter(name: str) -> None:
+    """Move the calling thread, and what it starts from now on, into a namespace.
+
+    Raises:
+        FlexSpecError: the kernel refused.
+    """
+    _set(NETNS_FOLDER / name)
+
+
+def leave(home: int) -> None:
+    """Move the calling thread to the namespace of an open file of ``/proc/…/ns/net``."""
+    _setns(home)
+
+
+def run_ip(*arguments: str) -> str:
+    """Run ``ip`` and return what it prints.
+
+    Raises:
+        FlexSpecError: it failed, or took too long.
+    """
+    try:
+        done = subprocess.run(
+            ["ip", *arguments], capture_output=True, text=True, timeout=_COMMAND_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FlexSpecError(f"`ip {' '.join(arguments)}` failed: {error}") from None
+    if done.returncode:
+        raise FlexSpecError(
+            f"`ip {' '.join(arguments)}` failed: {done.stderr.strip()}",
+            hint="is this a container without CAP_NET_ADMIN and CAP_SYS_ADMIN?",
+        )
+    return done.stdout
+
+
+def _set(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(handle)
+    finally:
+        os.close(handle)
+
+
+def _setns(handle: int) -> None:
+    # os.setns came with Python 3.12
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(handle, _CLONE_NEWNET):
+        raise FlexSpecError(f"a namespace cannot be entered: {os.strerror(ctypes.get_errno())}")
+
+
+def _started(pid: int) -> int:
+    """Start time of a process in ticks since boot; -1 when there is none, or it is a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return -1
+    fields = text.rpartition(")")[2].split()
+    return -1 if fields[0] in {"Z", "X"} else int(fields[_START_FIELD])

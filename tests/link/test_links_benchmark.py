@@ -1,0 +1,38 @@
+"""What `benchmarks.links` computes and measures."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.links import Seconds, measure, wilson
+from benchmarks.links_probe import IP_UDP, rate_of
+from tests.link.plans import figures, needs_namespaces, plan
+
+
+def test_the_interval_holds_the_share_and_narrows() -> None:
+    wide, narrow = wilson(5, 100), wilson(500, 10_000)
+    assert wide[0] < narrow[0] < 0.05 < narrow[1] < wide[1]
+    low, high = wilson(0, 1000)
+    assert low == pytest.approx(0, abs=1e-12)
+    assert 0.005 < high < 0.02, "nothing lost of 1,000 does not rule out half a percent"
+
+
+def test_the_rate_is_taken_after_the_first_moments() -> None:
+    slow = [0.01 * tick for tick in range(30)]
+    steady = [0.31 + 0.001 * tick for tick in range(100)]
+    assert rate_of({"times": slow + steady, "size": 972}) == pytest.approx((972 + IP_UDP) * 8 * 1000)
+    assert math.isnan(rate_of({"times": [0.0, 0.1], "size": 972}))
+
+
+@needs_namespaces
+def test_a_link_is_measured_both_ways() -> None:
+    one = figures(delay=30, jitter=1, rate=4, loss=10)
+    rows = measure("test", plan(one).profile, 3, Seconds(0.5, 0.3, 0.8, 0.0))
+    assert [row["way"] for row in rows] == ["up", "down"]
+    for row in rows:
+        assert row["delay_ms_least"] >= 30
+        assert row["loss_percent_interval"][0] <= 10 <= row["loss_percent_interval"][1]
+        assert row["rate_mbit"] <= 4.05, "a link is never faster than it says"
+        assert row["packets"] > 100
