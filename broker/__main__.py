@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+import msgspec
+
 from broker.certificates import files_in, make_certificates
 from broker.check import Target, check
 from broker.config import render
-from broker.errors import BrokerError
+from broker.errors import BrokerError, UnsafeError
 from broker.launcher import PrivateBroker, end_with_parent
 from broker.running import announced, stop
-from broker.settings import BrokerSettings, Role, ServerTls, User
+from broker.settings import PROGRAM, BrokerConfig, BrokerSettings, ListenerOptions, Role, ServerTls, User
+from schemas import settings as documents
+from schemas.settings import Loaded, SettingError
 
 _CREDENTIALS = "credentials.json"
 
@@ -28,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+    except SettingError as error:
+        sys.stderr.write(f"flexspec-broker: {error.message}\n  → {error.hint}\n")
+        return UnsafeError.exit_code
     except BrokerError as error:
         sys.stderr.write(f"flexspec-broker: {error}\n")
         return error.exit_code
@@ -42,23 +49,26 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("render", help="write a Mosquitto configuration into a directory")
     command.add_argument("directory", type=Path)
-    _add_listener(command, port=1883)
-    command.set_defaults(run=_render, persistence=True)
+    documents.add_flags(
+        command,
+        PROGRAM,
+        defaults={"port": 1883, "persistence": True},
+        without=("credentials", "persistence"),
+    )
+    command.set_defaults(run=_render)
 
     command = commands.add_parser("run", help="run a broker in the foreground, in a private directory")
-    _add_listener(command, port=0)
-    command.add_argument(
-        "--persistence", action="store_true", help="keep sessions across Mosquitto's crashes"
-    )
-    command.add_argument(
-        "--credentials",
-        type=Path,
-        default=Path(_CREDENTIALS),
-        help="passwords of the users, written there if missing (default: ./%(default)s)",
-    )
+    documents.add_flags(command, PROGRAM)
     command.add_argument("--ready-json", action="store_true", help="one JSON line when it answers")
     command.add_argument("--parent-death", action="store_true", help="end when the parent process ends")
     command.set_defaults(run=_run)
+
+    command = commands.add_parser("config", help="print what is in force for `run`, and where it comes from")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    command = actions.add_parser("show", help="all settings, their values and origins")
+    documents.add_flags(command, PROGRAM)
+    command.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    command.set_defaults(run=_show)
 
     command = commands.add_parser("check", help="is this broker good enough?")
     command.add_argument("address", metavar="HOST:PORT")
@@ -78,49 +88,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_listener(command: argparse.ArgumentParser, *, port: int) -> None:
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    free = "; 0 finds a free one" if port == 0 else ""
-    command.add_argument("--port", type=int, default=port, help=f"default: %(default)s{free}")
-    for role in Role:
-        command.add_argument(
-            f"--{role.value}",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help=f"a user that is a {role.value}",
-        )
-    command.add_argument(
-        "--certificates", type=Path, metavar="DIR", help="TLS files; made there if missing, for --name"
-    )
-    command.add_argument(
-        "--name", action="append", default=[], help="host name or address that clients use, for certificates"
-    )
-    command.add_argument(
-        "--insecure-anywhere", action="store_true", help="listen beyond this machine without TLS and users"
-    )
+def _load(options: argparse.Namespace) -> Loaded[BrokerConfig]:
+    return documents.load(PROGRAM, options)
 
 
-def _settings(options: argparse.Namespace, credentials: Path) -> BrokerSettings:
+def _settings(listener: ListenerOptions, credentials: Path) -> BrokerSettings:
     tls: ServerTls | None = None
-    if options.certificates is not None:
-        tls = files_in(options.certificates) or make_certificates(options.certificates, options.name)
+    if listener.certificates is not None:
+        tls = files_in(listener.certificates) or make_certificates(listener.certificates, listener.name)
     return BrokerSettings(
-        host=options.host,
-        port=options.port,
+        host=listener.host,
+        port=listener.port,
         tls=tls,
-        users=_users(options, credentials),
-        insecure_anywhere=options.insecure_anywhere,
-        persistence=options.persistence,
+        users=_users(listener, credentials),
+        insecure_anywhere=listener.insecure_anywhere,
+        persistence=listener.persistence,
+        max_inflight=listener.max_inflight,
+        max_queued=listener.max_queued,
+        max_packet=listener.max_packet,
+        session_expiry=listener.session_expiry,
     )
 
 
-def _users(options: argparse.Namespace, credentials: Path) -> tuple[User, ...]:
+def _users(listener: ListenerOptions, credentials: Path) -> tuple[User, ...]:
     """Users with passwords: known ones from `credentials`, else random; all are written back."""
-    wanted = {name: role for role in Role for name in getattr(options, role.value)}
+    wanted: dict[str, Role] = {name: role for role in Role for name in getattr(listener, role.value)}
     if not wanted:
         return ()
-    known: dict[str, str] = json.loads(credentials.read_text()) if credentials.exists() else {}
+    known = _passwords(credentials) if credentials.exists() else {}
     users = tuple(
         User(name, role, known.get(name) or secrets.token_urlsafe(18)) for name, role in wanted.items()
     )
@@ -132,13 +127,38 @@ def _users(options: argparse.Namespace, credentials: Path) -> tuple[User, ...]:
     return users
 
 
+def _passwords(credentials: Path) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(_read(credentials), type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise BrokerError(
+            f"{credentials} is no JSON object of names and passwords: {error}",
+            hint="mend it, or remove it to have all passwords drawn anew",
+        ) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokerError(f"{path} cannot be read: {error}", hint="give another file") from error
+
+
 def _render(options: argparse.Namespace) -> int:
-    config = render(_settings(options, options.directory / _CREDENTIALS), options.directory)
+    listener = _load(options).settings.listener
+    config = render(_settings(listener, options.directory / _CREDENTIALS), options.directory)
     sys.stdout.write(f"{config}\n")
     return 0
 
 
+def _show(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    sys.stdout.write(documents.as_json(loaded) if options.json else documents.as_table(loaded))
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
+    listener = _load(options).settings.listener
     parent = os.getppid()
     if options.parent_death:
         end_with_parent(signal.SIGTERM)()
@@ -146,7 +166,7 @@ def _run(options: argparse.Namespace) -> int:
             return 0  # it ended before we asked to be told
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
-    settings = _settings(options, options.credentials)
+    settings = _settings(listener, listener.credentials)
     with PrivateBroker(settings, output=sys.stderr.buffer) as broker:
         try:
             with announced(broker.port):
@@ -175,7 +195,7 @@ def _check(options: argparse.Namespace) -> int:
     host, colon, port = options.address.rpartition(":")
     if not colon or not port.isdigit() or not 0 < int(port) < 2**16:
         raise BrokerError(f"{options.address!r} is not HOST:PORT", hint="for example 127.0.0.1:1883")
-    password = None if options.password_file is None else options.password_file.read_text().partition("\n")[0]
+    password = None if options.password_file is None else _read(options.password_file).partition("\n")[0]
     findings = check(
         Target(
             host.strip("[]"),

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
 from broker.errors import BrokerError, UnsafeError
+from schemas.settings import Complaint, Program, Setting
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -20,6 +22,11 @@ class Role(Enum):
     WORKER = "worker"
     PUBLISHER = "publisher"
     OPERATOR = "operator"
+
+    @property
+    def with_article(self) -> str:
+        """For people."""
+        return f"{'an' if self.value[0] in 'eo' else 'a'} {self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,75 @@ class BrokerSettings:
                 hint="give --certificates DIR and --edge, --worker or --publisher NAME; "
                 "or --insecure-anywhere if you mean it",
             )
+
+
+def _user_name(name: str) -> Complaint | None:
+    try:
+        User(name, Role.EDGE, "")
+    except BrokerError as error:
+        return Complaint(error.message, error.hint)
+    return None
+
+
+def _users(role: Role) -> Setting:
+    return Setting(help=f"a user that is {role.with_article}", check=_user_name, metavar="NAME")
+
+
+def _expiry(value: str) -> Complaint | None:
+    if re.fullmatch(r"[1-9][0-9]*[hdwmy]", value):
+        return None
+    return Complaint(f"session_expiry {value!r} is no time", "a number and h, d, w, m or y, for example 1h")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerOptions:
+    """What a user says of a broker; `BrokerSettings` follows from it, with the passwords and certificates."""
+
+    host: Annotated[str, Setting(help="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Setting(help="to listen on; 0 lets `run` find a free one", between=(0, 65535))] = 0
+    edge: Annotated[tuple[str, ...], _users(Role.EDGE)] = ()
+    worker: Annotated[tuple[str, ...], _users(Role.WORKER)] = ()
+    publisher: Annotated[tuple[str, ...], _users(Role.PUBLISHER)] = ()
+    operator: Annotated[tuple[str, ...], _users(Role.OPERATOR)] = ()
+    credentials: Annotated[
+        Path,
+        Setting(help="passwords of the users, written there if missing", default="./credentials.json"),
+    ] = Path("credentials.json")
+    certificates: Annotated[
+        Path | None, Setting(help="TLS files; made there if missing, for --name", metavar="DIR")
+    ] = None
+    name: Annotated[
+        tuple[str, ...], Setting(help="host name or address that clients use, for certificates")
+    ] = ()
+    insecure_anywhere: Annotated[bool, Setting(help="listen beyond this machine without TLS and users")] = (
+        False
+    )
+    persistence: Annotated[
+        bool, Setting(help="keep sessions across Mosquitto's crashes, written every 5 s")
+    ] = False
+    max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", between=(1, 65535))] = 200
+    max_queued: Annotated[
+        int, Setting(help="messages that wait for a client that is away or slow", least=1)
+    ] = 10_000
+    max_packet: Annotated[int, Setting(help="bytes of one packet", between=(1024, 268_435_456))] = 262_144
+    session_expiry: Annotated[
+        str,
+        Setting(
+            help="longest that the session of an absent client is kept; a number and h, d, w, m or y",
+            check=_expiry,
+        ),
+    ] = "1h"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """All settings of ``flexspec-broker run`` and ``render``."""
+
+    listener: ListenerOptions
+
+
+PROGRAM = Program("broker", BrokerConfig)
+"""``broker.toml`` and ``FLEXSPEC_BROKER_…``."""
 
 
 def is_loopback(host: str) -> bool:

@@ -6,16 +6,16 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import signal
 import sys
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
+from flexspec_mq import logs
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled
-from flexspec_mq.stages import say, stages
-from flexspec_mq.transport.arguments import add_link_arguments, link_settings
+from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,27 +30,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_main(_main, argv)
 
 
-def _main(argv: Sequence[str]) -> int:
-    from cloud_worker.target import load
-
-    parser = argparse.ArgumentParser(prog="flexspec-cloud", description=__doc__)
-    add_arguments(parser)
-    add_link_arguments(parser)
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of a worker's flags, and of ``config show``."""
+    # No abbreviations: --password, which is no flag of ours, would be taken for --password-file.
+    parser = argparse.ArgumentParser(prog="flexspec-cloud", description=__doc__, allow_abbrev=False)
+    shows = add_show_command(parser.add_subparsers(dest="command", metavar="command"))
+    for one in (parser, shows):
+        add_arguments(one, inner=one is shows)
+        logs.add_verbose(one)
     parser.add_argument(
         "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
     )
-    parser.add_argument("--verbose", action="store_true", help="log more")
-    args = parser.parse_args(argv)
-    settings = from_arguments(args)
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format=f"%(asctime)s %(levelname)s worker={settings.worker} %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    link = link_settings(args, f"w-{settings.worker}")
-    with stages() as tell:
+    return parser
+
+
+def _main(argv: Sequence[str]) -> int:
+    args = build_parser().parse_args(argv)
+    loaded = from_arguments(args)
+    if args.command == "config":
+        show(loaded, as_json=args.json)
+        return 0
+    settings = loaded.settings.worker
+    logs.configure(loaded.settings.log, worker=settings.worker)
+    link = link_settings(loaded.settings.link, f"w-{settings.worker}")
+    # It imports torch: only now that nothing is left to complain about.
+    from cloud_worker.target import load
+
+    with logs.logged_stages() as tell:
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
-    say(str(target.proof))
+    logs.tell(str(target.proof))
     asyncio.run(_serve(settings, link, target, ready_json=args.ready_json))
     return 0
 
@@ -85,7 +93,7 @@ def stoppable(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
         nonlocal signals
         signals += 1
         if signals == 1:
-            say("draining; once more ends it at once")
+            logs.tell("draining; once more ends it at once")
             worker.stop()
         else:
             run.cancel()
@@ -114,7 +122,7 @@ def _tell_ready(settings: WorkerSettings, base: LinkSettings, target: Target, *,
         }
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
-    say(f"worker {settings.worker} serves version {settings.version} at {base.address}")
+    logs.tell(f"worker {settings.worker} serves version {settings.version} at {base.address}")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,66 @@
-"""What a cloud worker is told when it starts."""
+"""What a cloud worker is told when it starts.
+
+Another part of the worker gets a section of its own here: a frozen dataclass whose fields carry a `Setting`, and a
+field of `CloudConfig`. Its flags, variables, keys of the file, help and ``config show`` follow from that.
+"""
 
 from __future__ import annotations
 
-import argparse
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq import topics
-from flexspec_mq.errors import UsageError
+from flexspec_mq import settings
+from flexspec_mq.logs import LogOptions
+from flexspec_mq.transport.arguments import LinkOptions
+from schemas.settings import Loaded, Program, Setting, add_flags
+
+if TYPE_CHECKING:
+    import argparse
 
 MAX_LEASE = 86_400
 """Seconds; the most that a verdict can say."""
 
 
+def _random_name() -> str:
+    return secrets.token_hex(2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """One worker process.
+    """One worker process; `Setting.help` has the words.
 
-    Attributes:
-        target: a folder, a hub name, or ``default``.
-        version: of the target, as edges ask for it.
-        worker: name on topics; short, because it is paid for on every draft.
-        device: as torch names it.
-        dtype: of the weights and the forward.
-        threads: of torch.
-        capacity: live sessions.
-        lease: seconds of silence after which a session is freed.
-        prefill: tokens of unread prefixes that one forward may read.
-        batch: sessions that share one forward.
-        drain: seconds that sessions get to end after SIGTERM.
-        status_every: seconds between two retained status documents.
+    A worker's name is short, because it is paid for on every draft.
     """
 
-    target: str = "default"
-    version: str = "base"
-    worker: str
-    device: str = "cpu"
-    dtype: str = "bfloat16"
-    threads: int = 1
-    capacity: int = 64
-    lease: int = 60
-    prefill: int = 128
-    batch: int = 64
-    drain: float = 30.0
-    status_every: float = 5.0
+    target: Annotated[str, Setting(help="model folder or hub name; 'default' is SmolLM2-135M")] = "default"
+    version: Annotated[
+        str, Setting(help="version name that edges ask for", check=settings.name("version"))
+    ] = "base"
+    worker: Annotated[
+        str,
+        Setting(
+            help="name on topics, 1-64 characters", check=settings.name("worker"), default="4 random ones"
+        ),
+    ] = field(default_factory=_random_name)
+    device: Annotated[str, Setting(help="torch device")] = "cpu"
+    dtype: Annotated[str, Setting(help="of the weights and the forward: bfloat16, float16 or float32")] = (
+        "bfloat16"
+    )
+    threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
+    capacity: Annotated[int, Setting(help="live sessions", least=1)] = 64
+    lease: Annotated[
+        int,
+        Setting(help="seconds of silence that end a session", unit="seconds", least=1, most=MAX_LEASE),
+    ] = 60
+    prefill: Annotated[int, Setting(help="prompt tokens that one forward may read", least=2)] = 128
+    batch: Annotated[int, Setting(help="sessions in one forward", least=1)] = 64
+    drain: Annotated[
+        float, Setting(help="seconds for sessions to end on SIGTERM", unit="seconds", least=0)
+    ] = 30.0
+    status_every: Annotated[
+        float, Setting(help="seconds between two status documents", unit="seconds", least=0.1)
+    ] = 5.0
 
     def __post_init__(self) -> None:
         """Refuse what no worker can be made of.
@@ -51,64 +68,31 @@ class WorkerSettings:
         Raises:
             UsageError: naming the value.
         """
-        topics.checked("worker", self.worker)
-        topics.checked("version", self.version)
-        for name, value, least in (
-            ("threads", self.threads, 1),
-            ("capacity", self.capacity, 1),
-            ("lease", self.lease, 1),
-            ("prefill", self.prefill, 2),
-            ("batch", self.batch, 1),
-            ("drain", self.drain, 0),
-            ("status_every", self.status_every, 0.1),
-        ):
-            if not value >= least:  # nan is not either
-                raise UsageError(f"{name} {value} is less than {least}")
-        if self.lease > MAX_LEASE:
-            raise UsageError(f"lease {self.lease} is more than {MAX_LEASE} seconds")
+        settings.verify(self)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `from_arguments` reads."""
-    parser.add_argument(
-        "--target", default="default", help="model folder or hub name (default: SmolLM2-135M)"
-    )
-    parser.add_argument("--version", default="base", help="version name that edges ask for (default: base)")
-    parser.add_argument("--worker", help="name on topics, 1-64 characters (default: 4 random ones)")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument(
-        "--dtype", default="bfloat16", help="bfloat16, float16 or float32 (default: bfloat16)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    parser.add_argument("--capacity", type=int, default=64, help="live sessions (default: 64)")
-    parser.add_argument(
-        "--lease", type=int, default=60, help="seconds of silence that end a session (default: 60)"
-    )
-    parser.add_argument(
-        "--prefill", type=int, default=128, help="prompt tokens that one forward may read (default: 128)"
-    )
-    parser.add_argument("--batch", type=int, default=64, help="sessions in one forward (default: 64)")
-    parser.add_argument(
-        "--drain", type=float, default=30.0, help="seconds for sessions to end on SIGTERM (default: 30)"
-    )
-    parser.add_argument(
-        "--status-every", type=float, default=5.0, help="seconds between two status documents (default: 5)"
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudConfig:
+    """All settings of ``flexspec-cloud``, section by section."""
+
+    worker: WorkerSettings
+    link: LinkOptions
+    log: LogOptions
 
 
-def from_arguments(args: argparse.Namespace) -> WorkerSettings:
-    """Settings from parsed flags; see `add_arguments`."""
-    return WorkerSettings(
-        target=args.target,
-        version=args.version,
-        worker=args.worker or secrets.token_hex(2),
-        device=args.device,
-        dtype=args.dtype,
-        threads=args.threads,
-        capacity=args.capacity,
-        lease=args.lease,
-        prefill=args.prefill,
-        batch=args.batch,
-        drain=args.drain,
-        status_every=args.status_every,
-    )
+PROGRAM = Program("cloud", CloudConfig)
+"""``cloud.toml`` and ``FLEXSPEC_CLOUD_…``."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
+    """Add the flags of all settings; `inner` is for a subcommand, since the command itself has them too."""
+    add_flags(parser, PROGRAM, titles={"link": "broker", "log": "log"}, inner=inner)
+
+
+def from_arguments(args: argparse.Namespace) -> Loaded[CloudConfig]:
+    """Settings from parsed flags, the environment and the file; see `add_arguments`.
+
+    Raises:
+        UsageError: an unknown key or an impossible value.
+    """
+    return settings.load(PROGRAM, args)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_node.settings import EdgeSettings, add_arguments, from_arguments, plan_from
+from edge_node.settings import EdgeSettings, PlanOptions, add_arguments, from_arguments
+from flexspec_mq import logs
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled
-from flexspec_mq.stages import stages
-from flexspec_mq.transport.arguments import add_link_arguments, link_settings
+from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -37,22 +37,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="flexspec-edge", description=__doc__)
+    # No abbreviations: --password, which is no flag of ours, would be taken for --password-file.
+    parser = argparse.ArgumentParser(prog="flexspec-edge", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    ask = commands.add_parser("ask", help="answer one prompt and stop")
+    ask = commands.add_parser("ask", help="answer one prompt and stop", allow_abbrev=False)
     ask.add_argument("prompt", nargs="?", help="what to ask; read from standard input when it is left out")
-    chat = commands.add_parser("chat", help="talk over several turns; one line each on standard input")
-    batch = commands.add_parser("batch", help="answer many prompts at once")
+    chat = commands.add_parser(
+        "chat", help="talk over several turns; one line each on standard input", allow_abbrev=False
+    )
+    batch = commands.add_parser("batch", help="answer many prompts at once", allow_abbrev=False)
     batch.add_argument(
         "file", type=Path, help="JSON lines with `prompt`, or `turns` of which the first is used"
     )
     batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
     for command in (ask, chat, batch):
         _add_wishes(command)
-        add_arguments(command)
-        add_link_arguments(command, give_up_after=None if command is chat else ONE_SHOT_PATIENCE)
+        add_arguments(command, **({} if command is chat else {"give_up_after": ONE_SHOT_PATIENCE}))
         command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
-        command.add_argument("--verbose", action="store_true", help="log more")
+        logs.add_verbose(command)
+    shows = add_show_command(commands)
+    add_arguments(shows)
+    logs.add_verbose(shows)
     return parser
 
 
@@ -72,28 +77,28 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
 
 
 def _main(argv: Sequence[str]) -> int:
+    args = build_parser().parse_args(argv)
+    loaded = from_arguments(args)
+    config = loaded.settings
+    if args.command == "config":
+        show(loaded, as_json=args.json)
+        return 0
+    logs.configure(config.log, edge=config.node.edge)
+    link = link_settings(config.link, f"e-{config.node.edge}")
+    wish = _wish(args, config.plan)
     from edge_node import commands
 
-    args = build_parser().parse_args(argv)
-    settings = from_arguments(args)
-    logging.basicConfig(
-        level=logging.INFO if args.verbose else logging.WARNING,
-        format=f"%(asctime)s %(levelname)s edge={settings.edge} %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    link = link_settings(args, f"e-{settings.edge}")
-    wish = _wish(args)
     command = commands.prepare(args)
     # It imports torch: only now that nothing is left to complain about. Outside of the event loop Ctrl-C ends it.
     from edge_node.draft_model import load
 
-    with stages() as tell:
-        draft = load(settings, tell)
-    asyncio.run(_run(settings, link, draft, lambda node: command(_view(node, draft, wish, args.events))))
+    with logs.logged_stages() as tell:
+        draft = load(config.node, tell)
+    asyncio.run(_run(config.node, link, draft, lambda node: command(_view(node, draft, wish, args.events))))
     return 0
 
 
-def _wish(args: argparse.Namespace) -> Wish:
+def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
     from edge_node.writing import Wish
 
     return Wish(
@@ -102,7 +107,7 @@ def _wish(args: argparse.Namespace) -> Wish:
         top_p=args.top_p,
         seed=args.seed,
         limit=args.max_tokens,
-        plan=plan_from(args),
+        plan=plan.plan(),
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
     )

@@ -1,39 +1,63 @@
-"""What an edge node is told when it starts."""
+"""What an edge node is told when it starts.
+
+Another part of the node gets a section of its own here: a frozen dataclass whose fields carry a `Setting`, and a
+field of `EdgeConfig`. Its flags, variables, keys of the file, help and ``config show`` follow from that.
+"""
 
 from __future__ import annotations
 
-import argparse
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from flexspec_mq import topics
+from flexspec_mq import settings, topics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import UsageError
+from flexspec_mq.logs import LogOptions
+from flexspec_mq.transport.arguments import LinkOptions
+from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
+from schemas.settings import Loaded, Program, Setting, add_flags
+
+if TYPE_CHECKING:
+    import argparse
+
+_VERSION = settings.name("version")
+
+
+def _random_name() -> str:
+    return secrets.token_hex(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
-    """One device.
+    """One device; `Setting.help` has the words for most.
 
     Attributes:
-        edge: name on topics; the MQTT user name where there is one.
-        version: target version to ask for.
-        draft: folder of a draft checkpoint, ``default``, or ``none``.
-        device: as torch names it.
-        dtype: of the draft.
-        threads: of torch.
-        give_up: seconds without any answer from any worker before a text fails.
         session_expiry: seconds that the broker keeps verdicts for us while we are away.
         ephemeral: the name was drawn for this run, so nothing retained is left under it.
     """
 
-    edge: str
-    version: str = "base"
-    draft: str = "default"
-    device: str = "cpu"
-    dtype: str = "bfloat16"
-    threads: int = 1
-    give_up: float = 30.0
+    edge: Annotated[
+        str,
+        Setting(
+            help="name on topics",
+            check=settings.name("edge"),
+            default="the user name, or 6 random characters",
+        ),
+    ] = field(default_factory=_random_name)
+    version: Annotated[str, Setting(help="target version to ask for", check=_VERSION)] = "base"
+    draft: Annotated[str, Setting(help="draft checkpoint folder, 'default', or 'none' to draft nothing")] = (
+        "default"
+    )
+    device: Annotated[str, Setting(help="torch device")] = "cpu"
+    dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
+    threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
+    give_up: Annotated[
+        float,
+        Setting(
+            help="seconds without an answer from any worker before a text fails", unit="seconds", above=0
+        ),
+    ] = 30.0
     session_expiry: int = 300
     ephemeral: bool = False
 
@@ -43,58 +67,78 @@ class EdgeSettings:
         Raises:
             UsageError: naming the value.
         """
-        topics.checked("edge", self.edge)
-        topics.checked("version", self.version)
-        if self.threads < 1:
-            raise UsageError(f"threads {self.threads} is less than 1")
-        if not self.give_up > 0:  # nan is not either
-            raise UsageError(f"give_up {self.give_up} is not above 0 seconds")
+        settings.verify(self)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `from_arguments` and `plan_from` read."""
-    parser.add_argument("--edge", help="name on topics (default: the user name, or 6 random characters)")
-    parser.add_argument("--version", default="base", help="target version to ask for (default: base)")
-    parser.add_argument(
-        "--draft",
-        default="default",
-        help="draft checkpoint folder, 'default', or 'none' to draft nothing (default: default)",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """The fixed plan, see `Plan`."""
+
+    draft_length: Annotated[
+        int,
+        Setting(help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}", between=(0, MAX_DRAFT_TOKENS)),
+    ] = 4
+    in_flight: Annotated[
+        int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", between=(1, MAX_IN_FLIGHT))
+    ] = 1
+    qos: Annotated[int, Setting(help="MQTT quality of service, 0-2", between=(0, 2))] = 1
+    ahead: Annotated[
+        int,
+        Setting(
+            help=f"tokens that the worker may write beyond what it knows us to have, 0-{MAX_AHEAD}",
+            between=(0, MAX_AHEAD),
+        ),
+    ] = 0
+
+    def plan(self) -> Plan:
+        """As the protocol takes it."""
+        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeConfig:
+    """All settings of ``flexspec-edge``, section by section."""
+
+    node: EdgeSettings
+    plan: PlanOptions
+    link: LinkOptions
+    log: LogOptions
+
+
+PROGRAM = Program("edge", EdgeConfig)
+"""``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Add the flags of all settings; `defaults` are those that this command has of its own."""
+    titles = {"plan": "plan", "link": "broker", "log": "log"}
+    add_flags(parser, PROGRAM, titles=titles, defaults=defaults)
+
+
+def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
+    """Settings from parsed flags, the environment and the file; see `add_arguments`.
+
+    Raises:
+        UsageError: an unknown key or an impossible value.
+    """
+    loaded = settings.load(PROGRAM, args)
+    config = loaded.settings
+    if loaded.origins["edge"].kind != "default":
+        return loaded
+    if config.link.username is None:
+        return replace(loaded, settings=replace(config, node=replace(config.node, ephemeral=True)))
+    edge = _edge_of(config.link.username)
+    return replace(
+        loaded,
+        settings=replace(config, node=replace(config.node, edge=edge)),
+        values={**loaded.values, "edge": edge},
+        origins={**loaded.origins, "edge": loaded.origins["username"]},
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument(
-        "--dtype", default="bfloat16", help="bfloat16, float16 or float32 (default: bfloat16)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
-    parser.add_argument(
-        "--give-up", type=float, default=30.0, help="seconds without an answer from any worker (default: 30)"
-    )
-    plan = parser.add_argument_group("plan")
-    plan.add_argument("--draft-length", type=int, default=4, help="K, tokens per batch, 0-64 (default: 4)")
-    plan.add_argument("--in-flight", type=int, default=1, help="W, unanswered batches, 1-8 (default: 1)")
-    plan.add_argument("--qos", type=int, default=1, help="MQTT quality of service, 0-2 (default: 1)")
-    plan.add_argument(
-        "--ahead",
-        type=int,
-        default=0,
-        help="tokens that the worker may write beyond what it knows us to have, 0-256 (default: 0)",
-    )
 
 
-def from_arguments(args: argparse.Namespace) -> EdgeSettings:
-    """Settings from parsed flags; see `add_arguments`."""
-    named = args.edge or args.username
-    return EdgeSettings(
-        edge=named or secrets.token_hex(3),
-        ephemeral=not named,
-        version=args.version,
-        draft=args.draft,
-        device=args.device,
-        dtype=args.dtype,
-        threads=args.threads,
-        give_up=args.give_up,
-    )
-
-
-def plan_from(args: argparse.Namespace) -> Plan:
-    """The fixed plan from parsed flags."""
-    return Plan(args.draft_length, args.in_flight, args.qos, args.ahead)
+def _edge_of(username: str) -> str:
+    """The name on topics of a user who gave none."""
+    try:
+        return topics.checked("edge", username)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"give one with --edge; {error.hint}") from error

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flexspec_mq.errors import Cancelled, FlexSpecError
+from flexspec_mq.logs import log_error, reset
 
 EXIT_BROKEN_PIPE = 128 + 13
 """As a program that SIGPIPE ended."""
@@ -15,7 +16,8 @@ EXIT_BROKEN_PIPE = 128 + 13
 def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a main function and turn what ends it into an exit code.
 
-    A `FlexSpecError` is printed to standard error as ``error: …`` with its hint and gives its own code.
+    A `FlexSpecError` is printed to standard error as ``error: …`` with its hint and gives its own code; it is
+    logged instead where all of standard error shall be JSON.
     Ctrl-C gives 130 without a traceback. A reader of our output that went away (``| head``) is no error of
     ours. Any other exception is a bug and passes with its traceback; so does argparse's SystemExit.
 
@@ -27,7 +29,8 @@ def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
         code = func(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except FlexSpecError as error:
-        print_error(error)
+        if not log_error(error):
+            print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         return Cancelled.exit_code
@@ -35,6 +38,8 @@ def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
         # The interpreter flushes standard output once more at exit; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    finally:
+        reset()
     return code or 0
 
 

@@ -35,6 +35,8 @@ class SamplingParams:
         if not 0.0 < self.top_p <= 1.0:
             raise UsageError(f"top_p {self.top_p} is not above 0 and at most 1")
         if not 0 <= self.top_k <= MAX_TOKEN_ID:
-            raise UsageError(f"top_k {self.top_k} is not between 0 and {MAX_TOKEN_ID}", hint="0 turns top-k off")
+            raise UsageError(
+                f"top_k {self.top_k} is not between 0 and {MAX_TOKEN_ID}", hint="0 turns top-k off"
+            )
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed {self.seed} does not fit in 64 bits")

@@ -1,74 +1,109 @@
-"""Command-line flags for a link, the same for every daemon."""
+"""Settings of a link, the same for every daemon."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import complaint, verify
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
+from schemas.settings import Complaint, Setting
+
+if TYPE_CHECKING:
+    import argparse
 
 
-def add_link_arguments(parser: argparse.ArgumentParser, *, give_up_after: float | None = None) -> None:
-    """Add the flags that `link_settings` reads.
+def _address(value: str) -> Complaint | None:
+    return complaint(address, value)
 
-    Args:
-        parser: of a command.
-        give_up_after: default of ``--give-up-after`` in seconds; None tries for ever, as daemons do.
-    """
-    link = parser.add_argument_group("broker")
-    link.add_argument("--broker", default="127.0.0.1:1883", help="host:port (default: 127.0.0.1:1883)")
-    link.add_argument("--username", help="MQTT user name (default: none)")
-    link.add_argument("--password-file", type=Path, help="file with the MQTT password on its first line")
-    link.add_argument("--tls-ca", type=Path, help="certificate authority to trust; turns TLS on")
-    link.add_argument("--tls-cert", type=Path, help="client certificate")
-    link.add_argument("--tls-key", type=Path, help="key of the client certificate")
-    usual = "never" if give_up_after is None else f"{give_up_after:g}; inf is never"
-    link.add_argument(
-        "--give-up-after",
-        type=float,
-        default=give_up_after,
-        help=f"seconds without a connection before failing (default: {usual})",
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOptions:
+    """How to reach the broker, and who we are there; `Setting.help` has the words."""
+
+    broker: Annotated[str, Setting(help="host:port", check=_address)] = "127.0.0.1:1883"
+    username: Annotated[str | None, Setting(help="MQTT user name")] = None
+    password: Annotated[str | None, Setting(help="MQTT password; file and environment only", secret=True)] = (
+        field(default=None, repr=False)
     )
+    password_file: Annotated[
+        Path | None, Setting(help="file with the MQTT password on its first line", replaces="password")
+    ] = None
+    tls_ca: Annotated[Path | None, Setting(help="certificate authority to trust; turns TLS on")] = None
+    tls_cert: Annotated[Path | None, Setting(help="client certificate; turns TLS on")] = None
+    tls_key: Annotated[Path | None, Setting(help="key of the client certificate")] = None
+    give_up_after: Annotated[
+        float | None,
+        Setting(
+            help="seconds without a connection before failing; inf is never",
+            unit="seconds",
+            above=0,
+            title="--give-up-after",
+            default="never",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no link can be made of.
+
+        Raises:
+            UsageError: naming the setting that cannot be used.
+        """
+        verify(self)
+        if self.tls_key and not self.tls_cert:
+            raise UsageError(
+                "--tls-key needs --tls-cert", hint="give the certificate that belongs to the key"
+            )
+        if self.password is not None and self.password_file is not None:
+            raise UsageError("password and password_file are both set", hint="leave one of them out")
 
 
-def link_settings(args: argparse.Namespace, client_id: str) -> LinkSettings:
-    """Settings of a link from parsed flags.
+def address(value: str) -> tuple[str, int]:
+    """Host and port of ``host:port``; brackets around an IPv6 address are taken off.
 
     Raises:
-        UsageError: naming the flag that cannot be used.
+        UsageError: it is something else.
     """
-    host, colon, port = args.broker.rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise UsageError(f"--broker {args.broker!r} is not host:port", hint="for example 127.0.0.1:1883")
-    if args.tls_key and not args.tls_cert:
-        raise UsageError("--tls-key needs --tls-cert", hint="give the certificate that belongs to the key")
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit()):
+        raise UsageError(f"the broker {value!r} is not host:port", hint="for example 127.0.0.1:1883")
+    if not 0 < int(port) < 2**16:
+        raise UsageError(f"port {port} is not between 1 and 65535")
+    return host.strip("[]"), int(port)
+
+
+def link_settings(options: LinkOptions | argparse.Namespace, client_id: str) -> LinkSettings:
+    """Settings of a link.
+
+    Args:
+        options: a section of a daemon's settings, or flags alone.
+        client_id: unique at the broker.
+
+    Raises:
+        UsageError: naming the setting that cannot be used.
+    """
+    if not isinstance(options, LinkOptions):
+        keys = (key for key in LinkOptions.__slots__ if hasattr(options, key))
+        options = LinkOptions(**{key: getattr(options, key) for key in keys})
+    host, port = address(options.broker)
     tls = None
-    if args.tls_ca or args.tls_cert:
-        tls = TlsSettings(args.tls_ca, args.tls_cert, args.tls_key)
+    if options.tls_ca or options.tls_cert:
+        tls = TlsSettings(options.tls_ca, options.tls_cert, options.tls_key)
     return LinkSettings(
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         client_id=client_id,
-        username=args.username,
-        password=_password(args.password_file),
+        username=options.username,
+        password=options.password if options.password_file is None else _password(options.password_file),
         tls=tls,
-        give_up_after=_give_up_after(args.give_up_after),
+        give_up_after=None if options.give_up_after == inf else options.give_up_after,
     )
 
 
-def _give_up_after(seconds: float | None) -> float | None:
-    if seconds is None or seconds == inf:
-        return None
-    if not seconds > 0:  # nan is not either
-        raise UsageError(f"--give-up-after {seconds} is not above 0 seconds", hint="inf is never")
-    return seconds
-
-
-def _password(path: Path | None) -> str | None:
-    if path is None:
-        return None
+def _password(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").split("\n", 1)[0]
     except (OSError, UnicodeDecodeError) as error:

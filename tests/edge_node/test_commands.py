@@ -168,7 +168,7 @@ def test_a_line_that_json_cannot_read_is_named(tmp_path: Path) -> None:
 
 async def test_a_reader_that_went_away_ends_a_batch_as_it_ends_any_command(tmp_path: Path) -> None:
     class Gone(FakeView):
-        def record(self, name: str, event: dict[str, Any]) -> None:
+        def record(self, name: str, event: dict[str, Any]) -> None:  # noqa: ARG002
             raise BrokenPipeError
 
     (tmp_path / "batch").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')

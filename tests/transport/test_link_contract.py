@@ -69,7 +69,9 @@ async def test_subscriptions_stand_before_the_birth(world: World) -> None:
         assert await Reader(link).payload() == b"me"
 
 
-async def test_what_is_asked_for_while_the_birth_is_under_way_stands_when_the_link_is_up(world: World) -> None:
+async def test_what_is_asked_for_while_the_birth_is_under_way_stands_when_the_link_is_up(
+    world: World,
+) -> None:
     late: list[asyncio.Task[None]] = []
 
     def birth() -> tuple[Outbound, ...]:

@@ -1,0 +1,78 @@
+"""Settings of our daemons; `schemas.settings` does the work, and its errors become ours.
+
+A daemon's own sections are in its ``settings.py``, the broker's address in `transport.arguments`, logs in `logs`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flexspec_mq import topics
+from flexspec_mq.errors import UsageError
+from schemas import settings as documents
+from schemas.settings import Complaint, Loaded, Program, SettingError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+C = TypeVar("C")
+
+
+def load(program: Program[C], args: argparse.Namespace) -> Loaded[C]:
+    """Settings from the flags, the environment and the file.
+
+    Raises:
+        UsageError: an unknown key or an impossible value, with its origin and what is allowed.
+    """
+    try:
+        return documents.load(program, args)
+    except SettingError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def verify(section: Any) -> None:
+    """Refuse a section that breaks a rule of its settings; for ``__post_init__``.
+
+    Raises:
+        UsageError: naming the first value that does.
+    """
+    for message, allowed in documents.complaints(section):
+        raise UsageError(message, hint=allowed)
+
+
+def name(kind: str) -> Callable[[str], Complaint | None]:
+    """The rule of names that stand in topics, for `Setting.check`."""
+
+    def check(value: str) -> Complaint | None:
+        return complaint(topics.checked, kind, value)
+
+    return check
+
+
+def complaint(check: Callable[..., object], *values: object) -> Complaint | None:
+    """What a function that raises `UsageError` has to say about values."""
+    try:
+        check(*values)
+    except UsageError as error:
+        return Complaint(error.message, error.hint)
+    return None
+
+
+def add_show_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add ``config show`` to a command's subcommands; return its parser, which wants the flags of the settings."""
+    config = commands.add_parser("config", help="print what is in force, and where it comes from")
+    actions = config.add_subparsers(dest="action", metavar="action", required=True)
+    shows = actions.add_parser(
+        "show", help="all settings, their values and origins; secrets are masked", allow_abbrev=False
+    )
+    shows.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return shows
+
+
+def show(loaded: Loaded[Any], *, as_json: bool) -> None:
+    """Print what is in force and where each value comes from."""
+    sys.stdout.write(documents.as_json(loaded) if as_json else documents.as_table(loaded))

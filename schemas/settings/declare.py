@@ -1,0 +1,204 @@
+"""What a setting is, and the rules that its values keep."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+C = TypeVar("C")
+
+
+class SettingError(Exception):
+    """A settings file, a variable of the environment or a flag cannot be used.
+
+    Args:
+        message: what is wrong, in one sentence.
+        hint: where it comes from and what is allowed.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Complaint(NamedTuple):
+    """Why a value is refused, and what is allowed; the latter may be empty."""
+
+    message: str
+    allowed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Metadata of a section's field: ``threads: Annotated[int, Setting(help="torch threads", least=1)] = 1``.
+
+    Attributes:
+        help: what it is, for people; with the unit where the words need it.
+        unit: of the value, for messages.
+        least: smallest value.
+        above: the value is larger than this.
+        most: largest value.
+        between: smallest and largest value, both allowed.
+        choices: all values.
+        check: says what is wrong with a value, for rules that the others cannot say.
+        default: the default in words, where the value says too little or is drawn for each run.
+        title: stands for the key in messages.
+        secret: never shown, and no flag: other users of a machine can read its command lines.
+        replaces: another key that this one stands in for; a value for either hides those for both from
+            sources of lower precedence.
+        metavar: stands for the value in the help.
+    """
+
+    help: str
+    unit: str = ""
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    between: tuple[int, int] | None = None
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], Complaint | None] | None = None
+    default: str = ""
+    title: str = ""
+    secret: bool = False
+    replaces: str = ""
+    metavar: str | None = None
+
+    def complaint(self, key: str, value: Any) -> Complaint | None:
+        """What is wrong with a value of the right type; None if nothing is, or if there is no value."""
+        if value is None:
+            return None
+        return self._out_of_bounds(key, value) or self._unfit(key, value)
+
+    def _out_of_bounds(self, key: str, value: Any) -> Complaint | None:
+        named, unit = f"{self.title or key} {value}", f" {self.unit}" if self.unit else ""
+        # Written so that nan, which is neither less nor more, passes none of them.
+        if self.between is not None and not self.between[0] <= value <= self.between[1]:
+            return Complaint(f"{named} is not between {self.between[0]} and {self.between[1]}")
+        if self.least is not None and not value >= self.least:
+            return Complaint(f"{named} is less than {self.least:g}{unit}")
+        if self.above is not None and not value > self.above:
+            return Complaint(f"{named} is not above {self.above:g}{unit}")
+        if self.most is not None and not value <= self.most:
+            return Complaint(f"{named} is more than {self.most:.15g}{unit}")
+        return None
+
+    def _unfit(self, key: str, value: Any) -> Complaint | None:
+        if self.choices and value not in self.choices:
+            return Complaint(f"{self.title or key} {value!r} is none of {', '.join(self.choices)}")
+        if self.check is None:
+            return None
+        for one in value if isinstance(value, tuple) else (value,):
+            if found := self.check(one):
+                return found
+        return None
+
+
+Kind = Literal["default", "file", "environment", "flag"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from: ``file`` and ``edge.toml:3``, ``environment`` and a name, ``flag`` and a flag."""
+
+    kind: Kind
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.where}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting of a daemon.
+
+    Attributes:
+        key: in the file.
+        section: field of the daemon's settings that holds it.
+        type: of its value, without the metadata.
+        setting: its metadata.
+        default: its value if nobody gives one; None also if it is drawn for each run.
+    """
+
+    key: str
+    section: str
+    type: Any
+    setting: Setting
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """Its flag."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def kind(self) -> Any:
+        """Its type where there is a value."""
+        if typing.get_origin(self.type) in (typing.Union, types.UnionType):
+            return next(one for one in typing.get_args(self.type) if one is not types.NoneType)
+        return self.type
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list."""
+        return typing.get_origin(self.kind) is tuple
+
+
+@dataclass(frozen=True, slots=True)
+class Program(Generic[C]):
+    """A daemon: its short name, ``edge``, and the type of its settings."""
+
+    name: str
+    settings: type[C]
+
+    @property
+    def prefix(self) -> str:
+        """Of its variables in the environment."""
+        return f"FLEXSPEC_{self.name.upper()}_"
+
+    def variable(self, key: str) -> str:
+        """The name of a setting in the environment."""
+        return self.prefix + key.upper()
+
+    @property
+    def sections(self) -> dict[str, type[Any]]:
+        """Sections by their names."""
+        hints = typing.get_type_hints(self.settings)
+        return {field.name: hints[field.name] for field in dataclasses.fields(self.settings)}  # type: ignore[arg-type]
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """All settings by their keys, in the order of the sections and of their fields."""
+        found: dict[str, Entry] = {}
+        for section, kind in self.sections.items():
+            for entry in _entries(section, kind):
+                if entry.key in found:
+                    raise TypeError(
+                        f"{entry.key} is a setting of {found[entry.key].section} and of {section}"
+                    )
+                found[entry.key] = entry
+        return found
+
+
+def _entries(section: str, kind: type[Any]) -> Iterator[Entry]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        if typing.get_origin(hint) is not typing.Annotated:
+            continue
+        bare, *extras = typing.get_args(hint)
+        setting = next((extra for extra in extras if isinstance(extra, Setting)), None)
+        if setting is not None:
+            default = None if field.default is dataclasses.MISSING else field.default
+            yield Entry(field.name, section, bare, setting, default)
+
+
+def complaints(section: Any) -> Iterator[Complaint]:
+    """What is wrong with a section that was made by hand."""
+    for entry in _entries("", type(section)):
+        if found := entry.setting.complaint(entry.key, getattr(section, entry.key)):
+            yield found

@@ -1,0 +1,252 @@
+"""The settings of the three daemons, as their users see them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import broker.settings
+import cloud_worker.settings
+import edge_node.settings
+from broker.__main__ import main as run_broker
+from cloud_worker.__main__ import build_parser as cloud_parser
+from cloud_worker.__main__ import main as run_cloud
+from cloud_worker.settings import WorkerSettings
+from edge_node.__main__ import build_parser as edge_parser
+from edge_node.__main__ import main as run_edge
+from edge_node.settings import EdgeConfig, EdgeSettings
+from flexspec_mq.errors import UsageError
+from flexspec_mq.transport.arguments import LinkOptions, address, link_settings
+from schemas.settings import Loaded, Program
+from schemas.settings.flags import explained
+
+ROOT = Path(__file__).resolve().parents[2]
+DAEMONS: dict[str, tuple[Callable[[Sequence[str]], int], Program[Any]]] = {
+    "edge": (run_edge, edge_node.settings.PROGRAM),
+    "cloud": (run_cloud, cloud_worker.settings.PROGRAM),
+    "broker": (run_broker, broker.settings.PROGRAM),
+}
+HEAVY = ("torch", "transformers", "numpy", "structlog", "aiomqtt")
+
+
+def shown(capsys: pytest.CaptureFixture[str], daemon: str, *flags: str) -> dict[str, Any]:
+    assert DAEMONS[daemon][0](["config", "show", "--json", *flags]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def edge_config(*flags: str) -> Loaded[EdgeConfig]:
+    return edge_node.settings.from_arguments(edge_parser().parse_args(["chat", *flags]))
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_every_setting_can_come_from_anywhere(
+    daemon: str, capsys: pytest.CaptureFixture[str], settings_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each default written to the file and to the environment is read back as what it is."""
+    program = DAEMONS[daemon][1]
+    wanted = {key: entry.default for key, entry in program.entries.items() if entry.default not in (None, ())}
+    lines = [
+        f"{key} = {json.dumps(value if not isinstance(value, Path) else str(value))}"
+        for key, value in wanted.items()
+    ]
+    path = settings_folder / f"{daemon}.toml"
+    path.write_text("\n".join(lines))
+    from_file = shown(capsys, daemon)
+    assert from_file["file"] == str(path)
+    for number, (key, value) in enumerate(wanted.items(), 1):
+        row = from_file["settings"][key]
+        expected = str(path.parent / value) if isinstance(value, Path) else value
+        assert (row["value"], row["from"], row["where"]) == (expected, "file", f"{path}:{number}")
+    path.unlink()
+    for key, value in wanted.items():
+        monkeypatch.setenv(
+            program.variable(key), json.dumps(value) if isinstance(value, bool) else str(value)
+        )
+    for key, value in wanted.items():
+        row = shown(capsys, daemon)["settings"][key]
+        assert (row["from"], row["where"]) == ("environment", program.variable(key))
+        assert row["value"] == (str(value) if isinstance(value, Path) else value)
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_the_table(daemon: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert DAEMONS[daemon][0](["config", "show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == list(DAEMONS[daemon][1].entries)
+    assert all(line.endswith(" default") for line in lines[1:-1])
+    assert lines[-1] == "file: none"
+
+
+@pytest.mark.parametrize("daemon", ["edge", "cloud"])
+def test_passwords_are_never_shown(
+    daemon: str, capsys: pytest.CaptureFixture[str], settings_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (settings_folder / f"{daemon}.toml").write_text("password = 'hunter2'")
+    assert shown(capsys, daemon)["settings"]["password"]["value"] == "********"
+    monkeypatch.setenv(f"FLEXSPEC_{daemon.upper()}_PASSWORD", "hunter3")
+    assert DAEMONS[daemon][0](["config", "show"]) == 0
+    table = capsys.readouterr().out
+    assert "********" in table
+    assert "hunter" not in table
+    config = (
+        edge_config()
+        if daemon == "edge"
+        else cloud_worker.settings.from_arguments(cloud_parser().parse_args([]))
+    )
+    assert link_settings(config.settings.link, "x").password == "hunter3"  # noqa: S105
+    assert "hunter" not in repr(config)
+
+
+@pytest.mark.parametrize(("daemon", "code"), [("edge", 2), ("cloud", 2), ("broker", 2)])
+def test_errors_name_key_place_and_what_is_allowed(
+    daemon: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    settings_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = DAEMONS[daemon][0]
+    path = settings_folder / f"{daemon}.toml"
+    path.write_text("# mine\nfridge = 1\n")
+    assert run(["config", "show"]) == code
+    assert f"{path}:2: unknown key 'fridge'" in capsys.readouterr().err
+    path.write_text("")
+    monkeypatch.setenv(f"FLEXSPEC_{daemon.upper()}_FRIDGE", "1")
+    assert run(["config", "show"]) == code
+    assert f"unknown variable FLEXSPEC_{daemon.upper()}_FRIDGE" in capsys.readouterr().err
+
+
+def test_a_setting_that_only_a_file_breaks_stops_the_daemon(
+    capsys: pytest.CaptureFixture[str], settings_folder: Path
+) -> None:
+    (settings_folder / "cloud.toml").write_text("capacity = 0")
+    assert run_cloud([]) == 2
+    assert f"set by file {settings_folder}/cloud.toml:1 (live sessions)" in capsys.readouterr().err
+    (settings_folder / "edge.toml").write_text("broker = 'host:70000'")
+    assert run_edge(["ask", "hi"]) == 2
+    assert "error: port 70000 is not between 1 and 65535\n" in capsys.readouterr().err
+    (settings_folder / "broker.toml").write_text("edge = ['a/b']")
+    assert run_broker(["run"]) == 2
+    assert "user name 'a/b' cannot stand in a topic" in capsys.readouterr().err
+
+
+def test_flags_before_and_after_the_subcommand_of_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cloud(["--threads", "3", "--verbose", "config", "show", "--json", "--lease", "9"]) == 0
+    rows = json.loads(capsys.readouterr().out)["settings"]
+    given = {key: (row["value"], row["where"]) for key, row in rows.items() if row["from"] == "flag"}
+    assert given == {"threads": (3, "--threads"), "lease": (9, "--lease"), "log_level": ("info", "--verbose")}
+
+
+def test_the_name_of_an_edge() -> None:
+    named = edge_config("--edge", "truck", "--username", "bob").settings.node
+    assert (named.edge, named.ephemeral) == ("truck", False)
+    of_user = edge_config("--username", "bob")
+    assert (of_user.settings.node.edge, of_user.settings.node.ephemeral) == ("bob", False)
+    assert str(of_user.origins["edge"]) == "flag --username"
+    drawn = edge_config().settings.node
+    assert drawn.ephemeral
+    assert len(drawn.edge) == 6
+    assert drawn.edge != edge_config().settings.node.edge
+    with pytest.raises(UsageError, match="cannot stand in a topic") as refused:
+        edge_config("--username", "bob/b")
+    assert "--edge" in refused.value.hint
+
+
+def test_a_patience_of_the_file_holds_for_commands_that_have_their_own(settings_folder: Path) -> None:
+    parse = edge_parser().parse_args
+    asked = edge_node.settings.from_arguments(parse(["ask", "x"])).settings.link
+    assert link_settings(asked, "e").give_up_after == 15.0
+    (settings_folder / "edge.toml").write_text("give_up_after = inf")
+    asked = edge_node.settings.from_arguments(parse(["ask", "x"])).settings.link
+    assert link_settings(asked, "e").give_up_after is None
+
+
+def test_sections_made_by_hand_keep_the_same_rules() -> None:
+    for make in (
+        lambda: EdgeSettings(edge="a/b"),
+        lambda: EdgeSettings(edge="a", version=""),
+        lambda: EdgeSettings(edge="a", threads=0),
+        lambda: EdgeSettings(edge="a", give_up=float("nan")),
+        lambda: WorkerSettings(worker="a b"),
+        lambda: WorkerSettings(worker="a", lease=86_401),
+        lambda: WorkerSettings(worker="a", prefill=1),
+        lambda: LinkOptions(broker="nowhere"),
+        lambda: LinkOptions(password="a", password_file=Path("b")),  # noqa: S106
+    ):
+        with pytest.raises(UsageError):
+            make()
+
+
+def test_addresses() -> None:
+    assert address("[::1]:1883") == ("::1", 1883)
+    for wrong in ("", ":1", "a", "a:", "a:b", "a:-1", "a:0", "a:65536", "a:²"):
+        with pytest.raises(UsageError):
+            address(wrong)
+
+
+def test_credentials_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.json").write_text('{"a": 5}')
+    assert run_broker(["run", "--edge", "a", "--credentials", str(tmp_path / "c.json")]) == 4
+    assert "c.json is no JSON object of names and passwords" in capsys.readouterr().err
+    assert run_broker(["check", "127.0.0.1:1", "--password-file", "/no/such"]) == 4
+    assert "/no/such cannot be read" in capsys.readouterr().err
+
+
+def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(dict(action.choices) for action in parser._actions if isinstance(action.choices, dict))
+
+
+@pytest.mark.parametrize("daemon", ["edge", "cloud"])
+def test_help_explains_each_setting(daemon: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "10000")  # no line is broken
+    program = DAEMONS[daemon][1]
+    parser = commands(edge_parser())["chat"] if daemon == "edge" else cloud_parser()
+    text = " ".join(parser.format_help().split())
+    for key, entry in program.entries.items():
+        assert explained(program, entry, False, entry.default) in text
+        assert (f" {entry.flag} " in text) != entry.setting.secret, key
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_the_documentation_lists_each_setting(daemon: str) -> None:
+    program = DAEMONS[daemon][1]
+    text = (ROOT / "docs" / "settings.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    for entry in program.entries.values():
+        words = explained(program, entry, False, entry.default)
+        help_, _, rest = words.rpartition(" (default: ")
+        row = f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |"
+        assert row in rows
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("edge_node", ["--help"]),
+        ("edge_node", ["config", "show"]),
+        ("cloud_worker", ["--help"]),
+        ("cloud_worker", ["config", "show"]),
+        ("cloud_worker", ["--capacity", "0"]),
+        ("broker", ["--help"]),
+        ("broker", ["config", "show"]),
+    ],
+)
+def test_what_needs_no_model_loads_nothing_heavy(module: str, arguments: list[str]) -> None:
+    code = (
+        f"import sys\nfrom {module}.__main__ import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        f"print('loaded', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ)
+    )
+    assert done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
