@@ -13,7 +13,7 @@ export FLEXSPEC_MAKE_$(1) := $$(value $(1))
 endif
 unexport $(1)
 endef
-$(foreach name,PROMPT CHAT,$(eval $(call pass_on,$(name))))
+$(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
@@ -24,6 +24,7 @@ help: ## this list
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal"
+	@echo "  make demo LINK=4g        over an emulated network; needs root. flexspec link profiles lists them"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
 	@echo "                           CUDA build of several GB that this machine has no use for"

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.demo.place import Place, place
 from flexspec_mq.demo.processes import Child, Family
 from flexspec_mq.demo.screen import Screen
 from flexspec_mq.errors import FlexSpecError, UsageError
@@ -42,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--in-flight", type=int, default=1, help="batches in flight (default: 1)")
     parser.add_argument("--ahead", type=int, default=0, help="run-ahead of the worker in tokens (default: 0)")
     parser.add_argument("--qos", type=int, default=0, help="MQTT quality of service (default: 0)")
+    parser.add_argument(
+        "--link",
+        help="put an emulated network between device and cloud, as `flexspec link profiles` lists them",
+    )
     return parser
 
 
@@ -50,33 +55,40 @@ def _main(argv: Sequence[str]) -> int:
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
     screen = Screen()
-    with Family() as family:
-        edge = _start(family, args, screen)
+    # The link goes last: its end would take the processes on it along, without a word.
+    with place(args.link, args.seed or 0) as where, Family() as family:
+        edge = _start(family, where, args, screen)
         screen.legend()
         if args.chat:
             _chat(edge, screen)
         else:
             screen.question(args.prompt)
             _answer(edge, screen, args.prompt)
+        for line in where.summary():
+            screen.say(line)
     return 0
 
 
-def _start(family: Family, args: argparse.Namespace, screen: Screen) -> Child:
+def _start(family: Family, where: Place, args: argparse.Namespace, screen: Screen) -> Child:
     """Start broker, worker and edge; return the edge when all of them are ready."""
     with screen.bars("broker", "worker", "edge") as tell:
         tell("starting", "broker")
-        broker = family.start("broker", ["-m", "broker", "run", "--ready-json"], lambda _line: None)
+        broker = family.start(
+            "broker", where.cloud("broker", "run", "--ready-json", *where.listen), lambda _line: None
+        )
         port = broker.wait_for(lambda event: "port" in event, 30.0)["port"]
-        screen.say(f"broker   Mosquitto on 127.0.0.1:{port}")
+        screen.say(f"broker   Mosquitto on {where.host}:{port}{where.note}")
         tell("ready: 100 %", "broker")
-        where = ["--broker", f"127.0.0.1:{port}"]
+        at = ["--broker", f"{where.host}:{port}", "--log-format", "human"]
         worker = family.start(
             "worker",
-            ["-m", "cloud_worker", *where, "--target", args.target, "--worker", "demo", "--ready-json"],
+            where.cloud("cloud_worker", *at, f"--target={args.target}", "--worker", "demo", "--ready-json"),
             lambda line: tell(line, "worker"),
         )
         edge = family.start(
-            "edge", ["-m", "edge_node", "chat", *where, *_edge_flags(args)], lambda line: tell(line, "edge")
+            "edge",
+            where.device("edge_node", "chat", *at, *_edge_flags(args)),
+            lambda line: tell(line, "edge"),
         )
         ready = worker.wait_for(lambda event: "ready" in event, _START)
         screen.say(f"worker   {ready['target']}, verification {ready['exactness']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -20,30 +21,32 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 30
+_SETTINGS = ("FLEXSPEC_EDGE_", "FLEXSPEC_CLOUD_", "FLEXSPEC_BROKER_")
 
 
 class Child:
-    """One process of ours, ``python -m module …``, that speaks JSON lines on its standard output.
+    """One process of ours that speaks JSON lines on its standard output.
 
     Args:
         name: for messages to people.
-        arguments: after ``python``.
+        command: program and arguments. Of the environment it gets no settings of our daemons.
         say: told each line of its standard error.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, command: Sequence[str], say: Callable[[str], None]) -> None:
         self.name = name
         self._say = say
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._lines: queue.Queue[str | None] = queue.Queue(maxsize=10_000)
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             errors="replace",
+            env={name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)},
             # Ctrl-C is ours to handle: the children end in the order that we choose.
             start_new_session=True,
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  one system call
@@ -144,9 +147,9 @@ class Family:
     def __init__(self) -> None:
         self._children: list[Child] = []
 
-    def start(self, name: str, arguments: Sequence[str], say: Callable[[str], None]) -> Child:
+    def start(self, name: str, command: Sequence[str], say: Callable[[str], None]) -> Child:
         """Start a child; see `Child`."""
-        child = Child(name, arguments, say)
+        child = Child(name, command, say)
         self._children.append(child)
         return child
 

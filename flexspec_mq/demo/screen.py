@@ -42,8 +42,8 @@ class Screen:
         return self._console.is_terminal
 
     def say(self, text: str) -> None:
-        """One line."""
-        self._console.print(Text(text))
+        """One line, however long."""
+        self._console.print(Text(text), soft_wrap=True)
 
     def bars(self, *tasks: str) -> AbstractContextManager[Tell]:
         """A bar for each task, for as long as the block lasts."""

@@ -40,7 +40,7 @@ def gone(pid: int) -> bool:
 
 def test_a_child_answers_and_is_ended() -> None:
     with Family() as family:
-        child = family.start("echo", ["-c", ECHO], ignored)
+        child = family.start("echo", [sys.executable, "-c", ECHO], ignored)
         pid = child.wait_for(lambda event: "pid" in event, 20)["pid"]
         child.send({"say": "line\nline"})
         assert child.wait_for(lambda event: "got" in event, 20) == {"got": {"say": "line\nline"}}
@@ -52,7 +52,7 @@ def test_children_end_when_the_body_fails() -> None:
 
     def half_way() -> None:
         with Family() as family:
-            child = family.start("echo", ["-c", ECHO], ignored)
+            child = family.start("echo", [sys.executable, "-c", ECHO], ignored)
             pids.append(child.wait_for(lambda event: "pid" in event, 20)["pid"])
             raise RuntimeError("half-way")
 
@@ -63,7 +63,7 @@ def test_children_end_when_the_body_fails() -> None:
 
 def test_one_that_does_not_listen_is_killed() -> None:
     with Family() as family:
-        child = family.start("mule", ["-c", STUBBORN], ignored)
+        child = family.start("mule", [sys.executable, "-c", STUBBORN], ignored)
         pid = child.wait_for(lambda event: "pid" in event, 20)["pid"]
         child.stop(patience=0.1)
         assert gone(pid)
@@ -72,7 +72,7 @@ def test_one_that_does_not_listen_is_killed() -> None:
 def test_a_child_that_dies_is_an_error_with_its_last_words() -> None:
     told: list[str] = []
     with Family() as family:
-        child = family.start("poet", ["-c", "import sys; sys.exit('no rhyme')"], told.append)
+        child = family.start("poet", [sys.executable, "-c", "import sys; sys.exit('no rhyme')"], told.append)
         with pytest.raises(FlexSpecError, match="the poet ended with code 1") as caught:
             child.wait_for(lambda _event: True, 20)
     assert "no rhyme" in caught.value.hint
@@ -81,7 +81,7 @@ def test_a_child_that_dies_is_an_error_with_its_last_words() -> None:
 
 def test_silence_has_a_bound() -> None:
     with Family() as family:
-        child = family.start("mule", ["-c", STUBBORN], ignored)
+        child = family.start("mule", [sys.executable, "-c", STUBBORN], ignored)
         child.wait_for(lambda event: "pid" in event, 20)
         with pytest.raises(FlexSpecError, match="the mule said nothing for 0 s"):
             child.wait_for(lambda _event: True, 0.05)
@@ -89,10 +89,10 @@ def test_silence_has_a_bound() -> None:
 
 
 PARENT = f"""
-import time
+import sys, time
 from flexspec_mq.demo.processes import Family
 with Family() as family:
-    child = family.start("echo", ["-c", {ECHO!r}], lambda line: None)
+    child = family.start("echo", [sys.executable, "-c", {ECHO!r}], lambda line: None)
     print(child.wait_for(lambda event: "pid" in event, 20)["pid"], flush=True)
     time.sleep(600)
 """
