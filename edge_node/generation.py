@@ -27,6 +27,7 @@ class GenerationRequest:
         ignore_eos: go on to the limit.
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
+        version: target version to ask for; None is the node's.
     """
 
     prompt: tuple[int, ...]
@@ -36,6 +37,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     timeout: float | None = None
+    version: str | None = None
 
 
 @dataclass(slots=True)

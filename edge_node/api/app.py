@@ -1,0 +1,61 @@
+"""The app around an edge node that runs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from edge_node.api.context import Api
+from edge_node.api.gate import Gate
+from edge_node.api.metrics import Metrics
+from edge_node.api.routes import refuse, routes
+from edge_node.api.texts import Texts
+from edge_node.api.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_node.api.prompts import TextModel
+    from edge_node.api.settings import ApiSettings
+    from edge_node.api.watch import LinkWatch
+    from edge_node.node import EdgeNode
+    from flexspec_mq.controller.plan import Policy
+
+PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz", "/metrics")
+"""What requests are counted under."""
+
+
+def create_app(
+    node: EdgeNode,
+    model: TextModel,
+    *,
+    link: LinkWatch,
+    policy: Callable[[], Policy],
+    settings: ApiSettings,
+) -> Starlette:
+    """Make the app.
+
+    Args:
+        node: runs for as long as the app does.
+        model: whose tokenizer is the targets'.
+        link: given to `EdgeNode.running` as its link factory.
+        policy: makes the policy of each session.
+        settings: of the API.
+
+    Returns:
+        The app; `app.state.api` is its `Api`.
+    """
+    metrics = Metrics(lambda: node.sessions, lambda: link.is_up)
+    texts = Texts(Writer(node, model, link, policy, settings, metrics), settings, metrics)
+    api = Api(settings, texts, link, metrics, int(time.time()))
+    app = Starlette(
+        routes=routes(api),
+        middleware=[Middleware(Gate, settings=settings, metrics=metrics, paths=PATHS)],
+        exception_handlers={HTTPException: refuse},
+    )
+    app.state.api = api
+    return app

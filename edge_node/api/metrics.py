@@ -1,0 +1,74 @@
+"""Figures for Prometheus, in a registry of the app's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_node.api.text import Figures
+
+_FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
+_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """All figures of one app.
+
+    Args:
+        sessions: gives the number of texts that are being written.
+        link_up: tells whether the link is up.
+
+    Attributes:
+        requests: by endpoint and HTTP status; 499 is a client that went away.
+        texts: ended, by how.
+        tokens: by kind: prompt of texts that began, completion as it is committed.
+        first_token: seconds from the request to the first committed token.
+        per_token: seconds between two commits by the number of tokens in the later one.
+    """
+
+    def __init__(self, sessions: Callable[[], int], link_up: Callable[[], bool]) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "flexspec_edge_requests", "HTTP requests", ("endpoint", "status"), registry=registry
+        )
+        self.texts = Counter("flexspec_edge_texts", "Texts that ended", ("outcome",), registry=registry)
+        self.tokens = Counter("flexspec_edge_tokens", "Tokens", ("kind",), registry=registry)
+        self.first_token = Histogram(
+            "flexspec_edge_first_token_seconds", "Request to first token", buckets=_FIRST, registry=registry
+        )
+        self.per_token = Histogram(
+            "flexspec_edge_token_seconds", "Per token after the first", buckets=_TOKEN, registry=registry
+        )
+        self._drafted = Counter("flexspec_edge_drafted_tokens", "Draft tokens judged", registry=registry)
+        self._accepted = Counter("flexspec_edge_accepted_tokens", "Of these, right", registry=registry)
+        self._rounds = Counter("flexspec_edge_rounds", "Verdicts that committed", registry=registry)
+        self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
+        Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(sessions)
+        Gauge("flexspec_edge_link_up", "1 while connected to the broker", registry=registry).set_function(
+            lambda: float(link_up())
+        )
+
+    def took(self, figures: Figures) -> None:
+        """Count what a text took, when it has ended."""
+        self._drafted.inc(figures.drafted)
+        self._accepted.inc(figures.accepted)
+        self._rounds.inc(figures.rounds)
+        self._bytes.labels("up").inc(figures.bytes_up)
+        self._bytes.labels("down").inc(figures.bytes_down)
+
+    def page(self) -> bytes:
+        """The page that Prometheus reads."""
+        return generate_latest(self._registry)

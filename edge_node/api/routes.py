@@ -1,0 +1,124 @@
+"""What each path does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from edge_node.api.bodies import read_body
+from edge_node.api.errors import ApiError, bad
+from edge_node.api.fields import canonical, parse_object
+from edge_node.api.metrics import CONTENT_TYPE
+from edge_node.api.replies import reply, send_bytes, send_json
+from edge_node.api.requests import chat_request, completion_request
+from edge_node.api.shapes import model as model_object
+from edge_node.api.texts import Once
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+    from edge_node.api.context import Api
+    from edge_node.api.requests import TextRequest
+
+    Handler = Callable[[Api, Request, Send], Awaitable[None]]
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
+
+class Endpoint:
+    """One path of the app, as an ASGI app of its own: it sees when its client goes away."""
+
+    def __init__(self, api: Api, handler: Handler) -> None:
+        self._api = api
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._handler(self._api, Request(scope, receive), send)
+
+
+def routes(api: Api) -> list[Route]:
+    """All paths."""
+    table: list[tuple[str, str, Handler]] = [
+        ("/v1/chat/completions", "POST", _chat),
+        ("/v1/completions", "POST", _completion),
+        ("/v1/models", "GET", _models),
+        ("/v1/models/{model:path}", "GET", _model),
+        ("/healthz", "GET", _health),
+        ("/readyz", "GET", _ready),
+        ("/metrics", "GET", _metrics),
+    ]
+    return [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in table]
+
+
+async def _chat(api: Api, request: Request, send: Send) -> None:
+    await _text(api, request, send, chat_request)
+
+
+async def _completion(api: Api, request: Request, send: Send) -> None:
+    await _text(api, request, send, completion_request)
+
+
+async def _text(
+    api: Api, request: Request, send: Send, parse: Callable[[dict[str, Any]], TextRequest]
+) -> None:
+    body = parse_object(await read_body(request, api.settings))
+    once = _once(request, body)
+    wanted = parse(body)
+    version = api.version(wanted.model)
+    with api.texts.reading(wanted, version, once) as text:
+        await reply(text, api.settings, request.receive, send)
+
+
+def _once(request: Request, body: dict[str, Any]) -> Once | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY:
+        raise bad(
+            None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
+        )
+    return Once(key, canonical([request.url.path, body]))
+
+
+async def _models(api: Api, _request: Request, send: Send) -> None:
+    data = [model_object(version, since) for version, since in sorted(api.versions().items())]
+    await send_json(send, 200, {"object": "list", "data": data})
+
+
+async def _model(api: Api, request: Request, send: Send) -> None:
+    version = api.version(request.path_params["model"])
+    await send_json(send, 200, model_object(version, api.versions()[version]))
+
+
+async def _health(_api: Api, _request: Request, send: Send) -> None:
+    await send_json(send, 200, {"status": "ok"})
+
+
+async def _ready(api: Api, _request: Request, send: Send) -> None:
+    why = api.not_ready()
+    if why is None:
+        await send_json(send, 200, {"status": "ready"})
+    else:
+        await send_json(send, 503, {"status": "not ready", "reason": why})
+
+
+async def _metrics(api: Api, _request: Request, send: Send) -> None:
+    await send_bytes(send, 200, CONTENT_TYPE, api.metrics.page())
+
+
+def refuse(_request: Request, error: Exception) -> Response:
+    """What the router could not find, in the shape of all errors.
+
+    Raises:
+        ApiError: 404 or 405.
+    """
+    status = getattr(error, "status_code", 404)
+    said = "this path is for another method" if status == 405 else "there is no such path"
+    raise ApiError(status, said, code="not_found" if status == 404 else "method_not_allowed")

@@ -1,0 +1,98 @@
+"""What the API is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from flexspec_mq.errors import UsageError
+
+_POSITIVE = (
+    "max_texts",
+    "max_readers",
+    "max_body",
+    "timeout",
+    "link_patience",
+    "send_timeout",
+    "body_timeout",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """One API server. Times are seconds, sizes bytes.
+
+    Attributes:
+        version: target version of the edge node; the model that is used when a request names none.
+        host: address to listen on.
+        port: 0 takes a free one.
+        api_key: what clients must send as ``Authorization: Bearer …``; None asks for nothing.
+        insecure_anywhere: listen beyond loopback although the API speaks no TLS.
+        other_versions: serve every version that has a worker online, not only `version`. The node must then
+            honour `GenerationRequest.version`.
+        max_texts: texts that are written or read at a time; beyond it 429.
+        max_readers: requests that may read one text at a time, by the same idempotency key.
+        max_body: of a request.
+        timeout: for a whole text, waiting included.
+        link_patience: that a new text waits for the broker.
+        send_timeout: that a client may take to accept one chunk before it is taken for gone.
+        body_timeout: for a request's body to arrive.
+        heartbeat: silence in a stream after which an SSE comment is sent.
+        keep_for: that a finished text stays under its idempotency key.
+        keep_texts: finished texts kept at most.
+        keep_bytes: characters of them, taken together, at most.
+        grace: for open streams to be told when the server stops.
+    """
+
+    version: str = "base"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key: str | None = field(default=None, repr=False)
+    insecure_anywhere: bool = False
+    other_versions: bool = False
+    max_texts: int = 64
+    max_readers: int = 16
+    max_body: int = 4 * 2**20
+    timeout: float = 600.0
+    link_patience: float = 10.0
+    send_timeout: float = 60.0
+    body_timeout: float = 30.0
+    heartbeat: float = 15.0
+    keep_for: float = 600.0
+    keep_texts: int = 256
+    keep_bytes: int = 16 * 2**20
+    grace: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no server can be made of, and what would be open to the world by accident.
+
+        Raises:
+            UsageError: naming the value.
+        """
+        if not 0 <= self.port < 2**16:
+            raise UsageError(f"API port {self.port} is not between 0 and 65535")
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:  # nan is not either
+                raise UsageError(f"{name} {getattr(self, name)} is not above 0")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
+            raise UsageError("the API key is empty or not ASCII", hint="clients send it in an HTTP header")
+        if not self.loopback and not self.insecure_anywhere:
+            raise UsageError(
+                f"the API would listen beyond this machine, on {self.host}, without TLS",
+                hint="listen on 127.0.0.1, put a TLS proxy before it, or say that it may be insecure anywhere",
+            )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether `host` is this machine only."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, without a port, is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,219 @@
+"""An edge node with its API, over a real broker and real HTTP; the target is a pure function of seed and prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import httpx2
+from openai import AsyncOpenAI
+from starlette.applications import Starlette
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from broker.launcher import PrivateBroker
+from edge_node.api.app import create_app
+from edge_node.api.context import Api
+from edge_node.api.server import serve
+from edge_node.api.settings import ApiSettings
+from edge_node.api.watch import LinkWatch
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.models.text import decode
+from flexspec_mq.protocol.edge import SessionRequest
+from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Identity
+from tests.daemons import PATIENCE, TARGET, Daemon, FakeDrafter, FakeVerifier, until, worker_at
+from tests.protocol.world import EOS, FINGERPRINT, VOCAB
+
+CONTEXT = 50_000
+UNKNOWN, END = "<unk>", "</s>"
+PLAN = Plan(draft_length=4, in_flight=2, qos=1)
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + '.' + m['content'] + ',' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant.' }}{% endif %}"
+)
+_numbers = itertools.count()
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """As many tokens as the fake target has: characters, words, and bytes that are characters only together."""
+    broken = list("Ã©âĤ¬ð")  # the bytes of é and €, and the first one of any emoji
+    words = ["ab", "the", "in", "er", "Ġa", "st"]
+    known = [UNKNOWN, *"abcdefghijklmnopqrstuvwxyz", "Ġ", ".", ",", "Ċ", "!", "?", *broken, *words]
+    known += [*"1234567890"[: EOS - len(known)], END]
+    assert len(known) == VOCAB
+    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(known)}, merges=[], unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(END, special=True, normalized=False)])
+    made = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, unk_token=UNKNOWN, eos_token=END
+    )
+    made.chat_template = TEMPLATE
+    return made
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A `TextModel` without weights."""
+
+    max_context: int = CONTEXT
+    vocab_size: int = VOCAB
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return tokenizer()
+
+
+def ids_of(prompt: str) -> tuple[int, ...]:
+    """Token ids of a chat with one turn of the user."""
+    return tuple(tokenizer().encode(f"user.{prompt},assistant."))
+
+
+def expected(
+    prompt: Sequence[int], seed: int, limit: int, *, ignore_eos: bool = False
+) -> tuple[tuple[int, ...], str]:
+    """Tokens that the target alone writes, and whether they end by ``eos`` or ``length``."""
+    identity = Identity(1, FINGERPRINT, 0.0, 0, 1.0, seed, (EOS,), ignore_eos, limit)
+    return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=tuple(prompt)))
+
+
+def shown(tokens: Sequence[int]) -> str:
+    return decode(tokenizer(), tokens)
+
+
+@dataclass
+class Served:
+    """A node that serves its API.
+
+    Attributes:
+        daemons: its workers.
+        run: of the server; cancel it to stop the server.
+    """
+
+    url: str
+    node: EdgeNode
+    api: Api
+    app: Starlette
+    daemons: list[Daemon]
+    run: asyncio.Task[None]
+    http: httpx2.AsyncClient
+
+    @property
+    def client(self) -> AsyncOpenAI:
+        """The official client. It does not retry unless told."""
+        return AsyncOpenAI(
+            base_url=f"{self.url}/v1",
+            api_key=self.api.settings.api_key or "none",
+            max_retries=0,
+            http_client=self.http,
+        )
+
+    @property
+    def version(self) -> str:
+        return self.api.settings.version
+
+    async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
+        return await self.http.post(
+            f"{self.url}{path}", json=body, headers={name.replace("_", "-"): v for name, v in headers.items()}
+        )
+
+    async def chat(
+        self, prompt: str = "hello", headers: dict[str, str] | None = None, **more: Any
+    ) -> httpx2.Response:
+        body = {"model": self.version, "messages": [{"role": "user", "content": prompt}], **more}
+        return await self.post("/v1/chat/completions", body, **(headers or {}))
+
+    async def refusal(self) -> None:
+        """Wait until a chat was answered with 429."""
+        line = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="429"}'
+        async with asyncio.timeout(PATIENCE):
+            while not await self.metric(line):  # noqa: ASYNC110  it happens on the other side of HTTP
+                await asyncio.sleep(0.01)
+
+    async def metric(self, line: str) -> float:
+        """The value of one line of the metrics' page; 0 if it is not there."""
+        page = (await self.http.get(f"{self.url}/metrics", headers=self.key)).text
+        values = [one.rpartition(" ")[2] for one in page.splitlines() if one.rpartition(" ")[0] == line]
+        return float(values[0]) if values else 0.0
+
+    @property
+    def key(self) -> dict[str, str]:
+        key = self.api.settings.api_key
+        return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+@asynccontextmanager
+async def served(
+    broker: PrivateBroker,
+    *,
+    workers: int = 1,
+    verifier: FakeVerifier | None = None,
+    give_up: float = PATIENCE,
+    plan: Plan = PLAN,
+    max_context: int = CONTEXT,
+    worker: dict[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Served]:
+    """Serve the API of a new edge node, with workers of a version of its own."""
+    number = next(_numbers)
+    version = settings.pop("version", f"api{number}")
+    api_settings = ApiSettings(**{"version": version, "port": 0, "grace": 2.0, **settings})
+
+    def link_to(name: str) -> LinkSettings:
+        return LinkSettings(port=broker.port, client_id=name, backoff=0.02, backoff_max=0.1)
+
+    async with AsyncExitStack() as stack:
+        daemons = []
+        for each in range(workers):
+            factory: LinkFactory = links_to(broker)
+            daemons.append(
+                await stack.enter_async_context(
+                    worker_at(factory, f"aw{number}-{each}", verifier, version=version, **(worker or {}))
+                )
+            )
+        edge = EdgeSettings(edge=f"ae{number}", version=version, give_up=give_up)
+        node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,))
+        watch = LinkWatch(mqtt_link)
+        await stack.enter_async_context(node.running(watch, link_to(f"e-ae{number}")))
+        app = create_app(
+            node, Speech(max_context), link=watch, policy=lambda: FixedPolicy(plan), settings=api_settings
+        )
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        run = asyncio.create_task(serve(app, started=port.set_result))
+        stack.push_async_callback(_stop, run)
+        await asyncio.wait_for(port, PATIENCE)
+        await until(lambda: not workers or version in watch.workers.versions())
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=PATIENCE, trust_env=False))
+        yield Served(f"http://127.0.0.1:{port.result()}", node, app.state.api, app, daemons, run, http)
+
+
+async def _stop(run: asyncio.Task[None]) -> None:
+    run.cancel()
+    done, _ = await asyncio.wait([run], timeout=PATIENCE)
+    assert done, "the server does not end"
+    if not run.cancelled() and (error := run.exception()) is not None:
+        logging.getLogger(__name__).warning("the server ended with %r", error)
+
+
+def links_to(broker: PrivateBroker) -> LinkFactory:
+    """Links to this broker, whatever port the settings name."""
+
+    @asynccontextmanager
+    async def connect(settings: LinkSettings) -> AsyncIterator[Any]:
+        async with mqtt_link(replace(settings, port=broker.port)) as link:
+            yield link
+
+    return connect

@@ -1,0 +1,236 @@
+"""Answers over HTTP, through a real broker: what the official client gets is what the target alone writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from broker.launcher import PrivateBroker
+from tests.daemons import until
+from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
+
+
+def text_of(prompt: str, seed: int, limit: int) -> tuple[str, int, str]:
+    """Text, tokens and finish reason that a chat with one turn must give."""
+    tokens, end = expected(ids_of(prompt), seed, limit)
+    return shown(tokens), len(tokens), "stop" if end == "eos" else "length"
+
+
+async def streamed(client: AsyncOpenAI, **asked: Any) -> tuple[str, list[Any]]:
+    """The text of a stream, and its chunks."""
+    chunks = [chunk async for chunk in await client.chat.completions.create(stream=True, **asked)]
+    return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices), chunks
+
+
+def user(prompt: str) -> list[Any]:
+    return [{"role": "user", "content": prompt}]
+
+
+async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        for seed, limit in ((1, 40), (2, 400), (3, 400), (4, 1)):
+            text, count, reason = text_of("hello", seed, limit)
+            asked = {"model": api.version, "messages": user("hello"), "seed": seed, "max_tokens": limit}
+            answer = await api.client.chat.completions.create(**asked)  # type: ignore[call-overload]
+            assert answer.choices[0].message.content == text
+            assert answer.choices[0].finish_reason == reason
+            assert answer.model == api.version
+            assert answer.usage.prompt_tokens == len(ids_of("hello"))
+            assert answer.usage.completion_tokens == count
+            assert answer.usage.total_tokens == answer.usage.prompt_tokens + count
+            stream, chunks = await streamed(api.client, **asked, stream_options={"include_usage": True})
+            assert stream == text
+            assert chunks[0].choices[0].delta.role == "assistant"
+            assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == reason
+            assert chunks[-1].usage.completion_tokens == count
+            assert all(chunk.usage is None for chunk in chunks[:-1])
+            assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_a_chat_with_the_synchronous_client(mosquitto: PrivateBroker) -> None:
+    def talk(api: Served) -> tuple[str | None, str]:
+        with OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+            asked: dict[str, Any] = {
+                "model": api.version,
+                "messages": user("hi"),
+                "seed": 7,
+                "max_tokens": 50,
+            }
+            whole = client.chat.completions.create(**asked).choices[0].message.content
+            with client.chat.completions.create(**asked, stream=True) as stream:
+                return whole, "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    async with served(mosquitto) as api:
+        assert await asyncio.to_thread(talk, api) == (text_of("hi", 7, 50)[0],) * 2
+
+
+async def test_several_turns(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        turns: list[Any] = [{"role": "system", "content": "short"}]
+        prompt = "system.short,"
+        for said in ("one", "two", "three"):
+            turns.append({"role": "user", "content": said})
+            prompt += f"user.{said},"
+            answer = await api.client.chat.completions.create(
+                model=api.version, messages=turns, seed=5, max_tokens=12
+            )
+            content = answer.choices[0].message.content
+            tokens, _ = expected(tokenizer().encode(prompt + "assistant."), 5, 12)
+            assert content == shown(tokens)
+            turns.append(answer.choices[0].message.model_dump())  # as the client's users do
+            prompt += f"assistant.{content},"
+
+
+async def test_completions(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        ids = tokenizer().encode("the end")
+        tokens, _ = expected(ids, 3, 30, ignore_eos=True)
+        for prompt in ("the end", ["the end"], list(ids), [list(ids)]):
+            asked: dict[str, Any] = {"model": api.version, "prompt": prompt, "seed": 3, "max_tokens": 30}
+            asked["extra_body"] = {"ignore_eos": True}
+            answer = await api.client.completions.create(**asked)
+            assert answer.choices[0].text == shown(tokens)
+            assert answer.choices[0].finish_reason == "length"
+            stream = await api.client.completions.create(**asked, stream=True)
+            assert "".join([chunk.choices[0].text async for chunk in stream]) == shown(tokens)
+        short = await api.client.completions.create(
+            model=api.version, prompt="x", seed=1, extra_body={"ignore_eos": True}
+        )
+        assert short.usage is not None
+        assert short.usage.completion_tokens == 16
+
+
+async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        answer = (await api.chat(seed=9, max_tokens=60, ignore_eos=True)).json()
+        ours = answer["usage"]["flexspec"]
+        assert ours["version"] == api.version
+        assert ours["seed"] == 9
+        assert ours["exactness"] == "exact"
+        assert 0 < ours["accepted"] <= ours["drafted"]
+        assert 0 < ours["rounds"] <= 60
+        assert ours["accepted"] + ours["rounds"] >= 60  # each round gives one token of the target's own
+        assert min(ours["bytes_up"], ours["bytes_down"]) > 60
+        assert await api.metric("flexspec_edge_rounds_total") == ours["rounds"]
+        assert await api.metric("flexspec_edge_drafted_tokens_total") == ours["drafted"]
+        assert await api.metric("flexspec_edge_accepted_tokens_total") == ours["accepted"]
+        assert await api.metric('flexspec_edge_bytes_total{way="up"}') == ours["bytes_up"]
+        assert await api.metric('flexspec_edge_tokens_total{kind="completion"}') == 60
+        assert await api.metric("flexspec_edge_first_token_seconds_count") == 1
+        assert await api.metric("flexspec_edge_token_seconds_count") == ours["rounds"] - 1
+        assert await api.metric('flexspec_edge_texts_total{outcome="length"}') == 1
+        assert await api.metric("flexspec_edge_link_up") == 1
+        path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="200"}'
+        assert await api.metric(path) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_stop_strings_across_tokens(mosquitto: PrivateBroker, stream: bool) -> None:
+    async with served(mosquitto) as api:
+        tokens, _ = expected(ids_of("hello"), 11, 300, ignore_eos=True)
+        whole = shown(tokens)
+        at = next(i for i in range(40, 200) if "\N{REPLACEMENT CHARACTER}" not in whole[i : i + 4])
+        stop = whole[at : at + 4]  # a token has at most two characters
+        asked = {
+            "model": api.version, "messages": user("hello"), "seed": 11, "max_tokens": 300,
+            "stop": ["never this", stop], "extra_body": {"ignore_eos": True},
+        }  # fmt: skip
+        cut = whole[: whole.index(stop)]
+        if stream:
+            text, chunks = await streamed(api.client, **asked)
+            reason = chunks[-1].choices[0].finish_reason
+        else:
+            answer = await api.client.chat.completions.create(**asked)  # type: ignore[call-overload]
+            text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
+            # The session ends with the stop string's last token; nothing is written that nobody sees.
+            used = answer.usage.completion_tokens
+            assert stop in shown(tokens[:used])
+            assert stop not in shown(tokens[: used - 1])
+        assert text == cut
+        assert reason == "stop"
+
+
+async def test_what_looks_like_a_stop_string_is_shown_in_the_end(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        whole = text_of("hello", 12, 30)[0]
+        answer = await api.chat(seed=12, max_tokens=30, stop=whole[-3:] + "and more")
+        choice = answer.json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (whole, text_of("hello", 12, 30)[2])
+
+
+async def test_same_seed_same_text(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        answers = [(await api.chat(seed=seed, max_tokens=40)).json() for seed in (1, 1, 2)]
+        first, again, other = (answer["choices"][0]["message"]["content"] for answer in answers)
+        assert first == again != other
+        drawn = [(await api.chat(max_tokens=40)).json()["usage"]["flexspec"]["seed"] for _ in range(2)]
+        assert drawn[0] != drawn[1]
+        assert max(drawn) < 2**53  # exact in JSON for everybody
+        repeated = (await api.chat(max_tokens=40, seed=drawn[0])).json()
+        assert repeated["usage"]["flexspec"]["seed"] == drawn[0]
+
+
+async def test_a_stream_never_splits_a_character(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        texts = ((seed, expected(ids_of("hello"), seed, 400, ignore_eos=True)[0]) for seed in range(1000))
+        seed, tokens = next((seed, tokens) for seed, tokens in texts if set("é€") & set(shown(tokens)))
+        pieces: list[str] = []
+        body = {
+            "messages": user("hello"),
+            "seed": seed,
+            "max_tokens": 400,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        async with api.http.stream("POST", f"{api.url}/v1/chat/completions", json=body) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            raw = b"".join([part async for part in answer.aiter_bytes()])
+        lines = [line for line in raw.decode().split("\n\n") if line]  # raises where a character is split
+        assert lines[-1] == "data: [DONE]"
+        for line in lines[:-1]:
+            chunk = json.loads(line.removeprefix("data: "))
+            pieces.append(chunk["choices"][0]["delta"].get("content", ""))
+        assert "".join(pieces) == shown(tokens)
+        assert any(set("é€") & set(piece) for piece in pieces)
+
+
+async def test_many_at_once(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=2) as api:
+        answers = await asyncio.gather(*(api.chat(f"q{n % 10}", seed=n, max_tokens=30) for n in range(40)))
+        for n, answer in enumerate(answers):
+            assert answer.json()["choices"][0]["message"]["content"] == text_of(f"q{n % 10}", n, 30)[0]
+        assert api.node.sessions == 0
+
+
+async def test_models(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        models = await api.client.models.list()
+        assert [model.id for model in models.data] == [api.version]
+        assert (await api.client.models.retrieve(api.version)).id == api.version
+        assert (
+            await api.post("/v1/chat/completions", {"messages": user("hi"), "max_tokens": 1})
+        ).status_code == 200
+
+
+async def test_models_of_all_workers_that_are_online(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as other, served(mosquitto, other_versions=True) as api:
+        await until(lambda: other.version in api.api.versions())
+        ids = {model.id for model in (await api.client.models.list()).data}
+        assert {api.version, other.version} <= ids
+        assert {model.id for model in (await other.client.models.list()).data} == {other.version}
+
+
+async def test_probes(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        assert (await api.http.get(f"{api.url}/healthz")).status_code == 200
+        assert (await api.http.get(f"{api.url}/readyz")).json() == {"status": "ready"}
+        api.daemons[0].worker.stop()
+        await asyncio.wait([api.daemons[0].run])
+        await until(lambda: api.version not in api.api.link.workers.versions())
+        answer = await api.http.get(f"{api.url}/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["reason"] == f"no worker of {api.version} is known to be online"

@@ -1,0 +1,287 @@
+"""Clients that go away, ask twice, or do not read; and the end of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.api.replies import reply
+from edge_node.api.requests import chat_request
+from edge_node.api.settings import ApiSettings
+from edge_node.api.text import End, Text
+from tests.daemons import FakeVerifier, until
+from tests.edge_node.api.served import Served, expected, ids_of, served, shown
+
+LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
+
+
+async def begin(api: Served, **more: Any) -> tuple[httpx2.Response, Any]:
+    """Open a long stream and read its first bytes."""
+    headers = more.pop("headers", {})
+    body = {"messages": [{"role": "user", "content": "hello"}], "stream": True, **LONG, **more}
+    request = api.http.build_request("POST", f"{api.url}/v1/chat/completions", json=body, headers=headers)
+    answer = await api.http.send(request, stream=True)
+    assert answer.status_code == 200
+    parts = answer.aiter_bytes()
+    await anext(parts)
+    return answer, parts
+
+
+async def test_a_client_that_leaves_a_stream_cancels_up_to_the_worker(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        answer, _ = await begin(api)
+        assert api.node.sessions == 1
+        assert api.daemons[0].kept == 1
+        await answer.aclose()
+        await until(lambda: api.node.sessions == 0 and len(api.api.texts) == 0)
+        await until(lambda: api.daemons[0].kept == 0 and not api.daemons[0].verifier.held)
+        assert await api.metric('flexspec_edge_texts_total{outcome="cancelled"}') == 1
+        path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="499"}'
+        assert await api.metric(path) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_before_any_text(mosquitto: PrivateBroker, stream: bool) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    async with served(mosquitto, verifier=verifier) as api:
+        asking = asyncio.create_task(api.chat(stream=stream))
+        await until(lambda: api.node.sessions == 1)
+        asking.cancel()
+        await until(lambda: api.node.sessions == 0 and len(api.api.texts) == 0)
+        verifier.gate.set()
+        await until(lambda: api.daemons[0].kept == 0)
+        path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="499"}'
+        assert await api.metric(path) == 1
+
+
+async def test_the_same_key_attaches_to_the_text_that_is_written(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    key = {"idempotency-key": "k1"}
+    async with served(mosquitto, verifier=verifier) as api:
+        first = asyncio.create_task(api.chat(max_tokens=30, headers=key))
+        await until(lambda: api.node.sessions == 1)
+        second = asyncio.create_task(api.chat(max_tokens=30, headers=key))
+        await until(lambda: _readers(api) == 2)
+        first.cancel()  # one leaves, the text goes on for the other
+        await until(lambda: _readers(api) == 1)
+        verifier.gate.set()
+        answer = (await second).json()
+        assert answer["usage"]["completion_tokens"] <= 30
+        again = (await api.chat(max_tokens=30, headers=key)).json()
+        assert again == answer
+        assert api.daemons[0].worker.machine.counters.opened == 1
+        other = (await api.chat(max_tokens=30, headers={"idempotency-key": "k2"})).json()
+        assert other["id"] != answer["id"]
+
+
+def _readers(api: Served) -> int:
+    return sum(text.readers for text in api.api.texts._active)
+
+
+async def test_the_official_client_with_a_key(mosquitto: PrivateBroker) -> None:
+    """It sends no key by itself; given one, it sends the same one with each of its retries."""
+    verifier = FakeVerifier()
+    async with served(mosquitto, verifier=verifier, max_texts=1) as api:
+        client = api.client.with_options(max_retries=5)
+        asked: dict[str, Any] = {
+            "model": api.version, "messages": [{"role": "user", "content": "x"}], "max_tokens": 20,
+            "extra_headers": {"Idempotency-Key": "once"},
+        }  # fmt: skip
+        verifier.gate.clear()
+        blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
+        await until(lambda: len(api.api.texts) == 1)
+        asking = asyncio.create_task(client.chat.completions.create(**asked))
+        await api.refusal()
+        verifier.gate.set()
+        await blocker
+        answer = await asking
+        assert await client.chat.completions.create(**asked) == answer
+        assert api.daemons[0].worker.machine.counters.opened == 2
+
+
+async def test_the_same_key_in_two_streams(mosquitto: PrivateBroker) -> None:
+    key = {"idempotency-key": "k"}
+    async with served(mosquitto) as api:
+        first, parts = await begin(api, headers=key, max_tokens=1000, seed=4)
+        other = await api.chat(stream=True, headers=key, **LONG | {"max_tokens": 1000, "seed": 4})
+        assert other.status_code == 422  # it names its model, so it is not the same
+        body = {"messages": [{"role": "user", "content": "hello"}], "stream": True, **LONG}
+        repeated = await api.post("/v1/chat/completions", body | {"max_tokens": 1000, "seed": 4}, **key)
+        rest = b"".join([part async for part in parts]).decode()
+        assert repeated.text.endswith("data: [DONE]\n\n")
+        assert rest.endswith("data: [DONE]\n\n")
+        tokens, _ = expected(ids_of("hello"), 4, 1000, ignore_eos=True)
+        assert _text(repeated.text) == shown(tokens)
+        assert api.daemons[0].worker.machine.counters.opened == 1
+        await first.aclose()
+
+
+def _text(stream: str) -> str:
+    events = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+    return "".join(one["choices"][0]["delta"].get("content", "") for one in events)
+
+
+async def test_a_key_used_for_another_body(mosquitto: PrivateBroker) -> None:
+    key = {"idempotency-key": "k"}
+    async with served(mosquitto) as api:
+        assert (await api.chat("one", max_tokens=3, headers=key)).status_code == 200
+        answer = await api.chat("two", max_tokens=3, headers=key)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
+        prompt = await api.post("/v1/completions", {"prompt": "one"}, **key)
+        assert prompt.status_code == 422
+        for bad in ("", "x" * 256):
+            assert (await api.chat(headers={"idempotency-key": bad})).status_code == 400
+        assert api.daemons[0].worker.machine.counters.opened == 1
+
+
+async def test_a_text_that_failed_or_was_left_frees_its_key(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    key = {"idempotency-key": "k"}
+    async with served(mosquitto, verifier=verifier, timeout=2.0) as api:
+        assert (await api.chat(max_tokens=20, headers=key)).status_code == 504
+        verifier.gate.set()
+        first = (await api.chat(max_tokens=20, headers=key)).json()
+        assert first["usage"]["completion_tokens"] <= 20
+    async with served(mosquitto, verifier=FakeVerifier(), version=api.version) as api:
+        # Without a seed of the client's, key and body make one, so what was left half-read comes again.
+        answer = (await api.chat(max_tokens=20, headers=key)).json()
+        assert answer["choices"] == first["choices"]
+        left, _ = await begin(api, headers={"idempotency-key": "left"})
+        await left.aclose()
+        await until(lambda: api.node.sessions == 0)
+        assert api.api.texts.kept == 1
+
+
+async def test_kept_texts_are_bounded(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, keep_texts=3) as api:
+        for n in range(8):
+            assert (await api.chat(max_tokens=2, headers={"idempotency-key": f"k{n}"})).status_code == 200
+        assert api.api.texts.kept <= 4
+    async with served(mosquitto, keep_bytes=1) as api:
+        for n in range(3):
+            await api.chat(max_tokens=9, headers={"idempotency-key": f"k{n}"})
+        assert api.api.texts.kept == 1
+    async with served(mosquitto, keep_for=0.0001) as api:
+        ids = {
+            (await api.chat(max_tokens=9, headers={"idempotency-key": "k"})).json()["id"] for _ in range(3)
+        }
+        assert len(ids) == 3
+
+
+async def test_too_many_readers_of_one_text(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    async with served(mosquitto, verifier=verifier, max_readers=2) as api:
+        key = {"idempotency-key": "k"}
+        reading = [asyncio.create_task(api.chat(max_tokens=5, headers=key)) for _ in range(2)]
+        await until(lambda: _readers(api) == 2)
+        assert (await api.chat(max_tokens=5, headers=key)).status_code == 429
+        verifier.gate.set()
+        first, second = await asyncio.gather(*reading)
+        assert first.json() == second.json()
+
+
+def wanted(**more: Any) -> Any:
+    return chat_request({"messages": [{"role": "user", "content": "x"}], "stream": True, **more})
+
+
+async def never() -> Any:
+    await asyncio.Event().wait()
+
+
+async def test_a_slow_reader_holds_up_nothing_and_nothing_piles_up() -> None:
+    text = Text(wanted(), "base", 1)
+    sent: list[bytes] = []
+    may = asyncio.Semaphore(2)  # the head, and the chunk with the role
+
+    async def send(message: Any) -> None:
+        await may.acquire()
+        sent.append(message.get("body", b""))
+
+    replying = asyncio.create_task(reply(text, ApiSettings(), never, send))
+    text.add("a")
+    await until(lambda: len(sent) == 2)
+    for n in range(1000):
+        text.add(f"<{n}>")
+        await asyncio.sleep(0)
+    text.finish(End("stop"))
+    assert len(sent) == 2
+    for _ in range(10):
+        may.release()
+    await asyncio.wait_for(replying, 10)
+    assert _text(b"".join(sent).decode()) == text.whole
+    assert len(sent) == 5  # "a", then all the rest as one chunk, then the end
+
+
+async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
+    text = Text(wanted(), "base", 1)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await never()
+
+    text.add("a")
+    with pytest.raises(Exception, match="went away"):
+        await asyncio.wait_for(reply(text, ApiSettings(send_timeout=0.05), never, send), 10)
+
+
+async def test_a_silent_stream_shows_that_it_lives() -> None:
+    text = Text(wanted(), "base", 1)
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    replying = asyncio.create_task(reply(text, ApiSettings(heartbeat=0.02), never, send))
+    text.add("a")
+    await until(lambda: sum(part.startswith(b":") for part in sent) >= 2)
+    text.add("b")
+    text.finish(End("length"))
+    await asyncio.wait_for(replying, 10)
+    assert _text(b"".join(sent).decode()) == "ab"
+
+
+async def test_a_client_over_tcp_that_does_not_read(mosquitto: PrivateBroker) -> None:
+    """The text is written to its end although nobody takes it, and then read whole."""
+    async with served(mosquitto) as api:
+        answer, parts = await begin(api, max_tokens=1000, seed=6)
+        await until(lambda: api.node.sessions == 0)
+        raw = b"".join([part async for part in parts])
+        assert raw.endswith(b"data: [DONE]\n\n")
+        await answer.aclose()
+        await until(lambda: len(api.api.texts) == 0)
+
+
+async def test_the_end_of_the_server(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    async with served(mosquitto, verifier=verifier) as api:
+        answer, parts = await begin(api)
+        verifier.gate.clear()
+        waiting = asyncio.create_task(api.chat("other"))
+        await until(lambda: api.node.sessions == 2)
+        reading = asyncio.create_task(_rest(parts))
+        api.run.cancel()
+        done, _ = await asyncio.wait([api.run], timeout=10)
+        assert done
+        assert api.run.cancelled()
+        last = (await reading).strip().split("\n\n")[-1]
+        assert last.startswith('data: {"error":')
+        assert '"code":"stopping"' in last
+        assert (await waiting).status_code == 503
+        verifier.gate.set()
+        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
+        await answer.aclose()
+        with pytest.raises(httpx2.ConnectError):
+            await api.chat()
+
+
+async def _rest(parts: Any) -> str:
+    return b"".join([part async for part in parts]).decode()

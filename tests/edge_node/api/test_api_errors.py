@@ -1,0 +1,281 @@
+"""Errors over HTTP: each has its status, OpenAI's shape, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.api.server import serve
+from edge_node.api.settings import ApiSettings
+from flexspec_mq.errors import UsageError
+from flexspec_mq.protocol.worker import WorkItem
+from schemas.messages import MAX_PROMPT_TOKENS
+from tests.daemons import FakeVerifier, until
+from tests.edge_node.api.served import served
+
+LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
+
+
+def said(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """The error of an answer, which has all of OpenAI's fields."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    return error
+
+
+async def test_requests_that_cannot_be_done(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, max_body=4000, max_context=100) as api:
+        assert said(await api.chat(n=2), 400, "unsupported_parameter")["param"] == "n"
+        assert said(await api.chat(what=1), 400, "unknown_parameter")["param"] == "what"
+        assert said(await api.chat(model="gone"), 404, "model_not_found")["param"] == "model"
+        assert said(await api.chat("x" * 150), 400, "context_length_exceeded")["param"] == "messages"
+        assert said(await api.chat("x" * 5000), 413, "body_too_long")
+        assert said(await api.chat("  "), 400, "invalid_value")["param"] == "messages"
+        prompts: list[Any] = ["", [50], [10**9], [1] * 100]
+        for prompt in prompts:
+            answer = await api.post("/v1/completions", {"prompt": prompt})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "prompt"
+        said(await api.http.get(f"{api.url}/v1/nothing"), 404, "not_found")
+        said(await api.http.get(f"{api.url}/v1/chat/completions"), 405, "method_not_allowed")
+        said(await api.http.get(f"{api.url}/v1/models/gone"), 404, "model_not_found")
+        form = await api.http.post(f"{api.url}/v1/completions", data={"prompt": "x"})
+        said(form, 415, "unsupported_media_type")
+        broken = await api.http.post(
+            f"{api.url}/v1/completions", content=b"{", headers={"content-type": "application/json"}
+        )
+        said(broken, 400, "invalid_json")
+        with pytest.raises(openai.BadRequestError) as raised:
+            await api.client.chat.completions.create(
+                model=api.version, messages=[{"role": "user", "content": "x"}], logit_bias={"5": 1}
+            )
+        assert raised.value.param == "logit_bias"
+        with pytest.raises(openai.NotFoundError):
+            await api.client.models.retrieve("gone")
+        assert api.daemons[0].worker.machine.counters.opened == 0
+        assert await api.metric('flexspec_edge_requests_total{endpoint="other",status="404"}') == 1
+
+
+async def test_a_limit_beyond_the_context_is_cut(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, max_context=100) as api:
+        answer = (await api.chat(max_tokens=1000, ignore_eos=True)).json()
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert answer["usage"]["total_tokens"] == 100
+
+
+async def test_a_body_without_a_stated_length_is_bounded(mosquitto: PrivateBroker) -> None:
+    async def endless() -> Any:
+        yield b'{"prompt": "'
+        for _ in range(1000):
+            yield b"x" * 1000
+
+    async with served(mosquitto, max_body=4000) as api:
+        answer = await api.http.post(
+            f"{api.url}/v1/completions", content=endless(), headers={"content-type": "application/json"}
+        )
+        said(answer, 413, "body_too_long")
+
+
+async def test_a_body_that_does_not_come(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, body_timeout=0.1) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        head = "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}content-length: 100\r\n\r\n{{".encode())
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_the_key(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_key="hush") as api:
+        for headers in (
+            {},
+            {"authorization": "Bearer hus"},
+            {"authorization": "hush"},
+            {"authorization": "Basic hush"},
+        ):
+            for path in ("/v1/models", "/metrics", "/v1/nothing"):
+                said(await api.http.get(f"{api.url}{path}", headers=headers), 401, "invalid_api_key")
+            said(await api.chat(headers=headers), 401, "invalid_api_key")
+        for path in ("/healthz", "/readyz"):
+            assert (await api.http.get(f"{api.url}{path}")).status_code == 200
+        assert (await api.http.get(f"{api.url}/metrics", headers=api.key)).status_code == 200
+        answer = await api.client.chat.completions.create(
+            model=api.version, messages=[{"role": "user", "content": "x"}], max_tokens=2
+        )
+        assert answer.usage is not None
+        with pytest.raises(openai.AuthenticationError):
+            await api.client.with_options(api_key="wrong").models.list()
+
+
+async def test_another_host_name_is_refused(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        for host in ("evil.example", "evil.example:80", "192.0.2.1", "127.0.0.1.evil.example"):
+            said(await api.http.get(f"{api.url}/v1/models", headers={"host": host}), 403, "wrong_host")
+        for host in ("localhost", "localhost:80", "127.0.0.1", "[::1]:80"):
+            assert (await api.http.get(f"{api.url}/v1/models", headers={"host": host})).status_code == 200
+
+
+async def test_nobody_serves_the_version(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0, give_up=1.0) as api:
+        for answer in await asyncio.gather(*(api.chat(stream=stream) for stream in (False, True))):
+            assert "no worker serves" in said(answer, 503, "no_worker")["message"]
+            assert int(answer.headers["retry-after"]) >= 1
+        assert api.node.sessions == 0
+        assert len(api.api.texts) == 0
+        assert (await api.http.get(f"{api.url}/readyz")).status_code == 503
+
+
+async def test_workers_that_are_full(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    async with served(mosquitto, verifier=verifier, give_up=1.0, worker={"capacity": 1}) as api:
+        first = asyncio.create_task(api.chat(max_tokens=5))
+        await until(lambda: api.daemons[0].kept == 1)
+        second = asyncio.create_task(api.chat())
+        await until(lambda: api.daemons[0].worker.machine.counters.busy)
+        answer = await second
+        assert "too much to do" in said(answer, 429, "workers_busy")["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+        verifier.gate.set()
+        assert (await first).status_code == 200
+
+
+async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, max_context=300_000, worker={}) as api:
+        prompt = [1] * (MAX_PROMPT_TOKENS - 10)
+        answer = await api.post("/v1/completions", {"prompt": prompt, "max_tokens": 150_000})
+        assert "refused the session" in said(answer, 503, "no_worker")["message"]
+
+
+async def test_the_deadline(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    async with served(mosquitto, verifier=verifier, timeout=0.3) as api:
+        verifier.gate.clear()
+        with pytest.raises(openai.InternalServerError) as raised:
+            await api.client.chat.completions.create(
+                model=api.version, messages=[{"role": "user", "content": "x"}]
+            )
+        assert raised.value.status_code == 504
+        verifier.gate.set()
+        await until(lambda: api.daemons[0].kept == 0)
+        assert await api.metric('flexspec_edge_texts_total{outcome="deadline"}') == 1
+
+
+async def test_a_failure_in_mid_stream_is_an_error_event(mosquitto: PrivateBroker) -> None:
+    steps: Counter[Any] = Counter()
+
+    def stop_in_mid_text(items: Sequence[WorkItem]) -> None:
+        steps.update(item.key for item in items)
+        if sum(count >= 3 for count in steps.values()) == 2:
+            verifier.gate.clear()
+
+    verifier = FakeVerifier(stop_in_mid_text)
+    async with served(mosquitto, verifier=verifier, timeout=3.0) as api:
+        raw = asyncio.create_task(api.chat("raw", stream=True, **LONG))
+        stream = await api.client.chat.completions.create(
+            model=api.version, messages=[{"role": "user", "content": "x"}], stream=True, max_tokens=40_000,
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
+        chunks: list[Any] = []
+        with pytest.raises(openai.APIError, match="was not complete after"):
+            await _collect(stream, chunks)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert not any(chunk.choices[0].finish_reason for chunk in chunks)
+        events = (await raw).text.strip().split("\n\n")
+        assert '"code":"deadline"' in events[-1]
+        assert "[DONE]" not in events[-1]
+
+
+async def _collect(stream: Any, chunks: list[Any]) -> None:
+    async for chunk in stream:
+        chunks += [chunk]
+
+
+async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    async with served(mosquitto, verifier=verifier, max_texts=2) as api:
+        running = [asyncio.create_task(api.chat(f"q{n}", max_tokens=5)) for n in range(2)]
+        await until(lambda: len(api.api.texts) == 2)
+        answer = await api.chat(max_tokens=5)
+        assert said(answer, 429, "too_many_texts")["type"] == "rate_limit_error"
+        assert int(answer.headers["retry-after"]) >= 1
+        verifier.gate.set()
+        assert [one.status_code for one in await asyncio.gather(*running)] == [200, 200]
+        assert (await api.chat(max_tokens=5)).status_code == 200
+
+
+async def test_the_official_client_waits_and_asks_again(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    async with served(mosquitto, verifier=verifier, max_texts=1) as api:
+        first = asyncio.create_task(api.chat(max_tokens=5))
+        await until(lambda: len(api.api.texts) == 1)
+        patient = api.client.with_options(max_retries=3).chat.completions.create(
+            model=api.version, messages=[{"role": "user", "content": "x"}], max_tokens=5
+        )
+        second = asyncio.create_task(patient)
+        await api.refusal()
+        verifier.gate.set()
+        assert (await first).status_code == 200
+        assert (await second).usage is not None
+
+
+async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
+    async with served(own_mosquitto, link_patience=0.2) as api:
+        assert (await api.chat(max_tokens=5)).status_code == 200
+        own_mosquitto.kill()
+        await until(lambda: not api.api.link.is_up)
+        answer = await api.http.get(f"{api.url}/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["reason"] == "the edge node has no link to its broker"
+        assert (await api.http.get(f"{api.url}/healthz")).status_code == 200
+        assert await api.metric("flexspec_edge_link_up") == 0
+        said(await api.chat(), 503, "broker_unreachable")
+        await asyncio.to_thread(own_mosquitto.start)
+        await until(lambda: api.api.link.is_up)
+        assert (await api.chat(max_tokens=5)).status_code == 200
+
+
+async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    async with served(own_mosquitto, verifier=verifier) as api:
+        verifier.gate.clear()
+        answer = asyncio.create_task(api.chat(max_tokens=30, seed=1, ignore_eos=True))
+        await until(lambda: api.daemons[0].kept == 1)
+        own_mosquitto.kill()
+        await until(lambda: not api.api.link.is_up)
+        verifier.gate.set()
+        await asyncio.to_thread(own_mosquitto.start)
+        assert (await answer).json()["usage"]["completion_tokens"] == 30
+
+
+async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        port = int(api.url.rpartition(":")[2])
+        api.app.state.api = type(api.api)(
+            ApiSettings(port=port), api.api.texts, api.api.link, api.api.metrics, 0
+        )
+        with pytest.raises(UsageError, match="is taken"):
+            await asyncio.wait_for(serve(api.app), 10)
+        assert (await api.chat(max_tokens=2)).status_code == 200
+
+
+async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        settings = ApiSettings(host="192.0.2.1", insecure_anywhere=True)
+        api.app.state.api = type(api.api)(settings, api.api.texts, api.api.link, api.api.metrics, 0)
+        with pytest.raises(UsageError, match="cannot listen"):
+            await asyncio.wait_for(serve(api.app), 10)

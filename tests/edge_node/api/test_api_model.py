@@ -1,0 +1,133 @@
+"""The API with the default model, its draft and a worker as a process, as a user has them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI, OpenAI
+
+from broker.launcher import PrivateBroker
+from edge_node.api.daemon import serve_node
+from edge_node.api.settings import ApiSettings
+from edge_node.draft_model import DraftModel
+from edge_node.draft_model import load as load_draft
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from edge_node.writing import Wish, write
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.models.text import Turn
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.integration.processes import PATIENCE, start_worker, status
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+
+SKY = "Why is the sky blue? Answer in two sentences."
+PLAN = Plan(draft_length=4, in_flight=1, qos=1)
+VERSION = f"api-{os.getpid()}"
+WORKER = f"api-worker-{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def draft() -> DraftModel:
+    return load_draft(EdgeSettings(edge="api"), lambda _: None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(mosquitto: PrivateBroker, draft: DraftModel) -> AsyncIterator[tuple[EdgeNode, str]]:
+    """A node with its API; the node and the API's address."""
+    worker = await start_worker(mosquitto, WORKER, "--version", VERSION)
+    try:
+        await status(mosquitto, WORKER, lambda found: found.state == "online")
+        async with api_of(mosquitto, draft) as found:
+            yield found
+    finally:
+        await worker.kill()
+
+
+@asynccontextmanager
+async def api_of(broker: PrivateBroker, draft: DraftModel) -> AsyncIterator[tuple[EdgeNode, str]]:
+    edge = EdgeSettings(edge=f"api-{os.getpid()}", version=VERSION)
+    node = EdgeNode(edge, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
+    base = LinkSettings(port=broker.port, client_id=f"e-{edge.edge}")
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    run = asyncio.create_task(
+        serve_node(
+            node, draft.loaded, mqtt_link, base, policy=lambda: FixedPolicy(PLAN),
+            settings=ApiSettings(version=VERSION, port=0), started=port.set_result,
+        )
+    )  # fmt: skip
+    try:
+        yield node, f"http://127.0.0.1:{await asyncio.wait_for(port, PATIENCE)}/v1"
+    finally:
+        run.cancel()
+        await asyncio.wait([run], timeout=PATIENCE)
+
+
+async def alone(node: EdgeNode, draft: DraftModel, turns: list[Turn], seed: int, temperature: float) -> str:
+    """What the node writes without the API; test_exactness compares that with the target alone."""
+    wish = Wish(temperature=temperature, top_k=0, top_p=0.9, seed=seed, limit=16, plan=Plan(0, 1, 1))
+    events = [event async for event in write(node, draft.loaded, turns, wish)]
+    found: str = events[-1]["text"]
+    return found
+
+
+async def test_several_turns_are_those_of_the_node(running: tuple[EdgeNode, str], draft: DraftModel) -> None:
+    node, url = running
+    turns: list[Turn] = []
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        for seed, said in enumerate((SKY, "And why is it red in the evening?")):
+            turns.append(Turn("user", said))
+            messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
+            asked: dict[str, Any] = {
+                "model": VERSION, "messages": messages, "seed": seed, "top_p": 0.9, "max_tokens": 16,
+            }  # fmt: skip
+            answer = await client.chat.completions.create(**asked)
+            content = answer.choices[0].message.content
+            assert content == await alone(node, draft, turns, seed, 1.0)
+            stream = await client.chat.completions.create(**asked, stream=True)
+            assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == content
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens <= 16
+            turns.append(Turn("assistant", content or ""))
+    assert answer.usage.model_extra is not None
+    assert answer.usage.model_extra["flexspec"]["exactness"] == "exact"
+    assert answer.usage.model_extra["flexspec"]["drafted"] > 0
+
+
+async def test_a_stop_string_in_real_text(running: tuple[EdgeNode, str], draft: DraftModel) -> None:
+    node, url = running
+    text = await alone(node, draft, [Turn("user", SKY)], 1, 0.0)
+    stop = text[len(text) // 2 : len(text) // 2 + 6]
+
+    def ask() -> tuple[str | None, str]:
+        with OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            choice = client.chat.completions.create(
+                model=VERSION, messages=[{"role": "user", "content": SKY}], temperature=0, top_p=0.9,
+                max_tokens=16, stop=stop,
+            ).choices[0]  # fmt: skip
+            return choice.message.content, choice.finish_reason
+
+    assert await asyncio.to_thread(ask) == (text[: text.index(stop)], "stop")
+
+
+async def test_a_client_that_leaves_frees_the_worker(
+    mosquitto: PrivateBroker, running: tuple[EdgeNode, str]
+) -> None:
+    _, url = running
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        stream = await client.completions.create(
+            model=VERSION, prompt="Once upon a time", stream=True, max_tokens=4000,
+            extra_body={"ignore_eos": True},
+        )  # fmt: skip
+        await anext(aiter(stream))
+        await status(mosquitto, WORKER, lambda found: found.load == 1)
+        await stream.close()
+        await status(mosquitto, WORKER, lambda found: found.load == 0)
