@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from flexspec_mq import logs
 from flexspec_mq.cli_common import run_main
-from flexspec_mq.errors import Cancelled
+from flexspec_mq.errors import Cancelled, UsageError
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from cloud_worker.model_verifier import ModelVerifier
+    from cloud_worker.settings import CloudConfig
     from cloud_worker.target import Target
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.transport.base import LinkSettings
@@ -59,16 +61,50 @@ def _main(argv: Sequence[str]) -> int:
     with logs.logged_stages() as tell:
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
     logs.tell(str(target.proof))
-    asyncio.run(_serve(settings, link, target, ready_json=args.ready_json))
+    asyncio.run(_serve(loaded.settings, link, target, ready_json=args.ready_json))
     return 0
 
 
-async def _serve(settings: WorkerSettings, base: LinkSettings, target: Target, *, ready_json: bool) -> None:
+async def _serve(config: CloudConfig, base: LinkSettings, target: Target, *, ready_json: bool) -> None:
     from cloud_worker.model_verifier import ModelVerifier
+
+    settings = config.worker
+    kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
+    verifier = ModelVerifier(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms)
+    async with _worker(config, verifier) as worker:
+        await _run(worker, settings, base, target, ready_json=ready_json)
+
+
+@contextlib.asynccontextmanager
+async def _worker(config: CloudConfig, verifier: ModelVerifier) -> AsyncIterator[CloudWorker]:
+    """The worker, with its figures served if that is wanted."""
     from cloud_worker.worker import CloudWorker
+
+    where = config.metrics
+    if where.metrics_port is None:
+        yield CloudWorker(config.worker, verifier)
+        return
+    try:
+        from cloud_worker.metrics import Metrics
+        from cloud_worker.observing import observed
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--metrics-port needs {error.name}", hint="install it with: pip install 'flexspec-mq[serve]'"
+        ) from error
+    metrics = Metrics()
+    worker = CloudWorker(config.worker, verifier, metrics=metrics)
+    async with observed(
+        worker, metrics, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere
+    ) as port:
+        logs.tell(f"figures and probes at http://{where.metrics_host}:{port}/metrics, /healthz, /readyz")
+        yield worker
+
+
+async def _run(
+    worker: CloudWorker, settings: WorkerSettings, base: LinkSettings, target: Target, *, ready_json: bool
+) -> None:
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    worker = CloudWorker(settings, ModelVerifier(target, settings))
     run = asyncio.create_task(worker.run(mqtt_link, base), name="worker")
     ready = asyncio.create_task(worker.ready.wait(), name="ready")
     with stoppable(worker, run):

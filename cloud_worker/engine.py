@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cloud_worker.caches import Caches
 from cloud_worker.verify import decide
+from flexspec_mq.models.kv import GRAIN
 from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -46,37 +48,77 @@ class Decided:
 
 
 class Engine:
-    """Keys and values of every session, and the forward over many of them."""
+    """Keys and values of every session, and the forward over many of them.
 
-    def __init__(self, model: PackedModel) -> None:
+    Args:
+        model: the target.
+        limit: most bytes of keys and values; None is no limit.
+
+    Attributes:
+        caches: the keys and values.
+        fed: tokens that the newest forward read.
+        room: tokens of one session whose keys and values fit, with no other session there; None is no limit.
+    """
+
+    def __init__(self, model: PackedModel, *, limit: int | None = None) -> None:
         self._model = model
-        self._sessions: dict[SessionKey, SessionKV] = {}
+        self.caches = Caches(model.new_kv, limit)
+        self.fed = 0
+        grain = GRAIN * model.new_kv().token_bytes
+        self.room = None if limit is None else limit // grain * GRAIN
 
     def __len__(self) -> int:
         """Sessions whose keys and values are held."""
-        return len(self._sessions)
+        return len(self.caches)
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values held."""
-        return sum(kv.nbytes for kv in self._sessions.values())
+        return self.caches.nbytes
 
     def free(self, key: SessionKey) -> None:
         """Forget a session; it need not be known."""
-        self._sessions.pop(key, None)
+        self.caches.free(key)
 
     def unread(self, item: WorkItem) -> int:
         """How many tokens the item would feed, its draft included."""
-        kv = self._sessions.get(item.key)
+        kv = self.caches.get(item.key)
         read = 0 if kv is None else min(kv.length, len(item.context) - 1)
         return len(item.context) - read + len(item.draft)
+
+    def make_room(self, item: WorkItem, most: int, waiting: Sequence[SessionKey]) -> bool:
+        """Have room to feed `most` tokens of an item, at the cost of others' caches where it must be.
+
+        It may cost the session's own cache, so ask `unread` again.
+
+        Args:
+            item: what is to be fed.
+            most: tokens.
+            waiting: sessions with work, in the order in which it arrived. Caches of those up to this one stay.
+
+        Returns:
+            Whether there is room; if not, nothing has changed.
+        """
+        return self._take(item, most, waiting) is not None
+
+    def _take(self, item: WorkItem, most: int, waiting: Sequence[SessionKey]) -> SessionKV | None:
+        kv = self.caches.get(item.key)
+        held = 0 if kv is None else kv.match(item.context[:-1])
+        all_of_it = len(item.context) + len(item.draft)
+        length = min(held + most, all_of_it)
+        return self.caches.take(item.key, length, _whole(item), waiting, soon=all_of_it)
 
     def step(self, slices: Sequence[Slice]) -> list[Decided]:
         """Run one forward over all slices; at most one per session.
 
         The cache is rolled back to what it shares with the item's prefix, so it can never disagree with it.
+
+        Raises:
+            MemoryError: there is no room for all of them; `make_room` tells for each.
         """
-        feeds = [self._feed(piece) for piece in slices]
+        keys = [piece.item.key for piece in slices]
+        feeds = [self._feed(piece, keys) for piece in slices]
+        self.fed = sum(len(feed.tokens) for feed in feeds)
         logits = to_numpy(self._model.forward(feeds))
         decided: list[Decided] = []
         row = 0
@@ -97,18 +139,22 @@ class Engine:
             decided.append(Decided(item, tokens))
         return decided
 
-    def _feed(self, piece: Slice) -> Feed:
+    def _feed(self, piece: Slice, keys: Sequence[SessionKey]) -> Feed:
         item = piece.item
-        kv = self._sessions.get(item.key)
+        kv = self._take(item, piece.most, keys)
         if kv is None:
-            kv = self._sessions[item.key] = self._model.new_kv()
+            raise MemoryError(f"no room for the keys and values of session {item.key[0]}/{item.key[1]}")
         wanted = list(item.context)
-        kv.match(wanted[:-1])
         feed = [*wanted[kv.length :], *item.draft]
         if len(feed) > piece.most:
             # The last token of the prefix must share the forward with the draft: its row decides the first token.
             return Feed(kv, feed[: min(piece.most, len(wanted) - kv.length - 1)], 0)
         return Feed(kv, feed, len(item.draft) + 1)
+
+
+def _whole(item: WorkItem) -> int:
+    """Tokens that an item's session can ever hold."""
+    return max(item.prompt_length + item.identity.limit, len(item.context) + len(item.draft))
 
 
 def sampling(identity: Identity) -> SamplingParams:

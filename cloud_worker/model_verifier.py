@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.batcher import Batcher
 from cloud_worker.engine import Engine
-from cloud_worker.verifier import Facts, StepResult
+from cloud_worker.memory import default_limit
+from cloud_worker.pace import LEAST, Pace
+from cloud_worker.verifier import Facts, Memory, StepResult
+from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
@@ -16,13 +19,32 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.worker import WorkItem
 
 
-class ModelVerifier:
-    """A `Verifier` over a loaded target."""
+_LEAST = 256
+"""Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
 
-    def __init__(self, target: Target, settings: WorkerSettings) -> None:
+
+class ModelVerifier:
+    """A `Verifier` over a loaded target.
+
+    Args:
+        target: loaded and proved.
+        settings: of the worker.
+        kv_bytes: most bytes of keys and values at any moment; None is a quarter of the memory that is available now.
+        step_ms: milliseconds that a step should take at most; it reads less of prompts so that it does.
+
+    Raises:
+        UsageError: too little memory to write anything with.
+    """
+
+    def __init__(
+        self, target: Target, settings: WorkerSettings, *, kv_bytes: int | None = None, step_ms: float = 250.0
+    ) -> None:
         loaded, proof = target.loaded, target.proof
-        self._engine = Engine(target.packed)
-        self._batcher = Batcher(prefill=settings.prefill)
+        limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
+        self._engine = Engine(target.packed, limit=limit)
+        _check_room(self._engine, limit)
+        self._pace = Pace(most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill))
+        self._batcher = Batcher(pace=self._pace)
         self._facts = Facts(
             fingerprint=loaded.fingerprint,
             max_context=loaded.max_context,
@@ -31,12 +53,19 @@ class ModelVerifier:
             flip_rate=None if proof.exact else proof.flip_rate,
             device=settings.device,
             dtype=settings.dtype,
+            room=self._engine.room,
         )
 
     @property
     def facts(self) -> Facts:
         """What it is."""
         return self._facts
+
+    @property
+    def memory(self) -> Memory:
+        """What keys and values take now."""
+        caches = self._engine.caches
+        return Memory(caches.nbytes, caches.limit, caches.dropped, caches.evicted)
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -47,6 +76,15 @@ class ModelVerifier:
         self._batcher.drop(key)
         self._engine.free(key)
 
+    def retire(self, key: SessionKey) -> None:
+        """A session is over: drop its item and keep its keys and values while there is room."""
+        self._batcher.drop(key)
+        self._engine.caches.retire(key)
+
+    def move(self, source: SessionKey, key: SessionKey) -> None:
+        """Give the keys and values of one session to another."""
+        self._engine.caches.move(source, key)
+
     def idle(self) -> bool:
         """Whether nothing is pending."""
         return not self._batcher.pending
@@ -56,5 +94,17 @@ class ModelVerifier:
         began = time.perf_counter()
         slices = self._batcher.compose(self._engine)
         decided = self._batcher.settle(self._engine.step(slices)) if slices else []
-        spent = int(1000 * (time.perf_counter() - began))
-        return StepResult([(result.item, result.tokens) for result in decided], spent)
+        spent = 1000 * (time.perf_counter() - began)
+        if slices:
+            writing = self._batcher.writing
+            self._pace.saw(writing, max(0, self._engine.fed - writing), spent)
+        tokens = [(result.item, result.tokens) for result in decided]
+        return StepResult(tokens, int(spent), len(slices), self._engine.fed if slices else 0)
+
+
+def _check_room(engine: Engine, limit: int | None) -> None:
+    if limit is not None and engine.room is not None and engine.room < _LEAST:
+        raise UsageError(
+            f"{limit} bytes for keys and values hold {engine.room} tokens of this model, less than {_LEAST}",
+            hint="allow more memory, or free some",
+        )

@@ -7,7 +7,7 @@ field of `CloudConfig`. Its flags, variables, keys of the file, help and ``confi
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq import settings
@@ -40,7 +40,9 @@ class WorkerSettings:
     worker: Annotated[
         str,
         Setting(
-            help="name on topics, 1-64 characters", check=settings.name("worker"), default="4 random ones"
+            help="name on topics, 1-64 characters",
+            check=settings.name("worker"),
+            default="the user name, or 4 random ones",
         ),
     ] = field(default_factory=_random_name)
     device: Annotated[str, Setting(help="torch device")] = "cpu"
@@ -55,6 +57,18 @@ class WorkerSettings:
     ] = 60
     prefill: Annotated[int, Setting(help="prompt tokens that one forward may read", least=2)] = 128
     batch: Annotated[int, Setting(help="sessions in one forward", least=1)] = 64
+    step_ms: Annotated[
+        float, Setting(help="ms that a step with reading should take at most", unit="ms", above=0)
+    ] = 250.0
+    kv_mb: Annotated[
+        int | None,
+        Setting(
+            help="memory for keys and values",
+            unit="MB",
+            least=1,
+            default="a quarter of what is free at start",
+        ),
+    ] = None
     drain: Annotated[
         float, Setting(help="seconds for sessions to end on SIGTERM", unit="seconds", least=0)
     ] = 30.0
@@ -72,10 +86,33 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsOptions:
+    """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer."""
+
+    metrics_port: Annotated[
+        int | None,
+        Setting(help="port for figures and probes; 0 takes a free one", between=(0, 65_535), default="off"),
+    ] = None
+    metrics_host: Annotated[str, Setting(help="address that they listen on")] = "127.0.0.1"
+    metrics_anywhere: Annotated[
+        bool, Setting(help="let them, which know no login, listen beyond this machine")
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be served.
+
+        Raises:
+            UsageError: naming the setting.
+        """
+        settings.verify(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloudConfig:
     """All settings of ``flexspec-cloud``, section by section."""
 
     worker: WorkerSettings
+    metrics: MetricsOptions
     link: LinkOptions
     log: LogOptions
 
@@ -86,7 +123,7 @@ PROGRAM = Program("cloud", CloudConfig)
 
 def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
     """Add the flags of all settings; `inner` is for a subcommand, since the command itself has them too."""
-    add_flags(parser, PROGRAM, titles={"link": "broker", "log": "log"}, inner=inner)
+    add_flags(parser, PROGRAM, titles={"metrics": "metrics", "link": "broker", "log": "log"}, inner=inner)
 
 
 def from_arguments(args: argparse.Namespace) -> Loaded[CloudConfig]:
@@ -95,4 +132,15 @@ def from_arguments(args: argparse.Namespace) -> Loaded[CloudConfig]:
     Raises:
         UsageError: an unknown key or an impossible value.
     """
-    return settings.load(PROGRAM, args)
+    loaded = settings.load(PROGRAM, args)
+    config = loaded.settings
+    if loaded.origins["worker"].kind != "default" or config.link.username is None:
+        return loaded
+    # The access rules that flexspec-broker writes let a worker use the topics of its own user name.
+    worker = settings.user_as_name("worker", config.link.username)
+    return replace(
+        loaded,
+        settings=replace(config, worker=replace(config.worker, worker=worker)),
+        values={**loaded.values, "worker": worker},
+        origins={**loaded.origins, "worker": loaded.origins["username"]},
+    )

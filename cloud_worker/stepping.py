@@ -8,12 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cloud_worker.verifier import Keeping
+from flexspec_mq.protocol.effects import Free, Move, Retire
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cloud_worker.verifier import StepResult, Verifier
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker import WorkItem
+
+Change = Free | Retire | Move
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +57,14 @@ class Stepper:
         """Whether a round without new items would do nothing but free sessions."""
         return not self._underway
 
-    async def round(self, freed: Sequence[SessionKey], items: Sequence[WorkItem]) -> Round:
-        """Free sessions, take items in, and run one forward over all that is under way."""
-        for key in freed:
-            self._underway.pop(key, None)
+    async def round(self, changes: Sequence[Change], items: Sequence[WorkItem]) -> Round:
+        """Free, retire and move sessions in order, take items in, and run one forward over all that is under way."""
+        for change in changes:
+            if not isinstance(change, Move):
+                self._underway.pop(change.key, None)
         self._underway.update((item.key, item) for item in items)
         loop = asyncio.get_running_loop()
-        done = await loop.run_in_executor(self._thread, self._run, freed, items)
+        done = await loop.run_in_executor(self._thread, self._run, changes, items)
         for item in _ended(done):
             if self._underway.get(item.key) is item:
                 del self._underway[item.key]
@@ -68,10 +74,10 @@ class Stepper:
         """Take no more work. A forward that runs now is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, freed: Sequence[SessionKey], items: Sequence[WorkItem]) -> Round:
+    def _run(self, changes: Sequence[Change], items: Sequence[WorkItem]) -> Round:
         """On the verifier's thread."""
-        for key in freed:
-            self._verifier.free(key)
+        for change in changes:
+            self._change(change)
         try:
             for item in items:
                 self._verifier.add(item)
@@ -80,6 +86,14 @@ class Stepper:
             self.failures += 1
             _log.exception("a forward over %d sessions failed; doing them one by one", len(self._underway))
             return self._one_by_one(list(self._underway.values()))
+
+    def _change(self, change: Change) -> None:
+        if isinstance(change, Free) or not isinstance(self._verifier, Keeping):
+            self._verifier.free(change.key)
+        elif isinstance(change, Retire):
+            self._verifier.retire(change.key)
+        else:
+            self._verifier.move(change.source, change.key)
 
     def _one_by_one(self, items: Sequence[WorkItem]) -> Round:
         for item in items:

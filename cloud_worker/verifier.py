@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
@@ -17,6 +17,7 @@ class Facts:
     Attributes:
         fingerprint: of the tokenizer's contents, 16 bytes.
         flip_rate: measured share of tokens that another shape changes; None where it is exact.
+        room: tokens whose keys and values fit at once; None where nothing bounds them.
     """
 
     fingerprint: bytes
@@ -26,6 +27,7 @@ class Facts:
     flip_rate: float | None
     device: str
     dtype: str
+    room: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,30 @@ class StepResult:
     Attributes:
         decided: finished items with their tokens.
         compute_ms: of the forward.
+        batch: sessions that shared it.
+        fed: tokens that it read, drafted ones included.
     """
 
     decided: list[tuple[WorkItem, tuple[int, ...]]]
     compute_ms: int
+    batch: int = 0
+    fed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What keys and values take.
+
+    Attributes:
+        nbytes: bytes held now.
+        limit: most at any moment; None is no limit.
+        dropped, evicted: caches of ended texts and of live sessions that went to make room, since the start.
+    """
+
+    nbytes: int
+    limit: int | None
+    dropped: int
+    evicted: int
 
 
 class Verifier(Protocol):
@@ -63,4 +85,27 @@ class Verifier(Protocol):
 
     def idle(self) -> bool:
         """Whether nothing is pending."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """What a verifier also has that can go on from what it read for an earlier session."""
+
+    def retire(self, key: SessionKey) -> None:
+        """A session is over: drop its item; what was read may serve another one, and is the first to go."""
+        ...
+
+    def move(self, source: SessionKey, key: SessionKey) -> None:
+        """What was read for `source`, if it is still there, is of use for `key`."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a verifier also has that tells what it takes."""
+
+    @property
+    def memory(self) -> Memory:
+        """Keys and values now. May be read on any thread."""
         ...

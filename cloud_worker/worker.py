@@ -12,29 +12,31 @@ import logging
 import time
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from cloud_worker.racing import first_of
 from cloud_worker.refusals import Refusals
-from cloud_worker.stepping import Stepper
+from cloud_worker.stepping import Change, Stepper
+from cloud_worker.telling import sender_of, status_of
+from cloud_worker.verifier import Keeping, Measured
 from flexspec_mq import codec, topics
-from flexspec_mq.errors import LinkDown, LocalProtocolError, RemoteProtocolError, UsageError
-from flexspec_mq.protocol.effects import Free, Reply
+from flexspec_mq.errors import LinkDown, RemoteProtocolError
+from flexspec_mq.protocol.effects import Free, Move, Reply, Retire
 from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.outbox import Outbox
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
-from schemas.status import WorkerStatus
+from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Literal
 
+    from cloud_worker.metrics import Metrics
     from cloud_worker.settings import WorkerSettings
-    from cloud_worker.verifier import Verifier
-    from flexspec_mq.protocol.effects import SessionKey, WorkerEffect
+    from cloud_worker.verifier import Memory, Verifier
+    from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
-
-T = TypeVar("T")
+    from schemas.status import WorkerStatus
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +51,12 @@ class CloudWorker:
     Args:
         settings: of the worker.
         verifier: decides tokens; used on one thread of its own.
+        metrics: told of every step.
     """
 
-    def __init__(self, settings: WorkerSettings, verifier: Verifier) -> None:
+    def __init__(
+        self, settings: WorkerSettings, verifier: Verifier, *, metrics: Metrics | None = None
+    ) -> None:
         facts = verifier.facts
         self._settings = settings
         self._verifier = verifier
@@ -63,7 +68,9 @@ class CloudWorker:
                 max_context=facts.max_context,
                 vocab_size=facts.vocab_size,
                 capacity=settings.capacity,
+                room=facts.room,
                 lease=settings.lease,
+                shelf=settings.capacity if isinstance(verifier, Keeping) else 0,
             )
         )
         self._epoch = time.time_ns() // 1_000_000
@@ -73,11 +80,32 @@ class CloudWorker:
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
         """Set when the link is up for the first time."""
-        self._freed: list[SessionKey] = []
+        self._changes: list[Change] = []
         self._outbox = Outbox()
         self._refusals = Refusals()
         self.malformed = 0
         """Messages that could not be read."""
+        self._link: Link | None = None
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.watch(self)
+
+    @property
+    def capacity(self) -> int:
+        """Live sessions that it takes on."""
+        return self._settings.capacity
+
+    @property
+    def memory(self) -> Memory | None:
+        """What keys and values take, if the verifier tells."""
+        return self._verifier.memory if isinstance(self._verifier, Measured) else None
+
+    @property
+    def not_ready(self) -> str:
+        """Why it takes no new sessions now; empty if it does, as far as there is room."""
+        if self._link is None or not self._link.is_up:
+            return "not connected to the broker"
+        return "draining" if self._machine.draining else ""
 
     @property
     def machine(self) -> WorkerMachine:
@@ -118,6 +146,7 @@ class CloudWorker:
         stepper = Stepper(self._verifier)
         try:
             async with connect(self.link_settings(base)) as link:
+                self._link = link
                 loops = [
                     asyncio.create_task(self._receive_loop(link), name="receive"),
                     asyncio.create_task(self._step_loop(stepper), name="step"),
@@ -125,13 +154,14 @@ class CloudWorker:
                     asyncio.create_task(self._outbox.run(link), name="publish"),
                 ]
                 try:
-                    await _first(self._stopping.wait(), loops)
+                    await first_of(self._stopping.wait(), loops)
                     await self._drain(link, loops)
                 finally:
                     for loop in loops:
                         loop.cancel()
                     await asyncio.gather(*loops, return_exceptions=True)
         finally:
+            self._link = None
             stepper.close()
 
     async def _drain(self, link: Link, loops: Sequence[asyncio.Task[None]]) -> None:
@@ -142,21 +172,18 @@ class CloudWorker:
         self._publish_status(link)
         try:
             async with asyncio.timeout(self._settings.drain):
-                await _first(self._until_empty(), loops)
+                await first_of(self._until_empty(), loops)
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self._machine))
         self._do(self._machine.release(time.monotonic()))
-        if not await _first(self._outbox.flush(_FAREWELL), loops):
+        if not await first_of(self._outbox.flush(_FAREWELL), loops):
             _log.warning("left with %d messages unpublished", len(self._outbox))
 
     async def _leave_share(self, link: Link) -> None:
-        if not link.is_up:
-            return
+        # Also while the link is down: the filter is forgotten all the same, so the next connection is without it.
         try:
             await link.unsubscribe(topics.open_share(self._settings.version))
-        except (
-            LinkDown
-        ) as error:  # the filter is forgotten all the same, so the next connection is without it
+        except LinkDown as error:
             _log.info("the share was left without a word: %s", error.message)
 
     async def _until_empty(self) -> None:
@@ -174,7 +201,7 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
-        edge = _sender(inbound.topic)
+        edge = sender_of(inbound.topic)
         if edge is None:
             self.malformed += 1
             return
@@ -209,10 +236,10 @@ class CloudWorker:
                     _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
                 self._outbox.put(Outbound(topic, codec.encode(message), effect.qos))
-            elif isinstance(effect, Free):
-                _log.debug("session %s/%d: freed", *effect.key)
-                self._freed.append(effect.key)
-        if self._freed or self._machine.has_work():
+            elif isinstance(effect, Free | Retire | Move):
+                _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
+                self._changes.append(effect)
+        if self._changes or self._machine.has_work():
             self._work.set()
         self._timer.set()
         self._emptied.set()
@@ -223,11 +250,13 @@ class CloudWorker:
                 await self._work.wait()
             self._work.clear()
             began = time.monotonic()
-            freed, self._freed = self._freed, []
+            changes, self._changes = self._changes, []
             items = self._machine.take_work(began, self._settings.batch)
-            done = await stepper.round(freed, items)
+            done = await stepper.round(changes, items)
             now = time.monotonic()
             for result in done.results:
+                if self._metrics is not None:
+                    self._metrics.step(result, began)
                 for item, tokens in result.decided:
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     self._do(self._machine.result(item, tokens, queue, result.compute_ms, now))
@@ -265,45 +294,5 @@ class CloudWorker:
         return [Outbound(topic, codec.encode_status(self._status(state)), 1, retain=True)]
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
-        facts = self._verifier.facts
-        return WorkerStatus(
-            state=state,
-            epoch=self._epoch,
-            at=time.time(),
-            worker=self._settings.worker,
-            version=self._settings.version,
-            protocol=PROTOCOL_VERSION,
-            fingerprint=facts.fingerprint.hex(),
-            exactness=facts.exactness,
-            flip_rate=facts.flip_rate,
-            device=facts.device,
-            dtype=facts.dtype,
-            load=len(self._machine),
-            capacity=self._settings.capacity,
-            lease=self._settings.lease,
-        )
-
-
-def _sender(topic: str) -> str | None:
-    """The edge that published on `topic`; None if nobody with a legal name can have done so."""
-    edge = topics.edge_of(topic)
-    if edge is None:
-        return None
-    try:
-        return topics.checked("edge", edge)
-    except UsageError:
-        return None
-
-
-async def _first(wait: Coroutine[Any, Any, T], loops: Sequence[asyncio.Task[None]]) -> T:
-    """Wait for `wait`, unless a loop ends before: that is an error, and is raised."""
-    task = asyncio.ensure_future(wait)
-    try:
-        done, _ = await asyncio.wait([task, *loops], return_when=asyncio.FIRST_COMPLETED)
-        for loop in loops:
-            if loop in done:
-                loop.result()
-                raise LocalProtocolError(f"the {loop.get_name()} loop ended by itself")
-        return await task
-    finally:
-        task.cancel()
+        load = len(self._machine)
+        return status_of(self._settings, self._verifier.facts, state, epoch=self._epoch, load=load)

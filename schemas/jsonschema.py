@@ -1,7 +1,7 @@
 """JSON Schemas (draft 2020-12) of the messages and status documents, made from the types.
 
 A message is an array here as on the wire, with two differences that JSON forces: token ids are arrays of
-integers instead of one ``bin`` of LEB128 varints, and the fingerprint is base64 instead of raw bytes.
+integers instead of one ``bin`` of LEB128 varints, and a fingerprint or name is base64 instead of raw bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from schemas.messages import Identity, Message
+from schemas.messages import Identity, Message, Prefix
 from schemas.status import EdgeStatus, WorkerStatus
 
 Json = dict[str, Any]
@@ -32,7 +32,7 @@ def components(ref_template: str) -> Json:
         ref_template: of references, with ``{name}`` in it.
     """
     _, schemas = msgspec.json.schema_components(DOCUMENTS, ref_template=ref_template)
-    described: tuple[type[msgspec.Struct], ...] = (*DOCUMENTS, Identity)
+    described: tuple[type[msgspec.Struct], ...] = (*DOCUMENTS, Identity, Prefix)
     for kind in described:
         summary, meanings = _documentation(kind)
         schema = schemas[kind.__name__]

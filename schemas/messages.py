@@ -58,7 +58,10 @@ class CloseReason(IntEnum):
 
 
 class ErrorCode(IntEnum):
-    """Typed errors from a worker. `BUSY` carries a retry hint; `UNKNOWN` means: re-open."""
+    """Typed errors from a worker.
+
+    `BUSY` carries a retry hint; `UNKNOWN` means: re-open; `NEED_PREFIX`: open with the whole prompt, anywhere.
+    """
 
     BUSY = 1
     UNKNOWN = 2
@@ -67,6 +70,7 @@ class ErrorCode(IntEnum):
     CONTEXT = 5
     MALFORMED = 6
     INTERNAL = 7
+    NEED_PREFIX = 8
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
@@ -100,8 +104,20 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         msgspec.structs.force_setattr(self, "top_p", float(self.top_p))
 
 
+class Prefix(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
+    """The beginning of a prompt that the worker has read for an earlier session of the same edge.
+
+    Attributes:
+        count: tokens, at least one.
+        name: BLAKE2b-128 of the version, the vocabulary's fingerprint and these tokens.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=MAX_PROMPT_TOKENS)]
+    name: Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
 class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Edge → any worker of a version: start or resume a session.
+    """Edge → a worker of a version: start or resume a session.
 
     `prompt`, `committed` and `draft` hold at most `MAX_PROMPT_TOKENS` together.
 
@@ -109,11 +125,12 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         session: random, unique at this edge.
         attempt: counts published opens, from 1.
         identity: what determines the text.
-        prompt: token ids, at least one.
+        prompt: token ids, at least one; with `prefix`, those that follow it.
         committed: generated tokens that the edge holds already.
         ahead: run-ahead credit in tokens.
         seq: of the draft that this message carries.
         draft: drafted tokens that follow `committed`.
+        prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
     """
 
     session: U32
@@ -124,6 +141,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     ahead: Counter
     seq: Counter
     draft: DraftTokens
+    prefix: Prefix | None = None
 
 
 class Draft(msgspec.Struct, frozen=True, array_like=True, tag=2):

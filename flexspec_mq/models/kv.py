@@ -48,6 +48,24 @@ class SessionKV:
         """Bytes of memory held."""
         return self._memory.numel() * self._memory.element_size()
 
+    @property
+    def capacity(self) -> int:
+        """Tokens that the memory has room for."""
+        return self._memory.shape[3]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the keys and values of one token."""
+        layers, two, heads, size = self._shape
+        return layers * two * heads * size * self._like.element_size()
+
+    def grown(self, length: int, *, exact: bool = False) -> int:
+        """The capacity that `reserve` would leave behind."""
+        wanted = -(-length // GRAIN) * GRAIN
+        if wanted <= self.capacity:
+            return self.capacity
+        return wanted if exact else max(wanted, min(2 * self.capacity, self.capacity + 1024))
+
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer, each of shape [kv heads, capacity, head size]."""
         return self._layers[index]
@@ -59,15 +77,27 @@ class SessionKV:
         """
         return self._memory[:, :, :, begin:end]
 
-    def reserve(self, length: int) -> None:
-        """Make room for `length` tokens, rounded up to the grain; doubles to keep copies rare."""
-        capacity = self._memory.shape[3]
-        wanted = -(-length // GRAIN) * GRAIN
-        if wanted <= capacity:
+    def reserve(self, length: int, *, exact: bool = False) -> None:
+        """Make room for `length` tokens, rounded up to the grain.
+
+        While it copies, the old memory and the new one are both held.
+
+        Args:
+            length: tokens, those that are held included.
+            exact: take no more than that; otherwise doubles to keep copies rare.
+        """
+        capacity, wanted = self.capacity, self.grown(length, exact=exact)
+        if wanted == capacity:
             return
-        grown = self._allocate(max(wanted, min(2 * capacity, capacity + 1024)))
+        grown = self._allocate(wanted)
         grown[:, :, :, :capacity] = self._memory
         self._memory = grown
+        self._layers = self._views()
+
+    def give_back(self) -> None:
+        """Forget all tokens and hold no memory."""
+        self.tokens = []
+        self._memory = self._allocate(0)
         self._layers = self._views()
 
     def roll_back(self, length: int) -> None:

@@ -21,7 +21,9 @@ from flexspec_mq.protocol.edge_types import (
     EdgeCounters,
     EdgeEvent,
     EdgeState,
+    Reuse,
     SessionRequest,
+    Written,
 )
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from schemas.messages import (
@@ -39,7 +41,9 @@ __all__ = [
     "EdgeCounters",
     "EdgeSession",
     "EdgeState",
+    "Reuse",
     "SessionRequest",
+    "Written",
     "close_unknown",
 ]
 
@@ -76,6 +80,8 @@ class EdgeSession:
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")
+        if request.reuse is not None and not 0 < request.reuse.count < len(request.prompt):
+            raise LocalProtocolError("a prefix is shorter than the prompt, and not empty")
         self._request = request
         self._config = config or EdgeConfig()
         self._sender = EdgeSender(request, policy, rng, self._config)
@@ -92,6 +98,7 @@ class EdgeSession:
         self._failures = 0  # of the text or the worker, in a row
         self._undone = 0  # adoptions that ended in "unknown", in a row
         self._nobody = False
+        self._written: Written | None = None
         self._marked: tuple[int, int, float] | None = None
 
     # What can be read
@@ -115,6 +122,16 @@ class EdgeSession:
     def worker(self) -> str | None:
         """Adopted worker, whose status is worth watching now."""
         return self._peers.worker
+
+    @property
+    def reuse(self) -> Reuse | None:
+        """Where the first open went, if to one worker."""
+        return self._request.reuse
+
+    @property
+    def written(self) -> Written | None:
+        """Of a session that is over: what its worker holds, and another text could go on from."""
+        return self._written
 
     @property
     def plan(self) -> Plan:
@@ -199,6 +216,13 @@ class EdgeSession:
     def no_worker(self, now: float) -> list[Effect]:
         """The broker knows nobody who subscribes to the version's open topic. The back-off runs on."""
         self._nobody = True
+        return self._settle(now)
+
+    def prefix_lost(self, now: float) -> list[Effect]:
+        """The broker knows nobody who subscribes to the own topic of the worker that the first open went to."""
+        if self._state is EdgeState.OPENING and self._sender.named:
+            self.counters.misses += 1
+            self._open_again(now)
         return self._settle(now)
 
     def cancel(self, now: float) -> list[Effect]:
@@ -323,8 +347,21 @@ class EdgeSession:
         self._timers.heard(now)
         self.counters.busy += 1
         self._nobody = False
-        if error.attempt == self._peers.attempt:
+        if error.attempt != self._peers.attempt:
+            return
+        if self._sender.named:  # others may have room
+            self._open_in_full(error, now)
+        else:
             self._timers.open_after(now, error.retry / 1000)
+
+    def _open_in_full(self, error: Error, now: float) -> None:
+        """The worker cannot use the name of a prefix: open with the whole prompt, at any worker."""
+        self._timers.heard(now)
+        if error.attempt == self._peers.attempt and self._sender.named:
+            self.counters.misses += 1
+            self._open_again(now)
+        else:
+            self.counters.ignored += 1
 
     def _unknown(self, error: Error, now: float) -> None:
         self._timers.heard(now)
@@ -385,7 +422,8 @@ class EdgeSession:
             self._sender.open(now)
 
     def _open_again(self, now: float) -> None:
-        self._sender.open(now)
+        if self._online:
+            self._sender.open(now)
 
     def _keep_alive(self, now: float) -> None:
         self._sender.poll(now)
@@ -442,6 +480,11 @@ class EdgeSession:
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
         self._finished = reason
+        holder = self._peers.worker
+        if holder is not None and reason is not FinishReason.FAILED:
+            self._written = Written(
+                holder, self._request.prompt + self._text.chain.tokens(0, self._window.held)
+            )
         for worker in self._peers.forget_all():
             if self._online:
                 self._sender.close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
@@ -477,6 +520,7 @@ class EdgeSession:
     }
     _ERRORS: ClassVar[dict[tuple[EdgeState, ErrorCode], Callable[[EdgeSession, Error, float], None]]] = {
         (EdgeState.OPENING, ErrorCode.BUSY): _busy,
+        (EdgeState.OPENING, ErrorCode.NEED_PREFIX): _open_in_full,
         (EdgeState.OPENING, ErrorCode.INTERNAL): _internal,
         (EdgeState.ACTIVE, ErrorCode.INTERNAL): _internal,
         (EdgeState.ACTIVE, ErrorCode.UNKNOWN): _unknown,

@@ -11,8 +11,9 @@ from flexspec_mq.protocol.edge_timers import EdgeTimers
 from flexspec_mq.protocol.edge_types import EdgeConfig, EdgeCounters, SessionRequest
 from flexspec_mq.protocol.edge_window import Span, Window
 from flexspec_mq.protocol.effects import Effect, Send
+from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.rtt import RoundTrip
-from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll
+from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll, Prefix
 
 
 class EdgeSender:
@@ -22,6 +23,7 @@ class EdgeSender:
         counters, text, window, peers, rtt, timers: of the session.
         out: effects that wait to be returned.
         stopped: the drafter gave up at the tip of the branch.
+        named: the newest open named the beginning of the prompt, to one worker.
         draft_time: smoothed seconds per drafted token, None before a sample.
 
     Args:
@@ -44,6 +46,7 @@ class EdgeSender:
         self.timers = EdgeTimers(config, self.rtt, rng, request.deadline)
         self.out: list[Effect] = []
         self.stopped = False
+        self.named = False
         self.draft_time: float | None = None
         self._plan: Plan | None = None
         self._qos = 0
@@ -86,8 +89,14 @@ class EdgeSender:
         return bool(self.window.in_flight) or self._ahead > 0
 
     def open(self, now: float) -> None:
-        """Publish the next attempt, with what is committed and drafted."""
-        text, plan = self.text, self._use_plan()
+        """Publish the next attempt, with what is committed and drafted.
+
+        The first one goes to the worker that knows the beginning of the prompt, if there is one.
+        """
+        text, plan, prompt = self.text, self._use_plan(), self._request.prompt
+        reuse = None if self.peers.attempt else self._request.reuse
+        self.named = reuse is not None
+        self.counters.named += self.named
         self.peers.attempt += 1
         end = min(len(text.chain), text.have + MAX_DRAFT_TOKENS)
         self._with_open = Span(text.have, end)
@@ -96,16 +105,23 @@ class EdgeSender:
             self._request.session,
             self.peers.attempt,
             self._request.identity,
-            self._request.prompt,
+            prompt[reuse.count :] if reuse else prompt,
             text.committed,
             plan.ahead,
             self._stamp(now),
             text.chain.tokens(text.have, end),
+            self._prefix(reuse.count) if reuse else None,
         )
         self.counters.opens += 1
         self.counters.reopens += self.counters.opens > 1
         self.counters.batches += 1
-        self.out.append(Send(None, message, plan.qos, self.timers.next_open(now)))
+        to = reuse.worker if reuse else None
+        self.out.append(Send(to, message, plan.qos, self.timers.next_open(now)))
+
+    def _prefix(self, count: int) -> Prefix:
+        request = self._request
+        name = prefix_name(request.identity.fingerprint, request.version, request.prompt[:count])
+        return Prefix(count, name)
 
     def adopted(self, attempt: int) -> None:
         """A worker was adopted at `attempt`: only the newest open's draft is known to be on its way to it."""

@@ -51,7 +51,7 @@ class EdgeTimers:
     def open_after(self, now: float, wait: float) -> None:
         """Open again after `wait` seconds, and start the back-off afresh after that."""
         self._backoff = 0
-        self._open_at = now + wait
+        self._open_at = self._heard_at = now + wait
         self._queued(now)
 
     def delay_open(self, now: float, failures: int) -> None:

@@ -9,6 +9,31 @@ from enum import StrEnum
 from schemas.messages import Identity
 
 
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A worker that has probably read the beginning of a prompt, for an earlier session of this edge.
+
+    Attributes:
+        worker: its name on topics.
+        count: tokens of the prompt, fewer than all.
+    """
+
+    worker: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that a worker holds at the end of a session.
+
+    Attributes:
+        tokens: prompt and generated tokens that the worker is known to hold.
+    """
+
+    worker: str
+    tokens: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRequest:
     """One generation.
@@ -22,6 +47,7 @@ class SessionRequest:
         finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
             text right there (its value should be that length; a shorter one cannot take back what was shown).
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
+        reuse: where to open first, naming the beginning of the prompt instead of sending it.
     """
 
     session: int
@@ -31,6 +57,7 @@ class SessionRequest:
     committed: tuple[int, ...] = ()
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     deadline: float | None = None
+    reuse: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +136,8 @@ class EdgeCounters:
         early: verdicts that start beyond our chain.
         stale: drafter results for a prefix that is gone.
         busy, unknown: errors of that kind.
+        named: opens that named the beginning of the prompt.
+        misses: of these, those that the worker could not use.
         ignored: messages without consequence in the state that they met.
         closes: published.
     """
@@ -128,6 +157,8 @@ class EdgeCounters:
     stale: int = 0
     busy: int = 0
     unknown: int = 0
+    named: int = 0
+    misses: int = 0
     ignored: int = 0
     closes: int = 0
 

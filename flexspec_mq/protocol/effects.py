@@ -28,8 +28,9 @@ class Send:
     """Edge: publish a message.
 
     Attributes:
-        to_worker: whose draft topic; None is the shared open topic of the session's version. If the broker says
-            that nobody subscribes there, the driver calls `EdgeSession.no_worker`.
+        to_worker: whose draft topic; None is the shared open topic of the session's version. If the broker says that
+            nobody subscribes there, the driver calls `EdgeSession.no_worker`; if it says so of an open to a worker's
+            own topic, `EdgeSession.prefix_lost`.
         qos: MQTT quality of service, 0 to 2.
         expiry: seconds after which the broker may drop the message; None is never.
     """
@@ -101,4 +102,19 @@ class Crop:
     length: int
 
 
-WorkerEffect = Reply | Free | Crop
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Worker: the text of this session is over. What the engine holds may serve another, and is the first to go."""
+
+    key: SessionKey
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Worker: what the engine holds for `source`, if anything, is of use for `key`, whose text begins alike."""
+
+    source: SessionKey
+    key: SessionKey
+
+
+WorkerEffect = Reply | Free | Crop | Retire | Move

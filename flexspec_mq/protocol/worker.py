@@ -11,22 +11,29 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, ClassVar
 
-from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.protocol.effects import Crop, Free, Reply, SessionKey, WorkerEffect
+from flexspec_mq.protocol.effects import Crop, Free, Move, Reply, Retire, SessionKey, WorkerEffect
 from flexspec_mq.protocol.tombstones import Tombstones
+from flexspec_mq.protocol.worker_checks import IllegalMessage, check
+from flexspec_mq.protocol.worker_load import Load
 from flexspec_mq.protocol.worker_session import Batch, WorkerSession
+from flexspec_mq.protocol.worker_shelf import Shelf
 from flexspec_mq.protocol.worker_types import WorkerConfig, WorkerCounters, WorkerState, WorkItem
-from schemas.messages import MAX_MILLIS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Fin, Open, Poll
+from schemas.messages import (
+    MAX_MILLIS,
+    Close,
+    CloseReason,
+    Draft,
+    Error,
+    ErrorCode,
+    Fin,
+    Open,
+    Poll,
+)
 
 __all__ = ["WorkItem", "WorkerConfig", "WorkerCounters", "WorkerMachine", "WorkerState"]
 
 
-class IllegalMessage(RemoteProtocolError):
-    """A message that is well formed and means nothing legal. Becomes a typed error to its sender."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+Handler = Callable[["WorkerMachine", SessionKey, Any, float], None]
 
 
 class WorkerMachine:
@@ -40,6 +47,8 @@ class WorkerMachine:
         self._config = config
         self._sessions: dict[SessionKey, WorkerSession] = {}
         self._tombs = Tombstones(config.tombstones, config.tombstone_life)
+        self._load = Load(config)
+        self._shelf = Shelf(config)
         self._draining = False
         self._stepped_at = -inf
         self._longest = 0.0
@@ -59,6 +68,11 @@ class WorkerMachine:
     def kept(self) -> int:
         """Sessions kept, finished ones included."""
         return len(self._sessions)
+
+    @property
+    def shelved(self) -> int:
+        """Texts of sessions that are over, kept for their edges."""
+        return len(self._shelf)
 
     def state(self, edge: str, session: int, now: float) -> WorkerState:
         """Where a session stands here."""
@@ -82,8 +96,11 @@ class WorkerMachine:
         key = (edge, message.session)
         handler = self._TABLE[self.state(edge, message.session, now), type(message)]
         try:
-            self._check(message)
-            handler(self, key, message, now)
+            if isinstance(message, Open):
+                self._take_open(handler, key, message, now)
+            else:
+                check(message, self._config)
+                handler(self, key, message, now)
         except IllegalMessage as error:
             self.counters.rejected += 1
             self._error(key, message.attempt, error.code, detail=error.message)
@@ -127,7 +144,7 @@ class WorkerMachine:
         session = self._sessions.get(item.key)
         if session is None:
             self.counters.dropped += 1
-            return [Free(item.key)]
+            return [Retire(item.key) if item.key in self._shelf else Free(item.key)]
         if session.flight is not item or not session.take_result(item, tokens):
             self.counters.dropped += 1
             self._out.append(Crop(item.key, session.kept))
@@ -158,8 +175,9 @@ class WorkerMachine:
         return self._flush()
 
     def tick(self, now: float) -> list[WorkerEffect]:
-        """End leases, send run-ahead tokens that have waited."""
+        """End leases, send run-ahead tokens that have waited, forget texts that were kept long enough."""
         self._tombs.expire(now)
+        self._out += [Free(key) for key in self._shelf.expire(now)]
         for session in list(self._sessions.values()):
             if session.expires <= now:
                 self.counters.expired += 1
@@ -174,6 +192,7 @@ class WorkerMachine:
             (min(session.expires, session.flush_at or inf) for session in self._sessions.values()),
             default=inf,
         )
+        at = min(at, self._shelf.expires or inf)
         return None if at == inf else at
 
     # How it is done
@@ -182,61 +201,40 @@ class WorkerMachine:
         out, self._out = self._out, []
         return out
 
-    def _check(self, message: Open | Draft | Poll | Close) -> None:
-        """Refuse what no state makes legal.
-
-        Raises:
-            IllegalMessage: with the code that the edge is told.
-        """
-        if message.attempt < 1:
-            raise IllegalMessage(ErrorCode.MALFORMED, "attempts count from 1")
-        if isinstance(message, Close):
+    def _take_open(self, handler: Handler, key: SessionKey, message: Open, now: float) -> None:
+        """Take an open with its whole prompt, or ask for it."""
+        whole = self._shelf.whole(key, message, self._sessions.values())
+        if whole is None:
+            self.counters.need_prefix += 1
+            self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
             return
-        tokens = message.draft if isinstance(message, Open) else message.tokens
-        self._check_tokens(tokens)
-        if not isinstance(message, Open):
+        check(whole.message, self._config)
+        known = key in self._sessions
+        handler(self, key, whole.message, now)
+        if whole.source is None or whole.source == key or known or key not in self._sessions:
             return
-        self._check_open(message)
-
-    def _check_open(self, message: Open) -> None:
-        config, identity = self._config, message.identity
-        if identity.protocol != PROTOCOL_VERSION:
-            raise IllegalMessage(
-                ErrorCode.PROTOCOL, f"protocol {identity.protocol}; this worker speaks {PROTOCOL_VERSION}"
-            )
-        if identity.fingerprint != config.fingerprint:
-            raise IllegalMessage(ErrorCode.FINGERPRINT, "the vocabularies differ by their contents")
-        if identity.limit < 1:
-            raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a limit of at least 1")
-        if len(message.committed) > identity.limit:
-            raise IllegalMessage(ErrorCode.MALFORMED, "more tokens are committed than the limit allows")
-        if len(message.prompt) + identity.limit > config.max_context:
-            raise IllegalMessage(
-                ErrorCode.CONTEXT,
-                f"prompt of {len(message.prompt)} and limit of {identity.limit} tokens exceed the context of"
-                f" {config.max_context}",
-            )
-        self._check_tokens(message.prompt)
-        self._check_tokens(message.committed)
-        if not identity.ignore_eos and any(token in identity.eos for token in message.committed[:-1]):
-            raise IllegalMessage(ErrorCode.MALFORMED, "the committed text goes on after its end")
-
-    def _check_tokens(self, tokens: tuple[int, ...]) -> None:
-        if tokens and max(tokens) >= self._config.vocab_size:
-            raise IllegalMessage(ErrorCode.MALFORMED, f"token {max(tokens)} is not in the vocabulary")
+        self.counters.inherited += 1
+        self._shelf.take(whole.source)
+        self._out.append(Move(whole.source, key))
 
     def _create(self, key: SessionKey, message: Open, now: float) -> None:
-        if self._draining or len(self) >= self._config.capacity:
-            wait = self._config.drain_retry if self._draining else self._config.busy_retry
+        live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
+        missing = self._load.places_missing(live, len(message.prompt) + len(message.committed) + 1)
+        if self._draining or missing:
+            drain = self._config.drain_retry
+            wait = drain if self._draining else self._load.retry(key, live, missing, now)
             self.counters.busy += 1
             self._error(key, message.attempt, ErrorCode.BUSY, retry=round(1000 * wait))
             return
+        self._load.opened(key)
         if len(self._sessions) >= 2 * self._config.capacity:
             oldest = next(s for s in self._sessions.values() if s.ended is not Fin.NONE)
             self._end(oldest, oldest.attempt, now)
         self._tombs.remove(key)
+        self._shelf.take(key)
         self.counters.opened += 1
         session = WorkerSession(key, message, self._config, self.counters)
+        session.opened_at = now
         session.merge(message, now)
         self._sessions[key] = session
         self._hello(session, now)
@@ -318,20 +316,28 @@ class WorkerMachine:
             self.counters.ignored += 1
             return
         self.counters.closed += 1
-        self._end(session, message.attempt, now)
+        keep = message.reason in (CloseReason.DONE, CloseReason.CANCELLED)
+        self._end(session, message.attempt, now, keep=keep)
 
     def _remember(self, key: SessionKey, message: Close, now: float) -> None:
         self._tombs.put(key, message.attempt, now)
 
-    def _end(self, session: WorkerSession, attempt: int, now: float) -> None:
+    def _end(self, session: WorkerSession, attempt: int, now: float, *, keep: bool = False) -> None:
         del self._sessions[session.key]
+        if session.ended is Fin.NONE:
+            self._load.ended(session, now)
         self._tombs.put(session.key, attempt, now)
-        self._out.append(Free(session.key))
+        if keep and self._config.shelf:
+            self._out.append(Retire(session.key))
+            self._out += [Free(key) for key in self._shelf.put(session, now)]
+        else:
+            self._out.append(Free(session.key))
 
     def _answer(self, session: WorkerSession, item: WorkItem, times: tuple[int, int], now: float) -> None:
         """Send what a result decided, at once or, in pure run-ahead, together with the next."""
         if session.ended is not Fin.NONE:
-            self._out.append(Free(session.key))
+            self._load.ended(session, now)
+            self._out.append(Retire(session.key) if self._config.shelf else Free(session.key))
         elif not item.seq and now < session.verdict_at + self._config.stream_gap:
             if session.flush_at is None:
                 session.flush_at = session.verdict_at + self._config.stream_gap
@@ -359,9 +365,7 @@ class WorkerMachine:
             session.ready_since = now
 
     # A handler gets exactly the message type that its row names.
-    _TABLE: ClassVar[
-        dict[tuple[WorkerState, type], Callable[[WorkerMachine, SessionKey, Any, float], None]]
-    ] = {
+    _TABLE: ClassVar[dict[tuple[WorkerState, type], Handler]] = {
         (WorkerState.ABSENT, Open): _create,
         (WorkerState.ABSENT, Draft): _unknown,
         (WorkerState.ABSENT, Poll): _unknown,

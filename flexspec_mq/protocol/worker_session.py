@@ -40,6 +40,7 @@ class WorkerSession:
         ended: how the text ended, or `Fin.NONE`.
         flight: item at the engine.
         ready_since: since when there is something to compute, or None.
+        opened_at: when it was created here.
         expires: end of the lease.
         flush_at: when decided but unsent tokens are due, or None.
         qos: of the edge's newest message.
@@ -60,6 +61,7 @@ class WorkerSession:
         self.ended = Fin.NONE
         self.flight: WorkItem | None = None
         self.ready_since: float | None = None
+        self.opened_at = 0.0
         self.expires = 0.0
         self.flush_at: float | None = None
         self.verdict_at = 0.0
@@ -266,6 +268,11 @@ class WorkerSession:
                 self.ended = Fin.EOS
             elif len(self.chain) >= self.identity.limit:
                 self.ended = Fin.LENGTH
+
+    @property
+    def tokens(self) -> int:
+        """Length of prompt, decided tokens and the next one."""
+        return len(self.prompt) + len(self.chain) + 1
 
     @property
     def owes_since(self) -> float | None:

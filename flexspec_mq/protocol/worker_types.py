@@ -21,13 +21,19 @@ class WorkerConfig:
         max_context: prompt + generated tokens that the model can hold.
         vocab_size: token ids are below this.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
+        room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
+            may outgrow it later, as what does not fit is read again when its turn comes.
         lease: whole seconds of silence after which a session is freed.
         max_held: batches kept per session until usable; on overflow the one with the lowest `have` goes, then
             the farthest.
         max_draft: drafted tokens that go into one forward of one session.
+        shelf, shelf_life: texts of sessions that are over, kept so that their edge can go on from them, the oldest
+            dropped first, and for how many seconds. 0 keeps none, and no prefix is ever known.
         tombstones, tombstone_life: closed sessions remembered, the oldest forgotten first, and for how many
             seconds.
-        busy_retry: seconds that an edge is told to wait when the worker is full.
+        busy_retry: seconds that an edge is told to wait when the worker is full and knows nothing about how long its
+            sessions live.
+        busy_least, busy_most: bounds of what it is told otherwise; see `worker_load`.
         drain_retry: the same when it is draining and another worker will answer.
         stream_gap: least seconds between verdicts of pure run-ahead; tokens in between share a verdict.
         step_bound: seconds without a new step, or four times the longest forward so far if that is more, after
@@ -40,12 +46,17 @@ class WorkerConfig:
     max_context: int
     vocab_size: int
     capacity: int = 64
+    room: int | None = None
     lease: int = 60
     max_held: int = 8
     max_draft: int = 128
+    shelf: int = 0
+    shelf_life: float = 600.0
     tombstones: int = 256
     tombstone_life: float = 60.0
     busy_retry: float = 0.5
+    busy_least: float = 0.05
+    busy_most: float = 5.0
     drain_retry: float = 0.05
     stream_gap: float = 0.005
     step_bound: float = 10.0
@@ -100,6 +111,8 @@ class WorkerCounters:
         opened: sessions created.
         reopened: merges of a higher attempt into a session.
         busy: opens refused because full or draining.
+        inherited: sessions created that go on from an earlier text.
+        need_prefix: opens that named a prefix which is not here.
         unknown: drafts for sessions that are not here.
         rejected: illegal messages, answered with a typed error.
         held_dropped: batches that overflowed a session's hold buffer.
@@ -119,6 +132,8 @@ class WorkerCounters:
     opened: int = 0
     reopened: int = 0
     busy: int = 0
+    inherited: int = 0
+    need_prefix: int = 0
     unknown: int = 0
     rejected: int = 0
     held_dropped: int = 0

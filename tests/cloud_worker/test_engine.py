@@ -172,19 +172,25 @@ def test_unread_counts_prefix_and_draft() -> None:
     assert engine.unread(item(3, 2, [1, 2, 3])) == 12 + 3
 
 
-def test_ready_items_all_go_and_reading_ones_share_the_budget_in_order() -> None:
+def composed(engine: Engine, batcher: Batcher) -> list[tuple[int, int]]:
+    return sorted((piece.item.key[1], piece.most) for piece in batcher.compose(engine))
+
+
+def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
     engine, batcher = Engine(model_of()), Batcher(prefill=100)
     engine.step([Slice(item(2, 0), 1000)])
     batcher.add(item(4, 0))  # 130 to read
     batcher.add(item(3, 0))  # 70 to read
     batcher.add(item(2, 1, [5] * 6))  # ready
-    assert [(piece.item.key[1], piece.most) for piece in batcher.compose(engine)] == [(2, 7), (4, 100)]
+    assert composed(engine, batcher) == [(2, 7), (3, 50), (4, 50)]
+    assert batcher.writing == 7
     engine.step(batcher.compose(engine))
     batcher.drop(("edge", 2))
-    assert [(piece.item.key[1], piece.most) for piece in batcher.compose(engine)] == [(4, 30), (3, 70)]
-    # One token of budget is left over: it would feed nothing, so nobody gets it.
-    batcher.prefill = 31
-    assert [(piece.item.key[1], piece.most) for piece in batcher.compose(engine)] == [(4, 30)]
+    assert composed(engine, batcher) == [(3, 20), (4, 80)]
+    assert batcher.writing == 0
+    # Where equal parts would be too small, they take turns; a token that is left over would feed nothing.
+    batcher.prefill = 17
+    assert [composed(engine, batcher) for _ in range(4)] == [[(4, 17)], [(3, 17)], [(4, 17)], [(3, 17)]]
 
 
 @pytest.mark.parametrize("prefill", [2, 3, 69, 70, 71, 76])

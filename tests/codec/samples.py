@@ -20,6 +20,7 @@ from schemas.messages import (
     Message,
     Open,
     Poll,
+    Prefix,
     Verdict,
 )
 
@@ -29,6 +30,7 @@ SAMPLES: dict[str, Message] = {
     "open": Open(0xDEADBEEF, 1, IDENTITY, PROMPT, (), 0, 1, (30, 216, 34)),
     "open-short": Open(7, 2, IDENTITY, (1,), (2**24 - 1,), 256, 3, ()),
     "open-greedy": Open(0, 1, Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 2**20), (0,), (), 0, 0, ()),
+    "open-prefix": Open(8, 1, IDENTITY, (30, 216), (), 16, 1, (), Prefix(300, bytes(range(16, 32)))),
     "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
     "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),
     "draft-behind": Draft(1, 3, 200, 300, -40, 2**32 - 1, (49151,), 0),
@@ -40,6 +42,7 @@ SAMPLES: dict[str, Message] = {
     "verdict-finish": Verdict(3, 1, 40, 511, (2,), 1, Fin.EOS, 10_000_000, 300, None, 1),
     "verdict-gap": Verdict(3, 1, 40, 12, (), 1, Fin.GAP, 0, 0),
     "error": Error(0xDEADBEEF, 4, ErrorCode.BUSY, 1500, "w1"),
+    "error-prefix": Error(0xDEADBEEF, 1, ErrorCode.NEED_PREFIX, 0, "w1"),
     "error-detail": Error(9, 1, ErrorCode.FINGERPRINT, 0, "w1", "the tokenizers differ: é"),
 }
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from schemas.messages import (
     MAX_DRAFT_TOKENS,
+    MAX_PROMPT_TOKENS,
     MAX_TOKEN_ID,
     MAX_VERDICT_TOKENS,
     Close,
@@ -18,6 +19,7 @@ from schemas.messages import (
     Message,
     Open,
     Poll,
+    Prefix,
     Verdict,
 )
 
@@ -46,6 +48,9 @@ identities = st.builds(
     ignore_eos=st.booleans(),
     limit=positions,
 )
+prefixes = st.builds(
+    Prefix, count=st.integers(1, MAX_PROMPT_TOKENS), name=st.binary(min_size=16, max_size=16)
+)
 opens = st.builds(
     Open,
     session=u32,
@@ -56,6 +61,7 @@ opens = st.builds(
     ahead=counters,
     seq=counters,
     draft=tokens(0, MAX_DRAFT_TOKENS),
+    prefix=st.none() | prefixes,
 )
 
 

@@ -80,6 +80,9 @@ def build(rng: random.Random, *, flips: float) -> World:
         max_context=1024,
         vocab_size=VOCAB,
         capacity=rng.choice((1, 2, 8)),
+        room=rng.choice((None, 128, 256)),
+        shelf=rng.choice((0, 1, 4)),
+        shelf_life=rng.choice((2.0, 30.0)),
         lease=rng.choice((3, 30)),
     )
     target = Target(flips=flips, rng=random.Random(rng.random()))
@@ -88,10 +91,45 @@ def build(rng: random.Random, *, flips: float) -> World:
     return World(rng, target, link, rng.randint(1, 3), config, forward, reading)
 
 
+def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None:
+    """The next turn after a session: its text or a part of it, and a few tokens more. None if there is no room."""
+    text = (*cell.request.prompt, *cell.shown)
+    kept = rng.choice((len(text), len(text), rng.randint(1, len(text))))
+    prompt = (*text[:kept], *(rng.randrange(VOCAB) for _ in range(rng.randint(1, 4))))
+    base = request(rng, len(world.cells) + 1, world.now, world.target)
+    limit = min(base.identity.limit, (world.config.room or world.config.max_context) - len(prompt))
+    if limit < 1:
+        return None
+    return SessionRequest(
+        session=base.session,
+        version=base.version,
+        identity=identity(seed=base.identity.seed, limit=limit, ignore_eos=base.identity.ignore_eos),
+        prompt=prompt,
+        finish_at=base.finish_at,
+        deadline=base.deadline,
+        reuse=world.recent.offer("v", prompt, world.now),
+    )
+
+
+def _more_turns(world: World, rng: random.Random, plans: list[Plan]) -> None:
+    """After some sessions comes another one that goes on from them, at once or later than a worker keeps them."""
+
+    def begin(cell: Cell) -> None:
+        wanted = go_on(world, cell, rng)
+        if wanted is not None and world.now < FAULTS_END:
+            world.add(wanted, ChangingPolicy(plans, rng), rng.choice((0.0, 0.6, 1.0)))
+
+    def finished(cell: Cell) -> None:
+        if len(world.cells) < 12 and rng.random() < 0.7:
+            world.at(rng.choice((0.0, 0.01, 1.0, 5.0, 35.0)), lambda: begin(cell))
+
+    world.finished = finished
+
+
 def _fault(world: World) -> None:
     rng = world.rng
     host = rng.choice(world.hosts)
-    match rng.randrange(8):
+    match rng.randrange(9):
         case 0 | 1:
             world.crash(host)
         case 2:
@@ -110,6 +148,9 @@ def _fault(world: World) -> None:
         case 6:
             host.subscribed = False
             world.at(rng.uniform(0.5, 5), lambda: setattr(host, "subscribed", True))
+        case 7:  # no room: what the engine holds is dropped, and read again
+            for key in rng.sample(sorted(host.cached), len(host.cached) // 2):
+                del host.cached[key]
         case _:
             for cell in world.cells:
                 world.gone(cell, host.name)
@@ -125,10 +166,11 @@ def run(seed: int, tally: Tally, *, flips: float = 0.0) -> World:
     """One schedule: sessions, faults for a minute, then peace; every check on the way."""
     rng = random.Random(seed)
     world = build(rng, flips=flips)
+    _more_turns(world, rng, rng.sample(PLANS, 3))
     for session in range(rng.randint(1, 4)):
         at = rng.uniform(0, 5)
         plans = rng.sample(PLANS, rng.randint(1, 4))
-        wanted = request(rng, session + 1, at, world.target)
+        wanted = request(rng, 1000 + session, at, world.target)
         accuracy, pace = rng.choice((0.0, 0.6, 0.9, 1.0)), rng.choice((0.002, 0.008, 0.02))
 
         def begin(

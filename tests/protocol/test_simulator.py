@@ -29,6 +29,10 @@ def test_whatever_goes_wrong_the_text_is_right_and_ends(flips: float) -> None:
     assert tally.worker["dropped"] > 0
     assert tally.worker["expired"] > 0
     assert tally.worker["run_ahead"] > RUNS
+    assert tally.worker["inherited"] > RUNS // 2
+    assert tally.worker["need_prefix"] > RUNS // 2
+    assert tally.edge["named"] > 2 * RUNS
+    assert tally.edge["misses"] > RUNS // 4
     assert min(tally.finishes[reason] for reason in ("eos", "stop", "length", "cancelled", "deadline")) > 0
     assert tally.finishes["failed"] < 0.05 * tally.finishes.total()
     assert bool(tally.edge["diverged"]) == bool(flips)

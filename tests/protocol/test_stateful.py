@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_as_test
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.protocol.edge import SessionRequest
 from flexspec_mq.protocol.worker import WorkerConfig
-from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from tests.protocol.world import FINGERPRINT, VOCAB, Cell, Link, Target, World, identity
 
 MAIL = 100
 INDEX = st.integers(0, MAIL)
@@ -67,6 +67,8 @@ class Schedule(RuleBasedStateMachine):
             vocab_size=VOCAB,
             capacity=capacity,
             lease=10,
+            shelf=capacity,
+            shelf_life=15.0,
         )
         target = Target(eos_every=25, flips=self.flips, rng=random.Random(seed))
         self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
@@ -89,6 +91,29 @@ class Schedule(RuleBasedStateMachine):
         dial = Dial(plan)
         self.dials.append(dial)
         self.world.add(request, dial, accuracy)
+
+    @precondition(lambda self: len(self.world.cells) < 6 and any(c.finishes for c in self.world.cells))
+    @rule(index=INDEX, more=st.integers(1, 3), plan=PLANS, quiet=st.booleans())
+    def go_on(self, index: int, more: int, plan: Plan, quiet: bool) -> None:
+        """The next turn after a session that is over; with `quiet`, what was said before has arrived."""
+        if quiet:
+            self.peace(1)
+        over = [cell for cell in self.world.cells if cell.finishes]
+        self._next_turn(over[index % len(over)], more, plan)
+
+    def _next_turn(self, last: Cell, more: int, plan: Plan) -> None:
+        number = len(self.world.cells) + 1
+        prompt = (*last.request.prompt, *last.shown, *range(number, number + more))
+        request = SessionRequest(
+            session=number,
+            version="v",
+            identity=identity(seed=number, limit=10),
+            prompt=prompt,
+            reuse=self.world.recent.offer("v", prompt, self.world.now),
+        )
+        dial = Dial(plan)
+        self.dials.append(dial)
+        self.world.add(request, dial, 0.7)
 
     @precondition(lambda self: self.world.mail)
     @rule(count=st.integers(1, 6))
@@ -176,6 +201,7 @@ class Schedule(RuleBasedStateMachine):
         assert world.most_held <= world.config.max_held
         for host in world.hosts:
             assert host.machine.kept <= 2 * world.config.capacity
+            assert host.machine.shelved <= world.config.shelf
         for cell in world.cells:
             assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64
             assert len(cell.machine._window.in_flight) <= 8
@@ -194,14 +220,20 @@ class Schedule(RuleBasedStateMachine):
             dial.now = Plan(3, 2, 0, 0)
         while world.mail:
             world.mail.pop(0)()
-        end = world.now + 90
-        while world.step(end) and not all(cell.finishes for cell in world.cells):
-            pass
+        self._finish_all()
+        # However it went, in peace the newest text can be gone on from.
+        self._next_turn(max(world.cells, key=lambda cell: cell.finished_at or 0.0), 1, Plan(3, 2, 0, 0))
+        self._finish_all()
         self.the_text_is_right()
         assert all(cell.finishes for cell in world.cells), "unfinished"
         world.run(80)
         assert world.drained(), "a worker still holds something"
         self._count()
+
+    def _finish_all(self) -> None:
+        end = self.world.now + 90
+        while self.world.step(end) and not all(cell.finishes for cell in self.world.cells):
+            pass
 
     def _count(self) -> None:
         for cell in self.world.cells:
@@ -215,6 +247,7 @@ class Schedule(RuleBasedStateMachine):
             SEEN["diverged"] += counters.diverged
         for machine in (*self.world.retired, *(host.machine for host in self.world.hosts)):
             SEEN["merged"] += machine.counters.reopened
+            SEEN["inherited"] += machine.counters.inherited
 
 
 class FlippingSchedule(Schedule):
@@ -244,4 +277,5 @@ def test_any_interleaving(machine: type[Schedule]) -> None:
     assert SEEN["polls"] >= EXAMPLES // 4, SEEN
     assert min(SEEN["rejected"], SEEN["accepted"]) >= EXAMPLES, SEEN
     assert SEEN["merged"] >= 3, SEEN
+    assert SEEN["inherited"] >= EXAMPLES // 10, SEEN
     assert SEEN["finished failed"] <= SEEN["sessions"] // 10, SEEN

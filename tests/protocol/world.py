@@ -10,11 +10,23 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from zlib import crc32
 
+from edge_node.recent import Recent
 from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, EdgeState, SessionRequest, close_unknown
-from flexspec_mq.protocol.effects import Commit, Crop, Effect, Finish, Free, Reply, Send, WorkerEffect
+from flexspec_mq.protocol.effects import (
+    Commit,
+    Crop,
+    Effect,
+    Finish,
+    Free,
+    Move,
+    Reply,
+    Retire,
+    Send,
+    WorkerEffect,
+)
 from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine, WorkItem
-from schemas.messages import Error, Identity, Verdict
+from schemas.messages import Error, Identity, Open, Verdict
 
 FINGERPRINT = bytes(range(16))
 VOCAB = 50
@@ -200,6 +212,8 @@ class World:
         self.cells: list[Cell] = []
         self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
         self.turn = 0
+        self.recent = Recent(least=1, life=1000.0)
+        self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
         self.crashes = 0
         self.most_held = 0
@@ -279,6 +293,10 @@ class World:
                 case Finish():
                     cell.finishes.append(effect)
                     cell.finished_at = self.now
+                    if cell.machine.written is not None:
+                        self.recent.remember("v", cell.machine.written, self.now)
+                    if self.finished is not None:
+                        self.finished(cell)
         assert tuple(cell.shown) == cell.machine.committed
         self._drive(cell)
 
@@ -310,6 +328,9 @@ class World:
             host = takers[self.turn % len(takers)]
         else:
             host = next(h for h in self.hosts if h.name == send.to_worker)
+            if isinstance(send.message, Open) and host.hung and self.rng.random() < 0.3:
+                self.at(0.01, lambda: self._edge(cell, cell.machine.prefix_lost(self.now)))
+                return
         self._carry(lambda: self._deliver(host, send))
 
     def set_link(self, *, up: bool) -> None:
@@ -352,6 +373,13 @@ class World:
                 case Free(key):
                     host.cached.pop(key, None)
                     host.pending.pop(key, None)
+                case Retire(key):
+                    host.pending.pop(key, None)
+                case Move(source, key):
+                    assert source[0] == key[0]
+                    prompt = len(host.machine._sessions[key].prompt)
+                    if source in host.cached:
+                        host.cached[key] = min(host.cached.pop(source), prompt - 1)
                 case Crop(key, length):
                     if key in host.cached:
                         prompt = len(host.machine._sessions[key].prompt)
@@ -450,4 +478,4 @@ class World:
         assert len(cell.finishes) == (cell.machine.state is EdgeState.DONE)
 
     def drained(self) -> bool:
-        return all(host.machine.kept == 0 and not host.cached for host in self.hosts)
+        return all(not (host.machine.kept or host.machine.shelved or host.cached) for host in self.hosts)

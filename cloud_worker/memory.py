@@ -1,0 +1,50 @@
+"""How much memory keys and values may take when nobody says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_SHARE = 4
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def default_limit(device: str) -> int | None:
+    """A quarter of the memory that is available on a device now, in bytes; None where that cannot be known.
+
+    Call it with the model loaded, as that has its share already.
+
+    Args:
+        device: as torch names it.
+    """
+    free = available(device)
+    return None if free is None else free // _SHARE
+
+
+def available(device: str) -> int | None:
+    """Bytes that can be allocated on a device without swapping or exceeding a container's limit."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [bound for bound in (_of_machine(_MEMINFO), _of_container(_CGROUP)) if bound is not None]
+    return min(found, default=None)
+
+
+def _of_machine(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if kilobytes is None else int(kilobytes) * 1024
+
+
+def _of_container(cgroup: Path) -> int | None:
+    """What a control group (version 2) leaves; None if there is none, or it has no limit."""
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        used = (cgroup / "memory.current").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(used))

@@ -1,0 +1,134 @@
+"""Figures of a worker for Prometheus, in a registry of its own.
+
+What is counted anyway is read when somebody asks; only times and sizes are noted as they come.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
+    from cloud_worker.verifier import StepResult
+    from cloud_worker.worker import CloudWorker
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+_SESSIONS = {
+    "opened": "sessions created",
+    "reopened": "later attempts of sessions that were here",
+    "closed": "ended by their edge",
+    "expired": "ended by their lease",
+    "failed": "ended as they could not be computed",
+}
+_REFUSALS = {
+    "busy": "opens for which there was no room",
+    "need_prefix": "opens that named a prefix which is not here",
+    "unknown": "drafts for sessions that are not here",
+    "rejected": "illegal messages",
+}
+
+
+class Metrics:
+    """What happens in one worker. Give it to `CloudWorker`, which tells it of its steps."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._queue = Histogram(
+            "flexspec_worker_queue_seconds",
+            "From a batch's arrival to the beginning of the forward that decided it",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._compute = Histogram(
+            "flexspec_worker_compute_seconds", "Of one forward", buckets=_SECONDS, registry=self.registry
+        )
+        self._batch = Histogram(
+            "flexspec_worker_batch_sessions",
+            "Sessions that shared one forward",
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self._fed = Histogram(
+            "flexspec_worker_forward_tokens", "Tokens in one forward", buckets=_SIZES, registry=self.registry
+        )
+
+    def watch(self, worker: CloudWorker) -> None:
+        """Read the counters of a worker whenever the page is made."""
+        self.registry.register(_Counters(worker))
+
+    def step(self, result: StepResult, began: float) -> None:
+        """A forward is done.
+
+        Args:
+            result: what it came to.
+            began: when, on the clock of the items' `waiting_since`.
+        """
+        if not result.batch:
+            return
+        self._compute.observe(result.compute_ms / 1000)
+        self._batch.observe(result.batch)
+        self._fed.observe(result.fed)
+        for item, _ in result.decided:
+            self._queue.observe(max(0.0, began - item.waiting_since))
+
+    def page(self) -> bytes:
+        """The page that Prometheus reads, in its text format."""
+        return generate_latest(self.registry)
+
+
+class _Counters(Collector):
+    """Makes metrics of what the worker counts anyway."""
+
+    def __init__(self, worker: CloudWorker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, now."""
+        machine, counters = self._worker.machine, self._worker.machine.counters
+        for name, what, table in (
+            ("sessions", "Sessions by what became of them", _SESSIONS),
+            ("refusals", "Messages answered with a typed error", _REFUSALS),
+        ):
+            family = CounterMetricFamily(f"flexspec_worker_{name}", what, labels=["kind"])
+            for kind in table:
+                family.add_metric([kind], getattr(counters, kind))
+            yield family
+        yield _total("tokens", "Tokens decided", counters.decided)
+        yield _total("accepted_tokens", "Of these, drafted", counters.accepted)
+        yield _total("rounds", "Work items given to the engine", counters.items)
+        yield _total("verdicts", "Verdicts sent", counters.verdicts)
+        yield _total("prefix_hits", "Sessions that went on from an earlier text", counters.inherited)
+        yield _total("malformed", "Messages that could not be read", self._worker.malformed)
+        yield _now("live_sessions", "Sessions whose text goes on", len(machine))
+        yield _now("kept_texts", "Texts kept for their edges to go on from", machine.shelved)
+        yield _now("capacity_sessions", "Live sessions that are taken", self._worker.capacity)
+        yield _now("ready", "1 if it takes new sessions", not self._worker.not_ready)
+        memory = self._worker.memory
+        if memory is not None:
+            yield _now("kv_bytes", "Keys and values held", memory.nbytes)
+            if memory.limit is not None:
+                yield _now("kv_limit_bytes", "Most keys and values held at any moment", memory.limit)
+            evictions = CounterMetricFamily(
+                "flexspec_worker_evictions", "Keys and values dropped to make room", labels=["of"]
+            )
+            evictions.add_metric(["ended"], memory.dropped)
+            evictions.add_metric(["live"], memory.evicted)
+            yield evictions
+
+
+def _total(name: str, what: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"flexspec_worker_{name}", what, value=value)
+
+
+def _now(name: str, what: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"flexspec_worker_{name}", what, value=value)

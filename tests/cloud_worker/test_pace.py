@@ -1,0 +1,219 @@
+"""Reading adapts to what it costs, and is shared fairly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud_worker.batcher import Batcher, _divide
+from cloud_worker.engine import Engine
+from cloud_worker.pace import Pace
+from tests.cloud_worker.test_engine import identity, item, model_of
+from tests.models.tiny_packed import VOCABULARY
+
+PROMPT = 2000
+WRITING = 8
+Cost = Callable[[int, int, int], float]
+
+# ms of a forward by tokens that write, tokens that read, and tokens of the prompt read before.
+COSTS: dict[str, Cost] = {
+    "a small model": lambda writing, reading, _: 48 + 1.2 * (writing + reading),
+    "attention grows with the prompt": lambda writing, reading, read: (
+        48 + 0.8 * writing + (0.8 + 0.001 * read) * reading
+    ),
+    "a large model": lambda writing, reading, _: 900 + 20.0 * (writing + reading),
+    "a fast one, where tokens are nearly free": lambda writing, reading, _: 20 + 0.02 * (writing + reading),
+    "one where tokens are all": lambda writing, reading, _: 5.0 * (writing + reading),
+}
+
+
+def gaps(pace: Pace, cost: Cost, *, drafted: int, seed: int = 1) -> tuple[list[float], list[float]]:
+    """Times of steps of eight writing sessions: before a long prompt arrives, and while it is read."""
+    rng = random.Random(seed)
+
+    def step(reading: int, read: int) -> float:
+        writing = WRITING * (1 + drafted)
+        took = cost(writing, reading, read) * rng.uniform(0.9, 1.1)
+        pace.saw(writing, reading, took)
+        return took
+
+    before = [step(0, 0) for _ in range(30)]
+    during = []
+    read = 0
+    while read < PROMPT:
+        reading = min(pace.budget(WRITING * (1 + drafted)), PROMPT - read)
+        during.append(step(reading, read))
+        read += reading
+    return before, during
+
+
+@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
+@pytest.mark.parametrize("drafted", [0, 4])
+def test_a_long_prompt_stretches_the_gaps_of_others_by_a_bounded_factor(cost: Cost, drafted: int) -> None:
+    for seed in range(20):
+        before, during = gaps(Pace(most=512, target=5000.0), cost, drafted=drafted, seed=seed)
+        usual = sum(before) / len(before)
+        assert max(during) < 2.5 * usual
+        assert sum(during) / len(during) < 2.1 * usual
+
+
+@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
+def test_and_the_prompt_is_not_starved(cost: Cost) -> None:
+    """At least a third of what the time allows is used: steps are not much shorter than they may be, or full."""
+    pace = Pace(most=512, target=5000.0)
+    before, during = gaps(pace, cost, drafted=0)
+    usual = sum(before) / len(before)
+    settled = during[len(during) // 2 : -1] or during
+    full = len(during) <= PROMPT // 512 + 10
+    assert full or sum(settled) / len(settled) > 1.5 * usual
+
+
+def test_the_budget_without_a_bound_would_stretch_them_more() -> None:
+    """What the test above would see if nothing adapted."""
+    before, during = gaps(Pace(most=512, target=1e9, stretch=1e9), COSTS["a small model"], drafted=0)
+    assert max(during) > 5 * sum(before) / len(before)
+
+
+def test_the_target_time_bounds_steps_that_only_read() -> None:
+    pace = Pace(most=512, target=100.0)
+    sizes = []
+    for _ in range(30):
+        sizes.append(pace.budget(0))
+        pace.saw(0, sizes[-1], 40 + 1.2 * sizes[-1])
+    assert max(sizes) <= 60
+    assert 44 <= sizes[-1] <= 50  # 40 + 1.2 · 50 is the target
+
+
+def test_a_step_that_is_too_slow_already_reads_the_least() -> None:
+    pace = Pace(most=512, target=100.0, least=8)
+    for _ in range(9):
+        pace.saw(8, 0, 300.0)
+    assert pace.budget(8) == 8
+
+
+SIZES = st.integers(0, 5000)
+
+
+@given(st.lists(st.tuples(SIZES, SIZES, st.floats(0, 1e6)), max_size=30), st.integers(0, 600))
+def test_whatever_was_measured_the_budget_is_within_its_bounds(
+    seen: list[tuple[int, int, float]], writing: int
+) -> None:
+    pace = Pace(most=256, least=8)
+    for tokens, read, ms in seen:
+        pace.saw(tokens, read, ms)
+    assert 8 <= pace.budget(0) <= 256
+    budgets = [pace.budget(writing)]
+    pace.saw(writing, 0, 5.0)
+    budgets.append(pace.budget(writing))
+    assert all(budget == 0 or 8 <= budget <= 256 for budget in budgets)
+    assert budgets[1] >= 8 or not writing
+
+
+def test_while_sessions_write_some_forwards_read_nothing() -> None:
+    """So a change of what they take without reading is seen within a few steps."""
+    pace = Pace()
+    for wanted in (50.0, 150.0):
+        for _ in range(100):
+            reading = pace.budget(8)
+            pace.saw(8, reading, wanted + reading)
+        assert pace._alone.at(8) == pytest.approx(wanted, rel=0.05)
+
+
+def test_fewer_sessions_that_write_allow_less_reading_at_once() -> None:
+    pace = Pace(most=512, target=1e6)
+    rng = random.Random(1)
+    for _ in range(100):
+        writing = rng.choice((2, 8, 16))
+        reading = pace.budget(writing)
+        pace.saw(writing, reading, 10 + 5 * writing + 2 * reading)
+    assert pace.budget(8) == pytest.approx(20, abs=4)  # 0.8 · 50 ms at 2 ms each
+
+
+# Fairness
+
+
+@given(st.integers(0, 400), st.lists(st.integers(2, 200), max_size=20))
+def test_a_budget_is_divided_in_order_and_not_wasted(budget: int, unread: list[int]) -> None:
+    wants = {("e", number): most for number, most in enumerate(unread)}
+    shares = _divide(budget, wants)
+    assert list(shares) == list(wants)[: len(shares)]
+    assert all(0 < share <= wants[key] for key, share in shares.items())
+    spent = sum(shares.values())
+    assert spent <= budget
+    assert spent == sum(unread) or budget - spent < 2
+    if len(unread) * 16 <= budget:
+        least = budget // max(1, len(unread))
+        assert all(shares[key] >= min(most, least) for key, most in wants.items())
+
+
+def test_no_session_waits_while_another_is_served_twice() -> None:
+    waited = 0
+
+    @settings(max_examples=12, deadline=None)
+    @given(st.sampled_from((8, 16, 20, 40, 64)), st.integers(0, 2**32))
+    def check(budget: int, seed: int) -> None:
+        nonlocal waited
+        waited += most_served_while_another_waits(budget, seed)
+
+    check()
+    assert waited > 0
+
+
+def most_served_while_another_waits(budget: int, seed: int) -> int:
+    """Prompts of any length come at any time. Between two turns of one, no other may have more than one."""
+    rng = random.Random(seed)
+    engine, batcher = Engine(model_of()), Batcher(prefill=budget)
+    coming = {("edge", number): (rng.randrange(20), rng.choice((2, 10, 30, 90, 200))) for number in range(12)}
+    waits: dict[tuple[str, int], dict[tuple[str, int], int]] = {}
+    most = 0
+    for step in range(2000):
+        for key, (at, length) in list(coming.items()):
+            if at <= step:
+                del coming[key]
+                context = tuple(rng.randrange(VOCABULARY) for _ in range(length))
+                one = replace(
+                    item(0, 0), key=key, context=context, prompt_length=length, identity=identity(key[1])
+                )
+                batcher.add(one)
+                waits[key] = {}
+        slices = batcher.compose(engine)
+        served = {piece.item.key for piece in slices}
+        for key, others in waits.items():
+            if key in served:
+                others.clear()
+                continue
+            for other in served:
+                others[other] = others.get(other, 0) + 1
+                most = max(most, others[other])
+                assert others[other] < 2, f"{key} waits while {other} is served twice"
+        for result in batcher.settle(engine.step(slices)) if slices else []:
+            del waits[result.item.key]
+        if not coming and not batcher.pending:
+            assert not batcher._served
+            return most
+    raise AssertionError("not all prompts were read")
+
+
+def test_newcomers_do_not_starve_a_long_prompt() -> None:
+    """One comes before every step, and each could use all of the budget."""
+    engine, batcher = Engine(model_of()), Batcher(prefill=16)
+    rng = random.Random(1)
+
+    def come(number: int, length: int) -> None:
+        context = tuple(rng.randrange(VOCABULARY) for _ in range(length))
+        batcher.add(replace(item(0, 0), key=("edge", number), context=context, prompt_length=length))
+
+    come(0, 200)
+    served = []
+    for step in range(1, 40):
+        come(step, 17)
+        slices = batcher.compose(engine)
+        served += [piece.item.key[1] for piece in slices if piece.item.key[1] == 0]
+        batcher.settle(engine.step(slices))
+    # All that came before one of its turns are served once before its next: turns get rarer, and never stop.
+    assert len(served) >= 4

@@ -1,0 +1,206 @@
+"""Chats over a real broker with a real engine: a later turn sends and reads only what is new, and says the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from broker.launcher import PrivateBroker
+from cloud_worker.engine import Engine
+from cloud_worker.model_verifier import ModelVerifier
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.target import Target
+from cloud_worker.worker import CloudWorker
+from edge_node.generation import Generation, GenerationRequest
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.invariance import Proof
+from flexspec_mq.models.kv import GRAIN
+from flexspec_mq.models.packed import Feed, to_numpy
+from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.daemons import PATIENCE, until
+from tests.models.tiny_packed import VOCABULARY, packed
+
+FINGERPRINT = bytes(range(16))
+MODEL = packed("grouped", torch.bfloat16)
+LIMIT = 12
+
+
+def verifier(worker: str, **options: Any) -> ModelVerifier:
+    """The real one, on a tiny model that was not loaded from anywhere."""
+    loaded = SimpleNamespace(
+        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny"
+    )
+    target = Target(cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0))
+    return ModelVerifier(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
+
+
+@asynccontextmanager
+async def serving(broker: PrivateBroker, worker: str, **options: Any) -> AsyncIterator[CloudWorker]:
+    """A worker of a version of its own, so that tests on one broker do not meet."""
+    link = LinkSettings(host=broker.host, port=broker.port, client_id=f"w-{worker}")
+    settings = WorkerSettings(worker=worker, version=worker[:3], drain=0.0)
+    daemon = CloudWorker(settings, verifier(worker, **options))
+    run = asyncio.create_task(daemon.run(mqtt_link, link))
+    try:
+        await asyncio.wait_for(daemon.ready.wait(), PATIENCE)
+        yield daemon
+    finally:
+        daemon.stop()
+        await asyncio.wait_for(run, PATIENCE)
+
+
+@asynccontextmanager
+async def edge(broker: PrivateBroker, version: str, *, reuse: bool = True) -> AsyncIterator[EdgeNode]:
+    name = f"edge-{version}"
+    node = EdgeNode(EdgeSettings(edge=name, version=version), None, FINGERPRINT, (), reuse=reuse)
+    async with node.running(
+        mqtt_link, LinkSettings(host=broker.host, port=broker.port, client_id=f"e-{name}")
+    ):
+        yield node
+
+
+def alone(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """What the target writes, one token at a time, from an empty cache."""
+    kv, tokens = MODEL.new_kv(), list(prompt)
+    feed = Feed(kv, prompt)
+    for _ in range(LIMIT):
+        row = to_numpy(MODEL.forward([feed]))[0]
+        tokens.append(choose(row, SamplingParams(0.8, 0, 1.0, seed), len(tokens)))
+        feed = Feed(kv, tokens[-1:])
+    return tuple(tokens[len(prompt) :])
+
+
+async def turn(node: EdgeNode, prompt: tuple[int, ...], seed: int, qos: int = 1) -> Generation:
+    """Write one text, and compare it."""
+    generation = node.generate(
+        GenerationRequest(
+            prompt=prompt,
+            sampling=SamplingParams(0.8, 0, 1.0, seed),
+            limit=LIMIT,
+            policy=FixedPolicy(Plan(0, 1, qos)),
+            timeout=PATIENCE,
+        )
+    )
+    async for _ in generation:
+        pass
+    assert generation.machine.finished is FinishReason.LENGTH
+    assert generation.machine.committed == alone(prompt, seed)
+    return generation
+
+
+START = tuple(random.Random(1).choices(range(VOCABULARY), k=200))
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_later_turn_sends_and_reads_only_what_is_new(
+    mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, qos: int
+) -> None:
+    fed: list[int] = []
+    step = Engine.step
+
+    def counted(self: Engine, slices: Any) -> Any:
+        done = step(self, slices)
+        fed.append(self.fed)
+        return done
+
+    monkeypatch.setattr(Engine, "step", counted)
+    prompt = START
+    up = []
+    async with serving(mosquitto, f"pa{qos}") as daemon, edge(mosquitto, f"pa{qos}") as node:
+        for number in range(4):
+            before = sum(fed)
+            generation = await turn(node, prompt, number, qos)
+            counters = generation.machine.counters
+            assert (counters.opens, counters.named, counters.misses) == (1, min(number, 1), 0)
+            # The last token of the turn before was decided and never read, and one is new.
+            assert sum(fed) - before == (len(prompt) if not number else 2) + LIMIT - 1
+            up.append(generation.traffic.up)
+            prompt = (*prompt, *generation.machine.committed, 99)
+        assert daemon.machine.counters.inherited == 3
+        assert all(later + 120 < up[0] for later in up[1:]), up  # payload bytes; the prompts get longer
+
+
+async def test_a_prompt_that_leaves_the_text_early_uses_what_agrees(mosquitto: PrivateBroker) -> None:
+    async with serving(mosquitto, "pb0") as daemon, edge(mosquitto, "pb0") as node:
+        first = await turn(node, START, 1)
+        # As when the text was read again into other tokens, or cut at a stop string.
+        await turn(node, (*START, *first.machine.committed[:3], 5, 5, 5), 2)
+        await turn(node, (*START[:100], 9, 9), 3)
+        assert daemon.machine.counters.inherited == 2
+
+
+async def test_another_edge_finds_nothing(mosquitto: PrivateBroker) -> None:
+    async with serving(mosquitto, "pc0") as daemon, edge(mosquitto, "pc0") as node:
+        await turn(node, START, 1)
+        settings = EdgeSettings(edge="stranger", version="pc0")
+        stranger = EdgeNode(settings, None, FINGERPRINT, ())
+        stranger._recent = node._recent  # whatever it knows
+        link = LinkSettings(host=mosquitto.host, port=mosquitto.port, client_id="e-stranger")
+        async with stranger.running(mqtt_link, link):
+            generation = await turn(stranger, (*START, 1), 2)
+        assert (generation.machine.counters.named, generation.machine.counters.misses) == (1, 1)
+        assert (daemon.machine.counters.inherited, daemon.machine.counters.need_prefix) == (0, 1)
+
+
+async def test_a_worker_that_is_gone_costs_nothing_and_a_restarted_one_asks(mosquitto: PrivateBroker) -> None:
+    async with edge(mosquitto, "pd0") as node:
+        async with serving(mosquitto, "pd0"):
+            first = await turn(node, START, 1)
+        prompt = (*START, *first.machine.committed, 1)
+        async with serving(mosquitto, "pd0x"):  # another worker of the version; the first one is gone
+            second = await turn(node, prompt, 2)
+            assert second.machine.counters.opens == 2
+        async with serving(mosquitto, "pd0x") as again:  # the same name, and nothing in memory
+            third = await turn(node, (*prompt, *second.machine.committed, 1), 3)
+            assert third.machine.counters.misses == 1
+            assert again.machine.counters.need_prefix == 1
+
+
+async def test_an_edge_can_do_without(mosquitto: PrivateBroker) -> None:
+    async with serving(mosquitto, "pe0"), edge(mosquitto, "pe0", reuse=False) as node:
+        first = await turn(node, START, 1)
+        second = await turn(node, (*START, *first.machine.committed, 1), 2)
+        assert second.machine.counters.named == 0
+
+
+async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: PrivateBroker) -> None:
+    """Six chats at a worker whose memory holds about two: caches come and go, busy answers are obeyed."""
+    room = 8 * GRAIN * MODEL.new_kv().token_bytes
+    async with (
+        serving(mosquitto, "pf0", kv_bytes=room, step_ms=5.0) as daemon,
+        edge(mosquitto, "pf0") as node,
+    ):
+
+        async def chat(number: int) -> None:
+            prompt = (number, *START[:150])
+            for seed in range(3):
+                generation = await turn(node, prompt, seed)
+                prompt = (*prompt, *generation.machine.committed, 99)
+
+        await asyncio.gather(*(chat(number) for number in range(6)))
+        caches = daemon._verifier._engine.caches  # type: ignore[attr-defined]
+        assert caches.dropped + caches.evicted > 0
+        assert caches.nbytes <= room
+        assert daemon.machine.counters.busy > 0
+        assert daemon.machine.counters.failed == 0
+        await until(lambda: len(daemon.machine) == 0)
+
+
+def test_a_memory_that_holds_hardly_anything_is_refused() -> None:
+    with pytest.raises(UsageError, match="hold 64 tokens"):
+        verifier("w", kv_bytes=GRAIN * MODEL.new_kv().token_bytes)

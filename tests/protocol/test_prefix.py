@@ -1,0 +1,340 @@
+"""A prompt that goes on from an earlier text: named, found, or asked for; by the machines of both sides."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import LocalProtocolError
+from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.edge import EdgeSession, EdgeState, Reuse, SessionRequest, Written
+from flexspec_mq.protocol.effects import Effect, Free, Move, Reply, Retire, Send, WorkerEffect
+from flexspec_mq.protocol.prefix import prefix_name
+from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine, WorkerState
+from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Prefix, Verdict
+from tests.protocol.test_worker_rules import CONFIG, decide, item
+from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+
+PROMPT = (3, 1, 4, 1, 5)
+KEEPING = replace(CONFIG, shelf=2, shelf_life=10.0)
+ONE = ("e", 1)
+
+
+def named(
+    text: Sequence[int],
+    rest: Sequence[int],
+    *,
+    session: int = 2,
+    attempt: int = 1,
+    version: str = "v",
+    ident: Identity | None = None,
+) -> Open:
+    prefix = Prefix(len(text), prefix_name(FINGERPRINT, version, tuple(text)))
+    return Open(session, attempt, ident or identity(seed=2), tuple(rest), (), 0, 1, (), prefix)
+
+
+def first_turn(config: WorkerConfig = KEEPING, *, limit: int = 3) -> WorkerMachine:
+    """A session that has written 7, 8, 9 and is not closed yet."""
+    machine = WorkerMachine(config)
+    machine.receive("e", Open(1, 1, identity(limit=limit), PROMPT, (), 0, 1, (7, 8)), 0.0)
+    decide(machine, 7, 8, 9)
+    return machine
+
+
+def close(
+    machine: WorkerMachine, session: int = 1, now: float = 1.0, reason: CloseReason = CloseReason.DONE
+) -> list[WorkerEffect]:
+    return machine.receive("e", Close(session, 1, 3, reason), now)
+
+
+def answer(effects: Sequence[WorkerEffect]) -> Verdict | Error:
+    (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
+    return reply.message
+
+
+def digest(prompt: Sequence[int], ident: Identity) -> int:
+    return chains.chain_for(ident, "v", prompt).digest(0)
+
+
+def test_a_name_is_made_of_version_vocabulary_and_tokens() -> None:
+    """The layout is wire protocol: these bytes must never change."""
+    assert prefix_name(FINGERPRINT, "v", (1, 2, 70_000)).hex() == "038e41af4357e30e6b19fdde063cdd20"
+    names = {
+        prefix_name(*parts)
+        for parts in (
+            (FINGERPRINT, "v", (1, 2)),
+            (FINGERPRINT, "v", (1,)),
+            (FINGERPRINT, "v", (2, 1)),
+            (FINGERPRINT, "w", (1, 2)),
+            (bytes(16), "v", (1, 2)),
+        )
+    }
+    assert len(names) == 5
+
+
+# The worker
+
+
+def test_a_named_prefix_is_put_before_the_rest_of_the_prompt() -> None:
+    machine = first_turn()
+    assert close(machine) == [Retire(ONE)]
+    text = (*PROMPT, 7, 8)
+    effects = machine.receive("e", named(text, (2, 2)), 2.0)
+    hello = answer(effects)
+    assert isinstance(hello, Verdict)
+    assert (hello.worker, hello.digest) == ("w", digest((*text, 2, 2), identity(seed=2)))
+    assert Move(ONE, ("e", 2)) in effects
+    assert tuple(item(machine).context) == (*text, 2, 2)
+    assert (machine.counters.inherited, machine.counters.need_prefix, machine.shelved) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_any_part_of_an_earlier_text_can_be_named(count: int) -> None:
+    machine = first_turn()
+    close(machine)
+    text = (*PROMPT, 7, 8, 9)[:count]
+    assert isinstance(answer(machine.receive("e", named(text, (2,)), 2.0)), Verdict)
+    assert tuple(item(machine).context) == (*text, 2)
+
+
+def refused(machine: WorkerMachine, message: Open, edge: str = "e", now: float = 2.0) -> None:
+    before = machine.kept
+    error = answer(machine.receive(edge, message, now))
+    assert isinstance(error, Error)
+    assert (error.code, error.attempt, error.worker) == (ErrorCode.NEED_PREFIX, message.attempt, "w")
+    assert machine.kept == before
+
+
+def test_what_is_not_here_is_asked_for() -> None:
+    machine = first_turn()
+    close(machine)
+    refused(machine, named((*PROMPT, 7, 9), (2,)))
+    refused(machine, named((*PROMPT, 7, 8, 9, 9), (2,)))
+    refused(machine, named(PROMPT, (2,), version="another"))
+    refused(machine, in_another_vocabulary(PROMPT))
+    assert machine.counters.need_prefix == 4
+
+
+def in_another_vocabulary(text: tuple[int, ...]) -> Open:
+    """A prefix of the same ids in another vocabulary."""
+    prefix = Prefix(len(text), prefix_name(bytes(16), "v", text))
+    return Open(2, 1, identity(seed=2), (2,), (), 0, 1, (), prefix)
+
+
+def test_nobody_reaches_the_text_of_another_edge() -> None:
+    machine = first_turn()
+    refused(machine, named(PROMPT, (2,)), edge="stranger")
+    close(machine)
+    refused(machine, named(PROMPT, (2,)), edge="stranger")
+    assert isinstance(answer(machine.receive("e", named(PROMPT, (2,)), 2.0)), Verdict)
+
+
+def test_a_finished_session_whose_close_was_lost_serves_too() -> None:
+    machine = first_turn()
+    assert machine.state("e", 1, 1.0) is WorkerState.FINISHED
+    effects = machine.receive("e", named((*PROMPT, 7, 8, 9), (2,)), 1.0)
+    assert Move(ONE, ("e", 2)) in effects
+
+
+def test_a_live_session_does_not() -> None:
+    machine = first_turn(limit=30)
+    assert machine.state("e", 1, 1.0) is WorkerState.LIVE
+    refused(machine, named((*PROMPT, 7), (2,)))
+
+
+@pytest.mark.parametrize("reason", [CloseReason.ELSEWHERE, CloseReason.FAILED])
+def test_what_went_on_elsewhere_or_failed_is_not_kept(reason: CloseReason) -> None:
+    machine = first_turn()
+    assert close(machine, reason=reason) == [Free(ONE)]
+    refused(machine, named(PROMPT, (2,)))
+
+
+def test_a_cancelled_text_is_kept_although_its_forward_comes_back_later() -> None:
+    machine = first_turn(limit=30)
+    machine.receive("e", Open(3, 1, identity(limit=9), (4, 4, 4), (), 0, 1, ()), 0.5)
+    work = item(machine)
+    assert close(machine, session=3, reason=CloseReason.CANCELLED) == [Retire(("e", 3))]
+    assert machine.result(work, (5,), 0, 0, 1.5) == [Retire(("e", 3))]
+    assert isinstance(answer(machine.receive("e", named((4, 4, 4), (2,), session=4), 2.0)), Verdict)
+
+
+def test_texts_are_kept_for_a_while_and_the_oldest_goes_first() -> None:
+    machine = first_turn()
+    close(machine, now=1.0)
+    assert machine.next_tick() == 11.0
+    for session in (5, 6):
+        machine.receive("e", Open(session, 1, identity(limit=1), (session, 9), (), 0, 1, ()), 2.0)
+        decide(machine, 7, now=2.0)
+    assert close(machine, session=5, now=3.0) == [Retire(("e", 5))]
+    assert close(machine, session=6, now=4.0) == [Retire(("e", 6)), Free(ONE)]
+    refused(machine, named(PROMPT, (2,)), now=5.0)
+    assert machine.tick(13.5) == [Free(("e", 5))]
+    assert machine.tick(14.5) == [Free(("e", 6))]
+    assert (machine.shelved, machine.next_tick()) == (0, None)
+
+
+def test_copies_and_later_attempts_of_a_named_open_find_the_session_itself() -> None:
+    machine = first_turn()
+    close(machine)
+    machine.receive("e", named(PROMPT, (2,)), 2.0)
+    again = machine.receive("e", named(PROMPT, (2,)), 2.1)
+    assert isinstance(answer(again), Verdict)
+    assert not any(isinstance(effect, Move) for effect in again)
+    full = Open(2, 2, identity(seed=2), (*PROMPT, 2), (), 0, 1, ())
+    hello = answer(machine.receive("e", full, 2.2))
+    assert isinstance(hello, Verdict)
+    assert hello.attempt == 2
+    assert len(machine) == 1
+
+
+def test_a_worker_that_keeps_nothing_frees_at_once() -> None:
+    machine = first_turn(CONFIG)
+    assert close(machine) == [Free(ONE)]
+    refused(machine, named(PROMPT, (2,)))
+
+
+def test_the_whole_prompt_counts_for_the_context() -> None:
+    machine = first_turn()
+    close(machine)
+    error = answer(machine.receive("e", named(PROMPT, (2,), ident=identity(limit=95)), 2.0))
+    assert isinstance(error, Error)
+    assert error.code is ErrorCode.CONTEXT
+
+
+# The edge
+
+
+def opened(
+    *, reuse: Reuse | None = None, prompt: tuple[int, ...] = (1, 2, 3, 4, 5)
+) -> tuple[EdgeSession, Send]:
+    request = SessionRequest(session=1, version="v", identity=identity(), prompt=prompt, reuse=reuse)
+    session = EdgeSession(request, FixedPolicy(Plan(2, 1)), random.Random(1))
+    (send,) = session.start(0.0)
+    assert isinstance(send, Send)
+    return session, send
+
+
+def sent(effects: Sequence[Effect]) -> tuple[str | None, Open]:
+    (send,) = effects
+    assert isinstance(send, Send)
+    assert isinstance(send.message, Open)
+    return send.to_worker, send.message
+
+
+def test_the_first_open_names_what_the_worker_has_read() -> None:
+    _, send = opened(reuse=Reuse("w7", 3))
+    assert send.to_worker == "w7"
+    assert isinstance(send.message, Open)
+    assert send.message.prompt == (4, 5)
+    assert send.message.prefix == Prefix(3, prefix_name(FINGERPRINT, "v", (1, 2, 3)))
+
+
+@pytest.mark.parametrize("count", [0, 5, 6, -1])
+def test_a_prefix_that_leaves_nothing_to_send_is_our_bug(count: int) -> None:
+    with pytest.raises(LocalProtocolError):
+        opened(reuse=Reuse("w7", count))
+
+
+@pytest.mark.parametrize("code", [ErrorCode.NEED_PREFIX, ErrorCode.BUSY])
+def test_a_worker_that_cannot_use_the_name_makes_us_open_in_full_at_once(code: ErrorCode) -> None:
+    session, _ = opened(reuse=Reuse("w7", 3))
+    to, message = sent(session.receive(Error(1, 1, code, 3000, "w7"), 0.1))
+    assert (to, message.attempt, message.prompt, message.prefix) == (None, 2, (1, 2, 3, 4, 5), None)
+    assert session.receive(Error(1, 1, code, 3000, "w7"), 0.2) == []  # a copy
+    assert (session.counters.named, session.counters.misses, session.counters.opens) == (1, 1, 2)
+    # From then on busy is what it always is.
+    assert session.receive(Error(1, 2, ErrorCode.BUSY, 3000, "w8"), 0.3) == []
+    assert session.next_tick() == pytest.approx(3.3)
+
+
+def test_silence_makes_us_open_in_full() -> None:
+    session, _ = opened(reuse=Reuse("w7", 3))
+    due = session.next_tick()
+    assert due is not None
+    to, message = sent(session.tick(due))
+    assert (to, message.prefix) == (None, None)
+
+
+def test_a_worker_without_a_subscription_makes_us_open_in_full() -> None:
+    session, _ = opened(reuse=Reuse("w7", 3))
+    assert sent(session.prefix_lost(0.1))[0] is None
+    assert session.prefix_lost(0.2) == []
+
+
+def test_a_hello_of_the_named_worker_is_adopted_like_any_other() -> None:
+    session, _ = opened(reuse=Reuse("w7", 3))
+    hello = Verdict(1, 1, 1, 0, (), digest((1, 2, 3, 4, 5), identity()), Fin.NONE, 0, 0, "w7", 60)
+    session.receive(hello, 0.1)
+    assert (session.state, session.worker) == (EdgeState.ACTIVE, "w7")
+    assert session.receive(Error(1, 1, ErrorCode.NEED_PREFIX, 0, "w7"), 0.2) == []
+
+
+def test_a_worker_that_put_another_prefix_there_is_left() -> None:
+    """What a collision of names would be: the chains differ before any token is decided."""
+    session, _ = opened(reuse=Reuse("w7", 3))
+    hello = Verdict(1, 1, 1, 0, (), digest((9, 9, 9, 4, 5), identity()), Fin.NONE, 0, 0, "w7", 60)
+    effects = session.receive(hello, 0.1)
+    opens = [e for e in effects if isinstance(e, Send) and isinstance(e.message, Open)]
+    assert [(send.to_worker, send.message.attempt) for send in opens] == [(None, 2)]
+    assert session.committed == ()
+
+
+def test_what_is_left_at_the_end_is_what_the_worker_is_known_to_hold() -> None:
+    session, _ = opened()
+    assert session.written is None
+    chain = chains.chain_for(identity(), "v", (1, 2, 3, 4, 5))
+    session.receive(Verdict(1, 1, 1, 0, (), chain.digest(0), Fin.NONE, 0, 0, "w1", 60), 0.1)
+    chain.extend((7, 8))
+    session.receive(Verdict(1, 1, 1, 0, (7, 8), chain.digest(2), Fin.NONE, 1, 1, "w1", 60), 0.2)
+    session.cancel(0.3)
+    assert session.written == Written("w1", (1, 2, 3, 4, 5, 7, 8))
+
+
+# Both
+
+
+def turns(world: World, count: int, *, wait: float = 0.0) -> None:
+    """A chat: each turn is all before it and one token more."""
+    prompt = tuple(range(1, 30))
+    for number in range(1, count + 1):
+        request = SessionRequest(
+            session=number,
+            version="v",
+            identity=identity(seed=number, limit=10, ignore_eos=True),
+            prompt=prompt,
+            reuse=world.recent.offer("v", prompt, world.now),
+        )
+        cell = world.add(request, FixedPolicy(Plan(4, 1)), 0.7)
+        while not cell.finishes:
+            assert world.step(world.now + 60)
+        world.check(cell)
+        prompt = (*prompt, *cell.shown, number)
+        world.run(wait)
+
+
+def chat_world(workers: int = 1) -> World:
+    rng = random.Random(1)
+    config = replace(KEEPING, vocab_size=VOCAB, max_context=512, shelf=4)
+    return World(rng, Target(), Link(rng), workers, config, reading=64)
+
+
+def test_every_later_turn_sends_and_reads_only_what_is_new() -> None:
+    world = chat_world(workers=3)
+    turns(world, 6)
+    for cell in world.cells[1:]:
+        assert (cell.machine.counters.opens, cell.machine.counters.misses) == (1, 0)
+        assert len(cell.request.prompt) - (cell.request.reuse or Reuse("", 0)).count == 1
+    assert sum(host.machine.counters.inherited for host in world.hosts) == 5
+
+
+def test_turns_that_come_too_late_open_in_full() -> None:
+    world = chat_world()
+    turns(world, 4, wait=11.0)
+    (host,) = world.hosts
+    assert (host.machine.counters.inherited, host.machine.counters.need_prefix) == (0, 3)
+    assert all(cell.machine.counters.misses == 1 for cell in world.cells[1:])
