@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_node.settings import EdgeSettings, PlanOptions, add_arguments, from_arguments
+from edge_node.settings import EdgeConfig, EdgeSettings, PlanOptions, add_arguments, from_arguments
 from flexspec_mq import logs
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled
@@ -20,6 +21,7 @@ from flexspec_mq.transport.arguments import link_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from edge_node.api.settings import ApiSettings
     from edge_node.draft_model import DraftModel
     from edge_node.node import EdgeNode
     from edge_node.session_view import SessionView
@@ -52,9 +54,18 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
     for command in (ask, chat, batch):
         _add_wishes(command)
-        add_arguments(command, **({} if command is chat else {"give_up_after": ONE_SHOT_PATIENCE}))
+        patience = {} if command is chat else {"give_up_after": ONE_SHOT_PATIENCE}
+        add_arguments(command, api=False, **patience)
         command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
         logs.add_verbose(command)
+    serves = commands.add_parser(
+        "serve", help="an OpenAI-compatible HTTP API for programs on this device", allow_abbrev=False
+    )
+    serves.add_argument(
+        "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
+    )
+    add_arguments(serves)
+    logs.add_verbose(serves)
     shows = add_show_command(commands)
     add_arguments(shows)
     logs.add_verbose(shows)
@@ -85,17 +96,62 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
+    if args.command == "serve":
+        api = config.api.settings(config.node.version)
+        with logs.logged_stages() as tell:
+            draft = _loading()(config.node, tell)
+        asyncio.run(_serve(config, link, draft, api, ready_json=args.ready_json))
+        return 0
     wish = _wish(args, config.plan)
     from edge_node import commands
 
     command = commands.prepare(args)
-    # It imports torch: only now that nothing is left to complain about. Outside of the event loop Ctrl-C ends it.
-    from edge_node.draft_model import load
-
     with logs.logged_stages() as tell:
-        draft = load(config.node, tell)
+        draft = _loading()(config.node, tell)
     asyncio.run(_run(config.node, link, draft, lambda node: command(_view(node, draft, wish, args.events))))
     return 0
+
+
+def _loading() -> Callable[[EdgeSettings, Callable[[str], None]], DraftModel]:
+    """The function that loads the draft; call it outside of the event loop, where Ctrl-C ends it.
+
+    It imports torch: only when nothing is left to complain about.
+    """
+    from edge_node.draft_model import load
+
+    return load
+
+
+async def _serve(
+    config: EdgeConfig, base: LinkSettings, draft: DraftModel, api: ApiSettings, *, ready_json: bool
+) -> None:
+    """Serve the API until SIGTERM or Ctrl-C."""
+    from edge_node.api.daemon import serve_node
+    from edge_node.node import EdgeNode
+    from flexspec_mq.controller.fixed import FixedPolicy
+    from flexspec_mq.transport.mqtt import mqtt_link
+
+    plan = config.plan.plan()
+    node = EdgeNode(
+        config.node, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=config.node.reuse
+    )
+
+    def started(port: int) -> None:
+        if ready_json:
+            sys.stdout.write(json.dumps({"ready": True, "host": api.host, "port": port}) + "\n")
+            sys.stdout.flush()
+        logs.tell(f"edge {config.node.edge} serves http://{api.host}:{port}/v1; the broker is {base.address}")
+
+    async with stoppable():
+        await serve_node(
+            node,
+            draft.loaded,
+            mqtt_link,
+            base,
+            policy=lambda: FixedPolicy(plan),
+            settings=api,
+            started=started,
+        )
 
 
 def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
@@ -128,7 +184,7 @@ async def _run(
     from edge_node.node import EdgeNode
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    node = EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
+    node = EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=settings.reuse)
     async with stoppable(), node.running(mqtt_link, base):
         await use(node)
 

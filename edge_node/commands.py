@@ -7,15 +7,15 @@ import json
 import os
 import stat
 import sys
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from flexspec_mq.errors import FlexSpecError, UsageError, WorkerError
+from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from edge_node.session_view import SessionView
     from flexspec_mq.models.text import Turn
@@ -119,19 +119,19 @@ async def _chat(view: SessionView) -> None:
     from flexspec_mq.models.text import Turn, text_from_bytes
 
     turns: list[Turn] = []
-    next_line = await _lines()
-    while True:
-        view.waiting()
-        try:
-            line = await next_line()
-            if not line:
-                return
-            said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
-            if said.strip():
-                answer = await _show(view, [*turns, Turn("user", said)])
-                turns += [Turn("user", said), Turn("assistant", answer)]
-        except (UsageError, WorkerError) as error:
-            view.refused(error)
+    async with _lines() as next_line:
+        while True:
+            view.waiting()
+            try:
+                line = await next_line()
+                if not line:
+                    return
+                said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+                if said.strip():
+                    answer = await _show(view, [*turns, Turn("user", said)])
+                    turns += [Turn("user", said), Turn("assistant", answer)]
+            except (UsageError, WorkerError, TimeIsOver) as error:
+                view.refused(error)
 
 
 def _said(line: str, *, as_json: bool) -> str:
@@ -151,16 +151,21 @@ def _said(line: str, *, as_json: bool) -> str:
     return said
 
 
-async def _lines() -> Callable[[], Awaitable[bytes]]:
+@asynccontextmanager
+async def _lines() -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
     """A function that gives the next line of standard input; empty at its end."""
     if sys.stdin is None:
-        return _no_line
+        yield _no_line
+        return
     kind = os.fstat(sys.stdin.fileno()).st_mode
     if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or sys.stdin.isatty()):
-        return _line_of_file  # never blocks, and an event loop cannot wait for it
+        yield _line_of_file  # never blocks, and an event loop cannot wait for it
+        return
     reader = asyncio.StreamReader(limit=MAX_LINE)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), _own_description(sys.stdin.buffer)
+    )
 
     async def next_line() -> bytes:
         too_long = False
@@ -179,7 +184,22 @@ async def _lines() -> Callable[[], Awaitable[bytes]]:
                 raise UsageError(f"a line has more than {MAX_LINE} bytes", hint="shorten it")
             return line
 
-    return next_line
+    try:
+        yield next_line
+    finally:
+        transport.close()
+
+
+def _own_description(stream: BinaryIO) -> BinaryIO:
+    """The same input, opened once more where the system allows it.
+
+    The event loop makes it non-blocking, and that would hold for everybody who shares the description: a terminal's
+    standard output, and the shell after us.
+    """
+    try:
+        return cast("BinaryIO", Path(f"/proc/self/fd/{stream.fileno()}").open("rb", buffering=0))
+    except OSError:  # a socket, or no /proc
+        return stream
 
 
 async def _no_line() -> bytes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edge_node.drafter import ModelDrafter
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import LoadedModel, load_target
@@ -41,10 +42,17 @@ def load(settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
 
     Raises:
         ModelError: it cannot be loaded, or is not a causal language model.
+        UsageError: a draft and a tokenizer are named.
     """
     torch.set_num_threads(settings.threads)
     path = settings.draft
-    if path in ("default", "none"):
+    if settings.tokenizer is not None:
+        if path != "none":
+            raise UsageError(
+                "a draft brings its tokenizer; --tokenizer is for --draft none", hint="leave one of them out"
+            )
+        path = settings.tokenizer
+    elif path in ("default", "none"):
         path = str(default_draft_path(say))
     loaded = load_target(
         path,

@@ -21,8 +21,16 @@ from edge_node.drafter import Wanted
 from edge_node.drafting import Drafting
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.presence import Presence
+from edge_node.recent import Recent
 from flexspec_mq import codec, topics
-from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused, RemoteProtocolError, UsageError
+from flexspec_mq.errors import (
+    FlexSpecError,
+    LinkDown,
+    LocalProtocolError,
+    PublishRefused,
+    RemoteProtocolError,
+    UsageError,
+)
 from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, SessionRequest, close_unknown
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
@@ -36,7 +44,7 @@ from flexspec_mq.transport.base import (
     Will,
 )
 from flexspec_mq.transport.outbox import Outbox
-from schemas.messages import PROTOCOL_VERSION, Error, Identity, Verdict
+from schemas.messages import PROTOCOL_VERSION, Close, Error, Identity, Verdict
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -54,6 +62,10 @@ _SESSIONS = 2**32 - 1
 """Numbers that a session can have: 1 and up, as the worker's errors about no session at all name 0."""
 _FAREWELL = 1.0
 """Seconds for the last messages to go out when the node stops."""
+_TELL_EVERY = 10.0
+"""Seconds from one warning of messages that cannot be read to the next."""
+_FINAL_REFUSALS = (0x87, 0x90, 0x95)
+"""Reason codes that will be the same next time: access rules, topic, size."""
 
 
 class EdgeNode:
@@ -64,14 +76,22 @@ class EdgeNode:
         drafter: guesses tokens; None drafts nothing, so that the target is asked for each token.
         fingerprint: of the draft's tokenizer, 16 bytes; the worker compares it with the target's.
         eos: token ids that end a text.
+        reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
     """
 
     def __init__(
-        self, settings: EdgeSettings, drafter: Drafter | None, fingerprint: bytes, eos: tuple[int, ...]
+        self,
+        settings: EdgeSettings,
+        drafter: Drafter | None,
+        fingerprint: bytes,
+        eos: tuple[int, ...],
+        *,
+        reuse: bool = True,
     ) -> None:
         self._settings = settings
         self._drafting = Drafting(drafter)
         self._presence = Presence()
+        self._recent = Recent(most=16 if reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
@@ -86,6 +106,7 @@ class EdgeNode:
         self._failure: FlexSpecError | None = None
         self.malformed = 0
         """Messages that could not be read."""
+        self._quiet_until = 0.0
 
     @property
     def sessions(self) -> int:
@@ -155,15 +176,16 @@ class EdgeNode:
         machine = EdgeSession(
             SessionRequest(
                 session=session,
-                version=self._settings.version,
+                version=request.version or self._settings.version,
                 identity=identity,
                 prompt=request.prompt,
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
+                reuse=self._recent.offer(request.version or self._settings.version, request.prompt, now),
             ),
             request.policy,
             self._rng,
-            EdgeConfig(give_up=self._settings.give_up),
+            EdgeConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
         )
         generation = self._sessions[session] = Generation(session, request, machine)
         if self._link is None or not self._link.is_up:
@@ -259,6 +281,8 @@ class EdgeNode:
         if status.worker != worker:
             self._malformed(f"the status of worker {worker} is that of {status.worker}")
             return
+        if status.state == "gone":
+            self._recent.forget(worker)
         if self._presence.ended(status):
             for session in self._presence.sessions_of(worker):
                 generation = self._sessions[session]
@@ -266,8 +290,12 @@ class EdgeNode:
                 self._do(generation, generation.machine.worker_gone(worker, now))
 
     def _malformed(self, what: str) -> None:
+        """Count what cannot be read, and tell of it, though not every time."""
         self.malformed += 1
-        _log.warning("%s", what)
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _TELL_EVERY
+            _log.warning("%s (%d so far)", what, self.malformed)
 
     def _do(self, generation: Generation, effects: Iterable[Effect]) -> None:
         self._send(generation, effects)
@@ -291,40 +319,66 @@ class EdgeNode:
     def _publish(self, generation: Generation | None, send: Send) -> None:
         try:
             payload = codec.encode(send.message)
-        except UsageError as error:  # prompt and text together have outgrown what a message can hold
+        except (UsageError, LocalProtocolError) as error:
+            # Prompt and text have outgrown what a message can hold, or the request has a value that none can hold.
             if generation is None:
                 raise
-            self._end(generation, Finish(FinishReason.FAILED, error))
-            self._send(generation, generation.machine.cancel(time.monotonic()))
+            self._give_up(generation, error)
             return
         if generation is not None:
             generation.traffic.up += len(payload)
             generation.traffic.sent += 1
-        self._outbox.put(Outbound(self._topic(send.to_worker), payload, send.qos, expiry=send.expiry))
+        topic = self._topic(send.to_worker, generation)
+        self._outbox.put(Outbound(topic, payload, send.qos, expiry=send.expiry))
+
+    def _give_up(self, generation: Generation, error: FlexSpecError) -> None:
+        """One text cannot go on; its workers are told, and no other text is touched."""
+        self._end(generation, Finish(FinishReason.FAILED, error))
+        self._send(generation, generation.machine.cancel(time.monotonic()))
 
     def _end(self, generation: Generation, finish: Finish) -> None:
         if self._sessions.pop(generation.session, None) is None:
             return
         self._presence.holds(generation.session, None)
+        if generation.machine.written is not None:
+            version = generation.request.version or self._settings.version
+            self._recent.remember(version, generation.machine.written, time.monotonic())
         self._freed.append(generation.session)
         self._draft_work.set()
         _log.info("session %d: %s", generation.session, finish.reason)
         generation.put(finish)
 
-    def _topic(self, worker: str | None) -> str:
+    def _topic(self, worker: str | None, generation: Generation | None) -> str:
         if worker is None:
-            return topics.open_topic(self._settings.version, self._settings.edge)
+            asked = None if generation is None else generation.request.version
+            return topics.open_topic(asked or self._settings.version, self._settings.edge)
         return topics.draft_topic(worker, self._settings.edge)
 
     def _lost(self, message: Outbound, error: LinkDown | PublishRefused) -> None:
         """A publish failed. The protocol covers it, except that it wants to know when nobody listens."""
         no_worker = isinstance(error, PublishRefused) and error.reason_code == NO_SUBSCRIBERS
-        if no_worker and message.topic == self._topic(None):
-            now = time.monotonic()
-            for generation in list(self._sessions.values()):
+        now = time.monotonic()
+        opening = [one for one in self._sessions.values() if message.topic == self._topic(None, one)]
+        if no_worker and opening:
+            for generation in opening:
                 self._do(generation, generation.machine.no_worker(now))
+        elif no_worker:
+            for generation in list(self._sessions.values()):
+                reuse = generation.machine.reuse
+                if reuse is not None and message.topic == self._topic(reuse.worker, generation):
+                    self._recent.forget(reuse.worker)
+                    self._do(generation, generation.machine.prefix_lost(now))
+        elif isinstance(error, PublishRefused) and error.reason_code in _FINAL_REFUSALS:
+            self._refused(message, error)
         else:
             _log.info("lost a message on %s: %s", message.topic, error.message)
+
+    def _refused(self, message: Outbound, error: PublishRefused) -> None:
+        """The broker will never take this message: its text ends with what the broker said."""
+        sent = codec.decode(message.payload)
+        generation = self._sessions.get(sent.session)
+        if generation is not None and not isinstance(sent, Close):
+            self._give_up(generation, error)
 
     async def _draft_loop(self) -> None:
         while True:

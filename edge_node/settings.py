@@ -7,12 +7,12 @@ field of `EdgeConfig`. Its flags, variables, keys of the file, help and ``config
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from flexspec_mq import settings, topics
+from edge_node.api.options import ApiOptions
+from flexspec_mq import settings
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.errors import UsageError
 from flexspec_mq.logs import LogOptions
 from flexspec_mq.transport.arguments import LinkOptions
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
@@ -49,6 +49,13 @@ class EdgeSettings:
     draft: Annotated[str, Setting(help="draft checkpoint folder, 'default', or 'none' to draft nothing")] = (
         "default"
     )
+    tokenizer: Annotated[
+        str | None,
+        Setting(
+            help="with draft 'none': model folder or hub name whose tokenizer the target has",
+            default="of the draft",
+        ),
+    ] = None
     device: Annotated[str, Setting(help="torch device")] = "cpu"
     dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
@@ -58,6 +65,15 @@ class EdgeSettings:
             help="seconds without an answer from any worker before a text fails", unit="seconds", above=0
         ),
     ] = 30.0
+    queue_patience: Annotated[
+        float,
+        Setting(
+            help="seconds that a text waits while all workers have too much to do", unit="seconds", above=0
+        ),
+    ] = 900.0
+    reuse: Annotated[
+        bool, Setting(help="name the beginning of a prompt that a worker has read, instead of sending it")
+    ] = True
     session_expiry: int = 300
     ephemeral: bool = False
 
@@ -101,6 +117,7 @@ class EdgeConfig:
 
     node: EdgeSettings
     plan: PlanOptions
+    api: ApiOptions
     link: LinkOptions
     log: LogOptions
 
@@ -109,10 +126,17 @@ PROGRAM = Program("edge", EdgeConfig)
 """``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Add the flags of all settings; `defaults` are those that this command has of its own."""
-    titles = {"plan": "plan", "link": "broker", "log": "log"}
-    add_flags(parser, PROGRAM, titles=titles, defaults=defaults)
+def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaults: Any) -> None:
+    """Add the flags of all settings.
+
+    Args:
+        parser: of a command.
+        api: whether it serves the API; its flags are left out otherwise.
+        defaults: of settings that have others in this command.
+    """
+    titles = {"plan": "plan", "api": "API", "link": "broker", "log": "log"}
+    without = () if api else tuple(field.name for field in fields(ApiOptions))
+    add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
 
 
 def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
@@ -127,18 +151,10 @@ def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
         return loaded
     if config.link.username is None:
         return replace(loaded, settings=replace(config, node=replace(config.node, ephemeral=True)))
-    edge = _edge_of(config.link.username)
+    edge = settings.user_as_name("edge", config.link.username)
     return replace(
         loaded,
         settings=replace(config, node=replace(config.node, edge=edge)),
         values={**loaded.values, "edge": edge},
         origins={**loaded.origins, "edge": loaded.origins["username"]},
     )
-
-
-def _edge_of(username: str) -> str:
-    """The name on topics of a user who gave none."""
-    try:
-        return topics.checked("edge", username)
-    except UsageError as error:
-        raise UsageError(error.message, hint=f"give one with --edge; {error.hint}") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_node.events import Clock, pieces, stats_event
 from edge_node.generation import GenerationRequest
 from flexspec_mq.controller.fixed import FixedPolicy
-from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError
 from flexspec_mq.models.text import StreamDecoder, Turn, encode_turns
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.sampling.params import SamplingParams
@@ -69,6 +69,7 @@ async def write(
 
     Raises:
         UsageError: the prompt is empty, or leaves no room in the context.
+        TimeIsOver: after its `finish` event.
         FlexSpecError: what made it fail, after its `finish` event.
     """
     prompt = encode_turns(model.tokenizer, turns, max_context=model.max_context)
@@ -103,6 +104,11 @@ async def write(
         text.append(rest)
         yield {"type": "text", "pieces": [(rest, False)]}
     error = finish.error if finish.reason is FinishReason.FAILED else None
+    if finish.reason is FinishReason.DEADLINE:
+        error = TimeIsOver(
+            f"the text was not finished within {wish.timeout:g} s",
+            hint="raise --timeout, or lower --max-tokens",
+        )
     yield _finish_event(generation, finish, "".join(text), clock, error)
     if error is not None:
         raise error

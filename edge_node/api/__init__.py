@@ -2,7 +2,7 @@
 
 | module | holds |
 |---|---|
-| `settings` | what the API is told when it starts |
+| `options`, `settings` | what the user says about it; what the API is told when it starts |
 | `errors` | errors in OpenAI's shape, and which status each of ours gets |
 | `fields`, `requests`, `messages` | from a JSON body to a `TextRequest`; what is refused, by name |
 | `prompts` | from a `TextRequest` to token ids |

@@ -49,7 +49,7 @@ class ApiSettings:
     port: int = 8080
     api_key: str | None = field(default=None, repr=False)
     insecure_anywhere: bool = False
-    other_versions: bool = False
+    other_versions: bool = True
     max_texts: int = 64
     max_readers: int = 16
     max_body: int = 4 * 2**20
@@ -79,7 +79,7 @@ class ApiSettings:
         if not self.loopback and not self.insecure_anywhere:
             raise UsageError(
                 f"the API would listen beyond this machine, on {self.host}, without TLS",
-                hint="listen on 127.0.0.1, put a TLS proxy before it, or say that it may be insecure anywhere",
+                hint="listen on 127.0.0.1, put a TLS proxy before it, or say --api-insecure-anywhere",
             )
 
     @property

@@ -65,6 +65,9 @@ class FakeView:
 
 async def run(view: FakeView, *arguments: str) -> None:
     await commands.prepare(build_parser().parse_args(arguments))(view)  # type: ignore[arg-type]
+    if isinstance(sys.stdin, StandardInput):
+        assert os.get_blocking(sys.stdin.fileno())  # as we found it: others share it
+        sys.stdin.buffer.close()
 
 
 class StandardInput:
@@ -130,7 +133,6 @@ async def test_a_chat_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     view = FakeView()
     await run(view, "chat")
     assert [turns[-1] for turns in view.asked] == content.decode().split()
-    sys.stdin.buffer.close()
 
 
 async def test_a_chat_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +141,6 @@ async def test_a_chat_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         view = FakeView()
         await run(view, "chat")
         assert not view.asked
-    sys.stdin.buffer.close()
 
 
 async def test_a_batch_goes_on_after_a_text_that_fails(tmp_path: Path) -> None:

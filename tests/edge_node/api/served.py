@@ -162,6 +162,7 @@ async def served(
     workers: int = 1,
     verifier: FakeVerifier | None = None,
     give_up: float = PATIENCE,
+    queue_patience: float = 900.0,
     plan: Plan = PLAN,
     max_context: int = CONTEXT,
     worker: dict[str, Any] | None = None,
@@ -184,7 +185,9 @@ async def served(
                     worker_at(factory, f"aw{number}-{each}", verifier, version=version, **(worker or {}))
                 )
             )
-        edge = EdgeSettings(edge=f"ae{number}", version=version, give_up=give_up)
+        edge = EdgeSettings(
+            edge=f"ae{number}", version=version, give_up=give_up, queue_patience=queue_patience
+        )
         node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,))
         watch = LinkWatch(mqtt_link)
         await stack.enter_async_context(node.running(watch, link_to(f"e-ae{number}")))

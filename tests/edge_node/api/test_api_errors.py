@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -137,19 +138,14 @@ async def test_nobody_serves_the_version(mosquitto: PrivateBroker) -> None:
         assert (await api.http.get(f"{api.url}/readyz")).status_code == 503
 
 
-async def test_workers_that_are_full(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
-    async with served(mosquitto, verifier=verifier, give_up=1.0, worker={"capacity": 1}) as api:
-        first = asyncio.create_task(api.chat(max_tokens=5))
-        await until(lambda: api.daemons[0].kept == 1)
-        second = asyncio.create_task(api.chat())
-        await until(lambda: api.daemons[0].worker.machine.counters.busy)
-        answer = await second
+async def test_workers_that_have_too_much_to_do(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, queue_patience=1.0) as api:
+        machine = api.daemons[0].worker.machine
+        machine.drain(time.monotonic())  # to an edge the same as full
+        answer = await api.chat()
+        assert machine.counters.busy
         assert "too much to do" in said(answer, 429, "workers_busy")["message"]
         assert int(answer.headers["retry-after"]) >= 1
-        verifier.gate.set()
-        assert (await first).status_code == 200
 
 
 async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:

@@ -1,0 +1,61 @@
+"""One text that cannot go on costs no other text anything, and says why."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.errors import LocalProtocolError, PublishRefused
+from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.daemons import FakeDrafter, alone, check, edge_at, read, until, wanting, worker_at, world
+from tests.protocol.world import EOS, FINGERPRINT
+
+
+async def test_a_request_that_no_message_can_hold_fails_alone() -> None:
+    async with world() as (_, _daemons, node):
+        healthy = node.generate(wanting(1))
+        bad = node.generate(wanting(2, limit=2**21))
+        _, finish = await read(bad)
+        assert finish.reason is FinishReason.FAILED
+        assert isinstance(finish.error, LocalProtocolError)
+        assert (await read(healthy))[0] == alone(healthy.request)
+        await check(node, [wanting(3)])
+        assert node.sessions == 0
+
+
+async def test_a_broker_that_takes_no_such_message_is_named() -> None:
+    with PrivateBroker(BrokerSettings(port=0, max_packet=2000)) as broker:
+        node = EdgeNode(EdgeSettings(edge="edge"), FakeDrafter(), FINGERPRINT, (EOS,))
+        async with node.running(mqtt_link, LinkSettings(port=broker.port, client_id="e-edge")):
+            rng = random.Random(1)
+            prompt = tuple(rng.randrange(40_000) for _ in range(2000))
+            _, finish = await read(node.generate(replace(wanting(1), prompt=prompt)))
+    assert finish.reason is FinishReason.FAILED
+    assert isinstance(finish.error, PublishRefused)
+    assert finish.error.reason_code == 0x95
+
+
+async def test_a_worker_that_is_told_to_leave_while_its_link_is_down_takes_nothing_more() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1", drain=30.0) as leaving, edge_at(broker.link) as node:
+        leaving.verifier.gate.clear()
+        held = node.generate(wanting(0))
+        await until(lambda: held.machine.worker == "w1")
+        broker.stop()
+        leaving.worker.stop()
+        await until(lambda: leaving.worker.machine.draining)
+        broker.start()
+        async with worker_at(broker.link, "w2"):
+            await until(lambda: broker.retained("f1/w/w1") is not None)
+            await asyncio.gather(*(check(node, [wanting(number)]) for number in range(1, 9)))
+            assert leaving.worker.machine.counters.busy == 0
+        leaving.verifier.gate.set()
+        assert (await read(held))[0] == alone(held.request)
