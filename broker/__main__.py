@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +18,7 @@ import msgspec
 from broker.certificates import files_in, make_certificates
 from broker.check import Target, check
 from broker.config import render
-from broker.errors import BrokerError, UnsafeError
+from broker.errors import BrokerError, RefusedError
 from broker.launcher import PrivateBroker, end_with_parent
 from broker.running import announced, stop
 from broker.settings import PROGRAM, BrokerConfig, BrokerSettings, ListenerOptions, Role, ServerTls, User
@@ -34,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except SettingError as error:
         sys.stderr.write(f"flexspec-broker: {error.message}\n  → {error.hint}\n")
-        return UnsafeError.exit_code
+        return RefusedError.exit_code
     except BrokerError as error:
         sys.stderr.write(f"flexspec-broker: {error}\n")
         return error.exit_code
+    except OSError as error:  # a folder or a file that the user named, or a full disk
+        sys.stderr.write(f"flexspec-broker: {error}\n")
+        return BrokerError.exit_code
     except KeyboardInterrupt:
         return 130
     return code
@@ -75,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--username")
     command.add_argument("--password-file", type=Path, help="its first line is the password")
     command.add_argument("--ca", type=Path, help="TLS: certificate authority to trust")
-    command.add_argument("--topic", default="f1/check", help="prefix to test under (default: %(default)s)")
+    command.add_argument(
+        "--topic", help="prefix to test under (default: f1/r/USERNAME, or f1/check without a user)"
+    )
     command.add_argument(
         "--timeout", type=float, default=5.0, help="seconds per answer (default: %(default)s)"
     )
@@ -112,7 +118,15 @@ def _settings(listener: ListenerOptions, credentials: Path) -> BrokerSettings:
 
 def _users(listener: ListenerOptions, credentials: Path) -> tuple[User, ...]:
     """Users with passwords: known ones from `credentials`, else random; all are written back."""
-    wanted: dict[str, Role] = {name: role for role in Role for name in getattr(listener, role.value)}
+    wanted: dict[str, Role] = {}
+    for role in Role:
+        for name in getattr(listener, role.value):
+            if name in wanted:
+                raise RefusedError(
+                    f"user {name} is given twice, as {wanted[name].value} and as {role.value}",
+                    hint="one user has one role: topics and access rules go by the name",
+                )
+            wanted[name] = role
     if not wanted:
         return ()
     known = _passwords(credentials) if credentials.exists() else {}
@@ -122,7 +136,8 @@ def _users(listener: ListenerOptions, credentials: Path) -> tuple[User, ...]:
     credentials.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(credentials, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({user.name: user.password for user in users}, file, indent=2)
+        # Others stay: a user who is left out today may come back, with the password that the device knows.
+        json.dump(known | {user.name: user.password for user in users}, file, indent=2)
     sys.stderr.write(f"flexspec-broker: passwords are in {credentials}\n")
     return users
 
@@ -193,8 +208,13 @@ def _say_ready(broker: PrivateBroker, *, as_json: bool) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     host, colon, port = options.address.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise BrokerError(f"{options.address!r} is not HOST:PORT", hint="for example 127.0.0.1:1883")
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
+        raise RefusedError(f"{options.address!r} is not HOST:PORT", hint="for example 127.0.0.1:1883")
+    if not 0 < options.timeout < inf:
+        raise RefusedError(f"a timeout of {options.timeout} s is none", hint="for example --timeout 5")
+    if options.ca is not None:
+        _read(options.ca)
+    topic = options.topic or ("f1/check" if options.username is None else f"f1/r/{options.username}")
     password = None if options.password_file is None else _read(options.password_file).partition("\n")[0]
     findings = check(
         Target(
@@ -203,7 +223,7 @@ def _check(options: argparse.Namespace) -> int:
             options.username,
             password,
             options.ca,
-            options.topic.strip("/"),
+            topic.strip("/"),
             options.timeout,
         )
     )

@@ -156,7 +156,7 @@ def check(target: Target) -> list[Finding]:
     try:
         for step in (_check_retained, _check_shares, _check_reasons, _check_round_trip):
             findings.append(step(target))  # noqa: PERF401  the error names the last that was done
-    except queue.Empty:
+    except (queue.Empty, OSError):
         raise BrokerError(
             f"the broker at {target.host}:{target.port} stopped answering after: {findings[-1].name}",
             hint="look into its log; raise --timeout on a slow network",
@@ -181,7 +181,7 @@ def _check_connect(target: Target) -> list[Finding]:
     probe = _Probe(target)
     try:
         code, reason = probe.open()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a host name that is none cannot be encoded
         advice = "check address, port and firewall; `flexspec-broker run` starts a broker on this machine"
         return [Finding("reachable", False, f"{where}: {error}", advice=advice)]
     except queue.Empty:

@@ -22,7 +22,11 @@ class BrokerError(Exception):
         return f"{self.message}\n  → {self.hint}" if self.hint else self.message
 
 
-class UnsafeError(BrokerError):
-    """The settings would open the broker to strangers."""
+class RefusedError(BrokerError):
+    """What was asked for cannot be done as it was asked."""
 
     exit_code = 2
+
+
+class UnsafeError(RefusedError):
+    """The settings would open the broker to strangers."""

@@ -14,6 +14,7 @@
     ├── ProtocolError             6
     │   ├── LocalProtocolError    6   our bug: crash
     │   └── RemoteProtocolError   6   the peer's: count, answer, survive
+    ├── TimeIsOver                7   the time that the user gave a text was over before its end
     └── Cancelled                 130 the user stopped it
 
 The message says what happened, `hint` what to do about it.
@@ -103,6 +104,12 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """By the peer: malformed, truncated, oversized, another version. Counted, answered, survived."""
+
+
+class TimeIsOver(FlexSpecError):
+    """The user's time for a text ended before the text did. What was written until then is right."""
+
+    exit_code = 7
 
 
 class Cancelled(FlexSpecError):

@@ -76,3 +76,19 @@ def add_show_command(
 def show(loaded: Loaded[Any], *, as_json: bool) -> None:
     """Print what is in force and where each value comes from."""
     sys.stdout.write(documents.as_json(loaded) if as_json else documents.as_table(loaded))
+
+
+def user_as_name(kind: str, username: str) -> str:
+    """The name on topics of a daemon that was given none: that of its MQTT user.
+
+    Args:
+        kind: ``edge`` or ``worker``.
+        username: at the broker.
+
+    Raises:
+        UsageError: it cannot stand in a topic.
+    """
+    try:
+        return topics.checked(kind, username)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"give one with --{kind}; {error.hint}") from error

@@ -38,7 +38,7 @@ class RandomPolicy:
             self._plan = Plan(
                 draft_length=self.rng.randint(0, 8),
                 in_flight=self.rng.randint(1, 4),
-                qos=self.rng.randint(0, 1),
+                qos=self.rng.randint(0, 2),
                 ahead=self.rng.choice((0, 0, self.rng.randint(8, 64))),
             )
         return self._plan

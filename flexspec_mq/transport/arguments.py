@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,7 +81,8 @@ def link_settings(options: LinkOptions | argparse.Namespace, client_id: str) -> 
 
     Args:
         options: a section of a daemon's settings, or flags alone.
-        client_id: unique at the broker.
+        client_id: unique at the broker. With a password a part is added that only its owners know: otherwise any
+            device with a login of its own could take the id, and the connection, of any other.
 
     Raises:
         UsageError: naming the setting that cannot be used.
@@ -92,15 +94,21 @@ def link_settings(options: LinkOptions | argparse.Namespace, client_id: str) -> 
     tls = None
     if options.tls_ca or options.tls_cert:
         tls = TlsSettings(options.tls_ca, options.tls_cert, options.tls_key)
+    password = options.password if options.password_file is None else _password(options.password_file)
     return LinkSettings(
         host=host,
         port=port,
-        client_id=client_id,
+        client_id=client_id if not password else f"{client_id}-{_known_to_owners(client_id, password)}",
         username=options.username,
-        password=options.password if options.password_file is None else _password(options.password_file),
+        password=password,
         tls=tls,
         give_up_after=None if options.give_up_after == inf else options.give_up_after,
     )
+
+
+def _known_to_owners(client_id: str, password: str) -> str:
+    """12 characters, the same at every start, that nobody without the password can guess."""
+    return blake2b(client_id.encode(), key=blake2b(password.encode()).digest(), digest_size=6).hexdigest()
 
 
 def _password(path: Path) -> str:

@@ -135,4 +135,53 @@ def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
     nobody = run("check", "127.0.0.1:1")
     assert nobody.returncode == 1
     assert "FAIL  reachable" in nobody.stdout
-    assert run("check", "nonsense").returncode == 4
+    assert run("check", "nonsense").returncode == 2
+
+
+def test_passwords_of_users_who_are_left_out_are_kept(tmp_path: Path) -> None:
+    for name in ("alice", "bob"):
+        assert run("render", str(tmp_path / "etc"), "--edge", name).returncode == 0
+    first = json.loads((tmp_path / "etc" / "credentials.json").read_text())
+    assert set(first) == {"alice", "bob"}
+    assert run("render", str(tmp_path / "etc"), "--edge", "alice").returncode == 0
+    assert json.loads((tmp_path / "etc" / "credentials.json").read_text()) == first
+
+
+def test_one_name_has_one_role(tmp_path: Path) -> None:
+    done = run("render", str(tmp_path / "etc"), "--edge", "a", "--worker", "a")
+    assert done.returncode == 2
+    assert "user a is given twice, as edge and as worker" in done.stderr
+
+
+@pytest.mark.parametrize("role", ["edge", "worker"])
+def test_check_of_a_secured_broker_passes_for_each_role(
+    environment: dict[str, str], tmp_path: Path, role: str
+) -> None:
+    credentials = tmp_path / "credentials.json"
+    with running(environment, f"--{role}", "someone", "--credentials", str(credentials)) as (_, ready):
+        (tmp_path / "password").write_text(json.loads(credentials.read_text())["someone"] + "\n")
+        address = f"127.0.0.1:{ready['port']}"
+        done = run("check", address, "--username", "someone", "--password-file", str(tmp_path / "password"))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("check", "127.0.0.1:\u00b2"), "is not HOST:PORT", 2),
+        (("check", "127.0.0.1:1", "--timeout", "nan"), "timeout of nan", 2),
+        (("check", "127.0.0.1:1", "--ca", "/does/not/exist"), "/does/not/exist", 4),
+        (("render", "/proc/no-folder"), "/proc/no-folder", 4),
+    ],
+)
+def test_bad_input_is_named(arguments: tuple[str, ...], said: str, code: int) -> None:
+    done = run(*arguments)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_host_name_that_is_none_is_not_reachable() -> None:
+    done = run("check", "a..b:1883")
+    assert done.returncode == 1
+    assert "FAIL  reachable" in done.stdout
