@@ -28,8 +28,7 @@ class ApiSettings:
         port: 0 takes a free one.
         api_key: what clients must send as ``Authorization: Bearer …``; None asks for nothing.
         insecure_anywhere: listen beyond loopback although the API speaks no TLS.
-        other_versions: serve every version that has a worker online, not only `version`. The node must then
-            honour `GenerationRequest.version`.
+        other_versions: serve every version that has a worker online, not only `version`.
         max_texts: texts that are written or read at a time; beyond it 429.
         max_readers: requests that may read one text at a time, by the same idempotency key.
         max_body: of a request.

@@ -8,7 +8,7 @@ from tests.edge_node.api.served import expected, ids_of, links_to, served, shown
 
 
 async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, other_versions=True, give_up=0.3) as api:
+    async with served(mosquitto, give_up=0.3) as api:
         own = api.daemons[0].worker.machine.counters
         assert (await api.chat(model="av-other")).status_code == 404
         async with worker_at(links_to(mosquitto), "av-w", FakeVerifier(), version="av-other") as other:
