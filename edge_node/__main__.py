@@ -125,7 +125,7 @@ def _loading() -> Callable[[EdgeSettings, Callable[[str], None]], DraftModel]:
 async def _serve(
     config: EdgeConfig, base: LinkSettings, draft: DraftModel, api: ApiSettings, *, ready_json: bool
 ) -> None:
-    """Serve the API until SIGTERM or Ctrl-C."""
+    """Serve the API until SIGTERM or Ctrl-C, which is how a daemon ends well."""
     from edge_node.api.daemon import serve_node
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.fixed import FixedPolicy
@@ -142,16 +142,17 @@ async def _serve(
             sys.stdout.flush()
         logs.tell(f"edge {config.node.edge} serves http://{api.host}:{port}/v1; the broker is {base.address}")
 
-    async with stoppable():
-        await serve_node(
-            node,
-            draft.loaded,
-            mqtt_link,
-            base,
-            policy=lambda: FixedPolicy(plan),
-            settings=api,
-            started=started,
-        )
+    with contextlib.suppress(Cancelled):
+        async with stoppable():
+            await serve_node(
+                node,
+                draft.loaded,
+                mqtt_link,
+                base,
+                policy=lambda: FixedPolicy(plan),
+                settings=api,
+                started=started,
+            )
 
 
 def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
