@@ -194,7 +194,7 @@ def _failures(section: str, found: dict[str, Any]) -> list[str]:
             wrong = ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated")
             failures += [f"{dtype}: {name} = {figures[name]}" for name in wrong if figures[name]]
             failures += [f"{dtype}: {example}" for example in figures["examples"]]
-            needless = ("hangs", "connections_cut", "late_copies_lost")
+            needless = ("hangs", "connections_cut", "late_copies_lost", "prompts_named")
             never = [name for name in figures["never"] if name not in needless]
             failures += [f"{dtype}: the stress was none: {name} is 0" for name in never]
     if section == "proof":

@@ -6,6 +6,7 @@ import asyncio
 import random
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from benchmarks.exact.fleet import Fleet
 from benchmarks.exact.pool import ReferencePool
 from benchmarks.exact.reference import Text, Written
 from benchmarks.exact.system import Edge, Outcome, edge
-from benchmarks.exact.texts import Shape, long_text, texts
+from benchmarks.exact.texts import Shape, long_text, next_turn, texts
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from edge_node.draft_model import DraftModel
@@ -130,6 +131,7 @@ class Stress:
     tally: Tally = field(default_factory=Tally)
     _open: dict[asyncio.Task[None], Text] = field(default_factory=dict)
     _active: set[int] = field(default_factory=set)
+    _earlier: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=8))
 
     async def run(self, draft: DraftModel, folder: str, dtype: str, threads: int) -> dict[str, Any]:
         """Run it.
@@ -184,7 +186,10 @@ class Stress:
             now = time.monotonic()
             enough = node.committed + self._under_way() >= self.load.tokens or now - began > self.load.seconds
             while not enough and len(self._active) < self.load.sessions and pool.backlog < _MOST_BACKLOG:
-                self._follow(node, pool, next(waiting))
+                text = next(waiting)
+                if self._earlier and self.rng.random() < self.shape.turns:
+                    text = next_turn(text, self._earlier.pop(), self.shape)
+                self._follow(node, pool, text)
                 enough = node.committed + self._under_way() >= self.load.tokens
             if enough and not self._open:
                 return
@@ -217,6 +222,8 @@ class Stress:
             written = await reference
         finally:
             reference.cancel()
+        if not long:
+            self._earlier.append((*text.prompt, *outcome.tokens))
         right = self.tally.right
         self.tally.add(outcome, written, long=long)
         if right and not self.tally.right:
@@ -254,6 +261,7 @@ class Stress:
             "drafted": totals.drafted,
             "rejections": totals.judged - totals.accepted,
             "accepted": totals.accepted,
+            "prompts_named": totals.named - totals.misses,
             "shared_forwards": trace.shared,
             "prefixes_cut": trace.cuts,
         }

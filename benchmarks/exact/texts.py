@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.exact.dice import Dice
 from benchmarks.exact.reference import Text
@@ -13,6 +13,7 @@ _GREEDY = (0.0, 0, 1.0)
 _SETTINGS = (_GREEDY, _GREEDY, (0.7, 0, 1.0), (1.0, 0, 1.0), (1.0, 0, 0.95), (0.7, 50, 0.95), (1.0, 50, 1.0))
 """Temperature, top-k, top-p."""
 _FIRST_STOP = 10
+_QUESTION = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Shape:
         least, most: bounds of the limit.
         eos: ids that end a text.
         stops: ids of which one may serve as a stop.
+        turns: share of texts that go on from an earlier one, as the next turn of a conversation does.
+        most_turns: tokens of prompt and text together that a conversation may have.
     """
 
     most_prompt: int
@@ -31,6 +34,8 @@ class Shape:
     most: int
     eos: tuple[int, ...]
     stops: tuple[int, ...]
+    turns: float = 0.3
+    most_turns: int = 700
 
 
 def texts(prompts: Sequence[Sequence[int]], shape: Shape, rng: random.Random) -> Iterator[Text]:
@@ -54,6 +59,14 @@ def _text(number: int, prompt: tuple[int, ...], shape: Shape, rng: random.Random
         eos=shape.eos if rng.random() < 0.6 else (),
         stop=(rng.choice(shape.stops), _FIRST_STOP) if rng.random() < 0.2 else None,
     )
+
+
+def next_turn(text: Text, earlier: Sequence[int], shape: Shape) -> Text:
+    """`text` as the next turn of a conversation that has come to `earlier`; itself where that would be too long."""
+    prompt = (*earlier, *text.prompt[-_QUESTION:])
+    if len(prompt) + text.limit > shape.most_turns:
+        return text
+    return replace(text, prompt=prompt)
 
 
 def long_text(prompts: Sequence[Sequence[int]], positions: int, limit: int, rng: random.Random) -> Text:

@@ -17,7 +17,7 @@ from benchmarks.exact.faults import Weather, stormy
 from benchmarks.exact.reference import Text, Written, fixed_order_attention
 from benchmarks.exact.stress import Tally
 from benchmarks.exact.system import Outcome
-from benchmarks.exact.texts import Shape, texts
+from benchmarks.exact.texts import Shape, next_turn, texts
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.memory import MemoryBroker
 
@@ -131,6 +131,15 @@ def test_a_pass_uses_every_prompt_once_and_keeps_the_end_of_long_ones() -> None:
     assert [text.number for text in first] == list(range(24))
     assert {text.prompt for text in first} == {prompt[-30:] for prompt in prompts}
     assert next(made).number == 24
+
+
+def test_a_next_turn_begins_with_the_earlier_ones_unless_it_grows_too_long() -> None:
+    shape = Shape(most_prompt=30, least=5, most=9, eos=(2,), stops=(7,), most_turns=60)
+    text = next(texts([tuple(range(100))], shape, random.Random(0)))
+    turn = next_turn(text, (1, 2, 3), shape)
+    assert turn.prompt == (1, 2, 3, *range(76, 100))
+    assert (turn.number, turn.limit, turn.dice) == (text.number, text.limit, text.dice)
+    assert next_turn(text, range(40), shape) == text
 
 
 @asynccontextmanager
