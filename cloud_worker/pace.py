@@ -6,7 +6,7 @@ how many tokens fit into the time that a step may take. While sessions write, ev
 that the first of the two stays fresh.
 
 What is not known is taken to be slow: without a spread of sizes all of the time is put down to tokens, and a forward
-reads at most twice what those before it did.
+beside writing sessions reads at most twice what those before it did.
 """
 
 from __future__ import annotations
@@ -100,4 +100,6 @@ class Pace:
         allowed = min(self.target, self.stretch * alone) if writing and alone else self.target
         each = self._ms / self._tokens if self._tokens else alone / max(1, writing)
         fits = (allowed - alone) / each if each > 0.0 else self.most
-        return max(self.least, min(self.most, int(min(fits, self.most)), 2 * self._read))
+        # Nobody waits for a forward in which no session writes, so only its time has to be known.
+        cap = self.most if self._tokens and not writing else 2 * self._read
+        return max(self.least, min(self.most, int(min(fits, self.most)), cap))
