@@ -216,7 +216,7 @@ def bars(medians: dict[str, float]) -> dict[str, dict[str, Any]]:
     """What the medians say to what the engine is held to."""
     step = medians[step_name(MOST, 1.0)]
     packing = medians[step_name(MOST, 0.0)] / medians[step_name(1, 0.0)]
-    noise = (medians["choose, 16 rows, T = 1"] - medians["choose, 16 rows, T = 0"]) / step
+    noise = (step - medians[step_name(MOST, 0.0)]) / step
     return {
         "packing": {"value": packing, "most": PACKING_BAR, "met": packing <= PACKING_BAR},
         "noise": {
@@ -224,7 +224,10 @@ def bars(medians: dict[str, float]) -> dict[str, dict[str, Any]]:
             "most": NOISE_BAR,
             "met": noise <= NOISE_BAR,
             "gumbel_of_whole_vocabulary": medians["gumbel, 16 rows"] / step,
-            "step_difference": (step - medians[step_name(MOST, 0.0)]) / step,
+            "choices_one_after_the_other": (
+                medians["choose, 16 rows, T = 1"] - medians["choose, 16 rows, T = 0"]
+            )
+            / step,
         },
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cloud_worker.ahead import NoiseAhead
 from cloud_worker.caches import Caches
 from cloud_worker.verify import decide
 from flexspec_mq.models.kv import GRAIN
@@ -16,10 +17,12 @@ from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker import WorkItem
+    from flexspec_mq.sampling.noise import Words
     from schemas.messages import Identity
 
 
@@ -64,6 +67,7 @@ class Engine:
         self._model = model
         self.caches = Caches(model.new_kv, limit)
         self.fed = 0
+        self._ahead = NoiseAhead(model.vocab_size)
         grain = GRAIN * model.new_kv().token_bytes
         self.room = None if limit is None else limit // grain * GRAIN
 
@@ -119,10 +123,13 @@ class Engine:
         keys = [piece.item.key for piece in slices]
         feeds = [self._feed(piece, keys) for piece in slices]
         self.fed = sum(len(feed.tokens) for feed in feeds)
+        noises = [
+            self._noise(piece.item) if feed.rows else None for piece, feed in zip(slices, feeds, strict=True)
+        ]
         logits = to_numpy(self._model.forward(feeds))
         decided: list[Decided] = []
         row = 0
-        for piece, feed in zip(slices, feeds, strict=True):
+        for piece, feed, noise in zip(slices, feeds, noises, strict=True):
             item = piece.item
             tokens: tuple[int, ...] = ()
             if feed.rows:
@@ -133,11 +140,15 @@ class Engine:
                     sampling(item.identity),
                     len(item.context),
                     eos,
+                    None if noise is None else noise.result(),
                 )
                 feed.kv.roll_back(len(item.context) + len(tokens) - 1)
             row += feed.rows
             decided.append(Decided(item, tokens))
         return decided
+
+    def _noise(self, item: WorkItem) -> Future[Words] | None:
+        return self._ahead.draw(sampling(item.identity), len(item.context))
 
     def _feed(self, piece: Slice, keys: Sequence[SessionKey]) -> Feed:
         item = piece.item

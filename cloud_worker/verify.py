@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from flexspec_mq.sampling.noise import Words
     from flexspec_mq.sampling.params import SamplingParams
 
 
@@ -21,6 +22,7 @@ def decide(
     params: SamplingParams,
     position: int,
     eos: Sequence[int],
+    drawn: Words | None = None,
 ) -> tuple[int, ...]:
     """Decide tokens with the target's logits; a draft token is accepted iff the target chose it too.
 
@@ -34,13 +36,14 @@ def decide(
         params: the session's.
         position: of the first token to decide, in prompt + text.
         eos: ids that end the text; empty when the session ignores them.
+        drawn: noise of the first position, if it has been drawn already.
 
     Returns:
         1 to ``len(draft) + 1`` tokens.
     """
     decided: list[int] = []
     for row, guess in zip(logits, [*draft, None], strict=True):
-        token = choose(row, params, position + len(decided))
+        token = choose(row, params, position + len(decided), None if decided else drawn)
         decided.append(token)
         if token != guess or token in eos:
             break

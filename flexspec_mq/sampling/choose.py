@@ -26,13 +26,16 @@ _ROUNDING = 1e-9
 """Bound on the relative rounding of a score, with room for libraries whose logarithm is off by some bits."""
 
 
-def choose(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> int:
+def choose(
+    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None = None
+) -> int:
     """Choose the token at `position`.
 
     Args:
         logits: float32 of shape [vocabulary].
         params: temperature, top-k, top-p and seed.
         position: index of the token in prompt + text.
+        drawn: `words` of the seed and this position, if they have been drawn already.
 
     Returns:
         The token's id.
@@ -42,7 +45,8 @@ def choose(logits: npt.NDArray[np.float32], params: SamplingParams, position: in
     kept = None
     if params.top_p < 1.0 or 0 < params.top_k < len(logits):
         kept = keep(_tempered(logits, params.temperature), params)
-    drawn = words(params.seed, position, len(logits))
+    if drawn is None or len(drawn) != len(logits):
+        drawn = words(params.seed, position, len(logits))
     if kept is None:
         kept = _contenders(logits, params.temperature, drawn)
     scores = _tempered(logits[kept], params.temperature)

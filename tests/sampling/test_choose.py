@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose, keep
-from flexspec_mq.sampling.noise import gumbel
+from flexspec_mq.sampling.noise import gumbel, words
 from flexspec_mq.sampling.params import SamplingParams
 
 Logits = npt.NDArray[np.float32]
@@ -231,3 +231,14 @@ def test_every_position_and_seed_throws_other_dice() -> None:
     logits = np.zeros(50_000, dtype=np.float32)
     tokens = [choose(logits, SamplingParams(1.0, seed=seed), at) for seed in range(5) for at in range(5)]
     assert len(set(tokens)) > 20  # 25 of 50,000: two alike have odds of 1 in 170, five of 1 in 10**11
+
+
+@pytest.mark.parametrize("position", range(8))
+def test_noise_that_was_drawn_before_gives_the_same_choice(position: int) -> None:
+    logits = np.random.default_rng(position).normal(0, 2, 1001).astype(np.float32)
+    for params in (SamplingParams(1.0, seed=3), SamplingParams(0.7, 20, 0.9, 4), SamplingParams()):
+        wanted = choose(logits, params, position)
+        assert choose(logits, params, position, words(params.seed, position, 1001)) == wanted
+        assert (
+            choose(logits, params, position, words(params.seed, position, 64)) == wanted
+        )  # of another vocabulary
