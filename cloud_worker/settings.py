@@ -7,7 +7,7 @@ field of `CloudConfig`. Its flags, variables, keys of the file, help and ``confi
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq import settings
@@ -132,15 +132,5 @@ def from_arguments(args: argparse.Namespace) -> Loaded[CloudConfig]:
     Raises:
         UsageError: an unknown key or an impossible value.
     """
-    loaded = settings.load(PROGRAM, args)
-    config = loaded.settings
-    if loaded.origins["worker"].kind != "default" or config.link.username is None:
-        return loaded
     # The access rules that flexspec-broker writes let a worker use the topics of its own user name.
-    worker = settings.user_as_name("worker", config.link.username)
-    return replace(
-        loaded,
-        settings=replace(config, worker=replace(config.worker, worker=worker)),
-        values={**loaded.values, "worker": worker},
-        origins={**loaded.origins, "worker": loaded.origins["username"]},
-    )
+    return settings.named_after_user(settings.load(PROGRAM, args), "worker", "worker")

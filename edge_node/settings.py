@@ -147,14 +147,6 @@ def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
     """
     loaded = settings.load(PROGRAM, args)
     config = loaded.settings
-    if loaded.origins["edge"].kind != "default":
-        return loaded
-    if config.link.username is None:
+    if loaded.origins["edge"].kind == "default" and config.link.username is None:
         return replace(loaded, settings=replace(config, node=replace(config.node, ephemeral=True)))
-    edge = settings.user_as_name("edge", config.link.username)
-    return replace(
-        loaded,
-        settings=replace(config, node=replace(config.node, edge=edge)),
-        values={**loaded.values, "edge": edge},
-        origins={**loaded.origins, "edge": loaded.origins["username"]},
-    )
+    return settings.named_after_user(loaded, "node", "edge")

@@ -6,6 +6,7 @@ A daemon's own sections are in its ``settings.py``, the broker's address in `tra
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexspec_mq import topics
@@ -76,6 +77,29 @@ def add_show_command(
 def show(loaded: Loaded[Any], *, as_json: bool) -> None:
     """Print what is in force and where each value comes from."""
     sys.stdout.write(documents.as_json(loaded) if as_json else documents.as_table(loaded))
+
+
+def named_after_user(loaded: Loaded[C], section: str, kind: str) -> Loaded[C]:
+    """Settings of a daemon that was given no name of its own: it is named as its MQTT user, if there is one.
+
+    Args:
+        loaded: of a daemon with a section ``link``.
+        section: that holds the name.
+        kind: ``edge`` or ``worker``, which is also the key of the name.
+
+    Raises:
+        UsageError: the user's name cannot stand in a topic.
+    """
+    config: Any = loaded.settings
+    if loaded.origins[kind].kind != "default" or config.link.username is None:
+        return loaded
+    name = user_as_name(kind, config.link.username)
+    return replace(
+        loaded,
+        settings=replace(config, **{section: replace(getattr(config, section), **{kind: name})}),
+        values={**loaded.values, kind: name},
+        origins={**loaded.origins, kind: loaded.origins["username"]},
+    )
 
 
 def user_as_name(kind: str, username: str) -> str:
