@@ -71,7 +71,8 @@ async def test_a_conversation_over_http_reads_only_what_is_new(own_mosquitto: Pr
             sent = [usage.model_extra["flexspec"]["bytes_up"] for usage in (first.usage, second.usage)]  # type: ignore[index]
             assert sent[1] < sent[0]  # the first prompt went once
             seen = await figures(http, watch)
-            assert any(name.startswith("flexspec_worker_") and value > 0 for name, value in seen.items())
+            assert seen["flexspec_worker_prefix_hits_total"] == 1
+            assert seen["flexspec_worker_tokens_total"] >= first.usage.completion_tokens
         for process in (edge, worker):
             process.signal(signal.SIGTERM)
         assert (await edge.end())[0] == 0
