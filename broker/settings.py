@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -11,6 +10,7 @@ from typing import Annotated
 
 from broker.errors import BrokerError, UnsafeError
 from schemas.settings import Complaint, Program, Setting
+from schemas.settings.hosts import is_loopback
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -184,13 +184,3 @@ class BrokerConfig:
 
 PROGRAM = Program("broker", BrokerConfig)
 """``broker.toml`` and ``FLEXSPEC_BROKER_…``."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. A name other than ``localhost`` counts as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,7 +7,6 @@ of a few kilobytes, so a scraper cannot hold up verdicts.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.metrics import CONTENT_TYPE
 from flexspec_mq.errors import UsageError
+from schemas.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def observed(
     Raises:
         UsageError: the address is not of this machine alone and `anywhere` is not set, or it is taken.
     """
-    if not anywhere and not _is_loopback(host):
+    if not anywhere and not is_loopback(host):
         raise UsageError(
             f"metrics at {host} could be read by others", hint="use 127.0.0.1, or say that this is wanted"
         )
@@ -66,13 +66,6 @@ async def observed(
         server.close()
         await answering.stop()
         await server.wait_closed()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Answering:

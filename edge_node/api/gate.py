@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from edge_node.api.errors import CLIENT_GONE, ApiError
 from edge_node.api.replies import send_error
-from edge_node.api.settings import is_loopback
+from schemas.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from flexspec_mq.errors import UsageError
+from schemas.settings.hosts import is_loopback
 
 _POSITIVE = (
     "max_texts",
@@ -85,13 +85,3 @@ class ApiSettings:
     def loopback(self) -> bool:
         """Whether `host` is this machine only."""
         return is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without a port, is this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import random
 import time
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.impairment import SEGMENT, Impairment
 from flexspec_mq.link.profiles import LinkPlan, built_in
+from schemas.settings.hosts import is_loopback
 
 Address = tuple[str, int]
 _LARGEST_CHUNK = 16_384
@@ -185,7 +185,7 @@ async def proxy_link(
         UsageError: no such profile, an address that must not or cannot be listened on.
     """
     plan = profile if isinstance(profile, LinkPlan) else LinkPlan(profile, built_in().get(profile))
-    if not insecure_anywhere and not _is_loopback(listen[0]):
+    if not insecure_anywhere and not is_loopback(listen[0]):
         raise UsageError(
             f"{listen[0]} is not loopback, and a proxy has no authentication",
             hint="listen on 127.0.0.1, or say --insecure-anywhere",
@@ -225,12 +225,3 @@ async def _close(*writers: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(_PATIENCE):
             for writer in writers:
                 await writer.wait_closed()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -11,7 +11,8 @@ from broker.access import access_file
 from broker.certificates import make_certificates
 from broker.config import config_text, render
 from broker.errors import BrokerError, UnsafeError
-from broker.settings import BrokerSettings, Role, User, is_loopback
+from broker.settings import BrokerSettings, Role, User
+from schemas.settings.hosts import is_loopback
 
 ALICE = User("alice", Role.EDGE, "secret-a")
 
