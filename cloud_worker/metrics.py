@@ -5,9 +5,10 @@ What is counted anyway is read when somebody asks; only times and sizes are note
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -43,6 +44,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._queue = Histogram(
             "flexspec_worker_queue_seconds",
             "From a batch's arrival to the beginning of the forward that decided it",
@@ -82,7 +84,7 @@ class Metrics:
             self._queue.observe(max(0.0, began - item.waiting_since))
 
     def page(self) -> bytes:
-        """The page that Prometheus reads, in its text format."""
+        """The page that Prometheus reads, in its text format; made on the event loop."""
         return generate_latest(self.registry)
 
 
@@ -112,6 +114,7 @@ class _Counters(Collector):
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))
         yield _now("kept_texts", "Texts kept for their edges to go on from", machine.shelved)
         yield _now("capacity_sessions", "Live sessions that are taken", self._worker.capacity)
+        yield _now("tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield _now("ready", "1 if it takes new sessions", not self._worker.not_ready)
         memory = self._worker.memory
         if memory is not None:

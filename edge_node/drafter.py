@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from edge_node.kept import Kept
 from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 
@@ -50,49 +51,98 @@ class Drafter(Protocol):
         ...
 
 
+_QUANTUM = 16
+"""Tokens: smaller pieces of a prefix cost nearly as much as these."""
+_WRITING = 8
+"""A session with no more unread tokens than these goes on with its text: a rejection leaves it some to read."""
+
+
 class ModelDrafter:
     """A `Drafter` over a draft model.
 
     Args:
         model: the draft, packed.
         max_context: positions that it has; beyond them it has nothing to say.
-        prefill: tokens of an unread prefix that one forward may read, so that a long prompt does not hold up
-            the other sessions.
+        prefill: tokens of unread prefixes that one forward may read.
+        beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
+            hold them up.
+        kept: tokens of ended texts whose keys and values are kept for a next turn.
     """
 
-    def __init__(self, model: PackedModel, *, max_context: int, prefill: int = 256) -> None:
+    def __init__(
+        self,
+        model: PackedModel,
+        *,
+        max_context: int,
+        prefill: int = 256,
+        beside: int = 32,
+        kept: int = 8192,
+    ) -> None:
         self._model = model
         self._max_context = max_context
         self._prefill = prefill
+        self._beside = min(beside, prefill)
         self._sessions: dict[int, SessionKV] = {}
+        self._kept = Kept(kept)
+        self._read: dict[int, int] = {}
+        self._forwards = 0
 
     def draft(self, wanted: Sequence[Wanted]) -> list[int | None]:
-        """One forward over all that is wanted."""
-        feeds = [self._feed(one) for one in wanted]
+        """One forward over all that are ready, and over as much of the others' prefixes as it may read."""
+        self._forwards += 1
+        found: list[int | None] = [None] * len(wanted)
+        places, feeds = self._feeds(wanted)
         logits = to_numpy(self._model.forward(feeds))
-        tokens: list[int | None] = []
         row = 0
-        for one, feed in zip(wanted, feeds, strict=True):
-            if not feed.rows:
-                tokens.append(None)
-                continue
-            tokens.append(choose(logits[row], one.params, len(one.context)))
-            row += 1
-        return tokens
+        for place, feed in zip(places, feeds, strict=True):
+            if feed.rows:
+                one = wanted[place]
+                found[place] = choose(logits[row], one.params, len(one.context))
+                row += 1
+        return found
 
     def free(self, session: int) -> None:
-        """Forget a session."""
-        self._sessions.pop(session, None)
+        """The session's text has ended; what was read may serve its next turn."""
+        self._read.pop(session, None)
+        kv = self._sessions.pop(session, None)
+        if kv is not None:
+            self._kept.put(kv)
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
-    def _feed(self, one: Wanted) -> Feed:
-        kv = self._sessions.get(one.session)
+    def _feeds(self, wanted: Sequence[Wanted]) -> tuple[list[int], list[Feed]]:
+        """What each of them feeds, and which they are; those whose turn it is not are left out."""
+        unread = []
+        for one in wanted:
+            context = one.context[:-1]
+            unread.append(len(one.context) - self._kv(one.session, context).match(context))
+        shares = self._shares([one.session for one in wanted], unread)
+        places = [place for place, share in enumerate(shares) if share]
+        return places, [self._feed(wanted[place], unread[place], shares[place]) for place in places]
+
+    def _kv(self, session: int, context: Sequence[int]) -> SessionKV:
+        kv = self._sessions.get(session)
         if kv is None:
-            kv = self._sessions[one.session] = self._model.new_kv()
-        context = list(one.context)
-        read = kv.match(context[:-1])
-        feed = context[read : read + self._prefill]
-        return Feed(kv, feed, int(read + len(feed) == len(context)))
+            kv = self._sessions[session] = self._kept.take(context) or self._model.new_kv()
+        return kv
+
+    def _shares(self, sessions: Sequence[int], unread: Sequence[int]) -> list[int]:
+        """How many tokens each may feed: all of those that write, pieces of those that read, longest ago first."""
+        shares = [left if left <= _WRITING else 0 for left in unread]
+        reading = [place for place, share in enumerate(shares) if not share]
+        budget = self._beside if len(reading) < len(unread) else self._prefill
+        reading.sort(key=lambda place: self._read.get(sessions[place], 0))
+        for turn, place in enumerate(reading):
+            if not budget:
+                break
+            fair = max(_QUANTUM, budget // (len(reading) - turn))
+            shares[place] = min(unread[place], fair, budget)
+            budget -= shares[place]
+            self._read[sessions[place]] = self._forwards
+        return shares
+
+    def _feed(self, one: Wanted, unread: int, share: int) -> Feed:
+        begin = len(one.context) - unread
+        return Feed(self._sessions[one.session], one.context[begin : begin + share], int(share == unread))

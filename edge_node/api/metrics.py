@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -10,6 +11,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
 )
 
@@ -57,6 +59,10 @@ class Metrics:
         self._rounds = Counter("flexspec_edge_rounds", "Verdicts that committed", registry=registry)
         self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
         Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(sessions)
+        Gauge("flexspec_edge_tasks", "Tasks of the event loop", registry=registry).set_function(
+            lambda: len(asyncio.all_tasks())
+        )
+        ProcessCollector(registry=registry)
         Gauge("flexspec_edge_link_up", "1 while connected to the broker", registry=registry).set_function(
             lambda: float(link_up())
         )
@@ -70,5 +76,5 @@ class Metrics:
         self._bytes.labels("down").inc(figures.bytes_down)
 
     def page(self) -> bytes:
-        """The page that Prometheus reads."""
+        """The page that Prometheus reads; made on the event loop."""
         return generate_latest(self._registry)

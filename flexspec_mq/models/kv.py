@@ -104,11 +104,16 @@ class SessionKV:
         """Forget the tokens from position `length` on."""
         del self.tokens[length:]
 
-    def match(self, wanted: Sequence[int]) -> int:
-        """Roll back to the longest common prefix with `wanted` and return its length."""
+    def common(self, wanted: Sequence[int]) -> int:
+        """Length of the longest common prefix with `wanted`."""
         common = min(len(self.tokens), len(wanted))
         if self.tokens[:common] != list(wanted[:common]):
             common = next(i for i in range(common) if self.tokens[i] != wanted[i])
+        return common
+
+    def match(self, wanted: Sequence[int]) -> int:
+        """Roll back to the longest common prefix with `wanted` and return its length."""
+        common = self.common(wanted)
         self.roll_back(common)
         return common
 

@@ -107,6 +107,8 @@ async def test_busy_answers_and_shared_forwards_are_counted() -> None:
         async with edge_at(broker.link) as node:
             await check(node, [wanting(number, limit=10) for number in range(3)])
         seen = await figures(port)
+        assert seen["flexspec_worker_tasks"] > 4  # four loops, and this test
+        assert seen["process_open_fds"] > 0
         assert seen["flexspec_worker_refusals_total/busy"] == daemon.machine.counters.busy > 0
         assert "flexspec_worker_kv_bytes" not in seen  # this verifier does not tell
         daemon.stop()
@@ -209,7 +211,7 @@ async def test_a_port_that_is_taken_is_an_error_with_its_number() -> None:
             pass
 
 
-def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
+async def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
     pages = []
     for malformed in (3, 4):
         metrics = Metrics()

@@ -1,0 +1,152 @@
+"""The drafter over a tiny model: what it guesses, what it reads, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_node.drafter import ModelDrafter, Wanted
+from edge_node.kept import LEAST, Kept
+from flexspec_mq.models.packed import Feed, PackedModel
+from flexspec_mq.sampling.params import SamplingParams
+from tests.models.tiny_packed import VOCABULARY, packed
+
+GREEDY = SamplingParams(0.0, 0, 1.0, 0)
+
+
+class Recording(PackedModel):
+    """A packed model that notes how many tokens each session feeds into each forward."""
+
+    def __init__(self, model: PackedModel) -> None:
+        super().__init__(model.model, model.shapes)
+        self.fed: list[list[int]] = []
+
+    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        self.fed.append([len(feed.tokens) for feed in feeds])
+        return super().forward(feeds)
+
+
+@pytest.fixture(scope="module")
+def model() -> PackedModel:
+    return packed("grouped", torch.float32)
+
+
+def prompt(number: int, length: int) -> tuple[int, ...]:
+    return tuple((number * 31 + i * i + 7 * i) % VOCABULARY for i in range(length))
+
+
+def alone(model: PackedModel, context: Sequence[int], count: int) -> list[int]:
+    """What the model writes behind a context, greedily, with nothing else in any forward."""
+    kv = model.new_kv()
+    written = [int(model.forward([Feed(kv, context)])[0].argmax())]
+    while len(written) < count:
+        written.append(int(model.forward([Feed(kv, written[-1:])])[0].argmax()))
+    return written
+
+
+def write(drafter: ModelDrafter, contexts: dict[int, tuple[int, ...]], count: int) -> dict[int, list[int]]:
+    """So many tokens behind each context, all of them wanted at the same time."""
+    written: dict[int, list[int]] = {session: [] for session in contexts}
+    for _ in range(500):
+        wanted = [
+            Wanted(session, (*context, *written[session]), GREEDY)
+            for session, context in contexts.items()
+            if len(written[session]) < count
+        ]
+        if not wanted:
+            return written
+        for one, token in zip(wanted, drafter.draft(wanted), strict=True):
+            if token is not None:
+                written[one.session].append(token)
+    raise AssertionError("a session gets no token")
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    prefill=st.integers(2, 64),
+    beside=st.integers(2, 64),
+)
+def test_guesses_depend_on_nothing_but_the_context(
+    model: PackedModel, lengths: list[int], prefill: int, beside: int
+) -> None:
+    drafter = ModelDrafter(model, max_context=512, prefill=prefill, beside=beside)
+    contexts = {number: prompt(number, length) for number, length in enumerate(lengths)}
+    written = write(drafter, contexts, 3)
+    assert written == {number: alone(model, context, 3) for number, context in contexts.items()}
+
+
+def test_a_long_prompt_holds_up_nobody(model: PackedModel) -> None:
+    recording = Recording(model)
+    drafter = ModelDrafter(recording, max_context=1024, prefill=256, beside=32)
+    write(drafter, {1: prompt(1, 9)}, 1)
+    writes: list[int] = list(alone(model, prompt(1, 9), 1))
+    while True:
+        recording.fed = []
+        mine, long = drafter.draft(
+            [Wanted(1, (*prompt(1, 9), *writes), GREEDY), Wanted(2, prompt(2, 200), GREEDY)]
+        )
+        assert mine is not None  # a token in every forward
+        assert sum(recording.fed[0]) <= 1 + 32
+        writes.append(mine)
+        if long is not None:
+            break
+    assert len(writes) == 1 + -(-200 // 32)
+    assert writes == alone(model, prompt(1, 9), len(writes))
+
+
+def test_unread_prompts_share_a_forward_and_none_waits_for_ever(model: PackedModel) -> None:
+    recording = Recording(model)
+    drafter = ModelDrafter(recording, max_context=1024, prefill=64)
+    drafter.draft([Wanted(number, prompt(number, 100), GREEDY) for number in range(6)])
+    assert recording.fed == [[16] * 4]
+    drafter.draft([Wanted(number, prompt(number, 100), GREEDY) for number in range(6)])
+    assert recording.fed[1] == [16] * 4
+    # Those that had no turn come first.
+    kvs = [drafter._sessions[number].length for number in range(6)]
+    assert kvs == [32, 32, 16, 16, 16, 16]
+
+
+def test_the_next_turn_reads_only_what_is_new(model: PackedModel) -> None:
+    recording = Recording(model)
+    drafter = ModelDrafter(recording, max_context=1024)
+    first = prompt(1, 200)
+    answer = write(drafter, {1: first}, 4)[1]
+    drafter.free(1)
+    recording.fed = []
+    second = (*first, *answer, *prompt(9, 20))
+    assert write(drafter, {2: second}, 3)[2] == alone(model, second, 3)
+    assert sum(map(sum, recording.fed)) == 20 + 1 + 2  # the last token of the answer had not been read
+    drafter.free(2)
+    other = prompt(5, 200)
+    recording.fed = []
+    assert write(drafter, {3: other}, 1)[3] == alone(model, other, 1)
+    assert sum(map(sum, recording.fed)) == 200
+
+
+def test_what_is_kept_is_bounded_and_the_oldest_goes_first(model: PackedModel) -> None:
+    kept = Kept(most=256)
+    for number in range(6):
+        kv = model.new_kv()
+        model.forward([Feed(kv, prompt(number, 100))])
+        kept.put(kv)
+        assert kept.tokens <= 256
+    assert len(kept) == 2
+    assert kept.take(prompt(0, 100)) is None
+    found = kept.take((*prompt(5, 100), 1, 2))
+    assert found is not None
+    assert found.tokens == list(prompt(5, 100))
+    assert kept.take(prompt(5, 100)) is None  # it is taken
+
+
+def test_what_has_little_in_common_stays(model: PackedModel) -> None:
+    kept = Kept(most=256)
+    kv = model.new_kv()
+    model.forward([Feed(kv, prompt(1, 100))])
+    kept.put(kv)
+    assert kept.take((*prompt(1, LEAST - 1), 127, 127)) is None
+    assert kept.take((*prompt(1, LEAST), 127, 127)) is kv
