@@ -26,6 +26,8 @@ from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import UsageError
 
 SECTIONS = ("crowd", "soak", "turn", "long", "stop")
+QUICK_SECTIONS = ("crowd", "turn")
+"""The others take longer than a minute, most of it for daemons to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Sizes:
     stop_tokens: int = 64
 
 
-QUICK = Sizes(32, 1, 8, 64, 8, 4, 300, 2, 600, 1, 12, 16)
+QUICK = Sizes(8, 1, 8, 64, 8, 4, 300, 2, 600, 1, 12, 24)
 
 
 class _Run:
@@ -221,7 +223,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The benchmark's flags."""
     made = _common.parser(__doc__ or "")
     made.add_argument(
-        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure"
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=argparse.SUPPRESS,
+        help=f"what to measure (default: all; with --quick {' and '.join(QUICK_SECTIONS)})",
     )
     return made
 
@@ -244,7 +250,8 @@ def _main(argv: Sequence[str]) -> int:
         "long": run.long,
         "stop": run.stop,
     }
-    results = {name: asyncio.run(sections[name]()) for name in args.sections}
+    chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)
+    results = {name: asyncio.run(sections[name]()) for name in chosen}
     _common.finish("serving", results, quick=args.quick)
     return 0
 

@@ -62,8 +62,9 @@ async def at_once(
         A verdict for each of the two: errors and wrong texts of all rounds, times of the most uneven one.
     """
     async with site() as here, unbounded() as http:
-        await here.worker("w1")
-        edges = [await here.edge(f"e{number}") for number in range(EDGES)]
+        _, *edges = await asyncio.gather(
+            here.worker("w1"), *(here.edge(f"e{number}") for number in range(EDGES))
+        )
         bodies = [one.body() for one in asked]
         await ask_all(http, [edge.url for edge in edges], bodies[:EDGES])
         found: dict[str, Verdict] = {}
@@ -112,8 +113,8 @@ async def soak(
 ) -> Soak:
     """So many requests, so many at a time, through one edge node and one worker."""
     async with site() as here:
-        daemons = {"worker": await here.worker("w1"), "edge node": await here.edge("e1")}
-        edge = daemons["edge node"]
+        worker, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
+        daemons = {"worker": worker, "edge node": edge}
         todo = [asked[number % len(asked)] for number in range(requests)]
         quarter = round(_WARM * requests)
         before = await _footprints(daemons)

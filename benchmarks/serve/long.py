@@ -43,8 +43,10 @@ async def long_prompts(
     rng = random.Random(seed)
     found = {name: Gaps() for name in PLANS}
     async with site() as here:
-        await here.worker("w1")
-        edges = {name: (await here.edge(name, *flags)).url for name, flags in PLANS.items()}
+        _, *started = await asyncio.gather(
+            here.worker("w1"), *(here.edge(name, *flags) for name, flags in PLANS.items())
+        )
+        edges = {edge.name: edge.url for edge in started}
         for url in edges.values():  # a worker's and an edge node's first texts are slower
             await _round(here, url, prompts, length // 4, rng, Gaps())
         for number in range(rounds):

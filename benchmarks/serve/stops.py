@@ -44,9 +44,10 @@ async def stops(
     found = {}
     for name, (number, flags) in WAYS.items():
         async with site() as here:
-            workers = [await here.worker(f"w{i}", *flags) for i in (1, 2)]
-            edge = await here.edge("e1")
-            found[name] = await _stop(here, workers[0], edge, number, asked, references)
+            victim, _, edge = await asyncio.gather(
+                here.worker("w1", *flags), here.worker("w2", *flags), here.edge("e1")
+            )
+            found[name] = await _stop(here, victim, edge, number, asked, references)
         one = found[name]
         say(f"{name}: {one.held} sessions were there, {one.verdict.failed} failed, {one.verdict.wrong} wrong")
     return found

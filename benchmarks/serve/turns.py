@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,9 +43,9 @@ async def second_turns(
     rng = random.Random(seed)
     found = []
     async with site() as here, unbounded() as http:
-        await here.worker("w1")
-        warm = await here.edge("warm")
-        cold = await here.edge("cold", "--no-reuse")
+        _, warm, cold = await asyncio.gather(
+            here.worker("w1"), here.edge("warm"), here.edge("cold", "--no-reuse")
+        )
         for number in range(rounds):
             said = _long_question(questions, history, rng, number)
             first = {"messages": [{"role": "user", "content": said}], "temperature": 0, "max_tokens": 24}
