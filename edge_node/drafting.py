@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_node.drafter import Drafter, Wanted
+    from edge_node.drafts import Drafter, Wanted
 
 _log = logging.getLogger(__name__)
 

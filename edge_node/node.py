@@ -17,8 +17,8 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
-from edge_node.drafter import Wanted
 from edge_node.drafting import Drafting
+from edge_node.drafts import Wanted
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.presence import Presence
 from edge_node.recent import Recent
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from typing import Literal
 
-    from edge_node.drafter import Drafter
+    from edge_node.drafts import Drafter
     from edge_node.settings import EdgeSettings
     from flexspec_mq.protocol.edge import DraftRequest
     from flexspec_mq.transport.base import Link, LinkFactory
