@@ -1,0 +1,1 @@
+"""Parts of the benchmark of scale: null models, load generators, processor time, and the three sections."""

@@ -1,0 +1,283 @@
+"""Sessions that share one worker with a real model: tokens per second of 1, 4 and 16 of them, and where time goes.
+
+Every session asks for one token at a time and drafts nothing (K = 0, no run-ahead), so each step decides one token
+for each session in it, and the edge's answer to a verdict is what asks for the next. Beside it the target streams
+(`ahead`), where no step waits for the edge. The steady part of a turn counts: from when all sessions write until the
+first one ends.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks._common import percentile, table
+from benchmarks.questions import OWN, read_questions
+from benchmarks.scale_parts.cpu import between, take
+from benchmarks.scale_parts.orders import Crowd, Mark, Order, Outcome
+from benchmarks.scale_parts.processes import BenchmarkError, Child, child, figures, metrics_port, since
+from benchmarks.scale_parts.system import SOON
+from broker.launcher import PrivateBroker
+from edge_node.draft_model import load as load_draft
+from edge_node.settings import EdgeSettings
+
+SESSIONS = (1, 4, 16)
+BAR = 5.0
+"""Tokens per second of 16 sessions, over those of one, one token per session and step."""
+PROMPT = 64
+"""Tokens of each prompt."""
+_STEPS = ("1", "2", "4", "8", "16")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The steady part of one turn.
+
+    Attributes:
+        rate: tokens per second.
+        steps: of the worker.
+        sessions_per_step: mean.
+        sizes: share of the steps with at most 1, 2, 4, 8, 16 sessions.
+        step_ms: mean of a forward.
+        computing: share of the time in which a forward ran.
+        cpu: cores that the worker, the broker and the edges used.
+        others: cores that something else used.
+    """
+
+    rate: float
+    steps: int
+    sessions_per_step: float
+    sizes: dict[str, float]
+    step_ms: float
+    computing: float
+    cpu: dict[str, float]
+    others: float
+
+
+@dataclass(slots=True)
+class Texts:
+    """Compares what the same prompt became in different turns, whatever shared its steps.
+
+    Attributes:
+        compared, different: tokens.
+    """
+
+    first: dict[int, list[int]] = field(default_factory=dict)
+    compared: int = 0
+    different: int = 0
+
+    def add(self, edge: int, text: Sequence[int]) -> None:
+        """Another text of an edge's prompt."""
+        known = self.first.setdefault(edge, list(text))
+        if known is not text:
+            self.compared += len(text)
+            self.different += sum(a != b for a, b in zip(known, text, strict=True))
+
+
+def case_name(sessions: int, ahead: int) -> str:
+    """Of a case."""
+    return f"{'streaming' if ahead else 'asked for'}, {sessions}"
+
+
+async def measure(options: Namespace, folder: Path) -> dict[str, Any]:
+    """Run all cases in turns on one worker."""
+    cases = {case_name(n, ahead): (n, ahead) for ahead in (0, options.ahead) for n in SESSIONS}
+    turns: dict[str, list[Turn]] = {name: [] for name in cases}
+    texts, rng = Texts(), random.Random(options.seed)
+    async with AsyncExitStack() as stack:
+        system = await stack.enter_async_context(_system(options, folder))
+        await system.turn(2, 0, Texts(), limit=8)  # warm up
+        for _ in range(options.rounds):
+            names = list(cases)
+            rng.shuffle(names)
+            for name in names:
+                turns[name].append(await system.turn(*cases[name], texts, limit=options.tokens))
+    return _results(options, turns, texts)
+
+
+@asynccontextmanager
+async def _system(options: Namespace, folder: Path) -> AsyncIterator[_System]:
+    draft = load_draft(
+        EdgeSettings(draft="none", tokenizer=None if options.target == "default" else options.target), print
+    )
+    prompts = _prompts(draft.loaded.tokenizer, options)
+    async with AsyncExitStack() as stack:
+        broker = stack.enter_context(PrivateBroker())
+        where = ("--broker", f"127.0.0.1:{broker.port}", "--worker", "w1", "--metrics-port", "0")
+        what = ("--target", options.target, "--dtype", options.dtype, "--threads", str(options.threads))
+        worker = await stack.enter_async_context(
+            child("worker", folder, "cloud_worker", "--ready-json", *where, *what)
+        )
+        crowd = Crowd(
+            port=broker.port,
+            first=0,
+            count=max(SESSIONS),
+            fingerprint=draft.loaded.fingerprint.hex(),
+            eos=draft.loaded.eos,
+            right=None,
+        )
+        edges = await stack.enter_async_context(
+            child("edges", folder, "benchmarks.scale_parts.generator", msgspec.json.encode(crowd).decode())
+        )
+        yield _System(options, broker, worker, edges, prompts)
+
+
+def _prompts(tokenizer: Any, options: Namespace) -> list[list[int]]:
+    """Windows of the questions' text, of the same length, one for each edge."""
+    text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
+    stream: list[int] = tokenizer.encode(text)
+    stream *= 1 + PROMPT // len(stream)
+    rng = random.Random(options.seed)
+    starts = [rng.randrange(len(stream) - PROMPT + 1) for _ in range(max(SESSIONS))]
+    return [stream[start : start + PROMPT] for start in starts]
+
+
+class _System:
+    """A worker with a model, and edges in one process."""
+
+    def __init__(
+        self, options: Namespace, broker: PrivateBroker, worker: Child, edges: Child, prompts: list[list[int]]
+    ) -> None:
+        self._options = options
+        self._edges = edges
+        self._prompts = prompts
+        self._metrics = metrics_port(worker.log)
+        self._pids = {"worker": worker.pid, "broker": broker.pid or 0, "edges": edges.pid}
+
+    async def turn(self, sessions: int, ahead: int, texts: Texts, *, limit: int) -> Turn:
+        """Have `sessions` texts of `limit` tokens written at a time."""
+        self._edges.send(
+            Order(
+                version="base",
+                seed=self._options.seed,
+                active=sessions,
+                limit=limit,
+                ahead=ahead,
+                qos=self._options.qos,
+                starts=time.monotonic() + SOON,
+                prompts=self._prompts,
+                known=False,
+                trace=True,
+            )
+        )
+        await self._mark("writing")
+        begun, before = take(self._pids), await figures(self._metrics)
+        await self._mark("ended")
+        ended, after = take(self._pids), await figures(self._metrics)
+        outcome = await self._edges.answer(300.0)
+        if not isinstance(outcome, Outcome) or outcome.failures:
+            raise BenchmarkError(f"the edges did not write all texts: {outcome}")
+        for edge, text in zip(outcome.edges, outcome.written, strict=True):
+            texts.add(edge, text)
+        use, rise = between(begun, ended), since(before, after)
+        return _turn(steady_rate(outcome.trace), rise, use.seconds, {**use.processes}, use.others)
+
+    async def _mark(self, what: str) -> None:
+        answer = await self._edges.answer(300.0)
+        if not isinstance(answer, Mark) or answer.what != what:
+            raise BenchmarkError(f"the edges said {answer} instead of {what!r}")
+
+
+def steady_rate(trace: Sequence[Sequence[tuple[float, int]]]) -> float:
+    """Tokens per second of all sessions together, while all of them write.
+
+    Args:
+        trace: of each session, when tokens came and how many.
+    """
+    begin = max(commits[0][0] for commits in trace)
+    end = min(commits[-1][0] for commits in trace)
+    return sum(n for commits in trace for at, n in commits if begin < at <= end) / (end - begin)
+
+
+def _turn(
+    rate: float, rise: Mapping[str, float], seconds: float, cpu: dict[str, float], others: float
+) -> Turn:
+    name = "flexspec_worker_batch_sessions"
+    steps = max(1.0, rise[f"{name}_count"])
+    spent = rise["flexspec_worker_compute_seconds_sum"]
+    sizes = {size: rise[f'{name}_bucket{{le="{size}.0"}}'] / steps for size in _STEPS}
+    return Turn(
+        rate,
+        int(steps),
+        rise[f"{name}_sum"] / steps,
+        sizes,
+        1000 * spent / steps,
+        spent / seconds,
+        cpu,
+        others,
+    )
+
+
+def _results(options: Namespace, turns: Mapping[str, Sequence[Turn]], texts: Texts) -> dict[str, Any]:
+    rows = []
+    for name, runs in turns.items():
+        mode = name.partition(",")[0]
+        alone = turns[f"{mode}, 1"]
+        rate = percentile([run.rate for run in runs], 0.5)
+        rows.append(
+            {
+                "case": name,
+                "tokens_per_s": rate,
+                "rates": [run.rate for run in runs],
+                "of_one": rate / percentile([run.rate for run in alone], 0.5),
+                **{
+                    key: percentile([getattr(run, key) for run in runs], 0.5)
+                    for key in ("steps", "sessions_per_step", "step_ms", "computing", "others")
+                },
+                "sizes": {size: _mean([run.sizes[size] for run in runs]) for size in _STEPS},
+                "cpu": {who: _mean([run.cpu[who] for run in runs]) for who in runs[0].cpu},
+            }
+        )
+    most, one = (percentile([run.rate for run in turns[case_name(n, 0)]], 0.5) for n in (max(SESSIONS), 1))
+    ratio = most / one
+    return {
+        "target": options.target,
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "prompt": PROMPT,
+        "tokens": options.tokens,
+        "ahead": options.ahead,
+        "cases": rows,
+        "tokens_compared": texts.compared,
+        "tokens_different": texts.different,
+        "ratio": {"value": ratio, "least": BAR, "met": ratio >= BAR},
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Print the table."""
+    heads = (
+        "sessions, one token a step",
+        *("tokens/s", "of one", "sessions/step", "ms/step", "in steps"),
+        *(f"≤ {size}" for size in _STEPS),
+        *("CPU worker", "broker", "edges", "others"),
+    )
+    rows = [
+        [
+            row["case"],
+            *(row[key] for key in ("tokens_per_s", "of_one", "sessions_per_step", "step_ms", "computing")),
+            *row["sizes"].values(),
+            *(row["cpu"][who] for who in ("worker", "broker", "edges")),
+            row["others"],
+        ]
+        for row in results["cases"]
+    ]
+    print(table(heads, rows))
+    ratio = results["ratio"]
+    print(
+        f"\n16 sessions over one, asked for: {ratio['value']:.2f} (at least {ratio['least']:g}: "
+        f"{'met' if ratio['met'] else 'NOT met'}); tokens that differ from an earlier turn of the same prompt: "
+        f"{results['tokens_different']} of {results['tokens_compared']}"
+    )

@@ -1,0 +1,92 @@
+"""Times the rounds of an edge at its link, in ignorance of what the edge makes of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from flexspec_mq import codec
+from flexspec_mq.transport.base import Inbound, Link, LinkCounters, LinkEvent, LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Draft, Open, Verdict
+
+_MOST = 1024
+"""Batches remembered; one that is never answered must not stay for ever."""
+
+
+class Stopwatch:
+    """A `LinkFactory` whose links are timed.
+
+    Attributes:
+        rounds: of each verdict with tokens that answers a batch: when it came, and seconds since the batch was handed
+            to the link.
+    """
+
+    def __init__(self) -> None:
+        self.rounds: list[tuple[float, float]] = []
+        self._sent: dict[tuple[int, int], float] = {}
+
+    @asynccontextmanager
+    async def link(self, settings: LinkSettings) -> AsyncIterator[Link]:
+        """A real link with a stopwatch."""
+        async with mqtt_link(settings) as inner:
+            yield _TimedLink(inner, self)
+
+    def sent(self, payload: bytes) -> None:
+        """A message is about to be published."""
+        message = codec.decode(payload)
+        if isinstance(message, Open | Draft):
+            self._sent[message.session, message.seq] = time.monotonic()
+            if len(self._sent) > _MOST:
+                del self._sent[next(iter(self._sent))]
+
+    def received(self, payload: bytes) -> None:
+        """A message has come."""
+        message = codec.decode(payload)
+        if isinstance(message, Verdict) and message.tokens:
+            began = self._sent.pop((message.session, message.echo), None)
+            if began is not None:
+                now = time.monotonic()
+                self.rounds.append((now, now - began))
+
+
+class _TimedLink:
+    """A `Link` around another."""
+
+    def __init__(self, inner: Link, watch: Stopwatch) -> None:
+        self._inner = inner
+        self._watch = watch
+
+    @property
+    def is_up(self) -> bool:
+        return self._inner.is_up
+
+    @property
+    def counters(self) -> LinkCounters:
+        return self._inner.counters
+
+    async def wait_up(self, timeout: float | None = None) -> None:
+        await self._inner.wait_up(timeout)
+
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        await self._inner.subscribe(topic_filter, qos)
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        await self._inner.unsubscribe(topic_filter)
+
+    def reconnect(self, reason: str) -> None:
+        self._inner.reconnect(reason)
+
+    async def publish(
+        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None
+    ) -> None:
+        if topic.startswith(("f1/d/", "f1/o/")):
+            self._watch.sent(payload)
+        await self._inner.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
+
+    async def events(self) -> AsyncIterator[LinkEvent]:
+        async for event in self._inner.events():
+            if isinstance(event, Inbound) and event.topic.startswith("f1/v/"):
+                self._watch.received(event.payload)
+            yield event

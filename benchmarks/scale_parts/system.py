@@ -1,0 +1,135 @@
+"""The system under load: null-model workers and load generators at a broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.scale_parts import null
+from benchmarks.scale_parts.cpu import Sample, Use, between, take
+from benchmarks.scale_parts.orders import Crowd, Order, Outcome
+from benchmarks.scale_parts.processes import BenchmarkError, Child, child, figures, since
+from broker.launcher import PrivateBroker
+
+SOON = 0.2
+"""Seconds from sending an order to its start, so that all generators have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """A null-model worker; see `benchmarks.scale_parts.worker` for the flags of the same names."""
+
+    step_ms: float = 0.0
+    token_ms: float = 0.0
+    batch: int = 64
+    capacity: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a load came to.
+
+    Attributes:
+        outcome: of all generators.
+        use: processor time in the window, by daemon.
+        workers: by how much the figures of each worker rose in the window.
+    """
+
+    outcome: Outcome
+    use: Use
+    workers: dict[str, dict[str, float]]
+
+
+@asynccontextmanager
+async def null_workers(
+    broker: PrivateBroker, folder: Path, version: str, plans: Sequence[WorkerPlan]
+) -> AsyncIterator[list[Child]]:
+    """Run workers of one version, named after it."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                child(
+                    f"{version}-w{number}",
+                    folder,
+                    "benchmarks.scale_parts.worker",
+                    *("--port", str(broker.port), "--worker", f"{version}-w{number}", "--version", version),
+                    *("--step-ms", str(plan.step_ms), "--token-ms", str(plan.token_ms)),
+                    *("--batch", str(plan.batch), "--capacity", str(plan.capacity)),
+                )
+            )
+            for number, plan in enumerate(plans)
+        ]
+
+
+@asynccontextmanager
+async def generators(
+    broker: PrivateBroker, folder: Path, *, edges: int, processes: int, right: float
+) -> AsyncIterator[list[Child]]:
+    """Run load generators with null drafts; the edges are dealt out evenly."""
+    async with AsyncExitStack() as stack:
+        made: list[Child] = []
+        first = 0
+        for number in range(processes):
+            count = edges // processes + (number < edges % processes)
+            crowd = Crowd(
+                port=broker.port,
+                first=first,
+                count=count,
+                fingerprint=null.FINGERPRINT.hex(),
+                eos=null.EOS,
+                right=right,
+            )
+            first += count
+            words = ("benchmarks.scale_parts.generator", msgspec.json.encode(crowd).decode())
+            made.append(await stack.enter_async_context(child(f"generator {number}", folder, *words)))
+        yield made
+
+
+async def load(
+    broker: PrivateBroker, workers: Sequence[Child], loaders: Sequence[Child], order: Order
+) -> Measured:
+    """Have an order carried out by all generators, and measure in its window.
+
+    Args:
+        broker: that all are connected to.
+        workers: that serve the order's version.
+        loaders: the generators.
+        order: with a window that has not begun.
+
+    Raises:
+        BenchmarkError: a generator ended or hangs.
+    """
+    pids = {"broker": broker.pid or 0} | {one.name: one.pid for one in (*workers, *loaders)}
+    for loader in loaders:
+        loader.send(order)
+    begun, before = await _sample(order.window[0], pids, workers)
+    ended, after = await _sample(order.window[1], pids, workers)
+    outcome = Outcome()
+    for answer in await asyncio.gather(*(loader.answer(order.patience + 60.0) for loader in loaders)):
+        if not isinstance(answer, Outcome):
+            raise BenchmarkError(f"a generator answered {answer}")
+        outcome.add(answer)
+    rise = {name: since(before[name], after[name]) for name in before}
+    return Measured(outcome, between(begun, ended), rise)
+
+
+def in_window(order: Order, now: float, *, ramp: float, seconds: float) -> Order:
+    """The same order with times: it starts soon, and its window opens `ramp` seconds after."""
+    starts = now + SOON
+    stops = starts + ramp + seconds
+    return msgspec.structs.replace(order, starts=starts, stops=stops, window=(starts + ramp, stops))
+
+
+async def _sample(
+    at: float, pids: dict[str, int], workers: Sequence[Child]
+) -> tuple[Sample, dict[str, dict[str, float]]]:
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(max(0.0, at - loop.time()))
+    sample = take(pids)
+    pages = await asyncio.gather(*(figures(worker.ready.metrics) for worker in workers))
+    return sample, {worker.name: page for worker, page in zip(workers, pages, strict=True)}

@@ -1,0 +1,70 @@
+"""A cloud worker with a null model, as a process: the real daemon, and nothing to compute.
+
+    python -m benchmarks.scale_parts.worker --port 1883 --worker w1 --step-ms 20
+
+It prints one JSON line with its metrics port when it serves. SIGTERM ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from benchmarks.scale_parts.null import Cost, NullVerifier
+from benchmarks.scale_parts.orders import Ready, say
+from cloud_worker.__main__ import stoppable
+from cloud_worker.metrics import Metrics
+from cloud_worker.observing import observed
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--port", type=int, required=True, help="of the broker on this machine")
+    made.add_argument("--worker", required=True, help="name on topics")
+    made.add_argument("--version", default="base", help="that it serves")
+    made.add_argument("--capacity", type=int, default=256, help="live sessions")
+    made.add_argument("--batch", type=int, default=64, help="sessions in one step")
+    made.add_argument("--step-ms", type=float, default=0.0, help="that a step takes in any case")
+    made.add_argument("--token-ms", type=float, default=0.0, help="that each token adds")
+    return made
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve until a signal."""
+    settings = WorkerSettings(
+        worker=options.worker,
+        version=options.version,
+        capacity=options.capacity,
+        batch=options.batch,
+        drain=0.0,
+    )
+    metrics = Metrics()
+    verifier = NullVerifier(Cost(options.step_ms / 1000, options.token_ms / 1000))
+    worker = CloudWorker(settings, verifier, metrics=metrics)
+    base = LinkSettings(port=options.port, client_id=f"w-{options.worker}", give_up_after=30.0)
+    async with observed(worker, metrics) as port:
+        run = asyncio.create_task(worker.run(mqtt_link, base), name="worker")
+        ready = asyncio.create_task(worker.ready.wait(), name="ready")
+        with stoppable(worker, run):
+            await asyncio.wait([run, ready], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                say(Ready(port))
+            ready.cancel()
+            await run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_main(lambda arguments: asyncio.run(serve(build_parser().parse_args(arguments))), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
