@@ -110,6 +110,9 @@ class _Counters(Collector):
         yield _total("rounds", "Work items given to the engine", counters.items)
         yield _total("verdicts", "Verdicts sent", counters.verdicts)
         yield _total("prefix_hits", "Sessions that went on from an earlier text", counters.inherited)
+        yield _total(
+            "held_seconds", "Time that steps waited for sessions about to come back", self._worker.held
+        )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))
         yield _now("kept_texts", "Texts kept for their edges to go on from", machine.shelved)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
+from cloud_worker.gathering import Gathering
 from cloud_worker.racing import first_of
 from cloud_worker.refusals import Refusals
 from cloud_worker.stepping import Change, Stepper
@@ -81,6 +82,7 @@ class CloudWorker:
         self.ready = asyncio.Event()
         """Set when the link is up for the first time."""
         self._changes: list[Change] = []
+        self._gathering = Gathering()
         self._outbox = Outbox()
         self._refusals = Refusals()
         self.malformed = 0
@@ -111,6 +113,11 @@ class CloudWorker:
     def machine(self) -> WorkerMachine:
         """The protocol machine; read its counters."""
         return self._machine
+
+    @property
+    def held(self) -> float:
+        """Seconds that steps have waited for sessions that were about to come back."""
+        return self._gathering.held
 
     def stop(self) -> None:
         """Drain: take no new sessions, let those that are here end, then return from `run`."""
@@ -239,6 +246,7 @@ class CloudWorker:
             elif isinstance(effect, Free | Retire | Move):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
+                self._gathering.forget(effect.key)
         if self._changes or self._machine.has_work():
             self._work.set()
         self._timer.set()
@@ -248,20 +256,39 @@ class CloudWorker:
         while True:
             if stepper.idle:
                 await self._work.wait()
+            await self._gather()
             self._work.clear()
             began = time.monotonic()
             changes, self._changes = self._changes, []
             items = self._machine.take_work(began, self._settings.batch)
+            self._gathering.took(items)
             done = await stepper.round(changes, items)
             now = time.monotonic()
+            if done.results:
+                self._gathering.stepped(now - began)
             for result in done.results:
                 if self._metrics is not None:
                     self._metrics.step(result, began)
                 for item, tokens in result.decided:
+                    self._gathering.answered(item.key, now)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     self._do(self._machine.result(item, tokens, queue, result.compute_ms, now))
             for item in done.failed:
                 self._do(self._machine.failed(item, now))
+
+    async def _gather(self) -> None:
+        """Wait a moment for sessions that were just answered, if all are better off in one step with them."""
+        began = now = time.monotonic()
+        ready = self._machine.ready()
+        while len(ready) < self._settings.batch and (wait := self._gathering.wait(ready, now)) > 0:
+            self._work.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._work.wait()
+            except TimeoutError:
+                break
+            now, ready = time.monotonic(), self._machine.ready()
+        self._gathering.held += time.monotonic() - began
 
     async def _timer_loop(self, link: Link) -> None:
         status_due = -inf

@@ -115,6 +115,10 @@ class WorkerMachine:
         """Whether `take_work` would give anything."""
         return any(session.ready_since is not None for session in self._sessions.values())
 
+    def ready(self) -> set[SessionKey]:
+        """Sessions of which `take_work` would give an item."""
+        return {key for key, session in self._sessions.items() if session.ready_since is not None}
+
     def take_work(self, now: float, most: int) -> list[WorkItem]:
         """Up to `most` items, of as many sessions, those that have waited longest first.
 

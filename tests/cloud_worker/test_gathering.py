@@ -1,0 +1,119 @@
+"""A step waits for sessions that will be back in a moment, and for nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from cloud_worker.gathering import SHARE, Gathering
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.protocol.effects import SessionKey
+from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.transport.memory import MemoryBroker
+from schemas.messages import Identity
+from tests.daemons import FakeVerifier, check, edge_at, until, wanting, worker_at
+
+A, B, C = (("e", 1), ("e", 2), ("e", 3))
+STEP = 0.3
+
+
+def item(key: SessionKey, since: float) -> WorkItem:
+    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 10)
+    return WorkItem(
+        key=key,
+        start=0,
+        digest=0,
+        context=(1,),
+        prompt_length=1,
+        draft=(),
+        identity=identity,
+        seq=0,
+        waiting_since=since,
+    )
+
+
+def knowing(**takes: float) -> Gathering:
+    """After one step, at 0, whose sessions a, b, c came back after so many seconds."""
+    gathering = Gathering()
+    gathering.stepped(STEP)
+    for name, took in takes.items():
+        key = {"a": A, "b": B, "c": C}[name]
+        gathering.answered(key, -100.0)
+        gathering.took([item(key, -100.0 + took)])
+        gathering.answered(key, 0.0)
+    return gathering
+
+
+def test_sessions_that_come_back_soon_are_waited_for() -> None:
+    gathering = knowing(a=0.01, b=0.02)
+    assert gathering.wait({A}, 0.0) == pytest.approx(0.03)  # half as much again as b takes
+    assert gathering.wait({A}, 0.02) == pytest.approx(0.01)
+    assert gathering.wait({A, B}, 0.02) <= 0.0
+    assert gathering.wait({A}, 0.031) <= 0.0
+
+
+def test_no_step_waits_longer_than_a_share_of_a_step() -> None:
+    within = SHARE * STEP - 0.001
+    assert knowing(a=0.01, b=within).wait({A}, 0.0) == pytest.approx(SHARE * STEP)
+    assert knowing(a=0.01, b=within + 0.002).wait({A}, 0.0) == 0.0
+
+
+def test_the_shortest_of_the_newest_steps_counts() -> None:
+    gathering = knowing(a=0.01, b=0.05)
+    gathering.stepped(0.03)
+    assert gathering.wait({A}, 0.0) == 0.0
+    for _ in range(4):
+        gathering.stepped(STEP)
+    assert gathering.wait({A}, 0.0) > 0.0
+
+
+def test_nobody_is_waited_for_before_it_came_back_once_or_before_a_step() -> None:
+    gathering = knowing(a=0.01)
+    gathering.answered(B, 0.0)
+    assert gathering.wait({A}, 0.0) == 0.0
+    assert Gathering().wait({A}, 0.0) == 0.0
+
+
+def test_with_nothing_ready_there_is_no_step_to_hold() -> None:
+    assert knowing(a=0.01).wait((), 0.0) == 0.0
+
+
+def test_one_that_was_late_is_late_until_it_is_soon_again() -> None:
+    gathering = knowing(a=0.01, b=0.01)
+    gathering.took([item(B, 0.5)])
+    gathering.answered(B, 1.0)
+    assert gathering.wait({A}, 1.0) == 0.0
+    for number in range(2, 12):
+        gathering.took([item(B, number - 1 + 0.01)])
+        gathering.answered(B, float(number))
+    assert 0.0 < gathering.wait({A}, 11.0) < 0.1
+
+
+def test_one_that_is_gone_is_forgotten() -> None:
+    gathering = knowing(a=0.01, b=0.01)
+    gathering.forget(B)
+    assert gathering.wait({A}, 0.0) == 0.0
+    gathering.forget(C)  # need not be known
+
+
+async def test_sessions_that_ask_for_each_token_share_their_steps() -> None:
+    """Some come while others are in a step. Without waiting the two groups take turns, half of them in a step."""
+    sessions, tokens, spent = 8, 24, 0.06
+
+    def slow(_: Sequence[WorkItem]) -> None:
+        time.sleep(spent)
+
+    broker, verifier = MemoryBroker(), FakeVerifier(slow)
+    async with worker_at(broker.link, "w1", verifier) as daemon, edge_at(broker.link) as node:
+        plan = Plan(draft_length=0, qos=1)
+        requests = [wanting(number, limit=tokens, plan=plan) for number in range(sessions)]
+        early = asyncio.create_task(check(node, requests[: sessions // 2]))
+        await until(verifier.entered.is_set)
+        await check(node, requests[sessions // 2 :])
+        await early
+        assert daemon.worker.machine.counters.decided == sessions * tokens
+    steady = [len(batch) for batch in verifier.batches[6:-6]]
+    assert sum(steady) / len(steady) > 0.75 * sessions, steady
