@@ -57,7 +57,7 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff format .
 
 bench-quick: setup ## every benchmark in its short form, each within a minute (links only as root)
-	@for name in transport compression engine acceptance exactness $$([ "$$(id -u)" -ne 0 ] || echo links); do \
+	@for name in transport compression engine acceptance exactness scale $$([ "$$(id -u)" -ne 0 ] || echo links); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 clean: ## remove caches and build results; keeps .venv and the converted model

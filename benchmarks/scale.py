@@ -40,7 +40,7 @@ def build_parser() -> ArgumentParser:
     one.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     one.add_argument("--dtype", default="bfloat16", help="of the target")
     one.add_argument("--threads", type=int, default=1, help="of torch in the worker")
-    one.add_argument("--tokens", type=int, default=96, help="of a text")
+    one.add_argument("--tokens", type=int, default=96, help="of each session in the steady part")
     one.add_argument("--ahead", type=int, default=64, help="run-ahead where the target streams")
     two = made.add_argument_group("workers and edges")
     two.add_argument("--draft-length", type=int, default=4, help="K")
@@ -116,8 +116,8 @@ def shorten(options: Namespace) -> None:
     options.worker_seconds = min(options.worker_seconds, 1.0)
     options.edges = min(options.edges, 40)
     options.generators = min(options.generators, 2)
-    options.rates = [rate for rate in options.rates if rate in (100.0, 400.0, 1600.0)] or options.rates[:1]
-    options.level_seconds = min(options.level_seconds, 1.0)
+    options.rates = [rate for rate in options.rates if rate in (200.0, 1200.0)] or options.rates[:1]
+    options.level_seconds = min(options.level_seconds, 1.5)
     options.seconds = min(options.seconds, 2.0)
 
 

@@ -61,14 +61,15 @@ class Work:
 
     Attributes:
         writers: sessions that write at a time, all edges together.
-        writing, ended: sessions of a traced order that have begun and that have finished.
+        live: texts being written, of a steady order.
+        since: tokens that each of its sessions has written since all write.
     """
 
     order: Order
     writers: int
     outcome: Outcome = field(default_factory=Outcome)
-    writing: int = 0
-    ended: int = 0
+    live: dict[tuple[int, int], tuple[Edge, Generation]] = field(default_factory=dict)
+    since: dict[tuple[int, int], int] = field(default_factory=dict)
 
     async def session(self, edge: Edge, session: int, place: int) -> None:
         """Write one text after the other."""
@@ -114,11 +115,11 @@ class Work:
             commits.append((now, len(event.tokens)))
             if len(commits) == 1:
                 outcome.first.append(now - began)
-                self._mark(began=True)
+            if order.steady is not None:
+                self._steady(edge, generation, len(event.tokens), now)
             if order.window[0] <= now < order.window[1]:
                 outcome.tokens += len(event.tokens)
-        self._mark(began=False)
-        if order.trace:
+        if order.steady is not None:
             outcome.trace.append(commits)
             outcome.edges.append(edge.number)
             outcome.written.append(tokens)
@@ -131,6 +132,8 @@ class Work:
         outcome.reopens += counters.reopens
         outcome.polls += counters.polls
         outcome.busy += counters.busy
+        if self.outcome.end and finish.reason is FinishReason.CANCELLED:
+            return
         if finish.reason is not FinishReason.LENGTH or len(tokens) != self.order.limit:
             outcome.failures.append(f"{finish.reason}: {finish.error or f'{len(tokens)} tokens'}")
             return
@@ -140,15 +143,22 @@ class Work:
         worker = "?" if written is None else written.worker
         outcome.workers[worker] = outcome.workers.get(worker, 0) + 1
 
-    def _mark(self, *, began: bool) -> None:
-        if not self.order.trace:
+    def _steady(self, edge: Edge, generation: Generation, tokens: int, now: float) -> None:
+        """A session of a steady order has written; tell when all do, and end all of them when it was enough."""
+        self.live[generation.session, edge.number] = (edge, generation)
+        if self.outcome.end or len(self.live) < self.writers:
             return
-        self.writing += began
-        self.ended += not began
-        if began and self.writing == self.writers:
+        if not self.outcome.begin:
+            self.outcome.begin = now
             say(Mark("writing"))
-        elif not began and self.ended == 1:
+            return
+        key = (generation.session, edge.number)
+        self.since[key] = self.since.get(key, 0) + tokens
+        if self.since[key] >= (self.order.steady or 0):
+            self.outcome.end = now
             say(Mark("ended"))
+            for one, text in self.live.values():
+                one.node.cancel(text)
 
 
 async def carry_out(edges: Sequence[Edge], order: Order) -> Outcome:

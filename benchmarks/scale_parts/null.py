@@ -110,6 +110,8 @@ class NullVerifier:
         self._pending.clear()
         fed = sum(self._feed(item) for item in items)
         decided = [(item, decide(item)) for item in items]
+        for item, tokens in decided:
+            self._read[item.key] = len(item.context) + len(tokens) - 1
         left = began + self._cost.of(fed) - time.perf_counter()
         if left > 0:
             time.sleep(left)
@@ -119,7 +121,6 @@ class NullVerifier:
         """Tokens that a real model would read for an item, as it holds keys and values of what it read before."""
         whole = len(item.context)
         read = min(self._read.get(item.key, 0), whole - 1)
-        self._read[item.key] = whole
         return whole - read + len(item.draft)
 
 

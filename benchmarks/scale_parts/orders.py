@@ -44,7 +44,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         window: rounds and tokens count that end in it.
         prompts: token ids, one for each edge; None makes some.
         known: texts are those of the null model and are compared with them.
-        trace: tell when every token came, and when all sessions write and the first one ends.
+        steady: tell when all sessions write, and when one of them has written so many tokens since then; that ends
+            the order, and every text wherever it is. Tell when every token came. None lets texts end by themselves.
         patience: seconds for one text.
     """
 
@@ -62,7 +63,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     window: tuple[float, float] = (0.0, float("1e12"))
     prompts: list[list[int]] | None = None
     known: bool = True
-    trace: bool = False
+    steady: int | None = None
     patience: float = 120.0
 
 
@@ -77,7 +78,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Mark(msgspec.Struct, frozen=True, tag=True):
-    """Something happened in a traced order: ``writing``, all sessions do, or ``ended``, the first has."""
+    """Something happened in a traced order: ``writing``, all sessions do, or ``ended``, there was enough of it."""
 
     what: str
 
@@ -86,8 +87,7 @@ class Outcome(msgspec.Struct, tag=True):
     """What came of an order.
 
     Attributes:
-        rounds_us: of each round that ended in the window, microseconds from handing the batch to the link to its
-            verdict.
+        rounds_us: of each round that ended in the window, microseconds; see `Stopwatch`.
         tokens: committed in the window.
         texts, text_rounds: texts that ended as they should, and verdicts with tokens that they took.
         wrong: texts with another content than the null model's.
@@ -96,8 +96,9 @@ class Outcome(msgspec.Struct, tag=True):
         behind: longest that a text began after its time, seconds.
         workers: texts by the worker that ended them.
         first: seconds from a text's beginning to its first token, of all texts.
-        trace: of each session, (when, tokens) of its commits.
-        edges, written: of each session of a traced order, the number of its edge and its tokens.
+        begin, end: of the time in which all sessions of a steady order wrote.
+        trace: of each session of a steady order, (when, tokens) of its commits.
+        edges, written: of each session of a steady order, the number of its edge and its tokens.
     """
 
     rounds_us: list[int] = []
@@ -113,6 +114,8 @@ class Outcome(msgspec.Struct, tag=True):
     behind: float = 0.0
     workers: dict[str, int] = {}
     first: list[float] = []
+    begin: float = 0.0
+    end: float = 0.0
     trace: list[list[tuple[float, int]]] = []
     edges: list[int] = []
     written: list[list[int]] = []

@@ -19,13 +19,13 @@ class Stopwatch:
     """A `LinkFactory` whose links are timed.
 
     Attributes:
-        rounds: of each verdict with tokens that answers a batch: when it came, and seconds since the batch was handed
-            to the link.
+        rounds: of each verdict with tokens: when it came, and seconds since the batch that it answers was handed to
+            the link for the first time. It takes edges with one batch in flight.
     """
 
     def __init__(self) -> None:
         self.rounds: list[tuple[float, float]] = []
-        self._sent: dict[tuple[int, int], float] = {}
+        self._sent: dict[int, float] = {}
 
     @asynccontextmanager
     async def link(self, settings: LinkSettings) -> AsyncIterator[Link]:
@@ -37,7 +37,7 @@ class Stopwatch:
         """A message is about to be published."""
         message = codec.decode(payload)
         if isinstance(message, Open | Draft):
-            self._sent[message.session, message.seq] = time.monotonic()
+            self._sent.setdefault(message.session, time.monotonic())
             if len(self._sent) > _MOST:
                 del self._sent[next(iter(self._sent))]
 
@@ -45,7 +45,7 @@ class Stopwatch:
         """A message has come."""
         message = codec.decode(payload)
         if isinstance(message, Verdict) and message.tokens:
-            began = self._sent.pop((message.session, message.echo), None)
+            began = self._sent.pop(message.session, None)
             if began is not None:
                 now = time.monotonic()
                 self.rounds.append((now, now - began))
