@@ -110,7 +110,7 @@ def _within(name: str, value: float, least: float, most: float) -> None:
 def shorten(options: Namespace) -> None:
     """Make it a rough answer in less than a minute."""
     options.rounds = 1
-    options.tokens = min(options.tokens, 16)
+    options.tokens = min(options.tokens, 12)
     options.ramp = min(options.ramp, 0.5)
     options.writers = min(options.writers, 16)
     options.worker_seconds = min(options.worker_seconds, 1.0)

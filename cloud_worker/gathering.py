@@ -4,8 +4,8 @@ A step costs a good deal whatever it decides, and little more for each session i
 back a short while after each verdict; without waiting, those of one step find the next one begun without them, and
 two halves of the sessions take turns for ever, each step half full. Two such steps take longer than a full one and
 the wait for it, as long as the wait is shorter than what a step costs in any case. So a step waits only for sessions
-that have lately been back within a share of a step's time, and no longer than that. Long links and slow drafters
-never hold anybody up.
+that have lately been back within a share of a step's time, no longer than that, and only while it raises the number
+of sessions decided per second. Long links and slow drafters never hold anybody up.
 
 No clock: every call takes `now` in seconds.
 """
@@ -74,12 +74,24 @@ class Gathering:
             ready: sessions with work for it. The others that were answered a moment ago are waited for.
             now: seconds.
         """
-        most = SHARE * min(self._newest, default=0.0)
+        step = min(self._newest, default=0.0)
+        most = SHARE * step
         if not most or not ready:
             return 0.0
-        until = now
+        coming: list[tuple[float, float]] = []
         for key, answered in self._answered.items():
             takes = self._takes.get(key)
-            if key not in ready and takes is not None and takes <= most:
-                until = max(until, answered + min(most, _SLACK * takes))
+            if key in ready or takes is None or takes > most:
+                continue
+            latest = answered + min(most, _SLACK * takes)
+            if latest > now:
+                coming.append((max(now, answered + takes), latest))
+        # Where sessions per second are most: a few that are late are not worth the time of many that are here.
+        count, until, here = len(ready), now, now
+        best = count / step
+        for expected, latest in sorted(coming):
+            count += 1
+            here = max(here, latest)
+            if count / (expected - now + step) > best:
+                best, until = count / (expected - now + step), here
         return until - now

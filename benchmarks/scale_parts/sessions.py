@@ -11,6 +11,7 @@ Beside tokens per second there is the worker's processor time for a token, which
 from __future__ import annotations
 
 import random
+import sys
 import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -111,9 +112,8 @@ async def measure(options: Namespace, folder: Path) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _system(options: Namespace, folder: Path) -> AsyncIterator[_System]:
-    draft = load_draft(
-        EdgeSettings(draft="none", tokenizer=None if options.target == "default" else options.target), print
-    )
+    tokenizer = None if options.target == "default" else options.target
+    draft = load_draft(EdgeSettings(draft="none", tokenizer=tokenizer), _say)
     prompts = _prompts(draft.loaded.tokenizer, options)
     async with AsyncExitStack() as stack:
         broker = stack.enter_context(PrivateBroker())
@@ -134,6 +134,10 @@ async def _system(options: Namespace, folder: Path) -> AsyncIterator[_System]:
             child("edges", folder, "benchmarks.scale_parts.generator", msgspec.json.encode(crowd).decode())
         )
         yield _System(options, broker, worker, edges, prompts)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def _prompts(tokenizer: Any, options: Namespace) -> list[list[int]]:

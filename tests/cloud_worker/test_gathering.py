@@ -61,6 +61,16 @@ def test_no_step_waits_longer_than_a_share_of_a_step() -> None:
     assert knowing(a=0.01, b=within + 0.002).wait({A}, 0.0) == 0.0
 
 
+def test_many_are_not_held_up_for_one_that_takes_long() -> None:
+    """With 15 here, 16 in 390 ms are fewer per second than 15 in 300 ms; with one here, two are more than one."""
+    many = {("e", number) for number in range(10, 25)}
+    gathering = knowing(a=0.09)
+    assert gathering.wait(many, 0.0) == 0.0
+    assert gathering.wait({C}, 0.0) > 0.0
+    # One that takes 10 ms is worth its time, and is not waited for as long as the other would be.
+    assert knowing(a=0.09, b=0.01).wait(many, 0.0) == pytest.approx(0.015)
+
+
 def test_the_shortest_of_the_newest_steps_counts() -> None:
     gathering = knowing(a=0.01, b=0.05)
     gathering.stepped(0.03)
