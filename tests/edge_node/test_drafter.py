@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafter import ModelDrafter, Wanted
+from edge_node.drafter import ModelDrafter
+from edge_node.drafts import Wanted
 from edge_node.kept import LEAST, Kept
 from flexspec_mq.models.packed import Feed, PackedModel
 from flexspec_mq.sampling.params import SamplingParams
