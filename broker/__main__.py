@@ -19,6 +19,7 @@ from broker.certificates import files_in, make_certificates
 from broker.check import Target, check
 from broker.config import render
 from broker.errors import BrokerError, RefusedError
+from broker.handing_out import hand_out
 from broker.launcher import PrivateBroker, end_with_parent
 from broker.running import announced, stop
 from broker.settings import PROGRAM, BrokerConfig, BrokerSettings, ListenerOptions, Role, ServerTls, User
@@ -102,11 +103,14 @@ def _settings(listener: ListenerOptions, credentials: Path) -> BrokerSettings:
     tls: ServerTls | None = None
     if listener.certificates is not None:
         tls = files_in(listener.certificates) or make_certificates(listener.certificates, listener.name)
+    users = _users(listener, credentials)
+    if listener.hand_out is not None:
+        hand_out(listener.hand_out, users, tls)
     return BrokerSettings(
         host=listener.host,
         port=listener.port,
         tls=tls,
-        users=_users(listener, credentials),
+        users=users,
         insecure_anywhere=listener.insecure_anywhere,
         persistence=listener.persistence,
         max_inflight=listener.max_inflight,

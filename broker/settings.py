@@ -155,6 +155,13 @@ class ListenerOptions:
     name: Annotated[
         tuple[str, ...], Setting(help="host name or address that clients use, for certificates")
     ] = ()
+    hand_out: Annotated[
+        Path | None,
+        Setting(
+            help="folder for what clients need: ROLE/NAME.password for each user, and ROLE/ca.crt",
+            metavar="DIR",
+        ),
+    ] = None
     insecure_anywhere: Annotated[bool, Setting(help="listen beyond this machine without TLS and users")] = (
         False
     )

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
-from flexspec_mq import logs
+from flexspec_mq import logs, notify
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled, UsageError
 from flexspec_mq.settings import add_show_command, show
@@ -130,6 +130,7 @@ def stoppable(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
         signals += 1
         if signals == 1:
             logs.tell("draining; once more ends it at once")
+            notify.stopping("draining")
             worker.stop()
         else:
             run.cancel()
@@ -158,7 +159,9 @@ def _tell_ready(settings: WorkerSettings, base: LinkSettings, target: Target, *,
         }
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()
-    logs.tell(f"worker {settings.worker} serves version {settings.version} at {base.address}")
+    serves = f"worker {settings.worker} serves version {settings.version} at {base.address}"
+    logs.tell(serves)
+    notify.ready(serves)
 
 
 if __name__ == "__main__":

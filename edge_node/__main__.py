@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_node.settings import EdgeConfig, EdgeSettings, PlanOptions, add_arguments, from_arguments
-from flexspec_mq import logs
+from flexspec_mq import logs, notify
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import add_show_command, show
@@ -140,10 +140,15 @@ async def _serve(
         if ready_json:
             sys.stdout.write(json.dumps({"ready": True, "host": api.host, "port": port}) + "\n")
             sys.stdout.flush()
-        logs.tell(f"edge {config.node.edge} serves http://{api.host}:{port}/v1; the broker is {base.address}")
+        serves = f"edge {config.node.edge} serves http://{api.host}:{port}/v1; the broker is {base.address}"
+        logs.tell(serves)
+        notify.ready(serves)
+
+    def ending() -> None:
+        notify.stopping("ending its streams")
 
     with contextlib.suppress(Cancelled):
-        async with stoppable():
+        async with stoppable(ending):
             await serve_node(
                 node,
                 draft.loaded,
@@ -191,8 +196,11 @@ async def _run(
 
 
 @contextlib.asynccontextmanager
-async def stoppable() -> AsyncIterator[None]:
+async def stoppable(ending: Callable[[], None] | None = None) -> AsyncIterator[None]:
     """SIGTERM and Ctrl-C cancel what runs inside, so that workers are told; the exit code is 130.
+
+    Args:
+        ending: told that one of them came, before anything ends.
 
     Raises:
         Cancelled: one of them came.
@@ -205,6 +213,8 @@ async def stoppable() -> AsyncIterator[None]:
     def stop() -> None:
         nonlocal stopped
         stopped = True
+        if ending is not None:
+            ending()
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
