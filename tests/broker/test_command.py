@@ -185,3 +185,28 @@ def test_a_host_name_that_is_none_is_not_reachable() -> None:
     done = run("check", "a..b:1883")
     assert done.returncode == 1
     assert "FAIL  reachable" in done.stdout
+
+
+def test_what_clients_need_is_handed_out(tmp_path: Path) -> None:
+    out, state = tmp_path / "out", tmp_path / "state"
+    given = [
+        *("render", str(state), "--certificates", str(tmp_path / "tls"), "--name", "localhost"),
+        *("--hand-out", str(out), "--edge", "truck-17", "--worker", "w1"),
+    ]
+    done = run(*given, "--edge", "truck-18")
+    assert done.returncode == 0, done.stderr
+    files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    ours = {"edge/ca.crt", "edge/truck-17.password", "worker/ca.crt", "worker/w1.password"}
+    assert set(files) == ours | {"edge/truck-18.password"}
+    known = json.loads((state / "credentials.json").read_text())
+    for name in ("edge/truck-17", "edge/truck-18", "worker/w1"):
+        path = files[f"{name}.password"]
+        assert path.read_text() == known[path.stem] + "\n"
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert files["edge/ca.crt"].read_text() == (tmp_path / "tls" / "ca.crt").read_text()
+    assert not [folder for folder in (out, out / "edge", out / "worker") if folder.stat().st_mode & 0o077]
+    # Again, with one device less: its file goes, the others stay the same files.
+    same = files["worker/w1.password"].stat().st_ino
+    assert run(*given).returncode == 0
+    assert not files["edge/truck-18.password"].exists()
+    assert files["worker/w1.password"].stat().st_ino == same

@@ -1,0 +1,72 @@
+"""What stands in ``deploy/``, read as those read it who use it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import broker.settings
+import cloud_worker.settings
+import edge_node.settings
+from broker.__main__ import _parser as broker_parser
+from cloud_worker.__main__ import build_parser as cloud_parser
+from edge_node.__main__ import build_parser as edge_parser
+from schemas.settings import Loaded, Program, load
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+PROGRAMS: dict[str, tuple[Program[Any], argparse.ArgumentParser]] = {
+    "flexspec-broker": (broker.settings.PROGRAM, broker_parser()),
+    "flexspec-cloud": (cloud_worker.settings.PROGRAM, cloud_parser()),
+    "flexspec-edge": (edge_node.settings.PROGRAM, edge_parser()),
+}
+
+
+def unit(path: Path) -> dict[str, list[str]]:
+    """Values of each key of a unit, in order."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        if line and not line.startswith(("#", "[")):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Command lines of a unit, with what systemd fills in."""
+    lines = [line for key, values in unit(path).items() if key.startswith("Exec") for line in values]
+    filled = {"%i": "w1", "%d": "/run/credentials/x", "${STATE_DIRECTORY}": "/var/lib/x", "$MAINPID": "1"}
+    return [
+        shlex.split(re.sub(r"%[id]|\$\{STATE_DIRECTORY\}|\$MAINPID", lambda one: filled[one[0]], line))
+        for line in lines
+    ]
+
+
+def settings(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Loaded[Any]:
+    """Settings in force for a command line of ours; a configuration in /etc/flexspec is ours in ``deploy/etc``.
+
+    Raises:
+        SystemExit: it has a flag that the program does not know.
+        SettingError: a setting is none.
+    """
+    program, parser = PROGRAMS[Path(command[0]).name]
+    rest = [one.replace("/etc/flexspec/", f"{DEPLOY}/etc/") for one in command[1:]]
+    return load(program, parser.parse_args(rest), environ or {})
+
+
+def seconds(text: str) -> float:
+    """A time as systemd and compose write it."""
+    number, word = re.fullmatch(r"(\d+)(s|m|min)?", text).groups()  # type: ignore[union-attr]
+    return int(number) * (60 if word in ("m", "min") else 1)
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return found

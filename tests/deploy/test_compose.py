@@ -1,0 +1,174 @@
+"""The compose file and the image say nothing that the daemons do not know; the scripts do what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import end_with_parent
+from broker.settings import BrokerSettings, Role, ServerTls, User
+from edge_node.api.gate import OPEN
+from tests.broker.test_launcher import answers, until
+from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
+from tests.integration.test_serve import free_port
+
+SERVICES: dict[str, Any] = compose()["services"]
+FOLDER = "/run/flexspec"
+
+
+def in_force(name: str, *more: str) -> Any:
+    """Settings of a service; `more` is what its entry point adds."""
+    service = SERVICES[name]
+    return settings([*service["command"], *more], service["environment"]).settings
+
+
+def test_the_daemons_know_every_flag_and_every_variable() -> None:
+    listener = in_force("broker").listener
+    tls = ServerTls(Path("a"), Path("b"), Path("c"))
+    users = tuple(User(name, Role.WORKER, "x") for name in listener.worker)
+    BrokerSettings(host=listener.host, port=listener.port, tls=tls, users=users).check()
+    worker = in_force("worker", "--username", "w1", "--password-file", f"{FOLDER}/worker/w1.password")
+    edge = in_force("edge", "--api-key-file", "/var/lib/flexspec/api-key")
+    for one, role in ((worker, "worker"), (edge, "edge")):
+        assert one.link.broker == f"broker:{listener.port}"
+        assert one.link.tls_ca == Path(FOLDER, role, "ca.crt")
+    assert "broker" in listener.name
+    assert edge.link.username in listener.edge
+    assert edge.link.password_file == Path(FOLDER, "edge", f"{edge.link.username}.password")
+    assert listener.hand_out == Path(FOLDER)
+
+
+def test_nothing_is_reached_from_elsewhere() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports == [f"127.0.0.1:8080:{in_force('edge').api.api_port}"]
+    assert SERVICES["edge"]["entrypoint"][0] == "flexspec-with-api-key"
+
+
+def test_probes_are_asked_where_they_answer() -> None:
+    worker, edge = in_force("worker"), in_force("edge")
+    assert (
+        SERVICES["worker"]["healthcheck"]["test"][-1]
+        == f"http://127.0.0.1:{worker.metrics.metrics_port}/readyz"
+    )
+    assert SERVICES["edge"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:{edge.api.api_port}/readyz"
+    assert "/readyz" in OPEN  # the probe has no key
+    assert f"127.0.0.1:{in_force('broker').listener.port}" in SERVICES["broker"]["healthcheck"]["test"][-1]
+
+
+def test_a_worker_has_time_to_drain() -> None:
+    assert seconds(SERVICES["worker"]["stop_grace_period"]) > in_force("worker").worker.drain + 5
+
+
+def test_volumes_are_declared_and_covered_by_folders_of_the_user() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    used = {tuple(volume.split(":")[:2]) for service in SERVICES.values() for volume in service["volumes"]}
+    assert {name for name, _ in used} == set(compose()["volumes"])
+    made = dockerfile[dockerfile.index("useradd") : dockerfile.index("ENV PATH")].split()
+    assert {folder for _, folder in used} <= set(made)
+    assert dockerfile.rstrip().splitlines()[-2] == "USER flexspec"
+
+
+def test_the_image_holds_what_the_project_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    (torch,) = [
+        one for one in project["project"]["optional-dependencies"]["models"] if one.startswith("torch")
+    ]
+    assert f'"{torch}"' in dockerfile
+    (extras,) = re.findall(r'"/src\[([\w,]+)\]"', dockerfile)
+    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+    let_in = (ROOT / ".dockerignore").read_text().split()
+    for name in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        assert f"!{name}" in let_in
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "deploy/compose"):
+        assert f"!{name}" in let_in
+        assert (ROOT / name).exists()
+    scripts = {service["entrypoint"][0] for service in SERVICES.values()}
+    assert scripts == {path.name for path in (DEPLOY / "compose").iterdir()}
+
+
+def test_every_variable_that_is_named_anywhere_is_one() -> None:
+    known = {program.variable(key) for program, _ in PROGRAMS.values() for key in program.entries}
+    texts = [path for path in DEPLOY.rglob("*") if path.is_file()] + [ROOT / "docs" / "deploy.md"]
+    for path in texts:
+        named = re.findall(r"FLEXSPEC_(?:BROKER|CLOUD|EDGE)_[A-Z_]+", path.read_text())
+        assert set(named) <= known, path
+
+
+# The scripts
+
+
+def script(name: str, *arguments: str | Path, **more: Any) -> subprocess.Popen[str]:
+    command = [DEPLOY / "compose" / name, *arguments]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=end_with_parent(signal.SIGKILL),  # noqa: PLW1509  one prctl, no lock, no allocation
+        **more,
+    )
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock, of util-linux, is not installed")
+def test_each_worker_takes_a_user_that_is_free(tmp_path: Path) -> None:
+    for name in ("w1", "w2"):
+        (tmp_path / f"{name}.password").write_text("x\n")
+    # Stays until its input ends, like a daemon, and shows what it was told.
+    stays = ("sh", "-c", 'echo "$@"; read line', "sh")
+    running = [script("flexspec-as-free-worker", tmp_path, *stays, stdin=subprocess.PIPE) for _ in range(2)]
+    try:
+        told = [process.stdout.readline().split() for process in running]  # type: ignore[union-attr]
+        assert {tuple(one) for one in told} == {
+            ("--username", name, "--password-file", f"{tmp_path}/{name}.password") for name in ("w1", "w2")
+        }
+        third = script("flexspec-as-free-worker", tmp_path, *stays)
+        assert "all users" in third.communicate(timeout=30)[1]
+        assert third.returncode == 2
+        running[0].kill()
+        running[0].communicate(timeout=30)
+        again = script("flexspec-as-free-worker", tmp_path, *stays, stdin=subprocess.DEVNULL)
+        assert again.communicate(timeout=30)[0].split() == told[0]
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate(timeout=30)
+
+
+def test_the_api_key_is_drawn_once(tmp_path: Path) -> None:
+    file = tmp_path / "api-key"
+    keys = set()
+    for _ in range(2):
+        process = script("flexspec-with-api-key", file, "echo", "serve")
+        assert process.communicate(timeout=30)[0] == f"serve --api-key-file {file}\n"
+        keys.add(file.read_text())
+    (key,) = keys
+    assert len(key.strip()) == 48
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_rendered_broker_becomes_mosquitto(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        **os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin", "PYTHONPATH": str(ROOT),
+        "FLEXSPEC_BROKER_PORT": str(port),
+    }  # fmt: skip
+    render = (sys.executable, "-m", "broker", "render", tmp_path / "state")
+    # Mosquitto leaves root behind, and must read what root wrote; a container has one user, who is not root.
+    tmp_path.chmod(0o755)
+    process = script("flexspec-broker-rendered", *render, env=environment)
+    try:
+        until(lambda: answers(port) or process.poll() is not None)
+        assert Path(f"/proc/{process.pid}/comm").read_text().strip() == "mosquitto"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)

@@ -1,0 +1,78 @@
+"""The units say nothing that the daemons, their settings or systemd do not know."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.errors import ModelError, UsageError
+from tests.deploy.files import PROGRAMS, UNITS, commands, seconds, settings, unit
+
+ids = [path.name for path in UNITS]
+
+
+def test_there_is_one_for_each_daemon() -> None:
+    assert ids == ["flexspec-broker.service", "flexspec-cloud@.service", "flexspec-edge.service"]
+
+
+@pytest.mark.parametrize("path", UNITS, ids=ids)
+def test_the_daemons_know_every_flag_and_every_key_of_the_file(path: Path) -> None:
+    for command in commands(path):
+        if Path(command[0]).name in PROGRAMS:
+            loaded = settings(command)
+            assert loaded.file is not None
+        else:
+            assert command[0] in ("/usr/sbin/mosquitto", "/bin/kill")
+
+
+@pytest.mark.parametrize("path", UNITS, ids=ids)
+def test_exit_codes_that_do_not_mend_themselves(path: Path) -> None:
+    said = unit(path)
+    assert said["Restart"] == ["on-failure"]
+    wanted = [str(UsageError.exit_code), str(ModelError.exit_code)]
+    assert said["RestartPreventExitStatus"] == [" ".join(wanted)]
+    assert said["KillSignal"] == ["SIGTERM"]
+
+
+def test_a_worker_has_time_to_drain() -> None:
+    (path,) = [path for path in UNITS if "cloud" in path.name]
+    drain = settings(commands(path)[0]).settings.worker.drain
+    assert seconds(unit(path)["TimeoutStopSec"][0]) > drain + 5
+
+
+@pytest.mark.parametrize("path", UNITS, ids=ids)
+def test_a_password_is_on_no_command_line_and_in_no_environment(path: Path) -> None:
+    said = unit(path)
+    assert not any("PASSWORD" in value for value in said.get("Environment", []))
+    if "broker" not in path.name:
+        (credential,) = said["LoadCredential"]
+        name, _, file = credential.partition(":")
+        assert f"--password-file %d/{name}" in said["ExecStart"][0]
+        assert file.startswith("/etc/flexspec/passwords/")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("path", UNITS, ids=ids)
+def test_systemd_accepts_them(path: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in (*PROGRAMS, "mosquitto"):  # verify wants programs that are there
+        (programs / name).symlink_to("/bin/true")
+    text = (
+        path.read_text().replace("/opt/flexspec/bin/", f"{programs}/").replace("/usr/sbin/", f"{programs}/")
+    )
+    copy = tmp_path / path.name
+    copy.write_text(text)
+    done = analyze("verify", "--man=no", str(copy))
+    assert (done.returncode, done.stderr) == (0, "")
+    # From 0, nothing is allowed, to 100, everything is.
+    done = analyze("security", "--offline=true", "--threshold=20", str(copy))
+    assert done.returncode == 0, done.stdout
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
