@@ -32,8 +32,7 @@ class Api:
         """Versions that can be asked for, and since when; the node's own also while no worker is known."""
         own = self.settings.version
         online = {version: epoch // 1000 for version, epoch in self.link.workers.versions().items()}
-        others = online if self.settings.other_versions else {}
-        return {own: online.get(own, self.since)} | others
+        return {own: online.get(own, self.since)} | online
 
     def version(self, asked: str | None) -> str:
         """The version that a request means.

@@ -28,7 +28,6 @@ class ApiSettings:
         port: 0 takes a free one.
         api_key: what clients must send as ``Authorization: Bearer …``; None asks for nothing.
         insecure_anywhere: listen beyond loopback although the API speaks no TLS.
-        other_versions: serve every version that has a worker online, not only `version`.
         max_texts: texts that are written or read at a time; beyond it 429.
         max_readers: requests that may read one text at a time, by the same idempotency key.
         max_body: of a request.
@@ -48,7 +47,6 @@ class ApiSettings:
     port: int = 8080
     api_key: str | None = field(default=None, repr=False)
     insecure_anywhere: bool = False
-    other_versions: bool = True
     max_texts: int = 64
     max_readers: int = 16
     max_body: int = 4 * 2**20
