@@ -1,12 +1,10 @@
-"""What a worker tells of itself, and who has sent it something."""
+"""What a worker tells of itself."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics
-from flexspec_mq.errors import UsageError
 from schemas.messages import PROTOCOL_VERSION
 from schemas.status import WorkerStatus
 
@@ -50,14 +48,3 @@ def status_of(
         capacity=settings.capacity,
         lease=settings.lease,
     )
-
-
-def sender_of(topic: str) -> str | None:
-    """The edge that published on `topic`; None if nobody with a legal name can have done so."""
-    edge = topics.edge_of(topic)
-    if edge is None:
-        return None
-    try:
-        return topics.checked("edge", edge)
-    except UsageError:
-        return None

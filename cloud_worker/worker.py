@@ -18,7 +18,7 @@ from cloud_worker.gathering import Gathering
 from cloud_worker.racing import first_of
 from cloud_worker.refusals import Refusals
 from cloud_worker.stepping import Change, Stepper
-from cloud_worker.telling import sender_of, status_of
+from cloud_worker.telling import status_of
 from cloud_worker.verifier import Keeping, Measured
 from flexspec_mq import codec, topics
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
@@ -208,7 +208,7 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
-        edge = sender_of(inbound.topic)
+        edge = topics.edge_of(inbound.topic)
         if edge is None:
             self.malformed += 1
             return

@@ -1,8 +1,8 @@
 """Tells the service manager that started us that we are ready, or about to end: systemd's notification protocol.
 
-The manager names a datagram socket in ``NOTIFY_SOCKET`` and waits for a line ``READY=1`` on it (``Type=notify``). Without
-that variable there is nobody to tell. It is no setting: nobody configures it, and it must not appear in ``config
-show``. So it is read here, in one place, and not with the settings.
+The manager names a datagram socket in ``NOTIFY_SOCKET`` and waits for a line ``READY=1`` on it (``Type=notify``).
+Without that variable there is nobody to tell. It is no setting: nobody configures it, and it must not appear in
+``config show``. So it is read here, in one place, and not with the settings.
 
 A daemon works just as well unheard: a socket that does not take the message is logged, and nothing else.
 """

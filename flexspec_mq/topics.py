@@ -64,9 +64,10 @@ def edge_status_topic(edge: str) -> str:
 
 
 def edge_of(topic: str) -> str | None:
-    """The edge that published on an open or draft topic, or None for any other topic."""
+    """The edge that published on an open or draft topic; None for any other topic, and for a name that none can have."""
     parts = topic.split("/")
-    return parts[3] if len(parts) == 4 and parts[0] == ROOT and parts[1] in ("o", "d") else None
+    ours = len(parts) == 4 and parts[0] == ROOT and parts[1] in ("o", "d") and _NAME.fullmatch(parts[3])
+    return parts[3] if ours else None
 
 
 def worker_of_status(topic: str) -> str | None:
