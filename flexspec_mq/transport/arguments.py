@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import complaint, verify
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from schemas.settings import Complaint, Setting
-
-if TYPE_CHECKING:
-    import argparse
 
 
 def _address(value: str) -> Complaint | None:
@@ -76,20 +73,17 @@ def address(value: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def link_settings(options: LinkOptions | argparse.Namespace, client_id: str) -> LinkSettings:
+def link_settings(options: LinkOptions, client_id: str) -> LinkSettings:
     """Settings of a link.
 
     Args:
-        options: a section of a daemon's settings, or flags alone.
+        options: a section of a daemon's settings.
         client_id: unique at the broker. With a password a part is added that only its owners know: otherwise any
             device with a login of its own could take the id, and the connection, of any other.
 
     Raises:
         UsageError: naming the setting that cannot be used.
     """
-    if not isinstance(options, LinkOptions):
-        keys = (key for key in LinkOptions.__slots__ if hasattr(options, key))
-        options = LinkOptions(**{key: getattr(options, key) for key in keys})
     host, port = address(options.broker)
     tls = None
     if options.tls_ca or options.tls_cert:

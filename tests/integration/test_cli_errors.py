@@ -21,6 +21,7 @@ from broker.settings import BrokerSettings, Role, User
 from cloud_worker.__main__ import main as cloud
 from edge_node.__main__ import ONE_SHOT_PATIENCE, build_parser
 from edge_node.__main__ import main as edge
+from edge_node.settings import from_arguments
 from flexspec_mq.transport.arguments import link_settings
 from tests.integration.processes import Process, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -173,9 +174,9 @@ def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Pa
 def test_only_commands_that_answer_and_stop_give_up_by_themselves() -> None:
     for command, patience in (("ask", ONE_SHOT_PATIENCE), ("batch", ONE_SHOT_PATIENCE), ("chat", None)):
         args = build_parser().parse_args([command, *(["x"] if command != "chat" else [])])
-        assert link_settings(args, "e").give_up_after == patience
+        assert link_settings(from_arguments(args).settings.link, "e").give_up_after == patience
     args = build_parser().parse_args(["ask", "x", "--give-up-after", "inf"])
-    assert link_settings(args, "e").give_up_after is None
+    assert link_settings(from_arguments(args).settings.link, "e").give_up_after is None
 
 
 def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path) -> None:
