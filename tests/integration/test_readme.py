@@ -1,0 +1,183 @@
+"""What the documents tell a user to type, typed: their shell and Python blocks on real processes.
+
+The blocks are taken from the documents themselves. They name fixed ports, so each document runs in a network
+namespace of its own, where nothing else can hold these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 150.0
+"""Seconds for a daemon to load its model; on a machine with much else to do."""
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Fenced blocks of a document, in order."""
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def only(document: str, language: str, *words: str) -> str:
+    """The one block that has all these words."""
+    (found,) = [block for block in blocks(document, language) if all(word in block for word in words)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with our commands, which run the sources that are tested."""
+    folder = tmp_path_factory.mktemp("bin")
+    ours = {
+        "flexspec-edge": "-m edge_node",
+        "flexspec-cloud": "-m cloud_worker",
+        "flexspec-broker": "-m broker",
+    }
+    for name, module in {**ours, "python": ""}.items():
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+        script.chmod(0o755)
+    return folder
+
+
+class Place:
+    """A network namespace with nothing but a loopback, and a user's shell in it.
+
+    Args:
+        holder: a process that lives in it.
+        commands: the folder of our commands.
+        folder: where the user is.
+    """
+
+    def __init__(self, holder: int, commands: Path, folder: Path) -> None:
+        self._enter = ("nsenter", "-t", str(holder), "-n", "--")
+        self._folder = folder
+        self._environment = {
+            **os.environ,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, text: str, log: str) -> None:
+        """Run a block in a shell that stays; what it says goes to a file."""
+        with (self._folder / log).open("wb") as file:
+            shell = subprocess.Popen(
+                [*self._enter, "bash", "-ec", text],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.running.append(shell)
+
+    def run(self, text: str, *program: str) -> str:
+        """Run a block to its good end; what it printed."""
+        done = subprocess.run(
+            [*self._enter, *(program or ("bash", "-ec")), text],
+            cwd=self._folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}\n{self.said()}"
+        return done.stdout
+
+    def until_ready(self) -> None:
+        """Wait until the edge node knows of a worker."""
+        ends = time.monotonic() + PATIENCE
+        ask = [*self._enter, "curl", "-sf", "http://127.0.0.1:8080/readyz"]
+        while subprocess.run(ask, capture_output=True, check=False).returncode:
+            assert time.monotonic() < ends, self.said()
+            time.sleep(0.2)
+
+    def said(self) -> str:
+        """What all daemons said."""
+        return "\n".join(path.read_text("utf-8", "replace") for path in sorted(self._folder.glob("*.log")))
+
+    def end(self) -> None:
+        """End all that runs, with whatever the shells have started."""
+        for shell in self.running:
+            with suppress(ProcessLookupError):  # the shell and all its children have ended
+                os.killpg(shell.pid, signal.SIGTERM)
+        for shell in self.running:
+            try:
+                shell.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(shell.pid, signal.SIGKILL)
+                shell.wait(10)
+
+
+@pytest.fixture
+def place(commands: Path, tmp_path: Path) -> Iterator[Place]:
+    if os.geteuid() != 0 or shutil.which("nsenter") is None or shutil.which("unshare") is None:
+        pytest.skip("a network namespace of one's own needs root, unshare and nsenter")
+    hold = "ip link set lo up && echo up && exec sleep infinity"
+    holder = subprocess.Popen(["unshare", "-n", "sh", "-c", hold], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != "up\n":
+            pytest.skip("this system makes no network namespaces")
+        place = Place(holder.pid, commands, tmp_path)
+        try:
+            yield place
+        finally:
+            place.end()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_the_readmes_question_is_answered_as_written(place: Place) -> None:
+    """``Run it`` is one script. A user then ends the two daemons; so do we."""
+    answer = place.run(f"{only('README.md', 'sh', 'flexspec-edge ask')}\nkill %1 %2\nwait")
+    assert len(answer.split()) > 10, answer
+    assert "sky" in answer.lower()
+
+
+def test_the_readmes_api_runs_as_written(place: Place) -> None:
+    daemons = only("README.md", "sh", "flexspec-edge serve").splitlines()
+    assert [line.split()[0] for line in daemons] == ["flexspec-broker", "flexspec-cloud", "flexspec-edge"]
+    for line in daemons:
+        place.start(line, f"{line.split()[0]}.log")
+    place.until_ready()
+    for document in ("README.md", "docs/edge-api.md"):
+        answer = json.loads(place.run(only(document, "sh", "curl http://127.0.0.1:8080/v1/chat/completions")))
+        (choice,) = answer["choices"]
+        assert answer["object"] == "chat.completion"
+        assert answer["model"] == "base"
+        assert "sky" in choice["message"]["content"].lower()
+        assert 0 < answer["usage"]["completion_tokens"] <= 64
+        assert answer["usage"]["flexspec"]["exactness"] == "exact"
+    streaming = only("docs/edge-api.md", "sh", "curl http").replace(
+        '"max_tokens"', '"stream": true, "max_tokens"'
+    )
+    assert place.run(streaming.replace("curl ", "curl -N ", 1)).endswith("data: [DONE]\n\n")
+    text = place.run(only("docs/edge-api.md", "python", "from openai import OpenAI"), "python", "-c")
+    assert len(text.split()) > 10, text
+    assert json.loads(place.run("curl -sf http://127.0.0.1:8080/v1/models"))["data"][0]["id"] == "base"
+
+
+def test_the_edge_of_the_api_document_is_that_of_the_readme() -> None:
+    """So the test above has run it."""
+    (serve,) = only("docs/edge-api.md", "sh", "flexspec-edge serve").splitlines()
+    assert serve in only("README.md", "sh", "flexspec-edge serve").splitlines()
