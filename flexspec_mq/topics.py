@@ -64,7 +64,7 @@ def edge_status_topic(edge: str) -> str:
 
 
 def edge_of(topic: str) -> str | None:
-    """The edge that published on an open or draft topic; None for any other topic, and for a name that none can have."""
+    """The edge that published on an open or draft topic; None for other topics, and names that none can have."""
     parts = topic.split("/")
     ours = len(parts) == 4 and parts[0] == ROOT and parts[1] in ("o", "d") and _NAME.fullmatch(parts[3])
     return parts[3] if ours else None

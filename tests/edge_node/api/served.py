@@ -166,15 +166,16 @@ async def served(
     plan: Plan = PLAN,
     max_context: int = CONTEXT,
     worker: dict[str, Any] | None = None,
+    through: int | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Serve the API of a new edge node, with workers of a version of its own."""
+    """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`."""
     number = next(_numbers)
     version = settings.pop("version", f"api{number}")
     api_settings = ApiSettings(**{"version": version, "port": 0, "grace": 2.0, **settings})
 
     def link_to(name: str) -> LinkSettings:
-        return LinkSettings(port=broker.port, client_id=name, backoff=0.02, backoff_max=0.1)
+        return LinkSettings(port=through or broker.port, client_id=name, backoff=0.02, backoff_max=0.1)
 
     async with AsyncExitStack() as stack:
         daemons = []
