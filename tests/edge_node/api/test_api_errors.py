@@ -15,7 +15,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import RemoteProtocolError, UsageError
 from flexspec_mq.protocol.worker import WorkItem
 from schemas.messages import MAX_PROMPT_TOKENS
 from tests.daemons import FakeVerifier, until
@@ -275,3 +275,28 @@ async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
         api.app.state.api = type(api.api)(settings, api.api.texts, api.api.link, api.api.metrics, 0)
         with pytest.raises(UsageError, match="cannot listen"):
             await asyncio.wait_for(serve(api.app), 10)
+
+
+async def test_a_bug_in_the_node_and_a_worker_that_breaks_the_protocol(
+    mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither can be asked for over HTTP, so what the API calls fails for it."""
+    async with served(mosquitto) as api:
+        for error, status, code in (
+            (RuntimeError("a bug"), 500, "internal"),
+            (RemoteProtocolError("a verdict for nobody"), 502, "worker_protocol"),
+        ):
+
+            def fails(_request: object, *, error: Exception = error) -> None:
+                raise error
+
+            monkeypatch.setattr(api.node, "generate", fails)
+            for stream in (False, True):
+                said(await api.chat(stream=stream), status, code)
+            with pytest.raises(openai.InternalServerError) as raised:
+                await api.client.completions.create(model=api.version, prompt="x")
+            assert raised.value.status_code == status
+        monkeypatch.undo()
+        assert "a bug" in caplog.text
+        assert (await api.chat(max_tokens=2)).status_code == 200
+        assert len(api.api.texts) == 0
