@@ -35,6 +35,7 @@ class TextRequest:
         stops: non-empty strings that end the text and are not shown.
         stream: answer with server-sent events.
         include_usage: end the stream with a chunk of figures.
+        include_origin: say in each chunk which parts of it were drafted on the device.
     """
 
     chat: bool
@@ -49,6 +50,7 @@ class TextRequest:
     ignore_eos: bool
     stream: bool
     include_usage: bool
+    include_origin: bool
 
     def sampling(self, drawn: int) -> SamplingParams:
         """The sampling parameters, with the client's seed or else with `drawn`."""
@@ -117,6 +119,7 @@ def completion_request(body: dict[str, Any]) -> TextRequest:
 def _finish(fields: Fields, *, prompt: Prompt, limit: int | None, chat: bool) -> TextRequest:
     """Read what both endpoints share."""
     stream = fields.flag("stream")
+    include_usage, include_origin = _stream_options(fields, stream=stream)
     temperature = fields.number("temperature", 0.0, 2.0)
     top_p = fields.number("top_p", 0.0, 1.0)
     seed = fields.integer("seed", -(2**63), 2**64 - 1)
@@ -132,7 +135,8 @@ def _finish(fields: Fields, *, prompt: Prompt, limit: int | None, chat: bool) ->
         stops=_stops(fields.take("stop")),
         ignore_eos=fields.flag("ignore_eos"),
         stream=stream,
-        include_usage=_include_usage(fields, stream=stream),
+        include_usage=include_usage,
+        include_origin=include_origin,
     )
     fields.ignore(*_IGNORED)
     fields.refuse_others(_CHAT if chat else _COMPLETION)
@@ -152,16 +156,17 @@ def _limit(fields: Fields, *names: str) -> int | None:
     return next(iter(stated.values()), None)
 
 
-def _include_usage(fields: Fields, *, stream: bool) -> bool:
+def _stream_options(fields: Fields, *, stream: bool) -> tuple[bool, bool]:
+    """Whether a stream ends with figures, and whether its chunks say who wrote what."""
     options = fields.inner("stream_options")
     if options is None:
-        return False
+        return False, False
     if not stream:
         raise bad("stream_options", "stream_options needs stream")
-    include = options.flag("include_usage")
+    found = options.flag("include_usage"), options.flag("include_origin")
     options.ignore("include_obfuscation")
     options.refuse_others({})
-    return include
+    return found
 
 
 def _stops(value: Any) -> tuple[str, ...]:

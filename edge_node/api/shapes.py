@@ -54,14 +54,19 @@ class Chunks:
     def __init__(self, text: Text) -> None:
         self._text = text
         self._chat = text.wanted.chat
+        self._sent = 0  # characters
 
     def first(self) -> bytes:
         """What comes before any text."""
         return self._chunk({"role": "assistant", "content": ""}, None) if self._chat else b""
 
     def piece(self, piece: str) -> bytes:
-        """Some text."""
-        return self._chunk({"content": piece} if self._chat else piece, None)
+        """The next part of the text."""
+        more: dict[str, Any] = {}
+        if self._text.wanted.include_origin:
+            more = {"flexspec": {"pieces": self._text.origins.cut(piece, self._sent)}}
+        self._sent += len(piece)
+        return self._chunk({"content": piece} if self._chat else piece, None, **more)
 
     def last(self, end: End) -> bytes:
         """The end of a complete text."""
@@ -70,9 +75,10 @@ class Chunks:
             found += event({**self._object([]), "usage": usage(end.figures)})
         return found + DONE
 
-    def _chunk(self, said: Any, reason: str | None) -> bytes:
+    def _chunk(self, said: Any, reason: str | None, **more: Any) -> bytes:
         key = "delta" if self._chat else "text"
-        found = self._object([{"index": 0, key: said, "logprobs": None, "finish_reason": reason}])
+        choice = {"index": 0, key: said, "logprobs": None, "finish_reason": reason}
+        found = {**self._object([choice]), **more}
         return event({**found, "usage": None} if self._text.wanted.include_usage else found)
 
     def _object(self, choices: list[Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edge_node.api.origins import Origins
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -61,6 +63,7 @@ class Text:
         version: target version that writes it.
         drawn_seed: used if the client gave no seed.
         id, created: as OpenAI's objects have them; the same for all who read it.
+        origins: who wrote which character; may be ahead of what is shown.
         readers: requests that read it now.
         size: characters.
         end: None while it is being written.
@@ -73,6 +76,7 @@ class Text:
         self.id = ("chatcmpl-" if wanted.chat else "cmpl-") + secrets.token_hex(12)
         self.created = int(time.time())
         self.began = time.monotonic()
+        self.origins = Origins()
         self.readers = 0
         self.size = 0
         self.end: End | None = None

@@ -12,6 +12,7 @@ from edge_node.api.errors import ApiError, api_error, deadline, stopping, unreac
 from edge_node.api.prompts import encode
 from edge_node.api.stops import StopFilter
 from edge_node.api.text import End, Figures
+from edge_node.events import pieces
 from edge_node.generation import GenerationRequest
 from flexspec_mq.models.text import StreamDecoder
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
@@ -121,8 +122,9 @@ class Writer:
             if isinstance(event, Finish):
                 return self._complete(text, generation, event, stops, decoder.finish())
             last = self._time(event, text.began, last)
-            shown = "".join(stops.push(decoder.push([token])) for token in event.tokens)
-            text.add(shown)
+            found = pieces(decoder, event)
+            text.origins.add(found)
+            text.add("".join(stops.push(piece) for piece, _ in found))
         raise stopping()
 
     def _complete(
@@ -136,6 +138,7 @@ class Writer:
         reason = _REASONS.get(finish.reason)
         if reason is None:
             raise self._failed(generation, finish)
+        text.origins.add([(rest, False)])
         text.add(stops.push(rest))
         if stops.hit:
             return "stop"

@@ -1,0 +1,203 @@
+"""Who wrote what: the pieces of a chunk are its text, and each character has the origin of its token."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.launcher import PrivateBroker
+from edge_node.api.errors import ApiError
+from edge_node.api.origins import Origins
+from edge_node.api.replies import reply
+from edge_node.api.requests import chat_request
+from edge_node.api.settings import ApiSettings
+from edge_node.api.stops import StopFilter
+from edge_node.api.text import End, Text
+from edge_node.events import pieces
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.models.text import StreamDecoder
+from flexspec_mq.protocol.effects import Commit
+from tests.daemons import until
+from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
+from tests.protocol.world import EOS
+
+ORIGIN: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "include_origin": True}}
+COMMITS = st.lists(
+    st.lists(st.tuples(st.integers(0, EOS - 1), st.booleans()), min_size=1, max_size=6), max_size=12
+)
+STOPS = st.lists(st.text("abthe ", min_size=1, max_size=3), max_size=3)
+
+
+def committed(commits: Sequence[Sequence[tuple[int, bool]]]) -> list[Commit]:
+    found, start = [], 0
+    for commit in commits:
+        tokens, accepted = zip(*commit, strict=True)
+        found.append(Commit(start=start, tokens=tokens, accepted=accepted))
+        start += len(tokens)
+    return found
+
+
+def by_character(commits: Sequence[Commit]) -> list[tuple[str, bool]]:
+    """Each character and its origin, one token at a time."""
+    decoder = StreamDecoder(tokenizer())
+    found = []
+    for commit in commits:
+        for token, accepted in zip(commit.tokens, commit.accepted, strict=True):
+            found += [(character, accepted) for character in decoder.push([token])]
+    return found + [(character, False) for character in decoder.finish()]
+
+
+@given(COMMITS, STOPS, st.lists(st.integers(0, 60)))
+def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
+    commits: list[list[tuple[int, bool]]], stops: list[str], cuts: list[int]
+) -> None:
+    """Half characters, stop strings, and readers that take any part at any time."""
+    origins, stop, decoder = Origins(), StopFilter(stops), StreamDecoder(tokenizer())
+    text = ""
+    for commit in committed(commits):
+        found = pieces(decoder, commit)
+        origins.add(found)
+        text += "".join(stop.push(piece) for piece, _ in found)
+        assert "".join(piece for piece, _ in origins.cut(text, 0)) == text
+    rest = decoder.finish()
+    origins.add([(rest, False)])
+    text += stop.push(rest)
+    text += "" if stop.hit else stop.finish()
+    borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    read: list[tuple[str, bool]] = []
+    for a, b in pairwise(borders):
+        part = origins.cut(text[a:b], a)
+        assert "".join(piece for piece, _ in part) == text[a:b]
+        assert all(one[1] != other[1] for one, other in pairwise(part))
+        read += part
+    told = [(character, accepted) for piece, accepted in read for character in piece]
+    assert told == by_character(committed(commits))[: len(text)]
+
+
+def test_nothing_is_cut_into_nothing() -> None:
+    assert Origins().cut("", 0) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"include_origin": "yes"}, "stream_options.include_origin"),
+        ({"include_origin": 1}, "stream_options.include_origin"),
+    ],
+)
+def test_the_option_is_checked(options: dict[str, Any], param: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "stream_options": options}
+    with pytest.raises(ApiError) as raised:
+        chat_request(body)
+    assert (raised.value.status, raised.value.param) == (400, param)
+
+
+def events(stream: str) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+
+
+def origin_of(found: list[dict[str, Any]]) -> tuple[str, list[list[Any]]]:
+    """The content of a stream and its pieces; each chunk's pieces are its content."""
+    content, told = "", []
+    for chunk in found:
+        for choice in chunk["choices"]:
+            said = choice["delta"].get("content", "")
+            content += said
+            if said:
+                assert "".join(piece for piece, _ in chunk["flexspec"]["pieces"]) == said
+                told += chunk["flexspec"]["pieces"]
+            else:
+                assert "flexspec" not in chunk
+    return content, told
+
+
+async def test_the_official_client_can_ask(mosquitto: PrivateBroker) -> None:
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "seed": 3, "max_tokens": 300}
+    tokens, _ = expected(ids_of("hello"), 3, 300)
+    async with served(mosquitto) as api:
+        stream = await api.client.chat.completions.create(model=api.version, **asked, **ORIGIN)
+        chunks = [chunk async for chunk in stream]
+        content, told = origin_of(_plain(chunks))
+        assert content == shown(tokens)
+        accepted = sum(len(piece) for piece, origin in told if origin)
+        assert 0 < accepted < len(content)
+        plain = await api.client.chat.completions.create(model=api.version, **asked, stream=True)
+        assert all("flexspec" not in (chunk.model_extra or {}) for chunk in [one async for one in plain])
+
+
+def _plain(chunks: Sequence[Any]) -> list[dict[str, Any]]:
+    return [json.loads(chunk.model_dump_json(exclude_none=True)) for chunk in chunks]
+
+
+async def test_without_drafts_the_target_wrote_it_all(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, plan=Plan(draft_length=0, in_flight=1, qos=1)) as api:
+        content, told = origin_of(events((await api.chat(seed=9, max_tokens=60, **ORIGIN)).text))
+        assert content
+        assert {origin for _, origin in told} == {False}
+
+
+async def test_completions_and_stop_strings(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        body: dict[str, Any] = {"prompt": "the end", "seed": 3, "max_tokens": 200, "ignore_eos": True}
+        whole = (await api.post("/v1/completions", body)).json()["choices"][0]["text"]
+        stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
+        answer = await api.post("/v1/completions", {**body, **ORIGIN, "stop": stop})
+        chunks = [chunk for chunk in events(answer.text) if chunk["choices"]]
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole[: whole.index(stop)]
+        told = [piece for chunk in chunks for piece, _ in chunk.get("flexspec", {}).get("pieces", [])]
+        assert "".join(told) == whole[: whole.index(stop)]
+
+
+async def test_asking_again_with_the_same_key_gives_the_same_origins(mosquitto: PrivateBroker) -> None:
+    key = {"idempotency-key": "k"}
+    async with served(mosquitto) as api:
+        first = await api.chat(max_tokens=50, headers=key, **ORIGIN)
+        again = await api.chat(max_tokens=50, headers=key, **ORIGIN)
+        content, told = origin_of(events(first.text))
+        assert origin_of(events(again.text))[0] == content
+        assert _joined(origin_of(events(again.text))[1]) == _joined(told)
+        other = await api.chat(max_tokens=50, headers=key, stream=True)
+        assert other.status_code == 422  # the option is part of the body
+        assert api.daemons[0].worker.machine.counters.opened == 1
+
+
+def _joined(told: list[list[Any]]) -> list[tuple[str, bool]]:
+    return [(character, origin) for piece, origin in told for character in piece]
+
+
+async def never() -> Any:
+    await asyncio.Event().wait()
+
+
+async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
+    text = Text(chat_request({"messages": [{"role": "user", "content": "x"}], **ORIGIN}), "base", 1)
+    sent: list[bytes] = []
+    may = asyncio.Semaphore(2)  # the head, and the chunk with the role
+
+    async def send(message: Any) -> None:
+        await may.acquire()
+        sent.append(message.get("body", b""))
+
+    replying = asyncio.create_task(reply(text, ApiSettings(), never, send))
+    for number in range(100):
+        piece = f"<{number}>"
+        text.origins.add([(piece, number % 3 > 0)])
+        text.add(piece)
+        await asyncio.sleep(0)
+    text.finish(End("stop"))
+    await until(lambda: len(sent) == 2)
+    for _ in range(10):
+        may.release()
+    await asyncio.wait_for(replying, 10)
+    content, told = origin_of(events(b"".join(sent).decode()))
+    assert content == text.whole
+    every = [(character, number % 3 > 0) for number in range(100) for character in f"<{number}>"]
+    assert _joined(told) == every
+    assert len(sent) <= 6  # the lag came in one piece
