@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_node.writing import Wish, write
+from flexspec_mq.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -40,7 +41,8 @@ class SessionView:
         if self.events:
             self._line({**event, **more})
         elif event["type"] == "text":
-            self._print("".join(piece for piece, _ in event["pieces"]))
+            text = "".join(piece for piece, _ in event["pieces"])
+            self._print(printable(text) if sys.stdout.isatty() else text)
         elif event["type"] == "finish":
             self._print("\n")
 

@@ -1,4 +1,4 @@
-"""The ``flexspec`` command: models, drafts, links, schemas and the demo. The daemons have commands of their own."""
+"""The ``flexspec`` command: chat, models, drafts, links, schemas, the demo. The daemons have their own."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    # `_main` hands everything after `demo` to the demo's own parser; this entry is for --help.
+    # `_main` hands everything after `demo` and `chat` to their own parsers; these entries are for --help.
     commands.add_parser(
         "demo", help="write a text with a draft and a target over a local broker", add_help=False
     )
+    commands.add_parser("chat", help="talk with an edge node's HTTP API in the terminal", add_help=False)
     _add_model_parser(commands)
     add_draft_parser(commands)
     add_link_parser(commands)
@@ -46,6 +47,10 @@ def _main(argv: Sequence[str]) -> int | None:
         from flexspec_mq.demo import main as demo
 
         return demo.main(argv[1:])
+    if argv and argv[0] == "chat":
+        from flexspec_mq.chat import main as chat
+
+        return chat.main(argv[1:])
     args = build_parser().parse_args(argv)
     func: Command = args.func
     return func(args)

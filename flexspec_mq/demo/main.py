@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.demo.place import Place, place
 from flexspec_mq.demo.processes import Child, Family
-from flexspec_mq.demo.screen import Screen
+from flexspec_mq.demo.screen import Screen, live_line
 from flexspec_mq.errors import FlexSpecError, UsageError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _answer(edge: Child, screen: Screen, prompt: str) -> None:
             if event["type"] == "text":
                 answer.text(event["pieces"])
             elif event["type"] == "stats":
-                answer.stats(event)
+                answer.note(live_line(event))
             elif event["type"] == "finish":
                 finish = event
             elif event["type"] == "refused":

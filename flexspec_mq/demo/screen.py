@@ -1,24 +1,21 @@
-"""What the demo shows: the text as it comes, coloured by who wrote it, a live line, and the summary."""
+"""What the demo shows: stages, questions, the answer as it comes with a line of figures, and the summary."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flexspec_mq.display import Answer, legend
+from flexspec_mq.printable import printable
 from flexspec_mq.stages import bars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from flexspec_mq.stages import Tell
-
-ACCEPTED = "green"
-WRITTEN = "bold yellow"
 
 _REASONS = {
     "eos": "the target ended the text",
@@ -43,7 +40,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line, however long."""
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
     def bars(self, *tasks: str) -> AbstractContextManager[Tell]:
         """A bar for each task, for as long as the block lasts."""
@@ -51,15 +48,11 @@ class Screen:
 
     def legend(self) -> None:
         """Which colour means what."""
-        self._console.print(
-            Text.assemble(
-                ("drafted on the device, accepted", ACCEPTED), "   ", ("written by the target", WRITTEN)
-            )
-        )
+        self._console.print(legend())
 
     def question(self, prompt: str) -> None:
         """What was asked."""
-        self._console.print(Text.assemble(("\n› ", "bold"), prompt))
+        self._console.print(Text.assemble(("\n› ", "bold"), printable(prompt)))
 
     def ask(self) -> str | None:
         """The next line of the user; None at the end of input."""
@@ -79,56 +72,6 @@ class Screen:
         for name, value in summary_rows(stats, finish["reason"]):
             table.add_row(Text(name, style="dim"), value)
         self._console.print(table)
-
-
-class Answer:
-    """One answer as it comes. Finished lines scroll away; the line being written and the figures stay live."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._line = Text()
-        self._stats: dict[str, Any] | None = None
-        self._live = Live(console=console, refresh_per_second=12, transient=True, auto_refresh=False)
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-            self._console.print(self._line)
-        else:
-            self._console.file.write("\n")
-
-    def text(self, pieces: Iterable[tuple[str, bool]]) -> None:
-        """More text, in pieces that the draft got right (true) or the target wrote (false)."""
-        for piece, accepted in pieces:
-            if not self._console.is_terminal:
-                self._console.file.write(piece)
-                self._console.file.flush()
-                continue
-            *lines, rest = piece.split("\n")
-            for line in lines:
-                self._line.append(line, ACCEPTED if accepted else WRITTEN)
-                self._live.console.print(self._line)
-                self._line = Text()
-            self._line.append(rest, ACCEPTED if accepted else WRITTEN)
-        self._refresh()
-
-    def stats(self, stats: dict[str, Any]) -> None:
-        """Newer figures."""
-        self._stats = stats
-        self._refresh()
-
-    def _refresh(self) -> None:
-        if not self._console.is_terminal:
-            return
-        parts = [self._line]
-        if self._stats is not None:
-            parts.append(Text(live_line(self._stats), style="dim", no_wrap=True, overflow="ellipsis"))
-        self._live.update(Group(*parts), refresh=True)
 
 
 def live_line(stats: dict[str, Any]) -> str:

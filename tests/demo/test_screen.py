@@ -65,7 +65,7 @@ def test_a_pipe_gets_the_text_alone_and_at_once() -> None:
     with screen.answer() as answer:
         answer.text([("Once", True), (" upon\na", False)])
         assert out.getvalue() == "Once upon\na"
-        answer.stats(STATS)
+        answer.note(live_line(STATS))
     assert out.getvalue() == "Once upon\na\n"
 
 

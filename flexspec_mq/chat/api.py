@@ -1,0 +1,180 @@
+"""The API over HTTP: the list of models, and answers as streams."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from flexspec_mq.chat.refusals import AGAIN, refused
+from flexspec_mq.chat.wire import Chunk, Failure, Models, Refusal, read
+from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
+from flexspec_mq.retry import Backoff, Waiting, retrying
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    from flexspec_mq.chat.settings import ChatOptions
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds."""
+MAX_EVENT = 64 * 2**20
+"""Bytes of one event; a client that lags gets all that it missed in one."""
+MAX_REFUSAL = 2**20
+_DONE = "[DONE]"
+
+
+class NotReached(LinkDown):
+    """Nothing of an answer came; asking again with the same key starts no second session."""
+
+
+class Api:
+    """An edge node's API; made by `api_at`.
+
+    Args:
+        http: with the key.
+        url: without a path.
+        patience: seconds in which to try again while it cannot be reached.
+    """
+
+    def __init__(self, http: httpx2.AsyncClient, url: str, patience: float) -> None:
+        self._http = http
+        self._url = url
+        self._patience = patience
+
+    async def models(self) -> list[str]:
+        """Target versions that can be asked for.
+
+        Raises:
+            FlexSpecError: the API cannot be reached, or refuses.
+        """
+        answer = await self._send(self._http.build_request("GET", f"{self._url}/v1/models"))
+        try:
+            return [model.id for model in read(await self._body(answer), Models).data]
+        finally:
+            await answer.aclose()
+
+    async def answer(
+        self, body: dict[str, Any], key: str, on_wait: Callable[[Waiting], None]
+    ) -> AsyncGenerator[Chunk]:
+        """The events of an answer; closing the iterator, or cancelling it, stops the text up to the worker.
+
+        Args:
+            body: of the request, without what asks for a stream.
+            key: of idempotency: asking again with the same one attaches to the text that is being written.
+            on_wait: told before each wait while the API cannot be reached.
+
+        Raises:
+            FlexSpecError: the API cannot be reached, refuses, or goes away.
+        """
+        options = {"include_usage": True, "include_origin": True}
+        asked = {**body, "stream": True, "stream_options": options}
+
+        async def ask() -> httpx2.Response:
+            path = f"{self._url}/v1/chat/completions"
+            return await self._send(
+                self._http.build_request("POST", path, json=asked, headers={"idempotency-key": key})
+            )
+
+        backoff = Backoff(first=0.2, top=2.0, give_up_after=self._patience)
+        answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
+        try:
+            async with aclosing(self._events(answer)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            await answer.aclose()
+
+    async def _events(self, answer: httpx2.Response) -> AsyncGenerator[Chunk]:
+        try:
+            async for event in httpx2.EventSource(answer, max_event_size=MAX_EVENT):
+                if event.data == _DONE:
+                    return
+                chunk = read(event.data, Chunk)
+                if chunk.error is not None:
+                    raise refused(chunk.error)
+                yield chunk
+        except httpx2.SSEError as error:
+            raise RemoteProtocolError(
+                f"the API answered with no stream: {error}", hint="check the address after --url"
+            ) from error
+        except httpx2.TimeoutException as error:
+            raise LinkDown("the API fell silent in the middle of the answer", hint=AGAIN) from error
+        except httpx2.TransportError as error:
+            raise self._broken() from error
+        raise self._broken()  # it ended without saying so
+
+    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request; the answer's status is 200, and its body is not read yet.
+
+        Raises:
+            NotReached: nothing came.
+            LinkDown: the API took the request, and was silent for too long.
+            FlexSpecError: it refused.
+        """
+        try:
+            answer = await self._http.send(request, stream=True)
+        except httpx2.ReadTimeout as error:
+            raise LinkDown("the API took the question and then said nothing", hint=AGAIN) from error
+        except (httpx2.TransportError, OSError) as error:
+            raise NotReached(
+                f"the API at {self._url} cannot be reached: {str(error) or type(error).__name__}",
+                hint="start it with: flexspec-edge serve; or name another with --url",
+            ) from error
+        if answer.status_code == 200:
+            return answer
+        try:
+            raise refused(
+                _failure(await self._body(answer), answer),
+                status=answer.status_code,
+                retry_after=answer.headers.get("retry-after"),
+            )
+        finally:
+            await answer.aclose()
+
+    async def _body(self, answer: httpx2.Response) -> bytes:
+        found = bytearray()
+        try:
+            async for part in answer.aiter_bytes():
+                found += part
+                if len(found) > MAX_REFUSAL:
+                    raise RemoteProtocolError(
+                        "the API's answer is too long", hint="check the address after --url"
+                    )
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise self._broken() from error
+        return bytes(found)
+
+    @staticmethod
+    def _broken() -> LinkDown:
+        return LinkDown("the connection to the API broke in the middle of the answer", hint=AGAIN)
+
+
+def _failure(body: bytes, answer: httpx2.Response) -> Failure:
+    """What a refusal says; something else than the API, a proxy for example, says it in its own way."""
+    try:
+        return read(body, Refusal).error
+    except RemoteProtocolError:
+        return Failure(f"what answers is no API of an edge node: {answer.reason_phrase}")
+
+
+@asynccontextmanager
+async def api_at(options: ChatOptions) -> AsyncIterator[Api]:
+    """The API that the settings name.
+
+    Raises:
+        UsageError: the key or the certificate authority cannot be used.
+    """
+    headers = {} if (key := options.key()) is None else {"authorization": f"Bearer {key}"}
+    verify: ssl.SSLContext | bool = True
+    if options.tls_ca is not None:
+        try:
+            verify = ssl.create_default_context(cafile=options.tls_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"--tls-ca {options.tls_ca} cannot be used: {error}") from error
+    timeout = httpx2.Timeout(options.timeout, connect=CONNECT_TIMEOUT)
+    # The environment's proxies are for the web; this API is on loopback, or behind an address of its own.
+    async with httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False) as http:
+        yield Api(http, options.base, options.patience)

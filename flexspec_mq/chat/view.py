@@ -1,0 +1,66 @@
+"""What a chat shows: on a terminal for people, otherwise answers on standard output and all else beside them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flexspec_mq.cli_common import print_error
+from flexspec_mq.display import Answer, legend
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class View:
+    """Where a chat is shown.
+
+    Args:
+        people: somebody looks at it as it changes.
+        color: tell who wrote what by colours.
+    """
+
+    def __init__(self, *, people: bool, color: bool) -> None:
+        self.people = people
+        # None leaves it to the terminal and to what the user told all programs about colours.
+        no_color = None if color else True
+        self._out = Console(file=sys.stdout, highlight=False, no_color=no_color, force_terminal=people)
+        self._said = self._out if people else Console(file=sys.stderr, highlight=False, no_color=True)
+
+    def legend(self) -> None:
+        """Which colour means what, where there are colours."""
+        if self.people:
+            self._out.print(legend())
+
+    def answer(self) -> Answer:
+        """Where the next answer is shown."""
+        return Answer(self._out)
+
+    def say(self, text: str) -> None:
+        """A line of ours, however long."""
+        self._said.print(Text(printable(text)), soft_wrap=True)
+
+    def aside(self, text: str) -> None:
+        """A line that is not that important."""
+        self._said.print(Text(printable(text), style="dim" if self.people else ""), soft_wrap=True)
+
+    def table(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and values."""
+        if not self.people:
+            for name, value in rows:
+                self.say(f"{name}\t{value}")
+            return
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, value in rows:
+            table.add_row(Text(printable(name), style="bold"), Text(printable(value)))
+        self._said.print(table)
+
+    def error(self, error: FlexSpecError) -> None:
+        """An error and what to do about it."""
+        print_error(FlexSpecError(printable(error.message), hint=printable(error.hint)))
