@@ -6,7 +6,7 @@
     ├── UsageError                2   what the user asked for cannot be done: prompt, flag, path
     ├── ModelError                3   a model cannot be loaded, or is not what it should be
     │   └── FingerprintError      3   two tokenizers, or a base and a draft, differ by contents
-    ├── LinkError                 4   the broker: unreachable, refusing, too old
+    ├── LinkError                 4   the broker, or for the chat the API: unreachable, refusing, too old
     │   ├── LinkDown              4   not connected now; the caller may wait for the next link
     │   ├── LinkRefused           4   the broker said no: credentials, access rules, protocol version
     │   └── PublishRefused        4   one publish was refused; says whether nobody subscribes
@@ -61,7 +61,7 @@ class FingerprintError(ModelError):
 
 
 class LinkError(FlexSpecError):
-    """Something between us and the broker."""
+    """Something between us and the broker, or between the chat and the API."""
 
     exit_code = 4
 

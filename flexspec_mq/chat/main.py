@@ -79,12 +79,12 @@ async def _run(options: ChatOptions, wishes: Wishes) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
     view = View(people=people, color=options.color)
-    turns = lines(people=people, history=options.history_file, words=COMMANDS)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  a coroutine always runs in a task
     for number in (signal.SIGTERM, signal.SIGHUP):  # leave the terminal as it was, and tell the node
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with api_at(options) as api:
+        turns = lines(people=people, history=options.history_file, words=COMMANDS)
         session = Session(api, Conversation(wishes), view)
 
         async def look() -> None:

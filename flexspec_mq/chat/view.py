@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import termios
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +18,7 @@ from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 class View:
@@ -38,23 +41,25 @@ class View:
         if self.people:
             self._out.print(legend())
 
-    def answer(self) -> Answer:
-        """Where the next answer is shown."""
-        return Answer(self._out)
+    @contextmanager
+    def answer(self) -> Iterator[Answer]:
+        """Where the next answer is shown. What is typed meanwhile waits for the next prompt, unseen."""
+        with _no_echo(self.people), Answer(self._out) as answer:
+            yield answer
 
     def say(self, text: str) -> None:
         """A line of ours, however long."""
-        self._said.print(Text(printable(text)), soft_wrap=True)
+        self._said.print(Text(printable(text)), soft_wrap=not self.people)
 
     def aside(self, text: str) -> None:
         """A line that is not that important."""
-        self._said.print(Text(printable(text), style="dim" if self.people else ""), soft_wrap=True)
+        self._said.print(Text(printable(text), style="dim" if self.people else ""), soft_wrap=not self.people)
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and values."""
         if not self.people:
             for name, value in rows:
-                self.say(f"{name}\t{value}")
+                self.say(f"{name}: {value}" if name else value)
             return
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for name, value in rows:
@@ -63,4 +68,26 @@ class View:
 
     def error(self, error: FlexSpecError) -> None:
         """An error and what to do about it."""
-        print_error(FlexSpecError(printable(error.message), hint=printable(error.hint)))
+        message, hint = printable(error.message), printable(error.hint)
+        if not self.people:
+            print_error(FlexSpecError(message, hint=hint))
+            return
+        self._out.print(Text.assemble(("error: ", "red"), message))
+        if hint:
+            self._out.print(Padding(Text(f"hint: {hint}"), (0, 0, 0, 2)))
+
+
+@contextmanager
+def _no_echo(people: bool) -> Iterator[None]:
+    """A terminal that does not write what is typed into the middle of an answer."""
+    if not people:
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before]
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

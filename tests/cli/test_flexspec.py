@@ -126,7 +126,7 @@ def test_unknown_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_every_command_is_listed() -> None:
     listed = build_parser().format_help()
-    for command in ("demo", "model", "draft", "link", "schema", "version"):
+    for command in ("demo", "chat", "model", "draft", "link", "schema", "version"):
         assert f"    {command} " in listed
 
 

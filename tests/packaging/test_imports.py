@@ -12,6 +12,7 @@ LIGHT = (
     "flexspec_mq", "flexspec_mq.errors", "flexspec_mq.topics", "flexspec_mq.cli", "flexspec_mq.cli_common",
     "flexspec_mq.codec", "flexspec_mq.controller", "flexspec_mq.protocol", "flexspec_mq.transport",
     "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
+    "flexspec_mq.chat.main",
     "flexspec_mq.link", "flexspec_mq.link.cli", "schemas", "schemas.asyncapi", "broker", "edge_node",
     "edge_node.api.app", "cloud_worker",
 )  # fmt: skip

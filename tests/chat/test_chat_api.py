@@ -1,0 +1,382 @@
+"""The chat against the real API, through a real broker: answers, commands, errors, and a network that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.chat.api import api_at
+from flexspec_mq.chat.commands import Quit, take
+from flexspec_mq.chat.conversation import Conversation
+from flexspec_mq.chat.session import Session, interruptible
+from flexspec_mq.chat.settings import ChatOptions
+from flexspec_mq.chat.view import View
+from flexspec_mq.chat.wishes import Wishes
+from flexspec_mq.errors import (
+    Cancelled,
+    FlexSpecError,
+    LinkDown,
+    LinkRefused,
+    RemoteProtocolError,
+    UsageError,
+    WorkerError,
+)
+from tests.daemons import PATIENCE, FakeVerifier, until
+from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
+
+Output = pytest.CaptureFixture[str]
+
+
+@asynccontextmanager
+async def chat(
+    url: str, *, seed: int | None = 5, max_tokens: int = 20, **options: Any
+) -> AsyncIterator[Session]:
+    async with api_at(ChatOptions(url=url, **{"patience": 2.0, **options})) as api:
+        talk = Conversation(Wishes(seed=seed, max_tokens=max_tokens))
+        yield Session(api, talk, View(people=False, color=False))
+
+
+def answer(prompt: str, seed: int, limit: int) -> str:
+    return shown(expected(ids_of(prompt), seed, limit)[0])
+
+
+async def test_two_turns_and_their_figures(mosquitto: PrivateBroker, capsys: Output) -> None:
+    async with served(mosquitto) as api, chat(api.url) as session:
+        await take(session, "one")
+        first = answer("one", 5, 20)
+        out, err = capsys.readouterr()
+        assert out == first + "\n"
+        assert "seed 5" in err
+        assert "rounds" in err
+        await take(session, "two")
+        ids = tokenizer().encode(f"user.one,assistant.{first},user.two,assistant.")
+        assert capsys.readouterr().out == shown(expected(ids, 5, 20)[0]) + "\n"
+        await take(session, "/stats")
+        assert "answers: 2, and 0 stopped, 0 failed" in capsys.readouterr().err
+        assert (session.version, session.seed) == (api.version, 5)
+
+
+async def test_models(mosquitto: PrivateBroker, capsys: Output) -> None:
+    async with served(mosquitto) as api, served(mosquitto) as other, chat(api.url) as session:
+        await until(lambda: other.version in api.api.versions())
+        await take(session, "/model")
+        listed = capsys.readouterr().err
+        assert f"  {api.version}\n" in listed
+        assert f"  {other.version}\n" in listed
+        await take(session, f"/model {other.version}")
+        await take(session, "/model")
+        assert f"* {other.version}\n" in capsys.readouterr().err
+        await take(session, "hello")
+        assert session.version == other.version
+        with pytest.raises(UsageError, match="no model nonesuch") as raised:
+            await take(session, "/model nonesuch")
+        assert api.version in raised.value.hint
+        assert session.conversation.wishes.model == other.version
+        session.conversation.wishes.model = "gone-since"
+        with pytest.raises(UsageError, match="HTTP 404"):
+            await take(session, "hello")
+
+
+async def test_seeds(mosquitto: PrivateBroker, capsys: Output) -> None:
+    async with served(mosquitto) as api, chat(api.url, seed=None) as session:
+        await take(session, "/seed")
+        assert capsys.readouterr().err == "seed: drawn for each answer\n"
+        await take(session, "hello")
+        drawn = capsys.readouterr().out
+        last = session.seed
+        await take(session, "/seed")
+        assert f"the last one was {last}" in capsys.readouterr().err
+        await take(session, f"/seed {last}")
+        await take(session, "/retry")
+        assert capsys.readouterr().out == drawn
+        assert len(session.conversation.exchanges) == 1
+        await take(session, "/seed none")
+        assert session.conversation.wishes.seed is None
+
+
+async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Output, tmp_path: Path) -> None:
+    async with served(mosquitto) as api, chat(api.url) as session:
+        wishes = session.conversation.wishes
+        for said in ("/temperature 0.5", "/top-p 0.9", "/max-tokens 7", "/system be brief"):
+            await take(session, said)
+        assert (wishes.temperature, wishes.top_p, wishes.max_tokens) == (0.5, 0.9, 7)
+        await take(session, "hi")
+        ids = tokenizer().encode("system.be brief,user.hi,assistant.")
+        assert shown(expected(ids, 5, 7)[0]) + "\n" == capsys.readouterr().out
+        await take(session, f"/save {tmp_path / 'talk.json'}")
+        await take(session, "/undo")
+        assert session.conversation.exchanges == []
+        await take(session, f"/load {tmp_path / 'talk.json'}")
+        assert session.conversation.exchanges[0].question == "hi"
+        await take(session, "/clear")
+        await take(session, "/system none")
+        assert session.conversation.body("x")["messages"] == [{"role": "user", "content": "x"}]
+        await take(session, "/temperature none")
+        assert wishes.temperature is None
+        await take(session, "/help")
+        listed = capsys.readouterr().err
+        assert all(f"/{name}" in listed for name in ("model", "seed", "save FILE", "quit"))
+        await take(session, "//seed")
+        assert session.conversation.exchanges[-1].question == "/seed"
+        with pytest.raises(Quit):
+            await take(session, "/quit")
+
+
+@pytest.mark.parametrize(
+    "said", ["/sed 5", "/", "/temperature warm", "/seed 1.5", "/save", "/load /no/such", "/undo", "/retry"]
+)
+async def test_commands_that_cannot_be_done(said: str) -> None:
+    async with chat("http://127.0.0.1:1") as session:
+        with pytest.raises(UsageError) as raised:
+            await take(session, said)
+        if said == "/sed 5":
+            assert "did you mean /seed?" in raised.value.hint
+            assert "/max-tokens" in raised.value.hint
+
+
+async def test_ctrl_c_stops_the_answer_up_to_the_worker_and_the_chat_goes_on(
+    mosquitto: PrivateBroker, capsys: Output
+) -> None:
+    async with served(mosquitto) as api, chat(api.url, max_tokens=40_000, seed=6) as session:
+        asking = asyncio.create_task(interruptible(take(session, "long")))
+        await until(lambda: api.node.sessions == 1)
+        written = ""
+        while not written:
+            await asyncio.sleep(0.01)
+            written = capsys.readouterr().out
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Cancelled):
+            await asking
+        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
+        (exchange,) = session.conversation.exchanges
+        assert not exchange.whole
+        assert exchange.answer
+        assert "stopped" in capsys.readouterr().err
+        await take(session, "/undo")
+        await take(session, "/max-tokens 9")
+        await take(session, "next")
+        assert capsys.readouterr().out == answer("next", 6, 9) + "\n"
+        assert api.daemons[0].worker.machine.counters.opened == 2
+
+
+async def test_ctrl_c_before_any_text(mosquitto: PrivateBroker) -> None:
+    verifier = FakeVerifier()
+    verifier.gate.clear()
+    async with served(mosquitto, verifier=verifier) as api, chat(api.url) as session:
+        asking = asyncio.create_task(interruptible(take(session, "hello")))
+        await until(lambda: api.node.sessions == 1)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Cancelled):
+            await asking
+        assert session.conversation.exchanges == []
+        verifier.gate.set()
+        await take(session, "/retry")
+        assert session.conversation.exchanges[0].question == "hello"
+
+
+async def test_keys(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("hush\n")
+    async with served(mosquitto, api_key="hush") as api:
+        async with chat(api.url, api_key_file=key) as session:
+            await take(session, "hello")
+            assert len(session.conversation.exchanges) == 1
+        for wrong in (None, "other"):
+            async with chat(api.url, api_key=wrong) as session:
+                with pytest.raises(LinkRefused, match="401") as raised:
+                    await take(session, "hello")
+                assert "--api-key-file" in raised.value.hint
+
+
+async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys: Output) -> None:
+    verifier = FakeVerifier()
+    async with served(mosquitto, verifier=verifier, max_texts=1) as api, chat(api.url) as session:
+        verifier.gate.clear()
+        blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
+        await until(lambda: len(api.api.texts) == 1)
+        with pytest.raises(WorkerError, match="429") as raised:
+            await take(session, "hello")
+        assert raised.value.hint == "/retry asks again; the API says: in 1 s"
+        verifier.gate.set()
+        await blocker
+        assert session.conversation.exchanges == []
+        await take(session, "/retry")
+        assert capsys.readouterr().out.endswith(answer("hello", 5, 20) + "\n")
+    async with served(mosquitto, workers=0, give_up=0.3) as api, chat(api.url) as session:
+        with pytest.raises(WorkerError, match="503") as raised:
+            await take(session, "hello")
+        assert "in 5 s" in raised.value.hint
+
+
+async def test_a_prompt_that_does_not_fit(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, max_context=20) as api, chat(api.url) as session:
+        with pytest.raises(UsageError, match="400"):
+            await take(session, "x" * 50)
+
+
+async def test_the_node_stops_in_mid_answer(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, chat(api.url, max_tokens=40_000) as session:
+        asking = asyncio.create_task(take(session, "long"))
+        await until(lambda: session.version is not None)
+        api.run.cancel()
+        with pytest.raises(LinkDown, match=r"stopping \(in the middle of the answer\)"):
+            await asking
+        assert session.conversation.unanswered == "long"
+        await asyncio.wait([api.run], timeout=PATIENCE)
+        with pytest.raises(LinkDown, match="cannot be reached") as raised:
+            await take(session, "/retry")
+        assert "flexspec-edge serve" in raised.value.hint
+        assert session.totals.failed == 2
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Relay = Callable[[asyncio.StreamReader, asyncio.StreamWriter, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(handle: Handler) -> AsyncIterator[str]:
+    """Something that takes connections; its address."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handle(reader, writer)
+        finally:
+            await closed(writer)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def relay(api: Served, *ways: Relay) -> AsyncIterator[str]:
+    """A hop before the API; each connection gets the next way of carrying what the API says, the last one stays."""
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    left = list(ways)
+
+    async def hop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        way = left.pop(0) if len(left) > 1 else left[0]
+        from_api, to_api = await asyncio.open_connection(host, int(port))
+        up = asyncio.create_task(carry(reader, to_api, to_api))
+        try:
+            await way(from_api, writer, to_api)
+        finally:
+            up.cancel()
+            await asyncio.wait([up])
+            await closed(to_api)
+
+    async with listening(hop) as url:
+        yield url
+
+
+async def carry(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _api: asyncio.StreamWriter
+) -> None:
+    while data := await reader.read(2**16):
+        writer.write(data)
+        await writer.drain()
+
+
+async def cut_before_anything(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _api: asyncio.StreamWriter
+) -> None:
+    """The client's connection breaks, and the node does not know it yet."""
+    await reader.read(1)
+    writer.transport.abort()
+    await asyncio.Event().wait()
+
+
+async def cut_in_the_middle(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, api: asyncio.StreamWriter
+) -> None:
+    got = b""
+    while got.count(b"data: ") < 3:
+        got += await reader.read(200)
+    writer.write(got)
+    await writer.drain()
+    api.close()
+
+
+async def test_a_connection_that_breaks_before_any_text_starts_no_second_session(
+    mosquitto: PrivateBroker, capsys: Output
+) -> None:
+    async with served(mosquitto) as api, relay(api, cut_before_anything, cut_before_anything, carry) as url:
+        async with chat(url) as session:
+            await take(session, "hello")
+        assert capsys.readouterr().out == answer("hello", 5, 20) + "\n"
+        assert api.daemons[0].worker.machine.counters.opened == 1
+
+
+async def test_a_connection_that_breaks_in_mid_answer(mosquitto: PrivateBroker, capsys: Output) -> None:
+    async with (
+        served(mosquitto) as api,
+        relay(api, cut_in_the_middle, carry) as url,
+        chat(url, max_tokens=300) as session,
+    ):
+        with pytest.raises(LinkDown, match="broke in the middle of the answer"):
+            await take(session, "hello")
+        assert session.conversation.exchanges == []
+        capsys.readouterr()
+        await take(session, "/retry")
+        assert capsys.readouterr().out == answer("hello", 5, 300) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", RemoteProtocolError),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello", UsageError),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", FlexSpecError),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", LinkDown),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n",
+            RemoteProtocolError,
+        ),
+    ],
+)
+async def test_something_else_answers(said: bytes, kind: type[FlexSpecError]) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+
+    async with listening(serve) as url, chat(url, patience=0.2) as session:
+        with pytest.raises(kind) as raised:
+            await take(session, "hello")
+        assert type(raised.value) is kind or kind is LinkDown
+
+
+async def test_an_api_that_says_nothing() -> None:
+    async def serve(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with listening(serve) as url, chat(url, timeout=0.2) as session:
+        with pytest.raises(LinkDown, match="said nothing"):
+            await take(session, "hello")
+
+
+async def test_closing_an_answer_early_frees_the_worker(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, chat(api.url, max_tokens=40_000) as session:
+        body = session.conversation.body("hello")
+        async with aclosing(session.api.answer(body, "k", lambda _: None)) as chunks:
+            await anext(chunks)
+        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)

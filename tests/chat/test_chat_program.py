@@ -1,0 +1,217 @@
+"""``flexspec chat`` as a program: settings, scripts, errors at the start, and what it costs to start others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.chat.main import build_parser, main
+from flexspec_mq.chat.settings import PROGRAM, ChatOptions
+from flexspec_mq.errors import UsageError
+from schemas.settings.flags import explained
+from tests.daemons import PATIENCE, until
+from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+async def run(
+    said: bytes,
+    *arguments: str,
+    until_stdout: bytes | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str, str]:
+    """Run it with a pipe as standard input; exit code, output, error output.
+
+    Args:
+        until_stdout: send Ctrl-C when the output has this.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "flexspec_mq.cli", "chat", *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT, env={**os.environ, **(environment or {})},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    if until_stdout is None:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate(said)
+    else:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(said)
+        async with asyncio.timeout(PATIENCE):
+            await process.stdout.readuntil(until_stdout)
+            process.send_signal(signal.SIGINT)
+            out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+async def test_a_script(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        said = b"/seed 5\none\\\ntwo\n\n/max-tokens 9\nthree"
+        code, out, err = await run(said, "--url", api.url, "--max-tokens", "20")
+        assert code == 0, err
+        first = shown(expected(ids_of("one\ntwo"), 5, 20)[0])
+        second = expected(tokenizer().encode(f"user.one\ntwo,assistant.{first},user.three,assistant."), 5, 9)[
+            0
+        ]
+        assert out == f"{first}\n{shown(second)}\n"
+        assert "seed: 5\n" in err
+        assert err.count("rounds") == 2
+        assert "\x1b" not in out + err
+
+
+async def test_a_turn_that_fails_fails_the_script_which_goes_on(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, max_context=60) as api:
+        said = b"x" * 80 + b"\n/nonsense\n\xff\nhi\n"
+        code, out, err = await run(said, "--url", f"{api.url}/v1/", "--seed", "5", "--max-tokens", "9")
+        assert code == 2
+        assert out == "\n" + shown(expected(ids_of("hi"), 5, 9)[0]) + "\n"
+        assert err.count("error: ") == 3
+        assert "HTTP 400" in err
+        assert "is not UTF-8" in err
+
+
+async def test_ctrl_c_in_a_script_ends_it_up_to_the_worker(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        code, _, err = await run(
+            b"long\n", "--url", api.url, "--max-tokens", "40000", "--seed", "6", until_stdout=b"e"
+        )
+        assert code == 130
+        assert "stopped" in err
+        assert "Traceback" not in err
+        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
+
+
+async def test_the_key_comes_from_a_file_or_the_environment(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    async with served(mosquitto, api_key="hush") as api:
+        (tmp_path / "key").write_text("hush\n")
+        for given, environment in (
+            (["--api-key-file", str(tmp_path / "key")], {}),
+            ([], {"FLEXSPEC_CHAT_API_KEY": "hush", "FLEXSPEC_CHAT_URL": "http://127.0.0.1:1"}),
+        ):
+            code, out, err = await run(
+                b"hi", "--url", api.url, "--max-tokens", "3", "--seed", "1", *given, environment=environment
+            )
+            assert (code, out) == (0, shown(expected(ids_of("hi"), 1, 3)[0]) + "\n"), err
+        code, out, err = await run(b"hi", "--url", api.url)
+        assert (code, out) == (4, "")
+        assert "--api-key-file" in err
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--api-key", "hush"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--url", "127.0.0.1:8080"], 2, "is no address of an API"),
+        (["--url", "http://a/v2"], 2, "is no address of an API"),
+        (["--temperature", "warm"], 2, "temperature 'warm' is not a number from 0 to 2"),
+        (["--max-tokens", "0"], 2, "max-tokens '0'"),
+        (["--api-key-file", "/no/such"], 2, "cannot be read"),
+        (["--tls-ca", "/no/such"], 2, "cannot be used"),
+    ],
+)
+def test_what_cannot_be_done(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert said in err
+
+
+async def test_no_api_and_no_such_model_at_the_start(mosquitto: PrivateBroker) -> None:
+    code, out, err = await run(b"hi\n", "--url", f"http://127.0.0.1:{free_port()}")
+    assert (code, out) == (4, "")
+    assert "cannot be reached" in err
+    assert "hint: start it with: flexspec-edge serve" in err
+    async with served(mosquitto) as api:
+        code, out, err = await run(b"hi\n", "--url", api.url, "--model", "nonesuch")
+        assert (code, out) == (2, "")
+        assert f"there is {api.version}" in err
+
+
+def test_what_is_in_force(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEXSPEC_CHAT_API_KEY", "hush")
+    assert main(["--url", "http://127.0.0.1:9", "config", "show", "--json"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out)["settings"]
+    assert (found["url"]["value"], found["url"]["from"]) == ("http://127.0.0.1:9", "flag")
+    assert "hush" not in out
+
+
+def test_the_documentation_lists_each_setting() -> None:
+    rows = (ROOT / "docs" / "settings.md").read_text().splitlines()
+    for entry in PROGRAM.entries.values():
+        help_, _, rest = explained(PROGRAM, entry, False, entry.default).rpartition(" (default: ")
+        assert f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |" in rows
+
+
+def test_keys_that_are_none(tmp_path: Path) -> None:
+    for key in ("", "é", "a\x00b"):
+        with pytest.raises(UsageError, match="API key"):
+            ChatOptions(api_key=key).key()
+    assert "hush" not in repr(ChatOptions(api_key="hush"))
+    (tmp_path / "key").write_text(" hush \nmore")
+    assert ChatOptions(api_key_file=tmp_path / "key").key() == "hush"
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1:8080", "http://edge.example"])
+def test_words_in_the_clear(url: str) -> None:
+    assert ChatOptions(url=url).in_the_clear
+    assert not ChatOptions(url=url.replace("http:", "https:")).in_the_clear
+    assert not ChatOptions(url="http://[::1]:8080").in_the_clear
+
+
+def test_the_history_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert ChatOptions().history_file() == tmp_path / "flexspec-mq" / "chat-history"
+    assert ChatOptions(history="none").history_file() is None
+    assert ChatOptions(history="/x/y").history_file() == Path("/x/y")
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("missing", ["httpx2", "prompt_toolkit"])
+def test_a_missing_package_is_named(missing: str) -> None:
+    done = python(
+        f"import sys; sys.modules[{missing!r}] = None\nfrom flexspec_mq.cli import main\nsys.exit(main(['chat']))"
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: flexspec chat needs {missing}\n  hint: install it with: pip install 'flexspec-mq[chat]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["chat", "--help"], ["chat", "config", "show"], ["version"]]
+)
+def test_help_loads_neither_http_nor_a_prompt(arguments: list[str]) -> None:
+    done = python(
+        f"import sys; from flexspec_mq.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
+        "print('loaded', sorted({'httpx2', 'prompt_toolkit', 'torch', 'rich', 'tenacity'} & set(sys.modules)))"
+    )
+    assert done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr

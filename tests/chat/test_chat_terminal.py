@@ -1,0 +1,180 @@
+"""``flexspec chat`` on a terminal, with the default model, its draft and all daemons as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import signal
+import stat
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from broker.launcher import PrivateBroker, end_with_parent
+from tests.integration.processes import PATIENCE, ROOT, Process, start_worker, status
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
+
+CTRL_C, CTRL_D, ALT_ENTER = b"\x03", b"\x04", b"\x1b\r"
+ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][AB0]|[=>])")
+PROMPT = r"›[^›]*\x1b\[\?25h"
+"""Drawn, with the cursor behind it."""
+
+
+class Terminal:
+    """A program on a terminal of its own.
+
+    Attributes:
+        seen: all that it wrote since the last wait was over.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, fd: int) -> None:
+        self.process = process
+        self.seen = ""
+        self._fd = fd
+        self._news = asyncio.Event()
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, 2**16)
+        except OSError:  # the last one who had it open on the other side has gone
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._fd)
+        self.seen += data.decode(errors="replace")
+        self._news.set()
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
+
+    async def until(self, wanted: str) -> str:
+        """Wait until something is shown; all that was shown up to it, with escape sequences."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not (found := re.search(wanted, self.seen)):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"{wanted!r} is not in {self.seen!r}") from None
+        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return before
+
+    async def say(self, line: str, wanted: str) -> str:
+        """Type a line once there is a prompt."""
+        await self.until(PROMPT)
+        self.type(line.encode() + b"\r")
+        return await self.until(wanted)
+
+
+@asynccontextmanager
+async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Terminal]:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+
+    def prepare() -> None:
+        end_with_parent(signal.SIGKILL)()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "flexspec_mq.cli", "chat", *arguments,
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True, preexec_fn=prepare,
+        env={**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
+    )  # fmt: skip
+    os.close(theirs)
+    terminal = Terminal(process, ours)
+    try:
+        yield terminal
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        asyncio.get_running_loop().remove_reader(ours)
+        os.close(ours)
+
+
+@asynccontextmanager
+async def node(broker: PrivateBroker) -> AsyncIterator[int]:
+    """A worker and an edge node that serves its API; the port."""
+    worker = await start_worker(broker, "w1")
+    edge = await Process.start(
+        *("edge_node", "serve", "--broker", f"127.0.0.1:{broker.port}", "--edge", "e1"),
+        *("--api-port", "0", "--ready-json"),
+    )
+    try:
+        await worker.line(lambda line: bool(line.get("ready")))
+        yield int((await edge.line(lambda line: bool(line.get("ready"))))["port"])
+    finally:
+        await edge.kill()
+        await worker.kill()
+
+
+async def test_a_conversation(own_mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    async with node(own_mosquitto) as port, httpx2.AsyncClient(timeout=PATIENCE) as http:
+        async with asyncio.timeout(PATIENCE):
+            while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        flags = ("--url", f"http://127.0.0.1:{port}", "--max-tokens", "24", "--temperature", "0")
+        async with on_terminal(*flags, XDG_STATE_HOME=str(tmp_path)) as terminal:
+            await terminal.until("drafted on the device, accepted")
+            answer = await terminal.say("Why is the sky blue?", "rounds .*seed [0-9]+")
+            assert "\x1b[32m" in answer  # accepted
+            assert "\x1b[1;33m" in answer  # written by the target
+            assert "24 tokens in" in ESCAPE.sub("", answer)
+            assert "cut at the limit" in ESCAPE.sub("", await terminal.until("limit of tokens"))
+            assert "* base" in await terminal.say("/model", r"\* base")
+            await terminal.say("/seed 7", "seed: 7")
+            await terminal.say("And why is it red in the evening?", "seed 7")
+            await terminal.say("/max-tokens 3000", "max-tokens: 3000")
+            # A turn of two lines; then stopped in the middle.
+            await terminal.until(PROMPT)
+            terminal.type(b"Tell me a very long story" + ALT_ENTER + b"about rivers.\r")
+            await terminal.until("\x1b\\[(32|1;33)m")
+            await status(own_mosquitto, "w1", lambda found: found.load == 1)
+            terminal.type(CTRL_C)
+            await terminal.until("stopped; what was written stays")
+            await status(own_mosquitto, "w1", lambda found: found.load == 0)
+            await terminal.say("/max-tokens 5", "max-tokens: 5")
+            await terminal.say("Thank you.", "5 tokens in|stop")
+            assert "3, and 1 stopped" in ESCAPE.sub("", await terminal.say("/stats", "1 stopped, 0 failed"))
+            # Ctrl-C throws a line away; at an empty one it ends the chat.
+            await terminal.until(PROMPT)
+            terminal.type(b"never mind")
+            await terminal.until("never mind")
+            terminal.type(CTRL_C + CTRL_D)
+            async with asyncio.timeout(PATIENCE):
+                assert await terminal.process.wait() == 0
+        history = tmp_path / "flexspec-mq" / "chat-history"
+        assert stat.S_IMODE(history.stat().st_mode) == 0o600
+        assert "+Tell me a very long story\n+about rivers.\n" in history.read_text()
+        assert "never mind" not in history.read_text()
+
+
+async def test_sigterm_leaves_the_terminal_as_it_was(own_mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    async with node(own_mosquitto) as port:
+        flags = ("--url", f"http://127.0.0.1:{port}", "--history", str(tmp_path / "history"))
+        async with on_terminal(*flags) as terminal:
+            await terminal.until(PROMPT)
+            terminal.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(PATIENCE):
+                assert await terminal.process.wait() == 130
+            assert "Traceback" not in terminal.seen
+
+
+async def test_without_an_api(tmp_path: Path) -> None:
+    flags = ("--url", "http://127.0.0.1:1", "--history", str(tmp_path / "history"))
+    async with on_terminal(*flags) as terminal:
+        await terminal.until("error: the API at http://127.0.0.1:1 cannot be reached")
+        await terminal.until("hint: start it with: flexspec-edge serve")
+        async with asyncio.timeout(PATIENCE):
+            assert await terminal.process.wait() == 4

@@ -1,0 +1,145 @@
+"""Conversations, numbers and figures: what is sent, kept, saved and said."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.chat.conversation import Conversation, Exchange
+from flexspec_mq.chat.figures import Took, Totals, line, size
+from flexspec_mq.chat.wire import Chunk, Figures, Usage, read
+from flexspec_mq.chat.wishes import NUMBERS, Wishes
+from flexspec_mq.errors import RemoteProtocolError, UsageError
+
+
+def test_a_request_says_all_that_was_said_and_wished() -> None:
+    talk = Conversation(Wishes(model="m", system="short", temperature=0.0, seed=-1))
+    talk.answered("one", "1")
+    assert talk.body("two") == {
+        "model": "m", "temperature": 0.0, "seed": -1,
+        "messages": [
+            {"role": "system", "content": "short"}, {"role": "user", "content": "one"},
+            {"role": "assistant", "content": "1"}, {"role": "user", "content": "two"},
+        ],
+    }  # fmt: skip
+    assert Conversation(Wishes()).body("x") == {"messages": [{"role": "user", "content": "x"}]}
+
+
+def test_questions_are_taken_back() -> None:
+    talk = Conversation(Wishes())
+    assert talk.take_back() is None
+    talk.answered("one", "1")
+    talk.failed("two")
+    assert len(talk.body("x")["messages"]) == 3  # what failed is not sent
+    assert talk.take_back() == "two"
+    assert talk.take_back() == "one"
+    assert talk.take_back() is None
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    talk = Conversation(Wishes(model="m", system="s", temperature=0.5, seed=7))
+    talk.answered("one\n", "é \x1b")
+    talk.answered("two", "2", whole=False)
+    talk.save(path)
+    talk.save(path)  # its own file may be written again
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    other = Conversation(Wishes(max_tokens=9))
+    other.load(path)
+    assert other.wishes == talk.wishes
+    assert other.exchanges == [Exchange("one\n", "é \x1b"), Exchange("two", "2", whole=False)]
+    assert [one.name for one in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_a_file_of_something_else_is_neither_read_nor_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_text("years of work")
+    for use in (Conversation(Wishes()).save, Conversation(Wishes()).load):
+        with pytest.raises(UsageError, match="is no conversation"):
+            use(path)
+    assert path.read_text() == "years of work"
+    with pytest.raises(UsageError, match="cannot be written"):
+        Conversation(Wishes()).save(tmp_path / "none" / "x.json")
+
+
+@pytest.mark.parametrize(
+    "more", [{"flexspec_chat": 2}, {"exchanges": [{"question": 1}]}, {"temperature": 9}, {"seed": 0.5}]
+)
+def test_a_broken_file_changes_nothing(tmp_path: Path, more: dict[str, object]) -> None:
+    path = tmp_path / "talk.json"
+    path.write_text(json.dumps({"flexspec_chat": 1, "exchanges": [], **more}))
+    talk = Conversation(Wishes(seed=3))
+    talk.answered("a", "b")
+    with pytest.raises(UsageError):
+        talk.load(path)
+    assert (talk.wishes.seed, len(talk.exchanges)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("temperature", ("0", "2", "0.7"), ("-1", "2.1", "nan", "hot", "")),
+        ("top_p", ("0.1", "1"), ("0", "1.1", "inf")),
+        ("max_tokens", ("1", "500"), ("0", "1.5", "-3", str(2**31))),
+        ("seed", ("0", "-1", str(2**64 - 1)), ("x", "1.0", str(2**64))),
+    ],
+)
+def test_numbers(name: str, good: tuple[str, ...], bad: tuple[str, ...]) -> None:
+    for text in good:
+        assert float(NUMBERS[name].read(name, text)) == float(text)
+    for text in bad:
+        with pytest.raises(UsageError, match=name.replace("_", "-")):
+            NUMBERS[name].read(name, text)
+
+
+def test_large_seeds_keep_all_digits() -> None:
+    assert NUMBERS["seed"].read("seed", str(2**64 - 1)) == 2**64 - 1
+
+
+def test_pieces_that_are_not_the_text_are_not_believed() -> None:
+    body = (
+        '{"choices": [{"delta": {"content": "abc"}}], "flexspec": {"pieces": [["ab", true], ["%s", false]]}}'
+    )
+    assert read(body % "c", Chunk).pieces == [("ab", True), ("c", False)]
+    assert read(body % "d", Chunk).pieces == [("abc", None)]
+    assert read('{"choices": [{"delta": {"content": "abc"}}]}', Chunk).pieces == [("abc", None)]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"choices": 5}', b"\xff", b"[" * 100_000])
+def test_what_is_no_event_is_a_readable_error(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="no API of an edge node"):
+        read(body, Chunk)
+
+
+USAGE = Usage(30, 40, Figures(50, 20, 16, 12_345, 900, "base", 7, "exact"))
+
+
+def test_the_line_of_an_answer() -> None:
+    said = line(Took(4.0, 0.5, USAGE, "length"))
+    for part in (
+        "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%)", "16 rounds",
+        "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
+    ):  # fmt: skip
+        assert part in said
+    assert line(Took(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
+
+
+def test_totals() -> None:
+    totals = Totals(
+        [Took(4.0, 0.5, USAGE, "stop"), Took(6.0, 1.5, USAGE, "stop"), Took(9.0, 2.5, None, None)], 2
+    )
+    rows = dict(totals.rows())
+    assert rows["answers"] == "2, and 1 stopped, 2 failed"
+    assert rows["tokens"] == "80 written, 8.0 a second; prompts 60"
+    assert rows["acceptance"] == "40 of 100 drafted tokens (40%)"
+    assert rows["rounds"] == "32, 2.50 tokens each"
+    assert rows["MQTT payload"] == "24.7 kB up, 1800 B down"
+    assert rows["first text after"] == "1.50 s in the middle, 2.50 s at most"
+    assert dict(Totals().rows())["acceptance"] == "0 of 0 drafted tokens"
+
+
+def test_sizes() -> None:
+    assert (size(9999), size(10_000)) == ("9999 B", "10.0 kB")

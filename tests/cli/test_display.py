@@ -1,0 +1,103 @@
+"""Answers on a terminal: who wrote what, rows that scroll away, and text that cannot steer the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from flexspec_mq.display import Answer
+from flexspec_mq.printable import printable
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def drawn(pieces: list[tuple[str, bool | None]], *, width: int = 40, color: bool = True) -> str:
+    """All that a terminal is sent, with nothing that stays only for a moment."""
+    out = io.StringIO()
+    console = Console(
+        file=out, force_terminal=True, width=width, height=10, highlight=False, color_system="standard",
+        legacy_windows=False, no_color=not color,
+    )  # fmt: skip
+    with Answer(console) as answer:
+        for piece in pieces:
+            answer.text([piece])
+    return out.getvalue()
+
+
+def left(sent: str, width: int) -> list[str]:
+    """The rows that a terminal shows in the end, without styles."""
+    rows, row, column = [""], 0, 0
+    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r|\n)", sent):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            rows += [""] * (row + 1 - len(rows))
+        elif part == "\x1b[2K":
+            rows[row] = ""
+        elif found := re.fullmatch(r"\x1b\[(\d*)A", part):
+            row -= int(found[1] or 1)
+        elif part and not part.startswith("\x1b"):
+            rows[row] = rows[row][:column].ljust(column) + part
+            column += len(part)
+            assert len(rows[row].rstrip()) <= width
+    return rows
+
+
+@given(st.text())
+def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
+    shown = printable(text)
+    assert len(shown) == len(text)
+    assert all(unicodedata.category(one) not in {"Cc", "Cs"} or one in "\n\t" for one in shown)
+    assert all(
+        a == b for a, b in zip(shown, text, strict=True) if unicodedata.category(b) not in {"Cc", "Cs"}
+    )
+
+
+@pytest.mark.parametrize(
+    "attack",
+    ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\x1b]52;c;ZXZpbA==\x1b\\", "a\rb", "\x08\x08\x08", "\x1bc"],
+)
+def test_a_model_cannot_steer_the_terminal(attack: str) -> None:
+    for origin in (True, False, None):
+        sent = drawn([(character, origin) for character in attack] + [(attack, origin)])
+        ours = ESCAPES.sub("", sent)
+        assert "\x1b" not in ours
+        assert not set(ours) & set("\x07\x08\x9b\x9c\x9d")
+        assert printable(attack).strip("\n") in "".join(left(sent, 40))
+
+
+@given(
+    st.lists(st.tuples(st.text("ab \n", max_size=9), st.booleans()), max_size=30),
+    st.integers(min_value=5, max_value=30),
+)
+def test_what_is_left_on_the_screen_is_the_text(pieces: list[tuple[str, bool | None]], width: int) -> None:
+    """However it came: nothing is lost, doubled or joined; rows break where a terminal breaks them."""
+    text = "".join(piece for piece, _ in pieces)
+    rows = left(drawn(pieces, width=width), width)
+    assert re.sub(r"\s", "", "".join(rows)) == re.sub(r"\s", "", text)
+    if all(len(line) <= width for line in text.split("\n")):
+        assert [row.rstrip() for row in rows][: text.count("\n") + 1] == [
+            line.rstrip() for line in text.split("\n")
+        ]
+
+
+def test_a_paragraph_longer_than_the_screen_scrolls() -> None:
+    words = [f"word{number} " for number in range(200)]
+    rows = left(drawn([(word, True) for word in words], width=30), 30)
+    assert " ".join(" ".join(rows).split()) == "".join(words).strip()
+
+
+def test_colours_and_what_is_left_without_them() -> None:
+    pieces: list[tuple[str, bool | None]] = [("green", True), ("yellow", False), ("plain", None)]
+    assert "\x1b[32mgreen" in drawn(pieces)
+    assert "\x1b[1;33myellow" in drawn(pieces)
+    grey = drawn(pieces, color=False)
+    assert "\x1b[1myellow" in grey  # still bold, so that it can be told
+    assert "\x1b[32m" not in grey
