@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.chat.wishes import NONE, NUMBERS
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.printable import printable
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.session import Session
@@ -99,7 +100,7 @@ def check_model(name: str, known: list[str]) -> None:
         UsageError: naming those that it has.
     """
     if name not in known:
-        raise UsageError(f"there is no model {name}", hint=f"there is {', '.join(known)}")
+        raise UsageError(f"there is no model {name}", hint=printable(f"there is {', '.join(known)}"))
 
 
 def _number(name: str) -> Command:

@@ -13,6 +13,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
+from flexspec_mq.printable import printable
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.wire import Failure
@@ -46,7 +47,8 @@ def refused(failure: Failure, *, status: int | None = None, retry_after: str | N
         seconds = f"{retry_after} s" if retry_after.isdigit() else retry_after
         hint = f"{hint or AGAIN}; the API says: in {seconds}"
     where = "in the middle of the answer" if status is None else f"HTTP {status}"
-    return kind(f"{failure.message or 'the API refused'} ({where})", hint=hint)
+    # It may end in front of a terminal by ways that do not know where it comes from.
+    return kind(f"{printable(failure.message) or 'the API refused'} ({where})", hint=printable(hint))
 
 
 def _by_status(status: int | None) -> tuple[type[FlexSpecError], str]:

@@ -79,7 +79,7 @@ class Terminal:
 @asynccontextmanager
 async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Terminal]:
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 250, 0, 0))  # no line of ours is broken
 
     def prepare() -> None:
         end_with_parent(signal.SIGKILL)()

@@ -10,9 +10,10 @@ import pytest
 
 from flexspec_mq.chat.conversation import Conversation, Exchange
 from flexspec_mq.chat.figures import Took, Totals, line, size
-from flexspec_mq.chat.wire import Chunk, Figures, Usage, read
+from flexspec_mq.chat.refusals import refused
+from flexspec_mq.chat.wire import Chunk, Failure, Figures, Usage, read
 from flexspec_mq.chat.wishes import NUMBERS, Wishes
-from flexspec_mq.errors import RemoteProtocolError, UsageError
+from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
 
 
 def test_a_request_says_all_that_was_said_and_wished() -> None:
@@ -112,6 +113,13 @@ def test_pieces_that_are_not_the_text_are_not_believed() -> None:
 def test_what_is_no_event_is_a_readable_error(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="no API of an edge node"):
         read(body, Chunk)
+
+
+def test_a_refusal_cannot_steer_the_terminal() -> None:
+    error = refused(Failure("\x1b[2Jno", "no_worker"), status=503, retry_after="\x1b[2J")
+    assert "\x1b" not in str(error)
+    assert error.exit_code == WorkerError.exit_code
+    assert "\x1b" not in str(refused(Failure("\x1b[2J", 7)))
 
 
 USAGE = Usage(30, 40, Figures(50, 20, 16, 12_345, 900, "base", 7, "exact"))
