@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from flexspec_mq import logs, notify
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.doctor import command as doctor
+from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from cloud_worker.settings import CloudConfig
     from cloud_worker.target import Target
     from cloud_worker.worker import CloudWorker
+    from flexspec_mq.doctor.command import Examine
     from flexspec_mq.transport.base import LinkSettings
 
 
@@ -33,12 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of a worker's flags, and of ``config show``."""
+    """The parser of a worker's flags, of ``config show`` and of ``doctor``."""
     # No abbreviations: --password, which is no flag of ours, would be taken for --password-file.
     parser = argparse.ArgumentParser(prog="flexspec-cloud", description=__doc__, allow_abbrev=False)
-    shows = add_show_command(parser.add_subparsers(dest="command", metavar="command"))
-    for one in (parser, shows):
-        add_arguments(one, inner=one is shows)
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    for one in (parser, add_show_command(commands), add_doctor_command(commands)):
+        add_arguments(one, inner=one is not parser)
         logs.add_verbose(one)
     parser.add_argument(
         "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
@@ -48,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
+    if args.command == "doctor":
+        return _doctor(args)
     loaded = from_arguments(args)
     if args.command == "config":
         show(loaded, as_json=args.json)
@@ -63,6 +68,16 @@ def _main(argv: Sequence[str]) -> int:
     logs.tell(str(target.proof))
     asyncio.run(_serve(loaded.settings, link, target, ready_json=args.ready_json))
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    def prepare() -> Examine:
+        config = from_arguments(args).settings
+        from cloud_worker.doctor import examine
+
+        return lambda tell, timeout: examine(config, tell, timeout)
+
+    return doctor.run("cloud", args, prepare)
 
 
 async def _serve(config: CloudConfig, base: LinkSettings, target: Target, *, ready_json: bool) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from edge_node.settings import EdgeConfig, EdgeSettings, PlanOptions, add_arguments, from_arguments
 from flexspec_mq import logs, notify
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.doctor import command as doctor
+from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from edge_node.session_view import SessionView
     from edge_node.writing import Wish
+    from flexspec_mq.doctor.command import Examine
     from flexspec_mq.transport.base import LinkSettings
 
 ONE_SHOT_PATIENCE = 15.0
@@ -66,9 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_arguments(serves)
     logs.add_verbose(serves)
-    shows = add_show_command(commands)
-    add_arguments(shows)
-    logs.add_verbose(shows)
+    for one in (add_show_command(commands), add_doctor_command(commands)):
+        add_arguments(one)
+        logs.add_verbose(one)
     return parser
 
 
@@ -89,6 +92,8 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
+    if args.command == "doctor":
+        return _doctor(args)
     loaded = from_arguments(args)
     config = loaded.settings
     if args.command == "config":
@@ -110,6 +115,21 @@ def _main(argv: Sequence[str]) -> int:
         draft = _loading()(config.node, tell)
     asyncio.run(_run(config.node, link, draft, lambda node: command(_view(node, draft, wish, args.events))))
     return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    def prepare() -> Examine:
+        config = from_arguments(args).settings
+        from edge_node.doctor import examine
+
+        return lambda tell, timeout: examine(config, tell, timeout, load=_load_late)
+
+    return doctor.run("edge", args, prepare)
+
+
+def _load_late(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
+    """Load the draft; import what that needs only now, on the thread that waits for it."""
+    return _loading()(settings, tell)
 
 
 def _loading() -> Callable[[EdgeSettings, Callable[[str], None]], DraftModel]:

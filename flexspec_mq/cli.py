@@ -1,4 +1,4 @@
-"""The ``flexspec`` command: chat, models, drafts, links, schemas, the demo. The daemons have their own."""
+"""The ``flexspec`` command: chat, doctor, demo, models, drafts, links, schemas. The daemons have their own."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    # `_main` hands everything after `demo` and `chat` to their own parsers; these entries are for --help.
+    # `_main` hands everything after these to parsers of their own; the entries are for --help.
     commands.add_parser(
         "demo", help="write a text with a draft and a target over a local broker", add_help=False
     )
     commands.add_parser("chat", help="talk with an edge node's HTTP API in the terminal", add_help=False)
+    commands.add_parser(
+        "doctor",
+        help="check what this machine's daemons need: what is wrong and how to mend it",
+        add_help=False,
+    )
     _add_model_parser(commands)
     add_draft_parser(commands)
     add_link_parser(commands)
@@ -51,6 +56,10 @@ def _main(argv: Sequence[str]) -> int | None:
         from flexspec_mq.chat import main as chat
 
         return chat.main(argv[1:])
+    if argv and argv[0] == "doctor":
+        from flexspec_mq.doctor import main as doctor
+
+        return doctor.main(argv[1:])
     args = build_parser().parse_args(argv)
     func: Command = args.func
     return func(args)

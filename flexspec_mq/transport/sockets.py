@@ -75,7 +75,7 @@ async def _first_that_answers(settings: LinkSettings) -> socket.socket:
 async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings) -> ssl.SSLSocket:
     where = settings.address
     try:
-        context = _context(tls)
+        context = tls_context(tls)
         secured = context.wrap_socket(plain, server_hostname=settings.host, do_handshake_on_connect=False)
     except BaseException:
         plain.close()
@@ -132,7 +132,7 @@ async def _ready(
         remove(sock.fileno())
 
 
-def _context(tls: TlsSettings) -> ssl.SSLContext:
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     """Make the TLS context: the broker's certificate and name are always checked.
 
     Raises:

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+DRAFT_BYTES = 100_000_000
+"""Room that the default draft needs in the cache beside its base, rounded up."""
+
+
+def default_draft_folder() -> Path:
+    """Where `default_draft_path` puts the default draft; it need not be there yet, and nothing is written.
+
+    Raises:
+        ModelError: there is no folder for it.
+    """
+    name = hashlib.blake2b(default_delta_path().read_bytes(), digest_size=8).hexdigest()
+    return models_cache() / f"draft-{name}"
+
+
 def default_draft_path(say: Callable[[str], None] | None = None) -> Path:
     """Folder of the default draft's checkpoint in the cache, written if it is not there.
 
@@ -23,6 +37,4 @@ def default_draft_path(say: Callable[[str], None] | None = None) -> Path:
         ModelError: the default model is not installed, or does not fit the difference.
     """
     base = default_model_path(say)
-    delta = default_delta_path()
-    name = hashlib.blake2b(delta.read_bytes(), digest_size=8).hexdigest()
-    return materialise(base, delta, models_cache() / f"draft-{name}")
+    return materialise(base, default_delta_path(), default_draft_folder())

@@ -1,0 +1,302 @@
+"""``flexspec-cloud doctor``: everything that a worker would need, tried, with the same settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+from typing import TYPE_CHECKING
+
+from flexspec_mq import codec, topics
+from flexspec_mq.doctor import link as links
+from flexspec_mq.doctor import machine, model, statuses
+from flexspec_mq.doctor.examination import examination
+from flexspec_mq.doctor.threads import on_thread
+from flexspec_mq.doctor.watching import Watch
+from flexspec_mq.errors import LinkError, LinkRefused, ModelError
+from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
+from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
+from schemas.status import WorkerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloud_worker.settings import CloudConfig, MetricsOptions, WorkerSettings
+    from flexspec_mq.doctor.findings import Finding, Findings
+    from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.transport.base import Link, LinkSettings
+
+    Load = Callable[[WorkerSettings], LoadedModel]
+
+CHECKS = (
+    *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "family"),
+    *("clock", "qualities"),
+)
+"""In the order in which they are shown."""
+_PATIENCE = 5.0
+"""Seconds for one answer of the broker."""
+_NOBODY = "flexspec-doctor"
+"""A version and an edge that nobody has: what is sent to them disturbs nobody."""
+
+
+def load(settings: WorkerSettings) -> LoadedModel:
+    """Load the target as the worker does, without the proof that it then does.
+
+    Raises:
+        ModelError: it cannot be loaded, or not be packed.
+    """
+    from flexspec_mq.models.attention import register
+    from flexspec_mq.models.load import load_target
+    from flexspec_mq.models.packed import PackedModel
+
+    loaded = load_target(
+        settings.target,
+        device=settings.device,
+        dtype=settings.dtype,
+        attn_implementation=register(),
+    )
+    PackedModel(loaded.model)
+    return loaded
+
+
+async def examine(
+    config: CloudConfig,
+    tell: Callable[[str], None],
+    timeout: float,
+    *,
+    load: Load = load,
+    watch_for: float = 6.0,
+) -> list[Finding]:
+    """Check everything; never raises for what is wrong with the setup.
+
+    Args:
+        config: as the daemon has it.
+        tell: told what is checked now.
+        timeout: seconds for all of it.
+        load: loads the target.
+        watch_for: seconds to listen for fresh statuses.
+
+    Raises:
+        UsageError: the settings cannot be used: a file that cannot be read.
+    """
+    base = link_settings(config.link, f"w-{config.worker.worker}")
+    useful = {"serve": "--metrics-port will not work"} if config.metrics.metrics_port is not None else {}
+    async with examination("cloud", CHECKS, tell, timeout) as findings:
+        machine.check_packages(findings, ("models",), useful)
+        machine.check_folders(findings, _cache_needs(config.worker))
+        loading = asyncio.create_task(_target(findings, config.worker, load))
+        try:
+            here = await on_thread(lambda: check_metrics(findings, config.metrics))
+            if await links.reach(findings, base):
+                await _with_broker(findings, config, base, loading, here, watch_for)
+            else:
+                names = ("login", "name", "access", "family", "clock", "qualities")
+                findings.skip(names, "the broker cannot be used")
+            tell("loading the target")
+            await loading
+        finally:
+            loading.cancel()
+    return findings.all
+
+
+def check_metrics(findings: Findings, options: MetricsOptions) -> str:
+    """Whether figures could be served; the worker that does so already, in words, if it is one of ours. Blocks."""
+    host, port = options.metrics_host, options.metrics_port
+    if not port:
+        findings.ok("metrics", "no port is asked for" if port is None else "the figures take any free port")
+        return ""
+    why = machine.port_complaint(host, port)
+    if not why:
+        findings.ok("metrics", f"{host}:{port} is free for figures and probes")
+        return ""
+    if why != "taken":
+        detail = f"figures cannot be served at {host}:{port}: {why}"
+        findings.fail("metrics", "port taken", detail, "give an address and a port that this user may have")
+        return ""
+    who = machine.who_listens(port)
+    if _our_worker(host, port):
+        found = f"a worker serves its figures at {host}:{port} here{f', {who}' if who else ''}"
+        findings.ok("metrics", f"already running: {found}")
+        return found
+    by = f" by {who}" if who else ""
+    detail = f"{host}:{port}, where figures are to be served, is taken{by}"
+    findings.fail("metrics", "port taken", detail, "stop that, or give another: --metrics-port N")
+    return ""
+
+
+def _our_worker(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=3.0)
+    try:
+        connection.request("GET", "/metrics")
+        return b"flexspec_worker_" in connection.getresponse().read(65_536)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+async def _with_broker(
+    findings: Findings,
+    config: CloudConfig,
+    base: LinkSettings,
+    loading: asyncio.Task[LoadedModel | None],
+    here: str,
+    watch_for: float,
+) -> None:
+    async with links.logged_in(findings, base, _PATIENCE) as link:
+        if link is None:
+            findings.skip(("name", "access", "family", "clock", "qualities"), "the broker does not let us in")
+            return
+        watch, heard = Watch(), asyncio.Queue[str](1000)
+        watching = asyncio.create_task(_listen(watch, link, heard))
+        qualities = asyncio.create_task(links.check_qualities(findings, base))
+        topic = topics.worker_status_topic(config.worker.worker)
+        try:
+            findings.tell("listening for workers")
+            await watch.until(lambda: bool(watch.fights(topic)), watch_for)
+            findings.tell("trying the access rules")
+            await _check_access(findings, config, base.username, link, watch, heard)
+            here = here or _process_here()
+            statuses.check_clock(findings, watch, besides=topic if here else "")
+            findings.tell("loading the target")
+            target = await loading
+            _check_family(findings, config.worker, watch, target)
+            await qualities
+            statuses.check_name(findings, watch, topic, "worker", here)
+        except LinkError as error:
+            statuses.lost(findings, error)
+        finally:
+            for task in (watching, qualities):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _listen(watch: Watch, link: Link, heard: asyncio.Queue[str]) -> None:
+    """Collect statuses; topics of all else go to `heard`."""
+    await watch.run(link, lambda inbound: _note(heard, inbound))
+
+
+def _note(heard: asyncio.Queue[str], inbound: Inbound) -> None:
+    if not heard.full():
+        heard.put_nowait(inbound.topic)
+
+
+async def _check_access(
+    findings: Findings,
+    config: CloudConfig,
+    user: str | None,
+    link: Link,
+    watch: Watch,
+    heard: asyncio.Queue[str],
+) -> None:
+    """Try to publish where a worker does, and to read what it reads by sending it something ourselves."""
+    worker = config.worker.worker
+    topic = topics.worker_status_topic(worker)
+    known = watch.newest(topic)
+    gone = WorkerStatus(state="gone", epoch=0, at=0, worker=worker)
+    status = codec.encode_status(gone) if known is None else known.payload
+    answers = topics.verdict_topic(_NOBODY)
+    for where, payload, loss in (
+        (topic, status, "the worker could not tell its status, and would refuse to start"),
+        (answers, b"", "no edge would get an answer"),
+    ):
+        if await links.may_publish(link, where, payload) == NOT_AUTHORIZED:
+            what = f"publish on {where if where == topic else 'f1/v/+'}"
+            links.forbidden(findings, "access", user, what, loss)
+    for one in watch.blind:
+        links.forbidden(findings, "access", user, f"read {one}", "we cannot see who is there")
+    # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
+    sender = user if user is not None else _NOBODY
+    for where, what in (
+        (topics.open_topic(_NOBODY, sender), "f1/o/+/+"),
+        (topics.draft_topic(worker, sender), f"f1/d/{worker}/+"),
+    ):
+        reached = await _reaches_us(link, where, heard)
+        if reached is False:
+            links.forbidden(findings, "access", user, f"read {what}", "nothing from edges would arrive")
+    if not findings.failed("access"):
+        findings.ok("access", f"may publish on {topic} and f1/v/+, and read f1/o/+/+ and f1/d/{worker}/+")
+
+
+async def _reaches_us(link: Link, topic: str, heard: asyncio.Queue[str]) -> bool | None:
+    """Whether what is sent on a topic is delivered to us; None if we may not send there."""
+    try:
+        await link.subscribe(topic)
+    except LinkRefused:
+        return False
+    try:
+        if await links.may_publish(link, topic, links.NOT_A_SESSION) == NOT_AUTHORIZED:
+            return None
+        async with asyncio.timeout(2.0):
+            while await heard.get() != topic:
+                pass
+    except TimeoutError:
+        return False
+    finally:
+        with contextlib.suppress(LinkError):
+            await link.unsubscribe(topic)
+    return True
+
+
+def _check_family(
+    findings: Findings, settings: WorkerSettings, watch: Watch, target: LoadedModel | None
+) -> None:
+    """Workers that share a version must share a tokenizer, or sessions could not move between them."""
+    others = [
+        status
+        for seen in watch.workers()
+        if isinstance(status := seen.status, WorkerStatus)
+        and status.version == settings.version
+        and status.worker != settings.worker
+        and status.state != "gone"
+        and status.fingerprint
+    ]
+    if target is None:
+        findings.skip(["family"], "the target cannot be loaded")
+        return
+    odd = [status for status in others if status.fingerprint != target.fingerprint.hex()]
+    if odd:
+        names = ", ".join(f"{one.worker} ({one.fingerprint[:12]}…)" for one in odd)
+        findings.fail(
+            "family",
+            "wrong tokenizer",
+            f"our target's tokenizer is {target.fingerprint.hex()[:12]}…, and workers of the same version "
+            f"{settings.version!r} have another: {names}",
+            "one version is one model: give this target a --version of its own",
+        )
+        return
+    with_us = f", as have {len(others)} other workers of it" if others else ""
+    findings.ok(
+        "family", f"version {settings.version!r} has tokenizer {target.fingerprint.hex()[:12]}…{with_us}"
+    )
+
+
+async def _target(findings: Findings, settings: WorkerSettings, load: Load) -> LoadedModel | None:
+    what = f"the target {settings.target}"
+    if settings.target == "default" and model.unprepared_default(findings, what):
+        return None
+    return await model.loaded(
+        findings,
+        what,
+        lambda: load(settings),
+        lambda found: (
+            f"target {found.name} on {settings.device}, {settings.dtype}; its proof runs at the start"
+        ),
+    )
+
+
+def _process_here() -> str:
+    found = machine.processes_of("cloud_worker", "flexspec-cloud")
+    return f"flexspec-cloud runs on this machine (process {', '.join(map(str, found))})" if found else ""
+
+
+def _cache_needs(settings: WorkerSettings) -> int:
+    """Bytes that the first start would still write to the cache."""
+    if settings.target != "default":
+        return 0
+    try:
+        return 0 if default_model_folder().is_dir() else CONVERTED_BYTES
+    except ModelError:
+        return 0

@@ -1,0 +1,190 @@
+"""The broker as a daemon would meet it: reachable, secure, willing to let us in and to take our messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq import codec
+from flexspec_mq.doctor.threads import on_thread
+from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
+from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
+from flexspec_mq.transport.diagnose import diagnose
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Close, CloseReason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from flexspec_mq.doctor.findings import Findings
+    from flexspec_mq.retry import Waiting
+    from flexspec_mq.transport.base import Link, LinkSettings
+
+NOT_A_SESSION = codec.encode(Close(0, 1, 0, CloseReason.FAILED))
+"""A message that a worker reads and has nothing to do for: no session has the number 0."""
+_CHECK_SECONDS = 25.0
+
+_RULES = "the access rules of `flexspec-broker` allow it; on a broker of your own, let user {user} {what}"
+
+
+def as_doctor(settings: LinkSettings, patience: float) -> LinkSettings:
+    """Settings of a link beside the daemon's: with an id of its own, and nothing that stays at the broker."""
+    return replace(
+        settings,
+        client_id=f"{settings.client_id}-doctor-{secrets.token_hex(3)}",
+        session_expiry=0,
+        will=None,
+        birth=no_birth,
+        subscriptions=(),
+        give_up_after=patience,
+    )
+
+
+async def reach(findings: Findings, settings: LinkSettings) -> bool:
+    """Whether a broker of MQTT 5 answers, over the TLS that we were told."""
+    findings.tell(f"looking for the broker at {settings.address}")
+    cause = await on_thread(lambda: diagnose(settings))
+    if cause is not None:
+        findings.fail("broker", cause.fault, cause.detail, cause.advice)
+        return False
+    how = "without TLS" if settings.tls is None else "over TLS, with a certificate that is trusted"
+    findings.ok("broker", f"{settings.address} speaks MQTT 5, {how}")
+    return True
+
+
+@asynccontextmanager
+async def logged_in(
+    findings: Findings, settings: LinkSettings, patience: float
+) -> AsyncIterator[Link | None]:
+    """A link of the doctor's own; None if the broker does not let us in, which is then among the findings."""
+    findings.tell("logging in")
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            link = await stack.enter_async_context(mqtt_link(as_doctor(settings, patience), on_wait=_quietly))
+            await link.wait_up(2 * patience)
+        except LinkError as error:
+            fault = "login refused" if isinstance(error, LinkRefused) else "broker down"
+            advice = error.hint or "look into the broker's log"
+            if settings.username is None and isinstance(error, LinkRefused):
+                advice = f"give --username and --password-file; {advice}"
+            findings.fail("login", fault, error.message, advice)
+            # What the link raises on leaving has been told just now.
+            with contextlib.suppress(LinkError):
+                await stack.aclose()
+            yield None
+            return
+        findings.ok("login", f"as {settings.username or 'nobody: this broker asks for no login'}")
+        yield link
+
+
+async def may_publish(link: Link, topic: str, payload: bytes) -> int:
+    """The reason code of a publish: 0, 0x10 (nobody subscribes) or 0x87 (the access rules forbid it).
+
+    Raises:
+        LinkError: it failed for another reason.
+    """
+    try:
+        await link.publish(topic, payload, qos=1)
+    except PublishRefused as refused:
+        if refused.reason_code in (NO_SUBSCRIBERS, NOT_AUTHORIZED):
+            return refused.reason_code
+        raise
+    return 0
+
+
+def forbidden(findings: Findings, name: str, user: str | None, what: str, loss: str) -> None:
+    """The access rules lack something.
+
+    Args:
+        findings: to add to.
+        name: of the check.
+        user: at the broker.
+        what: ``publish on …`` or ``read …``.
+        loss: what does not work without it.
+    """
+    who = f"user {user!r}" if user is not None else "an anonymous client"
+    advice = _RULES.format(user=repr(user) if user is not None else "anonymous", what=what)
+    findings.fail(name, "ACL refusal", f"the broker does not let {who} {what}: {loss}", advice)
+
+
+async def check_qualities(findings: Findings, settings: LinkSettings) -> None:
+    """What `flexspec-broker check` says of the broker; run as a process, for it knows the broker's side."""
+    findings.tell("trying the broker's qualities")
+    name = "qualities"
+    if settings.tls is not None and settings.tls.certificate is not None:
+        findings.skip([name], "`flexspec-broker check` cannot show a client certificate")
+        return
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            said = await _run_check(settings)
+    except TimeoutError:
+        findings.warn(
+            name, f"not finished within {_CHECK_SECONDS:g} s", "a slow link; try `flexspec-broker check`"
+        )
+        return
+    except ValueError as error:
+        findings.warn(name, f"`flexspec-broker check` failed: {error}", "run it by hand to see more")
+        return
+    lacking = [row for row in said["findings"] if not row["ok"]]
+    for row in lacking:
+        what, advice = f"{row['name']}: {row['detail']}", row.get("advice", "")
+        if row["needed"]:
+            findings.fail(name, "broker lacking", what, advice)
+        else:
+            findings.warn(name, what, advice, "broker slow or silent")
+    if not lacking:
+        findings.ok(name, "; ".join(f"{row['name']}: {row['detail']}" for row in said["findings"][3:]))
+
+
+async def _run_check(settings: LinkSettings) -> dict[str, Any]:
+    """Run ``python -m broker check``; the password goes through a pipe, so that nobody sees it.
+
+    Raises:
+        ValueError: it could not be run to its end; holds its last words.
+    """
+    command = [sys.executable, "-m", "broker", "check", settings.address, "--json"]
+    if settings.username is not None:
+        command += ["--username", settings.username]
+    if settings.tls is not None and settings.tls.ca is not None:
+        command += ["--ca", str(settings.tls.ca)]
+    passed: tuple[int, ...] = ()
+    if settings.password is not None:
+        reader, writer = os.pipe()
+        passed = (reader,)
+        with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+            pipe.write(settings.password + "\n")  # far less than a pipe holds
+        command += ["--password-file", f"/dev/fd/{reader}"]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=passed,
+        )
+    finally:
+        for descriptor in passed:
+            os.close(descriptor)
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    try:
+        found: dict[str, Any] = json.loads(out)
+    except ValueError:
+        last = err.decode(errors="replace").strip().splitlines()
+        raise ValueError(last[-1] if last else f"it ended with code {process.returncode}") from None
+    return found
+
+
+def _quietly(_waiting: Waiting) -> None:
+    """The last error is told, not each."""

@@ -1,0 +1,254 @@
+"""This machine: Python, packages, folders, ports."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import socket
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.default import models_cache
+
+if TYPE_CHECKING:
+    from flexspec_mq.doctor.findings import Findings
+
+_DISTRIBUTION = "flexspec-mq"
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*([^;]*)(?:;(.*))?")
+_BOUND = re.compile(r"(>=|<)\s*([0-9][0-9.]*)")
+_EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
+_PROBE_BYTES = 1_000_000
+_LITTLE_BYTES = 100_000_000
+"""Free space below which a folder is about to be full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A package that we ask for.
+
+    Attributes:
+        extra: of ours that asks for it; empty if all of us needs it.
+    """
+
+    name: str
+    bounds: str
+    extra: str
+
+    def complaint(self) -> str:
+        """What is wrong with what is installed; empty if nothing is."""
+        try:
+            found = metadata.version(self.name)
+        except metadata.PackageNotFoundError:
+            return f"{self.name} is not installed"
+        return "" if fits(found, self.bounds) else f"{self.name} is {found}, asked for is {self.bounds}"
+
+
+def fits(version: str, bounds: str) -> bool:
+    """Whether a version keeps bounds such as ``>=2.9,<3``; bounds of other kinds are not looked at."""
+    number = _numbers(version)
+    for sign, bound in _BOUND.findall(bounds):
+        limit = _numbers(bound)
+        width = max(len(number), len(limit))
+        have, want = (tuple(one) + (0,) * (width - len(one)) for one in (number, limit))
+        if (sign == ">=" and have < want) or (sign == "<" and have >= want):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release part of a version: 2.9.1 of ``2.9.1rc2+cpu``."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def requirements(lines: list[str] | None = None) -> list[Requirement]:
+    """What our package asks for, as its metadata says; empty where it is not installed as a package."""
+    if lines is None:
+        try:
+            lines = metadata.requires(_DISTRIBUTION) or []
+        except metadata.PackageNotFoundError:
+            lines = []
+    found: list[Requirement] = []
+    for line in lines:
+        if (match := _REQUIREMENT.match(line)) is not None:
+            extra = _EXTRA.search(match[3] or "")
+            found.append(Requirement(match[1], match[2].strip(), extra[1] if extra else ""))
+    return found
+
+
+def check_packages(findings: Findings, needed: tuple[str, ...], useful: dict[str, str]) -> None:
+    """Python and the packages.
+
+    Args:
+        findings: to add to.
+        needed: extras that this daemon cannot do without.
+        useful: other extras, and what does not work without them.
+    """
+    asked = requirements()
+    wrong = [said for one in asked if one.extra in ("", *needed) and (said := one.complaint())]
+    oldest = _oldest_python()
+    if not fits(platform.python_version(), oldest):
+        wrong.insert(0, f"Python is {platform.python_version()}, asked for is {oldest}")
+    if wrong:
+        extras = f"[{','.join(needed)}]" if needed else ""
+        install = f"{sys.executable} -m pip install 'flexspec-mq{extras}'"
+        findings.fail("packages", "packages", "; ".join(wrong), f"install them: {install}")
+    elif not asked:
+        detail = f"Python {platform.python_version()}; flexspec-mq is not installed as a package"
+        findings.warn("packages", detail, "its packages could not be compared: pip install it")
+    else:
+        findings.ok("packages", f"Python {platform.python_version()}, {len(asked)} packages asked for")
+    for extra, loss in useful.items():
+        lacking = [said for one in asked if one.extra == extra and (said := one.complaint())]
+        if lacking:
+            install = f"{sys.executable} -m pip install 'flexspec-mq[{extra}]'"
+            findings.warn("packages", f"{'; '.join(lacking)}: {loss}", f"if you want it: {install}")
+
+
+def _oldest_python() -> str:
+    try:
+        return metadata.metadata(_DISTRIBUTION)["Requires-Python"]
+    except (metadata.PackageNotFoundError, KeyError):
+        return ">=3.11"
+
+
+def check_folders(findings: Findings, cache_needs: int) -> None:
+    """Space and permission in the folders that are written to, by writing.
+
+    Args:
+        findings: to add to.
+        cache_needs: bytes that are still to be written to the cache of models.
+    """
+    try:
+        cache = models_cache()
+    except ModelError as error:
+        findings.fail("cache", "disk full", error.message, error.hint)
+    else:
+        _check_folder(
+            findings,
+            "cache",
+            cache,
+            cache_needs,
+            "free some space there, or set XDG_CACHE_HOME to a folder on another disk",
+        )
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        findings.fail("temp", "disk full", f"no folder for temporary files: {error}", "set TMPDIR to one")
+        return
+    _check_folder(findings, "temp", temporary, 0, "free some space there, or set TMPDIR to another folder")
+
+
+def _check_folder(findings: Findings, name: str, folder: Path, needs: int, advice: str) -> None:
+    """One folder; where it does not exist yet, the nearest one above it."""
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    if not place.is_dir():
+        findings.fail(name, "disk full", f"{place} is a file, and should be a folder", advice)
+        return
+    try:
+        free = os.statvfs(place)
+        with tempfile.TemporaryFile(dir=place, prefix=".flexspec-doctor-") as probe:
+            probe.write(b"\xa5" * _PROBE_BYTES)  # quotas show only when something is written
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            detail = f"{place} takes no further megabyte: {error.strerror}"
+            findings.fail(name, "disk full", detail, advice)
+        else:
+            detail = f"{place} cannot be written to: {error.strerror}"
+            findings.fail(name, "not writable", detail, f"let this user write there ({advice})")
+        return
+    left = free.f_bavail * free.f_frsize
+    if left < needs:
+        detail = f"{place} has {_mb(left)} left, and the default model needs {_mb(needs)}"
+        findings.fail(name, "disk full", detail, advice)
+    elif left < _LITTLE_BYTES:
+        findings.warn(name, f"{place} has only {_mb(left)} left", advice, "disk nearly full")
+    else:
+        findings.ok(name, f"{place}: writable, {_mb(left)} left")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def port_complaint(host: str, port: int) -> str:
+    """Why we cannot listen at an address of this machine; empty if we can."""
+    where = "127.0.0.1" if host == "localhost" else host
+    try:
+        family = socket.AF_INET6 if isinstance(ip_address(where), IPv6Address) else socket.AF_INET
+    except ValueError:
+        family = socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((where, port))
+            listener.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "taken"
+            return error.strerror or str(error)
+    return ""
+
+
+def who_listens(port: int) -> str:
+    """The process that listens on a TCP port, as far as /proc lets us see; empty if it does not."""
+    inodes = _listening(port)
+    if not inodes:
+        return ""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(one) in inodes for one in (folder / "fd").iterdir()):  # noqa: PTH115  no Path
+                return f"{command_of(folder) or 'a process'} (process {folder.name})"
+        except OSError:  # it has ended, or is another user's
+            continue
+    return ""
+
+
+def command_of(folder: Path) -> str:
+    """The beginning of a process's command line: arguments may hold what is nobody's business."""
+    words = [word.decode(errors="replace") for word in (folder / "cmdline").read_bytes().split(b"\0") if word]
+    if len(words) > 2 and words[1] == "-m":
+        return f"{Path(words[0]).name} -m {words[2]}"
+    if len(words) > 1 and Path(words[0]).name.startswith("python"):
+        return Path(words[1]).name
+    return Path(words[0]).name if words else ""
+
+
+def processes_of(*names: str) -> list[int]:
+    """Ids of this machine's processes, not us and not doctors, that run one of these commands or modules."""
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        called = {Path(word.decode(errors="replace")).name for word in words[:3]}
+        if called & set(names) and b"doctor" not in words and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def _listening(port: int) -> set[str]:
+    """``socket:[inode]`` of the sockets that listen on a port."""
+    found: set[str] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
+    return found

@@ -1,0 +1,152 @@
+"""``flexspec doctor``: is everything there that this machine's daemons need, and does it work?
+
+Without arguments it checks the edge node's setup, with the settings that ``flexspec-edge serve`` would have, and the
+worker's too where there is a cloud.toml or a FLEXSPEC_CLOUD_… variable. All other flags are those of the daemon:
+``flexspec doctor --broker broker.example:8883 --tls-ca ca.crt --username truck-17 --password-file secret``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.doctor.command import add_doctor_flags, tell_findings
+from flexspec_mq.doctor.findings import Finding, State, from_json
+from flexspec_mq.errors import UsageError
+from flexspec_mq.stages import stages
+from schemas.settings.document import usual_place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+_MODULES = {"edge": "edge_node", "cloud": "cloud_worker"}
+_GRACE = 10.0
+"""Seconds beyond its own bound that a daemon's doctor may take to start and to end."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(_main, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags that are not the daemons'."""
+    parser = argparse.ArgumentParser(
+        prog="flexspec doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage="flexspec doctor [edge | cloud] [options] [flags of flexspec-edge or flexspec-cloud]",
+        epilog="Exit codes: 0 all is well; otherwise that of the first fault: 2 settings or port, 3 model, 4 broker, "
+        "5 worker or text, 1 anything else. docs/doctor.md has what each finding means.",
+    )
+    parser.add_argument("--edge-config", type=Path, metavar="FILE", help="settings of the edge node")
+    parser.add_argument(
+        "--cloud-config", type=Path, metavar="FILE", help="settings of the worker; checks it as well"
+    )
+    add_doctor_flags(parser)
+    return parser
+
+
+def _main(argv: Sequence[str]) -> int:
+    only = argv[0] if argv and argv[0] in _MODULES else None
+    args, rest = build_parser().parse_known_args(argv[1:] if only else argv)
+    rest = [word for word in rest if word != "--"]
+    commands = _commands(only, args, rest)
+    began = time.monotonic()
+    findings: list[Finding] = []
+    with stages() as tell:
+        for part, flags in commands.items():
+            findings += _ask(part, [*flags, "--within", str(args.within)], args.within + _GRACE, tell)
+    return tell_findings(findings, time.monotonic() - began, json=args.json)
+
+
+def _commands(only: str | None, args: argparse.Namespace, rest: list[str]) -> dict[str, list[str]]:
+    """Parts to examine, and the flags for each. Flags of a daemon go to the edge node unless the worker is named.
+
+    Raises:
+        UsageError: flags that no part would get.
+    """
+    files: dict[str, Path | None] = {"edge": args.edge_config, "cloud": args.cloud_config}
+    if only is not None:
+        other = "cloud" if only == "edge" else "edge"
+        if files[other] is not None:
+            raise UsageError(
+                f"`flexspec doctor {only}` has no use for --{other}-config",
+                hint=f"leave out one of them, or {only!r}",
+            )
+        parts = [only]
+    else:
+        parts = ["edge"]
+        if files["cloud"] is not None or (not rest and files["edge"] is None and _configured("cloud")):
+            parts.append("cloud")
+    flags = {part: [] if files[part] is None else ["--config", str(files[part])] for part in parts}
+    flags[parts[0]] += rest
+    return flags
+
+
+def _configured(part: str) -> bool:
+    """Whether a daemon has settings of its own on this machine."""
+    prefix = f"FLEXSPEC_{part.upper()}_"
+    if any(name.startswith(prefix) and value for name, value in os.environ.items()):
+        return True
+    place = usual_place(part, os.environ)
+    return place is not None and place.exists()
+
+
+def _ask(part: str, flags: Sequence[str], timeout: float, tell: Callable[[str], None]) -> list[Finding]:
+    """Run a daemon's own doctor as a process, for only it knows what the daemon needs.
+
+    Raises:
+        UsageError: it does not know a flag; its words go to standard error.
+    """
+    command = [sys.executable, "-m", _MODULES[part], "doctor", "--json", *flags]
+    said: list[str] = []
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None  # noqa: S101  made with a pipe
+        assert process.stderr is not None  # noqa: S101  made with a pipe
+        ended = threading.Timer(timeout, process.kill)
+        reader = threading.Thread(target=_pass_on, args=(part, process.stderr, said, tell), daemon=True)
+        ended.start()
+        reader.start()
+        try:
+            output = process.stdout.read()
+            code = process.wait()
+        except BaseException:  # Ctrl-C: the child has had it too
+            process.terminate()
+            raise
+        finally:
+            ended.cancel()
+            reader.join(1.0)
+    try:
+        return from_json(json.loads(output))
+    except (ValueError, KeyError, TypeError):
+        pass
+    if code == UsageError.exit_code:
+        words = [line for line in said if "error:" in line]
+        raise UsageError(
+            (words[-1].partition("error: ")[2] if words else f"the {part} doctor refused its flags"),
+            hint=f"see `{'flexspec-' + part} doctor --help` for the flags",
+        )
+    last = "; ".join(said[-3:]) or "it said nothing"
+    detail = f"the {part} doctor ended with code {code}: {last}"
+    return [
+        Finding("doctor", State.FAILED, detail, "run it by hand: " + " ".join(command[1:]), "doctor", part)
+    ]
+
+
+def _pass_on(part: str, lines: Iterable[str], said: list[str], tell: Callable[[str], None]) -> None:
+    for line in lines:
+        said.append(line.rstrip())
+        if "\n" in line and not line.startswith((" ", "usage:")):
+            tell(f"{part}: {line.rstrip()}")

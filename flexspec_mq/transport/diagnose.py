@@ -1,0 +1,286 @@
+"""Why a broker cannot be used: what is said there on the wire, and what that means for the user.
+
+The link itself only needs to know whether it may try again. Whoever sets a broker up needs the cause. So this asks
+with sockets of its own and blocks; call it on a thread. It logs in as nobody and leaves nothing at the broker.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+from flexspec_mq.errors import LinkRefused
+from flexspec_mq.transport.certificates import complaint_about
+from flexspec_mq.transport.probe import CONNECT_5, CONNECT_311
+from flexspec_mq.transport.sockets import tls_context
+from schemas.settings.hosts import is_loopback
+
+if TYPE_CHECKING:
+    from flexspec_mq.transport.base import LinkSettings, TlsSettings
+
+PLAIN_PORT, TLS_PORT = 1883, 8883
+_UNSUPPORTED_VERSION = 0x84
+_TLS_ALERT = b"\x15\x03"
+_MQTT5 = (
+    "use a broker with MQTT 5, such as Mosquitto 2, EMQX, VerneMQ or HiveMQ; `flexspec-broker run` starts one"
+)
+
+Fault = Literal["broker down", "wrong port", "3.1.1 only", "TLS mismatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What keeps us from the broker, and how to mend it."""
+
+    fault: Fault
+    detail: str
+    advice: str
+
+
+class _Said(Enum):
+    """What the other side makes of a CONNECT of MQTT 5."""
+
+    MQTT5 = "MQTT 5"
+    OLDER = "an older MQTT"
+    TLS = "TLS"
+    OTHER = "something else"
+    HUNG_UP = "it hung up"
+    SILENT = "nothing"
+
+
+def diagnose(settings: LinkSettings) -> Cause | None:
+    """Look for what keeps us from the broker, before any login; None if nothing does.
+
+    Blocks for a small multiple of `settings.connect_timeout` at most, name resolution aside.
+    """
+    try:
+        _connect(settings).close()
+    except OSError as error:
+        return _unreachable(settings, error)
+    if settings.tls is None:
+        return _plain(settings)
+    return _secured(settings, settings.tls)
+
+
+def _connect(settings: LinkSettings) -> socket.socket:
+    """A connected blocking socket. `UnicodeError` of a name that is none becomes a `socket.gaierror`."""
+    try:
+        return socket.create_connection((settings.host, settings.port), timeout=settings.connect_timeout)
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+
+
+def _unreachable(settings: LinkSettings, error: OSError) -> Cause:
+    where, host = settings.address, settings.host
+    if isinstance(error, socket.gaierror):
+        return Cause(
+            "broker down",
+            f"the host name {host} is not known here: {error.strerror}",
+            "check the spelling of --broker, and this machine's DNS; an address works without DNS",
+        )
+    if isinstance(error, ConnectionRefusedError):
+        elsewhere = _elsewhere(settings)
+        if elsewhere:
+            return Cause(
+                "wrong port",
+                f"nothing listens at {where}, but {' and '.join(elsewhere)}",
+                f"give that port: --broker {host}:{elsewhere[0].rpartition(' ')[2]}, "
+                "with --tls-ca for one that speaks TLS and without it for one that does not",
+            )
+        start = "`flexspec-broker run --port 1883` starts one here" if is_loopback(host) else "start it there"
+        return Cause(
+            "broker down", f"nothing listens at {where}", f"is the broker running, on that port? {start}"
+        )
+    if isinstance(error, TimeoutError):
+        return Cause(
+            "broker down",
+            f"{where} did not answer within {settings.connect_timeout:g} s",
+            "check the address, whether that machine is up, and the firewalls on the way",
+        )
+    known = errno.errorcode.get(error.errno or 0, "")
+    return Cause(
+        "broker down",
+        f"{where} is unreachable: {error.strerror or error}",
+        "this machine has no way there: check its network and routes"
+        if known in {"EHOSTUNREACH", "ENETUNREACH"}
+        else "check the address and this machine's network",
+    )
+
+
+def _elsewhere(settings: LinkSettings) -> list[str]:
+    """The usual ports of this host at which a broker answers; each entry ends with the port."""
+    found: list[str] = []
+    for port in (PLAIN_PORT, TLS_PORT):
+        if port == settings.port:
+            continue
+        other = replace(settings, port=port, tls=None, connect_timeout=min(2.0, settings.connect_timeout))
+        said, _ = _ask(other, CONNECT_5)
+        if said in (_Said.MQTT5, _Said.OLDER):
+            found.append(f"an MQTT broker answers at port {port}")
+        elif said in (_Said.HUNG_UP, _Said.TLS) and _speaks_tls(other):
+            found.append(f"something that speaks TLS answers at port {port}")
+    return found
+
+
+def _plain(settings: LinkSettings) -> Cause | None:
+    said, answer = _ask(settings, CONNECT_5)
+    if said is _Said.MQTT5:
+        return None
+    if said is _Said.OLDER or (said is _Said.HUNG_UP and _ask(settings, CONNECT_311)[0] is _Said.OLDER):
+        return _too_old(settings)
+    if said is not _Said.OTHER and _speaks_tls(settings):
+        return Cause(
+            "TLS mismatch",
+            f"{settings.address} speaks TLS, and we were told to connect without",
+            "give --tls-ca CA.crt, the certificate authority of the broker; or a port without TLS, usually 1883",
+        )
+    return _no_broker(settings, said, answer)
+
+
+def _too_old(settings: LinkSettings) -> Cause:
+    return Cause("3.1.1 only", f"the broker at {settings.address} does not speak MQTT 5", _MQTT5)
+
+
+def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
+    words = {
+        _Said.HUNG_UP: "hangs up when it is asked for MQTT",
+        _Said.SILENT: f"says nothing for {settings.connect_timeout:g} s when it is asked for MQTT",
+    }.get(said, f"answers {_named(answer)}")
+    usual = [f"{one}" for one in _elsewhere(settings)]
+    seen = f"; but {' and '.join(usual)}" if usual else ""
+    return Cause(
+        "wrong port",
+        f"{settings.address} is no MQTT broker: it {words}{seen}",
+        "give the broker's port with --broker HOST:PORT, usually 1883, or 8883 with TLS",
+    )
+
+
+def _named(answer: bytes) -> str:
+    if answer.startswith(b"HTTP/"):
+        return "as a web server does (HTTP)"
+    if answer.startswith(b"SSH-"):
+        return "as an SSH server does"
+    return f"something else ({answer[:8]!r})"
+
+
+def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
+    try:
+        context = tls_context(tls)
+        with _connect(settings) as sock, context.wrap_socket(sock, server_hostname=settings.host) as secured:
+            secured.sendall(CONNECT_5)
+            said, answer = _read(secured)
+    except LinkRefused as error:  # our files
+        return Cause("TLS mismatch", error.message, error.hint)
+    except ssl.SSLCertVerificationError as error:
+        message, advice = complaint_about(settings, tls, error)
+        return Cause("TLS mismatch", message, advice)
+    except (OSError, ValueError) as error:
+        return _broken_handshake(settings, tls, error)
+    if said is _Said.HUNG_UP:
+        said = _ask_secured(settings, context, CONNECT_311)
+    if said in (_Said.MQTT5, _Said.OLDER):
+        return None if said is _Said.MQTT5 else _too_old(settings)
+    if said is _Said.HUNG_UP:
+        return _wants_certificate(settings, tls, "it hung up after the handshake")
+    return _no_broker(settings, said, answer)
+
+
+def _broken_handshake(settings: LinkSettings, tls: TlsSettings, error: Exception) -> Cause:
+    reason = str(getattr(error, "reason", None) or "")
+    about_us = ("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "EXPIRED")
+    if "ALERT" in reason and any(word in reason for word in (*about_us, "HANDSHAKE_FAILURE")):
+        return _wants_certificate(settings, tls, reason.lower().replace("_", " "))
+    said, answer = _ask(replace(settings, tls=None), CONNECT_5)
+    if said in (_Said.MQTT5, _Said.OLDER):
+        return Cause(
+            "TLS mismatch",
+            f"{settings.address} is a port without TLS, and we were told to use TLS",
+            "give the broker's TLS port, usually 8883; or leave --tls-ca, --tls-cert and --tls-key out, where no "
+            "stranger can listen on the way",
+        )
+    if said is _Said.OTHER:
+        return _no_broker(settings, said, answer)
+    if _speaks_tls(settings):
+        return _wants_certificate(settings, tls, reason.lower().replace("_", " ") or str(error))
+    return Cause(
+        "wrong port",
+        f"{settings.address} is no TLS port: the handshake failed ({error})",
+        "give the broker's TLS port, usually 8883",
+    )
+
+
+def _wants_certificate(settings: LinkSettings, tls: TlsSettings, what: str) -> Cause:
+    if tls.certificate is None:
+        return Cause(
+            "TLS mismatch",
+            f"the broker at {settings.address} asks for a client certificate, and we have none ({what})",
+            "give --tls-cert and --tls-key with a certificate that the broker's operator signed for this device",
+        )
+    return Cause(
+        "TLS mismatch",
+        f"the broker at {settings.address} does not accept our client certificate {tls.certificate} ({what})",
+        "it must be signed by the authority that the broker trusts (its `cafile`) and not have expired; "
+        "have the operator sign a new one",
+    )
+
+
+def _ask(settings: LinkSettings, connect: bytes) -> tuple[_Said, bytes]:
+    """What the port says to a CONNECT, without TLS, and its first bytes."""
+    try:
+        with _connect(settings) as sock:
+            sock.sendall(connect)
+            return _read(sock)
+    except OSError:
+        return _Said.HUNG_UP, b""
+
+
+def _ask_secured(settings: LinkSettings, context: ssl.SSLContext, connect: bytes) -> _Said:
+    try:
+        with _connect(settings) as sock, context.wrap_socket(sock, server_hostname=settings.host) as secured:
+            secured.sendall(connect)
+            return _read(secured)[0]
+    except OSError:
+        return _Said.HUNG_UP
+
+
+def _read(sock: socket.socket) -> tuple[_Said, bytes]:
+    """Name the first bytes of an answer.
+
+    Raises:
+        ssl.SSLError: an alert came instead.
+    """
+    try:
+        answer = sock.recv(64)
+    except TimeoutError:
+        return _Said.SILENT, b""
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            raise
+        answer = b""
+    if not answer:
+        return _Said.HUNG_UP, b""
+    if answer.startswith(_TLS_ALERT):
+        return _Said.TLS, answer
+    if answer[0] != 0x20 or len(answer) < 4:
+        return _Said.OTHER, answer
+    # CONNACK of MQTT 5 has properties, so it is longer than the two bytes of its predecessors.
+    older = answer[1] == 2 or answer[3] == _UNSUPPORTED_VERSION
+    return (_Said.OLDER if older else _Said.MQTT5), answer
+
+
+def _speaks_tls(settings: LinkSettings) -> bool:
+    """Whether a TLS handshake gets anywhere; whom the certificate is for does not matter."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with _connect(settings) as sock, context.wrap_socket(sock, server_hostname=settings.host):
+            return True
+    except ssl.SSLError as error:
+        return "ALERT" in str(error.reason or "")  # it would speak, if it liked us better
+    except (OSError, ValueError):
+        return False
