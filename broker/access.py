@@ -15,7 +15,7 @@ _EVERY_USER = (
     "pattern write f1/o/+/%u",
     "pattern write f1/d/+/%u",
     "pattern read f1/v/%u",
-    "pattern readwrite f1/e/%u",  # to see whether another device goes by the same name
+    "pattern readwrite f1/e/%u",  # read, to see whether another device goes by the same name
     "pattern readwrite f1/r/%u/+",
     "pattern read f1/w/+",
     "pattern read f1/h/+",

@@ -12,7 +12,7 @@ from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.threads import on_thread
-from flexspec_mq.doctor.watching import Watch
+from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
 from flexspec_mq.errors import LinkError, LinkRefused, ModelError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.transport.arguments import link_settings
@@ -66,7 +66,7 @@ async def examine(
     timeout: float,
     *,
     load: Load = load,
-    watch_for: float = 6.0,
+    listening: Listening = LISTENING,
 ) -> list[Finding]:
     """Check everything; never raises for what is wrong with the setup.
 
@@ -75,7 +75,7 @@ async def examine(
         tell: told what is checked now.
         timeout: seconds for all of it.
         load: loads the target.
-        watch_for: seconds to listen for fresh statuses.
+        listening: for how long, to statuses.
 
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read.
@@ -89,7 +89,7 @@ async def examine(
         try:
             here = await on_thread(lambda: check_metrics(findings, config.metrics))
             if await links.reach(findings, base):
-                await _with_broker(findings, config, base, loading, here, watch_for)
+                await _with_broker(findings, config, base, loading, here, listening)
             else:
                 names = ("login", "name", "access", "family", "clock", "qualities")
                 findings.skip(names, "the broker cannot be used")
@@ -142,27 +142,28 @@ async def _with_broker(
     base: LinkSettings,
     loading: asyncio.Task[LoadedModel | None],
     here: str,
-    watch_for: float,
+    listening: Listening,
 ) -> None:
     async with links.logged_in(findings, base, _PATIENCE) as link:
         if link is None:
             findings.skip(("name", "access", "family", "clock", "qualities"), "the broker does not let us in")
             return
-        watch, heard = Watch(), asyncio.Queue[str](1000)
+        watch, heard = Watch(longer=listening.at_most), asyncio.Queue[str](1000)
         watching = asyncio.create_task(_listen(watch, link, heard))
         qualities = asyncio.create_task(links.check_qualities(findings, base))
         topic = topics.worker_status_topic(config.worker.worker)
         try:
             findings.tell("listening for workers")
-            await watch.until(lambda: bool(watch.fights(topic)), watch_for)
+            await watch.until(lambda: bool(watch.fights(topic)), listening.at_least)
             findings.tell("trying the access rules")
             await _check_access(findings, config, base.username, link, watch, heard)
-            here = here or _process_here()
+            here = here or _process_here(base.port)
             statuses.check_clock(findings, watch, besides=topic if here else "")
             findings.tell("loading the target")
             target = await loading
             _check_family(findings, config.worker, watch, target)
             await qualities
+            await watch.settled(topic)
             statuses.check_name(findings, watch, topic, "worker", here)
         except LinkError as error:
             statuses.lost(findings, error)
@@ -287,8 +288,8 @@ async def _target(findings: Findings, settings: WorkerSettings, load: Load) -> L
     )
 
 
-def _process_here() -> str:
-    found = machine.processes_of("cloud_worker", "flexspec-cloud")
+def _process_here(port: int) -> str:
+    found = machine.connected(port, "cloud_worker", "flexspec-cloud")
     return f"flexspec-cloud runs on this machine (process {', '.join(map(str, found))})" if found else ""
 
 

@@ -7,14 +7,14 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_node.doctor_api import check_api
+from edge_node.doctor_api import check_api, our_node
 from edge_node.doctor_text import check_text, check_text_over_api
 from flexspec_mq import codec, topics
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.threads import on_thread
-from flexspec_mq.doctor.watching import Watch
+from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
 from flexspec_mq.errors import LinkError, ModelError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.transport.arguments import link_settings
@@ -44,7 +44,12 @@ _PATIENCE = 5.0
 
 
 async def examine(
-    config: EdgeConfig, tell: Callable[[str], None], timeout: float, *, load: Load, watch_for: float = 6.0
+    config: EdgeConfig,
+    tell: Callable[[str], None],
+    timeout: float,
+    *,
+    load: Load,
+    listening: Listening = LISTENING,
 ) -> list[Finding]:
     """Check everything; never raises for what is wrong with the setup.
 
@@ -53,7 +58,7 @@ async def examine(
         tell: told what is checked now.
         timeout: seconds for all of it.
         load: loads the draft.
-        watch_for: seconds to listen for fresh statuses; workers renew theirs every 5.
+        listening: for how long, to statuses.
 
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
@@ -69,7 +74,7 @@ async def examine(
         try:
             answering = await on_thread(lambda: check_api(findings, config.api))
             if await links.reach(findings, base):
-                await _with_broker(_Setup(findings, config, base, answering, drafting, watch_for))
+                await _with_broker(_Setup(findings, config, base, answering, drafting, listening))
             else:
                 why = "the broker cannot be used"
                 findings.skip(
@@ -92,15 +97,30 @@ class _Setup:
         base: LinkSettings,
         answering: Answering | None,
         drafting: asyncio.Task[DraftModel | None],
-        watch_for: float,
+        listening: Listening,
     ) -> None:
         self.findings = findings
         self.config = config
         self.base = base
         self.answering = answering
         self.drafting = drafting
-        self.watch_for = watch_for
-        self.watch = Watch(config.node.edge)
+        self.watch_for = listening.at_least
+        self.watch = Watch(config.node.edge, listening.at_most)
+        self.process = 0
+
+    @property
+    def here(self) -> str:
+        """The edge node on this machine that may be the one that the broker knows; empty if there is none."""
+        if self.answering is not None:
+            return f"it is the one that serves {self.answering.url} here"
+        return f"flexspec-edge runs here (process {self.process})" if self.process else ""
+
+    def look_around(self) -> None:
+        """Look for an edge node of this machine that is connected to the broker, and for its API. Blocks."""
+        for number in machine.connected(self.base.port, "edge_node", "flexspec-edge"):
+            self.process = number
+            for port in machine.ports_of(number):
+                self.answering = self.answering or our_node("127.0.0.1", port)
 
     @property
     def status_topic(self) -> str:
@@ -121,7 +141,8 @@ async def _with_broker(setup: _Setup) -> None:
         try:
             await _with_link(setup, link)
             await qualities
-            statuses.check_name(findings, setup.watch, setup.status_topic, "edge node", _here(setup))
+            await setup.watch.settled(setup.status_topic)
+            statuses.check_name(findings, setup.watch, setup.status_topic, "edge node", setup.here)
         except LinkError as error:
             statuses.lost(findings, error)
         finally:
@@ -137,6 +158,8 @@ async def _with_link(setup: _Setup, link: Link) -> None:
     # Fresh statuses, and a fight for our name, show only to who waits; the draft is being loaded meanwhile.
     await watch.until(lambda: bool(watch.fights(setup.status_topic)), setup.watch_for)
     online = statuses.online(watch, setup.status_topic)
+    if online and setup.answering is None:
+        await on_thread(setup.look_around)
     findings.tell("trying the access rules")
     listening = await _check_access(setup, link)
     living = statuses.check_workers(findings, watch, node.version, listening)
@@ -149,17 +172,6 @@ async def _with_link(setup: _Setup, link: Link) -> None:
         return
     statuses.check_tokenizer(findings, living, draft.loaded.fingerprint)
     await _check_text(setup, draft, online)
-
-
-def _here(setup: _Setup) -> str:
-    """The edge node on this machine that may be the one that the broker knows."""
-    if setup.answering is not None:
-        return f"it is the one that serves {setup.answering.url} here"
-    found = machine.processes_of("edge_node", "flexspec-edge")
-    if found:
-        numbers = ", ".join(map(str, found))
-        return f"flexspec-edge runs on this machine (process {numbers})"
-    return ""
 
 
 async def _check_access(setup: _Setup, link: Link) -> bool | None:

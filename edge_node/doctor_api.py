@@ -50,7 +50,7 @@ def check_api(findings: Findings, options: ApiOptions) -> Answering | None:
         findings.fail("api", "port taken", detail, "give an address and a port that this user may have")
         return None
     asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
-    found = _our_node(asked, port)
+    found = our_node(asked, port)
     who = who_listens(port)
     if found is None:
         by = f" by {who}" if who else ""
@@ -64,7 +64,7 @@ def check_api(findings: Findings, options: ApiOptions) -> Answering | None:
     return found
 
 
-def _our_node(host: str, port: int) -> Answering | None:
+def our_node(host: str, port: int) -> Answering | None:
     """The edge node that answers there; None if it is something else."""
     try:
         healthy, said = get(host, port, "/healthz")

@@ -114,6 +114,11 @@ class EdgeNode:
         return len(self._sessions)
 
     @property
+    def failure(self) -> FlexSpecError | None:
+        """What broke the node for good; None while it works."""
+        return self._failure
+
+    @property
     def presence(self) -> Presence:
         """Which workers hold sessions of ours; to read."""
         return self._presence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 from flexspec_mq.doctor.findings import Finding, State, as_json, exit_code, show
@@ -39,12 +40,19 @@ def add_doctor_flags(parser: argparse.ArgumentParser) -> None:
     # Not --timeout: that is among the flags of texts in other commands, and would be taken for theirs.
     parser.add_argument(
         "--within",
-        type=float,
+        type=_seconds,
         default=TIMEOUT,
         metavar="SECONDS",
         help=f"seconds for all checks of one daemon (default: {TIMEOUT:g})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a list")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < inf:
+        raise ValueError
+    return value
 
 
 def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> int:
@@ -54,12 +62,7 @@ def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> 
         part: ``edge`` or ``cloud``.
         args: with ``json`` and ``within``.
         prepare: reads the settings and returns the examination.
-
-    Raises:
-        UsageError: `within` is no time.
     """
-    if not 0 < args.within < float("inf"):
-        raise UsageError(f"--within {args.within} is no time", hint="for example --within 60")
     began = time.monotonic()
     try:
         examine = prepare()

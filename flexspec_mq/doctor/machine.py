@@ -203,21 +203,36 @@ def port_complaint(host: str, port: int) -> str:
 
 def who_listens(port: int) -> str:
     """The process that listens on a TCP port, as far as /proc lets us see; empty if it does not."""
-    inodes = _listening(port)
-    if not inodes:
-        return ""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(one) in inodes for one in (folder / "fd").iterdir()):  # noqa: PTH115  no Path
-                return f"{command_of(folder) or 'a process'} (process {folder.name})"
-        except OSError:  # it has ended, or is another user's
-            continue
+    for number in _holding({one.inode for one in _sockets() if one.listens and one.local == port}):
+        return f"{_command(number) or 'a process'} (process {number})"
     return ""
 
 
-def command_of(folder: Path) -> str:
+def connected(port: int, *names: str) -> list[int]:
+    """Processes of this machine that run one of these commands or modules and are connected to a broker's port.
+
+    Args:
+        port: of the broker.
+        names: of commands or modules.
+    """
+    inodes = {one.inode for one in _sockets() if not one.listens and one.remote == port}
+    return [number for number in _holding(inodes) if _runs(number, names) and number != os.getpid()]
+
+
+def ports_of(number: int) -> list[int]:
+    """TCP ports that a process listens on."""
+    return [one.local for one in _sockets() if one.listens and number in _holding({one.inode})]
+
+
+def _runs(number: int, names: tuple[str, ...]) -> bool:
+    words = _words(number)
+    called = {Path(word).name for word in words[:3]}
+    return bool(called & set(names)) and "doctor" not in words
+
+
+def _command(number: int) -> str:
     """The beginning of a process's command line: arguments may hold what is nobody's business."""
-    words = [word.decode(errors="replace") for word in (folder / "cmdline").read_bytes().split(b"\0") if word]
+    words = _words(number)
     if len(words) > 2 and words[1] == "-m":
         return f"{Path(words[0]).name} -m {words[2]}"
     if len(words) > 1 and Path(words[0]).name.startswith("python"):
@@ -225,30 +240,46 @@ def command_of(folder: Path) -> str:
     return Path(words[0]).name if words else ""
 
 
-def processes_of(*names: str) -> list[int]:
-    """Ids of this machine's processes, not us and not doctors, that run one of these commands or modules."""
+def _words(number: int) -> list[str]:
+    try:
+        line = Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return []
+    return [word.decode(errors="replace") for word in line.split(b"\0") if word]
+
+
+def _holding(inodes: set[str]) -> list[int]:
+    """Ids of the processes that have one of these sockets open, as far as we may see."""
     found: list[int] = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
+            if any(os.readlink(one) in inodes for one in (folder / "fd").iterdir()):  # noqa: PTH115  no path
+                found.append(int(folder.name))
+        except OSError:  # it has ended, or is another user's
             continue
-        called = {Path(word.decode(errors="replace")).name for word in words[:3]}
-        if called & set(names) and b"doctor" not in words and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
     return sorted(found)
 
 
-def _listening(port: int) -> set[str]:
-    """``socket:[inode]`` of the sockets that listen on a port."""
-    found: set[str] = set()
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """A line of /proc/net/tcp; ports are those of its two ends."""
+
+    local: int
+    remote: int
+    listens: bool
+    inode: str
+
+
+def _sockets() -> list[_Socket]:
+    """Established and listening TCP sockets of this machine; none where there is no /proc."""
+    found: list[_Socket] = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
         except OSError:
             continue
-        for line in lines:
-            fields = line.split()
-            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(f"socket:[{fields[9]}]")
+        for fields in map(str.split, lines):
+            if fields[3] in ("01", "0A"):
+                local, remote = (int(fields[at].rpartition(":")[2], 16) for at in (1, 2))
+                found.append(_Socket(local, remote, fields[3] == "0A", f"socket:[{fields[9]}]"))
     return found

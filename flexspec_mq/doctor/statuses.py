@@ -40,7 +40,12 @@ def check_clock(findings: Findings, watch: Watch, besides: str = "") -> None:
         and seen.status.state != "gone"
     }
     if not ahead:
-        findings.skip(["clock"], "no worker renewed its status while we watched: nothing to compare with")
+        findings.skip(
+            ["clock"],
+            "no worker of another machine renewed its status meanwhile: no clock to compare with"
+            if besides
+            else "no worker renewed its status meanwhile: no clock to compare with",
+        )
         return
     worst = max(ahead, key=lambda name: abs(ahead[name]))
     off = ahead[worst]
@@ -141,12 +146,12 @@ def check_name(findings: Findings, watch: Watch, topic: str, kind: str, here: st
     fights = watch.fights(topic)
     if fights:
         times = "once" if len(fights) == 1 else f"{len(fights)} times"
+        seconds = time.monotonic() - watch.began
         findings.fail(
             "name",
             "two daemons with one id",
-            f"two daemons that are both named {name!r} throw each other out: another process took the name over "
-            f"{times} within {time.monotonic() - watch.began:.0f} s, at the quickest {1000 * min(fights):.0f} ms after the "
-            "one before",
+            f"two daemons that are both named {name!r} throw each other out: within {seconds:.0f} s another "
+            f"process took the name over {times}, from one that had not ended",
             apart,
         )
         return

@@ -27,8 +27,28 @@ Status = WorkerStatus | EdgeStatus
 TAKEOVER = 1.0
 """Seconds between the end of one process and the birth of another under the same name, below which the second one was
 up before the first one ended: a daemon that is started again needs longer to load its model."""
+_YOUNG = 60.0
+"""Seconds after its start within which a daemon may still be part of a fight for its name."""
 _MOST = 10_000
 """Statuses that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """For how many seconds statuses are listened to.
+
+    Attributes:
+        at_least: workers renew theirs every 5 s.
+        at_most: in which a daemon that was thrown out loads its model and comes back; only where one is so young
+            that it may have thrown out another.
+    """
+
+    at_least: float = 6.0
+    at_most: float = 20.0
+
+
+LISTENING = Listening()
+"""To daemons as they are shipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +76,12 @@ class Watch:
     """Collects the statuses of all workers, and of one edge if it is given.
 
     Attributes:
+        longer: seconds in which a daemon that was thrown out loads its model and comes back.
         blind: filters that the broker refused.
     """
 
     edge: str | None = None
+    longer: float = 20.0
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
@@ -121,6 +143,14 @@ class Watch:
             return condition()
         return True
 
+    async def settled(self, topic: str) -> None:
+        """Watch on where a daemon is so young that it may have thrown another out, which then throws it out again."""
+        newest = self.newest(topic)
+        if newest is None or newest.status.state == "gone":
+            return
+        if time.time() - newest.status.epoch / 1000 < _YOUNG:
+            await self.until(lambda: bool(self.fights(topic)), self.longer)
+
     def newest(self, topic: str) -> Seen | None:
         """The last status of a topic."""
         return self.seen[topic][-1] if topic in self.seen else None
@@ -130,21 +160,18 @@ class Watch:
         return [every[-1] for topic, every in self.seen.items() if topics.worker_of_status(topic)]
 
     def fights(self, topic: str) -> list[float]:
-        """Takeovers of a name while we watched: for each, seconds between the two processes.
+        """Takeovers of a name while we watched; for each, seconds between the statuses of the two processes.
 
-        Two processes that renew their status under one name without ever leaving alternate instead: then the gap
-        is the time between their statuses.
+        Whoever ends, by itself or not, is said to be gone, by its will; a broker that hands an edge's session over to
+        another process says nothing. So an online process after another that was not gone has thrown it out, or
+        lives beside it. Where the will speaks at a takeover too, the new process is online at once.
         """
-        gaps: list[float] = []
         every = self.seen.get(topic, [])
-        epochs: list[int] = []
+        gaps: list[float] = []
         for before, after in itertools.pairwise(every):
-            if after.status.epoch == before.status.epoch or not after.fresh:
+            if after.status.epoch == before.status.epoch or after.status.state == "gone" or not after.fresh:
                 continue
-            old = after.status.epoch in epochs
-            epochs.append(before.status.epoch)
-            if (before.fresh and after.at - before.at < TAKEOVER and after.status.state != "gone") or (
-                old and after.status.state != "gone"
-            ):
-                gaps.append(after.at - before.at)
+            gap = after.at - before.at
+            if before.status.state != "gone" or (before.fresh and gap < TAKEOVER):
+                gaps.append(gap)
         return gaps

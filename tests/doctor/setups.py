@@ -1,0 +1,236 @@
+"""Real brokers, listeners and daemons with one thing wrong, and the doctor that looks at them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import cloud_worker.__main__ as cloud
+import edge_node.__main__ as edge
+import edge_node.doctor
+from broker.access import access_file
+from broker.launcher import PrivateBroker, end_with_parent
+from broker.settings import BrokerSettings, Role, User
+from cloud_worker import doctor as cloud_doctor
+from cloud_worker.settings import from_arguments as cloud_config
+from edge_node.draft_model import DraftModel
+from edge_node.settings import from_arguments as edge_config
+from flexspec_mq.doctor.findings import Finding, State
+from flexspec_mq.doctor.watching import Listening
+from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.daemons import Daemon, FakeDrafter, FakeVerifier, worker_at
+from tests.edge_node.api.served import Speech
+from tests.protocol.world import EOS, FINGERPRINT
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = Listening(at_least=1.0, at_most=4.0)
+"""For workers that renew their status every 0.2 s."""
+EDGE, WORKER = "truck", "w1"
+USERS = (User(EDGE, Role.EDGE, "secret-of-truck"), User(WORKER, Role.WORKER, "secret-of-w1"))
+
+
+@dataclass(frozen=True)
+class Loaded(Speech):
+    """A model without weights, as far as the doctor looks."""
+
+    fingerprint: bytes = FINGERPRINT
+    eos: tuple[int, ...] = (EOS,)
+    name: str = "a model without weights"
+
+
+async def look(broker_at: str, *flags: str, fingerprint: bytes = FINGERPRINT) -> list[Finding]:
+    """What the doctor of an edge node finds; its draft is a pure function, all else is real."""
+    drafter = cast("Any", FakeDrafter())
+    model = DraftModel(cast("Any", Loaded(fingerprint=fingerprint)), drafter)
+    given = ("doctor", "--broker", broker_at, "--draft", "without-weights", *flags)
+    if "--edge" not in flags:
+        given = (*given, "--edge", EDGE)
+    if "--api-port" not in flags:
+        given = (*given, "--api-port", "0")
+    config = edge_config(edge.build_parser().parse_args(given)).settings
+    said: list[str] = []
+    return await edge_node.doctor.examine(
+        config, said.append, 50.0, load=lambda _settings, _tell: model, listening=QUICK
+    )
+
+
+async def look_at_worker(broker_at: str, *flags: str) -> list[Finding]:
+    """What the doctor of a worker finds; its target has no weights, all else is real."""
+    given = ("doctor", "--broker", broker_at, "--target", "without-weights", *flags)
+    if "--worker" not in flags:
+        given = (*given, "--worker", WORKER)
+    config = cloud_config(cloud.build_parser().parse_args(given)).settings
+    return await cloud_doctor.examine(
+        config, lambda _text: None, 50.0, load=lambda _: cast("Any", Loaded()), listening=QUICK
+    )
+
+
+def faults(findings: Sequence[Finding]) -> list[str]:
+    """What is wrong, warnings included, as the doctor names it."""
+    return [one.fault or one.name for one in findings if one.state in (State.FAILED, State.WARNING)]
+
+
+def the_fault(findings: Sequence[Finding], fault: str) -> Finding:
+    """The only fault there is."""
+    assert faults(findings) == [fault], findings
+    found = next(one for one in findings if one.fault == fault)
+    assert found.state is State.FAILED
+    assert found.exit_code
+    return found
+
+
+def named(findings: Sequence[Finding], name: str) -> Finding:
+    (found,) = (one for one in findings if one.name == name)
+    return found
+
+
+def at(where: PrivateBroker) -> str:
+    return f"{where.host}:{where.port}"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return cast("int", one.getsockname()[1])
+
+
+def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
+    """Links to this broker as this user, whatever the settings say."""
+
+    @asynccontextmanager
+    async def connect(settings: LinkSettings) -> AsyncIterator[Any]:
+        there = replace(
+            settings,
+            port=where.port,
+            host=where.host,
+            username=user.name if user else None,
+            password=user.password if user else None,
+        )
+        async with mqtt_link(there) as link:
+            yield link
+
+    return connect
+
+
+@asynccontextmanager
+async def worker(
+    where: PrivateBroker, name: str = WORKER, user: User | None = None, **settings: Any
+) -> AsyncIterator[Daemon]:
+    """A worker whose target is a pure function."""
+    async with worker_at(links_to(where, user), name, FakeVerifier(), **settings) as daemon:
+        yield daemon
+
+
+@contextmanager
+def with_rules(without: str | None) -> Iterator[PrivateBroker]:
+    """A broker with users, whose access file lacks one line."""
+
+    def rules(users: Any) -> str:
+        lines = access_file(users).splitlines()
+        if without is not None:
+            assert without in lines
+            lines.remove(without)
+        return "\n".join(lines) + "\n"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("broker.config.access_file", rules)
+        with PrivateBroker(BrokerSettings(port=0, users=USERS)) as where:
+            yield where
+
+
+@cache
+def password_file(folder: Path, user: User) -> Path:
+    path = folder / user.name
+    path.write_text(user.password + "\n")
+    return path
+
+
+def login(folder: Path, user: User) -> tuple[str, ...]:
+    """Flags of a user's login."""
+    return ("--username", user.name, "--password-file", str(password_file(folder, user)))
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A listener that gives every connection the same answer to its first packet, then hangs up; its port."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command said and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    @property
+    def failures(self) -> list[str]:
+        return [one["fault"] for one in self.document["findings"] if one["state"] == "failed"]
+
+
+async def command(*arguments: str, env: dict[str, str] | None = None, timeout: float = 100.0) -> Told:
+    """Run ``python …`` to its end."""
+    process = await start(*arguments, env=env)
+    async with asyncio.timeout(timeout):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Told(process.returncode, out.decode(), err.decode())
+
+
+async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+    """Start ``python …``; it ends with the test at the latest."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "default", **(env or {})},
+        preexec_fn=end_with_parent(signal.SIGKILL),
+    )
+
+
+async def doctor(*arguments: str, env: dict[str, str] | None = None) -> Told:
+    """Run ``flexspec doctor …``."""
+    return await command("-m", "flexspec_mq.cli", "doctor", *arguments, env=env)

@@ -1,0 +1,349 @@
+"""Planted faults behind the broker: access rules, workers, tokenizers, clocks, and two daemons with one id."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq import codec, topics
+from flexspec_mq.doctor.findings import State
+from flexspec_mq.errors import LinkRefused
+from flexspec_mq.transport.base import LinkSettings, Outbound
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.status import WorkerStatus
+from tests.daemons import FakeDrafter, until
+from tests.doctor.setups import (
+    EDGE,
+    QUICK,
+    USERS,
+    WORKER,
+    at,
+    faults,
+    links_to,
+    login,
+    look,
+    look_at_worker,
+    named,
+    start,
+    the_fault,
+    with_rules,
+    worker,
+)
+from tests.integration.processes import PATIENCE
+from tests.protocol.world import EOS, FINGERPRINT
+
+
+async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:
+    async with worker(own_mosquitto) as daemon:
+        findings = await look(at(own_mosquitto))
+        assert faults(findings) == []
+        assert {one.state for one in findings} == {State.OK}
+        assert "4 tokens by worker w1" in named(findings, "text").detail
+        assert "verification exact" in named(findings, "text").detail
+        assert daemon.worker.malformed == 0  # the doctor sent it nothing that it could not read
+        assert daemon.worker.machine.counters.opened == 1
+        assert await retained(own_mosquitto, topics.edge_status_topic(EDGE)) == []  # nothing is left behind
+
+
+async def retained(where: PrivateBroker, topic: str) -> list[bytes]:
+    """What the broker keeps on a topic; a last message of ours says that all of it has come."""
+    found: list[bytes] = []
+    async with asyncio.timeout(PATIENCE), mqtt_link(LinkSettings(port=where.port, client_id="looks")) as link:
+        await link.wait_up()
+        await link.subscribe(topic)
+        await link.subscribe("end")
+        await link.publish("end", b"", qos=1)
+        async for event in link.events():
+            if getattr(event, "topic", "") == "end":
+                return found
+            if payload := getattr(event, "payload", b""):
+                found.append(payload)
+    raise AssertionError
+
+
+# Access rules
+
+
+@pytest.mark.parametrize(
+    ("line", "check", "what"),
+    [
+        ("pattern write f1/o/+/%u", "access", "publish on f1/o/base/truck"),
+        ("pattern write f1/d/+/%u", "access", "publish on f1/d/w1/truck"),
+        ("pattern readwrite f1/e/%u  ", "access", "publish on f1/e/truck"),
+        ("pattern read f1/w/+", "access", "read f1/w/+"),
+        ("pattern read f1/v/%u", "text", "let user 'truck' read f1/v/truck"),
+    ],
+)
+async def test_acl_refusal(line: str, check: str, what: str, tmp_path: Path) -> None:
+    with with_rules(line.strip()) as where:
+        async with worker(where, user=USERS[1]):
+            findings = await look(at(where), *login(tmp_path, USERS[0]))
+    if check == "access":
+        found = next(one for one in findings if one.fault == "ACL refusal")
+        assert what in found.detail
+        assert "let user 'truck'" in found.advice
+        assert set(faults(findings)) <= {"ACL refusal"}
+    else:
+        found = the_fault(findings, "ACL refusal")
+        assert "worker w1 took the session" in found.detail
+        assert what in found.advice
+    assert found.name == check
+    assert found.exit_code == 4
+
+
+async def test_with_all_rules_nothing_is_wrong(tmp_path: Path) -> None:
+    with with_rules(None) as where:
+        async with worker(where, user=USERS[1]):
+            assert faults(await look(at(where), *login(tmp_path, USERS[0]))) == []
+        assert faults(await look_at_worker(at(where), *login(tmp_path, USERS[1]))) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("topic read f1/o/+/+", "read f1/o/+/+"),
+        ("topic read f1/d/w1/+", "read f1/d/w1/+"),
+        ("topic write f1/v/+", "publish on f1/v/+"),
+        ("topic write f1/w/w1", "publish on f1/w/w1"),
+    ],
+)
+async def test_acl_refusal_of_a_worker(line: str, what: str, tmp_path: Path) -> None:
+    with with_rules(line) as where:
+        found = the_fault(await look_at_worker(at(where), *login(tmp_path, USERS[1])), "ACL refusal")
+    assert what in found.detail
+    assert "let user 'w1'" in found.advice
+
+
+async def test_a_wrong_password(tmp_path: Path) -> None:
+    wrong = replace(USERS[0], password="secret-of-nobody")  # noqa: S106  planted
+    with with_rules(None) as where:
+        findings = await look(at(where), *login(tmp_path, wrong))
+        found = the_fault(findings, "login refused")
+        assert "password" in found.advice
+        assert not any("secret-of" in one.detail + one.advice for one in findings)
+        nobody = the_fault(await look(at(where)), "login refused")
+        assert "--username" in nobody.advice
+
+
+# Workers
+
+
+async def test_no_worker(mosquitto: PrivateBroker) -> None:
+    findings = await look(at(mosquitto), "--version", "nobody-has-it")
+    found = the_fault(findings, "no worker")
+    assert "no worker serves version 'nobody-has-it'" in found.detail
+    assert "flexspec-cloud --version nobody-has-it" in found.advice
+    assert found.exit_code == 5
+    assert named(findings, "text").state is State.SKIPPED
+
+
+async def test_no_worker_of_this_version(own_mosquitto: PrivateBroker) -> None:
+    async with worker(own_mosquitto, version="v2"):
+        found = the_fault(await look(at(own_mosquitto)), "no worker")
+    assert "workers that are there serve v2" in found.detail
+    assert "--version v2" in found.advice
+
+
+async def test_no_worker_but_an_old_status(own_mosquitto: PrivateBroker) -> None:
+    status = WorkerStatus(state="online", epoch=1, at=time.time() - 7300, worker="w9", version="base")
+    await publish(own_mosquitto, status)
+    found = the_fault(await look(at(own_mosquitto)), "no worker")
+    assert "w9 said 'online' 2 h 1 min ago and has not renewed it" in found.detail
+
+
+async def test_no_worker_that_stays(own_mosquitto: PrivateBroker) -> None:
+    async with worker(own_mosquitto, drain=10.0) as daemon, worker_session(own_mosquitto):
+        daemon.worker.stop()
+        await until(lambda: daemon.worker.machine.draining)
+        found = the_fault(await look(at(own_mosquitto)), "no worker")
+    assert "w1 is draining" in found.detail
+    assert "takes no new sessions" in found.advice
+
+
+@asynccontextmanager
+async def worker_session(where: PrivateBroker) -> AsyncIterator[None]:
+    """A text that does not end inside the block."""
+    from tests.daemons import wanting
+
+    node = EdgeNode(EdgeSettings(edge="other"), FakeDrafter(), FINGERPRINT, (EOS,))
+    async with node.running(links_to(where), LinkSettings(client_id="e-other")):
+        generation = node.generate(wanting(1, limit=100_000))
+        async with asyncio.timeout(PATIENCE):
+            async for _ in generation:
+                break
+        yield
+
+
+async def publish(where: PrivateBroker, status: WorkerStatus) -> None:
+    async with (
+        asyncio.timeout(PATIENCE),
+        mqtt_link(LinkSettings(port=where.port, client_id="plants")) as link,
+    ):
+        await link.wait_up()
+        topic = topics.worker_status_topic(status.worker)
+        await link.publish(topic, codec.encode_status(status), qos=1, retain=True)
+
+
+# Tokenizer
+
+
+async def test_wrong_tokenizer(own_mosquitto: PrivateBroker) -> None:
+    async with worker(own_mosquitto):
+        findings = await look(at(own_mosquitto), fingerprint=bytes(16))
+    found = the_fault(findings, "wrong tokenizer")
+    assert "ours is 000000000000…" in found.detail
+    assert FINGERPRINT.hex()[:12] in found.detail
+    assert "--draft" in found.advice
+    assert found.exit_code == 3
+    assert named(findings, "text").state is State.SKIPPED
+
+
+async def test_wrong_tokenizer_among_workers_of_a_version(own_mosquitto: PrivateBroker) -> None:
+    status = WorkerStatus(
+        state="online", epoch=1, at=time.time(), worker="w9", version="base", fingerprint=bytes(16).hex()
+    )
+    await publish(own_mosquitto, status)
+    found = the_fault(await look_at_worker(at(own_mosquitto)), "wrong tokenizer")
+    assert "w9 (000000000000…)" in found.detail
+    assert "--version" in found.advice
+
+
+# Clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state", "words"),
+    [
+        (-7200.0, State.FAILED, "2 h 0 min ahead of that of worker w1"),
+        (86_400.0 * 40, State.FAILED, "40 days behind that of worker w1"),
+        (20.0, State.WARNING, "20 s behind that of worker w1"),
+    ],
+)
+async def test_clock_off(own_mosquitto: PrivateBroker, seconds: float, state: State, words: str) -> None:
+    process = await start("-m", "tests.doctor.shifted_worker", str(own_mosquitto.port), str(seconds))
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"ready\n"
+        findings = await look(at(own_mosquitto))
+    finally:
+        process.kill()
+        await process.communicate()
+    assert faults(findings) == ["clock off"]
+    found = named(findings, "clock")
+    assert found.state is state
+    assert found.exit_code == (1 if state is State.FAILED else 0)
+    assert words in found.detail
+    assert "NTP" in found.advice
+    assert named(findings, "text").state is State.OK  # it works, for now
+
+
+# Two daemons with one id
+
+
+def new_node(name: str = EDGE) -> EdgeNode:
+    return EdgeNode(EdgeSettings(edge=name), FakeDrafter(), FINGERPRINT, (EOS,))
+
+
+async def test_two_daemons_with_one_id_fight(own_mosquitto: PrivateBroker) -> None:
+    """Each is started again whenever it ends, as service managers do."""
+
+    async def kept_up() -> None:
+        while True:
+            with contextlib.suppress(LinkRefused):
+                async with new_node().running(
+                    links_to(own_mosquitto), LinkSettings(client_id=f"e-{EDGE}")
+                ) as node:
+                    await until(lambda: node.failure is not None)
+                    assert node.failure is not None
+                    raise node.failure
+            await asyncio.sleep(0.6)  # as long as it takes to load a model, here
+
+    async with worker(own_mosquitto):
+        services = [asyncio.create_task(kept_up()) for _ in range(2)]
+        try:
+            findings = await look(at(own_mosquitto))
+        finally:
+            for one in services:
+                one.cancel()
+            await asyncio.gather(*services, return_exceptions=True)
+    found = the_fault(findings, "two daemons with one id")
+    assert "throw each other out" in found.detail
+    assert "--edge NAME" in found.advice
+    assert found.exit_code == 1
+
+
+async def test_two_daemons_with_one_id_if_ours_were_started_too(own_mosquitto: PrivateBroker) -> None:
+    async with (
+        worker(own_mosquitto),
+        new_node().running(links_to(own_mosquitto), LinkSettings(client_id=f"e-{EDGE}")) as node,
+    ):
+        before = await retained(own_mosquitto, topics.edge_status_topic(EDGE))
+        findings = await look(at(own_mosquitto))
+        assert await retained(own_mosquitto, topics.edge_status_topic(EDGE)) == before
+        assert node.malformed == 0  # and it was not disturbed
+        assert node.failure is None
+    found = the_fault(findings, "two daemons with one id")
+    assert "edge node 'truck' is online already" in found.detail
+    assert "does not run here" in found.detail
+    assert "stop the one that is too many" in found.advice
+    assert named(findings, "text").state is State.SKIPPED
+
+
+async def test_two_workers_with_one_id(own_mosquitto: PrivateBroker) -> None:
+    """With ids of their own at the broker, as two passwords make them, neither throws the other out."""
+
+    @asynccontextmanager
+    async def second(settings: LinkSettings) -> AsyncIterator[Any]:
+        async with links_to(own_mosquitto)(replace(settings, client_id="w-w1-other")) as link:
+            yield link
+
+    from tests.daemons import worker_at
+
+    async with worker(own_mosquitto), worker_at(second, WORKER):
+        found = the_fault(await look_at_worker(at(own_mosquitto)), "two daemons with one id")
+    assert "both named 'w1'" in found.detail
+    assert "--worker NAME" in found.advice
+
+
+async def test_an_edge_node_that_was_started_again_is_not_two(own_mosquitto: PrivateBroker) -> None:
+    async def again() -> None:
+        async with new_node().running(links_to(own_mosquitto), LinkSettings(client_id=f"e-{EDGE}")):
+            await asyncio.sleep(0.3)
+
+    async with worker(own_mosquitto):
+        await again()
+        looking = asyncio.create_task(look(at(own_mosquitto)))
+        await asyncio.sleep(QUICK.at_least / 2)
+        await again()
+        assert faults(await looking) == []
+
+
+async def test_a_stray_message_on_the_way_is_survived(own_mosquitto: PrivateBroker) -> None:
+    """Statuses that are none, and one under another's name, change nothing."""
+    outbound = [
+        Outbound(topics.worker_status_topic("w7"), b"{", 1, retain=True),
+        Outbound(
+            topics.worker_status_topic("w8"),
+            codec.encode_status(WorkerStatus(state="online", epoch=1, at=1.0, worker="w1", version="base")),
+            1,
+            retain=True,
+        ),
+    ]
+    async with mqtt_link(LinkSettings(port=own_mosquitto.port, client_id="plants")) as link:
+        await link.wait_up()
+        for one in outbound:
+            await link.publish(one.topic, one.payload, qos=1, retain=True)
+    async with worker(own_mosquitto):
+        assert faults(await look(at(own_mosquitto))) == []

@@ -1,0 +1,309 @@
+"""Planted faults on this machine: the model is missing, a port is taken, a disk is full, packages are too old."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.doctor import machine
+from flexspec_mq.doctor.findings import Findings, State
+from tests.daemons import until
+from tests.doctor.setups import (
+    at,
+    command,
+    doctor,
+    faults,
+    free_port,
+    look,
+    look_at_worker,
+    named,
+    start,
+    the_fault,
+    worker,
+)
+from tests.edge_node.api.served import served
+
+
+def names_in(folder: Path) -> list[str]:
+    return [one.name for one in folder.iterdir()]
+
+
+# The model
+
+
+async def test_model_missing() -> None:
+    told = await doctor("--json", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{free_port()}")
+    assert told.failures == ["model missing", "broker down"]
+    found = told.document["findings"][3]
+    assert "there is no folder /no/such/folder" in found["detail"]
+    assert "checkpoint folder" in found["advice"]
+    assert told.code == 3  # the first fault's
+
+
+async def test_model_missing_of_an_incomplete_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    told = await doctor("cloud", "--json", "--target", str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
+    assert told.failures == ["model missing", "broker down"]
+    assert "it has no config.json" in told.out
+
+
+async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path, mosquitto: PrivateBroker) -> None:
+    for part in ("edge", "cloud"):
+        told = await doctor(part, "--json", "--broker", at(mosquitto), env={"XDG_CACHE_HOME": str(tmp_path)})
+        assert told.failures[0] == "model missing"
+        found = next(one for one in told.document["findings"] if one["fault"] == "model missing")
+        assert "not prepared yet" in found["detail"]
+        assert "flexspec model prepare" in found["advice"]
+    assert names_in(tmp_path) == []  # a doctor prepares nothing
+
+
+# Ports
+
+
+async def test_port_taken(own_mosquitto: PrivateBroker) -> None:
+    port = free_port()
+    other = await start("-m", "http.server", str(port), "--bind", "127.0.0.1")
+    try:
+        await listening(port)
+        async with worker(own_mosquitto):
+            findings = await look(at(own_mosquitto), "--api-port", str(port))
+        found = the_fault(findings, "port taken")
+        assert f"127.0.0.1:{port}" in found.detail
+        assert f"-m http.server (process {other.pid})" in found.detail
+        assert "--api-port" in found.advice
+        assert found.exit_code == 2
+        figures = await look_at_worker(at(own_mosquitto), "--metrics-port", str(port))
+        found = the_fault(figures, "port taken")
+        assert "--metrics-port" in found.advice
+    finally:
+        other.send_signal(signal.SIGTERM)
+        await other.communicate()
+
+
+async def listening(port: int) -> None:
+    def answers() -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", port)) == 0
+
+    await until(answers)
+
+
+async def test_a_port_that_our_own_node_has_is_no_fault(own_mosquitto: PrivateBroker) -> None:
+    async with served(own_mosquitto) as node:
+        name = node.node._settings.edge
+        port = int(node.url.rpartition(":")[2])
+        flags = ("--edge", name, "--version", node.version, "--api-port", str(port))
+        findings = await look(at(own_mosquitto), *flags)
+        assert faults(findings) == []
+        assert "already running" in named(findings, "api").detail
+        assert f"it is the one that serves {node.url}" in named(findings, "name").detail
+        # The text went through the daemon, which would have closed a session of the doctor's own.
+        assert "4 tokens" in named(findings, "text").detail
+        assert "from the running edge node" in named(findings, "text").detail
+        assert node.daemons[0].worker.machine.counters.opened == 1
+
+
+async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker) -> None:
+    findings = await look(
+        at(mosquitto), "--api-host", "192.0.2.1", "--api-port", "8080", "--api-insecure-anywhere"
+    )
+    assert named(findings, "api").fault == "port taken"
+    assert "192.0.2.1:8080" in named(findings, "api").detail
+
+
+# Disks
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 400 kB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_disk_full(
+    own_mosquitto: PrivateBroker, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk))
+    async with worker(own_mosquitto):
+        findings = await look(at(own_mosquitto))
+    found = the_fault(findings, "disk full")
+    assert found.name == "cache"
+    assert str(tiny_disk) in found.detail
+    assert "No space left" in found.detail
+    assert "XDG_CACHE_HOME" in found.advice
+    assert found.exit_code == 1
+    assert names_in(tiny_disk) == []  # the probe is gone
+
+
+async def test_disk_full_of_temporary_files(
+    own_mosquitto: PrivateBroker, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
+    findings = await look_at_worker(at(own_mosquitto))
+    found = the_fault(findings, "disk full")
+    assert found.name == "temp"
+    assert "TMPDIR" in found.advice
+
+
+def test_a_disk_with_less_room_than_the_default_model_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    findings = Findings("edge", lambda _text: None)
+    machine.check_folders(findings, shutil.disk_usage(tmp_path).total)
+    found = the_fault(findings.all, "disk full")
+    assert "the default model needs" in found.detail
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    findings = Findings("edge", lambda _text: None)
+    machine.check_folders(findings, 0)
+    assert "is a file" in named(findings.all, "cache").detail
+
+
+# Packages
+
+
+@pytest.mark.parametrize(
+    ("version", "bounds", "fit"),
+    [
+        ("2.9.1", ">=2.9,<3", True),
+        ("2.8.9", ">=2.9,<3", False),
+        ("3.0", ">=2.9,<3", False),
+        ("2.10.0+cpu", ">=2.9,<3", True),
+        ("3.0.0rc1", "<3", False),
+        ("2", ">=2.0.0", True),
+        ("1.2", "", True),
+    ],
+)
+def test_versions(version: str, bounds: str, fit: bool) -> None:
+    assert machine.fits(version, bounds) is fit
+
+
+def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "msgpack>=99,<100",
+        "no-such-package>=1,<2; extra == 'models'",
+        "no-such-server>=1,<2; extra == 'serve'",
+        "rich<1; extra == 'dev'",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _name: lines)
+    findings = Findings("edge", lambda _text: None)
+    machine.check_packages(findings, ("models",), {"serve": "nothing is served"})
+    failed, warned = findings.all
+    assert failed.state is State.FAILED
+    assert "asked for is >=99,<100" in failed.detail
+    assert "no-such-package is not installed" in failed.detail
+    assert "flexspec-mq[models]" in failed.advice
+    assert warned.state is State.WARNING
+    assert warned.detail == "no-such-server is not installed: nothing is served"
+    assert "rich" not in failed.detail + warned.detail
+
+
+def test_our_own_metadata_is_understood() -> None:
+    asked = machine.requirements()
+    assert {"aiomqtt", "torch", "starlette"} <= {one.name for one in asked}
+    assert {one.extra for one in asked} == {"", "models", "serve", "gguf", "dev"}
+    assert all(one.bounds for one in asked)
+
+
+# The command
+
+
+async def test_the_list_for_people(mosquitto: PrivateBroker) -> None:
+    told = await doctor("--broker", at(mosquitto), "--draft", "/no/such/folder", "--version", "nobody")
+    assert told.code == 3
+    assert "✗  model" in told.out
+    assert "→ name a checkpoint folder" in told.out
+    assert "✗  worker" in told.out
+    assert "✓  broker" in told.out
+    assert "2 faults" in told.out
+    assert "not checked" in told.out
+    assert "Traceback" not in told.err
+
+
+async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> None:
+    bad = tmp_path / "edge.toml"
+    bad.write_text("draft_lenght = 4\n")
+    told = await doctor("--json", "--edge-config", str(bad))
+    assert told.code == 2
+    (found,) = told.document["findings"]
+    assert found["fault"] == "settings"
+    assert "draft_lenght" in found["detail"]
+    assert "draft_length" in found["advice"]
+    told = await doctor("--json", "--password-file", str(tmp_path / "none"), "--username", "truck")
+    assert told.failures == ["settings"]
+
+
+async def test_a_flag_that_nobody_knows() -> None:
+    told = await doctor("--brokr", "127.0.0.1:1883")
+    assert told.code == 2
+    assert "unrecognized arguments: --brokr" in told.err
+    assert "flexspec-edge doctor --help" in told.err
+
+
+async def test_secrets_are_never_told(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(
+        f'broker = "{at(mosquitto)}"\nusername = "truck"\npassword = "hunter2hunter2"\n'
+        'api_key = "sk-hunter3"\ndraft = "/no/such/folder"\nversion = "nobody"\napi_port = 0\n'
+    )
+    told = await doctor("--json", "--edge-config", str(config))
+    assert told.failures == ["model missing", "no worker"]
+    assert "hunter" not in told.out + told.err
+    assert json.loads(told.out)["ok"] is False
+    assert "qualities" in {one["name"] for one in told.document["findings"] if one["state"] == "ok"}
+
+
+async def test_the_whole_is_bounded() -> None:
+    """A listener that takes connections and never answers."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        port = silent.getsockname()[1]
+        told = await doctor(
+            *("--json", "--within", "2", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{port}"),
+            *("--api-port", "0"),
+        )
+    assert "time over" in told.failures
+    assert told.document["seconds"] < 20
+    assert all(one["state"] != "ok" for one in told.document["findings"] if one["name"] == "broker")
+    assert (await doctor("--within", "nan")).code == 2
+
+
+async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
+    process = await start("-m", "flexspec_mq.cli", "doctor", "--broker", at(mosquitto), "--draft", "/no")
+    assert process.stderr is not None
+    while (line := await process.stderr.readline()) and b"listening" not in line:
+        pass
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert process.returncode == 130, (out, err)
+    assert b"Traceback" not in err
+
+
+async def test_help_says_what_there_is() -> None:
+    told = await command("-m", "flexspec_mq.cli", "doctor", "--help")
+    assert told.code == 0
+    assert "--cloud-config" in told.out
+    assert "Exit codes" in told.out

@@ -1,0 +1,94 @@
+"""A setup with nothing wrong: TLS, users, access rules, the real model, and the doctor without a complaint."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.certificates import make_certificates
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
+from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor, free_port
+from tests.integration.processes import Process
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+EVERYTHING = {
+    "edge": [
+        *("packages", "cache", "temp", "model", "api", "broker", "login", "name", "access", "worker"),
+        *("tokenizer", "clock", "qualities", "text"),
+    ],
+    "cloud": [
+        *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "family"),
+        *("clock", "qualities"),
+    ],
+}
+
+
+def details(told: Told, part: str) -> dict[str, str]:
+    """All that one part says; nothing of it may be a complaint."""
+    findings: list[dict[str, Any]] = told.document["findings"]
+    complaints = [one for one in findings if one["state"] != "ok" or one["advice"] or one["fault"]]
+    # The only worker there is is the one on this machine: no other clock to compare with.
+    assert [(one["part"], one["name"], one["state"]) for one in complaints] == (
+        [("cloud", "clock", "skipped")] if any(one["part"] == "cloud" for one in findings) else []
+    )
+    assert told.code == 0
+    return {one["name"]: one["detail"] for one in findings if one["part"] == part}
+
+
+async def test_zero_complaints(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path / "tls", ["localhost", "127.0.0.1"])
+    with PrivateBroker(BrokerSettings(port=0, tls=tls, users=USERS)) as broker:
+        files, flags = {}, {}
+        for part, user in (("edge", USERS[0]), ("cloud", USERS[1])):
+            secret = tmp_path / f"{part}.password"
+            secret.write_text(user.password + "\n")
+            given: dict[str, str | int] = {
+                "broker": f"localhost:{broker.port}",
+                "tls_ca": str(tls.ca),
+                "username": user.name,
+                "password_file": str(secret),
+            }
+            given |= {"api_port": free_port()} if part == "edge" else {"metrics_port": free_port()}
+            files[part] = tmp_path / f"{part}.toml"
+            files[part].write_text(
+                "".join(f"{key} = {value!r}\n" for key, value in given.items()).replace('"', "'")
+            )
+            flags[part] = ("--config", str(files[part]))
+        worker = await Process.start("cloud_worker", *flags["cloud"], "--ready-json")
+        edge = None
+        try:
+            await worker.line(lambda line: bool(line.get("ready")))
+            # Before the edge node runs: a session of the doctor's own.
+            told = await doctor(
+                "--json", "--edge-config", str(files["edge"]), "--cloud-config", str(files["cloud"])
+            )
+            assert list(details(told, "edge")) == EVERYTHING["edge"]
+            assert list(details(told, "cloud")) == EVERYTHING["cloud"]
+            seen = details(told, "edge")
+            assert "over TLS" in seen["broker"]
+            assert seen["login"] == f"as {EDGE}"
+            assert f"4 tokens by worker {WORKER}, first after" in seen["text"]
+            assert seen["text"].endswith("verification exact")
+            assert "already running" in details(told, "cloud")["metrics"]
+            # Beside it: through its API. It must not be disturbed.
+            edge = await Process.start("edge_node", "serve", *flags["edge"], "--ready-json")
+            await edge.line(lambda line: bool(line.get("ready")))
+            told = await doctor("edge", "--json", *flags["edge"])
+            seen = details(told, "edge")
+            assert "already running" in seen["api"]
+            assert "tokens in" in seen["text"]
+            assert "from the running edge node" in seen["text"]
+            for process in (edge, worker):
+                assert process.runs
+                process.signal(signal.SIGTERM)
+            assert (await edge.end())[0] == 0
+            assert (await worker.end())[0] == 0
+        finally:
+            for one in (edge, worker):
+                if one is not None:
+                    await one.kill()
