@@ -233,7 +233,10 @@ def _check(options: argparse.Namespace) -> int:
     )
     failed = any(f.needed and not f.ok for f in findings)
     if options.json:
-        rows = [{"name": f.name, "ok": f.ok, "needed": f.needed, "detail": f.detail} for f in findings]
+        rows = [
+            {"name": f.name, "ok": f.ok, "needed": f.needed, "detail": f.detail, "advice": f.advice}
+            for f in findings
+        ]
         sys.stdout.write(json.dumps({"ok": not failed, "findings": rows}) + "\n")
         return int(failed)
     for finding in findings:

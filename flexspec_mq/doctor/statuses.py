@@ -40,12 +40,8 @@ def check_clock(findings: Findings, watch: Watch, besides: str = "") -> None:
         and seen.status.state != "gone"
     }
     if not ahead:
-        findings.skip(
-            ["clock"],
-            "no worker of another machine renewed its status meanwhile: no clock to compare with"
-            if besides
-            else "no worker renewed its status meanwhile: no clock to compare with",
-        )
+        whose = "worker of another machine" if besides else "worker"
+        findings.skip(["clock"], f"no {whose} renewed its status meanwhile: no clock to compare with")
         return
     worst = max(ahead, key=lambda name: abs(ahead[name]))
     off = ahead[worst]

@@ -6,7 +6,7 @@ import asyncio
 
 from flexspec_mq.errors import LinkError
 from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.sockets import open_socket
+from flexspec_mq.transport.sockets import open_socket, until_done
 
 # CONNECT with a clean session, keepalive 10 s and an empty client id, by section 3.1 of either standard.
 CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
@@ -30,15 +30,14 @@ async def answers_only_older(settings: LinkSettings) -> bool:
 
 async def _answer(settings: LinkSettings, connect: bytes) -> bytes:
     """The first bytes that the peer sends back; empty if it hangs up, keeps silent or cannot be reached."""
-    loop = asyncio.get_running_loop()
     try:
         sock = await open_socket(settings)
     except LinkError:
         return b""
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            await loop.sock_sendall(sock, connect)
-            return await loop.sock_recv(sock, 4)
+            sock.sendall(connect)  # a few bytes on a fresh connection
+            return await until_done(sock, lambda: sock.recv(4))
     except (OSError, TimeoutError):
         return b""
     finally:

@@ -6,9 +6,12 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from typing import TypeVar
 
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
+
+T = TypeVar("T")
 
 
 async def open_socket(settings: LinkSettings) -> socket.socket:
@@ -82,7 +85,7 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
         raise
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            await _handshake(secured)
+            await until_done(secured, secured.do_handshake)
     except ssl.SSLCertVerificationError as error:
         secured.close()
         raise LinkRefused(
@@ -106,17 +109,21 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
     return secured
 
 
-async def _handshake(sock: ssl.SSLSocket) -> None:
+async def until_done(sock: socket.socket, operation: Callable[[], T]) -> T:
+    """Repeat an operation on a non-blocking socket until it need not wait any more; asyncio's own refuse TLS sockets.
+
+    Args:
+        sock: with or without TLS; without, the operation must be one that reads.
+        operation: on it.
+    """
     loop = asyncio.get_running_loop()
     while True:
         try:
-            sock.do_handshake()
-        except ssl.SSLWantReadError:
+            return operation()
+        except (ssl.SSLWantReadError, BlockingIOError):
             await _ready(sock, loop.add_reader, loop.remove_reader)
         except ssl.SSLWantWriteError:
             await _ready(sock, loop.add_writer, loop.remove_writer)
-        else:
-            return
 
 
 async def _ready(
