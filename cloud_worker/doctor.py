@@ -157,7 +157,9 @@ async def _with_broker(
             await watch.until(lambda: bool(watch.fights(topic)), listening.at_least)
             findings.tell("trying the access rules")
             await _check_access(findings, config, base.username, link, watch, heard)
-            here = here or _process_here(base.port)
+            known = watch.newest(topic)
+            if known is not None:
+                here = here or _process_here(base.port, known.status.epoch / 1000)
             statuses.check_clock(findings, watch, besides=topic if here else "")
             findings.tell("loading the target")
             target = await loading
@@ -205,9 +207,9 @@ async def _check_access(
     ):
         if await links.may_publish(link, where, payload) == NOT_AUTHORIZED:
             what = f"publish on {where if where == topic else 'f1/v/+'}"
-            links.forbidden(findings, "access", user, what, loss)
+            links.forbidden(findings, worker, user, what, loss)
     for one in watch.blind:
-        links.forbidden(findings, "access", user, f"read {one}", "we cannot see who is there")
+        links.forbidden(findings, worker, user, f"read {one}", "we cannot see who is there")
     # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
     sender = user if user is not None else _NOBODY
     for where, what in (
@@ -216,7 +218,7 @@ async def _check_access(
     ):
         reached = await _reaches_us(link, where, heard)
         if reached is False:
-            links.forbidden(findings, "access", user, f"read {what}", "nothing from edges would arrive")
+            links.forbidden(findings, worker, user, f"read {what}", "nothing from edges would arrive")
     if not findings.failed("access"):
         findings.ok("access", f"may publish on {topic} and f1/v/+, and read f1/o/+/+ and f1/d/{worker}/+")
 
@@ -288,8 +290,9 @@ async def _target(findings: Findings, settings: WorkerSettings, load: Load) -> L
     )
 
 
-def _process_here(port: int) -> str:
-    found = machine.connected(port, "cloud_worker", "flexspec-cloud")
+def _process_here(port: int, epoch: float) -> str:
+    names = ("cloud_worker", "flexspec-cloud")
+    found = [number for number in machine.connected(port, *names) if machine.just_before(number, epoch)]
     return f"flexspec-cloud runs on this machine (process {', '.join(map(str, found))})" if found else ""
 
 

@@ -115,9 +115,17 @@ class _Setup:
             return f"it is the one that serves {self.answering.url} here"
         return f"flexspec-edge runs here (process {self.process})" if self.process else ""
 
+    @property
+    def epoch(self) -> float:
+        """When the edge node that the broker knows was made; seconds since the Unix epoch."""
+        known = self.watch.newest(self.status_topic)
+        return 0.0 if known is None else known.status.epoch / 1000
+
     def look_around(self) -> None:
         """Look for an edge node of this machine that is connected to the broker, and for its API. Blocks."""
         for number in machine.connected(self.base.port, "edge_node", "flexspec-edge"):
+            if not machine.just_before(number, self.epoch):
+                continue
             self.process = number
             for port in machine.ports_of(number):
                 self.answering = self.answering or our_node("127.0.0.1", port)
@@ -194,12 +202,12 @@ async def _check_access(setup: _Setup, link: Link) -> bool | None:
     ):
         said[topic] = await links.may_publish(link, topic, payload)
         if said[topic] == NOT_AUTHORIZED:
-            links.forbidden(findings, "access", user, f"publish on {topic}", loss)
+            links.forbidden(findings, node.edge, user, f"publish on {topic}", loss)
     for topic in setup.watch.blind:
-        links.forbidden(findings, "access", user, f"read {topic}", "we cannot see who is there")
+        links.forbidden(findings, node.edge, user, f"read {topic}", "we cannot see who is there")
     if said[opens] == 0 and not setup.watch.workers() and not setup.watch.blind:
         loss = "a worker is there, and its status does not reach us"
-        links.forbidden(findings, "access", user, f"read {topics.worker_status_topic('+')}", loss)
+        links.forbidden(findings, node.edge, user, f"read {topics.worker_status_topic('+')}", loss)
     if not findings.failed("access"):
         findings.ok("access", f"may publish on {opens}, {drafts} and {setup.status_topic}")
     if said[opens] == NOT_AUTHORIZED:

@@ -32,10 +32,13 @@ async def examination(
         tell(text)
 
     findings = Findings(part, note)
+    bound = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with bound:
             yield findings
     except TimeoutError:
+        if not bound.expired():
+            raise
         findings.fail(
             "time",
             "time over",

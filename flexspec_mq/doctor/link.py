@@ -99,19 +99,24 @@ async def may_publish(link: Link, topic: str, payload: bytes) -> int:
     return 0
 
 
-def forbidden(findings: Findings, name: str, user: str | None, what: str, loss: str) -> None:
+def forbidden(findings: Findings, daemon: str, user: str | None, what: str, loss: str) -> None:
     """The access rules lack something.
 
     Args:
         findings: to add to.
-        name: of the check.
+        daemon: its name on topics.
         user: at the broker.
         what: ``publish on …`` or ``read …``.
         loss: what does not work without it.
     """
     who = f"user {user!r}" if user is not None else "an anonymous client"
     advice = _RULES.format(user=repr(user) if user is not None else "anonymous", what=what)
-    findings.fail(name, "ACL refusal", f"the broker does not let {who} {what}: {loss}", advice)
+    if user is not None and user != daemon:
+        advice = (
+            f"we are named {daemon!r} and log in as {user!r}, and users may use the topics of their own name only: "
+            f"leave --edge or --worker out, or name us as the user; else {advice}"
+        )
+    findings.fail("access", "ACL refusal", f"the broker does not let {who} {what}: {loss}", advice)
 
 
 async def check_qualities(findings: Findings, settings: LinkSettings) -> None:

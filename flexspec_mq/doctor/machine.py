@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import tempfile
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,6 +27,8 @@ _DISTRIBUTION = "flexspec-mq"
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*([^;]*)(?:;(.*))?")
 _BOUND = re.compile(r"(>=|<)\s*([0-9][0-9.]*)")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
+_LOADING = 600.0
+"""Seconds from the start of a process to that of its daemon, at most."""
 _PROBE_BYTES = 1_000_000
 _LITTLE_BYTES = 100_000_000
 """Free space below which a folder is about to be full."""
@@ -217,6 +220,23 @@ def connected(port: int, *names: str) -> list[int]:
     """
     inodes = {one.inode for one in _sockets() if not one.listens and one.remote == port}
     return [number for number in _holding(inodes) if _runs(number, names) and number != os.getpid()]
+
+
+def just_before(number: int, epoch: float) -> bool:
+    """Whether a process was started in the minutes before a time, in which it loads its model.
+
+    Args:
+        number: of the process.
+        epoch: seconds since the Unix epoch.
+    """
+    try:
+        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return False
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    started = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return -2.0 < epoch - started < _LOADING
 
 
 def ports_of(number: int) -> list[int]:

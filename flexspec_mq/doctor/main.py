@@ -45,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         usage="flexspec doctor [edge | cloud] [options] [flags of flexspec-edge or flexspec-cloud]",
-        epilog="Exit codes: 0 all is well; otherwise that of the first fault: 2 settings or port, 3 model, 4 broker, "
-        "5 worker or text, 1 anything else. docs/doctor.md has what each finding means.",
+        epilog="Exit codes: 0 all is well; otherwise that of the first fault: 2 settings or port, 3 model,\n"
+        "4 broker, 5 worker or text, 1 anything else. docs/doctor.md has what each finding means.",
     )
     parser.add_argument("--edge-config", type=Path, metavar="FILE", help="settings of the edge node")
     parser.add_argument(

@@ -102,6 +102,15 @@ async def test_acl_refusal(line: str, check: str, what: str, tmp_path: Path) -> 
     assert found.exit_code == 4
 
 
+async def test_a_daemon_that_is_not_named_as_its_user(tmp_path: Path) -> None:
+    with with_rules(None) as where:
+        findings = await look(at(where), "--edge", "other", *login(tmp_path, USERS[0]))
+    found = next(one for one in findings if one.fault == "ACL refusal")
+    assert "publish on f1/o/base/other" in found.detail
+    assert "we are named 'other' and log in as 'truck'" in found.advice
+    assert "leave --edge or --worker out" in found.advice
+
+
 async def test_with_all_rules_nothing_is_wrong(tmp_path: Path) -> None:
     with with_rules(None) as where:
         async with worker(where, user=USERS[1]):

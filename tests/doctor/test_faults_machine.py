@@ -17,6 +17,7 @@ from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State
 from tests.daemons import until
 from tests.doctor.setups import (
+    Told,
     at,
     command,
     doctor,
@@ -36,11 +37,17 @@ def names_in(folder: Path) -> list[str]:
     return [one.name for one in folder.iterdir()]
 
 
+async def alone(part: str, *flags: str, env: dict[str, str] | None = None) -> Told:
+    """The doctor of one daemon, without ``flexspec doctor`` around it."""
+    module = {"edge": "edge_node", "cloud": "cloud_worker"}[part]
+    return await command("-m", module, "doctor", "--json", *flags, env=env)
+
+
 # The model
 
 
 async def test_model_missing() -> None:
-    told = await doctor("--json", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{free_port()}")
+    told = await alone("edge", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{free_port()}")
     assert told.failures == ["model missing", "broker down"]
     found = told.document["findings"][3]
     assert "there is no folder /no/such/folder" in found["detail"]
@@ -50,7 +57,7 @@ async def test_model_missing() -> None:
 
 async def test_model_missing_of_an_incomplete_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    told = await doctor("cloud", "--json", "--target", str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
+    told = await alone("cloud", "--target", str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
     assert told.failures == ["model missing", "broker down"]
     assert "it has no config.json" in told.out
 
@@ -230,15 +237,17 @@ def test_our_own_metadata_is_understood() -> None:
 # The command
 
 
-async def test_the_list_for_people(mosquitto: PrivateBroker) -> None:
-    told = await doctor("--broker", at(mosquitto), "--draft", "/no/such/folder", "--version", "nobody")
+async def test_the_list_for_people() -> None:
+    told = await doctor(
+        "--broker", f"127.0.0.1:{free_port()}", "--draft", "/no/such/folder", "--api-port", "0"
+    )
     assert told.code == 3
-    assert "✗  model" in told.out
+    assert "✗  model        model missing: the draft /no/such/folder" in told.out
     assert "→ name a checkpoint folder" in told.out
-    assert "✗  worker" in told.out
-    assert "✓  broker" in told.out
-    assert "2 faults" in told.out
-    assert "not checked" in told.out
+    assert "✗  broker       broker down: nothing listens" in told.out
+    assert "✓  api" in told.out
+    assert "–  not checked  login, name, access, worker" in told.out
+    assert "2 faults, 8 not checked" in told.out
     assert "Traceback" not in told.err
 
 
@@ -251,7 +260,7 @@ async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> Non
     assert found["fault"] == "settings"
     assert "draft_lenght" in found["detail"]
     assert "draft_length" in found["advice"]
-    told = await doctor("--json", "--password-file", str(tmp_path / "none"), "--username", "truck")
+    told = await alone("edge", "--password-file", str(tmp_path / "none"), "--username", "truck")
     assert told.failures == ["settings"]
 
 
