@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edge_node.doctor_api import check_api, our_node
-from edge_node.doctor_text import check_text, check_text_over_api
 from flexspec_mq import codec, topics
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
@@ -216,6 +215,9 @@ async def _check_access(setup: _Setup, link: Link) -> bool | None:
 
 
 async def _check_text(setup: _Setup, draft: DraftModel, online: bool) -> None:
+    # It imports torch, without which all else can be checked; here the draft is loaded already.
+    from edge_node.doctor_text import check_text, check_text_over_api
+
     findings, config = setup.findings, setup.config
     if findings.failed("tokenizer") or findings.failed("access"):
         findings.skip(["text"], "it could not come to anything before the faults above are mended")

@@ -316,3 +316,30 @@ async def test_help_says_what_there_is() -> None:
     assert told.code == 0
     assert "--cloud-config" in told.out
     assert "Exit codes" in told.out
+
+
+async def test_packages_without_torch() -> None:
+    """What runs a model is named as missing, and the rest is checked all the same."""
+    hide = (
+        "import sys, importlib.metadata as m\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'numpy', 'transformers'):\n"
+        "            raise ModuleNotFoundError('No module named ' + name, name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "true = m.version\n"
+        "def version(name):\n"
+        "    if name in ('torch', 'numpy', 'transformers'):\n"
+        "        raise m.PackageNotFoundError(name)\n"
+        "    return true(name)\n"
+        "m.version = version\n"
+        "from edge_node.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    flags = ("--broker", f"127.0.0.1:{free_port()}", "--draft", ".", "--api-port", "0")
+    told = await command("-c", hide, "doctor", "--json", *flags)
+    assert told.failures == ["packages", "model missing", "broker down"]
+    found = told.document["findings"][0]
+    assert "torch is not installed" in found["detail"]
+    assert "pip install 'flexspec-mq[models]'" in found["advice"]
+    assert told.code == 1

@@ -14,7 +14,7 @@ LIGHT = (
     "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
     "flexspec_mq.chat.main",
     "flexspec_mq.link", "flexspec_mq.link.cli", "schemas", "schemas.asyncapi", "broker", "edge_node",
-    "edge_node.api.app", "cloud_worker",
+    "edge_node.api.app", "cloud_worker", "flexspec_mq.doctor.main", "edge_node.doctor", "cloud_worker.doctor",
 )  # fmt: skip
 
 BLOCK = f"""
