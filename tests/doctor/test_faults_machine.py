@@ -62,9 +62,11 @@ async def test_model_missing_of_an_incomplete_folder(tmp_path: Path) -> None:
     assert "it has no config.json" in told.out
 
 
-async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path, mosquitto: PrivateBroker) -> None:
+async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> None:
     for part in ("edge", "cloud"):
-        told = await doctor(part, "--json", "--broker", at(mosquitto), env={"XDG_CACHE_HOME": str(tmp_path)})
+        told = await alone(
+            part, "--broker", f"127.0.0.1:{free_port()}", env={"XDG_CACHE_HOME": str(tmp_path)}
+        )
         assert told.failures[0] == "model missing"
         found = next(one for one in told.document["findings"] if one["fault"] == "model missing")
         assert "not prepared yet" in found["detail"]
