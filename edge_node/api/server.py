@@ -61,21 +61,20 @@ async def serve(app: Starlette, *, started: Callable[[int], None] | None = None)
         FlexSpecError: the server ended by itself.
     """
     api: Api = app.state.api
-    listener = _listen(api.settings)
-    port = listener.getsockname()[1]
-    server = _Server(_config(app, api.settings))
-    running = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
-    try:
-        await _first(server.listens.wait(), running)
-        _log.info("the API listens on %s port %d", api.settings.host, port)
-        if started is not None and server.started:
-            started(port)
-        await asyncio.wait([running])
-        raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
-    finally:
-        await api.texts.close()
-        await _stop(server, running, api.settings.grace)
-        listener.close()
+    with _listen(api.settings) as listener:  # closed also when somebody does not wait for an end in order
+        port = listener.getsockname()[1]
+        server = _Server(_config(app, api.settings))
+        running = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
+        try:
+            await _first(server.listens.wait(), running)
+            _log.info("the API listens on %s port %d", api.settings.host, port)
+            if started is not None and server.started:
+                started(port)
+            await asyncio.wait([running])
+            raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
+        finally:
+            await api.texts.close()
+            await _stop(server, running, api.settings.grace)
 
 
 async def _first(wanted: Coroutine[Any, Any, Any], running: asyncio.Task[None]) -> None:
