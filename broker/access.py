@@ -10,16 +10,16 @@ from collections.abc import Iterable
 
 from broker.settings import Role, User
 
-# Mosquitto applies patterns to every user. `%u` is the user name, so they give each user its own topics only.
+# Mosquitto applies patterns to every user. `%u` is the user name, so they give each user its own topics only. It warns of
+# patterns without one, so what all may read is written out for each of them.
 _EVERY_USER = (
     "pattern write f1/o/+/%u",
     "pattern write f1/d/+/%u",
     "pattern read f1/v/%u",
     "pattern readwrite f1/e/%u",  # read, to see whether another device goes by the same name
     "pattern readwrite f1/r/%u/+",
-    "pattern read f1/w/+",
-    "pattern read f1/h/+",
 )
+_READ_BY_ALL = ("topic read f1/w/+", "topic read f1/h/+")
 
 _ROLES = {
     Role.EDGE: (),
@@ -31,7 +31,7 @@ _ROLES = {
         "topic write f1/w/{name}",
     ),
     Role.PUBLISHER: ("topic readwrite f1/h/+",),
-    Role.OPERATOR: ("topic read f1/w/+", "topic read f1/e/+", "topic read f1/h/+", "topic read $SYS/#"),
+    Role.OPERATOR: ("topic read f1/e/+", "topic read $SYS/#"),
 }
 
 
@@ -39,7 +39,6 @@ def access_file(users: Iterable[User]) -> str:
     """Text of the access file for `users`."""
     blocks = ["\n".join(_EVERY_USER)]
     for user in users:
-        rules = [rule.format(name=user.name) for rule in _ROLES[user.role]]
-        if rules:
-            blocks.append("\n".join([f"# {user.role.value}", f"user {user.name}", *rules]))
+        rules = [rule.format(name=user.name) for rule in (*_READ_BY_ALL, *_ROLES[user.role])]
+        blocks.append("\n".join([f"# {user.role.value}", f"user {user.name}", *rules]))
     return "\n\n".join(blocks) + "\n"

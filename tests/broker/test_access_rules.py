@@ -90,3 +90,8 @@ async def test_who_may_read(secured: PrivateBroker) -> None:
                     readers[event.topic].add(name)
         for topic, (writers, expected) in RULES.items():
             assert readers[topic] == (expected if writers else set()), topic
+
+
+def test_mosquitto_has_nothing_to_say_against_the_file(secured: PrivateBroker) -> None:
+    said = [line for line in secured.log().splitlines() if "ACL" in line or "pattern" in line]
+    assert said == []

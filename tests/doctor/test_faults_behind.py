@@ -81,7 +81,7 @@ async def retained(where: PrivateBroker, topic: str) -> list[bytes]:
         ("pattern write f1/o/+/%u", "access", "publish on f1/o/base/truck"),
         ("pattern write f1/d/+/%u", "access", "publish on f1/d/w1/truck"),
         ("pattern readwrite f1/e/%u  ", "access", "publish on f1/e/truck"),
-        ("pattern read f1/w/+", "access", "read f1/w/+"),
+        ("topic read f1/w/+", "access", "read f1/w/+"),
         ("pattern read f1/v/%u", "text", "let user 'truck' read f1/v/truck"),
     ],
 )
