@@ -1,4 +1,4 @@
-"""A real Mosquitto for the tests that need one."""
+"""A real Mosquitto for the tests that need one, and which tests may run beside others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ from collections.abc import Iterator
 import pytest
 
 from broker.launcher import PrivateBroker
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores: torch must not start as many threads in each as there are cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=("all", "beside", "alone"),
+        default="all",
+        help="`alone` runs the tests that measure time, `beside` the others, which may share the machine",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("part")
+    if part == "all":
+        return
+    wanted, left_out = [], []
+    for item in items:
+        fits = (item.get_closest_marker("alone") is not None) == (part == "alone")
+        (wanted if fits else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = wanted
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,6 +23,8 @@ from flexspec_mq.protocol.worker import WorkItem
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
+pytestmark = pytest.mark.alone
+
 
 def item(seed: int, context: tuple[int, ...], draft: tuple[int, ...], session: int = 1) -> WorkItem:
     identity = Identity(1, null.FINGERPRINT, 0.0, 0, 1.0, seed, null.EOS, True, 100)

@@ -13,6 +13,8 @@ from broker.check import Finding, Target, check
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 
+pytestmark = pytest.mark.alone
+
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}

@@ -16,6 +16,8 @@ from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import Identity
 from tests.daemons import FakeVerifier, check, edge_at, until, wanting, worker_at
 
+pytestmark = pytest.mark.alone
+
 A, B, C = (("e", 1), ("e", 2), ("e", 3))
 STEP = 0.3
 

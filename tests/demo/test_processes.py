@@ -11,6 +11,8 @@ import pytest
 from flexspec_mq.demo.processes import Family
 from flexspec_mq.errors import FlexSpecError
 
+pytestmark = pytest.mark.alone
+
 ECHO = """
 import json, sys
 print(json.dumps({"pid": __import__("os").getpid()}), flush=True)

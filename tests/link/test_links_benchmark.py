@@ -10,6 +10,8 @@ from benchmarks.links import Seconds, measure, wilson
 from benchmarks.links_probe import IP_UDP, rate_of
 from tests.link.plans import figures, needs_namespaces, plan
 
+pytestmark = pytest.mark.alone
+
 
 def test_the_interval_holds_the_share_and_narrows() -> None:
     wide, narrow = wilson(5, 100), wilson(500, 10_000)

@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from flexspec_mq.link.netns import netns_link
 from tests.link.plans import figures, needs_namespaces, plan
+
+pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0

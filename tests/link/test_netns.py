@@ -20,6 +20,8 @@ from flexspec_mq.link import namespaces
 from flexspec_mq.link.netns import NetnsLink, netns_link
 from tests.link.plans import figures, needs_namespaces, plan
 
+pytestmark = pytest.mark.alone
+
 PATIENCE = 30.0
 ROOT = Path(__file__).parents[2]
 HEADERS = 28

@@ -18,6 +18,8 @@ from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.link.proxy import proxy_link
 from tests.link.plans import figures, plan
 
+pytestmark = pytest.mark.alone
+
 PATIENCE = 30.0
 
 

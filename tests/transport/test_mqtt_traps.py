@@ -30,6 +30,8 @@ from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import PATIENCE, Reader
 
+pytestmark = pytest.mark.alone
+
 
 def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSettings:
     subscriptions = (Subscription(topic, 2),) if topic else ()
