@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,10 +119,17 @@ class SessionKV:
         return common
 
     def _allocate(self, capacity: int) -> torch.Tensor:
+        """Zeros. On the CPU they are pages of their own, which go back to the system when nobody holds them.
+
+        From the allocator's heap they would come interleaved with what forwards need for a moment, and a daemon
+        that opens and ends sessions for days would grow by the holes between.
+        """
         layers, two, heads, size = self._shape
-        return torch.zeros(
-            (layers, two, heads, capacity, size), dtype=self._like.dtype, device=self._like.device
-        )
+        shape = (layers, two, heads, capacity, size)
+        if self._like.device.type != "cpu" or not capacity:
+            return torch.zeros(shape, dtype=self._like.dtype, device=self._like.device)
+        pages = mmap(-1, capacity * self.token_bytes)
+        return torch.frombuffer(pages, dtype=self._like.dtype).view(shape)
 
     def _views(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(both[0], both[1]) for both in self._memory]

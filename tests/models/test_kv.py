@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,3 +97,17 @@ def test_match_takes_any_sequence() -> None:
     kv = make()
     kv.tokens += [1, 2, 3]
     assert kv.match((1, 2, 4)) == 2
+
+
+def test_what_is_given_back_goes_back_to_the_system() -> None:
+    kv = SessionKV(16, 4, 64, LIKE)
+    kv.reserve(4096)  # 64 MB
+    kv.span(0, 4096).fill_(1)
+    full = resident()
+    kv.give_back()
+    assert full - resident() > 48_000_000
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
