@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from broker.settings import Role, User
 
-# Mosquitto applies patterns to every user. `%u` is the user name, so they give each user its own topics only. It warns of
-# patterns without one, so what all may read is written out for each of them.
+# Mosquitto applies patterns to every user. `%u` is the user name, so they give each user its own topics only. It
+# warns of patterns without one, so what all may read is written out for each of them.
 _EVERY_USER = (
     "pattern write f1/o/+/%u",
     "pattern write f1/d/+/%u",
