@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     part = config.getoption("part")
     if part == "all":
         return
-    wanted, left_out = [], []
+    wanted: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         fits = (item.get_closest_marker("alone") is not None) == (part == "alone")
         (wanted if fits else left_out).append(item)
