@@ -76,9 +76,10 @@ def test_bad_users_are_refused(tmp_path: Path) -> None:
             render(BrokerSettings(users=(User("bob", Role.EDGE, password),)), tmp_path)
 
 
-def test_only_workers_publishers_and_operators_have_rules_of_their_own() -> None:
+def test_an_edge_has_no_rules_of_its_own_but_what_all_may_read() -> None:
     text = access_file([ALICE, User("w1", Role.WORKER, "x"), User("ops", Role.OPERATOR, "x")])
-    assert "user alice" not in text
+    edge = text.partition("user alice\n")[2].partition("\n\n")[0].splitlines()
+    assert edge == ["topic read f1/w/+", "topic read f1/h/+"]
     worker = text.partition("user w1\n")[2].partition("\n\n")[0].splitlines()
     assert "topic read f1/d/w1/+" in worker
     assert "topic write f1/w/w1" in worker

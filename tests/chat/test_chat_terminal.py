@@ -86,10 +86,12 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
+    # The size of the terminal that the tests run on, or of none, is not this one's.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "flexspec_mq.cli", "chat", *arguments,
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True, preexec_fn=prepare,
-        env={**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
+        env={**inherited, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
     )  # fmt: skip
     os.close(theirs)
     terminal = Terminal(process, ours)

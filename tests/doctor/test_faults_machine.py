@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -115,8 +116,8 @@ async def test_a_port_that_our_own_node_has_is_no_fault(own_mosquitto: PrivateBr
         assert "already running" in named(findings, "api").detail
         assert f"it is the one that serves {node.url}" in named(findings, "name").detail
         # The text went through the daemon, which would have closed a session of the doctor's own.
-        assert "4 tokens" in named(findings, "text").detail
-        assert "from the running edge node" in named(findings, "text").detail
+        # At most four tokens: the target may end the text before.
+        assert re.match(r"[1-4] tokens? in .* from the running edge node", named(findings, "text").detail)
         assert node.daemons[0].worker.machine.counters.opened == 1
 
 
