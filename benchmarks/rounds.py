@@ -173,9 +173,8 @@ class Rounds:
                 Wanted(text.session, [*text.context, *text.draft], sampling(text.job.identity))
                 for text in drafting
             ]
-            for text, token in zip(drafting, self._drafter.draft(wanted), strict=True):
-                if token is not None:
-                    text.draft.append(token)
+            for text, guesses in zip(drafting, self._drafter.draft(wanted), strict=True):
+                text.draft += [guess.token for guess in guesses or ()]
 
     def _verify(self, texts: Sequence[_Text]) -> None:
         batcher = Batcher(prefill=256)

@@ -6,19 +6,22 @@ reaches it within one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from edge_node.drafts import Drafter, Wanted
+from edge_node.drafts import Drafted, Drafter, Wanted
+from edge_node.guessing import plain_guess
 from edge_node.kept import Kept
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
-from flexspec_mq.sampling.choose import choose
+from flexspec_mq.models.packed import Feed, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
+
+    from edge_node.guessing import GuessOf
     from flexspec_mq.models.kv import SessionKV
 
-__all__ = ["Drafter", "ModelDrafter", "Wanted"]
+__all__ = ["DraftNetwork", "Drafter", "ModelDrafter", "Wanted"]
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
@@ -26,12 +29,25 @@ _WRITING = 8
 """A session with no more unread tokens than these goes on with its text: a rejection leaves it some to read."""
 
 
+class DraftNetwork(Protocol):
+    """What a `ModelDrafter` asks of a model: `PackedModel`, or whatever reads several sessions in one forward."""
+
+    def new_kv(self) -> SessionKV:
+        """Empty keys and values for a new session."""
+        ...
+
+    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        """Read the tokens of all feeds; logits of shape [sum of rows, vocabulary], feed by feed."""
+        ...
+
+
 class ModelDrafter:
-    """A `Drafter` over a draft model.
+    """A `Drafter` over a draft model. It gives one token at a time.
 
     Args:
         model: the draft, packed.
         max_context: positions that it has; beyond them it has nothing to say.
+        guess: turns a row of its logits into a guess; called with the row, sampling parameters and position.
         prefill: tokens of unread prefixes that one forward may read.
         beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
             hold them up.
@@ -40,15 +56,17 @@ class ModelDrafter:
 
     def __init__(
         self,
-        model: PackedModel,
+        model: DraftNetwork,
         *,
         max_context: int,
+        guess: GuessOf = plain_guess,
         prefill: int = 256,
         beside: int = 32,
         kept: int = 8192,
     ) -> None:
         self._model = model
         self._max_context = max_context
+        self._guess = guess
         self._prefill = prefill
         self._beside = min(beside, prefill)
         self._sessions: dict[int, SessionKV] = {}
@@ -56,17 +74,17 @@ class ModelDrafter:
         self._read: dict[int, int] = {}
         self._forwards = 0
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[int | None]:
+    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
         """One forward over all that are ready, and over as much of the others' prefixes as it may read."""
         self._forwards += 1
-        found: list[int | None] = [None] * len(wanted)
+        found: list[Drafted] = [None] * len(wanted)
         places, feeds = self._feeds(wanted)
         logits = to_numpy(self._model.forward(feeds))
         row = 0
         for place, feed in zip(places, feeds, strict=True):
             if feed.rows:
                 one = wanted[place]
-                found[place] = choose(logits[row], one.params, len(one.context))
+                found[place] = (self._guess(logits[row], one.params, len(one.context)),)
                 row += 1
         return found
 

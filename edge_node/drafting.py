@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_node.drafts import Drafter, Wanted
+    from edge_node.drafts import Drafted, Drafter, Wanted
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Drafting:
         """Whether a token after `context` can be drafted at all."""
         return self._drafter is not None and self._drafter.fits(context)
 
-    async def round(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[int | None]:
-        """Free sessions and draft one token for each that wants one; None where there is none yet."""
+    async def round(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[Drafted]:
+        """Free sessions and draft for each that wants it."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._run, freed, wanted)
 
@@ -46,9 +46,9 @@ class Drafting:
         """Take no more work. A forward that runs now is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[int | None]:
+    def _run(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[Drafted]:
         """On the drafter's thread."""
-        nothing: list[int | None] = [None] * len(wanted)
+        nothing: list[Drafted] = [None] * len(wanted)
         drafter = self._drafter
         if drafter is None:
             return nothing

@@ -48,10 +48,10 @@ from schemas.messages import PROTOCOL_VERSION, Close, Error, Identity, Verdict
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
-    from edge_node.drafts import Drafter
+    from edge_node.drafts import Drafter, Guess
     from edge_node.settings import EdgeSettings
     from flexspec_mq.protocol.edge import DraftRequest
     from flexspec_mq.transport.base import Link, LinkFactory
@@ -393,12 +393,25 @@ class EdgeNode:
                 self._draft_work.clear()
                 await self._draft_work.wait()
                 continue
-            tokens = await self._drafting.round(freed, [one for _, _, one in wanted])
-            now = time.monotonic()
-            for (generation, request, _), token in zip(wanted, tokens, strict=True):
-                if token is not None and generation.session in self._sessions:
-                    machine = generation.machine
-                    self._do(generation, machine.drafted(request.start, request.digest, token, now))
+            drafted = await self._drafting.round(freed, [one for _, _, one in wanted])
+            for (generation, request, _), guesses in zip(wanted, drafted, strict=True):
+                if guesses is not None:
+                    self._drafted(generation, request, guesses)
+
+    def _drafted(self, generation: Generation, request: DraftRequest, guesses: Sequence[Guess]) -> None:
+        """Hand guesses to the session, as long as each follows the one before and is wanted."""
+        now = time.monotonic()
+        machine = generation.machine
+        if not guesses and generation.session in self._sessions:
+            self._do(generation, machine.draft_stopped(request.start, request.digest, now))
+        following: DraftRequest | None = request
+        for guess in guesses:
+            if following is None or generation.session not in self._sessions:
+                return
+            self._do(generation, machine.drafted(following.start, following.digest, guess, now))
+            start, following = following.start, machine.draft_request()
+            if following is not None and following.start != start + 1:
+                return
 
     def _wanted(self) -> list[tuple[Generation, DraftRequest, Wanted]]:
         """What every session wants drafted. One that cannot be drafted further sends what it has."""
@@ -412,8 +425,7 @@ class EdgeNode:
                 effects = generation.machine.draft_stopped(request.start, request.digest, now)
                 self._send(generation, effects)
                 continue
-            one = Wanted(generation.session, request.context, generation.request.sampling)
-            found.append((generation, request, one))
+            found.append((generation, request, _wanted(generation, request)))
         return found
 
     async def _timer_loop(self) -> None:
@@ -431,6 +443,20 @@ class EdgeNode:
                     await self._timer_work.wait()
             except TimeoutError:
                 continue
+
+
+def _wanted(generation: Generation, request: DraftRequest) -> Wanted:
+    return Wanted(
+        session=generation.session,
+        context=request.context,
+        params=generation.request.sampling,
+        committed=request.committed,
+        prompt=len(generation.request.prompt),
+        most=request.most,
+        survival=request.survival,
+        stop=request.stop,
+        price=request.price,
+    )
 
 
 def _as_error(error: BaseException) -> FlexSpecError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from cloud_worker.verifier import Facts, StepResult
-from edge_node.drafts import Wanted
+from edge_node.drafts import Drafted, Guess, Wanted
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker import WorkItem
 
@@ -147,9 +147,9 @@ class NullDrafter:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < CONTEXT
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[int | None]:
+    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
         """One token for each."""
-        return [guess(one.params.seed, one.context, self.right) for one in wanted]
+        return [(Guess(guess(one.params.seed, one.context, self.right)),) for one in wanted]
 
     def free(self, session: int) -> None:
         """There is nothing to forget."""

@@ -21,6 +21,7 @@ from flexspec_mq.protocol.edge_types import (
     EdgeCounters,
     EdgeEvent,
     EdgeState,
+    Guess,
     Reuse,
     SessionRequest,
     Written,
@@ -41,6 +42,7 @@ __all__ = [
     "EdgeCounters",
     "EdgeSession",
     "EdgeState",
+    "Guess",
     "Reuse",
     "SessionRequest",
     "Written",
@@ -147,8 +149,18 @@ class EdgeSession:
         """What to draft next, or None when enough is drafted for now. Ask again after every call."""
         if not self._wants_draft():
             return None
-        tip = len(self._text.chain)
-        return DraftRequest(tip, self._text.chain.digest(tip), self._text.context)
+        text, sender = self._text, self._sender
+        tip = len(text.chain)
+        return DraftRequest(
+            start=tip,
+            digest=text.chain.digest(tip),
+            context=text.context,
+            committed=len(self._request.prompt) + text.have,
+            most=sender.room,
+            survival=text.branch.survival,
+            stop=sender.plan.stop,
+            price=sender.price,
+        )
 
     def next_tick(self) -> float | None:
         """When `tick` wants to be called, on the clock of `now`; None is never. Ask anew after every call."""
@@ -178,15 +190,28 @@ class EdgeSession:
             handler(self, message, now)
         return self._settle(now)
 
-    def drafted(self, start: int, digest: int, token: int, now: float) -> list[Effect]:
-        """Take one token from the drafter, drafted after the prefix that (start, digest) names."""
-        if self._state in (EdgeState.OPENING, EdgeState.ACTIVE) and self._text.draft(start, digest, token):
-            if self._marked is not None and self._marked[:2] == (start, digest) and self.counters.drafted > 1:
-                took = now - self._marked[2]
-                before = self._sender.draft_time
-                self._sender.draft_time = took if before is None else before + (took - before) / 8
-            self._sender.stopped = False
+    def drafted(self, start: int, digest: int, guess: Guess, now: float) -> list[Effect]:
+        """Take one token from the drafter, drafted after the prefix that (start, digest) names.
+
+        One that would not survive as the plan wants is not taken: what there is goes out, and nothing more is
+        drafted until something new is committed.
+        """
+        if self._state not in (EdgeState.OPENING, EdgeState.ACTIVE):
+            return self._settle(now)
+        if self._text.capped or not self._text.at_tip(start, digest):
+            self.counters.stale += 1
+            return self._settle(now)
+        if guess.origin == "model":
+            self._time_draft(start, digest, now)
+        self._sender.stopped = not self._text.draft(guess, self._sender.plan.stop)
         return self._settle(now)
+
+    def _time_draft(self, start: int, digest: int, now: float) -> None:
+        """The first token is not timed: the draft read the prompt for it."""
+        if self._marked is not None and self._marked[:2] == (start, digest) and self.counters.drafted:
+            took = now - self._marked[2]
+            before = self._sender.draft_time
+            self._sender.draft_time = took if before is None else before + (took - before) / 8
 
     def draft_stopped(self, start: int, digest: int, now: float) -> list[Effect]:
         """The drafter will not go on at this tip until something new is committed: send what there is."""
@@ -312,8 +337,8 @@ class EdgeSession:
             if verdict.queue and not verdict.tokens:
                 self._timers.waits_its_turn(now)
         if added.tokens:
-            self._sender.out.append(Commit(added.start, added.tokens, added.accepted))
-            self._progress(now, rolled_back=added.rolled_back)
+            self._sender.out.append(Commit(added.start, added.tokens, added.origins))
+            self._progress(now, len(added.tokens), rolled_back=added.rolled_back)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:
@@ -324,8 +349,9 @@ class EdgeSession:
         elif mine and verdict.fin is Fin.GAP and end == self._window.held:
             self._ask(now)
 
-    def _progress(self, now: float, *, rolled_back: bool) -> None:
+    def _progress(self, now: float, tokens: int, *, rolled_back: bool) -> None:
         self.counters.rounds += 1
+        self._sender.rate.got(tokens, now)
         self._timers.progressed(now)
         self._failures = self._undone = 0
         self._asked = False

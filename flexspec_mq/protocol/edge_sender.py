@@ -12,6 +12,7 @@ from flexspec_mq.protocol.edge_types import EdgeConfig, EdgeCounters, SessionReq
 from flexspec_mq.protocol.edge_window import Span, Window
 from flexspec_mq.protocol.effects import Effect, Send
 from flexspec_mq.protocol.prefix import prefix_name
+from flexspec_mq.protocol.rate import Rate
 from flexspec_mq.protocol.rtt import RoundTrip
 from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll, Prefix
 
@@ -22,9 +23,10 @@ class EdgeSender:
     Attributes:
         counters, text, window, peers, rtt, timers: of the session.
         out: effects that wait to be returned.
-        stopped: the drafter gave up at the tip of the branch.
+        stopped: nothing is drafted at the tip of the branch until something new is committed.
         named: the newest open named the beginning of the prompt, to one worker.
-        draft_time: smoothed seconds per drafted token, None before a sample.
+        draft_time: smoothed seconds per token of the draft model, None before a sample.
+        rate: of commits.
 
     Args:
         request: the generation.
@@ -48,6 +50,7 @@ class EdgeSender:
         self.stopped = False
         self.named = False
         self.draft_time: float | None = None
+        self.rate = Rate()
         self._plan: Plan | None = None
         self._qos = 0
         self._seq = 0
@@ -64,6 +67,7 @@ class EdgeSender:
             queue=self.rtt.queue,
             compute=self.rtt.compute,
             draft_time=self.draft_time,
+            rate=self.rate.per_second,
             drafted=self.counters.judged,
             accepted=self.counters.accepted,
             committed=self.text.have,
@@ -79,9 +83,19 @@ class EdgeSender:
     @property
     def wants_draft(self) -> bool:
         """Whether fewer than K drafted tokens wait to be sent, and more would be of use."""
-        if self.stopped or self.text.capped:
-            return False
-        return self.window.unsent(self.text.have, len(self.text.chain)) < self.plan.draft_length
+        return not self.stopped and not self.text.capped and self.room > 0
+
+    @property
+    def room(self) -> int:
+        """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
+        tip = len(self.text.chain)
+        left = self.plan.draft_length - self.window.unsent(self.text.have, tip)
+        return min(left, self.text.limit - 1 - tip)
+
+    @property
+    def price(self) -> float:
+        """Tokens that the session would get in the time that one token takes the draft model; 0 while unknown."""
+        return (self.draft_time or 0.0) * (self.rate.per_second or 0.0)
 
     @property
     def expecting(self) -> bool:

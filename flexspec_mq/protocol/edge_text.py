@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.edge_types import EdgeCounters, SessionRequest
-from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.protocol.branch import Branch
+from flexspec_mq.protocol.edge_types import EdgeCounters, Guess, SessionRequest
+from flexspec_mq.protocol.effects import FinishReason, Origin
 from schemas.messages import Verdict
 
 
@@ -32,14 +33,14 @@ class Committed:
     Attributes:
         start: position of the first new token.
         tokens: new tokens, maybe none.
-        accepted: per token, whether it was drafted.
+        origins: per token, who had drafted it; None where the target wrote it.
         rolled_back: the drafted branch was wrong and is gone.
         reason: set when the text ends with the last of them.
     """
 
     start: int
     tokens: tuple[int, ...]
-    accepted: tuple[bool, ...]
+    origins: tuple[Origin | None, ...]
     rolled_back: bool
     reason: FinishReason | None
 
@@ -49,7 +50,13 @@ class EdgeText:
 
     Args:
         request: the generation.
-        counters: of the session; drafted, judged, accepted and stale are counted here.
+        counters: of the session; drafted, judged, accepted, withheld and stale are counted here.
+
+    Attributes:
+        chain: committed tokens, then those of the branch.
+        branch: what is known of the drafted tokens beyond `have`.
+        have: committed tokens.
+        reason: why the text ended; None while it goes on.
     """
 
     def __init__(self, request: SessionRequest, counters: EdgeCounters) -> None:
@@ -57,8 +64,9 @@ class EdgeText:
         self._request = request
         self._counters = counters
         self._eos = frozenset() if identity.ignore_eos else frozenset(identity.eos)
-        self._limit = identity.limit
+        self.limit = identity.limit
         self.chain = chains.chain_for(identity, request.version, request.prompt)
+        self.branch = Branch()
         self.have = 0
         self.reason: FinishReason | None = None
         for token in request.committed:
@@ -79,14 +87,15 @@ class EdgeText:
     def capped(self) -> bool:
         """Whether drafting on is useless: the branch ends the text, or the target decides the last token."""
         tip = len(self.chain)
-        return tip >= self._limit - 1 or (tip > self.have and self.chain[tip - 1] in self._eos)
+        return tip >= self.limit - 1 or (tip > self.have and self.chain[tip - 1] in self._eos)
 
-    def draft(self, start: int, digest: int, token: int) -> bool:
-        """Append a drafted token if it follows the chain's tip; otherwise count it as stale."""
-        if self.capped or not self.at_tip(start, digest):
-            self._counters.stale += 1
+    def draft(self, guess: Guess, stop: float) -> bool:
+        """Append a drafted token at the chain's tip, if it survives with probability `stop` at least."""
+        if not self.branch.admits(guess, stop):
+            self._counters.withheld += 1
             return False
-        self.chain.append(token)
+        self.chain.append(guess.token)
+        self.branch.add(guess)
         self._counters.drafted += 1
         return True
 
@@ -108,20 +117,25 @@ class EdgeText:
     def commit(self, verdict: Verdict) -> Committed:
         """Commit the new tokens of a verdict that agrees, up to where the text ends."""
         start = self.have
-        accepted: list[bool] = []
+        origins: list[Origin | None] = []
         rolled_back = False
         for token in self._new(verdict):
-            drafted = self.have < len(self.chain)
-            right = drafted and self.chain[self.have] == token
-            rolled_back |= drafted and not right
-            self._counters.judged += drafted
-            self._counters.accepted += right
-            accepted.append(right)
+            guess = self.branch.decided(token)
+            right = guess is not None and guess.token == token
+            rolled_back |= guess is not None and not right
+            if guess is not None:
+                self._judge(guess, right=right)
+            origins.append(guess.origin if guess is not None and right else None)
             if self._add(token):
                 break
-        return Committed(
-            start, self.chain.tokens(start, self.have), tuple(accepted), rolled_back, self.reason
-        )
+        return Committed(start, self.chain.tokens(start, self.have), tuple(origins), rolled_back, self.reason)
+
+    def _judge(self, guess: Guess, *, right: bool) -> None:
+        counters, looked_up = self._counters, guess.origin == "lookup"
+        counters.judged += 1
+        counters.accepted += right
+        counters.looked_up += looked_up
+        counters.looked_up_accepted += looked_up and right
 
     def _new(self, verdict: Verdict) -> tuple[int, ...]:
         return verdict.tokens[self.have - verdict.start :]
@@ -139,6 +153,7 @@ class EdgeText:
         self.reason = self._ends(token)
         if self.reason:
             self.chain.cut(self.have)
+            self.branch.clear()
         return self.reason is not None
 
     def _ends(self, token: int) -> FinishReason | None:
@@ -147,4 +162,4 @@ class EdgeText:
         finish_at = self._request.finish_at
         if finish_at is not None and finish_at(self.chain.view((), self.have)) is not None:
             return FinishReason.STOP
-        return FinishReason.LENGTH if self.have >= self._limit else None
+        return FinishReason.LENGTH if self.have >= self.limit else None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from flexspec_mq.protocol.effects import Origin
 from schemas.messages import Identity
 
 
@@ -100,21 +101,46 @@ class EdgeState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class DraftRequest:
-    """What the drafter shall draft next: one token after `context`.
+class Guess:
+    """A drafted token.
 
-    The drafter answers each token with `EdgeSession.drafted(start, digest, token, now)`, asking anew for the
+    Attributes:
+        token: its id.
+        confidence: probability, 0 to 1, that the target takes it, given that it takes all before it.
+        origin: who drafted it.
+    """
+
+    token: int
+    confidence: float = 1.0
+    origin: Origin = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """What the drafter shall draft next: the token after `context`, and maybe some more.
+
+    The drafter answers each token with `EdgeSession.drafted(start, digest, guess, now)`, asking anew for the
     request after each, so that a rejection reaches it within one token.
 
     Attributes:
         start: position of that token, counted in generated tokens.
         digest: of the chain at `start`; names the prefix, so late answers are recognised.
         context: prompt, committed tokens and drafted branch; a view, valid for ever.
+        committed: how many tokens of `context` are committed, the prompt included; the others may go again.
+        most: tokens until the batch is full, at least 1.
+        survival: probability that the target takes all of the branch so far, 1 without one.
+        stop: the survival below which a token is not wanted, see `Plan.stop`.
+        price: tokens that the session would get in the time that one token takes the draft model; 0 while unknown.
     """
 
     start: int
     digest: int
     context: Sequence[int]
+    committed: int
+    most: int = 1
+    survival: float = 1.0
+    stop: float = 0.0
+    price: float = 0.0
 
 
 @dataclass(slots=True)
@@ -134,6 +160,9 @@ class EdgeCounters:
         accepted: of these, equal to it.
         diverged: verdicts whose digest disagreed with our chain.
         early: verdicts that start beyond our chain.
+        looked_up: of the judged ones, those that a lookup had drafted.
+        looked_up_accepted: of these, accepted.
+        withheld: drafter results not taken because of the plan's stop.
         stale: drafter results for a prefix that is gone.
         busy, unknown: errors of that kind.
         named: opens that named the beginning of the prompt.
@@ -153,6 +182,9 @@ class EdgeCounters:
     judged: int = 0
     accepted: int = 0
     diverged: int = 0
+    looked_up: int = 0
+    looked_up_accepted: int = 0
+    withheld: int = 0
     early: int = 0
     stale: int = 0
     busy: int = 0

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from flexspec_mq.errors import FlexSpecError
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
 SessionKey = tuple[str, int]
 """(edge, session): a worker's name for a session. The edge comes from the topic, so it cannot be forged."""
+
+
+Origin = Literal["model", "lookup"]
+"""Who drafted a token: the draft model, or a lookup in the session's own tokens."""
 
 
 class FinishReason(StrEnum):
@@ -48,12 +53,18 @@ class Commit:
     Attributes:
         start: position of the first one.
         tokens: at least one.
-        accepted: per token, whether it stood in this edge's own drafted branch before the verdict came.
+        origins: per token, who had drafted it in this edge's own branch before the verdict came; None where the
+            target wrote it.
     """
 
     start: int
     tokens: tuple[int, ...]
-    accepted: tuple[bool, ...]
+    origins: tuple[Origin | None, ...]
+
+    @property
+    def accepted(self) -> tuple[bool, ...]:
+        """Per token, whether it had been drafted."""
+        return tuple(origin is not None for origin in self.origins)
 
 
 @dataclass(frozen=True, slots=True)

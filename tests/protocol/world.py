@@ -12,7 +12,7 @@ from zlib import crc32
 
 from edge_node.recent import Recent
 from flexspec_mq.controller.plan import Observation, Plan, Policy
-from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, EdgeState, SessionRequest, close_unknown
+from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, EdgeState, Guess, SessionRequest, close_unknown
 from flexspec_mq.protocol.effects import (
     Commit,
     Crop,
@@ -314,7 +314,7 @@ class World:
                 self._edge(cell, cell.machine.draft_stopped(start, digest, self.now))
                 return
             token = draft_token(self.target, cell.request.identity.seed, context, cell.accuracy)
-            self._edge(cell, cell.machine.drafted(start, digest, token, self.now))
+            self._edge(cell, cell.machine.drafted(start, digest, Guess(token), self.now))
 
         self.at(cell.draft_time, done)
 

@@ -23,7 +23,7 @@ from edge_node.api.text import End, Text
 from edge_node.events import pieces
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
-from flexspec_mq.protocol.effects import Commit
+from flexspec_mq.protocol.effects import Commit, Origin
 from tests.daemons import until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 from tests.protocol.world import EOS
@@ -39,7 +39,8 @@ def committed(commits: Sequence[Sequence[tuple[int, bool]]]) -> list[Commit]:
     found, start = [], 0
     for commit in commits:
         tokens, accepted = zip(*commit, strict=True)
-        found.append(Commit(start=start, tokens=tokens, accepted=accepted))
+        origins: tuple[Origin | None, ...] = tuple("model" if one else None for one in accepted)
+        found.append(Commit(start=start, tokens=tokens, origins=origins))
         start += len(tokens)
     return found
 

@@ -1,0 +1,33 @@
+"""How fast a session gets its tokens."""
+
+from __future__ import annotations
+
+_SMOOTHING = 1 / 8
+
+
+class Rate:
+    """Tokens per second, smoothed over about eight rounds. Silence counts once it has ended."""
+
+    __slots__ = ("_before", "_seconds", "_tokens")
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+        self._seconds = 0.0
+        self._tokens = 0.0
+
+    @property
+    def per_second(self) -> float | None:
+        """None before a sample: the first tokens come after the prompt has been read, and tell nothing."""
+        return self._tokens / self._seconds if self._seconds > 0 else None
+
+    def got(self, tokens: int, now: float) -> None:
+        """So many tokens were committed now, seconds on any clock that does not go back."""
+        before, self._before = self._before, now
+        if before is None:
+            return
+        took = now - before
+        if not self._seconds:
+            self._seconds, self._tokens = took, float(tokens)
+            return
+        self._seconds += (took - self._seconds) * _SMOOTHING
+        self._tokens += (tokens - self._tokens) * _SMOOTHING
