@@ -8,6 +8,7 @@ that the choice does not depend on the order in which anything was computed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from flexspec_mq.sampling.noise import Words
     from flexspec_mq.sampling.params import SamplingParams
+
+_Sure = Callable[["npt.NDArray[np.float32]", int], tuple[list[int], int]]
 
 _HEAVY = 1e-3
 """Weight beside the likeliest token's from which tokens are looked at first: nearly always a whole nucleus."""
@@ -42,16 +45,41 @@ def choose(
     """
     if params.temperature == 0.0:
         return int(np.argmax(logits))
-    kept = None
-    if params.top_p < 1.0 or 0 < params.top_k < len(logits):
-        kept = keep(_tempered(logits, params.temperature), params)
-    if drawn is None or len(drawn) != len(logits):
-        drawn = words(params.seed, position, len(logits))
-    if kept is None:
-        kept = _contenders(logits, params.temperature, drawn)
-    scores = _tempered(logits[kept], params.temperature)
-    scores += gumbel_of(drawn[kept])
+    kept, scores = _perturbed(logits, params, position, drawn, _sure)
     return int(kept[np.argmax(scores)])
+
+
+def choose_with_margin(
+    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None = None
+) -> tuple[int, float]:
+    """Choose the token at `position`, and tell by how much.
+
+    Another model that throws the same dice chooses the same token unless its logits differ from these by more than
+    the margin, between the token and one of the others.
+
+    Args:
+        logits: float32 of shape [vocabulary].
+        params: temperature, top-k, top-p and seed.
+        position: index of the token in prompt + text.
+        drawn: as for `choose`.
+
+    Returns:
+        The token that `choose` chooses, and the margin in logits: temperature times the distance between the best
+        perturbed score and the second best (of the logits themselves at temperature 0). Infinite where nothing else
+        can be chosen.
+    """
+    if params.temperature == 0.0:
+        token = int(np.argmax(logits))
+        return token, float(logits[token]) - _best_beside(logits, token)
+    kept, scores = _perturbed(logits, params, position, drawn, _sure_two)
+    best = int(np.argmax(scores))
+    return int(kept[best]), params.temperature * (float(scores[best]) - _best_beside(scores, best))
+
+
+def _best_beside(values: npt.NDArray[np.float32] | npt.NDArray[np.float64], place: int) -> float:
+    """The largest value but for the one at `place`; minus infinity if there is no other."""
+    parts = (values[:place], values[place + 1 :])
+    return max((float(part.max()) for part in parts if len(part)), default=-math.inf)
 
 
 def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray[np.intp] | None:
@@ -75,25 +103,56 @@ def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray
     return ids[np.sort(_nucleus(scores[ids], params.top_p))]
 
 
+def _perturbed(
+    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None, sure: _Sure
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Ids that can be among the best, ascending, and their scores with noise."""
+    kept = None
+    if params.top_p < 1.0 or 0 < params.top_k < len(logits):
+        kept = keep(_tempered(logits, params.temperature), params)
+    if drawn is None or len(drawn) != len(logits):
+        drawn = words(params.seed, position, len(logits))
+    if kept is None:
+        kept = _contenders(logits, params.temperature, drawn, sure)
+    scores = _tempered(logits[kept], params.temperature)
+    scores += gumbel_of(drawn[kept])
+    return kept, scores
+
+
 def _tempered(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float64]:
     scores = logits.astype(np.float64)
     scores /= temperature
     return scores
 
 
-def _contenders(logits: npt.NDArray[np.float32], temperature: float, drawn: Words) -> npt.NDArray[np.intp]:
+def _sure(logits: npt.NDArray[np.float32], luckiest: int) -> tuple[list[int], int]:
+    """Ids that tell which score the best token surely reaches, the luckiest last, and the rank of that score."""
+    return [int(np.argmax(logits)), luckiest], 1
+
+
+def _sure_two(logits: npt.NDArray[np.float32], luckiest: int) -> tuple[list[int], int]:
+    """The same for the second best: it reaches what the second best of two or three tokens does."""
+    likeliest = int(np.argmax(logits))
+    others = logits.copy()
+    others[likeliest] = -np.inf
+    second = int(np.argmax(others))
+    return [*sorted({likeliest, second} - {luckiest}), luckiest], 2
+
+
+def _contenders(
+    logits: npt.NDArray[np.float32], temperature: float, drawn: Words, sure: _Sure
+) -> npt.NDArray[np.intp]:
     """Ids that can win, ascending: those that the largest noise drawn would lift to a score that is surely reached.
 
     Noise is wanted for these alone, typically some dozens to thousands; drawing it costs far less than its
-    logarithms. The likeliest and the luckiest token tell which score is surely reached.
+    logarithms. The likeliest and the luckiest tokens tell which score is surely reached.
     """
-    luckiest = int(np.argmax(drawn))
-    sure = np.array([int(np.argmax(logits)), luckiest])
-    noise = gumbel_of(drawn[sure])
-    scores = _tempered(logits[sure], temperature)
-    reached = float((scores + noise).max())
+    known, rank = sure(logits, int(np.argmax(drawn)))
+    noise = gumbel_of(drawn[known])
+    scores = _tempered(logits[known], temperature)
+    reached = float(np.sort(scores + noise)[-min(rank, len(known))])
     slack = _ROUNDING * (float(np.abs(scores).max()) + float(np.abs(noise).max()))
-    border = (reached - float(noise[1]) - slack) * temperature
+    border = (reached - float(noise[-1]) - slack) * temperature
     if not math.isfinite(border):
         return np.arange(len(logits))
     return np.flatnonzero(logits >= border)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.sampling.choose import choose, keep
+from flexspec_mq.sampling.choose import choose, choose_with_margin, keep
 from flexspec_mq.sampling.noise import gumbel, words
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -242,3 +242,36 @@ def test_noise_that_was_drawn_before_gives_the_same_choice(position: int) -> Non
         assert (
             choose(logits, params, position, words(params.seed, position, 64)) == wanted
         )  # of another vocabulary
+
+
+@settings(max_examples=400)
+@given(LOGITS, TEMPERATURES, TOP_K, TOP_P, st.integers(0, 2**64 - 1), st.integers(0, 5000))
+def test_the_margin_is_that_of_the_token_that_is_chosen(
+    logits: Logits, temperature: float, top_k: int, top_p: float, seed: int, position: int
+) -> None:
+    params = SamplingParams(temperature, top_k, top_p, seed)
+    token, margin = choose_with_margin(logits, params, position)
+    assert token == choose(logits, params, position)
+    if temperature == 0.0:
+        scores = np.sort(logits.astype(np.float64))
+    else:
+        kept = keep(logits.astype(np.float64) / temperature, params)
+        left = np.arange(len(logits)) if kept is None else kept
+        noise = gumbel(seed, position, len(logits))
+        scores = np.sort(temperature * (logits.astype(np.float64)[left] / temperature + noise[left]))
+    if len(scores) == 1:
+        assert margin == math.inf
+    else:
+        assert math.isclose(margin, scores[-1] - scores[-2], rel_tol=1e-6, abs_tol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.7, 1.0, 2.0]), st.sampled_from([1.0, 3.0, 8.0]))
+def test_the_margin_of_a_whole_vocabulary(seed: int, temperature: float, spread: float) -> None:
+    """Here most tokens are never looked at, and the second best must be among those that are."""
+    logits = (np.random.default_rng(seed).standard_normal(20_000) * spread).astype(np.float32)
+    params = SamplingParams(temperature, 0, 1.0, seed)
+    scores = np.sort(logits / np.float64(temperature) + gumbel(seed, 9, len(logits)))
+    token, margin = choose_with_margin(logits, params, 9)
+    assert token == choose(logits, params, 9)
+    assert math.isclose(margin, temperature * (scores[-1] - scores[-2]), rel_tol=1e-6, abs_tol=1e-6)

@@ -1,0 +1,210 @@
+"""How likely the target takes a drafted token: a logistic regression on what the draft knows when it chooses.
+
+Draft and target throw the same dice, so the draft's token survives unless the target's logits differ from the
+draft's by more than the *margin* of the choice: the distance, in logits, between the best and the second best
+perturbed score. That is the first feature. How far the two models' logits lie apart depends on how sure the draft
+is, which the log-probability of the token and that of the likeliest one tell (they differ where the dice chose
+another), and the temperature says how much the other tokens' noise counts.
+
+The basis is smooth and small (ten numbers): what matters of a margin is its order of magnitude, hence its logarithm;
+the square lets the curve level off; the products with the temperature let one set of weights serve all of them.
+
+numpy only: a device needs no more, and training calls `fit` with arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.sampling.choose import choose, choose_with_margin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flexspec_mq.sampling.params import SamplingParams
+
+Floats = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+
+KEY = "confidence"
+"""Where `flexspec_draft.json` has a calibration."""
+COLUMNS = ("margin", "logp", "top_logp", "temperature")
+"""Features of one choice: margin in logits, natural logarithms of the probabilities that the draft gives at
+temperature 1 to the token and to its likeliest one, and the temperature."""
+BASIS = 1
+"""Version of what the weights belong to."""
+
+_WEIGHTS = 10
+_MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
+_ROUNDS = 50
+
+
+def features_of(logits: Logits, params: SamplingParams, position: int) -> tuple[int, Floats]:
+    """Choose a token as `choose` does, and say what its confidence depends on.
+
+    Args:
+        logits: of the draft, float32 of shape [vocabulary].
+        params: the session's.
+        position: index of the token in prompt + text.
+
+    Returns:
+        The token's id, and its features in the order of `COLUMNS`, float64 of shape [4].
+    """
+    token, margin = choose_with_margin(logits, params, position)
+    top = float(logits.max())
+    mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
+    found = (margin, float(logits[token]) - top - mass, -mass, params.temperature)
+    return token, np.array(found, dtype=np.float64)
+
+
+def samples(
+    draft: Logits, target: Logits, params: SamplingParams, first: int
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """What `fit` takes, from the logits of both models over one stretch of the target's text.
+
+    Args:
+        draft: logits, float32 of shape [positions, vocabulary].
+        target: the same, each row after the same prefix.
+        params: which dice both throw.
+        first: position of the first row's token in prompt + text.
+
+    Returns:
+        Features, float64 of shape [positions, 4], and whether the target takes the draft's token, [positions].
+    """
+    features = np.empty((len(draft), len(COLUMNS)))
+    accepted = np.empty(len(draft), dtype=np.bool_)
+    for row, (mine, theirs) in enumerate(zip(draft, target, strict=True)):
+        token, features[row] = features_of(mine, params, first + row)
+        accepted[row] = choose(theirs, params, first + row) == token
+    return features, accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """From features to a probability.
+
+    Attributes:
+        weights: one for each function of the basis, the constant first.
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse weights of another basis.
+
+        Raises:
+            UsageError: their number is wrong, or one is not finite.
+        """
+        if len(self.weights) != _WEIGHTS or not all(map(math.isfinite, self.weights)):
+            raise UsageError(f"a calibration has {_WEIGHTS} finite weights, this has {self.weights}")
+
+    def probability(self, features: Floats) -> float:
+        """Probability that the target takes the token; features of shape [4]."""
+        return float(self.probabilities(features[None])[0])
+
+    def probabilities(self, features: Floats) -> Floats:
+        """The same for many; features of shape [n, 4], probabilities of shape [n]."""
+        return _sigmoid(_basis(features) @ np.array(self.weights))
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain JSON object."""
+        return {"basis": BASIS, "weights": list(self.weights)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Calibration:
+        """Read what `to_json` made.
+
+        Raises:
+            ModelError: it is no calibration, or one of another basis.
+        """
+        try:
+            basis, weights = found["basis"], tuple(float(weight) for weight in found["weights"])
+            if basis != BASIS:
+                raise ValueError(f"basis {basis} is not {BASIS}")  # noqa: TRY301  all that is wrong is told alike
+            return cls(weights)
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise ModelError(
+                f"the draft's confidence cannot be read: {error}", hint="export the draft again"
+            ) from error
+
+
+def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> Calibration:
+    """Fit a calibration by Newton's method.
+
+    Args:
+        features: float64 of shape [n, 4], see `COLUMNS`; of all temperatures that will be served.
+        accepted: whether the target took the token, shape [n].
+        ridge: strength of the penalty on squared weights, of functions scaled to a deviation of 1; as much as so
+            many observations.
+
+    Raises:
+        UsageError: there is nothing to fit, or the shapes do not fit together.
+    """
+    if features.ndim != 2 or features.shape[1] != len(COLUMNS) or accepted.shape != features.shape[:1]:
+        raise UsageError(f"features of shape {features.shape} do not fit {accepted.shape} outcomes")
+    if not len(features):
+        raise UsageError("there are no outcomes to calibrate on")
+    basis = _basis(features)
+    mean, scale = basis.mean(0), basis.std(0)
+    mean[0] = 0.0
+    scale[scale < 1e-9] = 1.0
+    scaled = (basis - mean) / scale
+    weights = _newton(scaled, accepted.astype(np.float64), ridge) / scale
+    weights[0] -= float(mean @ weights)
+    return Calibration(tuple(map(float, weights)))
+
+
+def reliability(
+    probabilities: Floats, accepted: npt.NDArray[np.bool_], bins: int = 10
+) -> list[tuple[int, float, float]]:
+    """How well probabilities are calibrated: per bin of equal width, count, mean probability, accepted share."""
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    return [
+        (int(mine.sum()), float(probabilities[mine].mean()), float(accepted[mine].mean()))
+        for mine in (place == number for number in range(bins))
+        if mine.any()
+    ]
+
+
+def _newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
+    """Weights of the least penalised loss; the constant is not penalised."""
+    penalty = np.full(basis.shape[1], ridge)
+    penalty[0] = 1e-6
+    weights = np.zeros(basis.shape[1])
+    loss = _loss(basis, outcome, weights, penalty)
+    for _ in range(_ROUNDS):
+        likely = _sigmoid(basis @ weights)
+        slope = basis.T @ (likely - outcome) + penalty * weights
+        curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
+        step = np.linalg.solve(curve, slope)
+        while (found := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        weights = weights - step
+        if loss - found < 1e-9 * max(1.0, loss):
+            break
+        loss = found
+    return weights
+
+
+def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats) -> float:
+    scores = basis @ weights
+    return float((np.logaddexp(0.0, scores) - outcome * scores).sum() + 0.5 * (penalty * weights**2).sum())
+
+
+def _basis(features: Floats) -> Floats:
+    margin, logp, top, temperature = features.T
+    size = np.log1p(np.minimum(margin, _MOST_MARGIN))
+    logp, top = np.maximum(logp, _LEAST_LOGP), np.maximum(top, _LEAST_LOGP)
+    constant = np.ones_like(size)
+    products = (size * temperature, logp * temperature, top * temperature, size * logp)
+    return np.stack([constant, size, size * size, logp, top, temperature, *products], axis=1)
+
+
+def _sigmoid(scores: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0.0, -scores))
