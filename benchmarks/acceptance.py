@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +22,10 @@ from cloud_worker import target as cloud_target
 from cloud_worker.engine import Engine, Slice, sampling
 from cloud_worker.settings import WorkerSettings
 from edge_node import draft_model
-from edge_node.drafter import ModelDrafter, Wanted
+from edge_node.drafts import Drafter, Wanted
 from edge_node.settings import EdgeSettings
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedModel
 from flexspec_mq.models.text import Turn, encode_turns
@@ -32,9 +33,13 @@ from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
 """Tokens per round at temperature 0 and K = 4 that the default draft is held to."""
+PRICE = 0.1
+"""Ten tokens a second, and 10 ms for a drafted one."""
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
 TIMED_TOKENS = 40
 ALL = "all"
+SHOWN = 4
+"""Positions whose survival the table has; the JSON line has all."""
 
 Tallies = dict[float, dict[str, Tally]]
 
@@ -42,9 +47,23 @@ Tallies = dict[float, dict[str, Tally]]
 def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
-    made.add_argument("--draft", default="default", help="checkpoint folder of the draft, or 'default'")
+    made.add_argument(
+        "--draft",
+        default="default",
+        help="checkpoint folder of the draft, 'default', or with --lookup 'none'",
+    )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
-    made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
+    made.add_argument("--k", type=int, default=4, help="tokens drafted per round at most")
+    made.add_argument("--stop", type=float, default=0.0, help="survival below which a batch ends early")
+    made.add_argument(
+        "--lookup", action=BooleanOptionalAction, default=False, help="draft from each text's own tokens too"
+    )
+    made.add_argument(
+        "--price",
+        type=float,
+        default=PRICE,
+        help="tokens that the system writes while the draft drafts one; what lookup saves (default: %(default)s)",
+    )
     made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
     made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
     made.add_argument("--top-p", type=float, default=1.0)
@@ -67,8 +86,10 @@ def check(options: Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} {value} is less than 1")
     if not 0 <= options.k <= MAX_DRAFT_TOKENS:
         raise UsageError(f"--k {options.k} is not between 0 and {MAX_DRAFT_TOKENS}")
-    if options.draft == "none":
-        raise UsageError("there is no acceptance without a draft")
+    if options.draft == "none" and not options.lookup:
+        raise UsageError("there is no acceptance without a draft", hint="--lookup drafts without a model")
+    if not options.price >= 0:
+        raise UsageError(f"--price {options.price} is less than 0")
     if len(set(options.temperatures)) < len(options.temperatures):
         raise UsageError("a temperature is given twice")
 
@@ -123,7 +144,7 @@ def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: Rounds) -> Tallies
     return tallies
 
 
-def measure_time(jobs: Sequence[Job], engine: Engine, drafter: ModelDrafter) -> dict[str, float]:
+def measure_time(jobs: Sequence[Job], engine: Engine, drafter: Drafter) -> dict[str, float]:
     """Median milliseconds of one token of one session alone, of the draft and of the target, in turns."""
     times: dict[str, list[float]] = {"draft": [], "target": []}
     session = -1
@@ -139,7 +160,7 @@ def measure_time(jobs: Sequence[Job], engine: Engine, drafter: ModelDrafter) -> 
             item = work_item(session, job, context, ())
             decided = engine.step([Slice(item, engine.unread(item))])[0].tokens
             ended = time.perf_counter()
-            if count and drafted[0] is not None:  # the first one reads the prompt
+            if count and drafted[0]:  # the first one reads the prompt
                 times["draft"].append(1e3 * (middle - began))
                 times["target"].append(1e3 * (ended - middle))
             context += decided
@@ -156,21 +177,44 @@ def figures(tally: Tally) -> dict[str, Any]:
         "rounds": tally.rounds,
         "tokens_per_round": tally.tokens_per_round,
         "survival": tally.survival,
-        "drafted": sum(tally.offered),
-        "accepted": sum(tally.reached),
+        "drafted": tally.drafted,
+        "accepted": tally.accepted,
+        "acceptance": tally.accepted / max(1, tally.drafted),
+        "empty_rounds": tally.empty / max(1, tally.rounds),
+        "judged": tally.judged,
+        "expected": tally.expected,
+        "origins": {
+            "model": (tally.accepted - tally.looked_up_accepted) / max(1, tally.tokens),
+            "lookup": tally.looked_up_accepted / max(1, tally.tokens),
+            "target": (tally.tokens - tally.accepted) / max(1, tally.tokens),
+        },
+        "drafted_by_lookup": tally.looked_up,
     }
 
 
 def show(tallies: Tallies, k: int) -> None:
     """Print one table per temperature."""
-    headers = ("category", "texts", "tokens", "tokens/round", *(f"S{position + 1}" for position in range(k)))
+    shown = min(k, SHOWN)
+    headers = (
+        *("category", "texts", "tokens", "tokens/round", "accepted/drafted", "empty rounds"),
+        *("by model", "by lookup", "confidence/was"),
+        *(f"S{position + 1}" for position in range(shown)),
+    )
     for temperature, by_category in tallies.items():
         names = [*sorted(name for name in by_category if name != ALL), ALL]
         rows: list[list[Any]] = []
         for name in names:
             tally = by_category[name]
-            share = [*tally.survival, *[None] * (k - len(tally.survival))]
-            rows.append([name, tally.texts, tally.tokens, tally.tokens_per_round, *share])
+            share = [*tally.survival[:shown], *[None] * (shown - len(tally.survival))]
+            found = figures(tally)
+            rows.append(
+                [
+                    *(name, tally.texts, tally.tokens, tally.tokens_per_round, found["acceptance"]),
+                    *(found["empty_rounds"], found["origins"]["model"], found["origins"]["lookup"]),
+                    tally.expected / max(1, tally.accepted),
+                    *share,
+                ]
+            )
         print(f"T = {temperature:g}")
         print(table(headers, rows))
         print()
@@ -191,15 +235,18 @@ def measure(options: Namespace) -> int:
     questions = spread(read, options.questions or len(read))
     common = {"dtype": options.dtype, "threads": options.threads}
     target = cloud_target.load(WorkerSettings(target=options.target, worker="bench", **common), say)
-    draft = draft_model.load(EdgeSettings(edge="bench", draft=options.draft, **common), say)
+    draft = draft_model.load(
+        EdgeSettings(edge="bench", draft=options.draft, lookup=options.lookup, **common), say
+    )
     if draft.drafter is None or draft.loaded.fingerprint != target.loaded.fingerprint:
         raise FingerprintError("draft and target have different tokenizers")
     jobs = make_jobs(questions, target.loaded, options)
     engine = Engine(target.packed)
-    times = measure_time(
-        [series[0] for series in spread(jobs, 1 if options.quick else 4)], engine, draft.drafter
-    )
-    tallies = measure_acceptance(jobs, Rounds(engine, draft.drafter, k=options.k, at_once=options.at_once))
+    timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
+    times = measure_time(timed, engine, draft.model) if draft.model is not None else {}
+    plan = Plan(options.k, stop=options.stop)
+    rounds = Rounds(engine, draft.drafter, plan, at_once=options.at_once, price=options.price)
+    tallies = measure_acceptance(jobs, rounds)
     show(tallies, options.k)
     for name, value in times.items():
         print(f"{name}: {value:.1f} ms per token of one session alone")
@@ -208,6 +255,9 @@ def measure(options: Namespace) -> int:
         "questions": len(questions),
         "of": len(read),
         "k": options.k,
+        "stop": options.stop,
+        "lookup": options.lookup,
+        "price": options.price,
         "tokens": options.tokens,
         "top_p": options.top_p,
         "exact": target.proof.exact,

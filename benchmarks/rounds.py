@@ -1,8 +1,8 @@
 """Speculative rounds without a network: drafter and engine in one process, many texts in step.
 
-The rules are the protocol's with one batch in flight: the drafter drafts up to K tokens, the worker's engine
-decides, the text is rolled back to what it committed. Packing texts into shared forwards changes none of them,
-because forwards are shape-invariant.
+The rules are the protocol's with one batch in flight: the drafter drafts up to K tokens, fewer where the stop rule
+ends the batch, the worker's engine decides, the text is rolled back to what it committed. Packing texts into shared
+forwards changes none of them, because forwards are shape-invariant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 from cloud_worker.batcher import Batcher
 from cloud_worker.engine import Engine, sampling
-from edge_node.drafter import ModelDrafter, Wanted
+from edge_node.drafts import Drafter, Guess, Wanted
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.protocol.branch import Branch
 from flexspec_mq.protocol.worker_types import WorkItem
 from schemas.messages import Identity
 
@@ -27,6 +29,11 @@ class Tally:
         texts: written to their end.
         tokens: committed.
         rounds: verifications.
+        empty: of these, those without a draft: the target was asked for one token.
+        looked_up: drafted tokens that were found by lookup.
+        looked_up_accepted: of these, accepted.
+        judged: drafted tokens that the target's decision met: the accepted ones, and the first wrong one.
+        expected: sum of their confidences; calibrated ones sum to the accepted.
         offered: by position in the draft, rounds whose draft was at least that long.
         reached: by position, rounds whose draft was accepted up to and including it.
     """
@@ -34,24 +41,51 @@ class Tally:
     texts: int = 0
     tokens: int = 0
     rounds: int = 0
+    empty: int = 0
+    looked_up: int = 0
+    looked_up_accepted: int = 0
+    judged: int = 0
+    expected: float = 0.0
     offered: list[int] = field(default_factory=list)
     reached: list[int] = field(default_factory=list)
 
-    def count(self, draft: Sequence[int], decided: Sequence[int]) -> None:
+    @property
+    def drafted(self) -> int:
+        """Drafted tokens that were sent."""
+        return sum(self.offered)
+
+    @property
+    def accepted(self) -> int:
+        """Of these, accepted."""
+        return sum(self.reached)
+
+    def count(self, draft: Sequence[Guess], decided: Sequence[int]) -> None:
         """Add one round."""
         self.tokens += len(decided)
         self.rounds += 1
+        self.empty += not draft
         self._widen(len(draft))
-        for position in range(len(draft)):
+        survives = True
+        for position, guess in enumerate(draft):
+            found = guess.origin == "lookup"
+            self.judged += survives
+            self.expected += survives * guess.confidence
+            survives = survives and position < len(decided) and guess.token == decided[position]
             self.offered[position] += 1
-            if tuple(draft[: position + 1]) == tuple(decided[: position + 1]):
-                self.reached[position] += 1
+            self.reached[position] += survives
+            self.looked_up += found
+            self.looked_up_accepted += found and survives
 
     def add(self, other: Tally) -> None:
         """Add the sums of another."""
         self.texts += other.texts
         self.tokens += other.tokens
         self.rounds += other.rounds
+        self.empty += other.empty
+        self.looked_up += other.looked_up
+        self.looked_up_accepted += other.looked_up_accepted
+        self.judged += other.judged
+        self.expected += other.expected
         self._widen(len(other.offered))
         for position, (offered, reached) in enumerate(zip(other.offered, other.reached, strict=True)):
             self.offered[position] += offered
@@ -96,7 +130,8 @@ class _Text:
     later: list[Job]
     job: Job
     context: list[int]
-    draft: list[int] = field(default_factory=list)
+    branch: Branch = field(default_factory=Branch)
+    stopped: bool = False
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -109,9 +144,27 @@ class _Text:
             self.written > 0 and self.context[-1] in self.job.identity.eos
         )
 
-    def may_draft(self, k: int) -> bool:
-        ended = bool(self.draft) and self.draft[-1] in self.job.identity.eos
-        return not ended and len(self.draft) < min(k, self.job.identity.limit - self.written - 1)
+    @property
+    def draft(self) -> tuple[int, ...]:
+        return tuple(guess.token for guess in self.branch.guesses)
+
+    def room(self, k: int) -> int:
+        """How many tokens more are of use now."""
+        draft, identity = self.draft, self.job.identity
+        if self.stopped or (draft and draft[-1] in identity.eos):
+            return 0
+        return min(k, identity.limit - self.written - 1) - len(draft)
+
+    def take(self, guesses: Sequence[Guess], plan: Plan) -> None:
+        """As the protocol's machine does: one by one, and nothing more from the first that does not survive."""
+        self.stopped = not guesses
+        for guess in guesses:
+            if self.room(plan.draft_length) <= 0:
+                return
+            if not self.branch.admits(guess, plan.stop):
+                self.stopped = True
+                return
+            self.branch.add(guess)
 
 
 class Rounds:
@@ -120,14 +173,18 @@ class Rounds:
     Args:
         engine: the worker's.
         drafter: the edge's.
-        k: tokens drafted per round at most.
+        plan: K and the stop.
+        price: what a forward of the draft costs, in tokens; see `Wanted`.
         at_once: texts that share the forwards.
     """
 
-    def __init__(self, engine: Engine, drafter: ModelDrafter, *, k: int, at_once: int) -> None:
+    def __init__(
+        self, engine: Engine, drafter: Drafter, plan: Plan, *, at_once: int, price: float = 0.0
+    ) -> None:
         self._engine = engine
         self._drafter = drafter
-        self._k = k
+        self._plan = plan
+        self._price = price
         self._at_once = at_once
 
     def run(self, jobs: Sequence[Sequence[Job]], done: Callable[[Job, tuple[int, ...], Tally], None]) -> None:
@@ -150,31 +207,37 @@ class Rounds:
             for text in [text for text in active if text.finished]:
                 text.tally.texts = 1
                 done(text.job, tuple(text.context[len(text.job.prompt) :]), text.tally)
+                self._drafter.free(text.session)
                 if text.later:
                     again = _Text(text.session, text.later[1:], text.later[0], list(text.later[0].prompt))
                     active[active.index(text)] = again
                 else:
                     active.remove(text)
                     self._engine.free((EDGE, text.session))
-                    self._drafter.free(text.session)
 
     def _draft(self, texts: Sequence[_Text]) -> None:
         for text in texts:
-            text.draft = []
-        while True:
-            drafting = [
-                text
-                for text in texts
-                if text.may_draft(self._k) and self._drafter.fits([*text.context, *text.draft])
-            ]
-            if not drafting:
-                return
-            wanted = [
-                Wanted(text.session, [*text.context, *text.draft], sampling(text.job.identity))
-                for text in drafting
-            ]
+            text.branch.clear()
+            text.stopped = not self._drafter.fits(text.context)
+        while drafting := [text for text in texts if text.room(self._plan.draft_length) > 0]:
+            wanted = [self._wanted(text) for text in drafting]
             for text, guesses in zip(drafting, self._drafter.draft(wanted), strict=True):
-                text.draft += [guess.token for guess in guesses or ()]
+                if guesses is not None:
+                    text.take(guesses, self._plan)
+                    text.stopped |= not self._drafter.fits([*text.context, *text.draft])
+
+    def _wanted(self, text: _Text) -> Wanted:
+        return Wanted(
+            session=text.session,
+            context=[*text.context, *text.draft],
+            params=sampling(text.job.identity),
+            committed=len(text.context),
+            prompt=len(text.job.prompt),
+            most=text.room(self._plan.draft_length),
+            survival=text.branch.survival,
+            stop=self._plan.stop,
+            price=self._price,
+        )
 
     def _verify(self, texts: Sequence[_Text]) -> None:
         batcher = Batcher(prefill=256)
@@ -184,7 +247,7 @@ class Rounds:
         while batcher.pending:
             for result in batcher.settle(self._engine.step(batcher.compose(self._engine))):
                 text = by_session[result.item.key[1]]
-                text.tally.count(text.draft, result.tokens)
+                text.tally.count(text.branch.guesses, result.tokens)
                 text.context += result.tokens
 
 

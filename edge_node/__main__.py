@@ -148,10 +148,8 @@ async def _serve(
     """Serve the API until SIGTERM or Ctrl-C, which is how a daemon ends well."""
     from edge_node.api.daemon import serve_node
     from edge_node.node import EdgeNode
-    from flexspec_mq.controller.fixed import FixedPolicy
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    plan = config.plan.plan()
     node = EdgeNode(
         config.node, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=config.node.reuse
     )
@@ -174,7 +172,7 @@ async def _serve(
                 draft.loaded,
                 mqtt_link,
                 base,
-                policy=lambda: FixedPolicy(plan),
+                policy=config.plan.new_policy,
                 settings=api,
                 started=started,
             )
@@ -182,6 +180,7 @@ async def _serve(
 
 def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
     from edge_node.writing import Wish
+    from flexspec_mq.controller.policies import POLICIES
 
     return Wish(
         temperature=args.temperature,
@@ -190,6 +189,7 @@ def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
         seed=args.seed,
         limit=args.max_tokens,
         plan=plan.plan(),
+        policy=POLICIES[plan.policy],
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from edge_node.combined import CombinedDrafter
 from edge_node.drafter import ModelDrafter
+from edge_node.guessing import guess_of, read_calibration
+from edge_node.lookup_drafter import LookupDrafter
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.draft.default import default_draft_path
@@ -17,6 +21,7 @@ from flexspec_mq.models.packed import PackedModel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_node.drafts import Drafter
     from edge_node.settings import EdgeSettings
 
 
@@ -26,11 +31,27 @@ class DraftModel:
 
     Attributes:
         loaded: with the tokenizer that the user's text goes through.
-        drafter: None when the user wants no drafting.
+        drafter: None when the user wants no drafting: neither a model's nor by lookup.
+        model: the part of it that runs the draft.
     """
 
     loaded: LoadedModel
-    drafter: ModelDrafter | None
+    drafter: Drafter | None
+    model: ModelDrafter | None = None
+
+
+def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> Drafter | None:
+    """The drafter for what the user wants: model, lookup, both or None.
+
+    Args:
+        model: None drafts without one.
+        lookup: draft from the session's own tokens too.
+        max_context: positions that the target has; no lookup goes beyond.
+    """
+    if not lookup:
+        return model
+    found = LookupDrafter(max_context=max_context)
+    return found if model is None else CombinedDrafter(model, found)
 
 
 def load(settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
@@ -61,6 +82,9 @@ def load(settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
         attn_implementation=register(),
         progress=say,
     )
-    if settings.draft == "none":
-        return DraftModel(loaded, None)
-    return DraftModel(loaded, ModelDrafter(PackedModel(loaded.model), max_context=loaded.max_context))
+    model = None
+    if settings.draft != "none":
+        guess = guess_of(read_calibration(Path(path)))
+        model = ModelDrafter(PackedModel(loaded.model), max_context=loaded.max_context, guess=guess)
+    drafter = assemble(model, lookup=settings.lookup, max_context=loaded.max_context)
+    return DraftModel(loaded, drafter, model)

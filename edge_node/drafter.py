@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from edge_node.drafts import Drafted, Drafter, Wanted
-from edge_node.guessing import plain_guess
+from edge_node.guessing import guess_of
 from edge_node.kept import Kept
 from flexspec_mq.models.packed import Feed, to_numpy
 
@@ -25,8 +25,9 @@ __all__ = ["DraftNetwork", "Drafter", "ModelDrafter", "Wanted"]
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
-_WRITING = 8
-"""A session with no more unread tokens than these goes on with its text: a rejection leaves it some to read."""
+_WRITING = _QUANTUM
+"""A session with no more unread tokens than these goes on with its text: a rejection, or tokens that were drafted
+without the model, leave it some to read."""
 
 
 class DraftNetwork(Protocol):
@@ -47,7 +48,7 @@ class ModelDrafter:
     Args:
         model: the draft, packed.
         max_context: positions that it has; beyond them it has nothing to say.
-        guess: turns a row of its logits into a guess; called with the row, sampling parameters and position.
+        guess: turns a row of its logits into a guess; None for an uncalibrated one.
         prefill: tokens of unread prefixes that one forward may read.
         beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
             hold them up.
@@ -59,14 +60,14 @@ class ModelDrafter:
         model: DraftNetwork,
         *,
         max_context: int,
-        guess: GuessOf = plain_guess,
+        guess: GuessOf | None = None,
         prefill: int = 256,
         beside: int = 32,
         kept: int = 8192,
     ) -> None:
         self._model = model
         self._max_context = max_context
-        self._guess = guess
+        self._guess = guess or guess_of(None)
         self._prefill = prefill
         self._beside = min(beside, prefill)
         self._sessions: dict[int, SessionKV] = {}

@@ -1,31 +1,62 @@
-"""From a row of the draft's logits to a guess."""
+"""From a row of the draft's logits to a guess, as confident as the draft's calibration says."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from edge_node.drafts import Guess
-from flexspec_mq.sampling.choose import choose
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.draft.artifact import MARKER
+from flexspec_mq.models.draft.confidence import COLUMNS, KEY, Calibration, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
     from flexspec_mq.sampling.params import SamplingParams
 
     GuessOf = Callable[[npt.NDArray[np.float32], SamplingParams, int], Guess]
+    """Called with logits of shape [vocabulary], sampling parameters, and the token's position in prompt + text."""
+
+_LOGP = COLUMNS.index("logp")
 
 
-def plain_guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> Guess:
-    """The draft's choice, as likely as the draft itself finds it at temperature 1.
+def guess_of(calibration: Calibration | None) -> GuessOf:
+    """What makes guesses of logits.
 
     Args:
-        logits: float32 of shape [vocabulary].
-        params: the session's.
-        position: index of the token in prompt + text.
+        calibration: of the draft. Without one, a token is as likely to be taken as the draft itself finds it at
+            temperature 1: right in its order, too low for doubtful tokens above temperature 0.
     """
-    token = choose(logits, params, position)
-    return Guess(token, float(1.0 / np.exp(logits - logits[token]).sum()))
+
+    def guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> Guess:
+        token, features = features_of(logits, params, position)
+        if calibration is None:
+            return Guess(token, math.exp(features[_LOGP]))
+        return Guess(token, calibration.probability(features))
+
+    return guess
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """The calibration that ships with a draft's checkpoint; None if none does.
+
+    Raises:
+        ModelError: there is one that cannot be read.
+    """
+    try:
+        found: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / MARKER} cannot be read: {error}", hint="export the draft again"
+        ) from error
+    if not isinstance(found, dict) or found.get(KEY) is None:
+        return None
+    return Calibration.from_json(found[KEY])

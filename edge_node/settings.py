@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from edge_node.api.options import ApiOptions
 from flexspec_mq import settings
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.logs import LogOptions
 from flexspec_mq.transport.arguments import LinkOptions
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
@@ -57,6 +58,10 @@ class EdgeSettings:
         ),
     ] = None
     device: Annotated[str, Setting(help="torch device")] = "cpu"
+    lookup: Annotated[
+        bool,
+        Setting(help="draft what a text has said before from its own tokens, where that is expected to win"),
+    ] = True
     dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
     give_up: Annotated[
@@ -88,7 +93,7 @@ class EdgeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """The fixed plan, see `Plan`."""
+    """The plan, see `Plan`, and what adapts it."""
 
     draft_length: Annotated[
         int,
@@ -106,9 +111,29 @@ class PlanOptions:
         ),
     ] = 0
 
+    stop: Annotated[
+        float,
+        Setting(
+            help="end a batch before the token that is of use with a smaller probability than this; 0 never does",
+            least=0,
+            most=0.99,
+        ),
+    ] = 0.0
+    policy: Annotated[
+        str,
+        Setting(
+            help="'fixed', or 'confidence': stop by what drafting costs and how fast tokens come",
+            choices=tuple(POLICIES),
+        ),
+    ] = "fixed"
+
     def plan(self) -> Plan:
         """As the protocol takes it."""
-        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead)
+        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead, self.stop)
+
+    def new_policy(self) -> Policy:
+        """One for a session of its own."""
+        return POLICIES[self.policy](self.plan())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

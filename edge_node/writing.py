@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from flexspec_mq.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
-    from flexspec_mq.controller.plan import Plan
+    from flexspec_mq.controller.plan import Plan, Policy
     from flexspec_mq.models.load import LoadedModel
 
 
@@ -30,6 +30,7 @@ class Wish:
         seed: of the common random numbers; None draws one for each text.
         limit: tokens at most; cut to what the context leaves.
         plan: for drafts.
+        policy: makes what adapts it.
         timeout: seconds for a text; None is no bound.
     """
 
@@ -39,6 +40,7 @@ class Wish:
     seed: int | None
     limit: int
     plan: Plan
+    policy: Callable[[Plan], Policy] = FixedPolicy
     ignore_eos: bool = False
     timeout: float | None = None
 
@@ -78,7 +80,7 @@ async def write(
         prompt=prompt,
         sampling=sampling,
         limit=min(wish.limit, model.max_context - len(prompt)),
-        policy=FixedPolicy(wish.plan),
+        policy=wish.policy(wish.plan),
         ignore_eos=wish.ignore_eos,
         timeout=wish.timeout,
     )

@@ -10,7 +10,11 @@ import torch
 
 from benchmarks.rounds import Job, Rounds, Tally
 from cloud_worker.engine import Engine
+from edge_node.combined import CombinedDrafter
 from edge_node.drafter import ModelDrafter
+from edge_node.drafts import Drafter, Guess
+from edge_node.lookup_drafter import LookupDrafter
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel
@@ -65,7 +69,7 @@ def jobs(temperatures: tuple[float, ...], limit: int) -> list[list[Job]]:
 
 
 def write(
-    target: PackedModel, draft: PackedModel, *, k: int, at_once: int, limit: int = 40
+    target: PackedModel, drafter: Drafter, *, k: int, at_once: int, limit: int = 40, stop: float = 0.0
 ) -> tuple[Texts, Tally]:
     texts: Texts = {}
     total = Tally()
@@ -76,19 +80,19 @@ def write(
         total.add(tally)
 
     engine = Engine(target)
-    drafter = ModelDrafter(draft, max_context=512)
-    Rounds(engine, drafter, k=k, at_once=at_once).run(jobs((0.0, 1.0), limit), done)
+    Rounds(engine, drafter, Plan(k, stop=stop), at_once=at_once).run(jobs((0.0, 1.0), limit), done)
     assert len(engine) == 0
     return texts, total
 
 
 def test_drafts_and_packing_change_rounds_and_no_text(target: PackedModel, draft: PackedModel) -> None:
-    alone, without = write(target, draft, k=0, at_once=1)
+    drafter = ModelDrafter(draft, max_context=512)
+    alone, without = write(target, drafter, k=0, at_once=1)
     assert len(alone) == 10
     assert all(len(text) == 40 or text[-1] == 17 for text in alone.values())
-    assert without.rounds == without.tokens
+    assert without.rounds == without.empty == without.tokens
     for k, at_once in ((1, 2), (4, 5), (7, 3)):
-        texts, total = write(target, draft, k=k, at_once=at_once)
+        texts, total = write(target, drafter, k=k, at_once=at_once)
         assert texts == alone
         assert total.tokens == without.tokens
         assert total.rounds < without.rounds
@@ -99,24 +103,62 @@ def test_drafts_and_packing_change_rounds_and_no_text(target: PackedModel, draft
         assert total.tokens <= total.rounds + sum(total.reached)
 
 
+def guesses(*tokens: int) -> tuple[Guess, ...]:
+    return tuple(Guess(token, 0.5) for token in tokens)
+
+
+def test_a_stop_makes_batches_shorter_and_surer(target: PackedModel, draft: PackedModel) -> None:
+    drafter = ModelDrafter(draft, max_context=512)
+    alone, _ = write(target, drafter, k=0, at_once=1)
+    texts, free = write(target, drafter, k=6, at_once=5)
+    stopped_texts, stopped = write(target, drafter, k=6, at_once=5, stop=0.5)
+    assert texts == stopped_texts == alone
+    assert stopped.drafted < free.drafted
+    assert stopped.accepted / stopped.drafted > free.accepted / free.drafted
+    assert stopped.empty > 0  # a first token may not survive either
+
+
+def test_lookups_change_rounds_and_no_text(target: PackedModel, draft: PackedModel) -> None:
+    """With the draft and without; a tiny model at temperature 0 repeats itself soon."""
+    alone, _ = write(target, ModelDrafter(draft, max_context=512), k=0, at_once=1)
+    for drafter in (
+        LookupDrafter(max_context=512),
+        CombinedDrafter(ModelDrafter(draft, max_context=512), LookupDrafter(max_context=512)),
+    ):
+        for at_once in (1, 5):
+            texts, total = write(target, drafter, k=6, at_once=at_once, stop=0.2)
+            assert texts == alone
+            assert 0 < total.looked_up_accepted <= total.looked_up < total.tokens * 6
+
+
 def test_a_tally_counts_prefixes() -> None:
     tally = Tally()
-    tally.count((1, 2, 3), (1, 2, 9))
-    tally.count((1, 2, 3), (7,))
-    tally.count((4,), (4, 5))
+    tally.count(guesses(1, 2, 3), (1, 2, 9))
+    tally.count(guesses(1, 2, 3), (7,))
+    tally.count((*guesses(4),), (4, 5))
     # The same token at a later place is not an acceptance: what comes before it was wrong.
-    tally.count((8, 2), (9,))
+    tally.count(guesses(8, 2), (9,))
     tally.count((), (6,))
     assert (tally.tokens, tally.rounds) == (8, 5)
     assert tally.offered == [4, 3, 2]
     assert tally.reached == [2, 1, 0]
     assert tally.survival == [0.5, 1 / 3, 0.0]
     assert tally.tokens_per_round == 8 / 5
+    assert (tally.drafted, tally.accepted, tally.empty) == (9, 3, 1)
+    # Those after the first wrong one were not met by a decision: 3, 1, 1 and 1 were.
+    assert tally.judged == 6
+    assert tally.expected == 0.5 * 6
+
+
+def test_a_tally_tells_lookups_apart() -> None:
+    tally = Tally()
+    tally.count((*guesses(1), Guess(2, 0.9, "lookup"), Guess(3, 0.9, "lookup")), (1, 2, 9))
+    assert (tally.looked_up, tally.looked_up_accepted, tally.accepted) == (2, 1, 2)
 
 
 def test_tallies_of_different_depth_add_up() -> None:
     short, long = Tally(), Tally()
-    short.count((1,), (1, 2))
-    long.count((1, 2), (1, 2, 3))
+    short.count(guesses(1), (1, 2))
+    long.count(guesses(1, 2), (1, 2, 3))
     short.add(long)
     assert (short.offered, short.reached, short.tokens, short.rounds) == ([2, 1], [2, 1], 5, 2)

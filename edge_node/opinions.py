@@ -1,0 +1,43 @@
+"""What a draft's guess and a lookup's are worth when both are known: each is a witness about the other.
+
+Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 14,500 tokens
+that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with its first draft (calibrated) and the lookup's
+prior: 73 % of the tokens had a lookup, and the two agreed on half of these. Where they agree they are surer than
+either (mean log loss 0.298 against 0.314 for the larger of the two), where they differ less sure than each (0.57
+against 0.60 for the draft, 0.39 against 0.49 for the lookup).
+"""
+
+from __future__ import annotations
+
+import math
+
+from edge_node.drafts import Guess
+
+_LEAST = 1e-4
+_AGREE = (0.708, 0.795, 0.495)
+_DRAFT_ALONE = (-0.654, 0.830, -0.496)
+_LOOKUP_ALONE = (-1.140, -0.194, 1.030)
+"""A constant, per log-odds of the draft's confidence, per log-odds of the lookup's."""
+
+
+def better(draft: Guess, lookup: Guess | None) -> Guess:
+    """The guess that the target rather takes, with what both know of it. It is the draft's where they agree."""
+    if lookup is None:
+        return draft
+    if draft.token == lookup.token:
+        return Guess(draft.token, _weigh(_AGREE, draft, lookup), draft.origin)
+    mine, theirs = _weigh(_DRAFT_ALONE, draft, lookup), _weigh(_LOOKUP_ALONE, draft, lookup)
+    if mine >= theirs:
+        return Guess(draft.token, mine, draft.origin)
+    return Guess(lookup.token, theirs, lookup.origin)
+
+
+def _weigh(weights: tuple[float, float, float], draft: Guess, lookup: Guess) -> float:
+    constant, by_draft, by_lookup = weights
+    score = constant + by_draft * _log_odds(draft.confidence) + by_lookup * _log_odds(lookup.confidence)
+    return 1.0 / (1.0 + math.exp(-score))
+
+
+def _log_odds(probability: float) -> float:
+    within = min(max(probability, _LEAST), 1 - _LEAST)
+    return math.log(within / (1 - within))

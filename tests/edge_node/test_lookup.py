@@ -1,0 +1,163 @@
+"""Lookups find what a slow search finds, and are as sure as they have been right."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_node.drafts import Wanted
+from edge_node.lookup import LONGEST, Found, Lookup, Support
+from edge_node.lookup_confidence import LookupRecord, prior
+from edge_node.lookup_drafter import LEAST, LookupDrafter, SessionLookup
+from flexspec_mq.sampling.params import SamplingParams
+
+GREEDY = SamplingParams(0.0, 0, 1.0, 0)
+TOKENS = st.lists(st.integers(0, 3), max_size=60)
+BRANCHES = st.lists(st.integers(0, 3), max_size=6)
+
+
+def slow_find(text: Sequence[int], branch: Sequence[int]) -> Found | None:
+    """By comparing the end of the text with every place in it."""
+    whole = [*text, *branch]
+
+    def common(place: int) -> int:
+        """Tokens before `place` that are those before the end."""
+        length = 0
+        while length < min(place, LONGEST) and whole[place - length - 1] == whole[len(whole) - length - 1]:
+            length += 1
+        return length
+
+    places = [place for place in range(min(len(text), len(whole) - 1), 0, -1) if common(place)]
+    pairs = [place for place in places if common(place) > 1][:24]
+    if not pairs:
+        return Found(whole[places[0]], 1, Support.SINGLE) if places else None
+    best = max(pairs, key=common)  # the first, newest, of equals
+    votes = sum(whole[place] == whole[best] for place in pairs)
+    if len(pairs) == 1:
+        support = Support.ALONE
+    elif votes == len(pairs):
+        support = Support.ALL
+    else:
+        support = Support.MOST if 2 * votes >= len(pairs) else Support.FEW
+    return Found(whole[best], common(best), support)
+
+
+@settings(max_examples=500)
+@given(TOKENS, BRANCHES, st.integers(0, 60))
+def test_a_lookup_finds_what_a_slow_search_finds(text: list[int], branch: list[int], cut: int) -> None:
+    lookup = Lookup()
+    lookup.extend(text[:cut])
+    lookup.find(branch)  # asking leaves nothing behind
+    lookup.extend(text[cut:])
+    assert lookup.find(branch) == slow_find(text, branch)
+
+
+def test_what_comes_after_the_bound_is_matched_and_not_found() -> None:
+    lookup = Lookup(most=10)
+    lookup.extend(range(10))
+    lookup.extend([77, 78, 3, 4])
+    assert lookup.find() == Found(5, 2, Support.ALONE)
+    lookup.extend([77, 78])
+    assert lookup.find() is None
+
+
+def test_a_lookup_costs_microseconds() -> None:
+    rng = random.Random(1)
+    lookup = Lookup()
+    lookup.extend(rng.choices(range(40), k=8000))  # far more repetition than text has
+    began = time.perf_counter()
+    for _ in range(200):
+        lookup.find()
+    assert (time.perf_counter() - began) / 200 < 1e-3
+
+
+@given(st.sampled_from(Support), st.integers(1, LONGEST - 1), st.floats(0, 2))
+def test_the_prior_rises_with_length_and_falls_with_temperature(
+    support: Support, length: int, temperature: float
+) -> None:
+    found, longer = Found(1, length, support), Found(1, length + 1, support)
+    assert prior(found, temperature) <= prior(longer, temperature)
+    assert prior(found, temperature + 0.5) < prior(found, temperature)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_session_comes_to_be_as_sure_as_it_was_right(share: float) -> None:
+    record, found = LookupRecord(0.0), Found(1, 3, Support.ALONE)
+    other = Found(1, 12, Support.ALL)
+    before = record.confidence(found), record.confidence(other)
+    assert before[0] == prior(found, 0.0)
+    for number in range(1000):
+        record.count(found, right=number % 100 < 100 * share)
+    assert abs(record.confidence(found) - share) < 0.02
+    assert record.confidence(other) == before[1]
+
+
+def wanted(context: Sequence[int], committed: int, **more: float) -> Wanted:
+    return Wanted(7, context, GREEDY, committed, prompt=2, most=int(more.pop("most", 4)), **more)
+
+
+def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
+    drafter = LookupDrafter(max_context=1000)
+    text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4]
+    (run,) = drafter.draft([wanted(text, len(text))])
+    assert run is not None
+    assert [guess.token for guess in run] == [5, 6, 7, 8]
+    assert all(guess.origin == "lookup" for guess in run)
+    (after,) = drafter.draft([wanted([*text, 5, 6], len(text), most=2)])
+    assert after is not None
+    assert [guess.token for guess in after] == [7, 8]
+    # The branch was wrong, and nothing of it stays.
+    (again,) = drafter.draft([wanted([*text, 30, 8], len(text) + 1)])
+    assert again is not None
+    assert [guess.token for guess in again] == [9, 1, 2, 3]
+    (nothing,) = drafter.draft([wanted([*text, 30, 31], len(text) + 2)])
+    assert nothing is not None
+    assert len(nothing) == 0
+
+
+@settings(max_examples=100)
+@given(TOKENS.filter(len), BRANCHES, st.floats(0, 0.99), st.floats(0.05, 1), st.integers(1, 12))
+def test_a_run_ends_where_it_is_not_wanted_any_more(
+    text: list[int], branch: list[int], stop: float, survival: float, most: int
+) -> None:
+    one = Wanted(1, (*text, *branch), GREEDY, len(text), 0, most, survival, stop)
+    session = SessionLookup(one)
+    path = list(session.follow(one))
+    assert path == branch
+    for guess in session.run(one, path):
+        assert 0 <= guess.confidence <= 1
+        survival *= guess.confidence
+        assert survival >= max(stop, LEAST)
+        assert guess == session.guess(path)
+        path.append(guess.token)
+    assert len(path) <= len(branch) + most
+
+
+def test_only_what_the_target_wrote_is_counted() -> None:
+    period = [1, 2, 3, 4] * 7
+    as_prompt = Wanted(1, period, GREEDY, 28, prompt=28)
+    as_text = Wanted(1, period, GREEDY, 28, prompt=4)
+    said = []
+    for one in (as_prompt, as_text):
+        session = SessionLookup(one)
+        session.follow(one)
+        guess = session.guess(())
+        assert guess is not None
+        assert guess.token == 1
+        said.append(guess.confidence)
+    assert said[0] < said[1]
+
+
+def test_a_freed_session_is_forgotten() -> None:
+    drafter = LookupDrafter(max_context=6)
+    drafter.draft([wanted([1, 2, 3, 1, 2], 5)])
+    drafter.free(7)
+    drafter.free(8)
+    assert drafter.draft([wanted([9, 8, 7], 3)]) == [[]]
+    assert drafter.fits([1] * 5)
+    assert not drafter.fits([1] * 6)
