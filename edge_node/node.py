@@ -410,8 +410,8 @@ class EdgeNode:
                 return
             self._do(generation, machine.drafted(following.start, following.digest, guess, now))
             start, following = following.start, machine.draft_request()
-            if following is not None and following.start != start + 1:
-                return
+            if following is not None and (following.start, following.context[-1]) != (start + 1, guess.token):
+                return  # the text has changed meanwhile
 
     def _wanted(self) -> list[tuple[Generation, DraftRequest, Wanted]]:
         """What every session wants drafted. One that cannot be drafted further sends what it has."""

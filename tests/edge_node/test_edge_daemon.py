@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from edge_node.drafts import Drafted, Guess, Wanted
+from edge_node.lookup_drafter import LookupDrafter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import codec, topics
@@ -19,6 +23,7 @@ from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
 from schemas.status import EdgeStatus
 from tests.daemons import (
     PATIENCE,
+    TARGET,
     FakeDrafter,
     alone,
     check,
@@ -30,7 +35,7 @@ from tests.daemons import (
     worker_at,
     world,
 )
-from tests.protocol.world import EOS, FINGERPRINT
+from tests.protocol.world import EOS, FINGERPRINT, draft_token
 
 PLANS = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(8, 4, 1), Plan(4, 2, 0, 16), Plan(0, 1, 1, 64), Plan(64, 8, 1)]
 
@@ -60,6 +65,46 @@ async def test_a_drafter_that_fails_costs_speed_and_no_text(caplog: pytest.LogCa
         (after,) = await check(node, [wanting(2)])
         assert after.machine.counters.drafted == 0
     assert "the drafter failed" in caplog.text
+
+
+class Generous(FakeDrafter):
+    """Gives several tokens at a time, with doubts; sometimes none, and sometimes nothing yet."""
+
+    calls = 0
+
+    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+        found: list[Drafted] = []
+        for one in wanted:
+            self.calls += 1
+            path = list(one.context)
+            for _ in range(self.calls % 4 * 3):  # more than are of use, too
+                path += [draft_token(TARGET, one.params.seed, path, self.accuracy)]
+            guesses = [Guess(token, 0.9, "lookup") for token in path[len(one.context) :]]
+            found.append(None if self.calls % 7 == 0 else guesses)
+        return found
+
+
+@pytest.mark.parametrize("stop", [0.0, 0.5])
+async def test_a_drafter_may_give_several_tokens_or_none_and_stops_change_no_text(stop: float) -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), edge_at(broker.link, drafter=Generous()) as node:
+        plans = [replace(plan, stop=stop) for plan in PLANS]
+        generations = await check(node, [wanting(number, plan=plan) for number, plan in enumerate(plans * 2)])
+    counters = [generation.machine.counters for generation in generations]
+    assert sum(one.looked_up_accepted for one in counters) > 0
+    assert (sum(one.withheld for one in counters) > 0) == (stop > 0)
+
+
+async def test_lookups_alone_draft_for_a_text_without_a_model() -> None:
+    """The fake target repeats nothing, so next to nothing is found; the text still goes on."""
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"):
+        node = EdgeNode(EdgeSettings(edge="edge"), LookupDrafter(max_context=500), FINGERPRINT, (EOS,))
+        async with node.running(broker.link, link_to("e-edge")):
+            (generation,) = await check(node, [wanting(1, limit=60, plan=Plan(8, 1, 1))])
+    counters = generation.machine.counters
+    assert counters.rounds < 60 + 1
+    assert counters.looked_up == counters.judged
 
 
 async def test_a_text_that_ends_early_ends_with_its_end_of_text() -> None:

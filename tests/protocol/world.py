@@ -215,6 +215,7 @@ class World:
         self.recent = Recent(least=1, life=1000.0)
         self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
+        self.doubts = False  # drafted tokens have confidences of all kinds
         self.crashes = 0
         self.most_held = 0
         self._order = itertools.count()
@@ -314,7 +315,8 @@ class World:
                 self._edge(cell, cell.machine.draft_stopped(start, digest, self.now))
                 return
             token = draft_token(self.target, cell.request.identity.seed, context, cell.accuracy)
-            self._edge(cell, cell.machine.drafted(start, digest, Guess(token), self.now))
+            doubt = _hash("doubt", context) % 1000 / 1000 if self.doubts else 0.0
+            self._edge(cell, cell.machine.drafted(start, digest, Guess(token, 1 - doubt), self.now))
 
         self.at(cell.draft_time, done)
 

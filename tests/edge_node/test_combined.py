@@ -1,0 +1,143 @@
+"""Model and lookup together: who is asked when, and what both know of a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_node.combined import CombinedDrafter
+from edge_node.drafts import Drafted, Guess, Wanted
+from edge_node.lookup_drafter import LookupDrafter
+from edge_node.opinions import better
+from flexspec_mq.sampling.params import SamplingParams
+
+GREEDY = SamplingParams(0.0, 0, 1.0, 0)
+FRESH = tuple(range(100, 130))
+"""Nothing in it occurs twice."""
+LOOP = (1, 2, 3, 4, 5) * 8
+"""Every lookup in it is right, and sure after a while."""
+CONFIDENCES = st.floats(0.001, 0.999)
+
+
+@dataclass
+class Model:
+    """A drafter that always guesses 77, and notes for whom it ran."""
+
+    confidence: float = 0.6
+    context: int = 10_000
+    asked: list[list[int]] = field(default_factory=list)
+    freed: list[int] = field(default_factory=list)
+
+    def fits(self, context: Sequence[int]) -> bool:
+        return len(context) < self.context
+
+    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+        self.asked.append([one.session for one in wanted])
+        return [(Guess(77, self.confidence),) for _ in wanted]
+
+    def free(self, session: int) -> None:
+        self.freed.append(session)
+
+
+def wanted(session: int, context: Sequence[int], **more: float) -> Wanted:
+    return Wanted(session, context, GREEDY, len(context), prompt=3, most=int(more.pop("most", 8)), **more)
+
+
+def combined(model: Model) -> CombinedDrafter:
+    return CombinedDrafter(model, LookupDrafter(max_context=20_000))
+
+
+def test_a_text_that_repeats_itself_needs_no_forward() -> None:
+    model = Model()
+    (run,) = combined(model).draft([wanted(1, LOOP)])
+    assert run is not None
+    assert [(guess.token, guess.origin) for guess in run] == [(1 + n % 5, "lookup") for n in range(8)]
+    assert model.asked == []
+
+
+def test_where_nothing_is_found_the_model_drafts() -> None:
+    model = Model()
+    assert combined(model).draft([wanted(1, FRESH)]) == [(Guess(77, 0.6),)]
+
+
+def test_those_that_have_found_wait_for_no_forward() -> None:
+    model = Model()
+    drafter = combined(model)
+    fresh, loop = wanted(1, FRESH), wanted(2, LOOP)
+    first = drafter.draft([fresh, loop])
+    assert first[0] is None  # asked again at once
+    assert first[1]
+    assert model.asked == []
+    assert drafter.draft([fresh])[0]
+    assert model.asked == [[1]]
+
+
+def test_a_batch_of_the_model_turns_to_lookup_where_that_is_surer() -> None:
+    model = Model(confidence=0.2)
+    # Twice, the second time in a branch: a pair that was followed by 3 once, and the model says 77.
+    text = (9, 1, 2, 3, 50, 51, 52, 1, 2)
+    (run,) = combined(model).draft([wanted(1, text, price=1e-6)])
+    assert model.asked == [[1]]
+    assert run is not None
+    assert [(guess.token, guess.origin) for guess in run] == [(3, "lookup")]
+    model.confidence = 0.97
+    (run,) = combined(model).draft([wanted(2, text, price=1e-6)])
+    assert run is not None
+    assert [(guess.token, guess.origin) for guess in run] == [(77, "model")]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 12))
+def test_the_dearer_a_forward_the_more_comes_from_lookup(text: list[int], most: int) -> None:
+    lengths = []
+    for price in (1e-6, 0.03, 0.1, 0.3, 10.0):
+        (run,) = combined(Model()).draft([wanted(1, text, price=price, most=most)])
+        assert run
+        assert len(run) <= most
+        lengths.append(len(run) if all(guess.origin == "lookup" for guess in run) else 1)
+    assert lengths == sorted(lengths)
+
+
+def test_beyond_the_models_context_only_lookups_go_on() -> None:
+    model = Model(context=20)
+    drafter = combined(model)
+    assert drafter.fits(LOOP)
+    (run,) = drafter.draft([wanted(1, LOOP)])
+    assert run
+    # And a text in which nothing is found is not drafted there: it shall go out.
+    assert drafter.draft([wanted(2, FRESH)]) == [[]]
+    assert model.asked == []
+
+
+def test_both_forget_a_session() -> None:
+    model = Model()
+    drafter = combined(model)
+    drafter.draft([wanted(1, LOOP)])
+    drafter.free(1)
+    assert model.freed == [1]
+    assert drafter.draft([wanted(1, FRESH)])[0] == (Guess(77, 0.6),)
+
+
+@given(st.floats(0.3, 0.9))
+def test_two_witnesses_are_surer_where_they_agree_and_less_sure_where_they_differ(confidence: float) -> None:
+    draft = Guess(1, confidence)
+    assert better(draft, None) == draft
+    agreed = better(draft, Guess(1, confidence, "lookup"))
+    assert (agreed.token, agreed.origin) == (1, "model")
+    assert confidence < agreed.confidence < 1
+    assert 0 < better(draft, Guess(2, confidence, "lookup")).confidence < confidence
+
+
+@given(CONFIDENCES, CONFIDENCES, CONFIDENCES)
+def test_a_surer_witness_weighs_more(mine: float, theirs: float, surer: float) -> None:
+    draft, lookup = Guess(1, mine), Guess(1, theirs, "lookup")
+    if surer >= mine:
+        assert better(Guess(1, surer), lookup).confidence >= better(draft, lookup).confidence
+    if surer >= theirs:
+        assert better(draft, Guess(1, surer, "lookup")).confidence >= better(draft, lookup).confidence
+        if better(draft, Guess(2, theirs, "lookup")).token == 2:  # it has won already
+            assert better(draft, Guess(2, surer, "lookup")).token == 2
+    found = better(draft, Guess(2, theirs, "lookup"))
+    assert (found.token, found.origin) in {(1, "model"), (2, "lookup")}

@@ -1,0 +1,221 @@
+"""Batches end before the token that would not survive; nothing is asked twice because of it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexspec_mq.controller.confidence import LEAST, MOST, ConfidencePolicy
+from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.errors import UsageError
+from flexspec_mq.protocol.branch import Branch
+from flexspec_mq.protocol.edge import EdgeSession, Guess, SessionRequest
+from flexspec_mq.protocol.effects import Commit, Effect, Send
+from flexspec_mq.protocol.rate import Rate
+from flexspec_mq.protocol.worker import WorkerConfig
+from schemas.messages import Draft
+from tests.protocol.test_edge_rules import started, verdict
+from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+
+CONFIG = WorkerConfig(worker="w", version="v", fingerprint=FINGERPRINT, max_context=512, vocab_size=VOCAB)
+CONFIDENCES = st.lists(st.floats(0, 1), max_size=12)
+
+
+def give(machine: EdgeSession, token: int, confidence: float, now: float = 0.2) -> list[Effect]:
+    wanted = machine.draft_request()
+    assert wanted is not None
+    return machine.drafted(wanted.start, wanted.digest, Guess(token, confidence), now)
+
+
+def batches(effects: list[Effect]) -> list[tuple[int, tuple[int, ...]]]:
+    sent = [effect.message for effect in effects if isinstance(effect, Send)]
+    return [(message.start, message.tokens) for message in sent if isinstance(message, Draft)]
+
+
+def writing(plan: Plan) -> EdgeSession:
+    """Adopted, with one token committed and nothing in flight."""
+    machine = started(plan)
+    machine.receive(verdict((), (7,)), 0.15)
+    return machine
+
+
+def test_a_doubtful_token_is_dropped_and_the_batch_goes_without_it() -> None:
+    machine = writing(Plan(8, 1, stop=0.5))
+    assert batches(give(machine, 1, 0.9)) == []
+    assert batches(give(machine, 2, 0.7)) == []
+    wanted = machine.draft_request()
+    assert wanted is not None
+    assert math.isclose(wanted.survival, 0.63)
+    assert (wanted.most, wanted.stop) == (6, 0.5)
+    assert batches(give(machine, 3, 0.7)) == [(1, (1, 2))]
+    assert (machine.counters.drafted, machine.counters.withheld) == (2, 1)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 4])
+def test_nothing_is_drafted_past_a_stop_until_something_is_committed(in_flight: int) -> None:
+    machine = writing(Plan(4, in_flight, stop=0.5))
+    give(machine, 1, 0.9)
+    give(machine, 2, 0.1)
+    assert machine.draft_request() is None
+    for now in (0.21, 0.22, 0.25):
+        machine.tick(now)
+        assert machine.draft_request() is None
+    effects = machine.receive(verdict((7,), (1, 5)), 0.3)
+    assert [effect.origins for effect in effects if isinstance(effect, Commit)] == [("model", None)]
+    wanted = machine.draft_request()
+    assert wanted is not None
+    assert (wanted.start, wanted.survival, wanted.most) == (3, 1.0, 4)
+
+
+def test_a_batch_may_be_empty() -> None:
+    machine = writing(Plan(4, 1, stop=0.5))
+    assert batches(give(machine, 1, 0.1)) == [(1, ())]
+    assert machine.draft_request() is None
+    machine.receive(verdict((7,), (1,)), 0.3)
+    assert machine.draft_request() is not None
+
+
+def test_survival_counts_what_is_in_flight() -> None:
+    machine = writing(Plan(2, 2, stop=0.5))
+    give(machine, 1, 0.8)
+    assert batches(give(machine, 2, 0.8)) == [(1, (1, 2))]
+    assert batches(give(machine, 3, 0.7)) == []  # 0.45 survive to here
+    assert machine.counters.withheld == 1
+    # The first of them was right: what rides on the others is likelier now.
+    machine.receive(verdict((7,), (1,)), 0.3)
+    give(machine, 3, 0.7)
+    assert machine.counters.withheld == 1
+
+
+def test_who_drafted_what_is_told_with_the_commit() -> None:
+    machine = writing(Plan(3, 1))
+    for guess in (Guess(1, 0.9, "lookup"), Guess(2, 0.9, "model"), Guess(3, 0.9, "lookup")):
+        wanted = machine.draft_request()
+        assert wanted is not None
+        machine.drafted(wanted.start, wanted.digest, guess, 0.2)
+    effects = machine.receive(verdict((7,), (1, 2, 9)), 0.3)
+    (commit,) = (effect for effect in effects if isinstance(effect, Commit))
+    assert commit.origins == ("lookup", "model", None)
+    assert commit.accepted == (True, True, False)
+    counters = machine.counters
+    assert (counters.judged, counters.accepted) == (3, 2)
+    assert (counters.looked_up, counters.looked_up_accepted) == (2, 1)
+
+
+def test_only_the_model_is_timed() -> None:
+    machine = writing(Plan(8, 1))
+    give(machine, 1, 0.9, 0.2)
+    wanted = machine.draft_request()
+    assert wanted is not None
+    machine.drafted(wanted.start, wanted.digest, Guess(2, 0.9, "lookup"), 0.9)
+    assert machine.observation.draft_time is None
+    give(machine, 3, 0.9, 0.91)
+    assert machine.observation.draft_time == pytest.approx(0.01)
+
+
+@given(CONFIDENCES, st.floats(0, 0.99))
+def test_a_branch_survives_as_its_guesses_do(confidences: list[float], stop: float) -> None:
+    branch = Branch()
+    for token, confidence in enumerate(confidences):
+        survives = math.prod(guess.confidence for guess in branch.guesses)
+        assert math.isclose(branch.survival, survives, abs_tol=1e-12)
+        guess = Guess(token, confidence)
+        if branch.admits(guess, stop):
+            branch.add(guess)
+            assert branch.survival >= stop
+        else:
+            assert survives * confidence < stop
+    assert all(Branch().admits(Guess(1, confidence), 0.0) for confidence in confidences)
+
+
+@given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=10))
+def test_a_branch_is_met_token_by_token_and_goes_with_the_first_wrong_one(
+    drafted: list[int], decided: list[int]
+) -> None:
+    branch = Branch()
+    for token in drafted:
+        branch.add(Guess(token))
+    right = 0
+    while right < min(len(drafted), len(decided)) and drafted[right] == decided[right]:
+        right += 1
+    met = [branch.decided(token) for token in decided]
+    judged = min(right + (right < len(decided)), len(drafted))
+    assert [guess.token for guess in met if guess is not None] == drafted[:judged]
+    assert all(guess is None for guess in met[judged:])
+    assert [guess.token for guess in branch.guesses] == (drafted[right:] if right == len(decided) else [])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    length=st.integers(1, 8),
+    in_flight=st.integers(1, 4),
+    ahead=st.sampled_from([0, 64]),
+    stop=st.sampled_from([0.0, 0.2, 0.6, 0.95]),
+    delay=st.sampled_from([0.004, 0.04, 0.4]),
+)
+def test_on_a_clean_link_a_stop_changes_no_text_and_costs_no_poll(
+    length: int, in_flight: int, ahead: int, stop: float, delay: float
+) -> None:
+    rng = random.Random(7)
+    world = World(rng, Target(eos_every=10**9), Link(rng, delay=delay), 1, CONFIG)
+    world.early_stops, world.doubts = 0.0, True
+    for number in (1, 2):
+        request = SessionRequest(
+            session=number, version="v", identity=identity(seed=number, limit=50), prompt=(1, 2, number)
+        )
+        world.add(request, FixedPolicy(Plan(length, in_flight, 0, ahead, stop)), 0.8)
+    world.run(400)
+    for cell in world.cells:
+        world.check(cell)
+        counters = cell.machine.counters
+        assert cell.machine.finished == "length"
+        assert (counters.polls, counters.reopens, counters.early) == (0, 0, 0)
+        # A position is asked for again only after something was committed there.
+        assert counters.withheld <= counters.rounds + 1
+        assert counters.withheld == 0 or stop > 0
+    assert world.drained()
+
+
+@given(
+    st.floats(0.1, 200),
+    st.floats(1e-4, 0.3),
+    st.integers(0, 64),
+    st.integers(1, 8),
+    st.sampled_from([0.0, 0.4]),
+)
+def test_the_policy_asks_for_what_the_time_is_worth(
+    rate: float, draft_time: float, length: int, in_flight: int, stop: float
+) -> None:
+    base = Plan(length, in_flight, 1, 0, stop)
+    policy = ConfidencePolicy(base)
+    assert policy.plan(Observation()) == policy.plan(Observation(rate=rate)) == base
+    made = policy.plan(Observation(rate=rate, draft_time=draft_time))
+    assert LEAST <= made.stop <= MOST
+    if LEAST < rate * draft_time < MOST:
+        assert made.stop == rate * draft_time
+    # A worse link, or a quicker draft, makes for longer batches.
+    assert policy.plan(Observation(rate=rate / 2, draft_time=draft_time)).stop <= made.stop
+    assert (made.draft_length, made.in_flight, made.qos) == (length, in_flight, 1)
+
+
+def test_a_rate_follows_what_happens_lately() -> None:
+    rate = Rate()
+    rate.got(1, 100.0)
+    assert rate.per_second is None
+    for number in range(1, 60):
+        rate.got(2, 100.0 + 0.1 * number)
+    assert rate.per_second == pytest.approx(20.0)
+    for number in range(1, 60):
+        rate.got(2, 106.0 + 1.0 * number)
+    assert rate.per_second == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.mark.parametrize("stop", [-0.1, 1.0, math.nan])
+def test_a_stop_that_is_no_probability_is_refused(stop: float) -> None:
+    with pytest.raises(UsageError, match="stop"):
+        Plan(stop=stop)
