@@ -32,6 +32,7 @@ class Stats:
         draft_length: planned for the next batch.
         drafted: draft tokens that the target's decision met.
         accepted: of these, right.
+        looked_up: of the accepted ones, those that a lookup had drafted.
         rounds: verdicts that committed something.
         tokens_per_round: mean.
         rtt_ms: smoothed round trip without the worker's own time; None before a sample.
@@ -48,6 +49,7 @@ class Stats:
     draft_length: int
     drafted: int
     accepted: int
+    looked_up: int
     rounds: int
     tokens_per_round: float
     rtt_ms: float | None
@@ -87,6 +89,7 @@ class Clock:
             draft_length=machine.plan.draft_length,
             drafted=seen.drafted,
             accepted=seen.accepted,
+            looked_up=counters.looked_up_accepted,
             rounds=counters.rounds,
             tokens_per_round=tokens / counters.rounds if counters.rounds else 0.0,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,

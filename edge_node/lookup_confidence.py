@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from edge_node.lookup import Found
 
 PRIOR: dict[Support, tuple[float, float, float]] = {
-    Support.SINGLE: (-1.073, 0.0, -0.402),
-    Support.ALONE: (-0.382, 0.916, -0.581),
-    Support.ALL: (0.414, 1.345, -0.599),
-    Support.MOST: (-1.395, 1.252, -0.416),
-    Support.FEW: (-1.855, 1.059, -0.520),
+    Support.SINGLE: (-1.061, 0.0, -0.380),
+    Support.ALONE: (-0.364, 0.905, -0.584),
+    Support.ALL: (0.348, 1.370, -0.533),
+    Support.MOST: (-1.390, 1.221, -0.376),
+    Support.FEW: (-1.872, 1.054, -0.398),
 }
 """Log-odds: a constant, per natural logarithm of the length, per unit of temperature."""
 STRENGTH = 16.0
-"""Outcomes that the prior of a bin counts as."""
+"""Outcomes that the prior of a bin counts as. On an eighth of those rows the mean log loss was 0.485 with the
+prior alone, and 0.486, 0.480, 0.478, 0.478 and 0.480 with a record against a strength of 4, 8, 16, 32 and 64."""
 
 
 def prior(found: Found, temperature: float) -> float:

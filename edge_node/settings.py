@@ -47,9 +47,9 @@ class EdgeSettings:
         ),
     ] = field(default_factory=_random_name)
     version: Annotated[str, Setting(help="target version to ask for", check=_VERSION)] = "base"
-    draft: Annotated[str, Setting(help="draft checkpoint folder, 'default', or 'none' to draft nothing")] = (
-        "default"
-    )
+    draft: Annotated[
+        str, Setting(help="draft checkpoint folder, 'default', or 'none' to use no draft model")
+    ] = "default"
     tokenizer: Annotated[
         str | None,
         Setting(

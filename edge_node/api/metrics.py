@@ -56,6 +56,9 @@ class Metrics:
         )
         self._drafted = Counter("flexspec_edge_drafted_tokens", "Draft tokens judged", registry=registry)
         self._accepted = Counter("flexspec_edge_accepted_tokens", "Of these, right", registry=registry)
+        self._looked_up = Counter(
+            "flexspec_edge_looked_up_tokens", "Of the right ones, drafted by lookup", registry=registry
+        )
         self._rounds = Counter("flexspec_edge_rounds", "Verdicts that committed", registry=registry)
         self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
         Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(sessions)
@@ -71,6 +74,7 @@ class Metrics:
         """Count what a text took, when it has ended."""
         self._drafted.inc(figures.drafted)
         self._accepted.inc(figures.accepted)
+        self._looked_up.inc(figures.looked_up)
         self._rounds.inc(figures.rounds)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)

@@ -25,6 +25,7 @@ class Figures:
         prompt_tokens, completion_tokens: counted in tokens; those of a stop string or an end of text as well.
         drafted: draft tokens that the target's decision met.
         accepted: of these, right.
+        looked_up: of the accepted ones, those that a lookup in the text itself had drafted.
         rounds: verdicts that committed something.
         bytes_up, bytes_down: MQTT payload.
         version: target version that wrote it.
@@ -36,6 +37,7 @@ class Figures:
     completion_tokens: int
     drafted: int
     accepted: int
+    looked_up: int
     rounds: int
     bytes_up: int
     bytes_down: int

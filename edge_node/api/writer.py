@@ -170,6 +170,7 @@ class Writer:
             completion_tokens=seen.committed,
             drafted=seen.drafted,
             accepted=seen.accepted,
+            looked_up=machine.counters.looked_up_accepted,
             rounds=machine.counters.rounds,
             bytes_up=traffic.up,
             bytes_down=traffic.down,

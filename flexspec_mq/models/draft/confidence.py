@@ -110,7 +110,7 @@ class Calibration:
 
     def probabilities(self, features: Floats) -> Floats:
         """The same for many; features of shape [n, 4], probabilities of shape [n]."""
-        return _sigmoid(_basis(features) @ np.array(self.weights))
+        return sigmoid(_basis(features) @ np.array(self.weights))
 
     def to_json(self) -> dict[str, Any]:
         """A plain JSON object."""
@@ -155,7 +155,7 @@ def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -
     mean[0] = 0.0
     scale[scale < 1e-9] = 1.0
     scaled = (basis - mean) / scale
-    weights = _newton(scaled, accepted.astype(np.float64), ridge) / scale
+    weights = newton(scaled, accepted.astype(np.float64), ridge) / scale
     weights[0] -= float(mean @ weights)
     return Calibration(tuple(map(float, weights)))
 
@@ -172,14 +172,20 @@ def reliability(
     ]
 
 
-def _newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
-    """Weights of the least penalised loss; the constant is not penalised."""
+def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
+    """Weights of a logistic regression with the least penalised loss, by Newton's method with halved steps.
+
+    Args:
+        basis: float64 of shape [n, functions]; the first function is the constant, which is not penalised.
+        outcome: 0 or 1, float64 of shape [n].
+        ridge: strength of the penalty on squared weights.
+    """
     penalty = np.full(basis.shape[1], ridge)
     penalty[0] = 1e-6
     weights = np.zeros(basis.shape[1])
     loss = _loss(basis, outcome, weights, penalty)
     for _ in range(_ROUNDS):
-        likely = _sigmoid(basis @ weights)
+        likely = sigmoid(basis @ weights)
         slope = basis.T @ (likely - outcome) + penalty * weights
         curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
         step = np.linalg.solve(curve, slope)
@@ -206,5 +212,6 @@ def _basis(features: Floats) -> Floats:
     return np.stack([constant, size, size * size, logp, top, temperature, *products], axis=1)
 
 
-def _sigmoid(scores: Floats) -> Floats:
+def sigmoid(scores: Floats) -> Floats:
+    """Probabilities of log-odds, of the same shape."""
     return np.exp(-np.logaddexp(0.0, -scores))
