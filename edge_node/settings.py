@@ -122,7 +122,7 @@ class PlanOptions:
     policy: Annotated[
         str,
         Setting(
-            help="'fixed', or 'confidence': stop by what drafting costs and how fast tokens come",
+            help="what adapts the plan; 'confidence' sets stop by what drafting costs and how fast tokens come",
             choices=tuple(POLICIES),
         ),
     ] = "fixed"

@@ -12,7 +12,7 @@ from benchmarks.serve.client import Answer, ask, unbounded
 from benchmarks.serve.daemons import Site, site
 
 STREAMS = 8
-PLANS = {"drafting": (), "streaming": ("--draft", "none", "--ahead", "64")}
+PLANS = {"drafting": (), "streaming": ("--draft", "none", "--no-lookup", "--ahead", "64")}
 """Flags of the edge nodes: the default plan, and no drafts with a worker that runs ahead."""
 _CALM = 5.0
 """Seconds of streaming before the long prompt comes; as many count as undisturbed after a first second."""
