@@ -252,7 +252,7 @@ async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> Draf
         lambda: load(settings, lambda _text: None),
         lambda found: (
             f"draft {found.loaded.name} on {settings.device}, {settings.dtype}"
-            if found.drafter is not None
+            if settings.draft != "none"
             else f"no draft; tokenizer of {found.loaded.name}"
         ),
     )
