@@ -1,7 +1,7 @@
-"""The draft's shape: the base's first ``n`` layers, a trained block and norm, the base's own LM head.
+"""The draft's shape: the base's first ``n`` layers, trained blocks and norm, the base's own LM head.
 
-It is an ordinary causal LM of ``n + 1`` layers, so whatever loads the base's architecture loads it too. The
-block starts as a copy of the base's last layer: it already speaks to the norm and the LM head.
+It is an ordinary causal LM of fewer layers, so whatever loads the base's architecture loads it too. The blocks
+start as copies of layers of the base.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -65,29 +65,33 @@ def check_llama_like(model: nn.Module) -> None:
         )
 
 
-def build_draft(base: PreTrainedModel, n: int) -> PreTrainedModel:
-    """Copy ``n`` backbone layers of the base and put its last layer on top.
+def build_draft(base: PreTrainedModel, n: int, start: Sequence[int] | None = None) -> PreTrainedModel:
+    """Copy ``n`` backbone layers of the base and put trained blocks on top.
 
-    The result is in the base's dtype; only its block and norm require gradients (see ``trained_parameters``).
+    The result is in the base's dtype; only its blocks and norm require gradients (see ``trained_parameters``).
+
+    Args:
+        base: The base.
+        n: Backbone layers.
+        start: The base's layers, counted from 0, that the trained blocks start as copies of, bottom up; by default one,
+            the base's last, which already speaks to the norm and the LM head.
 
     Raises:
-        ModelError: The base is not built like Llama or has no more than ``n`` layers.
+        ModelError: The base is not built like Llama or has not these layers.
     """
     check_llama_like(base)
     depth = len(_inner(base).layers)
-    if not 0 < n < depth:
-        hint = f"choose 1 to {depth - 1}"
-        raise ModelError(f"a backbone of {n} layers does not fit a base of {depth}", hint=hint)
+    start = (depth - 1,) if start is None else tuple(start)
+    check_start(n, start, depth)
     config = copy.deepcopy(base.config)
-    config.num_hidden_layers = n + 1
+    config.num_hidden_layers = n + len(start)
     if getattr(config, "layer_types", None) is not None:
-        config.layer_types = [*config.layer_types[:n], config.layer_types[depth - 1]]
+        config.layer_types = [*config.layer_types[:n], *(config.layer_types[layer] for layer in start)]
     # The public way to make a model from a configuration goes through a class that need not be the base's.
     draft: nn.Module = cast("Any", type(base))._from_config(config, dtype=base.dtype)  # noqa: SLF001
     state = {}
     for name, tensor in base.state_dict().items():
-        renamed = draft_name(name, n, depth)
-        if renamed is not None:
+        for renamed in draft_names(name, n, start):
             state[renamed] = tensor
     draft.load_state_dict(state)
     draft.requires_grad_(requires_grad=False)
@@ -96,29 +100,74 @@ def build_draft(base: PreTrainedModel, n: int) -> PreTrainedModel:
     return cast("PreTrainedModel", draft.eval())
 
 
-def draft_name(name: str, n: int, depth: int) -> str | None:
-    """Where a tensor of a base of ``depth`` layers goes in the draft: None if it is left out."""
+def check_start(n: int, start: Sequence[int], depth: int) -> None:
+    """Refuse a shape that a base of ``depth`` layers cannot give.
+
+    Raises:
+        ModelError: Says what would do.
+    """
+    if not 0 < n < depth:
+        hint = f"choose 1 to {depth - 1}"
+        raise ModelError(f"a backbone of {n} layers does not fit a base of {depth}", hint=hint)
+    if not start:
+        raise ModelError("the draft needs a trained block", hint="start at least one from a layer of the base")
+    wrong = [layer for layer in start if not 0 <= layer < depth]
+    if wrong:
+        raise ModelError(f"a base of {depth} layers has no layer {wrong[0]}", hint=f"choose 0 to {depth - 1}")
+
+
+def start_layers(n: int, blocks: int, how: str, depth: int) -> tuple[int, ...]:
+    """Which of the base's layers the trained blocks start as copies of, bottom up.
+
+    Args:
+        n: Backbone layers.
+        blocks: How many blocks.
+        how: ``spread`` takes layers evenly from those above the backbone, the base's last among them; ``next`` those that
+            follow the backbone, and the last; ``last`` the last ones.
+        depth: Layers of the base.
+
+    Raises:
+        ModelError: There are not so many layers, or no such way.
+    """
+    if not 0 < blocks <= depth - n:
+        raise ModelError(
+            f"{blocks} trained blocks do not fit above {n} of {depth} layers", hint=f"choose 1 to {max(1, depth - n)}"
+        )
+    if how == "spread":
+        return tuple(depth - 1 - round(i * (depth - n) / blocks) for i in reversed(range(blocks)))
+    if how == "next":
+        return (*range(n, n + blocks - 1), depth - 1)
+    if how == "last":
+        return tuple(range(depth - blocks, depth))
+    raise ModelError(f"blocks cannot start from {how!r}", hint="choose spread, next or last")
+
+
+def draft_names(name: str, n: int, start: Sequence[int]) -> list[str]:
+    """Where a tensor of the base goes in the draft; nowhere if it is left out."""
     prefix = "model.layers."
     if not name.startswith(prefix):
-        return name
+        return [name]
     layer, rest = name[len(prefix) :].split(".", 1)
+    places = [n + i for i, source in enumerate(start) if source == int(layer)]
     if int(layer) < n:
-        return name
-    return f"{prefix}{n}.{rest}" if int(layer) == depth - 1 else None
+        places.append(int(layer))
+    return [f"{prefix}{place}.{rest}" for place in sorted(places)]
 
 
 def is_trained(name: str, n: int) -> bool:
-    """Whether a tensor of the draft is trained, and so is in the delta: the block's and the final norm's."""
-    return name.startswith((f"model.layers.{n}.", "model.norm."))
+    """Whether a tensor of the draft is trained, and so is in the delta: the blocks' and the final norm's."""
+    if name.startswith("model.layers."):
+        return int(name.split(".")[2]) >= n
+    return name.startswith("model.norm.")
 
 
 def trained_parameters(draft: nn.Module, n: int) -> Iterator[tuple[str, nn.Parameter]]:
-    """Names and parameters of block and norm, in a fixed order."""
+    """Names and parameters of blocks and norm, in a fixed order."""
     return ((name, p) for name, p in sorted(draft.named_parameters()) if is_trained(name, n))
 
 
 def run_head(draft: nn.Module, n: int, states: torch.Tensor) -> torch.Tensor:
-    """Run block and norm on backbone outputs.
+    """Run trained blocks and norm on backbone outputs.
 
     Rows start at position 0 and may be padded on the right: attention is causal, so padding reaches no token.
 
@@ -133,8 +182,10 @@ def run_head(draft: nn.Module, n: int, states: torch.Tensor) -> torch.Tensor:
     inner = _inner(draft)
     positions = torch.arange(states.shape[1], device=states.device)[None]
     rotary = inner.rotary_emb(states, positions)
-    out = inner.layers[n](states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
-    return cast("torch.Tensor", inner.norm(out[0] if isinstance(out, tuple) else out))
+    for layer in inner.layers[n:]:
+        out = layer(states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
+        states = out[0] if isinstance(out, tuple) else out
+    return cast("torch.Tensor", inner.norm(states))
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
 """The draft as a file: its difference to the base, and the checkpoint that a device loads.
 
-What ships is the trained block and norm in bfloat16 (a few MB). With the base they make an ordinary
-checkpoint folder; a device needs only that folder, never the base. No model runs here.
+What ships is what training changed: by how much the blocks differ from the base's layers that they started from, in
+few bits, and the norm. With the base they make an ordinary checkpoint folder; a device needs only that folder,
+never the base. No model runs here.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from flexspec_mq.errors import FingerprintError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MARKER = "flexspec_draft.json"
+RANKS = "token_ranks"
+"""Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a tensor,
+in the checkpoint folder a file, ``token_ranks.npy``."""
 WEIGHTS = "model.safetensors"
 _METADATA_KEY = "flexspec_draft"
 _TOKENIZER_FILES = (
@@ -38,14 +44,19 @@ class DeltaMeta:
 
     Attributes:
         base_fingerprint: ``base_fingerprint`` of the base it was trained on.
-        n: Backbone layers below the trained block.
+        n: Backbone layers below the trained blocks.
+        start: The base's layers that the blocks started as copies of, bottom up.
+        confidence: How likely the target takes a token of this draft, see ``confidence.Calibration``; None if nobody
+            measured it.
         training: Facts about the training: tokens, seconds, measured acceptance. For people only.
         format_version: Layout of the file.
     """
 
     base_fingerprint: str
     n: int
+    start: tuple[int, ...]
     training: dict[str, Any] = field(default_factory=dict)
+    confidence: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -67,11 +78,11 @@ def base_fingerprint(base_path: Path, n: int) -> str:
 
 
 def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta) -> Path:
-    """Write block and norm, named as in the draft, as bfloat16; replaces the file atomically.
+    """Write blocks and norm, named as in the draft, as bfloat16; replaces the file atomically.
 
     Args:
         path: Where to; its folder is made.
-        tensors: See ``architecture.is_trained``.
+        tensors: See ``architecture.is_trained``; integer tensors beside them are kept as they are.
         meta: Goes into the file's header as JSON.
 
     Returns:
@@ -82,7 +93,10 @@ def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    plain = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+    plain = {
+        name: (tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in tensors.items()
+    }
     save_file(plain, part, metadata={_METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
     part.chmod(0o644)
     part.replace(path)
@@ -100,14 +114,16 @@ def read_meta(path: Path) -> DeltaMeta:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {})[_METADATA_KEY])
-            meta = DeltaMeta(**facts)
+            version = facts["format_version"]
+            meta = DeltaMeta(**{**facts, "start": tuple(facts.get("start", ()))})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path} is not a draft delta: {error!r}", hint="make one with `flexspec draft train`"
         ) from error
-    if meta.format_version != FORMAT_VERSION:
-        message = f"{path} has format {meta.format_version}, this version reads {FORMAT_VERSION}"
-        raise ModelError(message, hint="upgrade flexspec-mq")
+    if version != FORMAT_VERSION:
+        later = version > FORMAT_VERSION
+        message = f"{path} has format {version}, this version reads {FORMAT_VERSION}"
+        raise ModelError(message, hint="upgrade flexspec-mq" if later else "train the draft again")
     return meta
 
 
@@ -235,11 +251,14 @@ def _write_checkpoint(
     work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:
         work.chmod(0o755)
-        config = _draft_config(base_path, cast("int", marker["n"]))
+        config = _draft_config(base_path, cast("int", marker["n"]), cast("Sequence[int]", marker["start"]))
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in _TOKENIZER_FILES:
             if (base_path / name).exists():
                 shutil.copyfile(base_path / name, work / name)
+        ranks = tensors.pop(RANKS, None)
+        if ranks is not None:
+            np.save(work / f"{RANKS}.npy", ranks.numpy())
         save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         (work / WEIGHTS).chmod(0o644)
         (work / MARKER).write_text(json.dumps(marker, indent=2, sort_keys=True) + "\n")
@@ -250,13 +269,13 @@ def _write_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _draft_config(base_path: Path, n: int) -> dict[str, Any]:
+def _draft_config(base_path: Path, n: int, start: Sequence[int]) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((base_path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {base_path / 'config.json'}: {error}") from error
-    depth = config["num_hidden_layers"]
-    config["num_hidden_layers"] = n + 1
-    if config.get("layer_types"):
-        config["layer_types"] = [*config["layer_types"][:n], config["layer_types"][depth - 1]]
+    config["num_hidden_layers"] = n + len(start)
+    kinds = config.get("layer_types")
+    if kinds:
+        config["layer_types"] = [*kinds[:n], *(kinds[layer] for layer in start)]
     return config

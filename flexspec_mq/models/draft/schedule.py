@@ -24,6 +24,7 @@ class TrainConfig:
 
     Attributes:
         n: Backbone layers.
+        start: The base's layers that the trained blocks start as copies of, bottom up; see ``start_layers``.
         max_steps: Optimizer steps; None for no limit. At least one limit must be given.
         max_seconds: Time for collecting and training together, over all resumptions; None for no limit.
         step_tokens: Answer tokens per optimizer step, at most.
@@ -44,7 +45,8 @@ class TrainConfig:
         seed: Of the order of rows and of drawn ids.
     """
 
-    n: int = 4
+    n: int = 8
+    start: tuple[int, ...] = (29,)
     max_steps: int | None = None
     max_seconds: float | None = None
     step_tokens: int = 1024

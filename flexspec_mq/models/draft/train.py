@@ -1,4 +1,4 @@
-"""Training a draft: collect the teacher's states, distil block and norm, stop and resume at any step."""
+"""Training a draft: collect the teacher's states, distil blocks and norm, stop and resume at any step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains block and norm of a draft.
+    """Trains the blocks and the norm of a draft.
 
     The weights are kept in float32 and cast to the base's dtype for every step. With a budget in steps, the
     outcome is a pure function of base, text and configuration, however often it is stopped and resumed.
@@ -89,7 +89,7 @@ class Trainer:
             raise ModelError("the training needs a budget", hint="give a number of steps or of minutes")
         self.base, self.cache, self.config = base, cache, config
         self.on_progress, self.should_stop = on_progress, should_stop
-        self.draft = build_draft(base, config.n)
+        self.draft = build_draft(base, config.n, config.start)
         self.train_rows, self.held_out = row_order(cache.text, config.seed)
         if not self.train_rows:
             raise ModelError("no rows to train on", hint="the text needs more prompts")
@@ -148,7 +148,7 @@ class Trainer:
         collect(self.cache, self.base, rows, on_rows)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Block and norm, float32, named as in the draft."""
+        """Blocks and norm, float32, named as in the draft."""
         return {name: p.detach() for name, p in self.master.items()}
 
     def save(self, path: Path) -> None:
@@ -166,9 +166,11 @@ class Trainer:
             ModelError: It was trained in another shape.
         """
         state: dict[str, Any] = torch.load(path, weights_only=True)
-        if state["config"]["n"] != self.config.n or state["config"]["seed"] != self.config.seed:
-            hint = "remove it to start anew"
-            raise ModelError(f"{path} was trained with another backbone or seed", hint=hint)
+        before = state["config"]
+        if (before["n"], tuple(before.get("start", ()))) != (self.config.n, self.config.start):
+            raise ModelError(f"{path} was trained with other layers", hint="remove it to start anew")
+        if before["seed"] != self.config.seed:
+            raise ModelError(f"{path} was trained with another seed", hint="remove it to start anew")
         with torch.no_grad():
             for name, tensor in state["master"].items():
                 self.master[name].copy_(tensor)
