@@ -1,7 +1,7 @@
 """The draft's shape: the base's first ``n`` layers, trained blocks and norm, the base's own LM head.
 
-It is an ordinary causal LM of fewer layers, so whatever loads the base's architecture loads it too. The blocks
-start as copies of layers of the base.
+It is an ordinary causal LM of fewer layers, so whatever loads the base's architecture loads it too. The
+blocks start as copies of layers of the base.
 """
 
 from __future__ import annotations
@@ -68,13 +68,14 @@ def check_llama_like(model: nn.Module) -> None:
 def build_draft(base: PreTrainedModel, n: int, start: Sequence[int] | None = None) -> PreTrainedModel:
     """Copy ``n`` backbone layers of the base and put trained blocks on top.
 
-    The result is in the base's dtype; only its blocks and norm require gradients (see ``trained_parameters``).
+    The result is in the base's dtype; only its blocks and norm require gradients (see
+    ``trained_parameters``).
 
     Args:
         base: The base.
         n: Backbone layers.
-        start: The base's layers, counted from 0, that the trained blocks start as copies of, bottom up; by default one,
-            the base's last, which already speaks to the norm and the LM head.
+        start: The base's layers, counted from 0, that the trained blocks start as copies of, bottom up; by
+            default one, the base's last, which already speaks to the norm and the LM head.
 
     Raises:
         ModelError: The base is not built like Llama or has not these layers.
@@ -110,7 +111,9 @@ def check_start(n: int, start: Sequence[int], depth: int) -> None:
         hint = f"choose 1 to {depth - 1}"
         raise ModelError(f"a backbone of {n} layers does not fit a base of {depth}", hint=hint)
     if not start:
-        raise ModelError("the draft needs a trained block", hint="start at least one from a layer of the base")
+        raise ModelError(
+            "the draft needs a trained block", hint="start at least one from a layer of the base"
+        )
     wrong = [layer for layer in start if not 0 <= layer < depth]
     if wrong:
         raise ModelError(f"a base of {depth} layers has no layer {wrong[0]}", hint=f"choose 0 to {depth - 1}")
@@ -122,8 +125,8 @@ def start_layers(n: int, blocks: int, how: str, depth: int) -> tuple[int, ...]:
     Args:
         n: Backbone layers.
         blocks: How many blocks.
-        how: ``spread`` takes layers evenly from those above the backbone, the base's last among them; ``next`` those that
-            follow the backbone, and the last; ``last`` the last ones.
+        how: ``spread`` takes layers evenly from those above the backbone, the base's last among them;
+            ``next`` those that follow the backbone, and the last; ``last`` the last ones.
         depth: Layers of the base.
 
     Raises:
@@ -131,7 +134,8 @@ def start_layers(n: int, blocks: int, how: str, depth: int) -> tuple[int, ...]:
     """
     if not 0 < blocks <= depth - n:
         raise ModelError(
-            f"{blocks} trained blocks do not fit above {n} of {depth} layers", hint=f"choose 1 to {max(1, depth - n)}"
+            f"{blocks} trained blocks do not fit above {n} of {depth} layers",
+            hint=f"choose 1 to {max(1, depth - n)}",
         )
     if how == "spread":
         return tuple(depth - 1 - round(i * (depth - n) / blocks) for i in reversed(range(blocks)))

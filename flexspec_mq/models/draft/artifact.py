@@ -1,63 +1,43 @@
-"""The draft as a file: its difference to the base, and the checkpoint that a device loads.
+"""The checkpoint that a device loads: what base and delta make together.
 
-What ships is what training changed: by how much the blocks differ from the base's layers that they started from, in
-few bits, and the norm. With the base they make an ordinary checkpoint folder; a device needs only that folder,
-never the base. No model runs here.
+It is an ordinary checkpoint folder; a device needs only that, never the base. No model runs here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from flexspec_mq.errors import FingerprintError, ModelError
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.draft.delta import (
+    RANKS,
+    WEIGHTS,
+    DeltaMeta,
+    check_fingerprint,
+    load_delta,
+    meta_of,
+    read_meta,
+    read_shared,
+    shared_fingerprint,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     import torch
 
-FORMAT_VERSION = 2
 MARKER = "flexspec_draft.json"
-RANKS = "token_ranks"
-"""Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a tensor,
-in the checkpoint folder a file, ``token_ranks.npy``."""
-WEIGHTS = "model.safetensors"
-_METADATA_KEY = "flexspec_draft"
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class DeltaMeta:
-    """What a delta says about itself.
-
-    Attributes:
-        base_fingerprint: ``base_fingerprint`` of the base it was trained on.
-        n: Backbone layers below the trained blocks.
-        start: The base's layers that the blocks started as copies of, bottom up.
-        confidence: How likely the target takes a token of this draft, see ``confidence.Calibration``; None if nobody
-            measured it.
-        training: Facts about the training: tokens, seconds, measured acceptance. For people only.
-        format_version: Layout of the file.
-    """
-
-    base_fingerprint: str
-    n: int
-    start: tuple[int, ...]
-    training: dict[str, Any] = field(default_factory=dict)
-    confidence: dict[str, Any] | None = None
-    format_version: int = FORMAT_VERSION
 
 
 def default_delta_path() -> Path:
@@ -65,91 +45,19 @@ def default_delta_path() -> Path:
     return Path(__file__).parent / "data" / "draft-v1.safetensors"
 
 
-def base_fingerprint(base_path: Path, n: int) -> str:
-    """BLAKE2b over names, dtypes, shapes and bytes of all that a draft takes from its base unchanged.
-
-    That is the embedding, the first ``n`` layers and, if it is not tied, the LM head. Versions of a target
-    family agree on it, since their heads touch only what comes after.
+def read_marker(folder: Path) -> DeltaMeta:
+    """What an exported draft says about the delta it was made from.
 
     Raises:
-        ModelError: The folder has no safetensors weights or they are not named as Llama's.
+        ModelError: The folder holds no export.
     """
-    return _fingerprint(_read_tensors(base_path, lambda name: _is_shared(name, n)), n)
-
-
-def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta) -> Path:
-    """Write blocks and norm, named as in the draft, as bfloat16; replaces the file atomically.
-
-    Args:
-        path: Where to; its folder is made.
-        tensors: See ``architecture.is_trained``; integer tensors beside them are kept as they are.
-        meta: Goes into the file's header as JSON.
-
-    Returns:
-        ``path``.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    plain = {
-        name: (tensor.detach().to(torch.bfloat16) if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in tensors.items()
-    }
-    save_file(plain, part, metadata={_METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
-    part.chmod(0o644)
-    part.replace(path)
-    return path
-
-
-def read_meta(path: Path) -> DeltaMeta:
-    """What a delta says about itself.
-
-    Raises:
-        ModelError: The file is missing, damaged, no delta, or of a later format.
-    """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})[_METADATA_KEY])
-            version = facts["format_version"]
-            meta = DeltaMeta(**{**facts, "start": tuple(facts.get("start", ()))})
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        facts = json.loads((folder / MARKER).read_text())
+        return meta_of({key: value for key, value in facts.items() if key != "delta"})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{path} is not a draft delta: {error!r}", hint="make one with `flexspec draft train`"
+            f"{folder} is not an exported draft: {error!r}", hint="make one with `flexspec draft export`"
         ) from error
-    if version != FORMAT_VERSION:
-        later = version > FORMAT_VERSION
-        message = f"{path} has format {version}, this version reads {FORMAT_VERSION}"
-        raise ModelError(message, hint="upgrade flexspec-mq" if later else "train the draft again")
-    return meta
-
-
-def read_delta(path: Path) -> tuple[DeltaMeta, dict[str, torch.Tensor]]:
-    """Metadata and tensors of a delta.
-
-    Raises:
-        ModelError: As ``read_meta``.
-    """
-    from safetensors.torch import load_file
-
-    return read_meta(path), load_file(path)
-
-
-def check_fingerprint(meta: DeltaMeta, found: str, delta_path: Path, base_path: Path) -> None:
-    """Refuse a base that the delta was not trained on.
-
-    Raises:
-        FingerprintError: The fingerprints differ.
-    """
-    if found != meta.base_fingerprint:
-        raise FingerprintError(
-            f"{delta_path} was trained on another base than {base_path}: "
-            f"expected fingerprint {meta.base_fingerprint}, found {found}",
-            hint="use the base it was made for, or train a draft for this one with `flexspec draft train`",
-        )
 
 
 def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
@@ -169,14 +77,15 @@ def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
         FingerprintError: The base is not the one the delta was trained on.
         ModelError: A file is unreadable, or ``out_dir`` holds something else.
     """
-    meta, delta = read_delta(delta_path)
-    shared = _read_tensors(base_path, lambda name: _is_shared(name, meta.n))
-    check_fingerprint(meta, _fingerprint(shared, meta.n), delta_path, base_path)
+    meta = read_meta(delta_path)
+    shared = read_shared(base_path, meta.n)
+    check_fingerprint(meta.base_fingerprint, shared_fingerprint(shared, meta.n), delta_path, base_path)
     marker = {"delta": hashlib.blake2b(delta_path.read_bytes(), digest_size=16).hexdigest(), **asdict(meta)}
     if _holds(out_dir, marker):
         return out_dir
     if out_dir.exists() and not (out_dir / MARKER).exists() and any(out_dir.iterdir()):
         raise ModelError(f"{out_dir} is not empty and holds no draft", hint="give another folder")
+    _, delta = load_delta(delta_path, base_path)
     try:
         _write_checkpoint(base_path, {**shared, **delta}, marker, out_dir)
     except OSError as error:
@@ -192,45 +101,6 @@ def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Pa
         ModelError: As ``materialise``.
     """
     return materialise(base_path, delta_path or default_delta_path(), out_dir)
-
-
-def _is_shared(name: str, n: int) -> bool:
-    if name.startswith("model.layers."):
-        return int(name.split(".")[2]) < n
-    return name in {"model.embed_tokens.weight", "lm_head.weight"}
-
-
-def _fingerprint(tensors: Mapping[str, torch.Tensor], n: int) -> str:
-    import torch
-
-    layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
-    if len(layers) != n or "model.embed_tokens.weight" not in tensors:
-        raise ModelError(f"the base has no embedding or fewer than {n} layers under Llama's names")
-    whole = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        whole.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return whole.hexdigest()
-
-
-def _read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / f"{WEIGHTS}.index.json"
-    files = {WEIGHTS}
-    tensors = {}
-    try:
-        if index.exists():
-            where: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            files = {file for name, file in where.items() if wanted(name)}
-        for file in sorted(files):
-            with safe_open(folder / file, framework="pt") as opened:
-                tensors.update({name: opened.get_tensor(name) for name in opened.keys() if wanted(name)})  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
-        ) from error
-    return tensors
 
 
 def _holds(out_dir: Path, marker: dict[str, Any]) -> bool:
@@ -269,11 +139,21 @@ def _write_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _draft_config(base_path: Path, n: int, start: Sequence[int]) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's ``config.json``.
+
+    Raises:
+        ModelError: It is missing or no JSON.
+    """
     try:
-        config: dict[str, Any] = json.loads((base_path / "config.json").read_text())
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {base_path / 'config.json'}: {error}") from error
+        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
+    return config
+
+
+def _draft_config(base_path: Path, n: int, start: Sequence[int]) -> dict[str, Any]:
+    config = read_config(base_path)
     config["num_hidden_layers"] = n + len(start)
     kinds = config.get("layer_types")
     if kinds:

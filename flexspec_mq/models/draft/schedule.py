@@ -45,8 +45,8 @@ class TrainConfig:
         seed: Of the order of rows and of drawn ids.
     """
 
-    n: int = 8
-    start: tuple[int, ...] = (29,)
+    n: int
+    start: tuple[int, ...]
     max_steps: int | None = None
     max_seconds: float | None = None
     step_tokens: int = 1024

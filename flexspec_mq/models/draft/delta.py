@@ -1,0 +1,257 @@
+"""A draft's delta: the file that ships, what it says about itself, and which base it belongs to.
+
+What ships is what training changed: blocks and norm, whole or, for the blocks' matrices, in few bits as the
+difference to the base's layers that they started from (``packing``). No model runs here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.errors import FingerprintError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+FORMAT_VERSION = 2
+RANKS = "token_ranks"
+"""Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a
+tensor, in the checkpoint folder a file, ``token_ranks.npy``."""
+WEIGHTS = "model.safetensors"
+_METADATA_KEY = "flexspec_draft"
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaMeta:
+    """What a delta says about itself.
+
+    Attributes:
+        base_fingerprint: ``base_fingerprint`` of the base it was trained on.
+        n: Backbone layers below the trained blocks.
+        start: The base's layers that the blocks started as copies of, bottom up.
+        confidence: How likely the target takes a token of this draft, see ``confidence.Calibration``; None
+            if nobody measured it.
+        training: Facts about the training: tokens, seconds, measured acceptance. For people only.
+        bits: Bits of a weight of the blocks' matrices, which are then stored as differences to the base's
+            layers ``start``; None if they are stored whole.
+        start_fingerprint: ``start_fingerprint`` of the base, if they are differences.
+        format_version: Layout of the file.
+    """
+
+    base_fingerprint: str
+    n: int
+    start: tuple[int, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+    confidence: dict[str, Any] | None = None
+    bits: int | None = None
+    start_fingerprint: str | None = None
+    format_version: int = FORMAT_VERSION
+
+
+def base_fingerprint(base_path: Path, n: int) -> str:
+    """BLAKE2b over names, dtypes, shapes and bytes of all that a draft takes from its base unchanged.
+
+    That is the embedding, the first ``n`` layers and, if it is not tied, the LM head. Versions of a target
+    family agree on it, since their heads touch only what comes after.
+
+    Raises:
+        ModelError: The folder has no safetensors weights or they are not named as Llama's.
+    """
+    return shared_fingerprint(read_shared(base_path, n), n)
+
+
+def read_shared(base_path: Path, n: int) -> dict[str, torch.Tensor]:
+    """All that a draft takes from its base unchanged.
+
+    Raises:
+        ModelError: As ``base_fingerprint``.
+    """
+    return read_tensors(base_path, lambda name: _is_shared(name, n))
+
+
+def shared_fingerprint(shared: Mapping[str, torch.Tensor], n: int) -> str:
+    """``base_fingerprint`` from what ``read_shared`` read.
+
+    Raises:
+        ModelError: There are fewer than ``n`` layers, or no embedding.
+    """
+    layers = {name.split(".")[2] for name in shared if name.startswith("model.layers.")}
+    if len(layers) != n or "model.embed_tokens.weight" not in shared:
+        raise ModelError(f"the base has no embedding or fewer than {n} layers under Llama's names")
+    return _fingerprint(shared)
+
+
+def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The base's layers that blocks start from, with the base's names.
+
+    Raises:
+        ModelError: A layer is not there, or the folder has no safetensors weights.
+    """
+    wanted = set(map(str, start))
+    prefix = "model.layers."
+    found = read_tensors(base_path, lambda name: name.startswith(prefix) and name.split(".")[2] in wanted)
+    if missing := wanted - {name.split(".")[2] for name in found}:
+        raise ModelError(f"{base_path} has no layer {', '.join(sorted(missing))} under Llama's names")
+    return found
+
+
+def start_fingerprint(start_layers: Mapping[str, torch.Tensor]) -> str:
+    """BLAKE2b over what ``read_start`` read: a packed delta is right only on top of these very layers."""
+    return _fingerprint(start_layers)
+
+
+def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta) -> Path:
+    """Write blocks and norm, named as in the draft; replaces the file atomically.
+
+    Args:
+        path: Where to; its folder is made.
+        tensors: See ``architecture.is_trained``; float32 is written as bfloat16, all else as it is.
+        meta: Goes into the file's header as JSON.
+
+    Returns:
+        ``path``.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    plain = {
+        name: (tensor.detach().bfloat16() if tensor.dtype == torch.float32 else tensor.detach()).contiguous()
+        for name, tensor in tensors.items()
+    }
+    save_file(plain, part, metadata={_METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
+    part.chmod(0o644)
+    part.replace(path)
+    return path
+
+
+def read_meta(path: Path) -> DeltaMeta:
+    """What a delta says about itself.
+
+    Raises:
+        ModelError: The file is missing, damaged, no delta, or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})[_METADATA_KEY])
+            version = int(facts["format_version"])
+            # Only this format's fields are known.
+            meta = meta_of(facts) if version == FORMAT_VERSION else None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{path} is not a draft delta: {error!r}", hint="make one with `flexspec draft train`"
+        ) from error
+    if meta is None:
+        message = f"{path} has format {version}, this version reads {FORMAT_VERSION}"
+        later = version > FORMAT_VERSION
+        raise ModelError(message, hint="upgrade flexspec-mq" if later else "train the draft again")
+    return meta
+
+
+def meta_of(facts: Mapping[str, Any]) -> DeltaMeta:
+    """From a plain JSON object; keys beside the fields are an error.
+
+    Raises:
+        KeyError, TypeError, ValueError: The object is of another kind.
+    """
+    return DeltaMeta(**{**facts, "start": tuple(int(layer) for layer in facts["start"])})
+
+
+def read_delta(path: Path) -> tuple[DeltaMeta, dict[str, torch.Tensor]]:
+    """Metadata and tensors of a delta, as they are stored.
+
+    Raises:
+        ModelError: As ``read_meta``.
+    """
+    from safetensors.torch import load_file
+
+    return read_meta(path), load_file(path)
+
+
+def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.Tensor]]:
+    """Metadata and whole tensors of a delta, packed or not; beside blocks and norm there may be ``RANKS``.
+
+    The part of the base below the blocks is not checked here.
+
+    Args:
+        path: From ``save_delta``.
+        base_path: Checkpoint folder of the base, of which a packed delta needs the layers that the blocks
+            start from.
+
+    Raises:
+        ModelError: A file is unreadable.
+        FingerprintError: A packed delta belongs to other layers than the base has.
+    """
+    from flexspec_mq.models.draft.packing import unpack
+
+    meta, tensors = read_delta(path)
+    if meta.bits is None:
+        return meta, tensors
+    layers = read_start(base_path, meta.start)
+    check_fingerprint(meta.start_fingerprint, start_fingerprint(layers), path, base_path)
+    return meta, unpack(tensors, layers, meta.n, meta.start, meta.bits)
+
+
+def check_fingerprint(expected: str | None, found: str, delta_path: Path, base_path: Path) -> None:
+    """Refuse a base that the delta was not trained on.
+
+    Raises:
+        FingerprintError: The fingerprints differ.
+    """
+    if found != expected:
+        raise FingerprintError(
+            f"{delta_path} was trained on another base than {base_path}: "
+            f"expected fingerprint {expected}, found {found}",
+            hint="use the base it was made for, or train a draft for this one with `flexspec draft train`",
+        )
+
+
+def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
+    """Some tensors of a checkpoint folder, in one file or in many.
+
+    Raises:
+        ModelError: The folder has no readable safetensors weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / f"{WEIGHTS}.index.json"
+    files = {WEIGHTS}
+    tensors = {}
+    try:
+        if index.exists():
+            where: dict[str, str] = json.loads(index.read_text())["weight_map"]
+            files = {file for name, file in where.items() if wanted(name)}
+        for file in sorted(files):
+            with safe_open(folder / file, framework="pt") as opened:
+                tensors.update({name: opened.get_tensor(name) for name in opened.keys() if wanted(name)})  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
+        ) from error
+    return tensors
+
+
+def _is_shared(name: str, n: int) -> bool:
+    if name.startswith("model.layers."):
+        return int(name.split(".")[2]) < n
+    return name in {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    import torch
+
+    whole = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        whole.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return whole.hexdigest()

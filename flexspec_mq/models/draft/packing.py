@@ -1,0 +1,229 @@
+"""A smaller delta: matrices as the difference to the layer they started from, in 4 or 8 bits a weight.
+
+Training moves a block's weights a little, so their difference to the start needs fewer bits than they do.
+Each row is cut into groups of 64 columns, each with a float16 scale, and weights are rounded to whole
+multiples of it, symmetric around 0 (the plain form of the block formats of GGUF, without their zero points).
+What is small anyway, the norms, is stored whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.draft.delta import (
+    DeltaMeta,
+    read_delta,
+    read_start,
+    save_delta,
+    start_fingerprint,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+GROUP = 64
+WIDTHS = (4, 8)
+LEVELS, SCALES = ".levels", ".scales"
+_LARGEST = 60_000.0
+"""Scales above this are refused: float16 ends at 65,504."""
+
+
+def quantise(matrix: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round a matrix to few bits.
+
+    No weight moves by more than half its group's scale, and a scale exceeds the group's largest magnitude /
+    (2^(bits-1) - 1) only by float16's rounding, upwards.
+
+    Args:
+        matrix: Floats, shape ``(rows, columns)``.
+        bits: 4 or 8.
+
+    Returns:
+        Levels, uint8 of shape ``(rows, columns)``, or for 4 bits two to a byte, the lower half first,
+        ``(rows, ceil(columns / 2))``; 2^(bits-1) is added to each, so that they are not negative. Scales,
+        float16 of shape ``(rows, ceil(columns / 64))``.
+
+    Raises:
+        ModelError: A weight is not finite, or too large for a float16 scale.
+    """
+    top = _top(bits)
+    rows, columns = matrix.shape
+    groups = -(-columns // GROUP)
+    cut = torch.zeros(rows, groups * GROUP)
+    cut[:, :columns] = matrix
+    cut = cut.view(rows, groups, GROUP)
+    wanted = cut.abs().amax(-1) / top
+    if not bool((wanted < _LARGEST).all()):
+        raise ModelError("a weight is not finite or too large to be packed", hint="train with a lower rate")
+    scales = _half_upwards(wanted)
+    step = scales.float()
+    levels = torch.where(step[..., None] > 0, cut / step.clamp_min(1e-30)[..., None], 0.0)
+    whole = (levels.round().clamp(-top, top) + (top + 1)).to(torch.uint8).view(rows, -1)[:, :columns]
+    return (_pairs(whole) if bits == 4 else whole.contiguous()), scales
+
+
+def dequantise(levels: torch.Tensor, scales: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
+    """What ``quantise`` rounded a matrix of so many columns to, float32.
+
+    Raises:
+        ModelError: The shapes do not belong together.
+    """
+    top = _top(bits)
+    stored = -(-columns // 2) if bits == 4 else columns
+    shapes = (levels.shape[0], stored), (levels.shape[0], -(-columns // GROUP))
+    if levels.dtype != torch.uint8 or (tuple(levels.shape), tuple(scales.shape)) != shapes:
+        raise ModelError("a packed matrix has another shape than the layer it started from")
+    if bits == 4:
+        levels = torch.stack((levels & 15, levels >> 4), dim=-1).view(levels.shape[0], -1)[:, :columns]
+    steps = scales.float().repeat_interleave(GROUP, dim=1)[:, :columns]
+    return (levels.float() - (top + 1)) * steps
+
+
+def pack(
+    tensors: Mapping[str, torch.Tensor],
+    layers: Mapping[str, torch.Tensor],
+    n: int,
+    start: Sequence[int],
+    bits: int,
+) -> dict[str, torch.Tensor]:
+    """Replace the matrices of trained blocks by levels and scales of what training added to them.
+
+    Args:
+        tensors: Of a delta that is not packed.
+        layers: The base's layers ``start``, with the base's names.
+        n: Backbone layers.
+        start: The layers that the blocks started from, bottom up.
+        bits: 4 or 8.
+
+    Raises:
+        ModelError: A matrix has no counterpart of its shape in the base, or cannot be packed.
+    """
+    packed = {}
+    for name, tensor in tensors.items():
+        origin = _origin(name, n, start)
+        if origin is None or tensor.ndim != 2:
+            packed[name] = tensor
+            continue
+        if origin not in layers or layers[origin].shape != tensor.shape:
+            raise ModelError(f"the base has no {origin} of the shape of {name}")
+        levels, scales = quantise(tensor.float() - layers[origin].float(), bits)
+        packed[name + LEVELS], packed[name + SCALES] = levels, scales
+    return packed
+
+
+def unpack(
+    tensors: Mapping[str, torch.Tensor],
+    layers: Mapping[str, torch.Tensor],
+    n: int,
+    start: Sequence[int],
+    bits: int,
+) -> dict[str, torch.Tensor]:
+    """Undo ``pack``, up to its rounding; matrices become bfloat16.
+
+    Raises:
+        ModelError: The tensors do not belong to these layers.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALES):
+            continue
+        if not name.endswith(LEVELS):
+            whole[name] = tensor
+            continue
+        plain = name.removesuffix(LEVELS)
+        origin = _origin(plain, n, start) or ""
+        if origin not in layers or plain + SCALES not in tensors:
+            raise ModelError(f"the delta has {name}, but its scales or its layer of the base are missing")
+        base = layers[origin].float()
+        added = dequantise(tensor, tensors[plain + SCALES], base.shape[1], bits)
+        if added.shape != base.shape:
+            raise ModelError("a packed matrix has another shape than the layer it started from")
+        whole[plain] = (base + added).bfloat16()
+    return whole
+
+
+def relative_error(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> float:
+    """Root of summed squared errors of all matrices, in that of the weights themselves."""
+    wrong = size = 0.0
+    for name, tensor in before.items():
+        if tensor.ndim == 2:
+            wrong += float((after[name].double() - tensor.double()).square().sum())
+            size += float(tensor.double().square().sum())
+    return (wrong / size) ** 0.5 if size else 0.0
+
+
+def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> tuple[float, float]:
+    """Write a packed delta.
+
+    Args:
+        delta_path: A delta that is not packed yet.
+        base_path: Checkpoint folder of the base that it was trained on.
+        out: The file to write.
+        bits: 4 or 8.
+
+    Returns:
+        ``relative_error`` of the whole matrices, and of what training added to them.
+
+    Raises:
+        ModelError: A file is unreadable, or packed already.
+    """
+    meta, tensors = read_delta(delta_path)
+    if meta.bits is not None:
+        raise ModelError(
+            f"{delta_path} is packed already, in {meta.bits} bits", hint="pack the delta of the training"
+        )
+    layers = read_start(base_path, meta.start)
+    packed = pack(tensors, layers, meta.n, meta.start, bits)
+    save_delta(out, packed, replace(meta, bits=bits, start_fingerprint=start_fingerprint(layers)))
+    after = unpack(packed, layers, meta.n, meta.start, bits)
+    return relative_error(tensors, after), relative_error(
+        *(_added(side, layers, meta) for side in (tensors, after))
+    )
+
+
+def _added(
+    tensors: Mapping[str, torch.Tensor], layers: Mapping[str, torch.Tensor], meta: DeltaMeta
+) -> dict[str, torch.Tensor]:
+    """What training added to each matrix."""
+    origins = {
+        name: _origin(name, meta.n, meta.start) for name, tensor in tensors.items() if tensor.ndim == 2
+    }
+    return {
+        name: tensors[name].float() - layers[origin].float() for name, origin in origins.items() if origin
+    }
+
+
+def _origin(name: str, n: int, start: Sequence[int]) -> str | None:
+    """The base's name of the tensor that one of a block started from; None for what is not in a block."""
+    parts = name.split(".")
+    if parts[:2] != ["model", "layers"]:
+        return None
+    block = int(parts[2]) - n
+    if not 0 <= block < len(start):
+        raise ModelError(f"the delta has {name}, but only {len(start)} blocks above {n} layers")
+    return ".".join((*parts[:2], str(start[block]), *parts[3:]))
+
+
+def _top(bits: int) -> int:
+    if bits not in WIDTHS:
+        raise UsageError(f"a delta cannot be packed in {bits} bits", hint="choose 4 or 8")
+    return (1 << (bits - 1)) - 1
+
+
+def _half_upwards(values: torch.Tensor) -> torch.Tensor:
+    """The least float16 that is not below each non-negative value: the largest weight keeps its level."""
+    half = values.half()
+    above = (half.view(torch.int16) + 1).view(torch.float16)
+    return torch.where(half.float() < values, above, half)
+
+
+def _pairs(levels: torch.Tensor) -> torch.Tensor:
+    """Two levels to a byte; an odd last column stands alone."""
+    if levels.shape[1] % 2:
+        levels = torch.nn.functional.pad(levels, (0, 1), value=8)
+    return (levels[:, ::2] | (levels[:, 1::2] << 4)).contiguous()
