@@ -1,7 +1,8 @@
 """Text for training: the target answers prompts itself, many at a time, at the temperatures it will serve.
 
-White-box distillation on the target's own text beats any other text of the same size, because that is what the
-draft will be asked to continue. Tokens are chosen by the product's own dice, so a row is what a worker would write.
+White-box distillation on the target's own text beats any other text of the same size, because that is what
+the draft will be asked to continue. Tokens are chosen by the product's own dice, so a row is what a worker
+would write.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -33,21 +35,28 @@ class Order:
         temperature: of the sampling; 0 takes the likeliest token.
         top_p: of the sampling.
         limit: tokens to write at most.
-        seed: of the dice; by default made from prompt and temperature, so that the text is a function of these.
+        seed: of the dice, which are made from it, prompt and temperature: the text is a function of the
+            order.
+
+    Raises:
+        UsageError: the prompt is empty, or no token may be written.
     """
 
     prompt: tuple[int, ...]
     temperature: float
     top_p: float = 1.0
     limit: int = 192
-    seed: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what would never end."""
+        if not self.prompt or self.limit < 1:
+            raise UsageError("a text needs a prompt and room for a token")
 
     def params(self) -> SamplingParams:
         """How tokens are chosen."""
-        seed = self.seed
-        if seed is None:
-            key = f"{self.temperature} {' '.join(map(str, self.prompt))}".encode()
-            seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+        key = f"{self.seed} {self.temperature} {' '.join(map(str, self.prompt))}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
         return SamplingParams(self.temperature, 0, self.top_p, seed)
 
 

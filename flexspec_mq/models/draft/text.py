@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
@@ -111,8 +112,74 @@ def load_text(path: Path) -> TextRows:
 
 
 def save_text(path: Path, rows: TextRows) -> None:
-    """Write rows as ``load_text`` reads them."""
+    """Write rows as ``load_text`` reads them; replaces the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path, ids=rows.ids, start=rows.start, prompt_len=rows.prompt_len, temperature=rows.temperature
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    arrays = {name: getattr(rows, name) for name in ("ids", "start", "prompt_len", "temperature")}
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.replace(path)
+
+
+def make_rows(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], temperatures: Sequence[float]
+) -> TextRows:
+    """Rows from lists of ids; one temperature for each."""
+    whole = [np.asarray([*prompt, *answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+    ids = np.concatenate(whole) if whole else np.zeros(0, dtype=np.int64)
+    narrow = np.uint16 if not len(ids) or ids.max() < 2**16 else np.int32
+    return TextRows(
+        ids=ids.astype(narrow),
+        start=np.cumsum([0, *map(len, whole)], dtype=np.int64),
+        prompt_len=np.asarray([len(prompt) for prompt in prompts], dtype=np.int32),
+        temperature=np.asarray(temperatures, dtype=np.float32),
     )
+
+
+def concat(parts: Sequence[TextRows]) -> TextRows:
+    """All rows of several texts, in order; at least one text. A single one comes back as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(part.start[-1] for part in parts)])
+    starts = [part.start[:-1] + end for part, end in zip(parts, ends[:-1], strict=True)]
+    return TextRows(
+        ids=np.concatenate([part.ids[: part.start[-1]] for part in parts]),
+        start=np.concatenate([*starts, ends[-1:]]).astype(np.int64),
+        prompt_len=np.concatenate([part.prompt_len for part in parts]),
+        temperature=np.concatenate([part.temperature for part in parts]),
+    )
+
+
+def load_texts(paths: Sequence[Path]) -> TextRows:
+    """Read and join several files of rows.
+
+    Raises:
+        ModelError: As ``load_text``.
+    """
+    return concat([load_text(path) for path in paths])
+
+
+def token_ranks(text: TextRows, rows: Sequence[int], first: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Ids of a text by how much a draft needs them: ``first``, then by falling frequency in the answers.
+
+    Ids that only prompts have come last, by their frequency there; equal ones by number. Ids that the text
+    has not are left out.
+
+    Args:
+        text: Target-written rows.
+        rows: Those that count.
+        first: Ids that come first whatever their frequency: the ends of a text and other special ones.
+    """
+    answers = [text.row(row)[text.prompt_len[row] :] for row in rows]
+    prompts = [text.row(row)[: text.prompt_len[row]] for row in rows]
+    size = 1 + max([0, *(int(part.max()) for part in (*answers, *prompts) if len(part)), *first])
+    in_answers, in_prompts = (np.zeros(size, dtype=np.int64) for _ in range(2))
+    for part in answers:
+        in_answers += np.bincount(part, minlength=size)
+    for part in prompts:
+        in_prompts += np.bincount(part, minlength=size)
+    # The most significant key is the last one.
+    order = np.lexsort((np.arange(size), -in_prompts, -in_answers))
+    leading = dict.fromkeys(first)
+    rest = [int(i) for i in order if (in_answers[i] or in_prompts[i]) and int(i) not in leading]
+    return np.asarray([*leading, *rest], dtype=np.int32)
