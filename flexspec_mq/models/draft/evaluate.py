@@ -75,6 +75,14 @@ class Acceptance:
         """Tokens committed per round on greedy answers; the end of an answer cuts its last round short."""
         return self.round_tokens / max(1, self.rounds)
 
+    def add(self, other: Acceptance) -> None:
+        """Take in what other rows gave."""
+        self.positions += other.positions
+        self.matches += other.matches
+        self.overlap_sum += other.overlap_sum
+        self.round_tokens += other.round_tokens
+        self.rounds += other.rounds
+
     def figures(self) -> dict[str, float]:
         """What is worth printing and keeping."""
         return {
@@ -145,9 +153,7 @@ def cached_rows(cache: StateCache, rows: Sequence[int]) -> Iterator[Replay]:
         )
 
 
-def fresh_rows(
-    base: nn.Module, n: int, text: TextRows, on_row: Callable[[], None] = lambda: None
-) -> Iterator[Replay]:
+def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
     """Rows whose states are computed now, one by one."""
     for row in range(len(text)):
         ids = torch.from_numpy(text.row(row))
@@ -155,7 +161,6 @@ def fresh_rows(
         first = int(text.prompt_len[row])
         greedy = bool(text.temperature[row] == 0)
         yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:], greedy)
-        on_row()
 
 
 @torch.inference_mode()
