@@ -9,15 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.draft import default_delta_path, export, materialise
-from flexspec_mq.models.draft.artifact import (
-    MARKER,
+from flexspec_mq.models.draft.artifact import MARKER, read_marker
+from flexspec_mq.models.draft.delta import (
+    RANKS,
     DeltaMeta,
     base_fingerprint,
+    load_delta,
     read_delta,
     read_meta,
     save_delta,
@@ -32,6 +35,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from flexspec_mq.models.draft.architecture import build_draft, trained_parameters
 
 N = 2
+START = (3,)
 
 
 def save_base(folder: Path, seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
@@ -67,7 +71,7 @@ def some_delta(folder: Path) -> Path:
 
 
 def save_trained(path: Path, folder: Path, draft: PreTrainedModel) -> Path:
-    meta = DeltaMeta(base_fingerprint(folder, N), N, {"steps": 7})
+    meta = DeltaMeta(base_fingerprint(folder, N), N, START, {"steps": 7})
     return save_delta(path, dict(trained_parameters(draft, N)), meta)
 
 
@@ -90,6 +94,28 @@ def test_the_materialised_draft_computes_what_was_trained(tmp_path: Path, *, tie
     assert len(shared) == 2 * 9 + 1
     assert all(torch.equal(tensors[name], of_base[name]) for name in shared)
     assert (folder / "tokenizer.json").exists()
+
+
+def test_several_blocks_ranks_and_confidence_reach_the_device(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    draft = build_draft(base, 1, (1, 3, 2))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for _, parameter in trained_parameters(draft, 1):
+            parameter.add_(torch.randn_like(parameter) / 10)
+    confidence = {"basis": 1, "weights": [0.5] * 10}
+    meta = DeltaMeta(base_fingerprint(tmp_path / "base", 1), 1, (1, 3, 2), confidence=confidence)
+    ranks = torch.tensor([2, 0, 60], dtype=torch.int32)
+    delta = save_delta(tmp_path / "d", {**dict(trained_parameters(draft, 1)), RANKS: ranks}, meta)
+    assert torch.equal(load_delta(delta, tmp_path / "base")[1][RANKS], ranks)
+    folder = materialise(tmp_path / "base", delta, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    ids = torch.randint(0, 61, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, draft(input_ids=ids).logits)
+    assert np.load(folder / "token_ranks.npy").tolist() == [2, 0, 60]
+    assert RANKS not in load_file(folder / "model.safetensors")
+    assert json.loads((folder / MARKER).read_text())["confidence"] == confidence
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
@@ -160,15 +186,16 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_delta_says_what_it_is_and_others_are_refused(tmp_path: Path) -> None:
     delta = some_delta(tmp_path)
     meta, tensors = read_delta(delta)
-    assert meta == DeltaMeta(base_fingerprint(tmp_path / "base", N), N, {"steps": 7})
+    assert meta == DeltaMeta(base_fingerprint(tmp_path / "base", N), N, START, {"steps": 7})
     assert len(tensors) == 9 + 1
     assert all(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
     for wrong in ("none", "base/config.json", "base/model.safetensors"):
         with pytest.raises(ModelError, match="not a draft delta"):
             read_meta(tmp_path / wrong)
-    save_delta(tmp_path / "later", tensors, DeltaMeta("x", N, {}, 2))
-    with pytest.raises(ModelError, match="format 2"):
-        read_meta(tmp_path / "later")
+    for version, what in ((3, "upgrade"), (1, "train the draft again")):
+        save_delta(tmp_path / "other", tensors, DeltaMeta("x", N, START, format_version=version))
+        with pytest.raises(ModelError, match=what):
+            read_meta(tmp_path / "other")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="cannot read weights"):
         base_fingerprint(tmp_path / "empty", N)
@@ -176,7 +203,7 @@ def test_a_delta_says_what_it_is_and_others_are_refused(tmp_path: Path) -> None:
 
 def test_the_shipped_delta_is_whole() -> None:
     meta, tensors = read_delta(default_delta_path())
-    assert meta.n == 4
+    assert (meta.n, meta.start, meta.bits) == (4, (29,), None)
     assert meta.training["step"] > 0
     assert {name.split(".")[1] for name in tensors} == {"layers", "norm"}
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
@@ -196,6 +223,9 @@ def test_the_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert args.func(args) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert json.loads((out / MARKER).read_text())["training"] == {"steps": 7}
+    assert read_marker(out) == read_meta(delta)
+    with pytest.raises(ModelError, match="not an exported draft"):
+        read_marker(tmp_path / "base")
 
 
 def test_training_needs_a_budget() -> None:
@@ -204,7 +234,7 @@ def test_training_needs_a_budget() -> None:
         args.func(args)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["collect", "train", "evaluate", "calibrate", "pack", "export"])
 def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(command, "--help")

@@ -20,17 +20,21 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft import materialise, session
 from flexspec_mq.models.draft.architecture import load_causal_lm
-from flexspec_mq.models.draft.artifact import DeltaMeta, read_meta, save_delta
+from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta, save_delta
 from flexspec_mq.models.draft.evaluate import write_answers
 from flexspec_mq.models.draft.schedule import TrainConfig
-from flexspec_mq.models.draft.session import TrainFiles, read_prompts, train_draft
+from flexspec_mq.models.draft.prompts import read_prompts
+from flexspec_mq.models.draft.session import Saving, TrainFiles, train_draft
 from flexspec_mq.models.draft.text import TextRows, load_text, save_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+ROWS = 300
 WORDS = [f"w{i}" for i in range(58)]
-CONFIG = TrainConfig(n=2, max_steps=12, step_tokens=200, first_rows=60, common_ids=30, extra_ids=10)
+CONFIG = TrainConfig(
+    n=2, start=(3,), max_steps=12, step_tokens=200, first_rows=60, common_ids=30, extra_ids=10
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +64,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = "<s> {% for m in messages %}{{ m['content'] }} </s> {% endfor %}"
     tokenizer.save_pretrained(folder / "base")
     rng = np.random.default_rng(0)
-    length = rng.integers(10, 20, 150)
+    length = rng.integers(10, 20, ROWS)
     start = np.cumsum([0, *length], dtype=np.int64)
     ids = rng.integers(0, 61, int(start[-1]), dtype=np.int64)
-    prompt_len, temperature = np.full(150, 4, dtype=np.int32), np.zeros(150, dtype=np.float32)
+    prompt_len, temperature = np.full(ROWS, 4, dtype=np.int32), np.zeros(ROWS, dtype=np.float32)
     save_text(folder / "text.npz", TextRows(ids, start, prompt_len, temperature))
     (folder / "prompts.jsonl").write_text('{"prompt": "w1 w2"}\n{"turns": ["w3 w4 w5 w6", "w7"]}\n')
     return folder
@@ -81,7 +85,7 @@ def test_train_evaluate_and_export_work_together(
 ) -> None:
     base, delta = files / "base", tmp_path / "out" / "d.safetensors"
     train = ["--base", base, "--text", files / "text.npz", "--cache", tmp_path / "cache", "--out", delta]
-    assert run("train", *train, "--layers", 2, "--steps", 12, "--first-rows", 60) == 0
+    assert run("train", *train, "--layers", 2, "--blocks", 2, "--steps", 12, "--first-rows", 60) == 0
     reached = json.loads(capsys.readouterr().out)
     facts = read_meta(delta).training
     assert facts["step"] == 12
@@ -105,7 +109,7 @@ def test_train_evaluate_and_export_work_together(
 def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: Path) -> None:
     def where(name: str) -> TrainFiles:
         return TrainFiles(
-            files / "base", files / "text.npz", tmp_path / f"cache-{name}", tmp_path / f"{name}.st"
+            files / "base", (files / "text.npz",), tmp_path / f"cache-{name}", tmp_path / f"{name}.st"
         )
 
     asked = 0
@@ -115,10 +119,10 @@ def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: P
         asked += 1
         return asked > 9
 
-    assert train_draft(where("whole"), CONFIG, save_seconds=60, should_stop=lambda: False) is not None
-    assert train_draft(where("torn"), CONFIG, save_seconds=60, should_stop=stop_soon) is None
+    assert train_draft(where("whole"), CONFIG, Saving(), should_stop=lambda: False) is not None
+    assert train_draft(where("torn"), CONFIG, Saving(), should_stop=stop_soon) is None
     assert 0 < read_meta(where("torn").out).training["step"] < 12
-    assert train_draft(where("torn"), CONFIG, save_seconds=60, should_stop=lambda: False) is not None
+    assert train_draft(where("torn"), CONFIG, Saving(), should_stop=lambda: False) is not None
     whole = materialise(files / "base", where("whole").out, tmp_path / "a") / "model.safetensors"
     torn = materialise(files / "base", where("torn").out, tmp_path / "b") / "model.safetensors"
     assert whole.read_bytes() == torn.read_bytes()
@@ -134,9 +138,9 @@ def test_preliminary_deltas_appear_while_training(
         return save_delta(path, tensors, meta)
 
     monkeypatch.setattr(session, "save_delta", spy)
-    where = TrainFiles(files / "base", files / "text.npz", tmp_path / "cache", tmp_path / "d")
-    train_draft(where, CONFIG, save_seconds=0, should_stop=lambda: False)
-    assert steps == [*range(1, 13), 12]
+    where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
+    train_draft(where, CONFIG, Saving(0), should_stop=lambda: False)
+    assert steps == [*range(1, 13), 12, 12]  # the last one with a confidence
 
 
 def test_batched_answers_are_those_of_each_prompt_alone(files: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flexspec_mq.errors import ModelError
 
@@ -16,8 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flexspec_mq.models.draft.architecture import (
     build_draft,
+    check_start,
     check_llama_like,
     run_head,
+    start_layers,
     teacher_states,
     trained_parameters,
 )
@@ -25,13 +29,14 @@ from flexspec_mq.models.draft.cache import StateCache, batches, collect
 from flexspec_mq.models.draft.evaluate import cached_rows, count_rounds, replay
 from flexspec_mq.models.draft.losses import Head, distil, hybrid_weight, sampled_head
 from flexspec_mq.models.draft.schedule import TrainConfig, pass_batches, row_order
-from flexspec_mq.models.draft.text import TextRows, load_text, save_text
+from flexspec_mq.models.draft.text import TextRows, concat, load_text, save_text
 from flexspec_mq.models.draft.train import Stopped, Trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 VOCABULARY, WIDTH, N = 97, 32, 2
+WAYS = ("spread", "next", "last")
 
 
 def tiny_base(seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
@@ -62,10 +67,11 @@ def some_text(rows: int = 120) -> TextRows:
     )
 
 
-def trainer(folder: Path, base: LlamaForCausalLM, stop_at: int | None = None, **options: float) -> Trainer:
+def trainer(folder: Path, base: LlamaForCausalLM, stop_at: int | None = None, **options: object) -> Trainer:
     config = TrainConfig(
         **{  # type: ignore[arg-type]
             "n": N,
+            "start": (3,),
             "max_steps": 24,
             "step_tokens": 200,
             "warmup_steps": 2,
@@ -238,6 +244,62 @@ def test_one_prompt_is_never_on_both_sides() -> None:
     assert sorted(train + kept) == list(range(300))
 
 
+@given(depth=st.integers(2, 40), n=st.integers(1, 39), blocks=st.integers(1, 8), how=st.sampled_from(WAYS))
+def test_blocks_start_from_different_layers_above_the_backbone_and_end_with_the_last(
+    depth: int, n: int, blocks: int, how: str
+) -> None:
+    if not (n < depth and blocks <= depth - n):
+        with pytest.raises(ModelError, match="do not fit"):
+            start_layers(n, blocks, how, depth)
+        return
+    start = start_layers(n, blocks, how, depth)
+    assert list(start) == sorted(set(start))
+    assert len(start) == blocks
+    assert n <= start[0]
+    assert start[-1] == depth - 1
+    check_start(n, start, depth)
+
+
+def test_starts_that_a_base_has_not_are_refused() -> None:
+    assert start_layers(8, 4, "spread", 30) == (13, 18, 23, 29)
+    assert start_layers(8, 4, "next", 30) == (8, 9, 10, 29)
+    assert start_layers(8, 4, "last", 30) == (26, 27, 28, 29)
+    with pytest.raises(ModelError, match="spread, next or last"):
+        start_layers(8, 4, "first", 30)
+    for start, what in (((), "needs a trained block"), ((4,), "no layer 4"), ((-1,), "no layer -1")):
+        with pytest.raises(ModelError, match=what):
+            check_start(N, start, 4)
+
+
+def test_several_blocks_are_copies_of_the_layers_that_they_start_from() -> None:
+    base = tiny_base()
+    draft = build_draft(base, 1, (3, 1, 3))
+    assert draft.config.num_hidden_layers == 4
+    theirs, ours = base.state_dict(), draft.state_dict()
+    for place, source in enumerate((0, 3, 1, 3)):
+        name = "mlp.up_proj.weight"
+        assert torch.equal(ours[f"model.layers.{place}.{name}"], theirs[f"model.layers.{source}.{name}"])
+    places = {int(name.split(".")[2]) for name, _ in trained_parameters(draft, 1) if "layers" in name}
+    assert places == {1, 2, 3}
+
+
+def test_a_training_of_another_shape_is_not_resumed(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_base(), max_steps=1)
+    run.run()
+    run.save(tmp_path / "state")
+    other = trainer(tmp_path, tiny_base(), start=(2, 3))
+    with pytest.raises(ModelError, match="other layers"):
+        other.resume(tmp_path / "state")
+
+
+def test_joined_texts_keep_rows_and_one_text_its_digest() -> None:
+    text = some_text(9)
+    parts = [text.take(range(4)), text.take(range(4, 9))]
+    assert concat(parts).digest() == text.digest()
+    assert concat([text]) is text
+    assert (concat(parts).prompt_len == text.prompt_len).all()
+
+
 def test_a_pass_takes_every_row_once_and_respects_the_step() -> None:
     text = some_text()
     plan = pass_batches(range(100), text, 60, (0, 3))
@@ -249,7 +311,9 @@ def test_a_pass_takes_every_row_once_and_respects_the_step() -> None:
 
 
 def test_budget_and_rate() -> None:
-    config = TrainConfig(max_steps=100, max_seconds=10.0, warmup_steps=10, learning_rate=1.0, final_rate=0.1)
+    config = TrainConfig(
+        N, (3,), max_steps=100, max_seconds=10.0, warmup_steps=10, learning_rate=1.0, final_rate=0.1
+    )
     assert config.progress(50, 2.0) == 0.5
     assert config.progress(50, 9.0) == 0.9
     assert config.progress(500, 0.0) == 1.0

@@ -1,50 +1,39 @@
-"""Training and measuring from files to files: what the commands do, with a progress bar or log lines."""
+"""Training from files to files, with progress, preliminary deltas, a history and a picture of it."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.draft.architecture import (
-    build_draft,
-    lm_head_weight,
-    load_causal_lm,
-    trained_parameters,
-)
-from flexspec_mq.models.draft.artifact import (
-    DeltaMeta,
-    base_fingerprint,
-    check_fingerprint,
-    default_delta_path,
-    read_delta,
-    save_delta,
-)
+from flexspec_mq.models.draft.architecture import check_llama_like, lm_head_weight
 from flexspec_mq.models.draft.cache import StateCache
-from flexspec_mq.models.draft.evaluate import Acceptance, cached_rows, fresh_rows, replay, write_answers
-from flexspec_mq.models.draft.text import TextRows, load_text, save_text
+from flexspec_mq.models.draft.calibrate import calibrate, calibrated
+from flexspec_mq.models.draft.coupling import TEMPERATURES, coupled
+from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, base_fingerprint, save_delta
+from flexspec_mq.models.draft.evaluate import Acceptance, cached_rows, replay
+from flexspec_mq.models.draft.history import History
+from flexspec_mq.models.draft.measuring import spread
+from flexspec_mq.models.draft.plot import can_draw, draw
+from flexspec_mq.models.draft.shown import shown
+from flexspec_mq.models.draft.text import load_texts, token_ranks
 from flexspec_mq.models.draft.train import Progress, Stopped, Trainer
+from flexspec_mq.models.load import load_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from transformers import PreTrainedModel
-
     from flexspec_mq.models.draft.schedule import TrainConfig
+    from flexspec_mq.models.load import LoadedModel
 
 log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
-LOG_SECONDS = 20.0
 HELD_OUT_ROWS = 60
 
 
@@ -54,13 +43,14 @@ class TrainFiles:
 
     Attributes:
         base: Checkpoint folder of the base.
-        text: Target-written rows, ``.npz``.
+        texts: Target-written rows, ``.npz``.
         cache: Folder for the teacher's states.
-        out: The delta; ``<out>.state`` beside it holds what resuming needs.
+        out: The delta. Beside it: ``<out>.state``, what resuming needs; ``<out>.history.csv`` and
+            ``<out>.svg``, how the training went.
     """
 
     base: Path
-    text: Path
+    texts: tuple[Path, ...]
     cache: Path
     out: Path
 
@@ -69,35 +59,42 @@ class TrainFiles:
         """What resuming needs."""
         return self.out.with_name(self.out.name + ".state")
 
+    @property
+    def history(self) -> Path:
+        """Loss and acceptance by step."""
+        return self.out.with_name(self.out.name + ".history.csv")
+
+    @property
+    def picture(self) -> Path:
+        """The history, drawn."""
+        return self.out.with_name(self.out.name + ".svg")
+
 
 @dataclass(frozen=True, slots=True)
-class EvaluateFiles:
-    """What is measured, and on what: held-out rows of ``text``, or answers to ``prompts``.
+class Saving:
+    """When a training writes what.
 
     Attributes:
-        base: Checkpoint folder of the base.
-        delta: A trained delta; None for the one that ships.
-        text: Target-written rows, ``.npz``.
-        prompts: JSON lines with ``prompt`` or ``turns``.
-        keep: Where the answers to the prompts are kept, ``.npz``.
+        seconds: Time between saved states and preliminary deltas, in seconds of training.
+        history_steps: Steps from one line of the history to the next.
+        calibration_rows: Held-out rows at most that the confidence is fitted to at the end, evenly spread; 0
+            for none.
     """
 
-    base: Path
-    delta: Path | None
-    text: Path | None = None
-    prompts: Path | None = None
-    keep: Path | None = None
+    seconds: float = 300.0
+    history_steps: int = 10
+    calibration_rows: int = HELD_OUT_ROWS
 
 
 def train_draft(
-    files: TrainFiles, config: TrainConfig, *, save_seconds: float, should_stop: Callable[[], bool]
+    files: TrainFiles, config: TrainConfig, saving: Saving, should_stop: Callable[[], bool]
 ) -> Acceptance | None:
     """Train, or go on training, and write the delta.
 
     Args:
         files: Where to read and write.
         config: How to train.
-        save_seconds: Time between saved states and preliminary deltas, in seconds of training.
+        saving: When to write what.
         should_stop: Asked between steps.
 
     Returns:
@@ -106,149 +103,94 @@ def train_draft(
     Raises:
         ModelError: A file is unreadable or does not belong to the others.
     """
-    text = load_text(files.text)
-    base = load_causal_lm(files.base)
+    text = load_texts(files.texts)
+    loaded = load_target(files.base)
+    check_llama_like(loaded.model)
+    if int(text.ids.max()) >= loaded.vocab_size:
+        raise ModelError(
+            f"the text has token {int(text.ids.max())}, the base only {loaded.vocab_size}",
+            hint="train on text that this very model wrote",
+        )
     fingerprint = base_fingerprint(files.base, config.n)
-    width = lm_head_weight(base).shape[1]
+    width = lm_head_weight(loaded.model).shape[1]
     cache = StateCache(files.cache, text, base=fingerprint, n=config.n, width=width)
     saved, saved_step = time.monotonic(), 0
 
     def on_progress(progress: Progress) -> None:
         nonlocal saved, saved_step
-        show(progress, config.progress(progress.step, progress.seconds))
-        if progress.step > saved_step and time.monotonic() - saved > save_seconds:
-            save(trainer)
-            saved, saved_step = time.monotonic(), progress.step
+        show(config.progress(progress.step, progress.seconds), lambda: describe(progress))
+        if progress.step > saved_step:
+            run.history.step(progress, trainer.rate)
+            if time.monotonic() - saved > saving.seconds:
+                run.save()
+                saved, saved_step = time.monotonic(), progress.step
 
-    def save(trainer: Trainer) -> Acceptance:
-        trainer.save(files.state)
-        reached = measure_held_out(trainer)
-        facts = {**asdict(trainer.progress), **reached.figures(), "rows_in_text": len(text)}
-        save_delta(files.out, trainer.tensors(), DeltaMeta(fingerprint, config.n, facts))
-        log.info("saved after %d steps: %s", trainer.progress.step, json.dumps(reached.figures()))
-        return reached
-
-    trainer = Trainer(base, cache, config, on_progress, should_stop)
+    trainer = Trainer(loaded.model, cache, config, on_progress, should_stop)
     if files.state.exists():
         trainer.resume(files.state)
-    with _shown() as show:
+    history = History(files.history, saving.history_steps, trainer.progress.step)
+    run = _Run(
+        files, trainer, history, DeltaMeta(fingerprint, config.n, config.start), _ranks(trainer, loaded)
+    )
+    with shown() as show:
         try:
             trainer.collect(trainer.held_out)
             trainer.run()
         except Stopped:
-            save(trainer)
+            run.save()
             return None
-        return save(trainer)
+    reached = run.save()
+    run.calibrate(saving.calibration_rows)
+    return reached
+
+
+@dataclass(slots=True)
+class _Run:
+    """What a training writes."""
+
+    files: TrainFiles
+    trainer: Trainer
+    history: History
+    meta: DeltaMeta
+    ranks: torch.Tensor
+
+    def save(self) -> Acceptance:
+        """State, preliminary or final delta, and how it went."""
+        trainer, files = self.trainer, self.files
+        trainer.save(files.state)
+        reached = measure_held_out(trainer)
+        self.meta.training.update(
+            {**asdict(trainer.progress), **reached.figures(), "rows_in_text": len(trainer.cache.text)}
+        )
+        self._write(self.meta)
+        self.history.held_out(trainer.progress, trainer.rate, reached)
+        if can_draw():
+            draw(files.history, files.picture)
+        else:
+            log.info("no picture of the training: install with pip install 'flexspec-mq[train]'")
+        log.info("saved after %d steps: %s", trainer.progress.step, json.dumps(reached.figures()))
+        return reached
+
+    def calibrate(self, limit: int) -> None:
+        """Write the final delta again, with a confidence."""
+        rows = _collected(self.trainer, limit)
+        if len(rows) < 2:
+            log.info("no calibrated confidence: %d held-out rows are too few", len(rows))
+            return
+        replays = cached_rows(self.trainer.cache, rows)
+        answers = coupled(self.trainer.draft, self.trainer.config.n, replays, TEMPERATURES)
+        calibration, found = calibrate(list(answers))
+        self._write(calibrated(self.meta, calibration, found))
+        log.info("confidence calibrated: %s\n%s", json.dumps(found.figures()), found.table())
+
+    def _write(self, meta: DeltaMeta) -> None:
+        save_delta(self.files.out, {**self.trainer.tensors(), RANKS: self.ranks}, meta)
 
 
 def measure_held_out(trainer: Trainer, limit: int = HELD_OUT_ROWS) -> Acceptance:
     """Replay held-out rows whose states are collected."""
-    missing = set(trainer.cache.missing(trainer.held_out))
-    rows = _spread([row for row in trainer.held_out if row not in missing], limit)
+    rows = _collected(trainer, limit)
     return replay(trainer.draft, trainer.config.n, cached_rows(trainer.cache, rows))
-
-
-def evaluate_draft(files: EvaluateFiles, *, limit: int, max_new: int, k: int) -> Acceptance:
-    """Measure a delta on text that it was not trained on.
-
-    Args:
-        files: What, and on what.
-        limit: Rows or prompts at most, evenly spread.
-        max_new: Answer tokens at most, when the target answers prompts.
-        k: Draft tokens per round.
-
-    Raises:
-        ModelError: A file is unreadable, or the delta belongs to another base.
-    """
-    delta_path = files.delta or default_delta_path()
-    meta, delta = read_delta(delta_path)
-    check_fingerprint(meta, base_fingerprint(files.base, meta.n), delta_path, files.base)
-    base = load_causal_lm(files.base)
-    draft = build_draft(base, meta.n)
-    with torch.no_grad():
-        for name, parameter in trained_parameters(draft, meta.n):
-            parameter.copy_(delta[name])
-    text = _text_to_replay(files, base, limit, max_new)
-    seen, told = 0, time.monotonic()
-
-    def on_row() -> None:
-        nonlocal seen, told
-        seen += 1
-        if time.monotonic() - told > LOG_SECONDS:
-            told = time.monotonic()
-            log.info("replayed %d of %d answers", seen, len(text))
-
-    return replay(draft, meta.n, fresh_rows(base, meta.n, text, on_row), k)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """First turns of a JSON-lines file with ``prompt`` or ``turns``.
-
-    Raises:
-        ModelError: A line is neither.
-    """
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [str(line["prompt"] if "prompt" in line else line["turns"][0]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(f"cannot read prompts from {path}: {error!r}") from error
-
-
-def _text_to_replay(files: EvaluateFiles, base: PreTrainedModel, limit: int, max_new: int) -> TextRows:
-    if files.text is not None:
-        text = load_text(files.text)
-        return text.take(_spread([int(row) for row in np.flatnonzero(text.is_held_out())], limit))
-    if files.keep is not None and files.keep.exists():
-        return load_text(files.keep)
-    if files.prompts is None:
-        raise ModelError("nothing to measure on", hint="give text or prompts")
-    answered = 0
-    prompts = _spread(read_prompts(files.prompts), limit)
-
-    def on_prompts(count: int) -> None:
-        nonlocal answered
-        answered += count
-        log.info("the target answered %d of %d prompts", answered, len(prompts))
-
-    text = write_answers(base, files.base, prompts, max_new, on_prompts)
-    if files.keep is not None:
-        save_text(files.keep, text)
-    return text
-
-
-def _spread(items: list[_T], limit: int) -> list[_T]:
-    """Up to ``limit`` items, evenly spread."""
-    if len(items) <= limit:
-        return items
-    return [items[i * len(items) // limit] for i in range(limit)]
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[Progress, float], None]]:
-    """A progress bar on a terminal, log lines otherwise."""
-    if not sys.stderr.isatty():
-        yield _log_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    percent, what = TextColumn("{task.percentage:>5.1f} %"), TextColumn("{task.description}")
-    with Bar(BarColumn(), percent, TimeElapsedColumn(), what, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda progress, share: bar.update(task, completed=share, description=describe(progress))
-
-
-def _log_lines() -> Callable[[Progress, float], None]:
-    last = -LOG_SECONDS
-
-    def show(progress: Progress, share: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_SECONDS:
-            last = time.monotonic()
-            log.info("%.1f %% %s", 100 * share, describe(progress))
-
-    return show
 
 
 def describe(progress: Progress) -> str:
@@ -258,3 +200,14 @@ def describe(progress: Progress) -> str:
         f"{progress.tokens} positions trained, {progress.collected} tokens collected, "
         f"{progress.seconds:.0f} s, KL {progress.kl:.3f}, overlap {progress.overlap:.3f}"
     )
+
+
+def _collected(trainer: Trainer, limit: int) -> list[int]:
+    missing = set(trainer.cache.missing(trainer.held_out))
+    return spread([row for row in trainer.held_out if row not in missing], limit)
+
+
+def _ranks(trainer: Trainer, loaded: LoadedModel) -> torch.Tensor:
+    """Ids for a trimmed LM head, those that end or structure a text first."""
+    first = [*loaded.eos, *loaded.tokenizer.all_special_ids]
+    return torch.from_numpy(token_ranks(trainer.cache.text, trainer.train_rows, first))

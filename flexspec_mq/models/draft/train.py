@@ -104,6 +104,11 @@ class Trainer:
         self._weight = lm_head_weight(self.draft)
         self._common = common_ids(cache, config.common_ids)
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def run(self) -> None:
         """Train until the budget is used.
 
