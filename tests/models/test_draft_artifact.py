@@ -16,6 +16,7 @@ import torch
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.draft import default_delta_path, export, materialise
 from flexspec_mq.models.draft.artifact import MARKER, read_marker
+from flexspec_mq.models.draft.cli import add_parser
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,
@@ -25,7 +26,6 @@ from flexspec_mq.models.draft.delta import (
     read_meta,
     save_delta,
 )
-from flexspec_mq.models.draft.cli import add_parser
 
 pytest.importorskip("transformers")
 

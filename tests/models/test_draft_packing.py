@@ -17,7 +17,6 @@ from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
-from tests.models.test_draft_artifact import N, START, save_base, save_trained, trained_draft
 
 from flexspec_mq.models.draft import materialise
 from flexspec_mq.models.draft.architecture import trained_parameters
@@ -34,6 +33,7 @@ from flexspec_mq.models.draft.packing import (
     relative_error,
     unpack,
 )
+from tests.models.test_draft_artifact import START, N, save_base, save_trained, trained_draft
 
 GOLDEN = Path(__file__).parent / "golden" / "packed_delta.safetensors"
 LAYER = "model.layers.{}.mlp.up_proj.weight"
@@ -170,7 +170,7 @@ def test_the_bytes_of_a_packed_delta_do_not_change() -> None:
 
 
 def write_golden() -> None:
-    """Run by hand when the format changes: python -c 'from tests.models.test_draft_packing import write_golden; write_golden()'."""
+    """Run by hand, from the checkout, when the format changes."""
     from flexspec_mq.models.draft.delta import DeltaMeta
 
     tensors, layers = golden_parts()

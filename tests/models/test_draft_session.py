@@ -20,10 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft import materialise, session
 from flexspec_mq.models.draft.architecture import load_causal_lm
-from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta, save_delta
+from flexspec_mq.models.draft.delta import DeltaMeta, read_meta, save_delta
 from flexspec_mq.models.draft.evaluate import write_answers
-from flexspec_mq.models.draft.schedule import TrainConfig
 from flexspec_mq.models.draft.prompts import read_prompts
+from flexspec_mq.models.draft.schedule import TrainConfig
 from flexspec_mq.models.draft.session import Saving, TrainFiles, train_draft
 from flexspec_mq.models.draft.text import TextRows, load_text, save_text
 

@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flexspec_mq.models.draft.architecture import (
     build_draft,
-    check_start,
     check_llama_like,
+    check_start,
     run_head,
     start_layers,
     teacher_states,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.draft.collect import Order, write_texts
 from flexspec_mq.models.draft.prompts import encode_prompts, invitation, read_prompts
@@ -89,8 +89,12 @@ class CollectConfig:
         Raises:
             UsageError: Says what would do.
         """
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise UsageError("temperatures are 0 or more", hint="for example: --temperatures 0 0.7 1")
+        different = len(set(self.temperatures)) == len(self.temperatures) > 0
+        if not different or not 0 <= min(self.temperatures) <= max(self.temperatures) <= 100:
+            raise UsageError(
+                "temperatures are between 0 and 100, each named once",
+                hint="for example: --temperatures 0 0.7 1",
+            )
         if self.shares and (
             len(self.shares) != len(self.temperatures) or min(self.shares) < 0 or sum(self.shares) <= 0
         ):
@@ -98,7 +102,8 @@ class CollectConfig:
                 f"{len(self.shares)} shares do not fit {len(self.temperatures)} temperatures",
                 hint="give one share, 0 or more, for each temperature",
             )
-        if not 0 < self.top_p <= 1 or min(self.max_new, self.max_prompt, self.at_once) < 1 or self.invent < 0:
+        least = min(self.max_new, self.max_prompt, self.at_once, 1 if self.limit is None else self.limit)
+        if not 0 < self.top_p <= 1 or least < 1 or self.invent < 0:
             raise UsageError("top-p is above 0 and at most 1, lengths and numbers of texts are 1 or more")
 
     def temperatures_of(self, prompt: Sequence[int]) -> tuple[float, ...]:
@@ -174,10 +179,7 @@ def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> 
     config, path = writer.config, files.invented
     if not config.invent:
         return []
-    known: dict[int, str] = {}
-    if path.exists():
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        known = {int(line["invented"]): str(line["prompt"]) for line in lines}
+    known = _read_invented(path) if path.exists() else {}
     begin = invitation(model.tokenizer)
     orders = {
         number: Order(
@@ -201,6 +203,16 @@ def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> 
 
     writer.write(list(orders.values()), on_text, save, "prompts invented")
     return [known[number] for number in range(config.invent) if known[number]]
+
+
+def _read_invented(path: Path) -> dict[int, str]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {int(line["invented"]): str(line["prompt"]) for line in lines}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"cannot read invented prompts from {path}: {error!r}", hint="remove the file to invent them anew"
+        ) from error
 
 
 def _answer(writer: _Writer, prompts: Sequence[tuple[int, ...]], had: TextRows | None, out: Path) -> TextRows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -134,10 +134,11 @@ def train_draft(
     )
     with shown() as show:
         try:
-            trainer.collect(trainer.held_out)
+            trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, saving.calibration_rows)))
             trainer.run()
         except Stopped:
-            run.save()
+            trainer.save(files.state)
+            run.keep()  # without measuring, which takes long; `evaluate` can do it
             return None
     reached = run.save()
     run.calibrate(saving.calibration_rows)
@@ -154,15 +155,19 @@ class _Run:
     meta: DeltaMeta
     ranks: torch.Tensor
 
+    def keep(self, **figures: float) -> None:
+        """The delta, with the figures that were measured."""
+        rows = len(self.trainer.cache.text)
+        facts = {**asdict(self.trainer.progress), **figures, "rows_in_text": rows}
+        self.meta = replace(self.meta, training=facts)
+        self._write(self.meta)
+
     def save(self) -> Acceptance:
         """State, preliminary or final delta, and how it went."""
         trainer, files = self.trainer, self.files
-        trainer.save(files.state)
+        trainer.save(files.state)  # before what takes long
         reached = measure_held_out(trainer)
-        self.meta.training.update(
-            {**asdict(trainer.progress), **reached.figures(), "rows_in_text": len(trainer.cache.text)}
-        )
-        self._write(self.meta)
+        self.keep(**reached.figures())
         self.history.held_out(trainer.progress, trainer.rate, reached)
         if can_draw():
             draw(files.history, files.picture)
