@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexspec_mq.errors import FingerprintError, ModelError
+from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.draft.cli import add_parser
 
 pytest.importorskip("transformers")
@@ -20,12 +20,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft import materialise, session
 from flexspec_mq.models.draft.architecture import load_causal_lm
-from flexspec_mq.models.draft.delta import DeltaMeta, read_meta, save_delta
+from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta, save_delta
 from flexspec_mq.models.draft.evaluate import write_answers
+from flexspec_mq.models.draft.history import read_lines
 from flexspec_mq.models.draft.prompts import read_prompts
 from flexspec_mq.models.draft.schedule import TrainConfig
 from flexspec_mq.models.draft.session import Saving, TrainFiles, train_draft
-from flexspec_mq.models.draft.text import TextRows, load_text, save_text
+from flexspec_mq.models.draft.text import TextRows, load_text, make_rows, save_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +105,85 @@ def test_train_evaluate_and_export_work_together(
     assert json.loads(capsys.readouterr().out) == first
     assert run("export", "--base", base, "--delta", delta, "--out", tmp_path / "draft") == 0
     assert (tmp_path / "draft" / "tokenizer.json").exists()
+    assert run("evaluate", "--base", base, "--draft", tmp_path / "draft", *asked) == 0
+    exported = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # The same weights, but transformers may load them into other memory, and bfloat16 sums differ with it.
+    assert exported["overlap"] == pytest.approx(first["overlap"], abs=0.02)
+    assert list(exported["temperatures"]) == ["0", "0.7", "1"]
+
+
+def test_what_a_training_leaves_can_be_calibrated_packed_and_exported(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, delta, text = files / "base", tmp_path / "d", files / "text.npz"
+    where = TrainFiles(base, (text, text), tmp_path / "cache", delta)
+    assert train_draft(where, CONFIG, Saving(), should_stop=lambda: False) is not None
+    lines = read_lines(where.history)
+    assert [line["step"] for line in lines] == [10, 12]
+    assert lines[1]["held_out_overlap"] == pytest.approx(read_meta(delta).training["overlap"], abs=1e-4)
+    assert where.picture.read_text().startswith("<?xml")
+    meta, tensors = read_delta(delta)
+    assert meta.confidence is not None
+    assert meta.training["rows_in_text"] == 2 * ROWS
+    ranks = tensors[RANKS]
+    assert ranks.dtype == torch.int32
+    assert ranks[0] == 2  # the end of a text
+    assert len(set(ranks.tolist())) == len(ranks) == 61
+    assert run("calibrate", "--base", base, "--delta", delta, "--text", text, "--out", tmp_path / "c") == 0
+    table = capsys.readouterr()
+    assert json.loads(table.out)["positions"] % 3 == 0  # three temperatures
+    assert "confidence" in table.err
+    again, kept = read_delta(tmp_path / "c")
+    assert again.confidence is not None
+    assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
+    packed = tmp_path / "p"
+    asked = ["--base", base, "--delta", tmp_path / "c", "--out", packed]
+    assert run("pack", *asked, "--bits", 8, "--text", text) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] == packed.stat().st_size < found["bytes_before"] == (tmp_path / "c").stat().st_size
+    assert found["after"]["overlap"] == pytest.approx(found["before"]["overlap"], abs=0.02)
+    assert read_meta(packed).confidence == again.confidence
+    assert run("export", "--base", base, "--delta", packed, "--out", tmp_path / "draft") == 0
+    assert (tmp_path / "draft" / "token_ranks.npy").exists()
+
+
+def test_starts_are_named_by_a_way_or_a_list(files: Path, tmp_path: Path) -> None:
+    shape = ["--base", files / "base", "--text", files / "text.npz", "--cache", tmp_path / "c", "--steps", 1]
+    asked = ["train", *shape, "--out", tmp_path / "d", "--layers", 1, "--calibration-rows", 0]
+    assert run(*asked, "--start-from", "1,3,2") == 0
+    assert read_meta(tmp_path / "d").start == (1, 3, 2)
+    assert read_meta(tmp_path / "d").confidence is None
+    for wrong, what in (
+        (("--start-from", "1,3", "--blocks", 3), "2 layers for 3 blocks"),
+        (("--start-from", "first"), "neither a way nor a list"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            run(*asked, *wrong)
+    for wrong, what in ((("--start-from", "1,4"), "no layer 4"), (("--blocks", 4), "do not fit")):
+        with pytest.raises(ModelError, match=what):
+            run(*asked, *wrong)
+    with pytest.raises(ModelError, match="no folder"):
+        run("export", "--base", tmp_path / "none", "--out", tmp_path / "out")
+
+
+def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
+    save_text(tmp_path / "t.npz", make_rows([(1, 2)], [(61,)], [0.0]))
+    where = TrainFiles(files / "base", (tmp_path / "t.npz",), tmp_path / "cache", tmp_path / "d")
+    with pytest.raises(ModelError, match="has token 61"):
+        train_draft(where, CONFIG, Saving(), should_stop=lambda: False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_the_library_that_draws_training_goes_on(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "can_draw", lambda: False)
+    caplog.set_level("INFO")
+    where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
+    assert train_draft(where, CONFIG, Saving(), should_stop=lambda: False) is not None
+    assert "flexspec-mq[train]" in caplog.text
+    assert not where.picture.exists()
+    assert read_lines(where.history)
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: Path) -> None:
@@ -138,6 +218,7 @@ def test_preliminary_deltas_appear_while_training(
         return save_delta(path, tensors, meta)
 
     monkeypatch.setattr(session, "save_delta", spy)
+    monkeypatch.setattr(session, "can_draw", lambda: False)  # thirteen pictures take long
     where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
     train_draft(where, CONFIG, Saving(0), should_stop=lambda: False)
     assert steps == [*range(1, 13), 12, 12]  # the last one with a confidence
