@@ -139,7 +139,7 @@ def test_prompts_can_be_trained_on_too(tmp_path: Path) -> None:
 
 def test_a_training_without_budget_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="budget"):
-        trainer(tmp_path, tiny_base(), max_steps=None)  # type: ignore[arg-type]
+        trainer(tmp_path, tiny_base(), max_steps=None)
 
 
 def test_padding_and_neighbours_do_not_reach_a_row() -> None:

@@ -71,9 +71,9 @@ def _acceptance(axes: Axes, lines: Sequence[dict[str, float]]) -> None:
     known = [value for value in rounds if not math.isnan(value)]
     if known:
         title = f"tokens per round at T = 0, held-out: {known[-1]:.2f}"
-        axes.legend(loc="lower right", title=title, fontsize=8, title_fontsize=8)
+        axes.legend(loc="upper left", title=title, fontsize=8, title_fontsize=8)
     else:
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper left", fontsize=8)
 
 
 def _series(lines: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
