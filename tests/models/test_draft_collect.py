@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ pytest.importorskip("transformers")
 
 import torch
 
+from flexspec_mq.models.draft.cli import add_parser
 from flexspec_mq.models.draft.collect import PREFILL, Order, write_texts
 from flexspec_mq.models.draft.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
 from flexspec_mq.models.draft.prompts import encode_prompts, invitation, read_prompts
@@ -222,3 +224,29 @@ def test_ranks_put_special_ids_first_and_answers_before_prompts() -> None:
     assert token_ranks(rows, [0, 1], [2, 0]).tolist() == [2, 0, 4, 5, 9, 7, 8]
     assert token_ranks(rows, [0], []).tolist() == [4, 5, 9, 8]
     assert token_ranks(rows, [0], [11]).dtype == np.int32
+
+
+def test_the_command_tells_what_it_collected(
+    files: CollectFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    flags = ["--temperatures", "0", "1", "--shares", "1", "0", "--max-new", "5", "--limit", "3"]
+    where = [
+        "--base",
+        str(files.base),
+        "--prompts",
+        *map(str, files.prompts),
+        "--out",
+        str(tmp_path / "rows.npz"),
+    ]
+    args = parser.parse_args(["draft", "collect", *where, *flags])
+    assert args.func(args) == 0
+    rows = load_text(tmp_path / "rows.npz")
+    assert json.loads(capsys.readouterr().out) == {
+        "rows": 3,
+        "answer_tokens": int(rows.answer_len.sum()),
+        "tokens": int(rows.length.sum()),
+    }
+    assert not rows.temperature.any()
+    assert max(rows.answer_len) <= 5

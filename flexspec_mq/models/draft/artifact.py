@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -128,6 +126,8 @@ def _write_checkpoint(
                 shutil.copyfile(base_path / name, work / name)
         ranks = tensors.pop(RANKS, None)
         if ranks is not None:
+            import numpy as np
+
             np.save(work / f"{RANKS}.npy", ranks.numpy())
         save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         (work / WEIGHTS).chmod(0o644)
