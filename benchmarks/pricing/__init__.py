@@ -1,0 +1,1 @@
+"""What our choices cost in acceptance and seconds: parts of the benchmarks that price them."""
