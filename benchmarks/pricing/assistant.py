@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.generation.streamers import BaseStreamer
+import transformers
 
 from benchmarks.rounds import Job, Tally
 from flexspec_mq.models.quiet import quiet_transformers
 
 
 @dataclass(slots=True)
-class _Watch(BaseStreamer):  # type: ignore[no-untyped-call]  # transformers' streamers have no types
-    """Sees one text being written.
+class _Watch:
+    """A streamer, as transformers calls them, that sees one text being written.
 
     Attributes:
         prompt: token ids.
@@ -96,7 +95,8 @@ class AssistedRounds:
                 "top_k": identity.top_k,
                 "top_p": identity.top_p,
             }
-        config = GenerationConfig(
+        made: Any = transformers.GenerationConfig  # has no types
+        config = made(
             max_new_tokens=identity.limit,
             eos_token_id=list(identity.eos),
             pad_token_id=identity.eos[0] if identity.eos else 0,
@@ -123,7 +123,7 @@ class AssistedRounds:
 
 def _load(folder: Path, dtype: str, attention: str) -> Any:
     with quiet_transformers():
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
         )
     return model.eval()

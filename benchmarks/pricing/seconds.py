@@ -1,0 +1,122 @@
+"""What answers took, side by side: medians, means, and ratios with intervals over questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.pricing import bootstrap
+from benchmarks.pricing.bootstrap import Floats, Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer.
+
+    Attributes:
+        question: its place.
+        category: the question's.
+        side: who answered.
+        text: what it said.
+        seconds: from request to end.
+        first: seconds to the first piece; None if the text is empty.
+        tokens: completed.
+        drafted, accepted, rounds: as the edge node counted them.
+        bytes_up, bytes_down: MQTT payload.
+    """
+
+    question: int
+    category: str
+    side: str
+    text: str
+    seconds: float
+    first: float | None
+    tokens: int
+    drafted: int
+    accepted: int
+    rounds: int
+    bytes_up: int
+    bytes_down: int
+
+    @classmethod
+    def of_answer(cls, question: int, category: str, side: str, answer: dict[str, Any]) -> Sample:
+        """From what `asking` said."""
+        usage = answer["usage"]
+        own = usage["flexspec"]
+        return cls(
+            question,
+            category,
+            side,
+            answer["text"],
+            answer["seconds"],
+            answer["first"],
+            usage["completion_tokens"],
+            *(own[name] for name in ("drafted", "accepted", "rounds", "bytes_up", "bytes_down")),
+        )
+
+
+def figures(samples: Sequence[Sample]) -> dict[str, Any]:
+    """One side's answers."""
+    seconds = np.array([sample.seconds for sample in samples])
+    first = [sample.first for sample in samples if sample.first is not None]
+    tokens = sum(sample.tokens for sample in samples)
+    drafted = sum(sample.drafted for sample in samples)
+    return {
+        "answers": len(samples),
+        "tokens": tokens,
+        "median_s": float(np.median(seconds)),
+        "mean_s": float(seconds.mean()),
+        "median_first_s": float(np.median(first)) if first else None,
+        "tokens_per_s": tokens / float(seconds.sum()),
+        "tokens_per_round": tokens / max(1, sum(sample.rounds for sample in samples)),
+        "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
+        "bytes_up": float(np.mean([sample.bytes_up for sample in samples])),
+        "bytes_down": float(np.mean([sample.bytes_down for sample in samples])),
+    }
+
+
+def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
+    """Seconds of one side as shares of another's, over the same questions.
+
+    Args:
+        one: one answer to each question.
+        other: likewise.
+        seed: of the bootstrap, which draws questions.
+
+    Raises:
+        ValueError: they did not answer the same questions.
+    """
+    ours = {sample.question: sample.seconds for sample in one}
+    theirs = {sample.question: sample.seconds for sample in other}
+    if set(ours) != set(theirs) or len(ours) != len(one) or len(theirs) != len(other):
+        raise ValueError("not one answer of each side to each question")
+    pairs = np.array([[ours[question], theirs[question]] for question in sorted(ours)])
+    total = bootstrap.of_sums(pairs, lambda sums: sums[:, 0] / sums[:, 1], seed=seed)
+    return {
+        "total": total.scaled(1.0),
+        "median": bootstrap.of_units(pairs, _of_medians, seed=seed).scaled(1.0),
+        "verdict": verdict(total),
+    }
+
+
+def _of_medians(drawn: Floats) -> Floats:
+    middle: Floats = np.median(drawn, axis=1)
+    return middle[:, 0] / middle[:, 1]
+
+
+def verdict(ratio: Interval) -> str:
+    """Whether seconds as a share of another's are a win, a loss, or neither for sure."""
+    if ratio.high < 1.0:
+        return "win"
+    return "loss" if ratio.low > 1.0 else "even"
+
+
+def differing(samples: Sequence[Sample]) -> list[int]:
+    """Questions that not all sides answered with the same text."""
+    texts: dict[int, set[str]] = {}
+    for sample in samples:
+        texts.setdefault(sample.question, set()).add(sample.text)
+    return [question for question, found in texts.items() if len(found) > 1]

@@ -1,0 +1,35 @@
+"""``flexspec-cloud`` whose forwards take longer: a bigger or busier target, as its users would meet it.
+
+    python -m benchmarks.pricing.slow_worker MS …arguments of flexspec-cloud…
+
+Every forward takes MS milliseconds more, whatever shares it, as the weights of a bigger model are
+read once for all rows of a forward. What it decides is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from cloud_worker import model_verifier
+from cloud_worker.__main__ import main
+from cloud_worker.engine import Decided, Engine, Slice
+
+
+def slow_down(seconds: float) -> None:
+    """Have every engine of this process take so much longer for a forward."""
+
+    class SlowEngine(Engine):
+        def step(self, slices: Sequence[Slice]) -> list[Decided]:
+            decided = super().step(slices)
+            time.sleep(seconds)
+            return decided
+
+    vars(model_verifier)["Engine"] = SlowEngine
+
+
+if __name__ == "__main__":
+    if float(sys.argv[1]) > 0.0:
+        slow_down(float(sys.argv[1]) / 1000.0)
+    sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,161 @@
+"""Answers over links are compared fairly, and a difference in what the sides say fails the run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import answers
+from benchmarks.pricing import seconds
+from benchmarks.pricing.bootstrap import Interval
+from benchmarks.pricing.seconds import Sample
+from benchmarks.pricing.site import Cores
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+
+def sample(question: int, side: str, took: float, text: str = "a", **changes: Any) -> Sample:
+    facts: dict[str, Any] = {"first": 0.5, "tokens": 10, "drafted": 8, "accepted": 6, "rounds": 4}
+    facts |= {"bytes_up": 100, "bytes_down": 50} | changes
+    return Sample(question=question, category="c", side=side, text=text, seconds=took, **facts)
+
+
+def test_figures_of_a_side() -> None:
+    found = seconds.figures([sample(0, "x", 1.0), sample(1, "x", 2.0, first=None), sample(2, "x", 6.0)])
+    assert (found["median_s"], found["mean_s"], found["median_first_s"]) == (2.0, 3.0, 0.5)
+    assert found["tokens_per_s"] == pytest.approx(30 / 9)
+    assert found["tokens_per_round"] == pytest.approx(30 / 12)
+    assert found["acceptance"] == 0.75
+    nothing = seconds.figures([sample(0, "x", 1.0, drafted=0, accepted=0, first=None)])
+    assert nothing["acceptance"] is None
+    assert nothing["median_first_s"] is None
+
+
+def test_ratios_pair_the_questions() -> None:
+    ours = [sample(question, "x", took) for question, took in ((0, 1.0), (1, 2.0), (2, 30.0))]
+    theirs = [sample(question, "y", took) for question, took in ((2, 60.0), (0, 2.0), (1, 4.0))]
+    found = seconds.ratios(ours, theirs, seed=0)
+    # Each pair is 1 to 2, so however questions are drawn again the ratio stays; unpaired it would not.
+    assert found["total"] == pytest.approx([0.5, 0.5, 0.5])
+    assert found["median"] == pytest.approx([0.5, 0.5, 0.5])
+    assert found["verdict"] == "win"
+    assert seconds.ratios(theirs, ours, seed=0)["verdict"] == "loss"
+
+
+@pytest.mark.parametrize("more", [[sample(3, "y", 1.0)], [sample(0, "y", 1.0)]])
+def test_sides_must_answer_the_same_questions(more: list[Sample]) -> None:
+    ours, theirs = [sample(0, "x", 1.0)], [sample(0, "y", 1.0)]
+    with pytest.raises(ValueError, match="each question"):
+        seconds.ratios(ours, theirs + more, seed=0)
+
+
+def test_a_verdict_needs_the_whole_interval() -> None:
+    assert seconds.verdict(Interval(0.9, 0.8, 0.99)) == "win"
+    assert seconds.verdict(Interval(0.9, 0.8, 1.01)) == "even"
+    assert seconds.verdict(Interval(1.1, 1.01, 1.2)) == "loss"
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    lines = [{"question_id": name, "category": name, "turns": [f"{name}?"]} for name in ("a", "b", "a")]
+    path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    return path
+
+
+class SaidOtherwise:
+    """A site where one side says something else to the second question."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self._names = names
+
+    def ask(self, edge: str, body: dict[str, Any]) -> dict[str, Any]:
+        text = body["messages"][0]["content"]
+        self.asked.append((edge, text))
+        own = {"drafted": 1, "accepted": 1, "rounds": 1, "bytes_up": 1, "bytes_down": 1}
+        usage = {"completion_tokens": 3, "flexspec": own}
+        wrong = text == "b?" and edge == "current"
+        return {"text": "x" if wrong else "y", "seconds": 1.0, "first": 0.1, "usage": usage}
+
+
+def test_texts_that_differ_fail_the_run(
+    questions: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places: list[SaidOtherwise] = []
+
+    @contextmanager
+    def site(
+        _link: str, _seed: int, edges: Mapping[str, Sequence[str]], **_more: object
+    ) -> Iterator[SaidOtherwise]:
+        places.append(SaidOtherwise(list(edges)))
+        yield places[-1]
+
+    monkeypatch.setattr(answers, "site", site)
+    flags = ["--prompts", str(questions), "--links", "wifi", "4g", "--first", str(questions.parent)]
+    assert answers.main(flags) == 1
+    printed = capsys.readouterr()
+    assert "wifi, 0 ms on top of each forward: question b" in printed.err
+    results = json.loads(printed.out.splitlines()[-1])["results"]
+    assert [case["link"] for case in results["cases"]] == ["wifi", "4g"]
+    assert all(case["differ"] == ["b"] for case in results["cases"])
+    # Each side is warmed up, then answers each question before the next one is asked.
+    assert len(places[0].asked) == 3 + 3 * 3
+    for begin in range(0, 12, 3):
+        turn = places[0].asked[begin : begin + 3]
+        assert {edge for edge, _ in turn} == {"current", "first", "streaming"}
+        assert len({text for _, text in turn}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tokens", "0"], "--tokens 0"),
+        (["--questions", "0"], "--questions 0"),
+        (["--delays-ms", "-1"], "--delays-ms -1"),
+        (["--links", "3g"], "3g"),
+        (["--first", "/no/such/folder"], "/no/such/folder"),
+        (["--draft-flags", "'"], "quotation"),
+        (["--prompts", "/no/such/file"], "/no/such/file"),
+    ],
+)
+def test_bad_values_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answers.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert named in printed.err
+
+
+def test_two_cores_are_used_where_there_are_two() -> None:
+    cores, allowed = Cores.of_this_process(), os.sched_getaffinity(0)
+    assert {cores.cloud, cores.device} <= allowed
+    assert (cores.cloud != cores.device) is (len(allowed) > 1)
+
+
+@pytest.mark.timeout(300)
+def test_real_daemons(
+    tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mosquitto, a worker and two edge nodes; with a delay, each forward of the target takes at least so long."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
+    streaming = f"--draft none --tokenizer {model} --draft-length 0 --ahead 64"
+    flags = ["--target", model, "--draft", model, f"--streaming-flags={streaming}"]
+    flags += ["--draft-flags=--draft-length 3", "--links", "loopback", "--delays-ms", "60"]
+    assert answers.main([*flags, "--prompts", str(questions), "--questions", "2", "--tokens", "8"]) == 0
+    case = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["cases"][0]
+    assert case["differ"] == []
+    assert set(case["categories"]) == {"a", "b", "all"}
+    found = case["categories"]["all"]
+    assert set(found) == {"current", "streaming"}
+    assert found["streaming"]["tokens"] == found["current"]["tokens"] > 8
+    # One forward a token with streaming; the target as its own draft is always right.
+    assert found["streaming"]["mean_s"] > 0.06 * found["streaming"]["tokens"] / 2
+    assert found["current"]["acceptance"] == 1.0
+    assert found["current"]["tokens_per_round"] > 2.0
+    assert found["streaming"]["acceptance"] is None
