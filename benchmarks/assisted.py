@@ -70,7 +70,7 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
     found: Results = {}
     texts: dict[tuple[str, int], tuple[int, ...]] = {}
     total = sum(map(len, jobs))
-    mine, others = Progress("ours", total), Progress("transformers", total)
+    progress = Progress("ours", total)
 
     def of(job: Job) -> Found:
         return found.setdefault(job.identity.temperature, {}).setdefault(job.name, Found())
@@ -79,7 +79,7 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
         of(job).ours.add(tally)
         if job.identity.temperature == 0.0:
             texts[job.name, job.identity.seed] = tokens
-        mine.step()
+        progress.step()
 
     def by_them(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
         one = of(job)
@@ -88,13 +88,14 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
             one.margins += margin(
                 models.target.packed, job.prompt, texts[job.name, job.identity.seed], tokens
             )
-        others.step()
+        progress.step()
 
     sizes = {"k": options.k, "at_once": options.at_once}
     greedy = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature == 0.0])]
     sampled = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature > 0.0])]
     Rounds(Engine(models.target.packed), models.drafter, **sizes).run(greedy, by_us)
     RejectionRounds(models.target.packed, models.draft, **sizes).run(sampled, by_us)
+    progress = Progress("transformers", total)
     theirs.run(jobs, by_them)
     return found
 
@@ -190,8 +191,9 @@ def measure(options: Namespace) -> int:
     if options.quick:
         setup.shorten(options, questions=QUICK_QUESTIONS, tokens=QUICK_TOKENS)
     questions, of = setup.chosen_questions(options)
+    where = folders(options)
     models = setup.load_models(options)
-    theirs = AssistedRounds(*folders(options), k=options.k, dtype=options.dtype, attention=options.attention)
+    theirs = AssistedRounds(*where, k=options.k, dtype=options.dtype, attention=options.attention)
     jobs = setup.make_jobs(questions, models.target.loaded, options, repeats=options.repeats)
     found = run(jobs, models, theirs, options)
     temperatures: dict[str, Any] = {}

@@ -95,21 +95,21 @@ class Comparison:
 
     def run(self, jobs: Sequence[Sequence[Job]]) -> None:
         """Write every text both ways, and replay those of the coupling."""
-        total = sum(map(len, jobs))
-        coupled, rejected = Progress(COUPLING, total), Progress(REJECTION, total)
+        progress = Progress(COUPLING, sum(map(len, jobs)))
 
         def by_coupling(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
             found = self._of(job)
             found.coupling.add(tally)
             self._replay(job, tokens, found)
             self.texts.append(tokens)
-            coupled.step()
+            progress.step()
 
         def by_rejection(job: Job, _tokens: tuple[int, ...], tally: Tally) -> None:
             self._of(job).rejection.add(tally)
-            rejected.step()
+            progress.step()
 
         self._coupling.run(jobs, by_coupling)
+        progress = Progress(REJECTION, sum(map(len, jobs)))
         self._rejection.run(jobs, by_rejection)
 
     def _of(self, job: Job) -> Found:

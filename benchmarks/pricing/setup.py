@@ -17,11 +17,11 @@ from cloud_worker import target as cloud_target
 from cloud_worker.engine import sampling
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.target import Target
-from edge_node import draft_model
 from edge_node.drafter import ModelDrafter
-from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import FingerprintError, UsageError
-from flexspec_mq.models.load import LoadedModel
+from flexspec_mq.models.attention import register
+from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.load import LoadedModel, load_target
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.text import Turn, encode_turns
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
@@ -36,8 +36,8 @@ class Models:
     """Draft and target in this process.
 
     Attributes:
-        drafter: the edge's, over the draft.
-        draft: the same weights, for those that need logits.
+        drafter: the edge's, over the draft alone: no lookup.
+        draft: the same model, for those that need logits.
     """
 
     target: Target
@@ -101,12 +101,17 @@ def load_models(options: Namespace) -> Models:
         ModelError: one of them cannot be loaded.
         FingerprintError: they have different tokenizers.
     """
-    common = {"dtype": options.dtype, "threads": options.threads}
-    target = cloud_target.load(WorkerSettings(target=options.target, worker="bench", **common), say)
-    draft = draft_model.load(EdgeSettings(edge="bench", draft=options.draft, **common), say)
-    if draft.drafter is None or draft.loaded.fingerprint != target.loaded.fingerprint:
+    settings = WorkerSettings(
+        target=options.target, worker="bench", dtype=options.dtype, threads=options.threads
+    )
+    target = cloud_target.load(settings, say)
+    # The checkpoint itself: what an edge may do to it while loading is not what is compared here.
+    path = default_draft_path(say) if options.draft == "default" else options.draft
+    loaded = load_target(path, dtype=options.dtype, attn_implementation=register(), progress=say)
+    if loaded.fingerprint != target.loaded.fingerprint:
         raise FingerprintError("draft and target have different tokenizers")
-    return Models(target, draft.drafter, PackedModel(draft.loaded.model))
+    draft = PackedModel(loaded.model)
+    return Models(target, ModelDrafter(draft, max_context=loaded.max_context), draft)
 
 
 def make_jobs(
