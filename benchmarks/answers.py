@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks._common import finish, parser, table
 from benchmarks.pricing import seconds
+from benchmarks.pricing.bootstrap import shown
 from benchmarks.pricing.seconds import Sample
 from benchmarks.pricing.setup import ALL, chosen_questions, say
 from benchmarks.pricing.site import LOOPBACK, Site, site
@@ -154,7 +155,7 @@ def show(title: str, found: dict[str, Any]) -> None:
                 *(one[key] for key in ("median_s", "mean_s", "median_first_s", "tokens_per_s")),
                 *(one[key] for key in ("tokens_per_round", "acceptance", "bytes_up", "bytes_down")),
                 *(
-                    (_interval(ratio["total"]), _interval(ratio["median"]), ratio["verdict"])
+                    (shown(ratio["total"], ".2f"), shown(ratio["median"], ".2f"), ratio["verdict"])
                     if ratio
                     else [None] * 3
                 ),
@@ -174,14 +175,14 @@ def show(title: str, found: dict[str, Any]) -> None:
     print(title)
     print(table([*headers, "of streaming", "of medians", ""], rows))
     if "of_first" in found[ALL]["current"]:
-        print(f"current of first: {_interval(found[ALL]['current']['of_first']['total'])}")
+        print(f"current of first: {shown(found[ALL]['current']['of_first']['total'], '.2f')}")
     rows = [
         [
             category,
             group[STREAMING]["answers"],
             group[STREAMING]["mean_s"],
             *(
-                f"{_interval(one['of_streaming']['total'])} {one['of_streaming']['verdict']}"
+                f"{shown(one['of_streaming']['total'], '.2f')} {one['of_streaming']['verdict']}"
                 for name, one in group.items()
                 if name != STREAMING
             ),
@@ -192,10 +193,6 @@ def show(title: str, found: dict[str, Any]) -> None:
     print()
     print(table(["", "answers", "streaming, s", *names], rows))
     print()
-
-
-def _interval(values: Sequence[float]) -> str:
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*values)
 
 
 def measure(options: Namespace) -> int:

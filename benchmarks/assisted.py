@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._common import finish, table
-from benchmarks.pricing import gaps, setup
+from benchmarks.pricing import bootstrap, gaps, setup
 from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.rejection import RejectionRounds, read
@@ -146,9 +146,9 @@ def show(temperature: float, categories: dict[str, Any]) -> None:
             name,
             *(one[way]["texts"] for way in ("ours",)),
             *(100 * one[way]["acceptance"] for way in ("ours", "transformers")),
-            "{:+.2f} [{:+.2f}, {:+.2f}]".format(*one["gap"]["acceptance"]),
+            bootstrap.shown(one["gap"]["acceptance"]),
             *(one[way]["tokens_per_round"] for way in ("ours", "transformers")),
-            "{:+.3f} [{:+.3f}, {:+.3f}]".format(*one["gap"]["tokens_per_round"]),
+            bootstrap.shown(one["gap"]["tokens_per_round"], "+.3f"),
         ]
         for name, one in categories.items()
     ]

@@ -177,10 +177,10 @@ def show(temperature: str, results: dict[str, Any], k: int) -> None:
                 name,
                 said["positions"],
                 *(100 * said[key] for key in (COUPLING, REJECTION, "bound")),
-                _interval(said["gap_points"]),
+                bootstrap.shown(said["gap_points"]),
                 *(done[way]["tokens_per_round"] for way in (COUPLING, REJECTION)),
                 *(100 * done[way]["acceptance"] for way in (COUPLING, REJECTION)),
-                _interval(done["gap"]["acceptance"]),
+                bootstrap.shown(done["gap"]["acceptance"]),
             ]
         )
     headers = ["", "positions", "expected: coupling", "rejection", "bound", "gap, points"]
@@ -193,7 +193,7 @@ def show(temperature: str, results: dict[str, Any], k: int) -> None:
         [
             f"S{place + 1}",
             *(100 * done[way]["survival"][place] for way in (COUPLING, REJECTION)),
-            _interval(done["gap"][f"S{place + 1}"]),
+            bootstrap.shown(done["gap"][f"S{place + 1}"]),
         ]
         for place in range(min(k, len(done[COUPLING]["survival"]), len(done[REJECTION]["survival"])))
     ]
@@ -201,15 +201,11 @@ def show(temperature: str, results: dict[str, Any], k: int) -> None:
         [
             "tokens/round",
             *(done[way]["tokens_per_round"] for way in (COUPLING, REJECTION)),
-            _interval(done["gap"]["tokens_per_round"]),
+            bootstrap.shown(done["gap"]["tokens_per_round"]),
         ]
     )
     print(table(["", COUPLING, REJECTION, "gap"], rows))
     print()
-
-
-def _interval(values: Sequence[float]) -> str:
-    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*values)
 
 
 def measure(options: Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pricing import bootstrap
-from benchmarks.pricing.bootstrap import Floats, Interval
+from benchmarks.pricing.bootstrap import Ends, Floats, Interval
 from benchmarks.rounds import Tally
 
 Statistic = Callable[[Floats], Floats]
@@ -86,6 +86,6 @@ def _difference(statistic: Statistic) -> Statistic:
     return of_both
 
 
-def in_json(gaps: dict[str, Interval]) -> dict[str, list[float]]:
+def in_json(gaps: dict[str, Interval]) -> dict[str, Ends]:
     """Differences with the ends of their intervals; shares in points."""
     return {name: gap.scaled(1.0 if name == "tokens_per_round" else 100.0) for name, gap in gaps.items()}

@@ -37,14 +37,21 @@ def test_figures_of_a_side() -> None:
 
 
 def test_ratios_pair_the_questions() -> None:
-    ours = [sample(question, "x", took) for question, took in ((0, 1.0), (1, 2.0), (2, 30.0))]
-    theirs = [sample(question, "y", took) for question, took in ((2, 60.0), (0, 2.0), (1, 4.0))]
+    took = [1.0, 2.0, 30.0, 4.0, 9.0]
+    ours = [sample(question, "x", seconds_) for question, seconds_ in enumerate(took)]
+    theirs = [sample(question, "y", 2 * seconds_) for question, seconds_ in enumerate(took)][::-1]
     found = seconds.ratios(ours, theirs, seed=0)
     # Each pair is 1 to 2, so however questions are drawn again the ratio stays; unpaired it would not.
     assert found["total"] == pytest.approx([0.5, 0.5, 0.5])
     assert found["median"] == pytest.approx([0.5, 0.5, 0.5])
     assert found["verdict"] == "win"
     assert seconds.ratios(theirs, ours, seed=0)["verdict"] == "loss"
+
+
+def test_few_questions_prove_nothing() -> None:
+    ours, theirs = ([sample(question, "x", took) for question in range(4)] for took in (1.0, 2.0))
+    found = seconds.ratios(ours, theirs, seed=0)
+    assert found == {"total": [0.5, None, None], "median": [0.5, None, None], "verdict": "even"}
 
 
 @pytest.mark.parametrize("more", [[sample(3, "y", 1.0)], [sample(0, "y", 1.0)]])

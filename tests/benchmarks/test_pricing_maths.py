@@ -195,6 +195,20 @@ def test_an_interval_is_as_wide_as_theory_says() -> None:
     assert bootstrap.of_sums(rows - [5, 0], mean, seed=1).holds_zero
 
 
+@pytest.mark.parametrize("units", [1, 2, 4])
+def test_few_units_have_no_interval(units: int) -> None:
+    rows = np.ones((units, 2))
+    for found in (
+        bootstrap.of_sums(rows, mean, seed=0),
+        bootstrap.of_units(rows, lambda drawn: drawn[:, :, 0].mean(1), seed=0),
+    ):
+        assert found.scaled(100) == [100, None, None]
+        assert found.holds_zero
+        assert bootstrap.shown(found.scaled(1)) == "+1.00"
+    rows = np.ones((bootstrap.FEWEST, 2))
+    assert bootstrap.shown(bootstrap.of_sums(rows, mean, seed=0).scaled(1), ".1f") == "1.0 [1.0, 1.0]"
+
+
 @pytest.mark.parametrize(
     "of",
     [
@@ -225,4 +239,6 @@ def test_gaps_are_second_less_first() -> None:
     assert gaps.in_json(found)["S1"][0] == pytest.approx(50)
     assert gaps.figures(first)["acceptance"] == 1 / 4
     same = gaps.differences(first, first, 2, seed=0)
+    assert all((gap.value, gap.low, gap.high) == (0, -math.inf, math.inf) for gap in same.values())
+    same = gaps.differences(3 * first, 3 * first, 2, seed=0)
     assert all((gap.value, gap.low, gap.high) == (0, 0, 0) for gap in same.values())

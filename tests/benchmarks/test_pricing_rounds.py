@@ -194,8 +194,8 @@ def test_coupling(target: Path, draft: Path, questions: Path, capsys: pytest.Cap
     for one in categories.values():
         said = one["expected"]
         assert 0 < said["bound"] < said["coupling"] < said["rejection"] < 1
-        value, low, high = said["gap_points"]
-        assert low <= value <= high
+        value, *ends = said["gap_points"]
+        assert ends == [None, None]  # two questions
         assert value == pytest.approx(100 * (said["rejection"] - said["coupling"]))
         assert said["positions"] == one["rounds"]["coupling"]["tokens"]
         assert one["rounds"]["rejection"]["texts"] == one["rounds"]["coupling"]["texts"]
@@ -214,7 +214,7 @@ def test_coupling_with_the_target_as_its_draft(
     assert said["rejection"] == pytest.approx(1.0)
     assert said["draft_keeps"] < 300
     assert everything["rounds"]["coupling"]["acceptance"] == 1.0
-    assert everything["rounds"]["gap"]["acceptance"] == pytest.approx([0.0, 0.0, 0.0])
+    assert everything["rounds"]["gap"]["acceptance"] == [0.0, None, None]
 
 
 def test_assisted(target: Path, draft: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
