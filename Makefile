@@ -62,8 +62,8 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quick: setup ## every benchmark in its short form, each within a minute (links only as root)
-	@for name in transport compression engine acceptance exactness scale $$([ "$$(id -u)" -ne 0 ] || echo links); do \
+bench-quick: setup ## every benchmark in its short form, each within a minute (links and answers only as root)
+	@for name in transport compression engine acceptance coupling assisted exactness scale $$([ "$$(id -u)" -ne 0 ] || echo links answers); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 clean: ## remove caches and build results; keeps .venv and the converted model

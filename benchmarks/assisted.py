@@ -159,13 +159,18 @@ def show(temperature: float, categories: dict[str, Any]) -> None:
 
 
 def ties(found: dict[str, Found]) -> dict[str, Any]:
-    """How many texts at temperature 0 differ, and whether near ties explain them."""
+    """How many texts at temperature 0 differ, whether near ties explain it, and the rounds of all other questions."""
     margins = np.array([margin for one in found.values() for margin in one.margins])
     return {
         "texts": sum(one.ours.texts for one in found.values()),
         "differ": len(margins),
         "largest_margin": float(margins.max()) if len(margins) else None,
         "no_near_tie": int((margins > NEAR_TIE).sum()),
+        "met": not bool((margins > NEAR_TIE).any()),
+        "equal": {
+            "ours": gaps.figures([one.ours for one in found.values() if not one.margins]),
+            "transformers": gaps.figures([one.theirs for one in found.values() if not one.margins]),
+        },
     }
 
 
@@ -220,6 +225,8 @@ def measure(options: Namespace) -> int:
             f"T = 0: {told['differ']} of {told['texts']} texts differ somewhere, the logits of the two tokens by "
             f"{told['largest_margin'] or 0.0:.3g} at most; {told['no_near_tie']} are no near tie"
         )
+        shares = " and ".join(f"{100 * one['acceptance']:.2f} %" for one in told["equal"].values())
+        print(f"where texts are equal, ours and transformers accept {shares}")
     finish("assisted", results, quick=options.quick)
     return 0
 

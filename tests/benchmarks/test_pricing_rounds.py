@@ -167,6 +167,18 @@ def test_assisted_sampling_takes_our_parameters(target: Path, draft: Path) -> No
     assert fits(texts, pairs_due(packed(target), job(0, 3).prompt)) > UNLIKELY
 
 
+def test_the_margin_of_texts_that_differ(target: Path) -> None:
+    model = packed(target)
+    prompt = job(0, 1).prompt
+    logits = to_numpy(model.forward([Feed(model.new_kv(), [*prompt, 8])]))[0]
+    assert assisted.margin(model, prompt, (8, 9, 4), (8, 9, 4)) == []
+    assert assisted.margin(model, prompt, (8, 9, 4), (8, 11)) == [pytest.approx(abs(logits[9] - logits[11]))]
+    assert assisted.margin(model, prompt, (8, 9), (8, 9, 4)) == [float("inf")]
+    found = {"0": assisted.Found(margins=[0.1]), "1": assisted.Found(margins=[0.7]), "2": assisted.Found()}
+    told = assisted.ties(found)
+    assert (told["differ"], told["largest_margin"], told["no_near_tie"], told["met"]) == (2, 0.7, 1, False)
+
+
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
     path = tmp_path / "questions.jsonl"
@@ -223,7 +235,7 @@ def test_assisted(target: Path, draft: Path, questions: Path, capsys: pytest.Cap
     assert results["texts"]["texts"] == 2
     greedy = results["temperatures"]["0"]["categories"]["all"]
     if not results["texts"]["differ"]:
-        assert greedy["ours"] == greedy["transformers"]
+        assert greedy["ours"] == greedy["transformers"] == results["texts"]["equal"]["ours"]
     assert results["temperatures"]["0"]["met"] is True
     sampled = results["temperatures"]["0.7"]["categories"]["all"]
     assert sampled["ours"]["texts"] == sampled["transformers"]["texts"] == 2
