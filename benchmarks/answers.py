@@ -51,7 +51,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--draft-flags", default="", help="of flexspec-edge, for the current draft")
     made.add_argument(
         "--streaming-flags",
-        default=f"--draft none --draft-length 0 --ahead {MAX_AHEAD}",
+        default=f"--draft none --no-lookup --draft-length 0 --ahead {MAX_AHEAD}",
         help="of flexspec-edge, for streaming",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")

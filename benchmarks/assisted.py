@@ -29,6 +29,7 @@ from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
 from cloud_worker.engine import Engine
 from flexspec_mq.cli_common import run_main
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import resolve
@@ -90,11 +91,11 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
             )
         progress.step()
 
-    sizes = {"k": options.k, "at_once": options.at_once}
     greedy = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature == 0.0])]
     sampled = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature > 0.0])]
-    Rounds(Engine(models.target.packed), models.drafter, **sizes).run(greedy, by_us)
-    RejectionRounds(models.target.packed, models.draft, **sizes).run(sampled, by_us)
+    target, k, at_once = models.target.packed, options.k, options.at_once
+    Rounds(Engine(target), models.drafter, Plan(k), at_once=at_once).run(greedy, by_us)
+    RejectionRounds(target, models.draft, k=k, at_once=at_once).run(sampled, by_us)
     progress = Progress("transformers", total)
     theirs.run(jobs, by_them)
     return found

@@ -35,6 +35,7 @@ from benchmarks.rounds import Job, Rounds, Tally
 from cloud_worker.engine import Engine, sampling
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.codec.payload import encode
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.packed import Feed, to_numpy
 from schemas.messages import Draft
@@ -88,7 +89,7 @@ class Comparison:
 
     def __init__(self, models: Models, *, k: int, at_once: int) -> None:
         self._models = models
-        self._coupling = Rounds(Engine(models.target.packed), models.drafter, k=k, at_once=at_once)
+        self._coupling = Rounds(Engine(models.target.packed), models.drafter, Plan(k), at_once=at_once)
         self._rejection = RejectionRounds(models.target.packed, models.draft, k=k, at_once=at_once)
         self.found: dict[float, dict[str, Found]] = {}
         self.texts: list[tuple[int, ...]] = []

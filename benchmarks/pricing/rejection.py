@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.pricing.overlap import Floats, probabilities
 from benchmarks.rounds import Job, Tally
 from cloud_worker.engine import sampling
+from edge_node.drafts import Guess
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 
@@ -166,7 +167,7 @@ class RejectionRounds:
             p = [probabilities(one, params) for one in logits[row : row + feed.rows]]
             row += feed.rows
             decided = verify(p, text.q, text.draft, text.job.identity.eos, text.rng)
-            text.tally.count(text.draft, decided)
+            text.tally.count([Guess(token) for token in text.draft], decided)
             text.context += decided
 
 

@@ -151,9 +151,9 @@ def test_real_daemons(
     """Mosquitto, a worker and two edge nodes; with a delay, each forward of the target takes at least so long."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
-    streaming = f"--draft none --tokenizer {model} --draft-length 0 --ahead 64"
+    streaming = f"--draft none --no-lookup --tokenizer {model} --draft-length 0 --ahead 64"
     flags = ["--target", model, "--draft", model, f"--streaming-flags={streaming}"]
-    flags += ["--draft-flags=--draft-length 3", "--links", "loopback", "--delays-ms", "60"]
+    flags += ["--draft-flags=--draft-length 3 --no-lookup", "--links", "loopback", "--delays-ms", "60"]
     assert answers.main([*flags, "--prompts", str(questions), "--questions", "2", "--tokens", "8"]) == 0
     case = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["cases"][0]
     assert case["differ"] == []

@@ -22,6 +22,7 @@ from benchmarks.pricing.overlap import (
 )
 from benchmarks.pricing.rejection import draw, verify
 from benchmarks.rounds import Tally
+from edge_node.drafts import Guess
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -224,7 +225,7 @@ def test_nothing_has_no_interval(of: Callable[[], bootstrap.Interval]) -> None:
 def tally(*rounds: tuple[tuple[int, ...], tuple[int, ...]]) -> Tally:
     made = Tally(texts=1)
     for draft, decided in rounds:
-        made.count(draft, decided)
+        made.count([Guess(token) for token in draft], decided)
     return made
 
 
