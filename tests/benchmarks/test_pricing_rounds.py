@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,8 @@ def test_assisted_generation_is_counted_round_by_round(target: Path, draft: Path
         expected, mine = write(ours, [series])
         found, counted = write(theirs, [series])
         assert found == expected
-        assert counted == mine
+        # transformers tells no confidences.
+        assert replace(counted, expected=0.0) == replace(mine, expected=0.0)
         assert 0 < sum(counted.reached) < sum(counted.offered)
 
 
