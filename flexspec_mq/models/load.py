@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from flexspec_mq.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("bfloat16", "float16", "float32")
 UNSTATED_CONTEXT = 131_072
@@ -29,11 +29,13 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A causal LM ready to run, without gradients, and its tokenizer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedText:
+    """All that is to be known of a causal LM without its weights: enough to speak of its texts.
 
     Attributes:
+        source: the checkpoint's folder, or its name on the hub.
+        config: as transformers reads it.
         fingerprint: of the tokenizer's contents, 16 bytes.
         eos: ids that end a text, ascending; the model's generation settings first, then its configuration,
             then its tokenizer decide.
@@ -42,13 +44,21 @@ class LoadedModel:
         name: for people.
     """
 
-    model: PreTrainedModel
+    source: Path | str
+    config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     fingerprint: bytes
     eos: tuple[int, ...]
     vocab_size: int
     max_context: int
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel(LoadedText):
+    """A causal LM ready to run, without gradients, and its tokenizer."""
+
+    model: PreTrainedModel
 
 
 def resolve(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
@@ -100,6 +110,25 @@ def load_target(
     """
     _need_libraries()
     torch_dtype, torch_device = _dtype(dtype), _device(device)
+    text = load_text(name_or_path, progress=progress)
+    local = isinstance(text.source, Path)
+    model = _load_weights(text.source, local, torch_dtype, attn_implementation)
+    known = {field.name: getattr(text, field.name) for field in fields(text)}
+    known["eos"] = _eos(model.generation_config, text.config, text.tokenizer)
+    return LoadedModel(model=_move(model, torch_device), **known)
+
+
+def load_text(name_or_path: str | Path | None = None, *, progress: Progress | None = None) -> LoadedText:
+    """Load configuration and tokenizer of a causal LM, and leave its weights alone.
+
+    Args:
+        name_or_path: See `resolve`.
+        progress: Is told, in a few words, what takes longer than a second.
+
+    Raises:
+        ModelError: No such model, not a causal LM, or a hub that does not answer.
+    """
+    _need_libraries()
     source = resolve(name_or_path, progress=progress)
     tell = progress or (lambda _: None)
     local = isinstance(source, Path)
@@ -109,18 +138,18 @@ def load_target(
     tell(f"loading {_name(name_or_path, source)}")
     config = _load_config(source, local)
     tokenizer = _load_tokenizer(source, local)
-    model = _load_weights(source, local, torch_dtype, attn_implementation)
     vocab_size = int(config.get_text_config().vocab_size)
     if len(tokenizer) > vocab_size:
         raise ModelError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {vocab_size}",
             hint="model and tokenizer do not belong together",
         )
-    return LoadedModel(
-        model=_move(model, torch_device),
+    return LoadedText(
+        source=source,
+        config=config,
         tokenizer=tokenizer,
         fingerprint=fingerprint(tokenizer),
-        eos=_eos(model, tokenizer),
+        eos=_eos(_load_generation(source, local), config, tokenizer),
         vocab_size=vocab_size,
         max_context=_max_context(config, tokenizer),
         name=_name(name_or_path, source),
@@ -218,6 +247,17 @@ def _load_tokenizer(source: Path | str, local: bool) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _load_generation(source: Path | str, local: bool) -> Any:
+    """The model's generation settings, None when it has none of its own."""
+    from transformers import GenerationConfig
+
+    try:
+        with quiet_transformers():
+            return GenerationConfig.from_pretrained(source, local_files_only=local)
+    except OSError:
+        return None
+
+
 def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_implementation: str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -263,8 +303,8 @@ def _move(model: Any, device: torch.device) -> PreTrainedModel:
     return moved
 
 
-def _eos(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    settings = (model.generation_config, model.config.get_text_config(), tokenizer)
+def _eos(generation: Any, config: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    settings = (generation, config.get_text_config(), tokenizer)
     for stated in (getattr(where, "eos_token_id", None) for where in settings):
         if stated is not None:
             return tuple(sorted({stated} if isinstance(stated, int) else set(stated)))

@@ -1,0 +1,151 @@
+"""Matrices that are quick for one row, which is bound by the bytes read: bfloat16, 8 bits or 4 bits a weight.
+
+The kernels are torch's own and have no public names; `works` asks them before anybody relies on them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KINDS = ("bf16", "int8", "int4")
+FEW_ROWS = 16
+"""Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
+GROUP = 32
+"""Weights of one row that share a scale and a middle in 4 bits."""
+
+
+class Matrix(Protocol):
+    """A linear layer of `rows` outputs: [n, width] → [n, rows], both bfloat16."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it holds."""
+        ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        ...
+
+
+class Plain:
+    """Weights as they are, bfloat16 [rows, width]."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self._weight = weight.to(torch.bfloat16)
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self.nbytes = self._weight.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self._weight, self._bias)
+
+
+class EightBits:
+    """One scale a row of weights, symmetric."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        exact = weight.float()
+        # The scale is rounded first, so that the weights make up for its rounding.
+        scale = (exact.abs().amax(dim=1) / 127).clamp_(min=1e-30).to(torch.bfloat16)
+        self._weight = exact.div_(scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+        self._scale = scale
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self.nbytes = self._weight.nbytes + scale.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] <= FEW_ROWS:
+            out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
+        else:
+            out = functional.linear(x, self._weight.to(torch.bfloat16)).mul_(self._scale)
+        return out if self._bias is None else out.add_(self._bias)
+
+
+class FourBits:
+    """One scale and one middle for each `GROUP` weights of a row.
+
+    A product of many rows runs through the same kernel: keeping the weights a second time would cost what was saved.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        rows, width = weight.shape
+        grouped = weight.float().view(rows, width // GROUP, GROUP)
+        low, high = grouped.aminmax(dim=-1)
+        scale = ((high - low) / 15).clamp_(min=1e-30).to(torch.bfloat16)
+        middle = (low + 8 * scale.float()).to(torch.bfloat16)
+        steps = (grouped - middle.float()[..., None]) / scale.float()[..., None]
+        codes = (steps.round_() + 8).clamp_(0, 15).to(torch.int32).view(rows, width)
+        self._codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)  # noqa: SLF001
+        self._scales = torch.stack((scale, middle), dim=-1).transpose(0, 1).contiguous()
+        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self.nbytes = self._codes.nbytes + self._scales.nbytes
+
+    @staticmethod
+    def fits(rows: int, width: int) -> bool:
+        """Whether the kernel takes a matrix of this shape."""
+        return width % GROUP == 0 and rows % 16 == 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = torch.ops.aten._weight_int4pack_mm_for_cpu  # noqa: SLF001
+        out = cast("torch.Tensor", kernel(x, self._codes, GROUP, self._scales))
+        return out if self._bias is None else out.add_(self._bias)
+
+
+_MAKERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], Matrix]] = {
+    "bf16": Plain,
+    "int8": EightBits,
+    "int4": FourBits,
+}
+
+
+def make(kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Matrix:
+    """Prepare a matrix.
+
+    Args:
+        kind: one of `KINDS`; a matrix whose shape the kernel of 4 bits does not take gets 8.
+        weight: floating point [rows, width], left as it is.
+        bias: [rows].
+    """
+    if kind == "int4" and not FourBits.fits(*weight.shape):
+        kind = "int8"
+    return _MAKERS[kind](weight, bias)
+
+
+@torch.inference_mode()
+def works(kind: str) -> bool:
+    """Whether torch has the kernel here, and it computes what it should."""
+    drawn = torch.Generator().manual_seed(1)
+    weight = torch.randn((64, 128), generator=drawn)
+    x = torch.randn((3, 128), generator=drawn).to(torch.bfloat16)
+    expected = x.float() @ weight.T
+    try:
+        found = make(kind, weight)(x).float()
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
+    # Rounding to 4 bits leaves about a tenth; a kernel that means another layout leaves more than the whole.
+    return bool((found - expected).norm() < 0.2 * expected.norm())
+
+
+@torch.inference_mode()
+def cheapest() -> str:
+    """What ``auto`` means here: 8 bits where they work and are no slower for one row than bfloat16, which takes 20 ms."""
+    if not works("int8"):
+        return "bf16"
+    weight = torch.randn((3072, 576), generator=torch.Generator().manual_seed(1))
+    x = torch.ones((1, 576), dtype=torch.bfloat16)
+    return "int8" if _seconds(EightBits(weight), x) <= _seconds(Plain(weight), x) else "bf16"
+
+
+def _seconds(matrix: Matrix, x: torch.Tensor) -> float:
+    """The least time of one product."""
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        matrix(x)
+        times.append(time.perf_counter() - began)
+    return min(times)

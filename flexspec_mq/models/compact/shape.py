@@ -1,0 +1,90 @@
+"""Which models the compact runner knows, and their sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.compact.rotary import Rotary
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+FAMILIES = ("llama", "mistral", "qwen2")
+"""Model types of transformers that have Llama's layers, some with biases."""
+OTHERWISE = "--draft-engine transformers runs whatever transformers knows, at its own cost"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a model with Llama's layers: RMS norm, rotary positions, grouped attention, SwiGLU.
+
+    Attributes:
+        layers: how many.
+        width: of the hidden state.
+        inner: width between the matrices of the MLP.
+        queries: heads of queries.
+        keys: heads of keys and values; divides `queries`.
+        head: width of one head, even.
+        epsilon: of the norms.
+        vocab_size: rows of the embedding.
+        tied: the LM head is the embedding.
+        rotary: how positions turn queries and keys.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    queries: int
+    keys: int
+    head: int
+    epsilon: float
+    vocab_size: int
+    tied: bool
+    rotary: Rotary
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> Shape:
+        """Read the sizes from a configuration.
+
+        Raises:
+            ModelError: the model is built in another way.
+        """
+        text: Any = config.get_text_config()
+        _check(text)
+        heads = int(text.num_attention_heads)
+        head = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+        return cls(
+            layers=int(text.num_hidden_layers),
+            width=int(text.hidden_size),
+            inner=int(text.intermediate_size),
+            queries=heads,
+            keys=int(getattr(text, "num_key_value_heads", None) or heads),
+            head=head,
+            epsilon=float(text.rms_norm_eps),
+            vocab_size=int(text.vocab_size),
+            tied=bool(text.tie_word_embeddings),
+            rotary=Rotary.of(text, head),
+        )
+
+
+def refused(what: str) -> ModelError:
+    """The error for a model that this runner does not know."""
+    return ModelError(f"the compact draft engine does not know {what}", hint=OTHERWISE)
+
+
+def _check(text: Any) -> None:
+    """Refuse what would be computed wrongly.
+
+    Raises:
+        ModelError: naming it.
+    """
+    if text.model_type not in FAMILIES:
+        raise refused(f"models of type {text.model_type!r}, only {', '.join(FAMILIES)}")
+    if text.hidden_act != "silu":
+        raise refused(f"the activation {text.hidden_act!r}")
+    kinds = set(getattr(text, "layer_types", None) or ())
+    windowed = bool(getattr(text, "use_sliding_window", True)) and getattr(text, "sliding_window", None)
+    if kinds - {"full_attention"} or (not kinds and windowed):
+        raise refused("attention with a sliding window")
