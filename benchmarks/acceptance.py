@@ -27,7 +27,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import FingerprintError, UsageError
-from flexspec_mq.models.load import LoadedModel
+from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
@@ -94,7 +94,7 @@ def check(options: Namespace) -> None:
         raise UsageError("a temperature is given twice")
 
 
-def make_jobs(questions: Sequence[Question], loaded: LoadedModel, options: Namespace) -> list[list[Job]]:
+def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[list[Job]]:
     """For each question, one text per temperature. Seeds come from ``--seed`` and the question's place.
 
     Raises:

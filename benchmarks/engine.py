@@ -27,7 +27,7 @@ from cloud_worker.engine import Engine, Slice
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.cli_common import run_main
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.load import LoadedModel, load_target
+from flexspec_mq.models.load import LoadedText, load_target
 from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.noise import gumbel
@@ -69,7 +69,7 @@ def check(options: Namespace) -> None:
             raise UsageError(f"--{flag} {getattr(options, flag)} is less than {least}")
 
 
-def contexts(loaded: LoadedModel, options: Namespace) -> list[list[int]]:
+def contexts(loaded: LoadedText, options: Namespace) -> list[list[int]]:
     """Token ids for every session, of slightly different lengths around ``--context``.
 
     Raises:
@@ -129,7 +129,7 @@ def step_name(sessions: int, temperature: float) -> str:
     return f"step, {sessions} x 1, T = {temperature:g}"
 
 
-def step_cases(engine: Engine, loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def step_cases(engine: Engine, loaded: LoadedText, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """Engine steps, forward and decision, of one token for each session."""
 
     def case(sessions: int, temperature: float) -> float:

@@ -251,7 +251,7 @@ async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> Draf
         f"{what} {settings.draft}",
         lambda: load(settings, lambda _text: None),
         lambda found: (
-            f"draft {found.loaded.name} on {settings.device}, {settings.dtype}"
+            f"draft {found.loaded.name} on {settings.device}, {settings.dtype}, {found.engine}"
             if settings.draft != "none"
             else f"no draft; tokenizer of {found.loaded.name}"
         ),

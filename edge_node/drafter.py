@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from edge_node.drafts import Drafted, Drafter, Wanted
 from edge_node.guessing import guess_of
 from edge_node.kept import Kept
-from flexspec_mq.models.packed import Feed, to_numpy
+from flexspec_mq.models.feed import Feed, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class DraftNetwork(Protocol):
         ...
 
     def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
-        """Read the tokens of all feeds; logits of shape [sum of rows, vocabulary], feed by feed."""
+        """Read the tokens of all feeds; logits of shape [sum of rows, columns], feed by feed."""
         ...
 
 

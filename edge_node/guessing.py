@@ -11,6 +11,7 @@ from edge_node.drafts import Guess
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import COLUMNS, KEY, Calibration, features_of
+from flexspec_mq.sampling.noise import words_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,21 +22,27 @@ if TYPE_CHECKING:
     from flexspec_mq.sampling.params import SamplingParams
 
     GuessOf = Callable[[npt.NDArray[np.float32], SamplingParams, int], Guess]
-    """Called with logits of shape [vocabulary], sampling parameters, and the token's position in prompt + text."""
+    """Called with logits of shape [columns], sampling parameters, and the token's position in prompt + text."""
 
 _LOGP = COLUMNS.index("logp")
 
 
-def guess_of(calibration: Calibration | None) -> GuessOf:
+def guess_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None = None) -> GuessOf:
     """What makes guesses of logits.
 
     Args:
         calibration: of the draft. Without one, a token is as likely to be taken as the draft itself finds it at
             temperature 1: right in its order, too low for doubtful tokens above temperature 0.
+        ids: token id of each column of the logits, ascending; None when they are all ids. A column's noise is that
+            of its token, whichever columns there are.
     """
 
     def guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> Guess:
-        token, features = features_of(logits, params, position)
+        drawn = None
+        if ids is not None and params.temperature > 0.0:
+            drawn = words_of(params.seed, position, ids)
+        column, features = features_of(logits, params, position, drawn)
+        token = column if ids is None else int(ids[column])
         if calibration is None:
             return Guess(token, math.exp(features[_LOGP]))
         return Guess(token, calibration.probability(features))

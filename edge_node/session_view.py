@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from edge_node.node import EdgeNode
     from flexspec_mq.errors import FlexSpecError
-    from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.text import Turn
 
 
@@ -28,7 +28,7 @@ class SessionView:
     """
 
     node: EdgeNode
-    model: LoadedModel
+    model: LoadedText
     wish: Wish
     events: bool
 

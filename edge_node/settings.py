@@ -64,6 +64,28 @@ class EdgeSettings:
     ] = True
     dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
+    draft_engine: Annotated[
+        str,
+        Setting(
+            help="what runs the draft: compact (CPU, models like Llama), transformers, or auto, the first that can",
+            choices=("auto", "compact", "transformers"),
+        ),
+    ] = "auto"
+    draft_weights: Annotated[
+        str,
+        Setting(
+            help="of the compact engine: bf16, int8, int4, or auto, 8 bits where the processor is quick with them",
+            choices=("auto", "bf16", "int8", "int4"),
+        ),
+    ] = "auto"
+    draft_ids: Annotated[
+        int | None,
+        Setting(
+            help="how many of the most frequent token ids the compact engine can draft; 0 is all",
+            least=0,
+            default="16384 if the draft says which are frequent",
+        ),
+    ] = None
     give_up: Annotated[
         float,
         Setting(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Plan, Policy
-    from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.models.load import LoadedText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Wish:
 
 
 async def write(
-    node: EdgeNode, model: LoadedModel, turns: Sequence[Turn], wish: Wish
+    node: EdgeNode, model: LoadedText, turns: Sequence[Turn], wish: Wish
 ) -> AsyncGenerator[dict[str, Any]]:
     """Write the next turn of a conversation; yields the events of `events`.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TextModel(Protocol):
-    """What the API needs of a loaded draft; `flexspec_mq.models.load.LoadedModel` is one."""
+    """What the API needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.attention import IMPLEMENTATION, Heads, Packed, Segment, Shapes
+from flexspec_mq.models.feed import Feed, to_numpy
 from flexspec_mq.models.kv import SessionKV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    import numpy.typing as npt
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Tokens that one session feeds into a forward.
-
-    Attributes:
-        kv: the session's keys and values; the forward appends to them.
-        tokens: ids that follow what `kv` holds, at least one.
-        rows: for how many of the last tokens logits are wanted; 0 when only keys and values are.
-    """
-
-    kv: SessionKV
-    tokens: Sequence[int]
-    rows: int = 1
+__all__ = ["Feed", "PackedModel", "to_numpy"]
 
 
 class PackedModel:
@@ -107,8 +93,3 @@ class PackedModel:
         for feed in feeds:
             feed.kv.tokens += feed.tokens
         return cast("torch.Tensor", output.logits[0, : len(wanted)].float())
-
-
-def to_numpy(logits: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Logits as a numpy array on the host; shares memory where it can."""
-    return cast("npt.NDArray[np.float32]", logits.cpu().numpy())

@@ -42,6 +42,11 @@ def words(seed: int, position: int, vocab_size: int) -> Words:
     return generator.random_raw(vocab_size)
 
 
+def words_of(seed: int, position: int, ids: npt.NDArray[np.int64]) -> Words:
+    """The words that `words` draws for some token ids, which must be ascending and not empty; uint64 [ids]."""
+    return words(seed, position, int(ids[-1]) + 1)[ids]
+
+
 def uniforms_of(drawn: Words) -> Floats:
     """Uniforms of words, of the same shape; each above 0 and below 1."""
     uniform = (drawn >> _UNUSED_BITS).astype(np.float64)

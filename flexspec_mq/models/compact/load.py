@@ -72,7 +72,7 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
         norm = read(_NORM, (shape.width,)).to(torch.float32, copy=True)
         head = embedding if shape.tied else read(_HEAD, (shape.vocab_size, shape.width))
         matrix = make(kind, head if ids is None else head[torch.from_numpy(ids)])
-    return CompactModel(shape, layers, Ends(embedding, norm, matrix, ids))
+    return CompactModel(shape, kind, layers, Ends(embedding, norm, matrix, ids))
 
 
 def _kind(weights: str) -> str:
@@ -109,6 +109,8 @@ class _Tensors:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         index = folder / f"{WEIGHTS}.index.json"
+        if not index.exists() and not (folder / WEIGHTS).exists() and any(folder.glob("*.bin")):
+            raise refused(f"weights in another form than {WEIGHTS}")
         try:
             if index.exists():
                 self._where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
@@ -184,7 +186,9 @@ def _prefix(index: int) -> str:
 
 def _names() -> Iterator[str]:
     """Names of a layer's tensors, biases included."""
-    parts = [f"{_ATTENTION}{part}_proj" for part in "qkvo"] + [f"{_MLP}{part}_proj" for part in ("gate", "up", "down")]
+    parts = [f"{_ATTENTION}{part}_proj" for part in "qkvo"] + [
+        f"{_MLP}{part}_proj" for part in ("gate", "up", "down")
+    ]
     for part in parts:
         yield f"{part}.weight"
         yield f"{part}.bias"
@@ -206,7 +210,9 @@ def _layer(tensors: _Tensors, index: int, shape: Shape, kind: str) -> Layer:
             if not any(f"{prefix}{name}.bias" in tensors for name, _ in parts):
                 return make(kind, weight)
             biases = [
-                read(f"{prefix}{name}.bias", (rows,)) if f"{prefix}{name}.bias" in tensors else torch.zeros(rows)
+                read(f"{prefix}{name}.bias", (rows,))
+                if f"{prefix}{name}.bias" in tensors
+                else torch.zeros(rows)
                 for name, rows in parts
             ]
             return make(kind, weight, torch.cat(biases))

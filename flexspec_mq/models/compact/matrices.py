@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 KINDS = ("bf16", "int8", "int4")
 FEW_ROWS = 16
 """Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
+_PIECE = 2048
+"""Rows that are turned into 8 bits at a time."""
 GROUP = 32
 """Weights of one row that share a scale and a middle in 4 bits."""
 
@@ -43,6 +45,7 @@ class Plain:
         self.nbytes = self._weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
         return functional.linear(x, self._weight, self._bias)
 
 
@@ -50,15 +53,21 @@ class EightBits:
     """One scale a row of weights, symmetric."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        exact = weight.float()
-        # The scale is rounded first, so that the weights make up for its rounding.
-        scale = (exact.abs().amax(dim=1) / 127).clamp_(min=1e-30).to(torch.bfloat16)
-        self._weight = exact.div_(scale.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
-        self._scale = scale
+        self._weight = torch.empty(weight.shape, dtype=torch.int8)
+        self._scale = torch.empty(len(weight), dtype=torch.bfloat16)
+        # By pieces: an LM head in float32 would be the largest thing that a device ever holds.
+        for codes, scale, piece in zip(
+            self._weight.split(_PIECE), self._scale.split(_PIECE), weight.split(_PIECE), strict=True
+        ):
+            exact = piece.float()
+            # The scale is rounded first, so that the weights make up for its rounding.
+            scale.copy_((exact.abs().amax(dim=1) / 127).clamp_(min=1e-30))
+            codes.copy_((exact / scale.float()[:, None]).round_().clamp_(-127, 127))
         self._bias = None if bias is None else bias.to(torch.bfloat16)
-        self.nbytes = self._weight.nbytes + scale.nbytes
+        self.nbytes = self._weight.nbytes + self._scale.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
         if x.shape[0] <= FEW_ROWS:
             out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
         else:
@@ -91,6 +100,7 @@ class FourBits:
         return width % GROUP == 0 and rows % 16 == 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
         kernel = torch.ops.aten._weight_int4pack_mm_for_cpu  # noqa: SLF001
         out = cast("torch.Tensor", kernel(x, self._codes, GROUP, self._scales))
         return out if self._bias is None else out.add_(self._bias)
@@ -133,7 +143,10 @@ def works(kind: str) -> bool:
 
 @torch.inference_mode()
 def cheapest() -> str:
-    """What ``auto`` means here: 8 bits where they work and are no slower for one row than bfloat16, which takes 20 ms."""
+    """What ``auto`` means here: 8 bits where they work and are no slower for one row than bfloat16.
+
+    Finding out takes some 20 ms.
+    """
     if not works("int8"):
         return "bf16"
     weight = torch.randn((3072, 576), generator=torch.Generator().manual_seed(1))

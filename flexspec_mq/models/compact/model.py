@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.shape import Shape
-    from flexspec_mq.models.packed import Feed
+    from flexspec_mq.models.feed import Feed
 
 
 _FEW = 8
@@ -69,10 +69,16 @@ class CompactModel:
     """A model with Llama's layers that reads several sessions in one forward, as `PackedModel` does.
 
     Quickest for one token of one session. Rows of logits may differ by rounding with what shares the forward.
+
+    Attributes:
+        shape: sizes.
+        kind: of its weights, one of `matrices.KINDS`.
+        ids: token id of each column of the logits, ascending; None when they are all ids.
     """
 
-    def __init__(self, shape: Shape, layers: Sequence[Layer], ends: Ends) -> None:
+    def __init__(self, shape: Shape, kind: str, layers: Sequence[Layer], ends: Ends) -> None:
         self.shape = shape
+        self.kind = kind
         self.ids = ends.ids
         self._layers = layers
         self._ends = ends
@@ -83,6 +89,11 @@ class CompactModel:
     def nbytes(self) -> int:
         """Bytes of matrices that a forward reads, the embedding left out."""
         return sum(layer.nbytes for layer in self._layers) + self._ends.head.nbytes
+
+    @property
+    def columns(self) -> int:
+        """Width of the logits."""
+        return self.shape.vocab_size if self.ids is None else len(self.ids)
 
     def new_kv(self) -> SessionKV:
         """Empty keys and values for a new session."""
@@ -123,7 +134,7 @@ class CompactModel:
             if len(views) > 1:
                 mixed = torch.cat([mixed, *(view.attend(index, turned) for view in views[1:])])
             state += layer.merge(mixed.view(rows, width))
-            gate, up = layer.widen(self._normed(state)).split(shape.inner, dim=1)
+            gate, up = layer.widen(self._normed(state)).chunk(2, dim=1)
             state += layer.narrow(functional.silu(gate).mul_(up))
         for feed in feeds:
             feed.kv.tokens += feed.tokens
@@ -173,7 +184,9 @@ class _View:
         fresh = mine[:, self._queries :].view(count, 2, keys, size)
         self._into[layer].copy_(fresh.permute(1, 2, 0, 3))
         # Rows of a product: the heads of queries that share a head of keys, and within each the tokens.
-        query = mine[:, : self._queries].view(count, keys, -1, size).permute(1, 2, 0, 3).reshape(keys, -1, size)
+        query = (
+            mine[:, : self._queries].view(count, keys, -1, size).permute(1, 2, 0, 3).reshape(keys, -1, size)
+        )
         if count > _FEW:
             scores = torch.bmm(query, self._read_keys[layer].transpose(1, 2))
         else:  # torch turns a second factor that lies across, which for few rows costs three times the product

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flexspec_mq.errors import ModelError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_KINDS = ("default", "linear", "llama3")
+"""Ways of stretching contexts, by transformers' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,31 +27,22 @@ class Rotary:
     speeds: tuple[float, ...]
 
     @classmethod
-    def of(cls, config: Any, head: int) -> Rotary:
-        """From a configuration of transformers.
+    def of(cls, parameters: Mapping[str, Any], head: int) -> Rotary | None:
+        """From a configuration's parameters of rotary positions; None when they are of a kind not known here.
 
         Args:
-            config: of the text model.
+            parameters: as transformers has them.
             head: width of one head.
-
-        Raises:
-            ModelError: a way of stretching contexts that is not known here.
         """
-        parameters: Mapping[str, Any] = config.rope_parameters
         kind = parameters.get("rope_type", "default")
-        if float(parameters.get("partial_rotary_factor", 1.0)) != 1.0:
-            kind = "partial"
+        if kind not in _KINDS or float(parameters.get("partial_rotary_factor", 1.0)) != 1.0:
+            return None
         base = float(parameters["rope_theta"])
         speeds = [base ** (-2.0 * pair / head) for pair in range(head // 2)]
         if kind == "linear":
             speeds = [speed / float(parameters["factor"]) for speed in speeds]
-        elif kind == "llama3":
+        if kind == "llama3":
             speeds = [_llama3(speed, parameters) for speed in speeds]
-        elif kind != "default":
-            raise ModelError(
-                f"the compact draft engine does not know rotary positions of type {kind!r}",
-                hint="--draft-engine transformers knows them",
-            )
         return cls(tuple(speeds))
 
     def table(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,6 +50,15 @@ class Rotary:
         at = torch.arange(begin, end, dtype=torch.float64)[:, None]
         angles = at * torch.tensor(self.speeds, dtype=torch.float64)
         return angles.cos().float(), angles.sin().float()
+
+
+def _llama3(speed: float, parameters: Mapping[str, Any]) -> float:
+    """Llama 3.1's stretching: slow pairs turn slower by the factor, quick ones as before, a ramp in between."""
+    factor = float(parameters["factor"])
+    low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
+    rounds = float(parameters["original_max_position_embeddings"]) * speed / (2.0 * math.pi)
+    share = min(1.0, max(0.0, (rounds - low) / (high - low)))
+    return share * speed + (1.0 - share) * speed / factor
 
 
 class Turns:

@@ -55,6 +55,9 @@ class Shape:
         _check(text)
         heads = int(text.num_attention_heads)
         head = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+        rotary = Rotary.of(text.rope_parameters, head)
+        if rotary is None:
+            raise refused(f"rotary positions as in {dict(text.rope_parameters)}")
         return cls(
             layers=int(text.num_hidden_layers),
             width=int(text.hidden_size),
@@ -65,13 +68,17 @@ class Shape:
             epsilon=float(text.rms_norm_eps),
             vocab_size=int(text.vocab_size),
             tied=bool(text.tie_word_embeddings),
-            rotary=Rotary.of(text, head),
+            rotary=rotary,
         )
 
 
-def refused(what: str) -> ModelError:
+class UnknownModel(ModelError):
+    """Nothing is wrong with the model, but this runner does not know it."""
+
+
+def refused(what: str) -> UnknownModel:
     """The error for a model that this runner does not know."""
-    return ModelError(f"the compact draft engine does not know {what}", hint=OTHERWISE)
+    return UnknownModel(f"the compact draft engine does not know {what}", hint=OTHERWISE)
 
 
 def _check(text: Any) -> None:

@@ -27,6 +27,7 @@ from flexspec_mq.sampling.choose import choose, choose_with_margin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flexspec_mq.sampling.noise import Words
     from flexspec_mq.sampling.params import SamplingParams
 
 Floats = npt.NDArray[np.float64]
@@ -45,18 +46,21 @@ _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
 _ROUNDS = 50
 
 
-def features_of(logits: Logits, params: SamplingParams, position: int) -> tuple[int, Floats]:
+def features_of(
+    logits: Logits, params: SamplingParams, position: int, drawn: Words | None = None
+) -> tuple[int, Floats]:
     """Choose a token as `choose` does, and say what its confidence depends on.
 
     Args:
         logits: of the draft, float32 of shape [vocabulary].
         params: the session's.
         position: index of the token in prompt + text.
+        drawn: as for `choose`.
 
     Returns:
         The token's id, and its features in the order of `COLUMNS`, float64 of shape [4].
     """
-    token, margin = choose_with_margin(logits, params, position)
+    token, margin = choose_with_margin(logits, params, position, drawn)
     top = float(logits.max())
     mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
     found = (margin, float(logits[token]) - top - mass, -mass, params.temperature)
