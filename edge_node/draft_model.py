@@ -134,9 +134,9 @@ def _compact(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> D
 
 
 def _by_transformers(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
-    from flexspec_mq.models.attention import (
-        register,
-    )  # transformers' models, which a compact draft does without
+    # These import transformers' models, which a compact draft does without.
+    from flexspec_mq.models.attention import register
+    from flexspec_mq.models.packed import PackedModel
 
     loaded = load_target(
         path,

@@ -56,13 +56,13 @@ class EightBits:
         self._weight = torch.empty(weight.shape, dtype=torch.int8)
         self._scale = torch.empty(len(weight), dtype=torch.bfloat16)
         # By pieces: an LM head in float32 would be the largest thing that a device ever holds.
-        for codes, scale, piece in zip(
-            self._weight.split(_PIECE), self._scale.split(_PIECE), weight.split(_PIECE), strict=True
-        ):
-            exact = piece.float()
+        for begin in range(0, len(weight), _PIECE):
+            rows = slice(begin, begin + _PIECE)
+            exact = weight[rows].float()
             # The scale is rounded first, so that the weights make up for its rounding.
-            scale.copy_((exact.abs().amax(dim=1) / 127).clamp_(min=1e-30))
-            codes.copy_((exact / scale.float()[:, None]).round_().clamp_(-127, 127))
+            scale = (exact.abs().amax(dim=1) / 127).clamp_(min=1e-30).to(torch.bfloat16)
+            self._weight[rows] = (exact / scale.float()[:, None]).round_().clamp_(-127, 127)
+            self._scale[rows] = scale
         self._bias = None if bias is None else bias.to(torch.bfloat16)
         self.nbytes = self._weight.nbytes + self._scale.nbytes
 

@@ -138,6 +138,8 @@ class CompactModel:
             state += layer.narrow(functional.silu(gate).mul_(up))
         for feed in feeds:
             feed.kv.tokens += feed.tokens
+        if not wanted:
+            return torch.empty((0, self.columns))
         if len(wanted) < rows:
             state = state[wanted]
         return self._ends.head((self._normed(state) * self._ends.norm).to(torch.bfloat16)).float()

@@ -1,0 +1,195 @@
+"""What a drafted token costs beside a target's: engines, weights and LM heads of one draft, in turns, on one thread each.
+
+The target costs what `PackedModel` takes for one token of one session. Times are of the processor, so that a busy machine
+does not count as work; medians of the wall clock are in the JSON too. Memory and load time of an edge's draft are measured in
+fresh processes that have the export only.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks._common import finish, interleaved, parser, percentile, table
+from flexspec_mq.cli_common import run_main
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.attention import register
+from flexspec_mq.models.compact.load import AUTO_IDS, Choice, load_compact
+from flexspec_mq.models.compact.ranks import read_ranks
+from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.packed import Feed, PackedModel
+
+if TYPE_CHECKING:
+    from edge_node.drafter import DraftNetwork
+
+BAR = 0.15
+"""Of a target's token, that a drafted one may cost."""
+TARGET, PLAIN = "target", "transformers, bfloat16"
+
+Times = dict[str, list[tuple[float, float]]]
+
+
+def build_parser() -> ArgumentParser:
+    """The command's flags."""
+    made = parser(__doc__ or "")
+    made.add_argument("--draft", default="default", help="checkpoint folder of the draft, or 'default'")
+    made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument("--contexts", type=int, nargs="+", default=[64, 512], metavar="TOKENS")
+    made.add_argument("--weights", nargs="+", default=["bf16", "int8", "int4"], metavar="KIND")
+    made.add_argument(
+        "--ids",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="sizes of LM heads; all, 8192 and the default if not given",
+    )
+    made.add_argument("--rounds", type=int, default=40)
+    return made
+
+
+def check(options: Namespace) -> None:
+    """Refuse flags that nothing can be measured with.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for flag in ("rounds", *([] if options.ids is None else ["ids"]), "contexts"):
+        values = getattr(options, flag)
+        for value in values if isinstance(values, list) else [values]:
+            if value < (0 if flag == "ids" else 1):
+                raise UsageError(f"--{flag} {value} is too small")
+
+
+def networks(folder: Path, options: Namespace) -> dict[str, DraftNetwork]:
+    """The target and every way to run the draft, by name."""
+    text = load_text(folder)
+    ranks = read_ranks(folder, text.vocab_size)
+    sizes = options.ids or ([0] if ranks is None else [0, AUTO_IDS, 8192])
+    made: dict[str, DraftNetwork] = {
+        TARGET: PackedModel(load_target(options.target, attn_implementation=register()).model),
+        PLAIN: PackedModel(load_target(folder, attn_implementation=register()).model),
+    }
+    for kind in options.weights:
+        for size in sizes:
+            name = f"compact, {kind}, {size or text.vocab_size:,} ids"
+            made[name] = load_compact(folder, text, Choice(kind, size))
+    return made
+
+
+def measure_tokens(made: dict[str, DraftNetwork], context: int, options: Namespace) -> Times:
+    """Milliseconds of processor and of wall clock for one token behind a context, in turns."""
+
+    def case(network: DraftNetwork) -> Callable[[], tuple[float, float]]:
+        kv = network.new_kv()
+        network.forward([Feed(kv, [5 + place % 200 for place in range(context)])])
+
+        def once() -> tuple[float, float]:
+            network.forward([Feed(kv, [7])])  # what another network left in the caches is gone
+            kv.roll_back(context)
+            began, wall = time.thread_time(), time.perf_counter()
+            network.forward([Feed(kv, [9])])
+            took = 1e3 * (time.thread_time() - began), 1e3 * (time.perf_counter() - wall)
+            kv.roll_back(context)
+            return took
+
+        return once
+
+    cases = {name: case(network) for name, network in made.items()}
+    return interleaved(cases, options.rounds, rng=random.Random(options.seed))
+
+
+def measure_loading(folder: Path, engine: str) -> dict[str, Any]:
+    """Load the draft in a fresh process; see `draft_parts.loading`.
+
+    Raises:
+        ModelError: it failed there.
+    """
+    command = (sys.executable, "-m", "benchmarks.draft_parts.loading", str(folder), engine)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = "".join(done.stderr.splitlines()[-1:])
+        raise ModelError(f"a fresh process could not load the draft: {last}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def figures(times: Times) -> dict[str, dict[str, float]]:
+    """Medians by name, and the ratio of processor times to the target's."""
+    middle = {
+        name: [percentile(each, 0.5) for each in zip(*both, strict=True)] for name, both in times.items()
+    }
+    return {
+        name: {"cpu_ms": cpu, "wall_ms": wall, "ratio": cpu / middle[TARGET][0]}
+        for name, (cpu, wall) in middle.items()
+    }
+
+
+def show(contexts: dict[int, dict[str, dict[str, float]]], loading: dict[str, dict[str, Any]]) -> None:
+    """Print both tables."""
+    headers = [
+        "",
+        *(f"ms, {context} tokens" for context in contexts),
+        *(f"ratio, {context}" for context in contexts),
+    ]
+    names = next(iter(contexts.values()))
+    rows: list[list[Any]] = []
+    for name in names:
+        found = [by_name[name] for by_name in contexts.values()]
+        rows.append([name, *(one["cpu_ms"] for one in found), *(one["ratio"] for one in found)])
+    print(table(headers, rows))
+    print()
+    columns = ("VmHWM", "VmRSS", "RssAnon")
+    print(table(
+        ("loaded by", "CPU s, imports too", "CPU s", "peak MB", "resident MB", "of no file MB"),
+        [[name, one["cpu_s"], one["load_cpu_s"], *(one["mb"].get(each) for each in columns)]
+         for name, one in loading.items()],
+    ))  # fmt: skip
+
+
+def measure(options: Namespace) -> int:
+    """Measure and print."""
+    check(options)
+    if options.quick:
+        options.rounds, options.contexts = min(options.rounds, 6), options.contexts[:1]
+        options.weights, options.ids = options.weights[:2], options.ids or [0]
+    torch.set_num_threads(1)
+    folder = default_draft_path() if options.draft == "default" else Path(options.draft)
+    engines = ("none", "compact", "transformers")
+    loading = {engine: measure_loading(folder, engine) for engine in engines}
+    made = networks(folder, options)
+    contexts = {context: figures(measure_tokens(made, context, options)) for context in options.contexts}
+    show(contexts, loading)
+    best = min(
+        (max(by_name[name]["ratio"] for by_name in contexts.values()), name)
+        for name in made
+        if name != TARGET
+    )
+    print(f"\ncheapest: {best[1]}, at most {best[0]:.3f} of the target's token")
+    layers = load_text(folder).config.get_text_config().num_hidden_layers
+    results = {
+        "draft_layers": layers,
+        "tokens": {str(context): by_name for context, by_name in contexts.items()},
+        "loading": loading,
+        "bar": {"ratio": best[0], "most": BAR, "met": best[0] <= BAR},
+    }
+    finish("draft_cost", results, quick=options.quick)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_main(lambda arguments: measure(build_parser().parse_args(arguments)), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Load a draft as an edge node does, in a process that imports nothing else, and say what that took.
+
+``python -m benchmarks.draft_parts.loading FOLDER ENGINE`` prints one JSON object. The engine ``none`` loads only what texts need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+_SIZES = ("VmHWM", "VmRSS", "RssAnon")
+
+
+def sizes() -> dict[str, float]:
+    """MB of this process: the most that was resident, what is now, and of that what is no file's. Linux only."""
+    try:
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    except OSError:
+        return {}
+    found = (line.partition(":") for line in lines)
+    return {name: int(rest.split()[0]) / 1024 for name, _, rest in found if name in _SIZES}
+
+
+def main(folder: str, engine: str) -> None:
+    """Load and print."""
+    from edge_node import draft_model
+    from edge_node.settings import EdgeSettings
+
+    if engine == "none":
+        settings = EdgeSettings(edge="bench", draft="none", tokenizer=folder)
+    else:
+        settings = EdgeSettings(edge="bench", draft=folder, draft_engine=engine)
+    imported = time.process_time()
+    loaded = draft_model.load(settings, lambda _text: None)
+    took = time.process_time() - imported
+    print(json.dumps({"engine": loaded.engine, "cpu_s": imported + took, "load_cpu_s": took, "mb": sizes()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,325 @@
+"""The compact runner against transformers: the same logits but for rounding, and the same text of a draft."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.compact.load import Choice, load_compact
+from flexspec_mq.models.compact.matrices import FEW_ROWS, EightBits, FourBits, make, works
+from flexspec_mq.models.compact.model import CompactModel
+from flexspec_mq.models.compact.ranks import RANKS, frequent, read_ranks, share_outside
+from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.feed import Feed
+from flexspec_mq.models.load import load_target, load_text
+from tests.models.tiny_checkpoints import save
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+TEXT = random.Random(3).choices(range(320), k=200)
+FLOAT = "float32"
+
+
+def drawn(model: Any) -> Any:
+    """Larger random weights than usual, norms and biases too: nothing that could be left out goes unnoticed."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.normal_(0.0, 0.12)
+            else:
+                weight.add_(torch.randn_like(weight), alpha=0.2)
+    return model
+
+
+def built(kind: str) -> Any:
+    match kind:
+        case "llama":
+            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES)))
+        case "tied, biases everywhere":
+            more = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
+            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, **more)))
+        case "wide heads, all keys":
+            changed = {**SIZES, "num_key_value_heads": 4, "head_dim": 32}
+            return drawn(LlamaForCausalLM(LlamaConfig(**changed)))
+        case "llama3":
+            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)))
+        case "linear":
+            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LINEAR)))
+        case "qwen2":
+            return drawn(Qwen2ForCausalLM(Qwen2Config(**SIZES)))
+    raise AssertionError(kind)
+
+
+KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("compact")
+    return {kind: save(root / str(place), built(kind)) for place, kind in enumerate(KINDS)}
+
+
+def loaded(folder: Path, weights: str = "bf16", ids: int | None = 0) -> CompactModel:
+    return load_compact(folder, load_text(folder), Choice(weights, ids))
+
+
+def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def alone(model: CompactModel, text: list[int]) -> torch.Tensor:
+    """Logits behind every id, read one by one."""
+    kv = model.new_kv()
+    return torch.cat([model.forward([Feed(kv, [token])]) for token in text])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_agrees_with_transformers(kind: str, folders: dict[str, Path]) -> None:
+    """With rounding as the only difference from float32: a forgotten bias or norm is a distance of 0.1 or more."""
+    with torch.inference_mode():
+        model: Any = load_target(folders[kind], dtype=FLOAT).model
+        wanted = model(torch.tensor([TEXT])).logits[0]
+    compact = loaded(folders[kind])
+    assert distance(compact.forward([Feed(compact.new_kv(), TEXT, len(TEXT))]), wanted) < 0.03
+    assert distance(alone(compact, TEXT), wanted) < 0.03
+
+
+@cache
+def of_kind(folder: Path, weights: str) -> tuple[CompactModel, torch.Tensor]:
+    model = loaded(folder, weights)
+    return model, alone(model, TEXT)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    weights=st.sampled_from(["bf16", "int8"]),
+    steps=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 3), st.integers(1, 40)), min_size=1, max_size=4, unique_by=lambda s: s[0]
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    back=st.integers(0, 30),
+)
+def test_neither_company_nor_pieces_nor_roll_backs_matter(
+    folders: dict[str, Path], weights: str, steps: list[list[tuple[int, int]]], back: int
+) -> None:
+    """Sessions read the text in any pieces beside each other, stray and roll back: only rounding differs."""
+    model, wanted = of_kind(folders["llama"], weights)
+    kvs = [model.new_kv() for _ in range(4)]
+    for step in steps:
+        feeds, places = [], []
+        for session, share in step:
+            kv = kvs[session]
+            tokens = TEXT[kv.length : kv.length + share]
+            if tokens:
+                places += range(kv.length, kv.length + len(tokens))
+                feeds.append(Feed(kv, tokens, len(tokens)))
+        if not feeds:
+            continue
+        assert distance(model.forward(feeds), wanted[places]) < 0.03
+        first = kvs[step[0][0]]
+        kept = first.length
+        model.forward([Feed(first, [319] * 3, 0)])
+        first.roll_back(max(0, kept - back))
+
+
+def test_rows_are_those_asked_for(folders: dict[str, Path]) -> None:
+    model, wanted = of_kind(folders["llama"], "bf16")
+    feeds = [
+        Feed(model.new_kv(), TEXT[:9], 2),
+        Feed(model.new_kv(), TEXT[:5], 0),
+        Feed(model.new_kv(), TEXT[:7]),
+    ]
+    found = model.forward(feeds)
+    assert found.shape == (3, 320)
+    assert found.dtype == torch.float32
+    assert distance(found, wanted[[7, 8, 6]]) < 0.03
+    assert model.forward([Feed(model.new_kv(), TEXT[:5], 0)]).shape == (0, 320)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_a_trimmed_head_has_the_columns_of_its_ids(weights: str, folders: dict[str, Path]) -> None:
+    folder = folders["tied, biases everywhere"]
+    ranks = np.array(random.Random(1).sample(range(3, 320), 128), dtype=np.int32)
+    np.save(folder / RANKS, ranks)
+    whole, some = loaded(folder, weights), loaded(folder, weights, 64)
+    assert some.ids is not None
+    assert set(some.ids) == {2, *ranks[:64]}
+    found = some.forward([Feed(some.new_kv(), TEXT, 20)])
+    wanted = whole.forward([Feed(whole.new_kv(), TEXT, 20)])
+    assert distance(found, wanted[:, torch.from_numpy(some.ids)]) < (0.01 if weights == "bf16" else 0.15)
+    assert loaded(folder, weights, None).columns == 129
+
+
+def test_trimming_without_ranks_is_refused_only_when_asked_for(folders: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match=RANKS) as caught:
+        loaded(folders["llama"], ids=100)
+    assert "--draft-ids 0" in caught.value.hint
+    assert loaded(folders["llama"], ids=None).ids is None
+
+
+@pytest.mark.parametrize(
+    "ranks", [np.array([1, 1]), np.array([-1]), np.array([320]), np.array([0.5]), np.zeros((2, 2), np.int32)]
+)
+def test_strange_ranks_are_refused(ranks: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    np.save(tmp_path / RANKS, ranks)
+    with pytest.raises(ModelError, match=RANKS):
+        read_ranks(tmp_path, 320)
+
+
+def test_damaged_ranks_are_refused(tmp_path: Path) -> None:
+    (tmp_path / RANKS).write_bytes(b"not numpy")
+    with pytest.raises(ModelError, match=RANKS):
+        read_ranks(tmp_path, 320)
+
+
+@given(
+    st.permutations(range(40)),
+    st.integers(1, 60),
+    st.sets(st.integers(0, 39)),
+    st.lists(st.lists(st.integers(0, 39), max_size=30), max_size=5),
+)
+def test_ids_and_the_share_outside(
+    order: list[int], count: int, always: set[int], texts: list[list[int]]
+) -> None:
+    ids = frequent(np.array(order), count, always)
+    assert list(ids) == sorted({*order[:count], *always})
+    tokens = [token for text in texts for token in text]
+    outside = [token for token in tokens if token not in set(ids)]
+    assert share_outside(texts, ids) == (len(outside) / len(tokens) if tokens else 0.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.sampled_from([16, 48, 320]),
+    width=st.sampled_from([32, 64, 160]),
+    count=st.sampled_from([1, 2, 5, FEW_ROWS, FEW_ROWS + 1, 40]),
+    seed=st.integers(0, 1000),
+)
+def test_few_bits_are_near(rows: int, width: int, count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight, x = (
+        torch.randn((rows, width), generator=generator),
+        torch.randn((count, width), generator=generator),
+    )
+    bias = torch.randn(rows, generator=generator)
+    x = x.to(torch.bfloat16)
+    wanted = x.float() @ weight.T + bias
+    assert distance(EightBits(weight, bias)(x).float(), wanted) < 0.02
+    assert distance(FourBits(weight, bias)(x).float(), wanted) < 0.15
+    assert EightBits(weight).nbytes < 0.6 * make("bf16", weight).nbytes
+
+
+def test_a_kernel_that_is_not_there_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]
+) -> None:
+    def absent(*_args: object) -> torch.Tensor:
+        raise NotImplementedError
+
+    assert works("int8")
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", absent)
+    assert not works("int8")
+    with pytest.raises(UsageError, match="int8"):
+        loaded(folders["llama"], "int8")
+    assert loaded(folders["llama"], "auto").kind == "bf16"
+
+
+def test_other_models_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    qwen3 = save(tmp_path / "qwen3", Qwen3ForCausalLM(Qwen3Config(**SIZES)))
+    windowed = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=64, max_window_layers=0)
+    folder = save(tmp_path / "window", Qwen2ForCausalLM(windowed))
+    yarn = {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    stretched = save(tmp_path / "yarn", LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=yarn)))
+    for strange, named in ((qwen3, "qwen3"), (folder, "sliding"), (stretched, "yarn")):
+        with pytest.raises(UnknownModel, match=named) as caught:
+            loaded(strange)
+        assert "--draft-engine transformers" in caught.value.hint
+
+
+def test_incomplete_and_damaged_weights_are_named(tmp_path: Path) -> None:
+    folder = save(tmp_path / "m", built("llama"))
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    narrow = "model.layers.1.mlp.down_proj.weight"
+    for change, named in (
+        ({narrow: None}, narrow),
+        ({narrow: torch.zeros(3, 3)}, narrow),
+        ({"model.layers.0.self_attn.q_norm.weight": torch.zeros(16)}, "q_norm"),
+    ):
+        changed = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=named):
+            loaded(folder)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot load the weights"):
+        loaded(folder)
+
+
+@pytest.mark.model
+def test_eight_bits_of_the_real_draft_choose_alike() -> None:
+    """97.3 % of 3,113 choices were alike when measured; of these 240 or so, fewer than 93 % would be a fault."""
+    folder = default_draft_path()
+    text = load_text(folder)
+    models = [load_compact(folder, text, Choice(kind, 0)) for kind in ("bf16", "int8")]
+    prompt = "Explain how a bicycle stays upright, and why it falls when it stands still."
+    written = text.tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+    )
+    ids = [int(token) for token in written]
+    kv = models[0].new_kv()
+    rows = models[0].forward([Feed(kv, ids)])
+    for _ in range(100):
+        ids.append(int(rows[-1].argmax()))
+        rows = models[0].forward([Feed(kv, ids[-1:])])
+    choices = [
+        torch.cat(
+            [model.forward([Feed(model.new_kv(), ids[: at + 1], at + 1)]) for at in (40, 80, len(ids) - 1)]
+        )
+        for model in models
+    ]
+    assert float((choices[0].argmax(1) == choices[1].argmax(1)).float().mean()) > 0.93
+    assert distance(choices[1], choices[0]) < 0.06
