@@ -1,8 +1,8 @@
-"""What a drafted token costs beside a target's: engines, weights and LM heads of one draft, in turns, on one thread each.
+"""What a drafted token costs beside a target's: engines, weights and LM heads of one draft, on one thread each.
 
-The target costs what `PackedModel` takes for one token of one session. Times are of the processor, so that a busy machine
-does not count as work; medians of the wall clock are in the JSON too. Memory and load time of an edge's draft are measured in
-fresh processes that have the export only.
+All are measured in turns. The target costs what `PackedModel` takes for one token of one session. Times are of the
+processor, so that what else runs on the machine does not count; medians of the wall clock are in the JSON. Memory and
+load time of an edge's draft are measured in fresh processes that have the export only.
 """
 
 from __future__ import annotations

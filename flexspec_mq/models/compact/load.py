@@ -67,11 +67,14 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
     tensors = _Tensors(folder)
     tensors.check(shape)
     layers = [_layer(tensors, index, shape, kind) for index in range(shape.layers)]
+    whole = (shape.vocab_size, shape.width)
     with tensors.opened() as read:
-        embedding = read(_EMBEDDING, (shape.vocab_size, shape.width)).to(torch.bfloat16)
+        embedding = read(_EMBEDDING, whole).to(torch.bfloat16)
         norm = read(_NORM, (shape.width,)).to(torch.float32, copy=True)
-        head = embedding if shape.tied else read(_HEAD, (shape.vocab_size, shape.width))
+        # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
+        head = read(_EMBEDDING if shape.tied else _HEAD, whole)
         matrix = make(kind, head if ids is None else head[torch.from_numpy(ids)])
+        del head
     return CompactModel(shape, kind, layers, Ends(embedding, norm, matrix, ids))
 
 
