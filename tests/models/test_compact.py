@@ -73,7 +73,7 @@ def built(kind: str) -> Any:
         case "llama":
             return drawn(LlamaForCausalLM(LlamaConfig(**SIZES)))
         case "tied, biases everywhere":
-            more = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
+            more: dict[str, Any] = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
             return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, **more)))
         case "wide heads, all keys":
             changed = {**SIZES, "num_key_value_heads": 4, "head_dim": 32}
@@ -146,7 +146,8 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
     model, wanted = of_kind(folders["llama"], weights)
     kvs = [model.new_kv() for _ in range(4)]
     for step in steps:
-        feeds, places = [], []
+        feeds: list[Feed] = []
+        places: list[int] = []
         for session, share in step:
             kv = kvs[session]
             tokens = TEXT[kv.length : kv.length + share]
@@ -306,7 +307,7 @@ def test_eight_bits_of_the_real_draft_choose_alike() -> None:
     text = load_text(folder)
     models = [load_compact(folder, text, Choice(kind, 0)) for kind in ("bf16", "int8")]
     prompt = "Explain how a bicycle stays upright, and why it falls when it stands still."
-    written = text.tokenizer.apply_chat_template(
+    written: Any = text.tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
     )
     ids = [int(token) for token in written]

@@ -1,0 +1,126 @@
+"""Which engine runs the draft, and what a trimmed head means for the tokens drafted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from edge_node.draft_model import load
+from edge_node.drafter import ModelDrafter
+from edge_node.drafts import Wanted
+from edge_node.settings import EdgeSettings
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.compact.ranks import RANKS
+from flexspec_mq.models.feed import Feed
+from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from tests.models.tiny_checkpoints import save, tiny_llama
+
+CONTEXT = tuple(range(10, 40))
+
+
+def silent(_text: str) -> None:
+    return
+
+
+def settings(folder: Path, **more: Any) -> EdgeSettings:
+    return EdgeSettings(edge="e", draft=str(folder), **more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    saved = save(tmp_path / "draft", tiny_llama())
+    np.save(saved / RANKS, np.arange(299, 99, -1, dtype=np.int32))
+    return saved
+
+
+def test_a_draft_like_llama_runs_compactly_with_its_frequent_ids(folder: Path) -> None:
+    found = load(settings(folder, draft_weights="int8", draft_ids=40), silent)
+    assert found.engine == "compact, int8 weights, 41 token ids"  # the end of a text is always in
+    assert found.drafter is not None
+    drafted = found.drafter.draft([Wanted(1, CONTEXT, SamplingParams(1.0, 0, 1.0, n)) for n in range(1)])[0]
+    assert drafted == 2 or (drafted is not None and drafted >= 260)
+
+
+@pytest.mark.parametrize("more", [{"draft_engine": "transformers"}, {"dtype": "float32"}])
+def test_transformers_runs_it_where_asked_or_where_only_it_can(folder: Path, more: dict[str, Any]) -> None:
+    assert load(settings(folder, **more), silent).engine == "transformers"
+
+
+def test_engines_agree_on_what_to_draft(folder: Path) -> None:
+    engines = [load(settings(folder, dtype="float32"), silent)]
+    engines.append(load(settings(folder, draft_weights="bf16", draft_ids=0), silent))
+    wanted = [Wanted(n, CONTEXT[n:], SamplingParams(0.0, 0, 1.0, 0)) for n in range(12)]
+    guesses = [engine.drafter.draft(wanted) for engine in engines if engine.drafter is not None]
+    alike = sum(one == other for one, other in zip(*guesses, strict=True))
+    assert alike >= 10  # near-ties may fall either way in bfloat16; by chance, 1 of 300 would agree
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"draft_engine": "compact", "dtype": "float32"},
+        {"draft_weights": "int8", "draft_engine": "transformers"},
+        {"draft_ids": 5, "dtype": "float16"},
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(folder: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="compact drafts"):
+        load(settings(folder, **more), silent)
+
+
+def test_a_model_that_only_transformers_knows(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "head_dim": 16,
+    }
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 300}
+    folder = save(tmp_path, Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)))
+    said: list[str] = []
+    assert load(settings(folder), said.append).engine == "transformers"
+    assert any("qwen3" in line for line in said)
+    with pytest.raises(ModelError, match="qwen3"):
+        load(settings(folder, draft_engine="compact"), silent)
+
+
+class Fixed:
+    """A network with the same logits after every context."""
+
+    def __init__(self, logits: list[float]) -> None:
+        self.logits = torch.tensor(logits)
+
+    def new_kv(self) -> SessionKV:
+        return SessionKV(1, 1, 2, torch.empty(0))
+
+    def forward(self, feeds: list[Feed]) -> torch.Tensor:
+        for feed in feeds:
+            feed.kv.tokens += feed.tokens
+        return self.logits.expand(sum(feed.rows for feed in feeds), -1)
+
+
+@given(
+    logits=st.lists(st.floats(-8, 8, width=32), min_size=6, max_size=60),
+    temperature=st.sampled_from([0.0, 0.7, 1.0, 3.0]),
+    seed=st.integers(0, 2**64 - 1),
+    data=st.data(),
+)
+def test_a_columns_dice_are_its_tokens(
+    logits: list[float], temperature: float, seed: int, data: st.DataObject
+) -> None:
+    """What the full head chooses, a trimmed one chooses too, as long as it has that id."""
+    params = SamplingParams(temperature, 0, 1.0, seed)
+    wanted = choose(np.array(logits, dtype=np.float32), params, len(CONTEXT))
+    others = data.draw(st.sets(st.integers(0, len(logits) - 1)))
+    ids = np.array(sorted({wanted, *others}), dtype=np.int64)
+    network: Any = Fixed([logits[token] for token in ids])
+    assert ModelDrafter(network, max_context=99, ids=ids).draft([Wanted(1, CONTEXT, params)]) == [wanted]
