@@ -36,7 +36,7 @@ def _draft(drafter: ModelDrafter) -> None:
     context = list(range(100, 200))
     while len(context) < 120:
         drafted = drafter.draft([Wanted(1, context, SamplingParams())])[0]
-        context += [] if drafted is None else [drafted]
+        context += [guess.token for guess in drafted or ()]
 
 
 def main(folder: str, engine: str) -> None:
@@ -51,8 +51,8 @@ def main(folder: str, engine: str) -> None:
     imported = time.process_time()
     loaded = draft_model.load(settings, lambda _text: None)
     took = time.process_time() - imported
-    if loaded.drafter is not None:  # weights that are mapped take room only when they are read
-        _draft(loaded.drafter)
+    if loaded.model is not None:  # weights that are mapped take room only when they are read
+        _draft(loaded.model)
     print(json.dumps({"engine": loaded.engine, "cpu_s": imported + took, "load_cpu_s": took, "mb": sizes()}))
 
 
