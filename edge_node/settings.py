@@ -67,14 +67,14 @@ class EdgeSettings:
     draft_engine: Annotated[
         str,
         Setting(
-            help="what runs the draft: compact (CPU, models like Llama), transformers, or auto, the first that can",
+            help="what runs the draft; compact is for models like Llama on a CPU, auto the first that can",
             choices=("auto", "compact", "transformers"),
         ),
     ] = "auto"
     draft_weights: Annotated[
         str,
         Setting(
-            help="of the compact engine: bf16, int8, int4, or auto, 8 bits where the processor is quick with them",
+            help="of the compact engine; auto is 8 bits where the processor is quick with them",
             choices=("auto", "bf16", "int8", "int4"),
         ),
     ] = "auto"
