@@ -45,7 +45,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--draft", default="default", help="checkpoint folder of the draft, or 'default'")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument("--contexts", type=int, nargs="+", default=[64, 512], metavar="TOKENS")
-    made.add_argument("--weights", nargs="+", default=["bf16", "int8", "int4"], metavar="KIND")
+    made.add_argument("--weights", nargs="+", default=["bf16", "int8", "mixed", "int4"], metavar="KIND")
     made.add_argument(
         "--ids",
         type=int,

@@ -75,7 +75,7 @@ class EdgeSettings:
         str,
         Setting(
             help="of the compact engine; auto is 8 bits where the processor is quick with them",
-            choices=("auto", "bf16", "int8", "int4"),
+            choices=("auto", "bf16", "int8", "mixed", "int4"),
         ),
     ] = "auto"
     draft_ids: Annotated[

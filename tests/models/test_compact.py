@@ -177,7 +177,7 @@ def test_rows_are_those_asked_for(folders: dict[str, Path]) -> None:
     assert model.forward([Feed(model.new_kv(), TEXT[:5], 0)]).shape == (0, 320)
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "mixed", "int4"])
 def test_a_trimmed_head_has_the_columns_of_its_ids(weights: str, folders: dict[str, Path]) -> None:
     folder = folders["tied, biases everywhere"]
     ranks = np.array(random.Random(1).sample(range(3, 320), 128), dtype=np.int32)

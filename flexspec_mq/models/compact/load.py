@@ -204,21 +204,21 @@ def _layer(tensors: _Tensors, index: int, shape: Shape, kind: str) -> Layer:
     prefix = _prefix(index)
     with tensors.opened() as read:
 
-        def fused(width: int, *parts: tuple[str, int], norm: str | None = None) -> Matrix:
+        def fused(width: int, *parts: tuple[str, int], norm: str | None = None, mlp: bool = False) -> Matrix:
             weights = [read(f"{prefix}{name}.weight", (rows, width)) for name, rows in parts]
             # A copy also of a single one: products from the file's own pages would start at any byte of a line.
             weight = torch.cat(weights)
             if norm is not None:
                 weight = weight * read(f"{prefix}{norm}.weight", (width,)).float()
             if not any(f"{prefix}{name}.bias" in tensors for name, _ in parts):
-                return make(kind, weight)
+                return make(kind, weight, mlp=mlp)
             biases = [
                 read(f"{prefix}{name}.bias", (rows,))
                 if f"{prefix}{name}.bias" in tensors
                 else torch.zeros(rows)
                 for name, rows in parts
             ]
-            return make(kind, weight, torch.cat(biases))
+            return make(kind, weight, torch.cat(biases), mlp=mlp)
 
         return Layer(
             project=fused(
@@ -234,6 +234,7 @@ def _layer(tensors: _Tensors, index: int, shape: Shape, kind: str) -> Layer:
                 (f"{_MLP}gate_proj", shape.inner),
                 (f"{_MLP}up_proj", shape.inner),
                 norm=_SECOND_NORM,
+                mlp=True,
             ),
-            narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width)),
+            narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width), mlp=True),
         )
