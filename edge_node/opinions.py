@@ -1,10 +1,10 @@
 """What a draft's guess and a lookup's are worth when both are known: each is a witness about the other.
 
-Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 14,500 tokens
-that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with its first draft (calibrated) and the lookup's
-prior: 73 % of the tokens had a lookup, and the two agreed on half of these. Where they agree they are surer than
-either (mean log loss 0.298 against 0.314 for the larger of the two), where they differ less sure than each (0.57
-against 0.60 for the draft, 0.39 against 0.49 for the lookup).
+Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 27,248 tokens of
+held-out text that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with the calibrated draft that ships and
+the lookup's prior: 73 % of the tokens had a lookup, and the two agreed on half of these. Where they agree they are
+surer than either (mean log loss 0.218 against 0.225 for the larger of the two, on a quarter of the rows that was left
+out), where they differ less sure than each (0.61 against 0.66 for the draft, 0.37 against 0.47 for the lookup).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import math
 from edge_node.drafts import Guess
 
 _LEAST = 1e-4
-_AGREE = (0.708, 0.795, 0.495)
-_DRAFT_ALONE = (-0.654, 0.830, -0.496)
-_LOOKUP_ALONE = (-1.140, -0.194, 1.030)
+_AGREE = (0.541, 0.787, 0.437)
+_DRAFT_ALONE = (-0.499, 0.754, -0.297)
+_LOOKUP_ALONE = (-1.335, -0.279, 0.909)
 """A constant, per log-odds of the draft's confidence, per log-odds of the lookup's."""
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KINDS = ("bf16", "int8", "int4", "mixed")
-"""What weights can be. ``mixed`` is 4 bits in the MLPs, which bear them best and hold most weights, and 8 elsewhere."""
+"""What weights can be. ``mixed`` is 4 bits in the MLPs, which hold most weights and bear it best, and 8 elsewhere."""
 FEW_ROWS = 16
 """Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
 _PIECE = 2048
@@ -139,9 +139,7 @@ _MAKERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], Matrix]] = {
 }
 
 
-def make(
-    kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None, *, mlp: bool = False
-) -> Matrix:
+def make(kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None, *, mlp: bool = False) -> Matrix:
     """Prepare a matrix.
 
     Args:
@@ -176,10 +174,10 @@ def works(kind: str) -> bool:
 
 @torch.inference_mode()
 def cheapest() -> str:
-    """What ``auto`` means here, by the time of a product of one row: of ``mixed``, ``int8`` and ``bf16`` the first that works
-    and in which fewer bits are no slower.
+    """What ``auto`` means here: of ``mixed``, ``int8`` and ``bf16`` the first that works and saves time.
 
-    4 bits everywhere are quicker still, and change a sixth of the draft's choices. Finding out takes some 30 ms.
+    Asked with a product of one row, which takes some 30 ms. 4 bits everywhere are quicker still, and change a sixth
+    of the draft's choices.
     """
     weight = torch.randn((3072, 576), generator=torch.Generator().manual_seed(1))
     x = torch.ones((1, 576), dtype=torch.bfloat16)
