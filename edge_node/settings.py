@@ -74,7 +74,7 @@ class EdgeSettings:
     draft_weights: Annotated[
         str,
         Setting(
-            help="of the compact engine; auto is 8 bits where the processor is quick with them",
+            help="of the compact engine; mixed is 4 bits in MLPs and 8 elsewhere, auto is mixed where the processor is quick with it",
             choices=("auto", "bf16", "int8", "mixed", "int4"),
         ),
     ] = "auto"

@@ -233,7 +233,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
 def test_our_own_metadata_is_understood() -> None:
     asked = machine.requirements()
     assert {"aiomqtt", "torch", "starlette"} <= {one.name for one in asked}
-    assert {one.extra for one in asked} == {"", "models", "serve", "chat", "gguf", "dev"}
+    assert {one.extra for one in asked} == {"", "models", "train", "serve", "chat", "gguf", "dev"}
     assert all(one.bounds for one in asked)
 
 

@@ -302,7 +302,7 @@ def test_incomplete_and_damaged_weights_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_eight_bits_of_the_real_draft_choose_alike() -> None:
-    """97.3 % of 3,113 choices were alike when measured; of these 240 or so, fewer than 93 % would be a fault."""
+    """97.5 % of 3,660 choices in answers were alike when measured. Here prompts count too, where the draft is less sure."""
     folder = default_draft_path()
     text = load_text(folder)
     models = [load_compact(folder, text, Choice(kind, 0)) for kind in ("bf16", "int8")]
@@ -322,5 +322,5 @@ def test_eight_bits_of_the_real_draft_choose_alike() -> None:
         )
         for model in models
     ]
-    assert float((choices[0].argmax(1) == choices[1].argmax(1)).float().mean()) > 0.93
+    assert float((choices[0].argmax(1) == choices[1].argmax(1)).float().mean()) > 0.88
     assert distance(choices[1], choices[0]) < 0.06
