@@ -74,7 +74,7 @@ class EdgeSettings:
     draft_weights: Annotated[
         str,
         Setting(
-            help="of the compact engine; mixed is 4 bits in MLPs and 8 elsewhere, auto is mixed where the processor is quick with it",
+            help="of the compact engine; mixed is 4 bits in MLPs and 8 elsewhere, auto is mixed where that is quick",
             choices=("auto", "bf16", "int8", "mixed", "int4"),
         ),
     ] = "auto"
