@@ -302,7 +302,7 @@ def test_incomplete_and_damaged_weights_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_eight_bits_of_the_real_draft_choose_alike() -> None:
-    """97.5 % of 3,660 choices in answers were alike when measured; in prompts, which count here, the draft is less sure."""
+    """97.5 % of 3,660 choices in answers were alike; in prompts, which count here, the draft is less sure."""
     folder = default_draft_path()
     text = load_text(folder)
     models = [load_compact(folder, text, Choice(kind, 0)) for kind in ("bf16", "int8")]
