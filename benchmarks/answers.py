@@ -176,22 +176,22 @@ def show(title: str, found: dict[str, Any]) -> None:
     print(table([*headers, "of streaming", "of medians", ""], rows))
     if "of_first" in found[ALL]["current"]:
         print(f"current of first: {shown(found[ALL]['current']['of_first']['total'], '.2f')}")
+    # Each group has its sides in the order in which they answered.
+    others = [name for name in found[ALL] if name != STREAMING]
     rows = [
         [
             category,
             group[STREAMING]["answers"],
             group[STREAMING]["mean_s"],
             *(
-                f"{shown(one['of_streaming']['total'], '.2f')} {one['of_streaming']['verdict']}"
-                for name, one in group.items()
-                if name != STREAMING
+                f"{shown(group[name]['of_streaming']['total'], '.2f')} {group[name]['of_streaming']['verdict']}"
+                for name in others
             ),
         ]
         for category, group in found.items()
     ]
-    names = [f"{name} of streaming" for name in found[ALL] if name != STREAMING]
     print()
-    print(table(["", "answers", "streaming, s", *names], rows))
+    print(table(["", "answers", "streaming, s", *(f"{name} of streaming" for name in others)], rows))
     print()
 
 

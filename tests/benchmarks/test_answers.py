@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,22 @@ def test_a_verdict_needs_the_whole_interval() -> None:
     assert seconds.verdict(Interval(0.9, 0.8, 0.99)) == "win"
     assert seconds.verdict(Interval(0.9, 0.8, 1.01)) == "even"
     assert seconds.verdict(Interval(1.1, 1.01, 1.2)) == "loss"
+
+
+def test_a_category_has_its_ratios_under_the_right_names(capsys: pytest.CaptureFixture[str]) -> None:
+    took = {"current": 1.0, "streaming": 2.0, "first": 4.0}
+    orders = (["current", "streaming", "first"], ["first", "streaming", "current"])
+    found = [
+        replace(sample(question, side, took[side]), category=f"c{question}")
+        for question, order in enumerate(orders)
+        for side in order
+    ]
+    answers.show("", answers.compare(found, seed=0))
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed[printed.index("answers") :].splitlines()]
+    assert [line[3:] for line in lines if line and line[0] in ("c0", "c1")] == 2 * [
+        ["0.50", "even", "2.00", "even"]
+    ]
 
 
 @pytest.fixture
