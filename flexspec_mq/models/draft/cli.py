@@ -19,10 +19,10 @@ from flexspec_mq.models.draft.cli_parts import (
 )
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
-    ("--layers", 8, "N", "backbone layers kept from the base"),
+    ("--layers", 10, "N", "backbone layers kept from the base"),
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
-    ("--learning-rate", 4e-3, "RATE", "peak of AdamW's rate"),
-    ("--hybrid-from", 0.6, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
+    ("--learning-rate", 2e-3, "RATE", "peak of AdamW's rate"),
+    ("--hybrid-from", 0.5, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
     ("--common-ids", 8192, "IDS", "ids of the LM head that every step sees; 0 uses the whole head always"),
     ("--extra-ids", 2048, "IDS", "other ids, drawn anew in every step, that stand for the rest"),
     ("--full-from", 0.9, "SHARE", "share of the budget (0-1) after which steps use the whole LM head"),
