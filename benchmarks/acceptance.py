@@ -86,6 +86,10 @@ def check(options: Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} {value} is less than 1")
     if not 0 <= options.k <= MAX_DRAFT_TOKENS:
         raise UsageError(f"--k {options.k} is not between 0 and {MAX_DRAFT_TOKENS}")
+    if options.price <= 0:
+        raise UsageError(
+            f"--price {options.price:g} is not above 0", hint="a small one asks the model nearly always"
+        )
     if options.draft == "none" and not options.lookup:
         raise UsageError("there is no acceptance without a draft", hint="--lookup drafts without a model")
     if not options.price >= 0:

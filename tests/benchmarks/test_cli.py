@@ -73,6 +73,7 @@ def test_an_unknown_flag_is_refused(
     [
         (acceptance.main, ["--k", "65"], "--k 65"),
         (acceptance.main, ["--k", "-1"], "--k -1"),
+        (acceptance.main, ["--price", "0"], "--price 0"),
         (acceptance.main, ["--tokens", "0"], "--tokens 0"),
         (acceptance.main, ["--at-once", "0"], "--at-once 0"),
         (acceptance.main, ["--questions", "0"], "--questions 0"),
