@@ -66,12 +66,6 @@ class TextRows:
             temperature=self.temperature[chosen],
         )
 
-    def digest(self) -> str:
-        """BLAKE2b of ids and offsets: what a cache of states belongs to."""
-        whole = hashlib.blake2b(np.ascontiguousarray(self.ids).tobytes(), digest_size=16)
-        whole.update(np.ascontiguousarray(self.start, dtype="<i8").tobytes())
-        return whole.hexdigest()
-
     def is_held_out(self, share: float = HELD_OUT_SHARE) -> npt.NDArray[np.bool_]:
         """Which rows are never trained on, shape ``(rows,)``.
 
