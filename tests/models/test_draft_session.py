@@ -165,6 +165,28 @@ def test_starts_are_named_by_a_way_or_a_list(files: Path, tmp_path: Path) -> Non
         run("export", "--base", tmp_path / "none", "--out", tmp_path / "out")
 
 
+def test_a_training_begins_with_an_earlier_draft(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, text = files / "base", files / "text.npz"
+    asked = ["train", "--base", base, "--text", text, "--cache", tmp_path / "deep", "--calibration-rows", 0]
+    assert run(*asked, "--out", tmp_path / "a", "--layers", 2, "--start-from", "3", "--steps", 9) == 0
+    first = json.loads(capsys.readouterr().out)
+    asked[asked.index(tmp_path / "deep")] = tmp_path / "shallow"
+    further = [*asked, "--from-delta", tmp_path / "a", "--learning-rate", 0.0]
+    assert run(*further, "--layers", 1, "--out", tmp_path / "b", "--steps", 1) == 0
+    meta, tensors = read_delta(tmp_path / "b")
+    assert (meta.n, meta.start) == (1, (1, 3))
+    # Nothing was learned, and the layer that is trained now still is the base's: the same draft.
+    assert json.loads(capsys.readouterr().out)["overlap"] == pytest.approx(first["overlap"], abs=0.01)
+    _, before = read_delta(tmp_path / "a")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
+    with pytest.raises(UsageError, match="backbone of 2 layers, not 3"):
+        run(*further, "--layers", 3, "--out", tmp_path / "c", "--steps", 1)
+    with pytest.raises(UsageError, match="decides on the blocks"):
+        run(*further, "--layers", 1, "--out", tmp_path / "c", "--steps", 1, "--blocks", 2)
+
+
 def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
     save_text(tmp_path / "t.npz", make_rows([(1, 2)], [(61,)], [0.0]))
     where = TrainFiles(files / "base", (tmp_path / "t.npz",), tmp_path / "cache", tmp_path / "d")

@@ -78,9 +78,14 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     about_start = (
         "which layers of the base the blocks start as copies of: evenly spread over those above the "
         "backbone, those that follow it, or the last ones; or a list such as 9,14,20,29, counted from 0, bottom up "
-        "(default: %(default)s)"
+        "(default: spread)"
     )
-    add("--start-from", default="spread", metavar="spread|next|last|LIST", help=about_start)
+    add("--start-from", metavar="spread|next|last|LIST", help=about_start)
+    about_earlier = (
+        "go on from an earlier draft of the same base, with another text or a smaller backbone: its blocks are "
+        "trained further, and below them the layers that --layers leaves out of its backbone"
+    )
+    add("--from-delta", type=Path, metavar="FILE", help=about_earlier)
     for flag, default, metavar, text in _NUMBERS:
         add(flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
@@ -125,7 +130,7 @@ def _train(args: argparse.Namespace) -> int:
         collect_until=args.collect_until,
         seed=args.seed,
     )
-    files = TrainFiles(base, tuple(args.text), args.cache, args.out)
+    files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta)
     saving = Saving(args.save_minutes * 60, args.history_steps, args.calibration_rows)
     show_log(unless_terminal=True)  # where the progress bar is
     use_threads(args)
@@ -139,17 +144,19 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace, base: Path) -> tuple[int, ...]:
-    """The base's layers that ``--blocks`` and ``--start-from`` ask for.
+    """The base's layers that ``--blocks`` and ``--start-from``, or ``--from-delta``, ask for.
 
     Raises:
-        UsageError: The two do not fit together.
+        UsageError: They do not fit together.
         ModelError: The base has not these layers, or cannot be read.
     """
     from flexspec_mq.models.draft.architecture import check_start, start_layers
     from flexspec_mq.models.draft.artifact import read_config
 
+    if args.from_delta is not None:
+        return _start_of_earlier(args)
     depth = int(read_config(base)["num_hidden_layers"])
-    how = args.start_from
+    how = args.start_from or "spread"
     if how in {"spread", "next", "last"}:
         return start_layers(args.layers, BLOCKS if args.blocks is None else args.blocks, how, depth)
     try:
@@ -165,6 +172,20 @@ def _start(args: argparse.Namespace, base: Path) -> tuple[int, ...]:
         )
     check_start(args.layers, start, depth)
     return start
+
+
+def _start_of_earlier(args: argparse.Namespace) -> tuple[int, ...]:
+    from flexspec_mq.models.draft.delta import read_meta
+
+    if args.blocks is not None or args.start_from is not None:
+        raise UsageError("--from-delta decides on the blocks", hint="leave out --blocks and --start-from")
+    earlier = read_meta(args.from_delta)
+    if not 0 < args.layers <= earlier.n:
+        raise UsageError(
+            f"{args.from_delta} has a backbone of {earlier.n} layers, not {args.layers}",
+            hint=f"give --layers 1 to {earlier.n}",
+        )
+    return (*range(args.layers, earlier.n), *earlier.start)
 
 
 def _export(args: argparse.Namespace) -> int:

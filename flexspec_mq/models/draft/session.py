@@ -15,7 +15,14 @@ from flexspec_mq.models.draft.architecture import check_llama_like, lm_head_weig
 from flexspec_mq.models.draft.cache import StateCache
 from flexspec_mq.models.draft.calibrate import calibrate, calibrated
 from flexspec_mq.models.draft.coupling import TEMPERATURES, coupled
-from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, base_fingerprint, save_delta
+from flexspec_mq.models.draft.delta import (
+    RANKS,
+    DeltaMeta,
+    base_fingerprint,
+    check_fingerprint,
+    load_delta,
+    save_delta,
+)
 from flexspec_mq.models.draft.evaluate import Acceptance, cached_rows, replay
 from flexspec_mq.models.draft.history import History
 from flexspec_mq.models.draft.measuring import spread
@@ -47,12 +54,15 @@ class TrainFiles:
         cache: Folder for the teacher's states.
         out: The delta. Beside it: ``<out>.state``, what resuming needs; ``<out>.history.csv`` and
             ``<out>.svg``, how the training went.
+        earlier: A delta to begin with, of the same base and as many layers; None to begin with copies of the
+            base's layers.
     """
 
     base: Path
     texts: tuple[Path, ...]
     cache: Path
     out: Path
+    earlier: Path | None = None
 
     @property
     def state(self) -> Path:
@@ -128,6 +138,8 @@ def train_draft(
     trainer = Trainer(loaded.model, cache, config, on_progress, should_stop)
     if files.state.exists():
         trainer.resume(files.state)
+    elif files.earlier is not None:
+        trainer.begin(_blocks_of(files.earlier, files.base))
     history = History(files.history, saving.history_steps, trainer.progress.step)
     run = _Run(
         files, trainer, history, DeltaMeta(fingerprint, config.n, config.start), _ranks(trainer, loaded)
@@ -205,6 +217,17 @@ def describe(progress: Progress) -> str:
         f"{progress.tokens} positions trained, {progress.collected} tokens collected, "
         f"{progress.seconds:.0f} s, KL {progress.kl:.3f}, overlap {progress.overlap:.3f}"
     )
+
+
+def _blocks_of(earlier: Path, base: Path) -> dict[str, torch.Tensor]:
+    """Blocks and norm of an earlier draft of this base.
+
+    Raises:
+        ModelError: The file is unreadable, or belongs to another base.
+    """
+    meta, tensors = load_delta(earlier, base)
+    check_fingerprint(meta.base_fingerprint, base_fingerprint(base, meta.n), earlier, base)
+    return {name: tensor for name, tensor in tensors.items() if name != RANKS}
 
 
 def _collected(trainer: Trainer, limit: int) -> list[int]:

@@ -17,7 +17,7 @@ from flexspec_mq.models.draft.losses import Head, distil, hybrid_weight, sampled
 from flexspec_mq.models.draft.schedule import TrainConfig, pass_batches, row_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -151,6 +151,22 @@ class Trainer:
                 raise Stopped
 
         collect(self.cache, self.base, rows, on_rows)
+
+    def begin(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Start from trained weights instead of copies of the base's, where there are any.
+
+        Args:
+            tensors: Named as in the draft.
+
+        Raises:
+            ModelError: The draft has no such blocks.
+        """
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if name not in self.master or self.master[name].shape != tensor.shape:
+                    raise ModelError(f"the earlier draft's {name} has no place in this one")
+                self.master[name].copy_(tensor)
+        self._publish()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Blocks and norm, float32, named as in the draft."""
