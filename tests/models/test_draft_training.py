@@ -169,13 +169,14 @@ def test_closed_form_gradient_equals_autograd() -> None:
     torch.manual_seed(0)
     student = torch.randn(7, WIDTH, requires_grad=True)
     teacher, weight = torch.randn(7, WIDTH), torch.randn(VOCABULARY, WIDTH) / 4
-    for share in (1.0, 0.3, 0.0):
-        q, p = (student @ weight.T).softmax(-1), (teacher @ weight.T).softmax(-1)
+    for share, temperature in ((1.0, 1.0), (0.3, 1.0), (0.0, 1.0), (1.0, 0.6), (0.3, 0.6)):
+        q, p = ((hidden @ weight.T / temperature).softmax(-1) for hidden in (student, teacher))
         kl = (p * (p.log() - q.log())).sum()
         overlap = torch.minimum(p, q).sum()
         loss = share * kl + (1 - share) * (7 - overlap)
         (expected,) = torch.autograd.grad(loss, student)
-        gradient, sums = distil(student.detach(), teacher, Head(weight), share)
+        head = Head(weight, temperature=temperature)
+        gradient, sums = distil(student.detach(), teacher, head, share)
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
         assert sums.kl == pytest.approx(kl.item(), rel=1e-4)
         assert sums.overlap == pytest.approx(overlap.item(), rel=1e-4)

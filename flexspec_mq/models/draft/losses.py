@@ -7,6 +7,8 @@ the vocabulary. With q the student's and p the teacher's distribution, and logit
 - KL(p, q) = sum p log(p/q):  d/dz = q - p
 - TV(p, q) = 1 - sum min(p, q):  d/dz = q (sum q [q < p] - [q < p])
 
+Both distributions may be those of a temperature other than 1, which divides the logits and the gradients.
+
 The hybrid is w KL + (1 - w) TV with w = exp(-3 A), with A = sum min(p, q), the acceptance to be raised (the
 adaptive loss of "LK losses", which goes over to TV as the draft gets better).
 """
@@ -38,13 +40,22 @@ class Head:
     Attributes:
         weight: Shape ``(ids, width)``.
         bias: Added to both models' logits, shape ``(ids,)`` float32; None for none.
+        temperature: What the logits are divided by before. At T = 0 only the likeliest token counts, and low
+            temperatures weigh it more.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
+    temperature: float = 1.0
 
 
-def sampled_head(weight: torch.Tensor, common: torch.Tensor, extra: int, generator: torch.Generator) -> Head:
+def sampled_head(
+    weight: torch.Tensor,
+    common: torch.Tensor,
+    extra: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> Head:
     """Cut the LM head down to the common ids and a fresh random draw of the others.
 
     Each drawn id stands for all that were not drawn: its logit rises by log(others / drawn), which keeps the
@@ -55,6 +66,7 @@ def sampled_head(weight: torch.Tensor, common: torch.Tensor, extra: int, generat
         common: Ids that are always in, shape ``(common,)``, without repeats.
         extra: How many others to draw.
         generator: Source of the draw.
+        temperature: Of the softmax.
     """
     rest = torch.ones(weight.shape[0], dtype=torch.bool)
     rest[common] = False
@@ -63,7 +75,7 @@ def sampled_head(weight: torch.Tensor, common: torch.Tensor, extra: int, generat
     bias = torch.zeros(len(common) + len(drawn))
     if len(drawn):
         bias[len(common) :] = math.log(len(others) / len(drawn))
-    return Head(weight[torch.cat((common, drawn))], bias)
+    return Head(weight[torch.cat((common, drawn))], bias, temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +114,7 @@ def distil(
             below = torch.where(slope < 0, q, 0.0)
             tv = q.mul_(below.sum(-1, keepdim=True)).sub_(below)
             slope.mul_(kl_share).add_(tv, alpha=1 - kl_share)
-        gradient[span] = slope.to(student.dtype) @ head.weight
+        gradient[span] = slope.div_(head.temperature).to(student.dtype) @ head.weight
     return gradient, LossSums(len(student), kl, overlap)
 
 
@@ -114,6 +126,8 @@ def chunks(positions: int, size: int = CHUNK) -> Iterator[slice]:
 def _distribution(hidden: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and probabilities, float32, shape ``(positions, ids)``."""
     logits = (hidden @ head.weight.T).float()
+    if head.temperature != 1.0:
+        logits /= head.temperature
     if head.bias is not None:
         logits += head.bias
     logits -= logits.logsumexp(-1, keepdim=True)

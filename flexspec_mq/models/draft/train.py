@@ -41,8 +41,8 @@ class Progress:
         tokens: Answer positions trained on, repeats included.
         pass_number: Passes done.
         batch: Batches done in this pass.
-        overlap: Running mean of Σ min(p, q) over the last 20 steps or so.
-        kl: Running mean of KL(p‖q), nats per position.
+        overlap: Running mean of Σ min(p, q) over the last 20 steps or so, at the loss's temperature.
+        kl: Running mean of KL(p‖q), nats per position, at the same.
         collected: Tokens run through the teacher, prompts included.
         collect_seconds: Time spent on that.
         rows: Rows of the current pass.
@@ -255,9 +255,10 @@ class Trainer:
 
     def _head(self, share: float) -> Head:
         if not len(self._common) or share >= self.config.full_from:
-            return Head(self._weight)
+            return Head(self._weight, temperature=self.config.temperature)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
-        return sampled_head(self._weight, self._common, self.config.extra_ids, generator)
+        temperature = self.config.temperature
+        return sampled_head(self._weight, self._common, self.config.extra_ids, generator, temperature)
 
     @torch.no_grad()
     def _publish(self) -> None:
