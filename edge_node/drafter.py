@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Protocol
 from edge_node.drafts import Drafted, Drafter, Wanted
 from edge_node.guessing import guess_of
 from edge_node.kept import Kept
+from edge_node.streak import Streak
 from flexspec_mq.models.feed import Feed, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
+    from edge_node.drafts import Guess
     from edge_node.guessing import GuessOf
     from flexspec_mq.models.kv import SessionKV
 
@@ -71,6 +75,7 @@ class ModelDrafter:
         self._prefill = prefill
         self._beside = min(beside, prefill)
         self._sessions: dict[int, SessionKV] = {}
+        self._streaks: dict[int, Streak] = {}
         self._kept = Kept(kept)
         self._read: dict[int, int] = {}
         self._forwards = 0
@@ -84,14 +89,14 @@ class ModelDrafter:
         row = 0
         for place, feed in zip(places, feeds, strict=True):
             if feed.rows:
-                one = wanted[place]
-                found[place] = (self._guess(logits[row], one.params, len(one.context)),)
+                found[place] = (self._guessed(wanted[place], logits[row]),)
                 row += 1
         return found
 
     def free(self, session: int) -> None:
         """The session's text has ended; what was read may serve its next turn."""
         self._read.pop(session, None)
+        self._streaks.pop(session, None)
         kv = self._sessions.pop(session, None)
         if kv is not None:
             self._kept.put(kv)
@@ -100,12 +105,22 @@ class ModelDrafter:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
+    def _guessed(self, one: Wanted, logits: npt.NDArray[np.float32]) -> Guess:
+        position = len(one.context)
+        streak = self._streaks[one.session]
+        lasted = streak.length(one.context, position if one.committed is None else one.committed)
+        guess = self._guess(logits, one.params, position, lasted)
+        streak.guessed(position, guess.token)
+        return guess
+
     def _feeds(self, wanted: Sequence[Wanted]) -> tuple[list[int], list[Feed]]:
         """What each of them feeds, and which they are; those whose turn it is not are left out."""
         unread = []
         for one in wanted:
             context = one.context[:-1]
-            unread.append(len(one.context) - self._kv(one.session, context).match(context))
+            read = self._kv(one.session, context).match(context)
+            self._streaks.setdefault(one.session, Streak()).keep(read)
+            unread.append(len(one.context) - read)
         shares = self._shares([one.session for one in wanted], unread)
         places = [place for place, share in enumerate(shares) if share]
         return places, [self._feed(wanted[place], unread[place], shares[place]) for place in places]

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from flexspec_mq.sampling.params import SamplingParams
 
-    GuessOf = Callable[[npt.NDArray[np.float32], SamplingParams, int], Guess]
-    """Called with logits of shape [columns], sampling parameters, and the token's position in prompt + text."""
+    GuessOf = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], Guess]
+    """Called with logits of shape [columns], sampling parameters, the token's position in prompt + text, and how many
+    of the draft's choices before it were right, one after another."""
 
 _LOGP = COLUMNS.index("logp")
 
@@ -37,11 +38,11 @@ def guess_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None 
             of its token, whichever columns there are.
     """
 
-    def guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> Guess:
+    def guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, streak: int) -> Guess:
         drawn = None
         if ids is not None and params.temperature > 0.0:
             drawn = words_of(params.seed, position, ids)
-        column, features = features_of(logits, params, position, drawn)
+        column, features = features_of(logits, params, position, streak, drawn)
         token = column if ids is None else int(ids[column])
         if calibration is None:
             return Guess(token, math.exp(features[_LOGP]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,17 +20,23 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.models.tiny_packed import packed
 
-CALIBRATION = Calibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0))
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flexspec_mq.models.feed import Feed
+    from flexspec_mq.models.kv import SessionKV
+
+CALIBRATION = Calibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
     logits = np.random.default_rng(3).standard_normal(500).astype(np.float32) * 2
     params = SamplingParams(temperature, 0, 1.0, 5)
-    guess = guess_of(CALIBRATION)(logits, params, 9)
+    guess = guess_of(CALIBRATION)(logits, params, 9, 4)
     assert guess.token == choose(logits, params, 9)
-    assert guess.confidence == CALIBRATION.probability(features_of(logits, params, 9)[1])
-    plain = guess_of(None)(logits, params, 9)
+    assert guess.confidence == CALIBRATION.probability(features_of(logits, params, 9, 4)[1])
+    plain = guess_of(None)(logits, params, 9, 4)
     assert plain.token == guess.token
     likely = np.exp(logits.astype(np.float64))
     assert plain.confidence == pytest.approx(likely[plain.token] / likely.sum(), rel=1e-4)
@@ -45,6 +52,38 @@ def test_the_drafter_guesses_with_what_it_was_given() -> None:
     assert plain
     assert calibrated[0].token == plain[0].token
     assert calibrated[0].confidence != plain[0].confidence
+
+
+def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
+    class Constant:
+        """Logits that do not depend on the text."""
+
+        def __init__(self) -> None:
+            self._model = packed("grouped", torch.float32)
+
+        def new_kv(self) -> SessionKV:
+            return self._model.new_kv()
+
+        def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+            read = self._model.forward(feeds)
+            return (torch.arange(read.shape[1]) % 7 * 0.3).expand(read.shape)
+
+    drafter = ModelDrafter(Constant(), max_context=64, guess=guess_of(CALIBRATION))
+    params = SamplingParams()
+
+    def asked(*context: int) -> float:
+        (found,) = drafter.draft([Wanted(1, context, params)])
+        assert found
+        return found[0].confidence
+
+    first = asked(3, 4, 5)
+    (found,) = drafter.draft([Wanted(1, (3, 4, 5), params)])
+    assert found
+    right = found[0].token
+    after_one = asked(3, 4, 5, right)
+    after_two = asked(3, 4, 5, right, right)
+    assert first < after_one < after_two
+    assert asked(3, 4, 5, right, right, right + 1) == first
 
 
 def test_a_calibration_is_read_from_the_drafts_folder(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 SEEDS = st.integers(0, 2**32)
-TRUE = Calibration((-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05))
+TRUE = Calibration((-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05, 0.4, -0.1, 0.05))
 
 
 def drawn(count: int, seed: int) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
@@ -33,7 +33,8 @@ def drawn(count: int, seed: int) -> tuple[Floats, np.ndarray[tuple[int], np.dtyp
     top = -rng.exponential(1.0, count)
     temperature = rng.choice([0.0, 0.7, 1.0], count)
     logp = top - (temperature > 0) * rng.exponential(0.5, count)
-    features = np.stack([rng.exponential(3.0, count), logp, top, temperature], axis=1)
+    streak = rng.geometric(0.3, count) - 1.0
+    features = np.stack([rng.exponential(3.0, count), logp, top, temperature, streak], axis=1)
     return features, rng.random(count) < TRUE.probabilities(features)
 
 
@@ -44,14 +45,15 @@ def test_features_are_those_of_the_token_that_is_chosen(
 ) -> None:
     logits = (np.random.default_rng(seed).standard_normal(size) * 3).astype(np.float32)
     params = SamplingParams(temperature, 0, top_p, seed)
-    token, features = features_of(logits, params, 5)
-    margin, logp, top_logp, told = (float(features[COLUMNS.index(name)]) for name in COLUMNS)
+    token, features = features_of(logits, params, 5, 3)
+    margin, logp, top_logp, told, streak = (float(features[COLUMNS.index(name)]) for name in COLUMNS)
     likely = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
     assert token == choose(logits, params, 5)
     assert math.isclose(logp, math.log(likely[token]), abs_tol=1e-4)
     assert math.isclose(top_logp, math.log(likely.max()), abs_tol=1e-4)
     assert margin >= 0
     assert told == temperature
+    assert streak == 3
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,11 +62,12 @@ def test_a_target_within_the_margin_takes_the_token(seed: int, temperature: floa
     rng = np.random.default_rng(seed)
     draft = (rng.standard_normal((6, 200)) * 3).astype(np.float32)
     params = SamplingParams(temperature, 0, 1.0, seed)
-    margins = np.array([features_of(row, params, 3 + place)[1][0] for place, row in enumerate(draft)])
+    margins = np.array([features_of(row, params, 3 + place, 0)[1][0] for place, row in enumerate(draft)])
     # No two logits differ by more than the margin from what they were, in relation to each other.
     moved = draft + (rng.uniform(-0.49, 0.49, draft.shape) * margins[:, None]).astype(np.float32)
     features, accepted = samples(draft, moved, params, 3)
     assert accepted.all()
+    assert features[:, -1].tolist() == [0, 1, 2, 3, 4, 5]
     assert np.array_equal(features[:, 0], margins)
     # And what is pushed past it is not taken.
     for place, row in enumerate(draft):
@@ -99,13 +102,26 @@ def test_a_calibration_survives_json() -> None:
     again = Calibration.from_json(json.loads(json.dumps(TRUE.to_json())))
     assert again == TRUE
     features, _ = drawn(3, 4)
-    assert again.probability(features[1]) == TRUE.probabilities(features)[1]
+    assert again.probability(features[1]) == pytest.approx(TRUE.probabilities(features)[1])
+
+
+def test_a_calibration_from_before_the_streak_says_what_it_said() -> None:
+    weights = [-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05]
+    old = Calibration.from_json({"basis": 1, "weights": weights})
+    features, _ = drawn(50, 4)
+    margin, logp, top, temperature, _ = features.T
+    size = np.log1p(np.minimum(margin, 50.0))
+    terms = [np.ones(50), size, size**2, logp, top, temperature]
+    terms += [size * temperature, logp * temperature, top * temperature, size * logp]
+    said = 1 / (1 + np.exp(-(np.array(weights) @ np.stack(terms))))
+    np.testing.assert_allclose(old.probabilities(features), said)
 
 
 @pytest.mark.parametrize(
     "found",
     [
         {},
+        {"basis": 3, "weights": [0.0] * 13},
         {"basis": 2, "weights": [0.0] * 10},
         {"basis": 1, "weights": [1.0]},
         {"basis": 1, "weights": ["x"] * 10},

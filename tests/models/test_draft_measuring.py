@@ -35,7 +35,7 @@ Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, 
 
 def features(confidence: np.ndarray) -> np.ndarray:
     """Features of choices that an uncalibrated draft gives these probabilities."""
-    found = np.zeros((len(confidence), 4))
+    found = np.zeros((len(confidence), 5))
     found[:, 1] = np.log(confidence)
     return found
 
@@ -88,7 +88,7 @@ def test_figures_are_by_temperature_and_use_the_calibration() -> None:
     assert found["0"]["acceptance"] == 0.5
     assert found["0"]["by_position"] == [0.5, 0.3333]
     assert found["0"]["empty_rounds"] == 0.0
-    never = Calibration((-9.0, *[0.0] * 9))
+    never = Calibration((-9.0, *[0.0] * 12))
     assert figures(answers, never, 2, 0.5)["1"]["empty_rounds"] == 1.0
 
 
@@ -114,7 +114,11 @@ def test_replays_throw_the_dice_of_the_product() -> None:
         ]
         # In bfloat16 the model's own attention rounds otherwise than the replay, so a near-tie may flip.
         assert np.mean(np.array(same) != answer.accepted) <= 0.1
-        token, expected = features_of(mine[0], params, first)
+        streak = 0
+        for told, accepted in zip(answer.features[:, -1], answer.accepted, strict=True):
+            assert told == streak
+            streak = streak + 1 if accepted else 0
+        token, expected = features_of(mine[0], params, first, 0)
         assert 0 <= token < lm_head_weight(draft).shape[0]
         np.testing.assert_allclose(answer.features[0], expected, atol=0.2)
 
@@ -125,7 +129,7 @@ def some_answers(rows: int, seed: int = 0) -> list[Coupled]:
     answers = []
     for row in range(rows):
         margin = rng.exponential(2.0, 400)
-        known = np.stack([margin, np.full(400, -1.0), np.full(400, -1.0), np.full(400, 0.7)], axis=1)
+        known = np.stack([margin, *(np.full(400, value) for value in (-1.0, -1.0, 0.7, 0.0))], axis=1)
         answers.append(Coupled(row, 0.7, known, rng.random(400) < 1 - np.exp(-0.3 - margin)))
     return answers
 

@@ -4,10 +4,12 @@ Draft and target throw the same dice, so the draft's token survives unless the t
 draft's by more than the *margin* of the choice: the distance, in logits, between the best and the second best
 perturbed score. That is the first feature. How far the two models' logits lie apart depends on how sure the draft
 is, which the log-probability of the token and that of the likeliest one tell (they differ where the dice chose
-another), and the temperature says how much the other tokens' noise counts.
+another), and the temperature says how much the other tokens' noise counts. And a draft that has been right for some
+tokens is likelier to be right again than one that just failed, whatever its logits say: the *streak*.
 
-The basis is smooth and small (ten numbers): what matters of a margin is its order of magnitude, hence its logarithm;
-the square lets the curve level off; the products with the temperature let one set of weights serve all of them.
+The basis is smooth and small (thirteen numbers): what matters of a margin or a streak is its order of magnitude,
+hence the logarithms; the square lets the curve level off; the products with the temperature let one set of weights
+serve all of them.
 
 numpy only: a device needs no more, and training calls `fit` with arrays.
 """
@@ -35,19 +37,23 @@ Logits = npt.NDArray[np.float32]
 
 KEY = "confidence"
 """Where `flexspec_draft.json` has a calibration."""
-COLUMNS = ("margin", "logp", "top_logp", "temperature")
+COLUMNS = ("margin", "logp", "top_logp", "temperature", "streak")
 """Features of one choice: margin in logits, natural logarithms of the probabilities that the draft gives at
-temperature 1 to the token and to its likeliest one, and the temperature."""
-BASIS = 1
+temperature 1 to the token and to its likeliest one, the temperature, and how many of the draft's choices before it
+were the target's, one after another."""
+BASIS = 2
 """Version of what the weights belong to."""
 
-_WEIGHTS = 10
+_WEIGHTS = 13
+_OLD_BASIS, _OLD_WEIGHTS = 1, 10
+"""Knew no streak: its functions are the first of this one's."""
+_MOST_STREAK = 63.0
 _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
 _ROUNDS = 50
 
 
 def features_of(
-    logits: Logits, params: SamplingParams, position: int, drawn: Words | None = None
+    logits: Logits, params: SamplingParams, position: int, streak: int, drawn: Words | None = None
 ) -> tuple[int, Floats]:
     """Choose a token as `choose` does, and say what its confidence depends on.
 
@@ -55,20 +61,21 @@ def features_of(
         logits: of the draft, float32 of shape [vocabulary].
         params: the session's.
         position: index of the token in prompt + text.
+        streak: see `COLUMNS`.
         drawn: as for `choose`.
 
     Returns:
-        The token's id, and its features in the order of `COLUMNS`, float64 of shape [4].
+        The token's id, and its features in the order of `COLUMNS`, float64 of shape [5].
     """
     token, margin = choose_with_margin(logits, params, position, drawn)
     top = float(logits.max())
     mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
-    found = (margin, float(logits[token]) - top - mass, -mass, params.temperature)
+    found = (margin, float(logits[token]) - top - mass, -mass, params.temperature, streak)
     return token, np.array(found, dtype=np.float64)
 
 
 def samples(
-    draft: Logits, target: Logits, params: SamplingParams, first: int
+    draft: Logits, target: Logits, params: SamplingParams, first: int, streak: int = 0
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """What `fit` takes, from the logits of both models over one stretch of the target's text.
 
@@ -77,15 +84,17 @@ def samples(
         target: the same, each row after the same prefix.
         params: which dice both throw.
         first: position of the first row's token in prompt + text.
+        streak: before the first row.
 
     Returns:
-        Features, float64 of shape [positions, 4], and whether the target takes the draft's token, [positions].
+        Features, float64 of shape [positions, 5], and whether the target takes the draft's token, [positions].
     """
     features = np.empty((len(draft), len(COLUMNS)))
     accepted = np.empty(len(draft), dtype=np.bool_)
     for row, (mine, theirs) in enumerate(zip(draft, target, strict=True)):
-        token, features[row] = features_of(mine, params, first + row)
+        token, features[row] = features_of(mine, params, first + row, streak)
         accepted[row] = choose(theirs, params, first + row) == token
+        streak = streak + 1 if accepted[row] else 0
     return features, accepted
 
 
@@ -109,11 +118,11 @@ class Calibration:
             raise UsageError(f"a calibration has {_WEIGHTS} finite weights, this has {self.weights}")
 
     def probability(self, features: Floats) -> float:
-        """Probability that the target takes the token; features of shape [4]."""
+        """Probability that the target takes the token; features of shape [5]."""
         return float(self.probabilities(features[None])[0])
 
     def probabilities(self, features: Floats) -> Floats:
-        """The same for many; features of shape [n, 4], probabilities of shape [n]."""
+        """The same for many; features of shape [n, 5], probabilities of shape [n]."""
         return sigmoid(_basis(features) @ np.array(self.weights))
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +138,8 @@ class Calibration:
         """
         try:
             basis, weights = found["basis"], tuple(float(weight) for weight in found["weights"])
+            if (basis, len(weights)) == (_OLD_BASIS, _OLD_WEIGHTS):
+                return cls(weights + (0.0,) * (_WEIGHTS - _OLD_WEIGHTS))
             if basis != BASIS:
                 raise ValueError(f"basis {basis} is not {BASIS}")  # noqa: TRY301  all that is wrong is told alike
             return cls(weights)
@@ -142,7 +153,7 @@ def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -
     """Fit a calibration by Newton's method.
 
     Args:
-        features: float64 of shape [n, 4], see `COLUMNS`; of all temperatures that will be served.
+        features: float64 of shape [n, 5], see `COLUMNS`; of all temperatures that will be served.
         accepted: whether the target took the token, shape [n].
         ridge: strength of the penalty on squared weights, of functions scaled to a deviation of 1; as much as so
             many observations.
@@ -208,12 +219,14 @@ def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats) -> f
 
 
 def _basis(features: Floats) -> Floats:
-    margin, logp, top, temperature = features.T
+    margin, logp, top, temperature, streak = features.T
     size = np.log1p(np.minimum(margin, _MOST_MARGIN))
     logp, top = np.maximum(logp, _LEAST_LOGP), np.maximum(top, _LEAST_LOGP)
     constant = np.ones_like(size)
+    lasted = np.log1p(np.minimum(streak, _MOST_STREAK))
     products = (size * temperature, logp * temperature, top * temperature, size * logp)
-    return np.stack([constant, size, size * size, logp, top, temperature, *products], axis=1)
+    by_streak = (lasted, lasted * size, lasted * logp)
+    return np.stack([constant, size, size * size, logp, top, temperature, *products, *by_streak], axis=1)
 
 
 def sigmoid(scores: Floats) -> Floats:

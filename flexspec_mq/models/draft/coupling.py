@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
+    from flexspec_mq.models.draft.confidence import Floats
     from flexspec_mq.models.draft.evaluate import Replay
 
 TEMPERATURES = (0.0, 0.7, 1.0)
@@ -38,7 +39,7 @@ class Coupled:
     Attributes:
         row: Number of the answer.
         temperature: Of both models' choices.
-        features: Of the draft's choices, see ``confidence.COLUMNS``, float64 of shape ``(positions, 4)``.
+        features: Of the draft's choices, see ``confidence.COLUMNS``, float64 of shape ``(positions, 5)``.
         accepted: Whether the target chose the same token, shape ``(positions,)``.
     """
 
@@ -65,15 +66,18 @@ def coupled(
     for number, row in enumerate(rows, first_row):
         first = len(row.backbone) - len(row.answer)
         student = run_head(draft, n, row.backbone.to(weight.dtype)[None])[0, first - 1 : -1]
-        parts = defaultdict(list)
+        parts: dict[float, list[tuple[Floats, npt.NDArray[np.bool_]]]] = defaultdict(list)
+        streaks = dict.fromkeys(temperatures, 0)
         for span in chunks(len(student)):
             mine = (student[span] @ weight.T).float().numpy()
             theirs = (row.final[span].to(weight.dtype) @ weight.T).float().numpy()
             for temperature in temperatures:
                 params = SamplingParams(temperature, seed=number)
-                parts[temperature].append(samples(mine, theirs, params, first + span.start))
-        for temperature, found in parts.items():
-            features, accepted = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+                found = samples(mine, theirs, params, first + span.start, streaks[temperature])
+                parts[temperature].append(found)
+                streaks[temperature] = _streak(streaks[temperature], found[1])
+        for temperature, pieces in parts.items():
+            features, accepted = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
             yield Coupled(number, temperature, features, accepted)
 
 
@@ -177,6 +181,12 @@ def figures(
             **rounds.figures(),
         }
     return found
+
+
+def _streak(before: int, accepted: npt.NDArray[np.bool_]) -> int:
+    """How many choices in a row were the target's, at the end of these."""
+    wrong = np.flatnonzero(~accepted)
+    return len(accepted) - 1 - int(wrong[-1]) if len(wrong) else before + len(accepted)
 
 
 def confidences(
