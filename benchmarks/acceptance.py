@@ -92,8 +92,6 @@ def check(options: Namespace) -> None:
         )
     if options.draft == "none" and not options.lookup:
         raise UsageError("there is no acceptance without a draft", hint="--lookup drafts without a model")
-    if not options.price >= 0:
-        raise UsageError(f"--price {options.price} is less than 0")
     if len(set(options.temperatures)) < len(options.temperatures):
         raise UsageError("a temperature is given twice")
 

@@ -35,10 +35,11 @@ def better(draft: Guess, lookup: Guess | None) -> Guess:
 
 def _weigh(weights: tuple[float, float, float], draft: Guess, lookup: Guess) -> float:
     constant, by_draft, by_lookup = weights
-    score = constant + by_draft * _log_odds(draft.confidence) + by_lookup * _log_odds(lookup.confidence)
+    score = constant + by_draft * log_odds(draft.confidence) + by_lookup * log_odds(lookup.confidence)
     return 1.0 / (1.0 + math.exp(-score))
 
 
-def _log_odds(probability: float) -> float:
+def log_odds(probability: float) -> float:
+    """Of a probability, kept from 0 and 1."""
     within = min(max(probability, _LEAST), 1 - _LEAST)
     return math.log(within / (1 - within))

@@ -162,7 +162,7 @@ def test_starts_are_named_by_a_way_or_a_list(files: Path, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="do not fit"):
         run(*asked, "--blocks", 4)
     with pytest.raises(UsageError, match="not above 0"):
-        run(*asked, "--temperature", 0.0)
+        run(*asked, "--temperatures", 1, 0.0)
     with pytest.raises(ModelError, match="no folder"):
         run("export", "--base", tmp_path / "none", "--out", tmp_path / "out")
 

@@ -22,12 +22,6 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--layers", 10, "N", "backbone layers kept from the base"),
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
     ("--learning-rate", 2e-3, "RATE", "peak of AdamW's rate"),
-    (
-        "--temperature",
-        1.0,
-        "T",
-        "at which the loss compares both models: lower weighs the likeliest tokens more",
-    ),
     ("--hybrid-from", 0.5, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
     ("--common-ids", 8192, "IDS", "ids of the LM head that every step sees; 0 uses the whole head always"),
     ("--extra-ids", 2048, "IDS", "other ids, drawn anew in every step, that stand for the rest"),
@@ -96,6 +90,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add(flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
+    about_temperatures = (
+        "at which the loss compares both models, one step after another: lower ones weigh the likeliest "
+        "tokens more (default: 1)"
+    )
+    add("--temperatures", type=float, nargs="+", default=[1.0], metavar="T", help=about_temperatures)
     about_prompts = "token of a row from which its prompt is trained on as well (default: answers only)"
     add("--prompts-from", type=int, metavar="POSITION", help=about_prompts)
     add_threads(train)
@@ -116,9 +115,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _train(args: argparse.Namespace) -> int:
     if args.minutes is None and args.steps is None:
         raise UsageError("the training needs a budget", hint="give --minutes or --steps")
-    if not args.temperature > 0:
+    if not min(args.temperatures) > 0:
         raise UsageError(
-            f"--temperature {args.temperature:g} is not above 0", hint="0.6 weighs likely tokens"
+            f"--temperatures {min(args.temperatures):g} is not above 0", hint="0.5 stands for low ones"
         )
     from flexspec_mq.models.draft.schedule import TrainConfig
     from flexspec_mq.models.draft.session import Saving, TrainFiles, train_draft
@@ -132,7 +131,7 @@ def _train(args: argparse.Namespace) -> int:
         step_tokens=args.step_tokens,
         prompts_from=args.prompts_from,
         learning_rate=args.learning_rate,
-        temperature=args.temperature,
+        temperatures=tuple(args.temperatures),
         hybrid_from=args.hybrid_from,
         common_ids=args.common_ids,
         extra_ids=args.extra_ids,

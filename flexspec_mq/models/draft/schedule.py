@@ -35,7 +35,7 @@ class TrainConfig:
         final_rate: Share of the peak at the end.
         weight_decay: Of matrices, not of norms.
         clip: Largest norm of the gradient.
-        temperature: At which the loss compares both models.
+        temperatures: At which the loss compares both models, one step after another.
         hybrid_from: Share of the budget after which the loss is KL and TV; before, KL alone.
         common_ids: Ids of the LM head that are always in while it is sampled; 0 to never sample it.
         extra_ids: Others drawn anew in each step.
@@ -57,7 +57,7 @@ class TrainConfig:
     final_rate: float = 0.02
     weight_decay: float = 0.05
     clip: float = 1.0
-    temperature: float = 1.0
+    temperatures: tuple[float, ...] = (1.0,)
     hybrid_from: float = 0.6
     common_ids: int = 8192
     extra_ids: int = 2048

@@ -41,7 +41,7 @@ class Progress:
         tokens: Answer positions trained on, repeats included.
         pass_number: Passes done.
         batch: Batches done in this pass.
-        overlap: Running mean of Σ min(p, q) over the last 20 steps or so, at the loss's temperature.
+        overlap: Running mean of Σ min(p, q) over the last 20 steps or so, at the loss's temperatures.
         kl: Running mean of KL(p‖q), nats per position, at the same.
         collected: Tokens run through the teacher, prompts included.
         collect_seconds: Time spent on that.
@@ -254,10 +254,11 @@ class Trainer:
         return student, teacher.to(student.dtype)
 
     def _head(self, share: float) -> Head:
+        temperatures = self.config.temperatures
+        temperature = temperatures[self.progress.step % len(temperatures)]
         if not len(self._common) or share >= self.config.full_from:
-            return Head(self._weight, temperature=self.config.temperature)
+            return Head(self._weight, temperature=temperature)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
-        temperature = self.config.temperature
         return sampled_head(self._weight, self._common, self.config.extra_ids, generator, temperature)
 
     @torch.no_grad()
