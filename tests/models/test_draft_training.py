@@ -248,6 +248,7 @@ def test_a_text_that_grows_or_is_reordered_keeps_its_states(tmp_path: Path) -> N
     grown = concat([some_text(3, seed=9), text.take([5, 3, 0, 5])])
     again = StateCache(tmp_path, grown, base="tiny", n=N, width=WIDTH)
     assert again.missing(range(7)) == [0, 1, 2, 4]
+    assert again.distinct([6, 0, 3, 6, 4]) == [6, 0, 4]
     torch.testing.assert_close(again.backbone(3), cache.backbone(5), rtol=0, atol=0)
     torch.testing.assert_close(again.final(5, 1), cache.final(0, 1), rtol=0, atol=0)
     collect(again, base, range(7))
@@ -268,6 +269,15 @@ def test_states_that_were_collected_before_a_stop_stay(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         collect(StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH), base, range(200), stop)
     assert len(StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH).missing(range(200))) == 200 - seen
+
+
+def test_a_row_that_stands_twice_is_run_once(tmp_path: Path) -> None:
+    base, text = tiny_base(), some_text(5)
+    cache = StateCache(tmp_path, concat([text, text]), base="tiny", n=N, width=WIDTH)
+    run: list[int] = []
+    collect(cache, base, range(10), lambda rows, _tokens: run.append(rows))
+    assert sum(run) == 5
+    assert cache.missing(range(10)) == []
 
 
 def test_states_behind_a_torn_index_are_collected_again(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ class StateCache:
         meta = folder / "cache.json"
         if meta.exists() and json.loads(meta.read_text()) != facts:
             raise ModelError(
-                f"{folder} holds states of another base or backbone", hint="give another --cache folder"
+                f"{folder} holds states of another base, backbone or version of this package",
+                hint="give another --cache folder",
             )
         meta.write_text(json.dumps(facts))
         self._backbone, self._final, self._index = (
@@ -71,6 +72,13 @@ class StateCache:
     def missing(self, rows: Sequence[int]) -> list[int]:
         """Those of the rows that are not collected yet."""
         return [row for row in rows if self._keys[row] not in self._first]
+
+    def distinct(self, rows: Sequence[int]) -> list[int]:
+        """Those of the rows that differ from all before them: a text may have a row twice."""
+        first: dict[bytes, int] = {}
+        for row in rows:
+            first.setdefault(self._keys[row], row)
+        return list(first.values())
 
     def put(self, row: int, backbone: torch.Tensor, final: torch.Tensor) -> None:
         """Store the states of one row, each ``(length, width)``, rounded to bfloat16."""
@@ -130,15 +138,14 @@ def collect(
         rows: Indices of rows, most wanted first.
         on_rows: Told rows and tokens after every forward; may raise to stop: what was collected stays.
     """
-    todo = cache.missing(rows)
+    todo = cache.missing(cache.distinct(rows))
     length = cache.text.length
-    try:
-        for first in range(0, len(todo), SLAB_ROWS):
-            slab = sorted(todo[first : first + SLAB_ROWS], key=lambda row: int(length[row]))
+    for first in range(0, len(todo), SLAB_ROWS):
+        slab = sorted(todo[first : first + SLAB_ROWS], key=lambda row: int(length[row]))
+        try:
             _collect_slab(cache, base, slab, on_rows)
+        finally:
             cache.flush()
-    finally:
-        cache.flush()
 
 
 def _collect_slab(
