@@ -212,8 +212,17 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=6000, help="prompts, about (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    fetch(args.sources)
-    rows = make(args.sources, args.instructions, args.count, args.seed)
+    if args.count < 1:
+        parser.error(f"--count {args.count} is less than 1")
+    try:
+        fetch(args.sources)
+        rows = make(args.sources, args.instructions, args.count, args.seed)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(
+            f"error: {error}\n  hint: sources come from apt and pip on Debian 13; --sources keeps what is there",
+            file=sys.stderr,
+        )
+        return 1
     args.out.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
     kinds = {kind: sum(row["kind"] == kind for row in rows) for kind in SHARES}
     print(json.dumps({"prompts": len(rows), **kinds}))
