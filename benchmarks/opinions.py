@@ -175,6 +175,8 @@ def measure(options: Namespace) -> int:
     """Measure and print."""
     if not options.text:
         raise UsageError("there is nothing to replay", hint="--text names a file that a target wrote")
+    if options.rows < 1:
+        raise UsageError(f"--rows {options.rows} is less than 1")
     torch.set_num_threads(options.threads)
     text = load_texts(options.text)
     held_out = [int(row) for row in np.flatnonzero(text.is_held_out())]
