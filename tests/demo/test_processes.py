@@ -91,8 +91,9 @@ def test_silence_has_a_bound() -> None:
 
 
 PARENT = f"""
-import sys, time
+import signal, sys, time
 from flexspec_mq.demo.processes import Family
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 with Family() as family:
     child = family.start("echo", [sys.executable, "-c", {ECHO!r}], lambda line: None)
     print(child.wait_for(lambda event: "pid" in event, 20)["pid"], flush=True)
