@@ -16,7 +16,7 @@ PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
 DATA = (
     "flexspec_mq/codec/dictionary-v1",
     "flexspec_mq/link/profiles.toml",
-    "flexspec_mq/models/draft/data/draft-v2.safetensors",
+    "flexspec_mq/models/draft/data/draft-v3.safetensors",
 )
 SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")
 MODULES = ("edge_node", "cloud_worker", "broker")

@@ -40,7 +40,7 @@ _TOKENIZER_FILES = (
 
 def default_delta_path() -> Path:
     """The delta that ships with this package, for the default base model."""
-    return Path(__file__).parent / "data" / "draft-v2.safetensors"
+    return Path(__file__).parent / "data" / "draft-v3.safetensors"
 
 
 def read_marker(folder: Path) -> DeltaMeta:

@@ -19,7 +19,7 @@ from flexspec_mq.models.draft.cli_parts import (
 )
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
-    ("--layers", 10, "N", "backbone layers kept from the base"),
+    ("--layers", 6, "N", "backbone layers kept from the base"),
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
     ("--learning-rate", 2e-3, "RATE", "peak of AdamW's rate"),
     ("--hybrid-from", 0.5, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
@@ -38,7 +38,7 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ),
     ("--seed", 0, "N", "of the order of rows and the draw of ids"),
 )
-BLOCKS = 4
+BLOCKS = 8
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
