@@ -36,7 +36,7 @@ CHECKS = (
     *("tokenizer", "clock", "qualities", "text"),
 )
 """In the order in which they are shown."""
-_DRAFT_BYTES = 100_000_000
+_DRAFT_BYTES = 170_000_000
 """Room that the default draft needs in the cache beside its base."""
 _PATIENCE = 5.0
 """Seconds for one answer of the broker."""

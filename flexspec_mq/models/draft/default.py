@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-DRAFT_BYTES = 100_000_000
-"""Room that the default draft needs in the cache beside its base, rounded up."""
-
-
 def default_draft_folder() -> Path:
     """Where `default_draft_path` puts the default draft; it need not be there yet, and nothing is written.
 
