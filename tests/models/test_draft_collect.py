@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,64 +20,51 @@ pytest.importorskip("transformers")
 import torch
 
 from flexspec_mq.models.draft.cli import add_parser
-from flexspec_mq.models.draft.collect import Order, write_texts
+from flexspec_mq.models.draft.collect import PREFILL, Order, write_texts
 from flexspec_mq.models.draft.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
-from flexspec_mq.models.draft.lockstep import register
 from flexspec_mq.models.draft.prompts import encode_prompts, invitation, read_prompts
 from flexspec_mq.models.draft.text import TextRows, load_text, make_rows, token_ranks
 from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
-from tests.models.tiny_packed import VOCABULARY, tiny
+from tests.models.tiny_packed import VOCABULARY, packed
 
 EOS = 2
 CONFIG = CollectConfig(temperatures=(0.0, 1.0), max_new=6, at_once=3, max_prompt=40)
 
 
-def alone(model: Any, order: Order) -> tuple[int, ...]:
-    """What the target writes for one order by transformers' own attention, read anew for every token."""
-    text: list[int] = []
+def alone(model: PackedModel, order: Order) -> tuple[int, ...]:
+    """What the target writes for one order, token by token, without `write_texts`."""
+    kv, unread, text = model.new_kv(), list(order.prompt), list[int]()
     while len(text) < order.limit and EOS not in text:
-        ids = [*order.prompt, *text]
-        with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits
-        text.append(choose(logits[0, -1].numpy(), order.params(), len(ids)))
+        logits = to_numpy(model.forward([Feed(kv, unread)]))[0]
+        text.append(choose(logits, order.params(), kv.length))
+        unread = text[-1:]
     return tuple(text)
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 50])
-@pytest.mark.parametrize(
-    ("heads", "window"), [("grouped", None), ("all", None), ("one", None), ("grouped", 16)]
-)
-def test_texts_are_those_of_each_order_alone(heads: str, window: int | None, at_once: int) -> None:
-    # float32, so that no two tokens are equally likely up to rounding.
-    model = tiny(heads, torch.float32, window=window, attention=register())
-    eager = tiny(heads, torch.float32, window=window, attention="eager")
+def test_texts_are_those_of_each_order_alone(at_once: int) -> None:
+    model = packed("grouped", torch.bfloat16)
     rng = np.random.default_rng(1)
     orders = [
-        Order(tuple(int(i) for i in rng.integers(3, VOCABULARY, size)), temperature, top_p, limit, seed)
-        for size, temperature, top_p, limit, seed in (
-            (3, 0.0, 1.0, 30, 0),
-            (300, 1.0, 1.0, 9, 0),
-            (40, 0.7, 0.9, 1, 0),
-            (40, 1.0, 0.9, 9, 5),
-            (17, 0.0, 1.0, 25, 0),
-            (1, 1.0, 1.0, 40, 0),
+        Order(tuple(int(i) for i in rng.integers(3, VOCABULARY, size)), temperature, top_p, 9, seed)
+        for size, temperature, top_p, seed in (
+            (3, 0.0, 1.0, 0),
+            (2 * PREFILL + 9, 1.0, 1.0, 0),
+            (40, 0.7, 0.9, 0),
+            (40, 1.0, 0.9, 5),
+            (PREFILL, 0.0, 1.0, 0),
+            (1, 1.0, 1.0, 0),
         )
     ]
     found: dict[Order, tuple[int, ...]] = {}
     steps: list[int] = []
     write_texts(model, orders, frozenset({EOS}), found.__setitem__, at_once=at_once, on_step=steps.append)
-    assert found == {order: alone(eager, order) for order in orders}
+    assert found == {order: alone(model, order) for order in orders}
     assert sum(steps) == sum(map(len, found.values()))
     assert max(steps) <= at_once
-
-
-def test_another_attention_is_refused() -> None:
-    with pytest.raises(ModelError, match="attention 'eager'"):
-        write_texts(
-            tiny("all", torch.float32, attention="eager"), [Order((5,), 0.0)], frozenset(), lambda *_: None
-        )
 
 
 def test_dice_are_a_function_of_seed_prompt_and_temperature() -> None:
@@ -160,7 +146,7 @@ def test_the_target_invents_prompts_and_goes_on_with_them(tmp_path: Path) -> Non
     save(folder, model, byte_level_tokenizer(template=TEMPLATE))
     config = CollectConfig(temperatures=(0.0,), invent=40, max_new=60, max_prompt=300, at_once=40)
     here = CollectFiles(folder, (), tmp_path / "rows.npz")
-    answers = stop_after(40 + 25)  # prompts are read one by one
+    answers = stop_after(30)
     assert collect_text(here, config, lambda: next(answers)) is None
     some = here.invented.read_text().splitlines()
     assert 0 < len(some) < 40

@@ -21,7 +21,7 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--top-p", 0.95, "MASS", "nucleus that is sampled from above temperature 0"),
     ("--max-new", 192, "TOKENS", "tokens of an answer at most"),
     ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
-    ("--at-once", 96, "TEXTS", "texts that are written in step: more is faster and takes more memory"),
+    ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
     ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
     ("--seed", 0, "N", "of the dice, and of which prompt has which temperature"),
     ("--save-minutes", 5.0, "MIN", "minutes between saves"),

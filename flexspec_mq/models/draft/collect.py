@@ -2,33 +2,28 @@
 
 White-box distillation on the target's own text beats any other text of the same size, because that is what
 the draft will be asked to continue. Tokens are chosen by the product's own dice, so a row is what a worker
-would write, but for tokens that are equally likely up to rounding (see `lockstep`).
+would write.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.draft.lockstep import Lockstep
-from flexspec_mq.models.feed import to_numpy
+from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
-    from transformers import PreTrainedModel
+    from flexspec_mq.models.kv import SessionKV
 
-LOOK_AHEAD = 4
-"""Groups that are formed at a time: texts of similar prompts share one, since the longest decides what all cost."""
-CROWD = 7 / 8
-"""Share of a group's texts that must still be written; below, those that have ended leave its memory."""
+PREFILL = 512
+"""Tokens of prompts that one forward reads beside the texts that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,71 +64,71 @@ class Order:
 class _Text:
     order: Order
     params: SamplingParams
+    kv: SessionKV
     tokens: list[int] = field(default_factory=list)
 
-    def go_on(self, logits: npt.NDArray[np.float32]) -> None:
-        """Write one more token."""
-        position = len(self.order.prompt) + len(self.tokens)
-        self.tokens.append(choose(logits, self.params, position))
-
-    def ended(self, eos: frozenset[int]) -> bool:
-        """Whether nothing is to be written any more."""
-        return self.tokens[-1] in eos or len(self.tokens) >= self.order.limit
+    @property
+    def unread(self) -> Sequence[int]:
+        known, prompt = self.kv.length, self.order.prompt
+        return self.tokens[-1:] if known >= len(prompt) else prompt[known:]
 
 
 def write_texts(
-    model: PreTrainedModel,
+    model: PackedModel,
     orders: Iterable[Order],
     eos: frozenset[int],
     on_text: Callable[[Order, tuple[int, ...]], None],
     *,
-    at_once: int = 96,
+    at_once: int = 48,
     on_step: Callable[[int], None] = lambda _tokens: None,
 ) -> None:
-    """Write texts, in groups of similar prompts.
+    """Write texts; a new one starts as soon as one has ended.
 
     Args:
-        model: the target, loaded with the attention that `lockstep.register` names.
-        orders: what to write, taken a few groups at a time.
+        model: the target, packed.
+        orders: what to write, taken one by one.
         eos: ids that end a text; they are part of it.
         on_text: told of each finished text, with what was written.
-        at_once: texts of a group.
+        at_once: texts that share the forwards.
         on_step: told after each forward how many tokens it wrote; may raise to stop.
     """
-    for group in _groups(iter(orders), at_once):
-        _write_group(model, group, eos, on_text, on_step)
-
-
-def _write_group(
-    model: PreTrainedModel,
-    group: list[Order],
-    eos: frozenset[int],
-    on_text: Callable[[Order, tuple[int, ...]], None],
-    on_step: Callable[[int], None],
-) -> None:
-    def go_on(text: _Text, logits: npt.NDArray[np.float32]) -> None:
-        text.go_on(logits)
-        if text.ended(eos):
+    waiting = iter(orders)
+    active: deque[_Text] = deque()
+    while True:
+        while len(active) < at_once and (order := next(waiting, None)) is not None:
+            active.append(_Text(order, order.params(), model.new_kv()))
+        if not active:
+            return
+        feeds, places = _feeds(active)
+        logits = to_numpy(model.forward(feeds))
+        for row, text in enumerate(places):
+            text.tokens.append(choose(logits[row], text.params, text.kv.length))
+        for text in [text for text in places if _ended(text, eos)]:
+            active.remove(text)
             on_text(text.order, tuple(text.tokens))
-
-    texts = [_Text(order, order.params()) for order in group]
-    # The last token of a text is not read.
-    lockstep = Lockstep(model, [order.prompt for order in group], max(order.limit for order in group) - 1)
-    for row, text in enumerate(texts):
-        go_on(text, to_numpy(lockstep.read(row)))
-        on_step(1)
-    while left := [row for row, text in enumerate(texts) if not text.ended(eos)]:
-        if len(left) < CROWD * len(texts):
-            lockstep.keep(left)
-            texts = [texts[row] for row in left]
-            left = list(range(len(texts)))
-        logits = to_numpy(lockstep.step([text.tokens[-1] for text in texts]))
-        for row in left:
-            go_on(texts[row], logits[row])
-        on_step(len(left))
+        on_step(len(places))
 
 
-def _groups(orders: Iterator[Order], size: int) -> Iterator[list[Order]]:
-    while some := sorted(islice(orders, LOOK_AHEAD * size), key=lambda order: len(order.prompt)):
-        for first in range(0, len(some), size):
-            yield some[first : first + size]
+def _feeds(active: Iterable[_Text]) -> tuple[list[Feed], list[_Text]]:
+    """One token of each text that is being written, pieces of prompts as far as they fit."""
+    feeds, places = [], []
+    budget = PREFILL
+    for text in active:
+        unread = text.unread
+        if not text.tokens:
+            piece = unread[:budget]
+            budget -= len(piece)
+            if not piece:
+                continue
+            if len(piece) < len(unread):
+                feeds.append(Feed(text.kv, piece, 0))
+                continue
+            unread = piece
+        feeds.append(Feed(text.kv, unread, 1))
+        places.append(text)
+    # Rows of logits come feed by feed, so those that want none may stand anywhere.
+    return feeds, places
+
+
+def _ended(text: _Text, eos: frozenset[int]) -> bool:
+    return text.tokens[-1] in eos or len(text.tokens) >= text.order.limit

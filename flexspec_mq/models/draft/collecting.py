@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.attention import register
 from flexspec_mq.models.draft.collect import Order, write_texts
-from flexspec_mq.models.draft.lockstep import register
 from flexspec_mq.models.draft.prompts import encode_prompts, invitation, read_prompts
 from flexspec_mq.models.draft.shown import shown
 from flexspec_mq.models.draft.text import concat, load_text, make_rows, save_text
 from flexspec_mq.models.draft.train import Stopped
 from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.text import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from transformers import PreTrainedModel
 
     from flexspec_mq.models.draft.text import TextRows
     from flexspec_mq.models.load import LoadedModel
@@ -66,7 +65,7 @@ class CollectConfig:
         top_p: Above temperature 0.
         max_new: Tokens of an answer at most.
         max_prompt: Longer prompts are left out, in tokens.
-        at_once: Texts that are written in step.
+        at_once: Texts that share the forwards.
         limit: Texts at most, those of earlier runs included; None for all.
         invent: Prompts that the target writes itself first, above those of the files.
         seed: Of the dice, and of which prompt has which temperature.
@@ -78,7 +77,7 @@ class CollectConfig:
     top_p: float = 0.95
     max_new: int = 192
     max_prompt: int = 1024
-    at_once: int = 96
+    at_once: int = 48
     limit: int | None = None
     invent: int = 0
     seed: int = 0
@@ -138,7 +137,7 @@ def collect_text(
     words = [prompt for path in files.prompts for prompt in read_prompts(path)]
     had = load_text(files.out) if files.out.exists() else None
     model = load_target(files.base, attn_implementation=register())
-    writer = _Writer(model.model, frozenset(model.eos), config, should_stop)
+    writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
     try:
         words += invent_prompts(writer, model, files)
         prompts = encode_prompts(
@@ -248,7 +247,7 @@ def _identities(rows: TextRows) -> set[tuple[tuple[int, ...], np.float32]]:
 class _Writer:
     """Writes texts with progress and saves."""
 
-    model: PreTrainedModel
+    model: PackedModel
     eos: frozenset[int]
     config: CollectConfig
     should_stop: Callable[[], bool]
