@@ -183,6 +183,9 @@ def test_a_training_begins_with_an_earlier_draft(
     assert json.loads(capsys.readouterr().out)["overlap"] == pytest.approx(first["overlap"], abs=0.01)
     _, before = read_delta(tmp_path / "a")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
+    # Without --layers, the backbone stays that of the earlier draft.
+    assert run(*further, "--out", tmp_path / "d", "--cache", tmp_path / "deep", "--steps", 1) == 0
+    assert (read_meta(tmp_path / "d").n, read_meta(tmp_path / "d").start) == (2, (3,))
     with pytest.raises(UsageError, match="backbone of 2 layers, not 3"):
         run(*further, "--layers", 3, "--out", tmp_path / "c", "--steps", 1)
     with pytest.raises(UsageError, match="decides on the blocks"):

@@ -19,7 +19,6 @@ from flexspec_mq.models.draft.cli_parts import (
 )
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
-    ("--layers", 6, "N", "backbone layers kept from the base"),
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
     ("--learning-rate", 2e-3, "RATE", "peak of AdamW's rate"),
     ("--hybrid-from", 0.5, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
@@ -38,7 +37,8 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ),
     ("--seed", 0, "N", "of the order of rows and the draw of ids"),
 )
-BLOCKS = 8
+LAYERS, BLOCKS = 6, 8
+"""The shape of a draft from nothing."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,6 +74,10 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the delta to write (.safetensors); the state to resume from, history and picture go beside it"
     )
     add("--out", type=Path, required=True, metavar="FILE", help=about_out)
+    about_layers = (
+        f"backbone layers kept from the base (default: {LAYERS}, with --from-delta the earlier draft's)"
+    )
+    add("--layers", type=int, metavar="N", help=about_layers)
     add("--blocks", type=int, metavar="M", help=f"trained blocks on top of the backbone (default: {BLOCKS})")
     about_start = (
         "which layers of the base the blocks start as copies of: evenly spread over those above the "
@@ -123,9 +127,10 @@ def _train(args: argparse.Namespace) -> int:
     from flexspec_mq.models.draft.session import Saving, TrainFiles, train_draft
 
     base = base_path(args)
+    n, start = _shape(args, base)
     config = TrainConfig(
-        n=args.layers,
-        start=_start(args, base),
+        n=n,
+        start=start,
         max_steps=args.steps,
         max_seconds=None if args.minutes is None else args.minutes * 60,
         step_tokens=args.step_tokens,
@@ -153,22 +158,27 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _start(args: argparse.Namespace, base: Path) -> tuple[int, ...]:
-    """The base's layers that ``--blocks`` and ``--start-from``, or ``--from-delta``, ask for.
+def _shape(args: argparse.Namespace, base: Path) -> tuple[int, tuple[int, ...]]:
+    """Backbone layers, and the base's layers that the blocks start as copies of, bottom up.
 
     Raises:
-        UsageError: They do not fit together.
+        UsageError: ``--layers``, ``--blocks``, ``--start-from`` and ``--from-delta`` do not fit together.
         ModelError: The base has not these layers, or cannot be read.
     """
-    from flexspec_mq.models.draft.architecture import check_start, start_layers
     from flexspec_mq.models.draft.artifact import read_config
 
     if args.from_delta is not None:
-        return _start_of_earlier(args)
-    depth = int(read_config(base)["num_hidden_layers"])
+        return _shape_of_earlier(args)
+    n = LAYERS if args.layers is None else args.layers
+    return n, _start(args, n, int(read_config(base)["num_hidden_layers"]))
+
+
+def _start(args: argparse.Namespace, n: int, depth: int) -> tuple[int, ...]:
+    from flexspec_mq.models.draft.architecture import check_start, start_layers
+
     how = args.start_from or "spread"
     if how in {"spread", "next", "last"}:
-        return start_layers(args.layers, BLOCKS if args.blocks is None else args.blocks, how, depth)
+        return start_layers(n, BLOCKS if args.blocks is None else args.blocks, how, depth)
     try:
         start = tuple(int(layer) for layer in how.split(","))
     except ValueError:
@@ -180,22 +190,23 @@ def _start(args: argparse.Namespace, base: Path) -> tuple[int, ...]:
         raise UsageError(
             f"--start-from lists {len(start)} layers for {args.blocks} blocks", hint="leave out --blocks"
         )
-    check_start(args.layers, start, depth)
+    check_start(n, start, depth)
     return start
 
 
-def _start_of_earlier(args: argparse.Namespace) -> tuple[int, ...]:
+def _shape_of_earlier(args: argparse.Namespace) -> tuple[int, tuple[int, ...]]:
     from flexspec_mq.models.draft.delta import read_meta
 
     if args.blocks is not None or args.start_from is not None:
         raise UsageError("--from-delta decides on the blocks", hint="leave out --blocks and --start-from")
     earlier = read_meta(args.from_delta)
-    if not 0 < args.layers <= earlier.n:
+    n = earlier.n if args.layers is None else args.layers
+    if not 0 < n <= earlier.n:
         raise UsageError(
-            f"{args.from_delta} has a backbone of {earlier.n} layers, not {args.layers}",
+            f"{args.from_delta} has a backbone of {earlier.n} layers, not {n}",
             hint=f"give --layers 1 to {earlier.n}",
         )
-    return (*range(args.layers, earlier.n), *earlier.start)
+    return n, (*range(n, earlier.n), *earlier.start)
 
 
 def _export(args: argparse.Namespace) -> int:
