@@ -16,6 +16,7 @@ from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
 from flexspec_mq.errors import LinkError, ModelError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
+from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
 from schemas.status import EdgeStatus
@@ -36,8 +37,6 @@ CHECKS = (
     *("tokenizer", "clock", "qualities", "text"),
 )
 """In the order in which they are shown."""
-_DRAFT_BYTES = 170_000_000
-"""Room that the default draft needs in the cache beside its base."""
 _PATIENCE = 5.0
 """Seconds for one answer of the broker."""
 
@@ -68,7 +67,7 @@ async def examine(
         machine.check_packages(
             findings, ("models",), {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}
         )
-        machine.check_folders(findings, _cache_needs(config.node))
+        machine.check_folders(findings, cache_needs(config.node))
         drafting = asyncio.create_task(_draft(findings, config.node, load))
         try:
             answering = await on_thread(lambda: check_api(findings, config.api))
@@ -258,11 +257,13 @@ async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> Draf
     )
 
 
-def _cache_needs(settings: EdgeSettings) -> int:
+def cache_needs(settings: EdgeSettings) -> int:
     """Bytes that the first start would still write to the cache."""
     if settings.tokenizer is not None or settings.draft not in ("default", "none"):
         return 0
     try:
-        return 0 if default_model_folder().is_dir() else CONVERTED_BYTES + _DRAFT_BYTES
+        model = 0 if default_model_folder().is_dir() else CONVERTED_BYTES
+        draft = 0 if settings.draft == "none" or default_draft_folder().is_dir() else EXPORTED_BYTES
     except ModelError:
         return 0
+    return model + draft

@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
+from edge_node.doctor import cache_needs
+from edge_node.settings import EdgeSettings
 from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State
+from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
+from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
 from tests.daemons import until
 from tests.doctor.setups import (
     Told,
@@ -181,6 +185,21 @@ def test_a_disk_with_less_room_than_the_default_model_needs(
     machine.check_folders(findings, shutil.disk_usage(tmp_path).total)
     found = the_fault(findings.all, "disk full")
     assert "the default model needs" in found.detail
+
+
+def test_what_a_device_still_has_to_write_to_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drafts, only_looks_up = EdgeSettings(), EdgeSettings(draft="none")
+    assert cache_needs(drafts) == CONVERTED_BYTES + EXPORTED_BYTES
+    assert cache_needs(only_looks_up) == CONVERTED_BYTES
+    default_model_folder().mkdir(parents=True)
+    assert cache_needs(drafts) == EXPORTED_BYTES  # as after an upgrade that brings another draft
+    assert cache_needs(only_looks_up) == 0
+    default_draft_folder().mkdir()
+    assert cache_needs(drafts) == 0
+    assert cache_needs(EdgeSettings(draft=str(tmp_path / "mine"))) == 0
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.draft import default_delta_path, export, materialise
 from flexspec_mq.models.draft.artifact import MARKER, read_marker
 from flexspec_mq.models.draft.cli import add_parser
+from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_path
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,
@@ -210,6 +211,12 @@ def test_the_shipped_delta_is_whole() -> None:
     assert {name.split(".")[1] for name in tensors} == {"layers", "norm"}
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point())
     assert default_delta_path().stat().st_size < 16e6
+
+
+@pytest.mark.model
+def test_the_shipped_drafts_checkpoint_takes_the_room_that_the_doctor_asks_for() -> None:
+    size = sum(file.stat().st_size for file in default_draft_path().iterdir())
+    assert 0.9 * EXPORTED_BYTES < size < EXPORTED_BYTES
 
 
 def parse(*arguments: str) -> argparse.Namespace:

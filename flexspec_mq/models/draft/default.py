@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+EXPORTED_BYTES = 170_000_000
+"""Room that the default draft's checkpoint needs in the cache beside the default model, rounded up."""
+
 
 def default_draft_folder() -> Path:
     """Where `default_draft_path` puts the default draft; it need not be there yet, and nothing is written.
