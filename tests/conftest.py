@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without a test that runs alone need not even be imported for that part."""
+    if config.getoption("part") != "alone" or collection_path.suffix != ".py":
+        return None
+    return "pytest.mark.alone" not in collection_path.read_text("utf-8") or None
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with a real model first: they take longest, and the last one would run beside nothing."""
+    with_model = {item.path for item in items if item.get_closest_marker("model") is not None}
+    items.sort(key=lambda item: item.path not in with_model)
     part = config.getoption("part")
     if part == "all":
         return
