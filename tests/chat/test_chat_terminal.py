@@ -12,17 +12,18 @@ import stat
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
+import pytest_asyncio
 
 from broker.launcher import PrivateBroker, end_with_parent
 from tests.integration.processes import PATIENCE, ROOT, Process, start_worker, status
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 CTRL_C, CTRL_D, ALT_ENTER = b"\x03", b"\x04", b"\x1b\r"
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][AB0]|[=>])")
@@ -105,9 +106,15 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
         os.close(ours)
 
 
-@asynccontextmanager
-async def node(broker: PrivateBroker) -> AsyncIterator[int]:
-    """A worker and an edge node that serves its API; the port."""
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    with PrivateBroker() as private:
+        yield private
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def port(broker: PrivateBroker) -> AsyncIterator[int]:
+    """A worker, and an edge node that serves its API; the port."""
     worker = await start_worker(broker, "w1")
     edge = await Process.start(
         *("edge_node", "serve", "--broker", f"127.0.0.1:{broker.port}", "--edge", "e1"),
@@ -121,8 +128,8 @@ async def node(broker: PrivateBroker) -> AsyncIterator[int]:
         await worker.kill()
 
 
-async def test_a_conversation(own_mosquitto: PrivateBroker, tmp_path: Path) -> None:
-    async with node(own_mosquitto) as port, httpx2.AsyncClient(timeout=PATIENCE) as http:
+async def test_a_conversation(broker: PrivateBroker, port: int, tmp_path: Path) -> None:
+    async with httpx2.AsyncClient(timeout=PATIENCE) as http:
         async with asyncio.timeout(PATIENCE):
             while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -142,10 +149,10 @@ async def test_a_conversation(own_mosquitto: PrivateBroker, tmp_path: Path) -> N
             await terminal.until(PROMPT)
             terminal.type(b"Tell me a very long story" + ALT_ENTER + b"about rivers.\r")
             await terminal.until("\x1b\\[(32|1;33)m")
-            await status(own_mosquitto, "w1", lambda found: found.load == 1)
+            await status(broker, "w1", lambda found: found.load == 1)
             terminal.type(CTRL_C)
             await terminal.until("stopped; what was written stays")
-            await status(own_mosquitto, "w1", lambda found: found.load == 0)
+            await status(broker, "w1", lambda found: found.load == 0)
             await terminal.say("/max-tokens 5", "max-tokens: 5")
             await terminal.say("Thank you.", "5 tokens in|stop")
             assert "3, and 1 stopped" in ESCAPE.sub("", await terminal.say("/stats", "1 stopped, 0 failed"))
@@ -162,15 +169,14 @@ async def test_a_conversation(own_mosquitto: PrivateBroker, tmp_path: Path) -> N
         assert "never mind" not in history.read_text()
 
 
-async def test_sigterm_leaves_the_terminal_as_it_was(own_mosquitto: PrivateBroker, tmp_path: Path) -> None:
-    async with node(own_mosquitto) as port:
-        flags = ("--url", f"http://127.0.0.1:{port}", "--history", str(tmp_path / "history"))
-        async with on_terminal(*flags) as terminal:
-            await terminal.until(PROMPT)
-            terminal.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(PATIENCE):
-                assert await terminal.process.wait() == 130
-            assert "Traceback" not in terminal.seen
+async def test_sigterm_leaves_the_terminal_as_it_was(port: int, tmp_path: Path) -> None:
+    flags = ("--url", f"http://127.0.0.1:{port}", "--history", str(tmp_path / "history"))
+    async with on_terminal(*flags) as terminal:
+        await terminal.until(PROMPT)
+        terminal.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            assert await terminal.process.wait() == 130
+        assert "Traceback" not in terminal.seen
 
 
 async def test_without_an_api(tmp_path: Path) -> None:

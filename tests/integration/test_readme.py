@@ -147,27 +147,27 @@ def place(commands: Path, tmp_path: Path) -> Iterator[Place]:
         holder.communicate()
 
 
-def test_the_readmes_question_is_answered_as_written(place: Place) -> None:
-    """``Run it`` is one script. A user then ends the two daemons; so do we."""
-    answer = place.run(f"{only('README.md', 'sh', 'flexspec-edge ask')}\nkill %1 %2\nwait")
-    assert len(answer.split()) > 10, answer
-    assert "sky" in answer.lower()
-
-
-def test_the_readmes_api_runs_as_written(place: Place) -> None:
-    daemons = only("README.md", "sh", "flexspec-edge serve").splitlines()
-    assert [line.split()[0] for line in daemons] == ["flexspec-broker", "flexspec-cloud", "flexspec-edge"]
+def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
+    """``Run it`` and ``Use it`` start the same broker and worker, so one of each serves both."""
+    *background, ask = only("README.md", "sh", "flexspec-edge ask").splitlines()
+    *daemons, serve = only("README.md", "sh", "flexspec-edge serve").splitlines()
+    assert [line.split()[0] for line in daemons] == ["flexspec-broker", "flexspec-cloud"]
+    assert background == [f"{line} &" for line in daemons]
     for line in daemons:
         place.start(line, f"{line.split()[0]}.log")
+    answer = place.run(ask)  # while the worker still loads
+    assert len(answer.split()) > 10, answer
+    assert "sky" in answer.lower()
+    place.start(serve, "flexspec-edge.log")
     place.until_ready()
     for document in ("README.md", "docs/edge-api.md"):
-        answer = json.loads(place.run(only(document, "sh", "curl http://127.0.0.1:8080/v1/chat/completions")))
-        (choice,) = answer["choices"]
-        assert answer["object"] == "chat.completion"
-        assert answer["model"] == "base"
+        found = json.loads(place.run(only(document, "sh", "curl http://127.0.0.1:8080/v1/chat/completions")))
+        (choice,) = found["choices"]
+        assert found["object"] == "chat.completion"
+        assert found["model"] == "base"
         assert "sky" in choice["message"]["content"].lower()
-        assert 0 < answer["usage"]["completion_tokens"] <= 64
-        assert answer["usage"]["flexspec"]["exactness"] == "exact"
+        assert 0 < found["usage"]["completion_tokens"] <= 64
+        assert found["usage"]["flexspec"]["exactness"] == "exact"
     streaming = only("docs/edge-api.md", "sh", "curl http").replace(
         '"max_tokens"', '"stream": true, "max_tokens"'
     )
