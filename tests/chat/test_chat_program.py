@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from flexspec_mq.errors import UsageError
 from schemas.settings.flags import explained
 from tests.daemons import PATIENCE, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
+from tests.integration.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,13 +55,6 @@ async def run(
             out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 async def test_a_script(mosquitto: PrivateBroker) -> None:

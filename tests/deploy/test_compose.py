@@ -19,7 +19,7 @@ from broker.settings import BrokerSettings, Role, ServerTls, User
 from edge_node.api.gate import OPEN
 from tests.broker.test_launcher import answers, until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
-from tests.integration.test_serve import free_port
+from tests.integration.processes import free_port
 
 SERVICES: dict[str, Any] = compose()["services"]
 FOLDER = "/run/flexspec"

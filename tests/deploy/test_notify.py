@@ -15,8 +15,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq import notify
 from tests.deploy.files import compose
-from tests.integration.processes import PATIENCE, Process, start_worker
-from tests.integration.test_serve import free_port
+from tests.integration.processes import PATIENCE, Process, free_port, start_worker
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 

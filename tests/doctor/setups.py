@@ -102,12 +102,6 @@ def at(where: PrivateBroker) -> str:
     return f"{where.host}:{where.port}"
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return cast("int", one.getsockname()[1])
-
-
 def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
     """Links to this broker as this user, whatever the settings say."""
 

@@ -21,8 +21,8 @@ from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.findings import State
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnose import Cause, diagnose
-from tests.doctor.setups import answering, at, free_port, look, named, the_fault
-from tests.integration.processes import PATIENCE
+from tests.doctor.setups import answering, at, look, named, the_fault
+from tests.integration.processes import PATIENCE, free_port
 
 
 def cause(port: int, host: str = "127.0.0.1", tls: TlsSettings | None = None, wait: float = 3.0) -> Cause:

@@ -27,7 +27,6 @@ from tests.doctor.setups import (
     command,
     doctor,
     faults,
-    free_port,
     look,
     look_at_worker,
     named,
@@ -36,6 +35,7 @@ from tests.doctor.setups import (
     worker,
 )
 from tests.edge_node.api.served import served
+from tests.integration.processes import free_port
 
 
 def names_in(folder: Path) -> list[str]:

@@ -11,8 +11,8 @@ import pytest
 from broker.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
-from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor, free_port
-from tests.integration.processes import Process
+from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor
+from tests.integration.processes import Process, free_port
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,14 @@ from schemas.status import WorkerStatus
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 """Seconds that a process may keep silent before a test gives up on it; far more than it ever does."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 class Process:

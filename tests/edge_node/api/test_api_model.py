@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
@@ -25,7 +27,7 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.integration.processes import PATIENCE, start_worker, status
+from tests.integration.processes import PATIENCE, free_port, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -33,6 +35,9 @@ SKY = "Why is the sky blue? Answer in two sentences."
 PLAN = Plan(draft_length=4, in_flight=1, qos=1)
 VERSION = f"api-{os.getpid()}"
 WORKER = f"api-worker-{os.getpid()}"
+WATCHED = free_port()
+"""Where the worker serves its figures."""
+LONG = "Here is a list of rivers: " + ", ".join(f"river number {number}" for number in range(60))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def draft() -> DraftModel:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(mosquitto: PrivateBroker, draft: DraftModel) -> AsyncIterator[tuple[EdgeNode, str]]:
     """A node with its API; the node and the API's address."""
-    worker = await start_worker(mosquitto, WORKER, "--version", VERSION)
+    worker = await start_worker(mosquitto, WORKER, "--version", VERSION, "--metrics-port", str(WATCHED))
     try:
         await status(mosquitto, WORKER, lambda found: found.state == "online")
         async with api_of(mosquitto, draft) as found:
@@ -131,3 +136,39 @@ async def test_a_client_that_leaves_frees_the_worker(
         await status(mosquitto, WORKER, lambda found: found.load == 1)
         await stream.close()
         await status(mosquitto, WORKER, lambda found: found.load == 0)
+
+
+async def figures(http: httpx2.AsyncClient) -> dict[str, float]:
+    """What the worker serves for Prometheus."""
+    text = (await http.get(f"http://127.0.0.1:{WATCHED}/metrics")).text
+    return {
+        name: float(value)
+        for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) ([-+.\w]+)$", text, re.MULTILINE)
+    }
+
+
+async def test_a_conversation_reads_only_what_is_new(running: tuple[EdgeNode, str]) -> None:
+    _, url = running
+    async with (
+        httpx2.AsyncClient(timeout=PATIENCE) as http,
+        AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
+        assert (await http.get(f"http://127.0.0.1:{WATCHED}/readyz")).status_code == 200
+        before = await figures(http)
+        turns: list[Any] = [{"role": "user", "content": LONG}]
+        asked: dict[str, Any] = {"model": VERSION, "messages": turns, "temperature": 0, "max_tokens": 12}
+        first = await client.chat.completions.create(**asked)
+        answer = first.choices[0].message.content
+        assert answer
+        turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And the sea?"}]
+        second = await client.chat.completions.create(**asked)
+        assert second.usage.prompt_tokens > first.usage.prompt_tokens
+        sent = [one.usage.model_extra["flexspec"]["bytes_up"] for one in (first, second)]
+        assert sent[1] < sent[0]  # the first prompt went once
+        now = await figures(http)
+    hits, tokens = (
+        now[name] - before[name]
+        for name in ("flexspec_worker_prefix_hits_total", "flexspec_worker_tokens_total")
+    )
+    assert hits == 1
+    assert tokens >= first.usage.completion_tokens
