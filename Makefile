@@ -49,10 +49,11 @@ check-lint:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# First the tests that may share the cores, as many at a time as there are (at most four: each holds a model), then those
+# Some two hundred processes run the same sources, so they are compiled once even where Python is told not to keep
+# what it compiled. First the tests that may share the cores, as many at a time as there are (at most four: each holds a model), then those
 # that measure time. Exit code 5 says that PYTEST_ARGS chose none of a part.
 check-tests:
-	@ran=5; cores=$$(nproc); [ "$$cores" -le 4 ] || cores=4; \
+	@unset PYTHONDONTWRITEBYTECODE; ran=5; cores=$$(nproc); [ "$$cores" -le 4 ] || cores=4; \
 	for part in "beside -n $$cores --dist loadfile --no-loadscope-reorder" alone; do \
 		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part $(PYTEST_ARGS) || code=$$?; \
 		case $$code in 0) ran=0 ;; 5) ;; *) exit $$code ;; esac; \
