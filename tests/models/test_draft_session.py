@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -198,6 +199,20 @@ def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has token 61"):
         train_draft(where, CONFIG, Saving(), should_stop=lambda: False)
     assert not (tmp_path / "cache").exists()
+
+
+def test_text_of_too_few_prompts_to_measure_on_is_told(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = load_text(files / "text.npz")
+    few = text.take(np.flatnonzero(~text.is_held_out())[:20].tolist())
+    save_text(tmp_path / "few.npz", few)
+    where = TrainFiles(files / "base", (tmp_path / "few.npz",), tmp_path / "cache", tmp_path / "d")
+    reached = train_draft(where, replace(CONFIG, max_steps=2), Saving(), should_stop=lambda: False)
+    assert reached is not None
+    assert reached.figures()["positions"] == 0
+    assert "no row is held out" in caplog.text
+    assert read_meta(where.out).confidence is None
 
 
 def test_without_the_library_that_draws_training_goes_on(

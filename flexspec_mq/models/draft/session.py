@@ -136,6 +136,11 @@ def train_draft(
                 saved, saved_step = time.monotonic(), progress.step
 
     trainer = Trainer(loaded.model, cache, config, on_progress, should_stop)
+    if not len(trainer.held_out):
+        log.warning(
+            "no row is held out, so nothing will be measured or calibrated and all figures are 0: one prompt in "
+            "fifty is, so give text of more prompts"
+        )
     if files.state.exists():
         trainer.resume(files.state)
     elif files.earlier is not None:
