@@ -74,7 +74,8 @@ class EdgeSettings:
     draft_weights: Annotated[
         str,
         Setting(
-            help="of the compact engine; mixed is 4 bits in MLPs and 8 elsewhere, auto is mixed where that is quick",
+            help="of the compact engine; mixed is 4 bits in MLPs and LM head and 8 in the attention, auto is "
+            "mixed where that is quick",
             choices=("auto", "bf16", "int8", "mixed", "int4"),
         ),
     ] = "auto"

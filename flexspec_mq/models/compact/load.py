@@ -73,7 +73,7 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
         norm = read(_NORM, (shape.width,)).to(torch.float32, copy=True)
         # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
         head = read(_EMBEDDING if shape.tied else _HEAD, whole)
-        matrix = make(kind, head if ids is None else head[torch.from_numpy(ids)])
+        matrix = make(kind, head if ids is None else head[torch.from_numpy(ids)], coarse=True)
         del head
     return CompactModel(shape, kind, layers, Ends(embedding, norm, matrix, ids))
 
@@ -204,21 +204,23 @@ def _layer(tensors: _Tensors, index: int, shape: Shape, kind: str) -> Layer:
     prefix = _prefix(index)
     with tensors.opened() as read:
 
-        def fused(width: int, *parts: tuple[str, int], norm: str | None = None, mlp: bool = False) -> Matrix:
+        def fused(
+            width: int, *parts: tuple[str, int], norm: str | None = None, coarse: bool = False
+        ) -> Matrix:
             weights = [read(f"{prefix}{name}.weight", (rows, width)) for name, rows in parts]
             # A copy also of a single one: products from the file's own pages would start at any byte of a line.
             weight = torch.cat(weights)
             if norm is not None:
                 weight = weight * read(f"{prefix}{norm}.weight", (width,)).float()
             if not any(f"{prefix}{name}.bias" in tensors for name, _ in parts):
-                return make(kind, weight, mlp=mlp)
+                return make(kind, weight, coarse=coarse)
             biases = [
                 read(f"{prefix}{name}.bias", (rows,))
                 if f"{prefix}{name}.bias" in tensors
                 else torch.zeros(rows)
                 for name, rows in parts
             ]
-            return make(kind, weight, torch.cat(biases), mlp=mlp)
+            return make(kind, weight, torch.cat(biases), coarse=coarse)
 
         return Layer(
             project=fused(
@@ -234,7 +236,7 @@ def _layer(tensors: _Tensors, index: int, shape: Shape, kind: str) -> Layer:
                 (f"{_MLP}gate_proj", shape.inner),
                 (f"{_MLP}up_proj", shape.inner),
                 norm=_SECOND_NORM,
-                mlp=True,
+                coarse=True,
             ),
-            narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width), mlp=True),
+            narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width), coarse=True),
         )

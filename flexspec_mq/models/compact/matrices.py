@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KINDS = ("bf16", "int8", "int4", "mixed")
-"""What weights can be. ``mixed`` is 4 bits in the MLPs, which hold most weights and bear it best, and 8 elsewhere."""
+"""What weights can be. ``mixed`` is 4 bits in MLPs and LM head, which hold most weights and bear it best, and 8 in
+the attention."""
 FEW_ROWS = 16
 """Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
 _PIECE = 2048
@@ -139,17 +140,19 @@ _MAKERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], Matrix]] = {
 }
 
 
-def make(kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None, *, mlp: bool = False) -> Matrix:
+def make(
+    kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None, *, coarse: bool = False
+) -> Matrix:
     """Prepare a matrix.
 
     Args:
         kind: one of `KINDS`; a matrix whose shape the kernel of 4 bits does not take gets 8.
-        mlp: whether the matrix is an MLP's.
+        coarse: whether the matrix is one that bears 4 bits well: an MLP's or the LM head.
         weight: floating point [rows, width], left as it is.
         bias: [rows].
     """
     if kind == "mixed":
-        kind = "int4" if mlp else "int8"
+        kind = "int4" if coarse else "int8"
     if kind == "int4" and not FourBits.fits(*weight.shape):
         kind = "int8"
     return _MAKERS[kind](weight, bias)
