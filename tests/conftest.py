@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Files without a test that runs alone need not even be imported for that part."""
+    """For that part, files that do not name the mark `alone` need not even be imported; the word will do, lest one
+    that names it otherwise be left out of both parts."""
     if config.getoption("part") != "alone" or collection_path.suffix != ".py":
         return None
-    return "pytest.mark.alone" not in collection_path.read_text("utf-8") or None
+    return re.search(r"\balone\b", collection_path.read_text("utf-8")) is None or None
 
 
 @pytest.hookimpl(trylast=True)
@@ -62,6 +64,13 @@ def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def mosquitto() -> Iterator[PrivateBroker]:
     """One broker on a free loopback port for the whole run. Use names of your own; do not stop it."""
+    with PrivateBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def module_mosquitto() -> Iterator[PrivateBroker]:
+    """A broker for the tests of one file, which may kill it if they start it again."""
     with PrivateBroker() as broker:
         yield broker
 

@@ -12,7 +12,7 @@ import stat
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -106,18 +106,12 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
         os.close(ours)
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker() as private:
-        yield private
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def port(broker: PrivateBroker) -> AsyncIterator[int]:
+async def port(module_mosquitto: PrivateBroker) -> AsyncIterator[int]:
     """A worker, and an edge node that serves its API; the port."""
-    worker = await start_worker(broker, "w1")
+    worker = await start_worker(module_mosquitto, "w1")
     edge = await Process.start(
-        *("edge_node", "serve", "--broker", f"127.0.0.1:{broker.port}", "--edge", "e1"),
+        *("edge_node", "serve", "--broker", f"127.0.0.1:{module_mosquitto.port}", "--edge", "e1"),
         *("--api-port", "0", "--ready-json"),
     )
     try:
@@ -128,7 +122,7 @@ async def port(broker: PrivateBroker) -> AsyncIterator[int]:
         await worker.kill()
 
 
-async def test_a_conversation(broker: PrivateBroker, port: int, tmp_path: Path) -> None:
+async def test_a_conversation(module_mosquitto: PrivateBroker, port: int, tmp_path: Path) -> None:
     async with httpx2.AsyncClient(timeout=PATIENCE) as http:
         async with asyncio.timeout(PATIENCE):
             while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:  # noqa: ASYNC110
@@ -149,10 +143,10 @@ async def test_a_conversation(broker: PrivateBroker, port: int, tmp_path: Path) 
             await terminal.until(PROMPT)
             terminal.type(b"Tell me a very long story" + ALT_ENTER + b"about rivers.\r")
             await terminal.until("\x1b\\[(32|1;33)m")
-            await status(broker, "w1", lambda found: found.load == 1)
+            await status(module_mosquitto, "w1", lambda found: found.load == 1)
             terminal.type(CTRL_C)
             await terminal.until("stopped; what was written stays")
-            await status(broker, "w1", lambda found: found.load == 0)
+            await status(module_mosquitto, "w1", lambda found: found.load == 0)
             await terminal.say("/max-tokens 5", "max-tokens: 5")
             await terminal.say("Thank you.", "5 tokens in|stop")
             assert "3, and 1 stopped" in ESCAPE.sub("", await terminal.say("/stats", "1 stopped, 0 failed"))

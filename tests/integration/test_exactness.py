@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -76,15 +76,9 @@ class Pool:
             await worker.kill()
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
-    with PrivateBroker() as private:
-        yield private
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool(broker: PrivateBroker) -> AsyncIterator[Pool]:
-    workers = Pool(broker)
+async def pool(module_mosquitto: PrivateBroker) -> AsyncIterator[Pool]:
+    workers = Pool(module_mosquitto)
     yield workers
     await workers.close()
 
