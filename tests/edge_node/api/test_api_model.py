@@ -35,8 +35,6 @@ SKY = "Why is the sky blue? Answer in two sentences."
 PLAN = Plan(draft_length=4, in_flight=1, qos=1)
 VERSION = f"api-{os.getpid()}"
 WORKER = f"api-worker-{os.getpid()}"
-WATCHED = free_port()
-"""Where the worker serves its figures."""
 LONG = "Here is a list of rivers: " + ", ".join(f"river number {number}" for number in range(60))
 
 
@@ -45,10 +43,18 @@ def draft() -> DraftModel:
     return load_draft(EdgeSettings(edge="api"), lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def watched() -> int:
+    """Port on which the worker serves its figures; chosen right before it starts."""
+    return free_port()
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(mosquitto: PrivateBroker, draft: DraftModel) -> AsyncIterator[tuple[EdgeNode, str]]:
+async def running(
+    mosquitto: PrivateBroker, draft: DraftModel, watched: int
+) -> AsyncIterator[tuple[EdgeNode, str]]:
     """A node with its API; the node and the API's address."""
-    worker = await start_worker(mosquitto, WORKER, "--version", VERSION, "--metrics-port", str(WATCHED))
+    worker = await start_worker(mosquitto, WORKER, "--version", VERSION, "--metrics-port", str(watched))
     try:
         await status(mosquitto, WORKER, lambda found: found.state == "online")
         async with api_of(mosquitto, draft) as found:
@@ -138,23 +144,23 @@ async def test_a_client_that_leaves_frees_the_worker(
         await status(mosquitto, WORKER, lambda found: found.load == 0)
 
 
-async def figures(http: httpx2.AsyncClient) -> dict[str, float]:
+async def figures(http: httpx2.AsyncClient, port: int) -> dict[str, float]:
     """What the worker serves for Prometheus."""
-    text = (await http.get(f"http://127.0.0.1:{WATCHED}/metrics")).text
+    text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
     return {
         name: float(value)
         for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) ([-+.\w]+)$", text, re.MULTILINE)
     }
 
 
-async def test_a_conversation_reads_only_what_is_new(running: tuple[EdgeNode, str]) -> None:
+async def test_a_conversation_reads_only_what_is_new(running: tuple[EdgeNode, str], watched: int) -> None:
     _, url = running
     async with (
         httpx2.AsyncClient(timeout=PATIENCE) as http,
         AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client,
     ):
-        assert (await http.get(f"http://127.0.0.1:{WATCHED}/readyz")).status_code == 200
-        before = await figures(http)
+        assert (await http.get(f"http://127.0.0.1:{watched}/readyz")).status_code == 200
+        before = await figures(http, watched)
         turns: list[Any] = [{"role": "user", "content": LONG}]
         asked: dict[str, Any] = {"model": VERSION, "messages": turns, "temperature": 0, "max_tokens": 12}
         first = await client.chat.completions.create(**asked)
@@ -165,7 +171,7 @@ async def test_a_conversation_reads_only_what_is_new(running: tuple[EdgeNode, st
         assert second.usage.prompt_tokens > first.usage.prompt_tokens
         sent = [one.usage.model_extra["flexspec"]["bytes_up"] for one in (first, second)]
         assert sent[1] < sent[0]  # the first prompt went once
-        now = await figures(http)
+        now = await figures(http, watched)
     hits, tokens = (
         now[name] - before[name]
         for name in ("flexspec_worker_prefix_hits_total", "flexspec_worker_tokens_total")
