@@ -49,8 +49,8 @@ check-lint:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Some two hundred processes run the same sources, so they are compiled once even where Python is told not to keep
-# what it compiled. First the tests that may share the cores, as many at a time as there are (at most four: each holds a model), then those
+# Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
+# First the tests that may share the cores, as many at a time as there are (at most four: each holds a model), then those
 # that measure time. Exit code 5 says that PYTEST_ARGS chose none of a part.
 check-tests:
 	@unset PYTHONDONTWRITEBYTECODE; ran=5; cores=$$(nproc); [ "$$cores" -le 4 ] || cores=4; \
