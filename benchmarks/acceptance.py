@@ -18,14 +18,14 @@ from typing import Any
 from benchmarks._common import finish, parser, percentile, table
 from benchmarks.questions import OWN, Question, read_questions, spread
 from benchmarks.rounds import Job, Rounds, Tally, work_item
-from cloud_worker import target as cloud_target
-from cloud_worker.engine import Engine, Slice, sampling
+from cloud_worker.engine import target as cloud_target
+from cloud_worker.engine.model_runner import Engine, Slice, sampling
 from cloud_worker.settings import WorkerSettings
-from edge_node import draft_model
-from edge_node.drafts import Drafter, Wanted
+from edge_node.drafting import load as draft_model
+from edge_node.drafting.interface import Drafter, Wanted
 from edge_node.settings import EdgeSettings
-from flexspec_mq.cli_common import run_main
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns

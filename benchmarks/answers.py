@@ -26,7 +26,7 @@ from benchmarks.pricing.seconds import Sample
 from benchmarks.pricing.setup import ALL, chosen_questions, say
 from benchmarks.pricing.site import LOOPBACK, Site, site
 from benchmarks.questions import Question
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import built_in
 from schemas.messages import MAX_AHEAD

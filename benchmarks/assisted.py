@@ -27,13 +27,13 @@ from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine import Engine
-from flexspec_mq.cli_common import run_main
+from cloud_worker.engine.model_runner import Engine
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import resolve
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 12
 BAR_POINTS = 1.0
@@ -119,7 +119,7 @@ def margin(
     context = [*prompt, *ours[:common]]
     kv = target.new_kv()
     read(target, kv, context[:-1])
-    logits = to_numpy(target.forward([Feed(kv, context[-1:])]))[0]
+    logits = to_numpy(target.forward([ModelInput(kv, context[-1:])]))[0]
     return [float(abs(logits[ours[common]] - logits[theirs[common]]))]
 
 

@@ -32,12 +32,12 @@ from benchmarks.pricing.overlap import (
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine import Engine, sampling
-from flexspec_mq.cli_common import run_main
+from cloud_worker.engine.model_runner import Engine, sampling
 from flexspec_mq.codec.payload import encode
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.packed import Feed, to_numpy
+from flexspec_mq.models.packed import ModelInput, to_numpy
 from schemas.messages import Draft
 
 QUICK_QUESTIONS, QUICK_TOKENS = 6, 16
@@ -126,7 +126,7 @@ class Comparison:
             logits = []
             for model, kv in zip(models, kvs, strict=True):
                 read(model, kv, context[:begin])
-                logits.append(to_numpy(model.forward([Feed(kv, feed, len(feed))])))
+                logits.append(to_numpy(model.forward([ModelInput(kv, feed, len(feed))])))
             for target_row, draft_row in zip(*logits, strict=True):
                 p, q = probabilities(target_row, params), probabilities(draft_row, params)
                 accepted = (coupling_acceptance(p, q), rejection_acceptance(p, q), coupling_bound(p, q))

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks._common import finish, interleaved, parser, percentile, table
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.compact.load import AUTO_IDS, Choice, load_compact
 from flexspec_mq.models.compact.ranks import read_ranks
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.packed import Feed, PackedModel
+from flexspec_mq.models.packed import ModelInput, PackedModel
 
 if TYPE_CHECKING:
-    from edge_node.drafter import DraftNetwork
+    from edge_node.drafting.model_drafter import DraftNetwork
 
 BAR = 0.15
 """Of a target's token, that a drafted one may cost."""
@@ -91,13 +91,13 @@ def measure_tokens(made: dict[str, DraftNetwork], context: int, options: Namespa
 
     def case(network: DraftNetwork) -> Callable[[], tuple[float, float]]:
         kv = network.new_kv()
-        network.forward([Feed(kv, [5 + place % 200 for place in range(context)])])
+        network.forward([ModelInput(kv, [5 + place % 200 for place in range(context)])])
 
         def once() -> tuple[float, float]:
-            network.forward([Feed(kv, [7])])  # what another network left in the caches is gone
+            network.forward([ModelInput(kv, [7])])  # what another network left in the caches is gone
             kv.roll_back(context)
             began, wall = time.thread_time(), time.perf_counter()
-            network.forward([Feed(kv, [9])])
+            network.forward([ModelInput(kv, [9])])
             took = 1e3 * (time.thread_time() - began), 1e3 * (time.perf_counter() - wall)
             kv.roll_back(context)
             return took

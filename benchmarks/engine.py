@@ -22,13 +22,13 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from benchmarks._common import finish, interleaved, parser, percentile, table
 from benchmarks.questions import OWN, read_questions
 from benchmarks.rounds import Job, work_item
-from cloud_worker import target as cloud_target
-from cloud_worker.engine import Engine, Slice
+from cloud_worker.engine import target as cloud_target
+from cloud_worker.engine.model_runner import Engine, Slice
 from cloud_worker.settings import WorkerSettings
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.load import LoadedText, load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.noise import gumbel
 from flexspec_mq.sampling.params import SamplingParams
@@ -100,11 +100,11 @@ def forward_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[st
     """The packed forward alone, by sessions and tokens of each."""
     kvs = [model.new_kv() for _ in texts]
     for kv, text in zip(kvs, texts, strict=True):
-        model.forward([Feed(kv, text[:-1], 0)])
+        model.forward([ModelInput(kv, text[:-1], 0)])
 
     def case(sessions: int, tokens: int) -> float:
         feeds = [
-            Feed(kv, [*text[-1:], *text[: tokens - 1]], tokens)
+            ModelInput(kv, [*text[-1:], *text[: tokens - 1]], tokens)
             for kv, text in zip(kvs[:sessions], texts, strict=False)
         ]
         spent = timed(lambda: model.forward(feeds))
@@ -152,7 +152,7 @@ def step_cases(engine: Engine, loaded: LoadedText, texts: Sequence[Sequence[int]
 
 def choice_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """The sampling of 16 rows of real logits, and the noise as a whole vocabulary would need it."""
-    logits = to_numpy(model.forward([Feed(model.new_kv(), text, 1) for text in texts]))
+    logits = to_numpy(model.forward([ModelInput(model.new_kv(), text, 1) for text in texts]))
 
     def choices(temperature: float, top_p: float = 1.0) -> float:
         params = [SamplingParams(temperature, 0, top_p, seed) for seed in range(MOST)]

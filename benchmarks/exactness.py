@@ -123,7 +123,7 @@ def _dtypes(args: argparse.Namespace) -> tuple[str, ...]:
 def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
     from benchmarks.exact.stress import Load, Stress
     from benchmarks.exact.texts import Shape
-    from edge_node.draft_model import load
+    from edge_node.drafting.load import load
     from edge_node.settings import EdgeSettings
 
     draft = load(EdgeSettings(edge="e", threads=args.threads), _say)

@@ -27,7 +27,7 @@ import msgspec
 
 from benchmarks._common import finish, parser, table
 from benchmarks.links_probe import IP_UDP, rate_of
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.netns import NetnsLink, netns_link

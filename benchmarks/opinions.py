@@ -2,7 +2,8 @@
 
 Replays rows of target-written text that no draft was trained on (``flexspec draft collect`` writes such text; one
 prompt in fifty is held out). At each position of an answer the draft, as a device runs it, the lookup and the target
-choose with common dice. From that the weights of `edge_node.opinions` are fitted anew, and rounds are counted for
+choose with common dice. From that the weights of `edge_node.drafting.confidence_fusion` are fitted
+anew, and rounds are counted for
 several stops, so that a stop can be chosen without the questions that the result is published on. What a draft would
 have sent after a wrong token is taken from the text's next positions, as everywhere in replays.
 """
@@ -23,24 +24,24 @@ import numpy.typing as npt
 import torch
 
 from benchmarks._common import finish, parser, table
-from edge_node.drafts import Guess
-from edge_node.guessing import guess_of, read_calibration
-from edge_node.lookup import Lookup
-from edge_node.lookup_confidence import LookupRecord
-from edge_node.opinions import better, log_odds
-from flexspec_mq.cli_common import run_main
+from edge_node.drafting.confidence_fusion import better, log_odds
+from edge_node.drafting.interface import DraftToken
+from edge_node.drafting.prompt_lookup import Lookup
+from edge_node.drafting.prompt_lookup_confidence import LookupRecord
+from edge_node.drafting.proposal import guess_of, read_calibration
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load import Choice, load_compact
 from flexspec_mq.models.compact.model import CompactModel
 from flexspec_mq.models.draft.confidence import newton
-from flexspec_mq.models.draft.coupling import Rounds
 from flexspec_mq.models.draft.default import default_draft_path
-from flexspec_mq.models.draft.measuring import spread
-from flexspec_mq.models.draft.text import TextRows, load_texts
-from flexspec_mq.models.feed import Feed, to_numpy
 from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.model_input import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.training.coupling import Rounds
+from flexspec_mq.training.measuring import spread
+from flexspec_mq.training.text import TextRows, load_texts
 
 QUICK_ROWS = 4
 STOPS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
@@ -63,8 +64,8 @@ class Seen:
 
     row: int
     temperature: float
-    draft: Guess
-    lookup: Guess | None
+    draft: DraftToken
+    lookup: DraftToken | None
     target: int
 
 
@@ -84,7 +85,7 @@ def look(
     text: TextRows,
     row: int,
     logits: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
-    guess: Callable[[npt.NDArray[np.float32], SamplingParams, int, int], Guess],
+    guess: Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken],
     temperature: float,
 ) -> Iterator[Seen]:
     """Replay one answer.
@@ -110,14 +111,14 @@ def look(
         if found is None:
             yield Seen(row, temperature, drafted, None, target)
         else:
-            looked_up = Guess(found.token, record.confidence(found), "lookup")
+            looked_up = DraftToken(found.token, record.confidence(found), "lookup")
             record.count(found, right=found.token == target)
             yield Seen(row, temperature, drafted, looked_up, target)
         lookup.extend((ids[first + place],))
 
 
 def fitted(seen: Sequence[Seen]) -> dict[str, tuple[tuple[float, ...], int, float]]:
-    """For each of `CASES`: weights as `edge_node.opinions` has them, positions, and the share that was right."""
+    """For each of `CASES`: weights as the confidence fusion has them, positions, and the share that was right."""
     made = {}
     both = [(one, one.lookup) for one in seen if one.lookup is not None]
     agree = [(one, other) for one, other in both if one.draft.token == other.token]
@@ -137,7 +138,7 @@ def fitted(seen: Sequence[Seen]) -> dict[str, tuple[tuple[float, ...], int, floa
     return made
 
 
-def log_loss(seen: Sequence[Seen], chosen: Callable[[Seen], Guess]) -> float:
+def log_loss(seen: Sequence[Seen], chosen: Callable[[Seen], DraftToken]) -> float:
     """Mean of minus the natural logarithm of the probability that was given to what happened."""
     lost = 0.0
     for one in seen:
@@ -147,7 +148,7 @@ def log_loss(seen: Sequence[Seen], chosen: Callable[[Seen], Guess]) -> float:
     return lost / max(1, len(seen))
 
 
-def play(seen: Sequence[Seen], chosen: Callable[[Seen], Guess], stop: float) -> Rounds:
+def play(seen: Sequence[Seen], chosen: Callable[[Seen], DraftToken], stop: float) -> Rounds:
     """Rounds of all answers under a stop."""
     rounds = Rounds()
     by_row: dict[int, list[Seen]] = {}
@@ -161,12 +162,12 @@ def play(seen: Sequence[Seen], chosen: Callable[[Seen], Guess], stop: float) -> 
     return rounds
 
 
-def by_draft(one: Seen) -> Guess:
+def by_draft(one: Seen) -> DraftToken:
     """The draft's guess, whatever was found."""
     return one.draft
 
 
-def by_both(one: Seen) -> Guess:
+def by_both(one: Seen) -> DraftToken:
     """What a device with lookups takes."""
     return better(one.draft, one.lookup)
 
@@ -232,7 +233,7 @@ def _seen(options: Namespace, text: TextRows, rows: Sequence[int]) -> Iterator[S
 
 
 def _read(draft: CompactModel, ids: list[int], answer: int) -> npt.NDArray[np.float32]:
-    return to_numpy(draft.forward([Feed(draft.new_kv(), ids[:-1], answer)]))
+    return to_numpy(draft.forward([ModelInput(draft.new_kv(), ids[:-1], answer)]))
 
 
 def say(line: str) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloud_worker.batcher import Batcher
-from cloud_worker.engine import Engine, sampling
-from edge_node.drafts import Drafter, Guess, Wanted
+from cloud_worker.engine.model_runner import Engine, sampling
+from cloud_worker.engine.scheduler import Scheduler
+from edge_node.drafting.interface import Drafter, DraftToken, Wanted
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.branch import Branch
-from flexspec_mq.protocol.worker_types import WorkItem
+from flexspec_mq.protocol.edge.pending_draft import PendingDraft
+from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Identity
 
 EDGE = "bench"
@@ -59,7 +59,7 @@ class Tally:
         """Of these, accepted."""
         return sum(self.reached)
 
-    def count(self, draft: Sequence[Guess], decided: Sequence[int]) -> None:
+    def count(self, draft: Sequence[DraftToken], decided: Sequence[int]) -> None:
         """Add one round."""
         self.tokens += len(decided)
         self.rounds += 1
@@ -130,7 +130,7 @@ class _Text:
     later: list[Job]
     job: Job
     context: list[int]
-    branch: Branch = field(default_factory=Branch)
+    branch: PendingDraft = field(default_factory=PendingDraft)
     stopped: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -155,7 +155,7 @@ class _Text:
             return 0
         return min(k, identity.limit - self.written - 1) - len(draft)
 
-    def take(self, guesses: Sequence[Guess], plan: Plan) -> None:
+    def take(self, guesses: Sequence[DraftToken], plan: Plan) -> None:
         """As the protocol's machine does: one by one, and nothing more from the first that does not survive."""
         self.stopped = not guesses
         for guess in guesses:
@@ -240,7 +240,7 @@ class Rounds:
         )
 
     def _verify(self, texts: Sequence[_Text]) -> None:
-        batcher = Batcher(prefill=256)
+        batcher = Scheduler(prefill=256)
         by_session = {text.session: text for text in texts}
         for text in texts:
             batcher.add(work_item(text.session, text.job, text.context, text.draft))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
 

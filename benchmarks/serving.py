@@ -22,7 +22,7 @@ from benchmarks.serve.long import STREAMS, long_prompts
 from benchmarks.serve.stops import stops
 from benchmarks.serve.texts import Tokens, references
 from benchmarks.serve.turns import second_turns
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 
 SECTIONS = ("crowd", "soak", "turn", "long", "stop")

@@ -23,8 +23,8 @@ from broker.handing_out import hand_out
 from broker.launcher import PrivateBroker, end_with_parent
 from broker.running import announced, stop
 from broker.settings import PROGRAM, BrokerConfig, BrokerSettings, ListenerOptions, Role, ServerTls, User
-from schemas import settings as documents
-from schemas.settings import Loaded, SettingError
+from flexspec_mq import settings as documents
+from flexspec_mq.settings import Loaded, SettingError
 
 _CREDENTIALS = "credentials.json"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from broker.errors import BrokerError, UnsafeError
-from schemas.settings import Complaint, Program, Setting
-from schemas.settings.hosts import is_loopback
+from flexspec_mq.settings import Complaint, Program, Setting
+from flexspec_mq.settings.hosts import is_loopback
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

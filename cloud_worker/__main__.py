@@ -11,20 +11,21 @@ import sys
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
-from flexspec_mq import logs, notify
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError
-from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.settings.daemons import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from cloud_worker.model_verifier import ModelVerifier
+    from cloud_worker.engine.engine import ModelVerifier
+    from cloud_worker.engine.target import Target
     from cloud_worker.settings import CloudConfig
-    from cloud_worker.target import Target
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.transport.base import LinkSettings
@@ -61,7 +62,7 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(loaded.settings.log, worker=settings.worker)
     link = link_settings(loaded.settings.link, f"w-{settings.worker}")
     # It imports torch: only now that nothing is left to complain about.
-    from cloud_worker.target import load
+    from cloud_worker.engine.target import load
 
     with logs.logged_stages() as tell:
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
@@ -81,7 +82,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: CloudConfig, base: LinkSettings, target: Target, *, ready_json: bool) -> None:
-    from cloud_worker.model_verifier import ModelVerifier
+    from cloud_worker.engine.engine import ModelVerifier
 
     settings = config.worker
     kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
@@ -101,7 +102,7 @@ async def _worker(config: CloudConfig, verifier: ModelVerifier) -> AsyncIterator
         return
     try:
         from cloud_worker.metrics import Metrics
-        from cloud_worker.observing import observed
+        from cloud_worker.probes import observed
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--metrics-port needs {error.name}", hint="install it with: pip install 'flexspec-mq[serve]'"

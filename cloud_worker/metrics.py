@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from cloud_worker.verifier import StepResult
+    from cloud_worker.engine.interface import StepResult
     from cloud_worker.worker import CloudWorker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

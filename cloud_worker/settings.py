@@ -10,10 +10,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq import settings
-from flexspec_mq.logs import LogOptions
+from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.settings import Loaded, Program, Setting, add_flags
+from flexspec_mq.settings import daemons as settings
 from flexspec_mq.transport.arguments import LinkOptions
-from schemas.settings import Loaded, Program, Setting, add_flags
 
 if TYPE_CHECKING:
     import argparse

@@ -14,27 +14,27 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from cloud_worker.gathering import Gathering
-from cloud_worker.racing import first_of
-from cloud_worker.refusals import Refusals
-from cloud_worker.stepping import Change, Stepper
-from cloud_worker.telling import status_of
-from cloud_worker.verifier import Keeping, Measured
+from cloud_worker.engine.batching_window import BatchingWindow
+from cloud_worker.engine.interface import Keeping, Measured
+from cloud_worker.engine.thread import Change, EngineThread
+from cloud_worker.error_rate_limiter import ErrorRateLimiter
+from cloud_worker.status import status_of
 from flexspec_mq import codec, topics
+from flexspec_mq.daemon.tasks import first_of
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
-from flexspec_mq.protocol.effects import Free, Move, Reply, Retire
-from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
+from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
-from flexspec_mq.transport.outbox import Outbox
+from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Literal
 
+    from cloud_worker.engine.interface import Memory, Verifier
     from cloud_worker.metrics import Metrics
     from cloud_worker.settings import WorkerSettings
-    from cloud_worker.verifier import Memory, Verifier
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
     from schemas.status import WorkerStatus
@@ -82,9 +82,9 @@ class CloudWorker:
         self.ready = asyncio.Event()
         """Set when the link is up for the first time."""
         self._changes: list[Change] = []
-        self._gathering = Gathering()
-        self._outbox = Outbox()
-        self._refusals = Refusals()
+        self._gathering = BatchingWindow()
+        self._outbox = PublishQueue()
+        self._refusals = ErrorRateLimiter()
         self.malformed = 0
         """Messages that could not be read."""
         self._link: Link | None = None
@@ -150,7 +150,7 @@ class CloudWorker:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        stepper = Stepper(self._verifier)
+        stepper = EngineThread(self._verifier)
         try:
             async with connect(self.link_settings(base)) as link:
                 self._link = link
@@ -243,7 +243,7 @@ class CloudWorker:
                     _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
                 self._outbox.put(Outbound(topic, codec.encode(message), effect.qos))
-            elif isinstance(effect, Free | Retire | Move):
+            elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
                 self._gathering.forget(effect.key)
@@ -252,7 +252,7 @@ class CloudWorker:
         self._timer.set()
         self._emptied.set()
 
-    async def _step_loop(self, stepper: Stepper) -> None:
+    async def _step_loop(self, stepper: EngineThread) -> None:
         while True:
             if stepper.idle:
                 await self._work.wait()

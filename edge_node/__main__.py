@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_node.settings import EdgeConfig, EdgeSettings, PlanOptions, add_arguments, from_arguments
-from flexspec_mq import logs, notify
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled
-from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.settings.daemons import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from edge_node.api.settings import ApiSettings
-    from edge_node.draft_model import DraftModel
+    from edge_node.cli.view import SessionView
+    from edge_node.completion.writing import Wish
+    from edge_node.drafting.load import DraftModel
     from edge_node.node import EdgeNode
-    from edge_node.session_view import SessionView
-    from edge_node.writing import Wish
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.transport.base import LinkSettings
 
@@ -108,7 +109,7 @@ def _main(argv: Sequence[str]) -> int:
         asyncio.run(_serve(config, link, draft, api, ready_json=args.ready_json))
         return 0
     wish = _wish(args, config.plan)
-    from edge_node import commands
+    from edge_node.cli import commands
 
     command = commands.prepare(args)
     with logs.logged_stages() as tell:
@@ -120,7 +121,7 @@ def _main(argv: Sequence[str]) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     def prepare() -> Examine:
         config = from_arguments(args).settings
-        from edge_node.doctor import examine
+        from edge_node.doctor.examine import examine
 
         return lambda tell, timeout: examine(config, tell, timeout, load=_load_late)
 
@@ -137,7 +138,7 @@ def _loading() -> Callable[[EdgeSettings, Callable[[str], None]], DraftModel]:
 
     It imports torch: only when nothing is left to complain about.
     """
-    from edge_node.draft_model import load
+    from edge_node.drafting.load import load
 
     return load
 
@@ -179,7 +180,7 @@ async def _serve(
 
 
 def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
-    from edge_node.writing import Wish
+    from edge_node.completion.writing import Wish
     from flexspec_mq.controller.policies import POLICIES
 
     return Wish(
@@ -196,7 +197,7 @@ def _wish(args: argparse.Namespace, plan: PlanOptions) -> Wish:
 
 
 def _view(node: EdgeNode, draft: DraftModel, wish: Wish, events: bool) -> SessionView:
-    from edge_node.session_view import SessionView
+    from edge_node.cli.view import SessionView
 
     return SessionView(node, draft.loaded, wish, events)
 

@@ -12,7 +12,7 @@ from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from flexspec_mq.protocol.edge import EdgeSession
+    from flexspec_mq.protocol.edge.session import EdgeSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,10 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
-from edge_node.drafting import Drafting
-from edge_node.drafts import Wanted
+from edge_node.drafting.interface import Wanted
+from edge_node.drafting.thread import DrafterThread
+from edge_node.fleet.liveness import WorkerLiveness
 from edge_node.generation import Generation, GenerationRequest
-from edge_node.presence import Presence
-from edge_node.recent import Recent
 from flexspec_mq import codec, topics
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -31,7 +30,8 @@ from flexspec_mq.errors import (
     RemoteProtocolError,
     UsageError,
 )
-from flexspec_mq.protocol.edge import EdgeConfig, EdgeSession, SessionRequest, close_unknown
+from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
+from flexspec_mq.protocol.edge.session import EdgeConfig, EdgeSession, SessionRequest, close_unknown
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
@@ -43,7 +43,7 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
-from flexspec_mq.transport.outbox import Outbox
+from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import PROTOCOL_VERSION, Close, Error, Identity, Verdict
 from schemas.status import EdgeStatus, WorkerStatus
 
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
-    from edge_node.drafts import Drafter, Guess
+    from edge_node.drafting.interface import Drafter, DraftToken
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.protocol.edge import DraftRequest
+    from flexspec_mq.protocol.edge.session import DraftRequest
     from flexspec_mq.transport.base import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class EdgeNode:
         reuse: bool = True,
     ) -> None:
         self._settings = settings
-        self._drafting = Drafting(drafter)
-        self._presence = Presence()
-        self._recent = Recent(most=16 if reuse else 0)
+        self._drafting = DrafterThread(drafter)
+        self._presence = WorkerLiveness()
+        self._recent = PrefixIndex(most=16 if reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
@@ -99,7 +99,7 @@ class EdgeNode:
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
-        self._outbox = Outbox(on_lost=self._lost)
+        self._outbox = PublishQueue(on_lost=self._lost)
         self._draft_work = asyncio.Event()
         self._timer_work = asyncio.Event()
         self._freed: list[int] = []
@@ -119,7 +119,7 @@ class EdgeNode:
         return self._failure
 
     @property
-    def presence(self) -> Presence:
+    def presence(self) -> WorkerLiveness:
         """Which workers hold sessions of ours; to read."""
         return self._presence
 
@@ -398,7 +398,7 @@ class EdgeNode:
                 if guesses is not None:
                     self._drafted(generation, request, guesses)
 
-    def _drafted(self, generation: Generation, request: DraftRequest, guesses: Sequence[Guess]) -> None:
+    def _drafted(self, generation: Generation, request: DraftRequest, guesses: Sequence[DraftToken]) -> None:
         """Hand guesses to the session, as long as each follows the one before and is wanted."""
         now = time.monotonic()
         machine = generation.machine

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from edge_node.api.options import ApiOptions
-from flexspec_mq import settings
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.logs import LogOptions
+from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.settings import Loaded, Program, Setting, add_flags
+from flexspec_mq.settings import daemons as settings
 from flexspec_mq.transport.arguments import LinkOptions
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
-from schemas.settings import Loaded, Program, Setting, add_flags
 
 if TYPE_CHECKING:
     import argparse

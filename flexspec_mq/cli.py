@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import flexspec_mq
-from flexspec_mq.cli_common import run_main
-from flexspec_mq.stages import stages
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.progress import stages
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands. Each sets ``func``, a function of the parsed arguments."""
     from flexspec_mq.link.cli import add_parser as add_link_parser
-    from flexspec_mq.models.draft.cli import add_parser as add_draft_parser
+    from flexspec_mq.training.commands.draft import add_parser as add_draft_parser
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)

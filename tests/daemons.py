@@ -10,23 +10,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloud_worker.engine.interface import Facts, StepResult
 from cloud_worker.settings import WorkerSettings
-from cloud_worker.verifier import Facts, StepResult
 from cloud_worker.worker import CloudWorker
-from edge_node.drafts import Drafted, Guess, Wanted
+from edge_node.drafting.interface import Drafted, DraftToken, Wanted
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.edge import SessionRequest
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.protocol.edge.session import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
-from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.protocol.worker.machine import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import Identity
-from tests.protocol.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
 
 PATIENCE = 30.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""
@@ -95,7 +95,9 @@ class FakeDrafter:
         if self.fails:
             raise RuntimeError("the drafter is out of memory")
         self.held.update(one.session for one in wanted)
-        return [(Guess(draft_token(TARGET, one.params.seed, one.context, self.accuracy)),) for one in wanted]
+        return [
+            (DraftToken(draft_token(TARGET, one.params.seed, one.context, self.accuracy)),) for one in wanted
+        ]
 
     def free(self, session: int) -> None:
         self.held.discard(session)

@@ -7,8 +7,8 @@ import random
 import zstandard
 
 from flexspec_mq import codec
+from flexspec_mq.simulator.world import FINGERPRINT
 from schemas.messages import Fin, Identity, Open, Verdict
-from tests.protocol.world import FINGERPRINT
 
 
 def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 40) -> Open:

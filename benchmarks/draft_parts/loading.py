@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_node.drafter import ModelDrafter
+    from edge_node.drafting.model_drafter import ModelDrafter
 
 _SIZES = ("VmHWM", "VmRSS", "RssAnon")
 
@@ -30,7 +30,7 @@ def sizes() -> dict[str, float]:
 
 def _draft(drafter: ModelDrafter) -> None:
     """A text of 100 tokens, and 20 more."""
-    from edge_node.drafts import Wanted
+    from edge_node.drafting.interface import Wanted
     from flexspec_mq.sampling.params import SamplingParams
 
     context = list(range(100, 200))
@@ -41,7 +41,7 @@ def _draft(drafter: ModelDrafter) -> None:
 
 def main(folder: str, engine: str) -> None:
     """Load and print."""
-    from edge_node import draft_model
+    from edge_node.drafting import load as draft_model
     from edge_node.settings import EdgeSettings
 
     if engine == "none":

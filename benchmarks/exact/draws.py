@@ -12,7 +12,7 @@ import torch
 from benchmarks.exact.dice import Dice, distribution
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -33,7 +33,7 @@ def compare(
     bins: dict[str, int] = {}
     for number, prompt in enumerate(prompts):
         # A word into the answer, so that the next token is open.
-        logits = to_numpy(model.forward([Feed(model.new_kv(), [*prompt, 504])]))[0]
+        logits = to_numpy(model.forward([ModelInput(model.new_kv(), [*prompt, 504])]))[0]
         for name, (temperature, top_k, top_p) in _SETTINGS.items():
             expected = distribution(logits, Dice(temperature, top_k, top_p, 0)) * seeds
             counts = np.zeros(len(logits))

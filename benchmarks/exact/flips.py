@@ -19,7 +19,7 @@ from benchmarks.exact.dice import Dice, choose
 from benchmarks.exact.reference import Reference, Text
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 
 _PIECE = 5
 
@@ -91,5 +91,5 @@ def _transformers(
 
 def _ours(model: PackedModel, prompt: Sequence[int], tokens: Sequence[int]) -> list[Rows]:
     kv = model.new_kv()
-    model.forward([Feed(kv, prompt, 0)])
-    return [to_numpy(model.forward([Feed(kv, [token])]))[0] for token in tokens]
+    model.forward([ModelInput(kv, prompt, 0)])
+    return [to_numpy(model.forward([ModelInput(kv, [token])]))[0] for token in tokens]

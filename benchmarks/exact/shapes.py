@@ -12,7 +12,7 @@ from benchmarks import _common
 from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.invariance import prove
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel
+from flexspec_mq.models.packed import ModelInput, PackedModel
 
 _UNPADDED = Shapes(min_rows=1, context_grain=1, value_block=10**9)
 _CASES = {"1 session, 1 row": (1, 1), "1 session, 5 rows": (1, 5), "8 sessions, 5 rows each": (8, 5)}
@@ -70,11 +70,11 @@ def _case(
         ids += ids
     caches = [model.new_kv() for _ in range(sessions)]
     for place, kv in enumerate(caches):
-        model.forward([Feed(kv, ids[place * _CONTEXT : (place + 1) * _CONTEXT], 0)])
+        model.forward([ModelInput(kv, ids[place * _CONTEXT : (place + 1) * _CONTEXT], 0)])
 
     def once() -> float:
         began = time.perf_counter()
-        model.forward([Feed(kv, ids[:rows], rows) for kv in caches])
+        model.forward([ModelInput(kv, ids[:rows], rows) for kv in caches])
         seconds = time.perf_counter() - began
         for kv in caches:
             kv.roll_back(_CONTEXT)

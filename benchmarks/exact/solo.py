@@ -18,19 +18,19 @@ from benchmarks.exact.dice import choose
 from benchmarks.exact.reference import Text, Written
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 
 
 def write(model: PackedModel, text: Text) -> Written:
     """Write a text: the prompt in one forward, then token by token, nothing else in any of them."""
     kv = model.new_kv()
     written = Written(text.number, [], "")
-    feed = Feed(kv, text.prompt)
+    feed = ModelInput(kv, text.prompt)
     while not written.reason:
         logits = to_numpy(model.forward([feed]))[0]
         written.tokens.append(choose(logits, text.dice, len(text.prompt) + len(written.tokens)))
         written.reason = text.finish(written.tokens) or ""
-        feed = Feed(kv, written.tokens[-1:])
+        feed = ModelInput(kv, written.tokens[-1:])
     return written
 
 

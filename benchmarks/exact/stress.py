@@ -20,7 +20,7 @@ from benchmarks.exact.system import Edge, Outcome, edge
 from benchmarks.exact.texts import Shape, long_text, next_turn, texts
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
-from edge_node.draft_model import DraftModel
+from edge_node.drafting.load import DraftModel
 
 _LOOK = 0.2
 _PROGRESS = 15.0

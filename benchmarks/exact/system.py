@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, fields
 
 from benchmarks.exact.faults import Weather, stormy
 from benchmarks.exact.reference import Text
-from edge_node.draft_model import DraftModel
+from edge_node.drafting.load import DraftModel
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.protocol.edge_types import EdgeCounters
+from flexspec_mq.protocol.edge.types import EdgeCounters
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings

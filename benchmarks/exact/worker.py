@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_worker import model_verifier
 from cloud_worker.__main__ import main
-from cloud_worker.engine import Decided, Engine, Slice
+from cloud_worker.engine import engine as model_verifier
+from cloud_worker.engine.model_runner import Decided, Engine, Slice
 
 _RECORD = 4
 

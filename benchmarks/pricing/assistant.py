@@ -15,8 +15,8 @@ import torch
 import transformers
 
 from benchmarks.rounds import Job, Tally
-from edge_node.drafts import Guess
-from flexspec_mq.models.quiet import quiet_transformers
+from edge_node.drafting.interface import DraftToken
+from flexspec_mq.models.log_silencing import quiet_transformers
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class _Watch:
             return
         if self._drafted is None:
             raise RuntimeError("tokens were committed without a forward of the target")
-        self.tally.count([Guess(token) for token in self._drafted], committed)
+        self.tally.count([DraftToken(token) for token in self._drafted], committed)
         self.tokens += committed
         self._drafted = None
 

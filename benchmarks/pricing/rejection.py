@@ -15,10 +15,10 @@ import numpy as np
 
 from benchmarks.pricing.overlap import Floats, probabilities
 from benchmarks.rounds import Job, Tally
-from cloud_worker.engine import sampling
-from edge_node.drafts import Guess
+from cloud_worker.engine.model_runner import sampling
+from edge_node.drafting.interface import DraftToken
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 
 PREFILL = 256
 """Prompt tokens that one forward reads."""
@@ -149,7 +149,7 @@ class RejectionRounds:
             for text in drafting:
                 context = [*text.context, *text.draft]
                 known = text.draft_kv.match(context[:-1])
-                feeds.append(Feed(text.draft_kv, context[known:]))
+                feeds.append(ModelInput(text.draft_kv, context[known:]))
             for text, row in zip(drafting, to_numpy(self._draft.forward(feeds)), strict=True):
                 q = probabilities(row, sampling(text.job.identity))
                 text.q.append(q)
@@ -159,7 +159,9 @@ class RejectionRounds:
         feeds = []
         for text in texts:
             known = text.target_kv.match(text.context[:-1])
-            feeds.append(Feed(text.target_kv, [*text.context[known:], *text.draft], len(text.draft) + 1))
+            feeds.append(
+                ModelInput(text.target_kv, [*text.context[known:], *text.draft], len(text.draft) + 1)
+            )
         logits = to_numpy(self._target.forward(feeds))
         row = 0
         for text, feed in zip(texts, feeds, strict=True):
@@ -167,14 +169,14 @@ class RejectionRounds:
             p = [probabilities(one, params) for one in logits[row : row + feed.rows]]
             row += feed.rows
             decided = verify(p, text.q, text.draft, text.job.identity.eos, text.rng)
-            text.tally.count([Guess(token) for token in text.draft], decided)
+            text.tally.count([DraftToken(token) for token in text.draft], decided)
             text.context += decided
 
 
 def read(model: PackedModel, kv: SessionKV, tokens: Sequence[int]) -> None:
     """Read what `kv` does not hold yet of `tokens`, some at a time."""
     for begin in range(kv.match(tokens), len(tokens), PREFILL):
-        model.forward([Feed(kv, tokens[begin : begin + PREFILL], 0)])
+        model.forward([ModelInput(kv, tokens[begin : begin + PREFILL], 0)])
 
 
 def _rng(job: Job) -> np.random.Generator:

@@ -13,11 +13,11 @@ from typing import TypeVar
 from benchmarks._common import parser
 from benchmarks.questions import OWN, Question, read_questions, spread
 from benchmarks.rounds import Job
-from cloud_worker import target as cloud_target
-from cloud_worker.engine import sampling
+from cloud_worker.engine import target as cloud_target
+from cloud_worker.engine.model_runner import sampling
+from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
-from cloud_worker.target import Target
-from edge_node.drafter import ModelDrafter
+from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.draft.default import default_draft_path

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from cloud_worker import model_verifier
 from cloud_worker.__main__ import main
-from cloud_worker.engine import Decided, Engine, Slice
+from cloud_worker.engine import engine as model_verifier
+from cloud_worker.engine.model_runner import Decided, Engine, Slice
 
 
 def slow_down(seconds: float) -> None:

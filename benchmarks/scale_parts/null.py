@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from cloud_worker.verifier import Facts, StepResult
-from edge_node.drafts import Drafted, Guess, Wanted
+from cloud_worker.engine.interface import Facts, StepResult
+from edge_node.drafting.interface import Drafted, DraftToken, Wanted
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.protocol.worker.machine import WorkItem
 
 VOCABULARY = 49_152
 CONTEXT = 65_536
@@ -149,7 +149,7 @@ class NullDrafter:
 
     def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
         """One token for each."""
-        return [(Guess(guess(one.params.seed, one.context, self.right)),) for one in wanted]
+        return [(DraftToken(guess(one.params.seed, one.context, self.right)),) for one in wanted]
 
     def free(self, session: int) -> None:
         """There is nothing to forget."""

@@ -29,7 +29,7 @@ from benchmarks.scale_parts.orders import Crowd, Mark, Order, Outcome
 from benchmarks.scale_parts.processes import BenchmarkError, Child, child, figures, metrics_port, since
 from benchmarks.scale_parts.system import SOON
 from broker.launcher import PrivateBroker
-from edge_node.draft_model import load as load_draft
+from edge_node.drafting.load import load as load_draft
 from edge_node.settings import EdgeSettings
 
 SESSIONS = (1, 4, 16)

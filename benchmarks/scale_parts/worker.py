@@ -16,10 +16,10 @@ from benchmarks.scale_parts.null import Cost, NullVerifier
 from benchmarks.scale_parts.orders import Ready, say
 from cloud_worker.__main__ import stoppable
 from cloud_worker.metrics import Metrics
-from cloud_worker.observing import observed
+from cloud_worker.probes import observed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_node.api.app import create_app
 from edge_node.api.server import serve
-from edge_node.api.watch import LinkWatch
+from edge_node.fleet.directory import LinkWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge_node.api.errors import bad
-from edge_node.api.fields import Fields, Neutral, is_neutral
+from edge_node.api.validation import Fields, Neutral, is_neutral
 from flexspec_mq.models.text import Role, Turn
 
 MAX_MESSAGES = 4096

@@ -18,7 +18,7 @@ from prometheus_client import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_node.api.text import Figures
+    from edge_node.completion.completion import Figures
 
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 _TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import verify
-from schemas.settings import Setting
+from flexspec_mq.settings import Setting
+from flexspec_mq.settings.daemons import verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_node.api.errors import bad
-from edge_node.api.fields import Fields, Neutral, is_neutral, one_of
 from edge_node.api.messages import turns_from
+from edge_node.api.validation import Fields, Neutral, is_neutral, one_of
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.sampling.params import SamplingParams

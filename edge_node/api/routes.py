@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.routing import Route
 
-from edge_node.api.bodies import read_body
 from edge_node.api.errors import ApiError, bad
-from edge_node.api.fields import canonical, parse_object
 from edge_node.api.metrics import CONTENT_TYPE
-from edge_node.api.replies import reply, send_bytes, send_json
+from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.shapes import model as model_object
-from edge_node.api.texts import Once
+from edge_node.api.responses import model as model_object
+from edge_node.api.streaming import reply, send_bytes, send_json
+from edge_node.api.validation import canonical, parse_object
+from edge_node.completion.store import Once
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from edge_node.api.context import Api
     from edge_node.api.requests import TextRequest
+    from edge_node.api.state import Api
 
     Handler = Callable[[Api, Request, Send], Awaitable[None]]
 

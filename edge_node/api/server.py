@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from edge_node.api.context import Api
     from edge_node.api.settings import ApiSettings
+    from edge_node.api.state import Api
 
 _BACKLOG = 256
 _log = logging.getLogger(__name__)

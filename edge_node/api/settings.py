@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flexspec_mq.errors import UsageError
-from schemas.settings.hosts import is_loopback
+from flexspec_mq.settings.hosts import is_loopback
 
 _POSITIVE = (
     "max_texts",

@@ -10,8 +10,8 @@ import httpx2
 
 from flexspec_mq.chat.refusals import AGAIN, refused
 from flexspec_mq.chat.wire import Chunk, Failure, Models, Refusal, read
+from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
-from flexspec_mq.retry import Backoff, Waiting, retrying
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.chat.wishes import NONE, NUMBERS
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.printable import printable
+from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.session import Session

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.chat.settings import add_arguments, from_arguments
 from flexspec_mq.chat.wishes import NUMBERS, Wishes
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError
-from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.settings.daemons import add_show_command, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
-from flexspec_mq.printable import printable
+from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.wire import Failure

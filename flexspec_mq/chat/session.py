@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flexspec_mq.chat.conversation import Conversation
     from flexspec_mq.chat.view import View
     from flexspec_mq.chat.wire import Usage
-    from flexspec_mq.display import Answer
-    from flexspec_mq.retry import Waiting
+    from flexspec_mq.daemon.retry import Waiting
+    from flexspec_mq.terminal.answer import Answer
 
 WAITING = "waiting for the first text · Ctrl-C stops"
 

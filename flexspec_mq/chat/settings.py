@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-from flexspec_mq import settings
 from flexspec_mq.errors import UsageError
-from schemas.settings import Complaint, Loaded, Program, Setting, add_flags
-from schemas.settings.hosts import is_loopback
+from flexspec_mq.settings import Complaint, Loaded, Program, Setting, add_flags
+from flexspec_mq.settings import daemons as settings
+from flexspec_mq.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
     import argparse

@@ -12,10 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flexspec_mq.cli_common import print_error
-from flexspec_mq.display import Answer, legend
+from flexspec_mq.daemon.main import print_error
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.printable import printable
+from flexspec_mq.terminal.answer import Answer, legend
+from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.demo.place import Place, place
 from flexspec_mq.demo.processes import Child, Family
 from flexspec_mq.demo.screen import Screen, live_line

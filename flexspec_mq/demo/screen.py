@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flexspec_mq.display import Answer, legend
-from flexspec_mq.printable import printable
-from flexspec_mq.stages import bars
+from flexspec_mq.daemon.progress import bars
+from flexspec_mq.terminal.answer import Answer, legend
+from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from flexspec_mq.stages import Tell
+    from flexspec_mq.daemon.progress import Tell
 
 _REASONS = {
     "eos": "the target ended the text",

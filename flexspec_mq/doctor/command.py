@@ -8,9 +8,9 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon.progress import stages
 from flexspec_mq.doctor.findings import Finding, State, as_json, exit_code, show
 from flexspec_mq.errors import UsageError
-from flexspec_mq.stages import stages
 
 if TYPE_CHECKING:
     import argparse

@@ -23,8 +23,8 @@ from schemas.messages import Close, CloseReason
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.doctor.findings import Findings
-    from flexspec_mq.retry import Waiting
     from flexspec_mq.transport.base import Link, LinkSettings
 
 NOT_A_SESSION = codec.encode(Close(0, 1, 0, CloseReason.FAILED))

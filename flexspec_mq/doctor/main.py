@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.progress import stages
 from flexspec_mq.doctor.command import add_doctor_flags, tell_findings
 from flexspec_mq.doctor.findings import Finding, State, from_json
 from flexspec_mq.errors import UsageError
-from flexspec_mq.stages import stages
-from schemas.settings.document import usual_place
+from flexspec_mq.settings.document import usual_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

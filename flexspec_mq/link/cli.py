@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.netns import NetnsLink, netns_link

@@ -20,7 +20,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.impairment import SEGMENT, Impairment
 from flexspec_mq.link.profiles import LinkPlan, built_in
-from schemas.settings.hosts import is_loopback
+from flexspec_mq.settings.hosts import is_loopback
 
 Address = tuple[str, int]
 _LARGEST_CHUNK = 16_384

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.quiet import quiet_transformers
+from flexspec_mq.models.log_silencing import quiet_transformers
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 CONVERTER_VERSION = 1

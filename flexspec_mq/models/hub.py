@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.quiet import quiet_transformers
+from flexspec_mq.models.log_silencing import quiet_transformers
 
 
 def ask_hub(name: str) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from flexspec_mq.models.attention import Packed, Segment
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import Feed, to_numpy
-from flexspec_mq.models.products import compare
+from flexspec_mq.models.packed import ModelInput, to_numpy
+from flexspec_mq.models.product_probe import compare
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -79,10 +79,10 @@ def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None
     report = progress or (lambda _share: None)
     ids = [rng.randrange(model.vocab_size) for _ in range(_PREFIX + _SINGLE)]
     base = model.new_kv()
-    model.forward([Feed(base, ids[:_PREFIX], 1)])
+    model.forward([ModelInput(base, ids[:_PREFIX], 1)])
     alone = []
     for index in range(_PREFIX, len(ids)):
-        alone.append(model.forward([Feed(base, ids[index : index + 1], 1)]))
+        alone.append(model.forward([ModelInput(base, ids[index : index + 1], 1)]))
         report(0.6 * len(alone) / _SINGLE)
     single = torch.cat(alone)
     others = list(_other_shapes(model, ids, rng))
@@ -101,12 +101,12 @@ def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None
 
 def _other_shapes(model: PackedModel, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
     """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
-    found = [model.forward([Feed(model.new_kv(), ids, _SINGLE)])]
+    found = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
     odd = [rng.choice((1, 2, 3, 7, 8, 9, 16, 17)) for _ in ids]
     found += [_in_pieces(model, ids, pieces, []) for pieces in ([5] * len(ids), odd)]
     others = [model.new_kv() for _ in range(3)]
     for length, kv in zip((3, 40, 70), others, strict=True):
-        model.forward([Feed(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0)])
+        model.forward([ModelInput(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0)])
     found.append(_in_pieces(model, ids, [rng.choice((1, 4, 5, 8)) for _ in ids], others))
     return found
 
@@ -115,14 +115,14 @@ def _in_pieces(
     model: PackedModel, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
 ) -> torch.Tensor:
     kv = model.new_kv()
-    model.forward([Feed(kv, ids[:_PREFIX], 0)])
+    model.forward([ModelInput(kv, ids[:_PREFIX], 0)])
     rows: list[torch.Tensor] = []
     for piece in pieces:
         tokens = ids[kv.length : kv.length + piece]
         if not tokens:
             break
-        company = [Feed(other, [7] * (1 + place), 1) for place, other in enumerate(others)]
-        logits = model.forward([*company[:1], Feed(kv, tokens, len(tokens)), *company[1:]])
+        company = [ModelInput(other, [7] * (1 + place), 1) for place, other in enumerate(others)]
+        logits = model.forward([*company[:1], ModelInput(kv, tokens, len(tokens)), *company[1:]])
         rows.append(logits[len(company[:1]) :][: len(tokens)])
     return torch.cat(rows)
 

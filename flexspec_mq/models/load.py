@@ -14,7 +14,7 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import fingerprint
 from flexspec_mq.models.hub import ask_hub
-from flexspec_mq.models.quiet import quiet_transformers
+from flexspec_mq.models.log_silencing import quiet_transformers
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.attention import IMPLEMENTATION, Heads, Packed, Segment, Shapes
-from flexspec_mq.models.feed import Feed, to_numpy
 from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.model_input import ModelInput, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-__all__ = ["Feed", "PackedModel", "to_numpy"]
+__all__ = ["ModelInput", "PackedModel", "to_numpy"]
 
 
 class PackedModel:
@@ -60,7 +60,7 @@ class PackedModel:
         return SessionKV(self._layers, self.heads.keys, self.heads.size, self._like)
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
         """Read the tokens of all feeds.
 
         Args:

@@ -103,10 +103,10 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Crop:
+class Truncate:
     """Worker: the cache of this session is right for prompt + the first `length` generated tokens at most.
 
-    A forward under way may still add to it; its result will be dropped with another `Crop`.
+    A forward under way may still add to it; its result will be dropped with another `Truncate`.
     """
 
     key: SessionKey
@@ -114,18 +114,18 @@ class Crop:
 
 
 @dataclass(frozen=True, slots=True)
-class Retire:
+class ReleaseToCache:
     """Worker: the text of this session is over. What the engine holds may serve another, and is the first to go."""
 
     key: SessionKey
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class Transfer:
     """Worker: what the engine holds for `source`, if anything, is of use for `key`, whose text begins alike."""
 
     source: SessionKey
     key: SessionKey
 
 
-WorkerEffect = Reply | Free | Crop | Retire | Move
+WorkerEffect = Reply | Free | Truncate | ReleaseToCache | Transfer

@@ -35,8 +35,8 @@ from flexspec_mq.transport.properties import (
     will_properties,
 )
 from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, subscribe_refusal
+from flexspec_mq.transport.send_quota import Window
 from flexspec_mq.transport.sockets import open_socket
-from flexspec_mq.transport.window import Window
 
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04

@@ -14,10 +14,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from flexspec_mq.errors import LinkRefused
+from flexspec_mq.settings.hosts import is_loopback
 from flexspec_mq.transport.certificates import complaint_about
 from flexspec_mq.transport.probe import CONNECT_5, CONNECT_311
 from flexspec_mq.transport.sockets import tls_context
-from schemas.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
     from flexspec_mq.transport.base import LinkSettings, TlsSettings

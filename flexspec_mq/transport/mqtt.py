@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
-from flexspec_mq.retry import Backoff, Waiting, retrying
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     PACKET_TOO_LARGE,

@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import lookup
 from benchmarks.lookup import Outcome, fitted, log_loss, shares
-from edge_node.lookup import Found, Support
-from edge_node.lookup_confidence import prior
-from flexspec_mq.models.draft.text import TextRows, save_text
+from edge_node.drafting.prompt_lookup import Found, Support
+from edge_node.drafting.prompt_lookup_confidence import prior
+from flexspec_mq.training.text import TextRows, save_text
 
 
 def drawn(count: int) -> list[Outcome]:

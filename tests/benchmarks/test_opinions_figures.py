@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from benchmarks.opinions import Seen, by_both, by_draft, fitted, log_loss, look, play
-from edge_node.drafts import Guess
-from flexspec_mq.models.draft.text import make_rows
+from edge_node.drafting.interface import DraftToken
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.training.text import make_rows
 
 RIGHT, WRONG = 5, 6
 
 
-def seen(draft: Guess, lookup: Guess | None = None, row: int = 0) -> Seen:
+def seen(draft: DraftToken, lookup: DraftToken | None = None, row: int = 0) -> Seen:
     return Seen(row, 0.0, draft, lookup, RIGHT)
 
 
@@ -27,7 +27,7 @@ def test_weights_are_found_again() -> None:
         odds = 0.5 + 0.8 * math.log(sure / (1 - sure)) + 0.4 * math.log(found / (1 - found))
         right = rng.random() < 1 / (1 + math.exp(-odds))
         token = RIGHT if right else WRONG
-        many.append(seen(Guess(token, sure), Guess(token, found, "lookup"), row))
+        many.append(seen(DraftToken(token, sure), DraftToken(token, found, "lookup"), row))
     weights, count, share = fitted(many)["agree"]
     assert count == 20_000
     assert 0.4 < share < 0.8
@@ -36,7 +36,7 @@ def test_weights_are_found_again() -> None:
 
 
 def test_where_they_differ_each_is_judged_for_itself() -> None:
-    both = seen(Guess(WRONG, 0.5), Guess(RIGHT, 0.5, "lookup"))
+    both = seen(DraftToken(WRONG, 0.5), DraftToken(RIGHT, 0.5, "lookup"))
     made = fitted([both] * 10)
     assert made["agree"][1] == 0
     assert made["draft, differing"][1:] == (10, 0.0)
@@ -44,7 +44,7 @@ def test_where_they_differ_each_is_judged_for_itself() -> None:
 
 
 def test_losses_and_rounds_are_of_what_was_chosen() -> None:
-    answer = [seen(Guess(RIGHT, 0.8)), seen(Guess(WRONG, 0.8)), seen(Guess(RIGHT, 0.2))]
+    answer = [seen(DraftToken(RIGHT, 0.8)), seen(DraftToken(WRONG, 0.8)), seen(DraftToken(RIGHT, 0.2))]
     expected = -(2 * math.log(0.8) + math.log(0.2) - math.log(0.8) + math.log(0.2)) / 3
     assert log_loss(answer, by_draft) == pytest.approx(expected)
     # 0.8 and 0.64 are sent, 0.128 is not; the second is wrong, so the target writes it; the third is not sure enough.
@@ -59,9 +59,9 @@ def test_a_replay_looks_only_behind_and_knows_the_streak() -> None:
         theirs[place, token] = 9.0
     streaks = []
 
-    def guess(logits: np.ndarray, _params: SamplingParams, position: int, streak: int) -> Guess:
+    def guess(logits: np.ndarray, _params: SamplingParams, position: int, streak: int) -> DraftToken:
         streaks.append((position, streak))
-        return Guess(int(logits.argmax()), 0.5)
+        return DraftToken(int(logits.argmax()), 0.5)
 
     mine = theirs.copy()
     mine[1] = mine[3]  # names 9 instead of 2

@@ -22,7 +22,7 @@ from benchmarks.pricing.overlap import (
 )
 from benchmarks.pricing.rejection import draw, verify
 from benchmarks.rounds import Tally
-from edge_node.drafts import Guess
+from edge_node.drafting.interface import DraftToken
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -225,7 +225,7 @@ def test_nothing_has_no_interval(of: Callable[[], bootstrap.Interval]) -> None:
 def tally(*rounds: tuple[tuple[int, ...], tuple[int, ...]]) -> Tally:
     made = Tally(texts=1)
     for draft, decided in rounds:
-        made.count([Guess(token) for token in draft], decided)
+        made.count([DraftToken(token) for token in draft], decided)
     return made
 
 

@@ -19,12 +19,12 @@ from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.overlap import probabilities
 from benchmarks.pricing.rejection import RejectionRounds
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine import Engine
-from edge_node.drafter import ModelDrafter
+from cloud_worker.engine.model_runner import Engine
+from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -92,7 +92,7 @@ def pairs_due(model: PackedModel, prompt: Sequence[int]) -> dict[tuple[int, int]
     params = SamplingParams(TEMPERATURE, TOP_K)
 
     def behind(context: Sequence[int]) -> dict[int, float]:
-        p = probabilities(to_numpy(model.forward([Feed(model.new_kv(), [*context])]))[0], params)
+        p = probabilities(to_numpy(model.forward([ModelInput(model.new_kv(), [*context])]))[0], params)
         return {int(token): float(p[token]) for token in np.flatnonzero(p)}
 
     return {
@@ -167,7 +167,7 @@ def test_assisted_sampling_takes_our_parameters(target: Path, draft: Path) -> No
 def test_the_margin_of_texts_that_differ(target: Path) -> None:
     model = packed(target)
     prompt = job(0, 1).prompt
-    logits = to_numpy(model.forward([Feed(model.new_kv(), [*prompt, 8])]))[0]
+    logits = to_numpy(model.forward([ModelInput(model.new_kv(), [*prompt, 8])]))[0]
     assert assisted.margin(model, prompt, (8, 9, 4), (8, 9, 4)) == []
     assert assisted.margin(model, prompt, (8, 9, 4), (8, 11)) == [pytest.approx(abs(logits[9] - logits[11]))]
     assert assisted.margin(model, prompt, (8, 9), (8, 9, 4)) == [float("inf")]

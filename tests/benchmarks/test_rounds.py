@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine import Engine
-from edge_node.combined import CombinedDrafter
-from edge_node.drafter import ModelDrafter
-from edge_node.drafts import Drafter, Guess
-from edge_node.lookup_drafter import LookupDrafter
+from cloud_worker.engine.model_runner import Engine
+from edge_node.drafting.hybrid import HybridDrafter
+from edge_node.drafting.interface import Drafter, DraftToken
+from edge_node.drafting.model_drafter import ModelDrafter
+from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
@@ -96,8 +96,8 @@ def test_drafts_and_packing_change_rounds_and_no_text(target: PackedModel, draft
         assert total.tokens <= total.rounds + sum(total.reached)
 
 
-def guesses(*tokens: int) -> tuple[Guess, ...]:
-    return tuple(Guess(token, 0.5) for token in tokens)
+def guesses(*tokens: int) -> tuple[DraftToken, ...]:
+    return tuple(DraftToken(token, 0.5) for token in tokens)
 
 
 def test_a_stop_makes_batches_shorter_and_surer(target: PackedModel, draft: PackedModel) -> None:
@@ -115,8 +115,8 @@ def test_lookups_change_rounds_and_no_text(target: PackedModel, draft: PackedMod
     """With the draft and without; a tiny model at temperature 0 repeats itself soon."""
     alone, _ = write(target, ModelDrafter(draft, max_context=512), k=0, at_once=1)
     for drafter in (
-        LookupDrafter(max_context=512),
-        CombinedDrafter(ModelDrafter(draft, max_context=512), LookupDrafter(max_context=512)),
+        PromptLookupDrafter(max_context=512),
+        HybridDrafter(ModelDrafter(draft, max_context=512), PromptLookupDrafter(max_context=512)),
     ):
         for at_once in (1, 5):
             texts, total = write(target, drafter, k=6, at_once=at_once, stop=0.2)
@@ -145,7 +145,7 @@ def test_a_tally_counts_prefixes() -> None:
 
 def test_a_tally_tells_lookups_apart() -> None:
     tally = Tally()
-    tally.count((*guesses(1), Guess(2, 0.9, "lookup"), Guess(3, 0.9, "lookup")), (1, 2, 9))
+    tally.count((*guesses(1), DraftToken(2, 0.9, "lookup"), DraftToken(3, 0.9, "lookup")), (1, 2, 9))
     assert (tally.looked_up, tally.looked_up_accepted, tally.accepted) == (2, 1, 2)
 
 

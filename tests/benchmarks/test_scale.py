@@ -19,7 +19,7 @@ from benchmarks.scale_parts.processes import parse_figures, since
 from benchmarks.scale_parts.sessions import Texts, steady_rate
 from benchmarks.scale_parts.stopwatch import Stopwatch
 from flexspec_mq import codec
-from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.protocol.worker.machine import WorkItem
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 

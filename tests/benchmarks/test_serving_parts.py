@@ -10,8 +10,8 @@ from benchmarks.serve.client import Answer, ask, ask_all, unbounded
 from benchmarks.serve.crowd import Verdict, _worse
 from benchmarks.serve.texts import Asked
 from broker.launcher import PrivateBroker
+from flexspec_mq.simulator.world import EOS
 from tests.edge_node.api.served import expected, served, shown
-from tests.protocol.world import EOS
 
 PROMPT = (1, 2, 3)
 

@@ -12,7 +12,7 @@ from broker.certificates import make_certificates
 from broker.config import config_text, render
 from broker.errors import BrokerError, UnsafeError
 from broker.settings import BrokerSettings, Role, User
-from schemas.settings.hosts import is_loopback
+from flexspec_mq.settings.hosts import is_loopback
 
 ALICE = User("alice", Role.EDGE, "secret-a")
 

@@ -17,7 +17,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.chat.main import build_parser, main
 from flexspec_mq.chat.settings import PROGRAM, ChatOptions
 from flexspec_mq.errors import UsageError
-from schemas.settings.flags import explained
+from flexspec_mq.settings.flags import explained
 from tests.daemons import PATIENCE, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 from tests.integration.processes import free_port

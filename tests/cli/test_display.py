@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flexspec_mq.display import Answer
-from flexspec_mq.printable import printable
+from flexspec_mq.terminal.answer import Answer
+from flexspec_mq.terminal.printable import printable
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

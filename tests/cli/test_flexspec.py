@@ -15,7 +15,7 @@ import pytest
 
 import flexspec_mq
 from flexspec_mq.cli import build_parser, main
-from flexspec_mq.cli_common import EXIT_BROKEN_PIPE, run_main
+from flexspec_mq.daemon.main import EXIT_BROKEN_PIPE, run_main
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, ModelError, UsageError
 
 
@@ -68,7 +68,7 @@ def python(code: str) -> subprocess.Popen[bytes]:
 def test_ctrl_c_leaves_no_traceback() -> None:
     process = python("""
         import sys, time
-        from flexspec_mq.cli_common import run_main
+        from flexspec_mq.daemon.main import run_main
         def wait(argv):
             print("waiting", flush=True)
             time.sleep(60)
@@ -84,7 +84,7 @@ def test_ctrl_c_leaves_no_traceback() -> None:
 def test_a_reader_that_goes_away() -> None:
     process = python("""
         import sys
-        from flexspec_mq.cli_common import run_main
+        from flexspec_mq.daemon.main import run_main
         def write(argv):
             print("first", flush=True)
             for _ in range(100_000):

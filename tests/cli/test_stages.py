@@ -8,7 +8,7 @@ from contextlib import redirect_stderr
 import pytest
 from rich.console import Console
 
-from flexspec_mq.stages import bars, split, stages
+from flexspec_mq.daemon.progress import bars, split, stages
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker import memory
-from cloud_worker.batcher import Batcher
-from cloud_worker.caches import Caches
-from cloud_worker.engine import Engine, Slice
+from cloud_worker.engine import memory
+from cloud_worker.engine.kv_cache import KVCache
+from cloud_worker.engine.model_runner import Engine, Slice
+from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.models.kv import GRAIN, SessionKV
 from tests.cloud_worker.test_engine import LIMIT, PROMPTS, item, model_of, written
 from tests.models.tiny_packed import VOCABULARY
@@ -23,7 +23,7 @@ BLOCK = GRAIN * SessionKV(2, 1, 4, LIKE).token_bytes
 """Bytes of a grain of tokens."""
 
 
-class Watched(Caches):
+class Watched(KVCache):
     """Caches that note the most bytes that were ever held at once, copies during growth included."""
 
     def __init__(self, limit: int | None) -> None:
@@ -44,7 +44,7 @@ def key(number: int) -> tuple[str, int]:
     return ("edge", number)
 
 
-def held(caches: Caches) -> int:
+def held(caches: KVCache) -> int:
     return sum(kv.nbytes for kv in (*caches._live.values(), *caches._ended.values()))
 
 
@@ -152,7 +152,7 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
     """All sessions write to their end under a limit that holds hardly more than one of them."""
     rng = random.Random(seed)
     grain = GRAIN * model_of().new_kv().token_bytes
-    engine, batcher = Engine(model_of(), limit=blocks * grain), Batcher(prefill=rng.choice((16, 64, 200)))
+    engine, batcher = Engine(model_of(), limit=blocks * grain), Scheduler(prefill=rng.choice((16, 64, 200)))
     assert engine.room == blocks * GRAIN
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     steps = 0
@@ -179,7 +179,7 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
 
 def test_an_item_that_cannot_fit_alone_is_an_error_and_no_endless_loop() -> None:
     grain = GRAIN * model_of().new_kv().token_bytes
-    engine, batcher = Engine(model_of(), limit=grain), Batcher(prefill=64)
+    engine, batcher = Engine(model_of(), limit=grain), Scheduler(prefill=64)
     batcher.add(item(4, 0))
     engine.step(batcher.compose(engine))  # what fits is read
     with pytest.raises(MemoryError, match="session edge/4 alone"):

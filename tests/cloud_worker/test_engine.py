@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.batcher import Batcher
-from cloud_worker.engine import Decided, Engine, Slice, sampling
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
-from flexspec_mq.protocol.worker import WorkItem
+from cloud_worker.engine.model_runner import Decided, Engine, Slice, sampling
+from cloud_worker.engine.scheduler import Scheduler
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.protocol.worker.machine import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
@@ -42,11 +42,11 @@ def written(number: int) -> tuple[int, ...]:
     model, prompt = model_of(), PROMPTS[number]
     kv = model.new_kv()
     tokens: list[int] = []
-    feed = Feed(kv, prompt)
+    feed = ModelInput(kv, prompt)
     while len(tokens) < LIMIT:
         row = to_numpy(model.forward([feed]))[0]
         tokens.append(choose(row, sampling(identity(number)), len(prompt) + len(tokens)))
-        feed = Feed(kv, tokens[-1:])
+        feed = ModelInput(kv, tokens[-1:])
     return tuple(tokens)
 
 
@@ -66,7 +66,7 @@ def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity
     )
 
 
-def run(engine: Engine, batcher: Batcher, most: int = 500) -> list[Decided]:
+def run(engine: Engine, batcher: Scheduler, most: int = 500) -> list[Decided]:
     """Steps until nothing is pending."""
     found: list[Decided] = []
     for _ in range(most):
@@ -81,7 +81,7 @@ def run(engine: Engine, batcher: Batcher, most: int = 500) -> list[Decided]:
 def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int) -> None:
     """Drafts that are right up to a random place; between steps sessions are freed, and jump back, at random."""
     rng = random.Random(seed)
-    engine, batcher = Engine(model_of()), Batcher(prefill=prefill)
+    engine, batcher = Engine(model_of()), Scheduler(prefill=prefill)
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     for _ in range(1000):
         if all(start >= LIMIT for start in at.values()):
@@ -137,14 +137,14 @@ def test_a_rejected_draft_leaves_the_cache_at_what_was_decided() -> None:
 
 def test_a_chain_that_was_cut_and_extended_otherwise_is_read_anew() -> None:
     """As after a re-open with another prefix: the cache holds positions that do not belong to it any more."""
-    engine, batcher = Engine(model_of()), Batcher(prefill=1000)
+    engine, batcher = Engine(model_of()), Scheduler(prefill=1000)
     batcher.add(item(3, 8))
     run(engine, batcher)
     one = item(3, 8)
     changed = replace(one, context=[*one.context[:-4], 1, 2, 3, 4, 5])
     batcher.add(changed)
     (result,) = run(engine, batcher)
-    fresh, other = Engine(model_of()), Batcher(prefill=1000)
+    fresh, other = Engine(model_of()), Scheduler(prefill=1000)
     other.add(changed)
     assert run(fresh, other)[0].tokens == result.tokens
     batcher.add(one)
@@ -172,12 +172,12 @@ def test_unread_counts_prefix_and_draft() -> None:
     assert engine.unread(item(3, 2, [1, 2, 3])) == 12 + 3
 
 
-def composed(engine: Engine, batcher: Batcher) -> list[tuple[int, int]]:
+def composed(engine: Engine, batcher: Scheduler) -> list[tuple[int, int]]:
     return sorted((piece.item.key[1], piece.most) for piece in batcher.compose(engine))
 
 
 def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
-    engine, batcher = Engine(model_of()), Batcher(prefill=100)
+    engine, batcher = Engine(model_of()), Scheduler(prefill=100)
     engine.step([Slice(item(2, 0), 1000)])
     batcher.add(item(4, 0))  # 130 to read
     batcher.add(item(3, 0))  # 70 to read
@@ -196,14 +196,14 @@ def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
 @pytest.mark.parametrize("prefill", [2, 3, 69, 70, 71, 76])
 @pytest.mark.parametrize("drafted", [0, 6])
 def test_every_prefill_budget_ends(prefill: int, drafted: int) -> None:
-    engine, batcher = Engine(model_of()), Batcher(prefill=prefill)
+    engine, batcher = Engine(model_of()), Scheduler(prefill=prefill)
     batcher.add(item(3, 0, written(3)[:drafted]))
     (result,) = run(engine, batcher)
     assert result.tokens == written(3)[: drafted + 1]
 
 
 def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
-    batcher = Batcher()
+    batcher = Scheduler()
     old, new, gone, unread = item(0, 0), item(0, 1), item(1, 0), item(2, 0)
     for one in (old, new, gone, unread):
         batcher.add(one)

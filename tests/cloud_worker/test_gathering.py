@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from cloud_worker.gathering import SHARE, Gathering
+from cloud_worker.engine.batching_window import SHARE, BatchingWindow
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.protocol.worker.machine import WorkItem
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import Identity
 from tests.daemons import FakeVerifier, check, edge_at, until, wanting, worker_at
@@ -37,9 +37,9 @@ def item(key: SessionKey, since: float) -> WorkItem:
     )
 
 
-def knowing(**takes: float) -> Gathering:
+def knowing(**takes: float) -> BatchingWindow:
     """After one step, at 0, whose sessions a, b, c came back after so many seconds."""
-    gathering = Gathering()
+    gathering = BatchingWindow()
     gathering.stepped(STEP)
     for name, took in takes.items():
         key = {"a": A, "b": B, "c": C}[name]
@@ -86,7 +86,7 @@ def test_nobody_is_waited_for_before_it_came_back_once_or_before_a_step() -> Non
     gathering = knowing(a=0.01)
     gathering.answered(B, 0.0)
     assert gathering.wait({A}, 0.0) == 0.0
-    assert Gathering().wait({A}, 0.0) == 0.0
+    assert BatchingWindow().wait({A}, 0.0) == 0.0
 
 
 def test_with_nothing_ready_there_is_no_step_to_hold() -> None:

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.launcher import PrivateBroker
-from cloud_worker import observing
+from cloud_worker import probes as observing
 from cloud_worker.metrics import Metrics
-from cloud_worker.observing import observed
+from cloud_worker.probes import observed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.errors import UsageError

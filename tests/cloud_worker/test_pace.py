@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.batcher import Batcher, _divide
-from cloud_worker.engine import Engine
-from cloud_worker.pace import Pace
+from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.prefill_budget import PrefillBudget
+from cloud_worker.engine.scheduler import Scheduler, _divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 
@@ -32,7 +32,7 @@ COSTS: dict[str, Cost] = {
 }
 
 
-def gaps(pace: Pace, cost: Cost, *, drafted: int, seed: int = 1) -> tuple[list[float], list[float]]:
+def gaps(pace: PrefillBudget, cost: Cost, *, drafted: int, seed: int = 1) -> tuple[list[float], list[float]]:
     """Times of steps of eight writing sessions: before a long prompt arrives, and while it is read."""
     rng = random.Random(seed)
 
@@ -56,7 +56,7 @@ def gaps(pace: Pace, cost: Cost, *, drafted: int, seed: int = 1) -> tuple[list[f
 @pytest.mark.parametrize("drafted", [0, 4])
 def test_a_long_prompt_stretches_the_gaps_of_others_by_a_bounded_factor(cost: Cost, drafted: int) -> None:
     for seed in range(20):
-        before, during = gaps(Pace(most=512, target=5000.0), cost, drafted=drafted, seed=seed)
+        before, during = gaps(PrefillBudget(most=512, target=5000.0), cost, drafted=drafted, seed=seed)
         usual = sum(before) / len(before)
         assert max(during) < 2.5 * usual
         assert sum(during) / len(during) < 2.1 * usual
@@ -65,7 +65,7 @@ def test_a_long_prompt_stretches_the_gaps_of_others_by_a_bounded_factor(cost: Co
 @pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
 def test_and_the_prompt_is_not_starved(cost: Cost) -> None:
     """At least a third of what the time allows is used: steps are not much shorter than they may be, or full."""
-    pace = Pace(most=512, target=5000.0)
+    pace = PrefillBudget(most=512, target=5000.0)
     before, during = gaps(pace, cost, drafted=0)
     usual = sum(before) / len(before)
     settled = during[len(during) // 2 : -1] or during
@@ -75,12 +75,12 @@ def test_and_the_prompt_is_not_starved(cost: Cost) -> None:
 
 def test_the_budget_without_a_bound_would_stretch_them_more() -> None:
     """What the test above would see if nothing adapted."""
-    before, during = gaps(Pace(most=512, target=1e9, stretch=1e9), COSTS["a small model"], drafted=0)
+    before, during = gaps(PrefillBudget(most=512, target=1e9, stretch=1e9), COSTS["a small model"], drafted=0)
     assert max(during) > 5 * sum(before) / len(before)
 
 
 def test_the_target_time_bounds_steps_that_only_read() -> None:
-    pace = Pace(most=512, target=100.0)
+    pace = PrefillBudget(most=512, target=100.0)
     sizes = []
     for _ in range(30):
         sizes.append(pace.budget(0))
@@ -90,7 +90,7 @@ def test_the_target_time_bounds_steps_that_only_read() -> None:
 
 
 def test_a_step_that_is_too_slow_already_reads_the_least() -> None:
-    pace = Pace(most=512, target=100.0, least=8)
+    pace = PrefillBudget(most=512, target=100.0, least=8)
     for _ in range(9):
         pace.saw(8, 0, 300.0)
     assert pace.budget(8) == 8
@@ -103,7 +103,7 @@ SIZES = st.integers(0, 5000)
 def test_whatever_was_measured_the_budget_is_within_its_bounds(
     seen: list[tuple[int, int, float]], writing: int
 ) -> None:
-    pace = Pace(most=256, least=8)
+    pace = PrefillBudget(most=256, least=8)
     for tokens, read, ms in seen:
         pace.saw(tokens, read, ms)
     assert 8 <= pace.budget(0) <= 256
@@ -116,7 +116,7 @@ def test_whatever_was_measured_the_budget_is_within_its_bounds(
 
 def test_while_sessions_write_some_forwards_read_nothing() -> None:
     """So a change of what they take without reading is seen within a few steps."""
-    pace = Pace()
+    pace = PrefillBudget()
     for wanted in (50.0, 150.0):
         for _ in range(100):
             reading = pace.budget(8)
@@ -125,7 +125,7 @@ def test_while_sessions_write_some_forwards_read_nothing() -> None:
 
 
 def test_fewer_sessions_that_write_allow_less_reading_at_once() -> None:
-    pace = Pace(most=512, target=1e6)
+    pace = PrefillBudget(most=512, target=1e6)
     rng = random.Random(1)
     for _ in range(100):
         writing = rng.choice((2, 8, 16))
@@ -167,7 +167,7 @@ def test_no_session_waits_while_another_is_served_twice() -> None:
 def most_served_while_another_waits(budget: int, seed: int) -> int:
     """Prompts of any length come at any time. Between two turns of one, no other may have more than one."""
     rng = random.Random(seed)
-    engine, batcher = Engine(model_of()), Batcher(prefill=budget)
+    engine, batcher = Engine(model_of()), Scheduler(prefill=budget)
     coming = {("edge", number): (rng.randrange(20), rng.choice((2, 10, 30, 90, 200))) for number in range(12)}
     waits: dict[tuple[str, int], dict[tuple[str, int], int]] = {}
     most = 0
@@ -201,7 +201,7 @@ def most_served_while_another_waits(budget: int, seed: int) -> int:
 
 def test_newcomers_do_not_starve_a_long_prompt() -> None:
     """One comes before every step, and each could use all of the budget."""
-    engine, batcher = Engine(model_of()), Batcher(prefill=16)
+    engine, batcher = Engine(model_of()), Scheduler(prefill=16)
     rng = random.Random(1)
 
     def come(number: int, length: int) -> None:

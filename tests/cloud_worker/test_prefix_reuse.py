@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine import Engine
-from cloud_worker.model_verifier import ModelVerifier
+from cloud_worker.engine.engine import ModelVerifier
+from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
-from cloud_worker.target import Target
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.invariance import Proof
 from flexspec_mq.models.kv import GRAIN
-from flexspec_mq.models.packed import Feed, to_numpy
+from flexspec_mq.models.packed import ModelInput, to_numpy
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -77,11 +77,11 @@ async def edge(broker: PrivateBroker, version: str, *, reuse: bool = True) -> As
 def alone(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
     """What the target writes, one token at a time, from an empty cache."""
     kv, tokens = MODEL.new_kv(), list(prompt)
-    feed = Feed(kv, prompt)
+    feed = ModelInput(kv, prompt)
     for _ in range(LIMIT):
         row = to_numpy(MODEL.forward([feed]))[0]
         tokens.append(choose(row, SamplingParams(0.8, 0, 1.0, seed), len(tokens)))
-        feed = Feed(kv, tokens[-1:])
+        feed = ModelInput(kv, tokens[-1:])
     return tuple(tokens[len(prompt) :])
 
 

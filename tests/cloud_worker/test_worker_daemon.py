@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import pytest
 
 from cloud_worker.__main__ import stoppable
-from cloud_worker.refusals import Refusals
+from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq import codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import Cancelled, LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.protocol.worker import WorkItem
+from flexspec_mq.protocol.worker.machine import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory import MemoryBroker
@@ -289,7 +289,7 @@ async def test_two_daemons_never_answer_each_others_noise_for_ever() -> None:
 
 
 def test_refusals_are_paced_per_edge_and_bounded() -> None:
-    refusals = Refusals(pause=1.0, edges=3)
+    refusals = ErrorRateLimiter(pause=1.0, edges=3)
     assert refusals.may_answer("a", 0.0)
     assert not refusals.may_answer("a", 0.9)
     assert refusals.may_answer("b", 0.9)

@@ -17,7 +17,7 @@ import edge_node.settings
 from broker.__main__ import _parser as broker_parser
 from cloud_worker.__main__ import build_parser as cloud_parser
 from edge_node.__main__ import build_parser as edge_parser
-from schemas.settings import Loaded, Program, load
+from flexspec_mq.settings import Loaded, Program, load
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -16,7 +16,7 @@ import pytest
 
 from broker.launcher import end_with_parent
 from broker.settings import BrokerSettings, Role, ServerTls, User
-from edge_node.api.gate import OPEN
+from edge_node.api.auth import OPEN
 from tests.broker.test_launcher import answers, until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
 from tests.integration.processes import free_port

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq import notify
+from flexspec_mq.daemon import systemd as notify
 from tests.deploy.files import compose
 from tests.integration.processes import PATIENCE, Process, free_port, start_worker
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama

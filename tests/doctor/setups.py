@@ -20,21 +20,21 @@ import pytest
 
 import cloud_worker.__main__ as cloud
 import edge_node.__main__ as edge
-import edge_node.doctor
+import edge_node.doctor.examine
 from broker.access import access_file
 from broker.launcher import PrivateBroker, end_with_parent
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker import doctor as cloud_doctor
 from cloud_worker.settings import from_arguments as cloud_config
-from edge_node.draft_model import DraftModel
+from edge_node.drafting.load import DraftModel
 from edge_node.settings import from_arguments as edge_config
 from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import Daemon, FakeDrafter, FakeVerifier, worker_at
 from tests.edge_node.api.served import Speech
-from tests.protocol.world import EOS, FINGERPRINT
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Listening(at_least=1.0, at_most=4.0)
@@ -63,7 +63,7 @@ async def look(broker_at: str, *flags: str, fingerprint: bytes = FINGERPRINT) ->
         given = (*given, "--api-port", "0")
     config = edge_config(edge.build_parser().parse_args(given)).settings
     said: list[str] = []
-    return await edge_node.doctor.examine(
+    return await edge_node.doctor.examine.examine(
         config, said.append, 50.0, load=lambda _settings, _tell: model, listening=QUICK
     )
 

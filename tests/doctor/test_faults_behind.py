@@ -19,6 +19,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq import codec, topics
 from flexspec_mq.doctor.findings import State
 from flexspec_mq.errors import LinkRefused
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings, Outbound
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import WorkerStatus
@@ -41,7 +42,6 @@ from tests.doctor.setups import (
     worker,
 )
 from tests.integration.processes import PATIENCE
-from tests.protocol.world import EOS, FINGERPRINT
 
 
 async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:

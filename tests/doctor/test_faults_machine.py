@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.doctor import cache_needs
+from edge_node.doctor.examine import cache_needs
 from edge_node.settings import EdgeSettings
 from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State

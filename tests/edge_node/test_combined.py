@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.combined import CombinedDrafter
-from edge_node.drafts import Drafted, Guess, Wanted
-from edge_node.lookup_drafter import LookupDrafter
-from edge_node.opinions import better
+from edge_node.drafting.confidence_fusion import better
+from edge_node.drafting.hybrid import HybridDrafter
+from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.sampling.params import SamplingParams
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
@@ -36,7 +36,7 @@ class Model:
 
     def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
         self.asked.append([one.session for one in wanted])
-        return [(Guess(77, self.confidence),) for _ in wanted]
+        return [(DraftToken(77, self.confidence),) for _ in wanted]
 
     def free(self, session: int) -> None:
         self.freed.append(session)
@@ -46,8 +46,8 @@ def wanted(session: int, context: Sequence[int], **more: float) -> Wanted:
     return Wanted(session, context, GREEDY, len(context), prompt=3, most=int(more.pop("most", 8)), **more)
 
 
-def combined(model: Model) -> CombinedDrafter:
-    return CombinedDrafter(model, LookupDrafter(max_context=20_000))
+def combined(model: Model) -> HybridDrafter:
+    return HybridDrafter(model, PromptLookupDrafter(max_context=20_000))
 
 
 def test_a_text_that_repeats_itself_needs_no_forward() -> None:
@@ -60,7 +60,7 @@ def test_a_text_that_repeats_itself_needs_no_forward() -> None:
 
 def test_where_nothing_is_found_the_model_drafts() -> None:
     model = Model()
-    assert combined(model).draft([wanted(1, FRESH)]) == [(Guess(77, 0.6),)]
+    assert combined(model).draft([wanted(1, FRESH)]) == [(DraftToken(77, 0.6),)]
 
 
 def test_those_that_have_found_wait_for_no_forward() -> None:
@@ -117,27 +117,27 @@ def test_both_forget_a_session() -> None:
     drafter.draft([wanted(1, LOOP)])
     drafter.free(1)
     assert model.freed == [1]
-    assert drafter.draft([wanted(1, FRESH)])[0] == (Guess(77, 0.6),)
+    assert drafter.draft([wanted(1, FRESH)])[0] == (DraftToken(77, 0.6),)
 
 
 @given(st.floats(0.3, 0.9))
 def test_two_witnesses_are_surer_where_they_agree_and_less_sure_where_they_differ(confidence: float) -> None:
-    draft = Guess(1, confidence)
+    draft = DraftToken(1, confidence)
     assert better(draft, None) == draft
-    agreed = better(draft, Guess(1, confidence, "lookup"))
+    agreed = better(draft, DraftToken(1, confidence, "lookup"))
     assert (agreed.token, agreed.origin) == (1, "model")
     assert confidence < agreed.confidence < 1
-    assert 0 < better(draft, Guess(2, confidence, "lookup")).confidence < confidence
+    assert 0 < better(draft, DraftToken(2, confidence, "lookup")).confidence < confidence
 
 
 @given(CONFIDENCES, CONFIDENCES, CONFIDENCES)
 def test_a_surer_witness_weighs_more(mine: float, theirs: float, surer: float) -> None:
-    draft, lookup = Guess(1, mine), Guess(1, theirs, "lookup")
+    draft, lookup = DraftToken(1, mine), DraftToken(1, theirs, "lookup")
     if surer >= mine:
-        assert better(Guess(1, surer), lookup).confidence >= better(draft, lookup).confidence
+        assert better(DraftToken(1, surer), lookup).confidence >= better(draft, lookup).confidence
     if surer >= theirs:
-        assert better(draft, Guess(1, surer, "lookup")).confidence >= better(draft, lookup).confidence
-        if better(draft, Guess(2, theirs, "lookup")).token == 2:  # it has won already
-            assert better(draft, Guess(2, surer, "lookup")).token == 2
-    found = better(draft, Guess(2, theirs, "lookup"))
+        assert better(draft, DraftToken(1, surer, "lookup")).confidence >= better(draft, lookup).confidence
+        if better(draft, DraftToken(2, theirs, "lookup")).token == 2:  # it has won already
+            assert better(draft, DraftToken(2, surer, "lookup")).token == 2
+    found = better(draft, DraftToken(2, theirs, "lookup"))
     assert (found.token, found.origin) in {(1, "model"), (2, "lookup")}

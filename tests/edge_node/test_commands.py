@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edge_node import commands
 from edge_node.__main__ import build_parser, stoppable
-from edge_node.writing import Wish
+from edge_node.cli import commands
+from edge_node.completion.writing import Wish
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
 from flexspec_mq.models.text import Turn

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from edge_node.draft_model import load
-from edge_node.drafter import ModelDrafter
-from edge_node.drafts import Drafted, Wanted
-from edge_node.guessing import guess_of
+from edge_node.drafting.interface import Drafted, Wanted
+from edge_node.drafting.load import load
+from edge_node.drafting.model_drafter import ModelDrafter
+from edge_node.drafting.proposal import guess_of
 from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.ranks import RANKS
-from flexspec_mq.models.feed import Feed
 from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.model_input import ModelInput
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.models.tiny_checkpoints import save, tiny_llama
@@ -109,7 +109,7 @@ class Fixed:
     def new_kv(self) -> SessionKV:
         return SessionKV(1, 1, 2, torch.empty(0))
 
-    def forward(self, feeds: list[Feed]) -> torch.Tensor:
+    def forward(self, feeds: list[ModelInput]) -> torch.Tensor:
         for feed in feeds:
             feed.kv.tokens += feed.tokens
         return self.logits.expand(sum(feed.rows for feed in feeds), -1)

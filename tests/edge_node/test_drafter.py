@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafter import ModelDrafter
-from edge_node.drafts import Wanted
-from edge_node.kept import LEAST, Kept
-from flexspec_mq.models.packed import Feed, PackedModel
+from edge_node.drafting.interface import Wanted
+from edge_node.drafting.kv_pool import LEAST, DraftKVPool
+from edge_node.drafting.model_drafter import ModelDrafter
+from flexspec_mq.models.packed import ModelInput, PackedModel
 from flexspec_mq.sampling.params import SamplingParams
 from tests.models.tiny_packed import VOCABULARY, packed
 
@@ -26,7 +26,7 @@ class Recording(PackedModel):
         super().__init__(model.model, model.shapes)
         self.fed: list[list[int]] = []
 
-    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
         self.fed.append([len(feed.tokens) for feed in feeds])
         return super().forward(feeds)
 
@@ -43,9 +43,9 @@ def prompt(number: int, length: int) -> tuple[int, ...]:
 def alone(model: PackedModel, context: Sequence[int], count: int) -> list[int]:
     """What the model writes behind a context, greedily, with nothing else in any forward."""
     kv = model.new_kv()
-    written = [int(model.forward([Feed(kv, context)])[0].argmax())]
+    written = [int(model.forward([ModelInput(kv, context)])[0].argmax())]
     while len(written) < count:
-        written.append(int(model.forward([Feed(kv, written[-1:])])[0].argmax()))
+        written.append(int(model.forward([ModelInput(kv, written[-1:])])[0].argmax()))
     return written
 
 
@@ -129,10 +129,10 @@ def test_the_next_turn_reads_only_what_is_new(model: PackedModel) -> None:
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(model: PackedModel) -> None:
-    kept = Kept(most=256)
+    kept = DraftKVPool(most=256)
     for number in range(6):
         kv = model.new_kv()
-        model.forward([Feed(kv, prompt(number, 100))])
+        model.forward([ModelInput(kv, prompt(number, 100))])
         kept.put(kv)
         assert kept.tokens <= 256
     assert len(kept) == 2
@@ -144,9 +144,9 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(model: PackedModel) -
 
 
 def test_what_has_little_in_common_stays(model: PackedModel) -> None:
-    kept = Kept(most=256)
+    kept = DraftKVPool(most=256)
     kv = model.new_kv()
-    model.forward([Feed(kv, prompt(1, 100))])
+    model.forward([ModelInput(kv, prompt(1, 100))])
     kept.put(kv)
     assert kept.take((*prompt(1, LEAST - 1), 127, 127)) is None
     assert kept.take((*prompt(1, LEAST), 127, 127)) is kv

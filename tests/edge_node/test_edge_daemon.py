@@ -9,14 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from edge_node.drafts import Drafted, Guess, Wanted
-from edge_node.lookup_drafter import LookupDrafter
+from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import codec, topics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.simulator.world import EOS, FINGERPRINT, draft_token
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
@@ -35,7 +36,6 @@ from tests.daemons import (
     worker_at,
     world,
 )
-from tests.protocol.world import EOS, FINGERPRINT, draft_token
 
 PLANS = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(8, 4, 1), Plan(4, 2, 0, 16), Plan(0, 1, 1, 64), Plan(64, 8, 1)]
 
@@ -79,7 +79,7 @@ class Generous(FakeDrafter):
             path = list(one.context)
             for _ in range(self.calls % 4 * 3):  # more than are of use, too
                 path += [draft_token(TARGET, one.params.seed, path, self.accuracy)]
-            guesses = [Guess(token, 0.9, "lookup") for token in path[len(one.context) :]]
+            guesses = [DraftToken(token, 0.9, "lookup") for token in path[len(one.context) :]]
             found.append(None if self.calls % 7 == 0 else guesses)
         return found
 
@@ -99,7 +99,7 @@ async def test_lookups_alone_draft_for_a_text_without_a_model() -> None:
     """The fake target repeats nothing, so next to nothing is found; the text still goes on."""
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1"):
-        node = EdgeNode(EdgeSettings(edge="edge"), LookupDrafter(max_context=500), FINGERPRINT, (EOS,))
+        node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
         async with node.running(broker.link, link_to("e-edge")):
             (generation,) = await check(node, [wanting(1, limit=60, plan=Plan(8, 1, 1))])
     counters = generation.machine.counters

@@ -12,11 +12,11 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import LocalProtocolError, PublishRefused
 from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import FakeDrafter, alone, check, edge_at, read, until, wanting, worker_at, world
-from tests.protocol.world import EOS, FINGERPRINT
 
 
 async def test_a_request_that_no_message_can_hold_fails_alone() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from edge_node.drafter import ModelDrafter
-from edge_node.drafts import Wanted
-from edge_node.guessing import guess_of, read_calibration
+from edge_node.drafting.interface import Wanted
+from edge_node.drafting.model_drafter import ModelDrafter
+from edge_node.drafting.proposal import guess_of, read_calibration
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, Calibration, features_of
@@ -23,8 +23,8 @@ from tests.models.tiny_packed import packed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.models.feed import Feed
     from flexspec_mq.models.kv import SessionKV
+    from flexspec_mq.models.model_input import ModelInput
 
 CALIBRATION = Calibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
 
@@ -64,7 +64,7 @@ def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
         def new_kv(self) -> SessionKV:
             return self._model.new_kv()
 
-        def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+        def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
             read = self._model.forward(feeds)
             return (torch.arange(read.shape[1]) % 7 * 0.3).expand(read.shape)
 

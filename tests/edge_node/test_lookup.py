@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafts import Wanted
-from edge_node.lookup import LONGEST, Found, Lookup, Support
-from edge_node.lookup_confidence import LookupRecord, prior
-from edge_node.lookup_drafter import LEAST, LookupDrafter, SessionLookup
+from edge_node.drafting.interface import Wanted
+from edge_node.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
+from edge_node.drafting.prompt_lookup_confidence import LookupRecord, prior
+from edge_node.drafting.prompt_lookup_drafter import LEAST, PromptLookupDrafter, SessionLookup
 from flexspec_mq.sampling.params import SamplingParams
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
@@ -102,7 +102,7 @@ def wanted(context: Sequence[int], committed: int, **more: float) -> Wanted:
 
 
 def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
-    drafter = LookupDrafter(max_context=1000)
+    drafter = PromptLookupDrafter(max_context=1000)
     text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4]
     (run,) = drafter.draft([wanted(text, len(text))])
     assert run is not None
@@ -154,7 +154,7 @@ def test_only_what_the_target_wrote_is_counted() -> None:
 
 
 def test_a_freed_session_is_forgotten() -> None:
-    drafter = LookupDrafter(max_context=6)
+    drafter = PromptLookupDrafter(max_context=6)
     drafter.draft([wanted([1, 2, 3, 1, 2], 5)])
     drafter.free(7)
     drafter.free(8)

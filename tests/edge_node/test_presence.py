@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from edge_node.presence import Presence
+from edge_node.fleet.liveness import WorkerLiveness
 from schemas.status import WorkerStatus
 
 State = Literal["online", "draining", "gone"]
@@ -31,7 +31,7 @@ def status(state: State, epoch: int, worker: str = "w1") -> WorkerStatus:
     ],
 )
 def test_what_a_status_says(seen: list[tuple[State, int]], news: tuple[State, int], over: bool) -> None:
-    presence = Presence()
+    presence = WorkerLiveness()
     presence.holds(1, "w1")
     for state, epoch in seen:
         presence.ended(status(state, epoch))
@@ -39,7 +39,7 @@ def test_what_a_status_says(seen: list[tuple[State, int]], news: tuple[State, in
 
 
 async def test_only_workers_with_sessions_count_and_nothing_is_kept_of_others() -> None:
-    presence = Presence()
+    presence = WorkerLiveness()
     assert not presence.ended(status("gone", 1))
     presence.holds(1, "w1")
     presence.holds(2, "w1")

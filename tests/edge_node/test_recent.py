@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.recent import Recent
-from flexspec_mq.protocol.edge import Reuse, Written
+from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
+from flexspec_mq.protocol.edge.session import Reuse, Written
 
 IDS = st.lists(st.integers(0, 1), max_size=12).map(tuple)
 
@@ -15,7 +15,7 @@ IDS = st.lists(st.integers(0, 1), max_size=12).map(tuple)
 def test_the_longest_common_beginning_is_offered(
     texts: list[tuple[str, tuple[int, ...]]], prompt: tuple[int, ...], least: int
 ) -> None:
-    recent = Recent(least=least)
+    recent = PrefixIndex(least=least)
     for worker, tokens in texts:
         recent.remember("v", Written(worker, tokens), 0.0)
     found = recent.offer("v", prompt, 1.0)
@@ -32,7 +32,7 @@ def test_the_longest_common_beginning_is_offered(
 
 
 def test_the_newest_of_equals_is_offered() -> None:
-    recent = Recent(least=2)
+    recent = PrefixIndex(least=2)
     for worker in ("a", "b", "c"):
         recent.remember("v", Written(worker, (1, 2, 3)), 0.0)
     assert recent.offer("v", (1, 2, 3, 4), 0.0) == Reuse("c", 3)
@@ -41,7 +41,7 @@ def test_the_newest_of_equals_is_offered() -> None:
 
 
 def test_a_text_is_forgotten_after_a_while() -> None:
-    recent = Recent(least=1, life=10.0)
+    recent = PrefixIndex(least=1, life=10.0)
     recent.remember("v", Written("a", (1, 2)), 0.0)
     recent.remember("v", Written("b", (1, 2)), 5.0)
     assert recent.offer("v", (1, 2, 3), 10.0) == Reuse("b", 2)
@@ -50,7 +50,7 @@ def test_a_text_is_forgotten_after_a_while() -> None:
 
 
 def test_texts_and_tokens_are_bounded_and_the_oldest_goes_first() -> None:
-    recent = Recent(least=1, most=3, most_tokens=10)
+    recent = PrefixIndex(least=1, most=3, most_tokens=10)
     for number in range(5):
         recent.remember("v", Written("w", (number, number)), 0.0)
     assert len(recent) == 3
@@ -59,13 +59,13 @@ def test_texts_and_tokens_are_bounded_and_the_oldest_goes_first() -> None:
     assert len(recent) == 2
     recent.remember("v", Written("w", (8,) * 11), 0.0)
     assert len(recent) == 0
-    assert Recent(most=0).offer("v", (1, 2), 0.0) is None
+    assert PrefixIndex(most=0).offer("v", (1, 2), 0.0) is None
     recent.remember("v", Written("w", (5, 5)), 0.0)
     assert recent.offer("v", (5, 5, 5), 0.0) == Reuse("w", 2)
 
 
 def test_a_text_of_one_version_is_no_use_to_another() -> None:
-    recent = Recent(least=1)
+    recent = PrefixIndex(least=1)
     recent.remember("v1", Written("w", (1, 2, 3)), 0.0)
     assert recent.offer("v2", (1, 2, 3, 4), 0.0) is None
     assert recent.offer("v1", (1, 2, 3, 4), 0.0) == Reuse("w", 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.streak import Streak
+from edge_node.drafting.accepted_run import AcceptedRun
 
 TOKENS = st.integers(0, 2)
 
@@ -31,7 +31,7 @@ def expected(context: list[int], guesses: dict[tuple[int, ...], int]) -> int:
 def test_a_streak_is_that_of_the_guesses_made_after_this_very_text(
     text: list[int], data: st.DataObject
 ) -> None:
-    streak, guesses, read = Streak(), dict[tuple[int, ...], int](), list[int]()
+    streak, guesses, read = AcceptedRun(), dict[tuple[int, ...], int](), list[int]()
     committed = 1
     while committed < len(text):
         branch: list[int] = []
@@ -52,7 +52,7 @@ def test_a_streak_is_that_of_the_guesses_made_after_this_very_text(
 
 
 def test_what_nobody_guessed_neither_adds_nor_ends() -> None:
-    streak = Streak()
+    streak = AcceptedRun()
     assert streak.length([7, 8], 2) == 0
     streak.guessed(2, 9)
     assert streak.length([7, 8, 9], 2) == 1

@@ -29,8 +29,8 @@ from flexspec_mq.models.compact.model import CompactModel
 from flexspec_mq.models.compact.ranks import RANKS, frequent, read_ranks, share_outside
 from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.draft.default import default_draft_path
-from flexspec_mq.models.feed import Feed
 from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.model_input import ModelInput
 from tests.models.tiny_checkpoints import save
 
 SIZES: dict[str, Any] = {
@@ -107,7 +107,7 @@ def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def alone(model: CompactModel, text: list[int]) -> torch.Tensor:
     """Logits behind every id, read one by one."""
     kv = model.new_kv()
-    return torch.cat([model.forward([Feed(kv, [token])]) for token in text])
+    return torch.cat([model.forward([ModelInput(kv, [token])]) for token in text])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,7 +117,7 @@ def test_bfloat16_agrees_with_transformers(kind: str, folders: dict[str, Path]) 
         model: Any = load_target(folders[kind], dtype=FLOAT).model
         wanted = model(torch.tensor([TEXT])).logits[0]
     compact = loaded(folders[kind])
-    assert distance(compact.forward([Feed(compact.new_kv(), TEXT, len(TEXT))]), wanted) < 0.03
+    assert distance(compact.forward([ModelInput(compact.new_kv(), TEXT, len(TEXT))]), wanted) < 0.03
     assert distance(alone(compact, TEXT), wanted) < 0.03
 
 
@@ -146,35 +146,35 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
     model, wanted = of_kind(folders["llama"], weights)
     kvs = [model.new_kv() for _ in range(4)]
     for step in steps:
-        feeds: list[Feed] = []
+        feeds: list[ModelInput] = []
         places: list[int] = []
         for session, share in step:
             kv = kvs[session]
             tokens = TEXT[kv.length : kv.length + share]
             if tokens:
                 places += range(kv.length, kv.length + len(tokens))
-                feeds.append(Feed(kv, tokens, len(tokens)))
+                feeds.append(ModelInput(kv, tokens, len(tokens)))
         if not feeds:
             continue
         assert distance(model.forward(feeds), wanted[places]) < 0.03
         first = kvs[step[0][0]]
         kept = first.length
-        model.forward([Feed(first, [319] * 3, 0)])
+        model.forward([ModelInput(first, [319] * 3, 0)])
         first.roll_back(max(0, kept - back))
 
 
 def test_rows_are_those_asked_for(folders: dict[str, Path]) -> None:
     model, wanted = of_kind(folders["llama"], "bf16")
     feeds = [
-        Feed(model.new_kv(), TEXT[:9], 2),
-        Feed(model.new_kv(), TEXT[:5], 0),
-        Feed(model.new_kv(), TEXT[:7]),
+        ModelInput(model.new_kv(), TEXT[:9], 2),
+        ModelInput(model.new_kv(), TEXT[:5], 0),
+        ModelInput(model.new_kv(), TEXT[:7]),
     ]
     found = model.forward(feeds)
     assert found.shape == (3, 320)
     assert found.dtype == torch.float32
     assert distance(found, wanted[[7, 8, 6]]) < 0.03
-    assert model.forward([Feed(model.new_kv(), TEXT[:5], 0)]).shape == (0, 320)
+    assert model.forward([ModelInput(model.new_kv(), TEXT[:5], 0)]).shape == (0, 320)
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "mixed", "int4"])
@@ -185,8 +185,8 @@ def test_a_trimmed_head_has_the_columns_of_its_ids(weights: str, folders: dict[s
     whole, some = loaded(folder, weights), loaded(folder, weights, 64)
     assert some.ids is not None
     assert set(some.ids) == {2, *ranks[:64]}
-    found = some.forward([Feed(some.new_kv(), TEXT, 20)])
-    wanted = whole.forward([Feed(whole.new_kv(), TEXT, 20)])
+    found = some.forward([ModelInput(some.new_kv(), TEXT, 20)])
+    wanted = whole.forward([ModelInput(whole.new_kv(), TEXT, 20)])
     assert distance(found, wanted[:, torch.from_numpy(some.ids)]) < (0.01 if weights == "bf16" else 0.15)
     assert loaded(folder, weights, None).columns == 129
 
@@ -319,13 +319,16 @@ def test_eight_bits_of_the_real_draft_choose_alike() -> None:
     )
     ids = [int(token) for token in written]
     kv = models[0].new_kv()
-    rows = models[0].forward([Feed(kv, ids)])
+    rows = models[0].forward([ModelInput(kv, ids)])
     for _ in range(100):
         ids.append(int(rows[-1].argmax()))
-        rows = models[0].forward([Feed(kv, ids[-1:])])
+        rows = models[0].forward([ModelInput(kv, ids[-1:])])
     choices = [
         torch.cat(
-            [model.forward([Feed(model.new_kv(), ids[: at + 1], at + 1)]) for at in (40, 80, len(ids) - 1)]
+            [
+                model.forward([ModelInput(model.new_kv(), ids[: at + 1], at + 1)])
+                for at in (40, 80, len(ids) - 1)
+            ]
         )
         for model in models
     ]

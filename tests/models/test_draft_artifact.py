@@ -16,7 +16,6 @@ import torch
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.draft import default_delta_path, export, materialise
 from flexspec_mq.models.draft.artifact import MARKER, read_marker
-from flexspec_mq.models.draft.cli import add_parser
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_path
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -27,13 +26,14 @@ from flexspec_mq.models.draft.delta import (
     read_meta,
     save_delta,
 )
+from flexspec_mq.training.commands.draft import add_parser
 
 pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from flexspec_mq.models.draft.architecture import build_draft, trained_parameters
+from flexspec_mq.training.architecture import build_draft, trained_parameters
 
 N = 2
 START = (3,)
@@ -253,6 +253,6 @@ def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_package_and_its_commands_load_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "import flexspec_mq.models.draft, flexspec_mq.models.draft.cli"
+        "import flexspec_mq.models.draft, flexspec_mq.training.commands.draft"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

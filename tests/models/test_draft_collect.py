@@ -19,14 +19,14 @@ pytest.importorskip("transformers")
 
 import torch
 
-from flexspec_mq.models.draft.cli import add_parser
-from flexspec_mq.models.draft.collect import PREFILL, Order, write_texts
-from flexspec_mq.models.draft.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
-from flexspec_mq.models.draft.prompts import encode_prompts, invitation, read_prompts
-from flexspec_mq.models.draft.text import TextRows, load_text, make_rows, token_ranks
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 from flexspec_mq.sampling.choose import choose
+from flexspec_mq.training.collect import PREFILL, Order, write_texts
+from flexspec_mq.training.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
+from flexspec_mq.training.commands.draft import add_parser
+from flexspec_mq.training.prompts import encode_prompts, invitation, read_prompts
+from flexspec_mq.training.text import TextRows, load_text, make_rows, token_ranks
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed
 
@@ -38,7 +38,7 @@ def alone(model: PackedModel, order: Order) -> tuple[int, ...]:
     """What the target writes for one order, token by token, without `write_texts`."""
     kv, unread, text = model.new_kv(), list(order.prompt), list[int]()
     while len(text) < order.limit and EOS not in text:
-        logits = to_numpy(model.forward([Feed(kv, unread)]))[0]
+        logits = to_numpy(model.forward([ModelInput(kv, unread)]))[0]
         text.append(choose(logits, order.params(), kv.length))
         unread = text[-1:]
     return tuple(text)

@@ -17,17 +17,17 @@ pytest.importorskip("transformers")
 
 import torch
 
-from flexspec_mq.models.draft.architecture import build_draft, lm_head_weight
-from flexspec_mq.models.draft.calibrate import calibrate, calibrated, calibration_error
 from flexspec_mq.models.draft.confidence import Calibration, features_of
-from flexspec_mq.models.draft.coupling import TEMPERATURES, Coupled, Rounds, coupled, figures, survival
 from flexspec_mq.models.draft.delta import DeltaMeta
-from flexspec_mq.models.draft.evaluate import Acceptance, count_rounds, fresh_rows
-from flexspec_mq.models.draft.history import COLUMNS, History, read_lines
-from flexspec_mq.models.draft.plot import draw
-from flexspec_mq.models.draft.train import Progress
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.training.architecture import build_draft, lm_head_weight
+from flexspec_mq.training.calibrate import calibrate, calibrated, calibration_error
+from flexspec_mq.training.coupling import TEMPERATURES, Coupled, Rounds, coupled, figures, survival
+from flexspec_mq.training.evaluate import Acceptance, count_rounds, fresh_rows
+from flexspec_mq.training.history import COLUMNS, History, read_lines
+from flexspec_mq.training.plot import draw
+from flexspec_mq.training.train import Progress
 from tests.models.test_draft_training import N, some_text, tiny_base
 
 Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, dtype=np.bool_))

@@ -19,7 +19,6 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.models.draft import materialise
-from flexspec_mq.models.draft.architecture import trained_parameters
 from flexspec_mq.models.draft.delta import load_delta, read_delta, read_meta, save_delta
 from flexspec_mq.models.draft.packing import (
     GROUP,
@@ -33,6 +32,7 @@ from flexspec_mq.models.draft.packing import (
     relative_error,
     unpack,
 )
+from flexspec_mq.training.architecture import trained_parameters
 from tests.models.test_draft_artifact import START, N, save_base, save_trained, trained_draft
 
 GOLDEN = Path(__file__).parent / "golden" / "packed_delta.safetensors"

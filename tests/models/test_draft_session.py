@@ -12,22 +12,23 @@ import pytest
 import torch
 
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
-from flexspec_mq.models.draft.cli import add_parser
+from flexspec_mq.training.commands.draft import add_parser
 
 pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from flexspec_mq.models.draft import materialise, session
-from flexspec_mq.models.draft.architecture import load_causal_lm
+from flexspec_mq.models.draft import materialise
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta, save_delta
-from flexspec_mq.models.draft.evaluate import write_answers
-from flexspec_mq.models.draft.history import read_lines
-from flexspec_mq.models.draft.prompts import read_prompts
-from flexspec_mq.models.draft.schedule import TrainConfig
-from flexspec_mq.models.draft.session import Saving, TrainFiles, train_draft
-from flexspec_mq.models.draft.text import TextRows, load_text, make_rows, save_text
+from flexspec_mq.training import session
+from flexspec_mq.training.architecture import load_causal_lm
+from flexspec_mq.training.evaluate import write_answers
+from flexspec_mq.training.history import read_lines
+from flexspec_mq.training.prompts import read_prompts
+from flexspec_mq.training.schedule import TrainConfig
+from flexspec_mq.training.session import Saving, TrainFiles, train_draft
+from flexspec_mq.training.text import TextRows, load_text, make_rows, save_text
 
 if TYPE_CHECKING:
     from pathlib import Path

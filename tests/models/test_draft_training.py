@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flexspec_mq.models.draft.architecture import (
+from flexspec_mq.training.architecture import (
     build_draft,
     check_llama_like,
     check_start,
@@ -25,12 +25,12 @@ from flexspec_mq.models.draft.architecture import (
     teacher_states,
     trained_parameters,
 )
-from flexspec_mq.models.draft.cache import StateCache, batches, collect
-from flexspec_mq.models.draft.evaluate import cached_rows, count_rounds, replay
-from flexspec_mq.models.draft.losses import Head, distil, hybrid_weight, sampled_head
-from flexspec_mq.models.draft.schedule import TrainConfig, pass_batches, row_order
-from flexspec_mq.models.draft.text import TextRows, concat, load_text, save_text
-from flexspec_mq.models.draft.train import Stopped, Trainer
+from flexspec_mq.training.cache import StateCache, batches, collect
+from flexspec_mq.training.evaluate import cached_rows, count_rounds, replay
+from flexspec_mq.training.losses import Head, distil, hybrid_weight, sampled_head
+from flexspec_mq.training.schedule import TrainConfig, pass_batches, row_order
+from flexspec_mq.training.text import TextRows, concat, load_text, save_text
+from flexspec_mq.training.train import Stopped, Trainer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance import Proof, prove
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel
-from flexspec_mq.models.products import compare, kinds_of
+from flexspec_mq.models.packed import ModelInput, PackedModel
+from flexspec_mq.models.product_probe import compare, kinds_of
 from tests.models.tiny_packed import HEADS, packed, tiny
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -56,7 +56,7 @@ class Unsteady(PackedModel):
 
     step = 0.0
 
-    def forward(self, feeds: list[Feed]) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, feeds: list[ModelInput]) -> torch.Tensor:  # type: ignore[override]
         total = sum(len(feed.tokens) for feed in feeds)
         rows = super().forward(feeds)
         return rows + self.step * total * torch.arange(rows.shape[1])

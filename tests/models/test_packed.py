@@ -17,7 +17,7 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import Feed, PackedModel, to_numpy
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -56,14 +56,14 @@ def test_what_was_rolled_back_leaves_no_trace(
         tokens = TEXT[kv.length : kv.length + forward]
         if tokens:
             start = kv.length
-            rows = model.forward([Feed(kv, tokens, len(tokens))])
+            rows = model.forward([ModelInput(kv, tokens, len(tokens))])
             assert torch.equal(rows, wanted[start : start + len(tokens)])
         kept = kv.length
-        model.forward([Feed(kv, [VOCABULARY - 1] * stray, 0)])
+        model.forward([ModelInput(kv, [VOCABULARY - 1] * stray, 0)])
         kv.roll_back(min(kept, back))
     start = kv.length
     if start < len(TEXT):
-        assert torch.equal(model.forward([Feed(kv, TEXT[start:], len(TEXT) - start)]), wanted[start:])
+        assert torch.equal(model.forward([ModelInput(kv, TEXT[start:], len(TEXT) - start)]), wanted[start:])
 
 
 @settings(max_examples=30, deadline=None)
@@ -80,8 +80,8 @@ def test_company_does_not_matter(kind: tuple[str, str], sessions: list[tuple[int
     for length, share in sessions:
         kv = model.new_kv()
         if length:
-            model.forward([Feed(kv, TEXT[:length], 0)])
-        feeds.append(Feed(kv, TEXT[length : length + share], rng.randint(0, share)))
+            model.forward([ModelInput(kv, TEXT[:length], 0)])
+        feeds.append(ModelInput(kv, TEXT[length : length + share], rng.randint(0, share)))
     starts = [feed.kv.length for feed in feeds]
     rows = model.forward(feeds)
     assert len(rows) == sum(feed.rows for feed in feeds)
@@ -95,9 +95,9 @@ def test_company_does_not_matter(kind: tuple[str, str], sessions: list[tuple[int
 def test_tokens_of_all_feeds_are_remembered() -> None:
     model = model_of("grouped", "bfloat16")
     one, two = model.new_kv(), model.new_kv()
-    rows = model.forward([Feed(one, [1, 2, 3], 0), Feed(two, [4], 0)])
+    rows = model.forward([ModelInput(one, [1, 2, 3], 0), ModelInput(two, [4], 0)])
     assert rows.shape == (0, VOCABULARY)
-    model.forward([Feed(one, [5])])
+    model.forward([ModelInput(one, [5])])
     assert (one.tokens, two.tokens) == ([1, 2, 3, 5], [4])
 
 
@@ -162,16 +162,16 @@ def test_the_default_model_is_invariant_too(real: tuple[PackedModel, str]) -> No
     rng = random.Random(2)
     ids = [rng.randrange(model.vocab_size) for _ in range(80)]
     kv = model.new_kv()
-    model.forward([Feed(kv, ids[:50], 0)])
-    single = torch.cat([model.forward([Feed(kv, [token])]) for token in ids[50:]])
+    model.forward([ModelInput(kv, ids[:50], 0)])
+    single = torch.cat([model.forward([ModelInput(kv, [token])]) for token in ids[50:]])
     other, company = model.new_kv(), model.new_kv()
     rows = []
     for start, end in ((0, 1), (1, 31), (31, 50), (50, 55), (55, 56), (56, 65), (65, 80)):
         found = model.forward(
-            [Feed(company, ids[: end - start], 2), Feed(other, ids[start:end], end - start)]
+            [ModelInput(company, ids[: end - start], 2), ModelInput(other, ids[start:end], end - start)]
         )
         rows.append(found[2:])
-        model.forward([Feed(other, [7, 7, 7], 3)])
+        model.forward([ModelInput(other, [7, 7, 7], 3)])
         other.roll_back(end)
     assert torch.equal(torch.cat(rows)[50:], single)
 
@@ -187,11 +187,11 @@ def test_the_default_model_has_the_bits_of_transformers_eager() -> None:
     ids = [rng.randrange(model.vocab_size) for _ in range(60)]
     kv, store = model.new_kv(), DynamicCache(config=eager.config)
     with torch.inference_mode():
-        model.forward([Feed(kv, ids[:40], 0)])
+        model.forward([ModelInput(kv, ids[:40], 0)])
         eager(input_ids=torch.tensor([ids[:40]] * 2), cache=store, use_cache=True)
         for token in ids[40:]:
             theirs = eager(input_ids=torch.full((2, 1), token), cache=store, use_cache=True).logits[0, -1]
-            assert torch.equal(model.forward([Feed(kv, [token])])[0], theirs.float())
+            assert torch.equal(model.forward([ModelInput(kv, [token])])[0], theirs.float())
 
 
 def test_logits_become_numpy_without_a_copy() -> None:

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import Feed, PackedModel
+from flexspec_mq.models.packed import ModelInput, PackedModel
 
 VOCABULARY = 128
 HEADS = {"grouped": (4, 2), "all": (2, 2), "one": (4, 1)}
@@ -61,7 +61,7 @@ def packed(heads: str, dtype: torch.dtype, shapes: Shapes | None = None) -> Pack
 def token_by_token(model: PackedModel, ids: Sequence[int]) -> torch.Tensor:
     """Logits behind every id, [ids, vocabulary], read one by one and alone."""
     kv = model.new_kv()
-    return torch.cat([model.forward([Feed(kv, [token])]) for token in ids])
+    return torch.cat([model.forward([ModelInput(kv, [token])]) for token in ids])
 
 
 def read(model: PackedModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable[int]) -> torch.Tensor:
@@ -72,6 +72,6 @@ def read(model: PackedModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable
         tokens = ids[at : at + piece]
         if not tokens:
             break
-        rows.append(model.forward([Feed(kv, tokens, len(tokens))]))
+        rows.append(model.forward([ModelInput(kv, tokens, len(tokens))]))
         at += piece
     return torch.cat(rows)

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.edge import SessionRequest
-from flexspec_mq.protocol.worker import WorkerConfig
-from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.worker.machine import WorkerConfig
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
 
 LIMIT = 120
 CONFIG = WorkerConfig(worker="w", version="v", fingerprint=FINGERPRINT, max_context=512, vocab_size=VOCAB)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.rtt import RoundTrip
 from flexspec_mq.protocol.view import TokenView
-from tests.protocol.world import FINGERPRINT, identity
+from flexspec_mq.simulator.world import FINGERPRINT, identity
 
 TOKENS = st.lists(st.integers(0, 2**24 - 1), max_size=30)
 

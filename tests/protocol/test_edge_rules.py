@@ -7,14 +7,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, WorkerError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.edge import EdgeSession, EdgeState, Guess, SessionRequest, close_unknown
+from flexspec_mq.protocol.edge.session import (
+    DraftToken,
+    EdgeSession,
+    EdgeState,
+    SessionRequest,
+    close_unknown,
+)
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
+from flexspec_mq.simulator.world import EOS, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
-from tests.protocol.world import EOS, identity
 
 PROMPT = (3, 1, 4)
 
@@ -61,7 +67,7 @@ def draft(machine: EdgeSession, *tokens: int, now: float = 0.2) -> list[Effect]:
     for token in tokens:
         wanted = machine.draft_request()
         assert wanted is not None
-        effects += machine.drafted(wanted.start, wanted.digest, Guess(token), now)
+        effects += machine.drafted(wanted.start, wanted.digest, DraftToken(token), now)
     return effects
 
 
@@ -146,7 +152,7 @@ def test_a_draft_for_a_prefix_that_is_gone_is_stale() -> None:
     wanted = machine.draft_request()
     assert wanted is not None
     machine.receive(verdict((), (7,)), 0.2)
-    assert machine.drafted(wanted.start, wanted.digest, Guess(9), 0.3) == []
+    assert machine.drafted(wanted.start, wanted.digest, DraftToken(9), 0.3) == []
     assert machine.counters.stale == 1
 
 

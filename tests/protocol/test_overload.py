@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.edge import SessionRequest
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.protocol.edge.session import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.protocol.worker import WorkerConfig
-from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from flexspec_mq.protocol.worker.machine import WorkerConfig
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
 
 PROMPT = 160
 CONFIG = WorkerConfig(

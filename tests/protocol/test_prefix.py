@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.edge import EdgeSession, EdgeState, Reuse, SessionRequest, Written
-from flexspec_mq.protocol.effects import Effect, Free, Move, Reply, Retire, Send, WorkerEffect
+from flexspec_mq.protocol.edge.session import EdgeSession, EdgeState, Reuse, SessionRequest, Written
+from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Reply, Send, Transfer, WorkerEffect
 from flexspec_mq.protocol.prefix import prefix_name
-from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine, WorkerState
+from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine, WorkerState
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Prefix, Verdict
 from tests.protocol.test_worker_rules import CONFIG, decide, item
-from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
 
 PROMPT = (3, 1, 4, 1, 5)
 KEEPING = replace(CONFIG, shelf=2, shelf_life=10.0)
@@ -82,13 +82,13 @@ def test_a_name_is_made_of_version_vocabulary_and_tokens() -> None:
 
 def test_a_named_prefix_is_put_before_the_rest_of_the_prompt() -> None:
     machine = first_turn()
-    assert close(machine) == [Retire(ONE)]
+    assert close(machine) == [ReleaseToCache(ONE)]
     text = (*PROMPT, 7, 8)
     effects = machine.receive("e", named(text, (2, 2)), 2.0)
     hello = answer(effects)
     assert isinstance(hello, Verdict)
     assert (hello.worker, hello.digest) == ("w", digest((*text, 2, 2), identity(seed=2)))
-    assert Move(ONE, ("e", 2)) in effects
+    assert Transfer(ONE, ("e", 2)) in effects
     assert tuple(item(machine).context) == (*text, 2, 2)
     assert (machine.counters.inherited, machine.counters.need_prefix, machine.shelved) == (1, 0, 0)
 
@@ -138,7 +138,7 @@ def test_a_finished_session_whose_close_was_lost_serves_too() -> None:
     machine = first_turn()
     assert machine.state("e", 1, 1.0) is WorkerState.FINISHED
     effects = machine.receive("e", named((*PROMPT, 7, 8, 9), (2,)), 1.0)
-    assert Move(ONE, ("e", 2)) in effects
+    assert Transfer(ONE, ("e", 2)) in effects
 
 
 def test_a_live_session_does_not() -> None:
@@ -158,8 +158,8 @@ def test_a_cancelled_text_is_kept_although_its_forward_comes_back_later() -> Non
     machine = first_turn(limit=30)
     machine.receive("e", Open(3, 1, identity(limit=9), (4, 4, 4), (), 0, 1, ()), 0.5)
     work = item(machine)
-    assert close(machine, session=3, reason=CloseReason.CANCELLED) == [Retire(("e", 3))]
-    assert machine.result(work, (5,), 0, 0, 1.5) == [Retire(("e", 3))]
+    assert close(machine, session=3, reason=CloseReason.CANCELLED) == [ReleaseToCache(("e", 3))]
+    assert machine.result(work, (5,), 0, 0, 1.5) == [ReleaseToCache(("e", 3))]
     assert isinstance(answer(machine.receive("e", named((4, 4, 4), (2,), session=4), 2.0)), Verdict)
 
 
@@ -170,8 +170,8 @@ def test_texts_are_kept_for_a_while_and_the_oldest_goes_first() -> None:
     for session in (5, 6):
         machine.receive("e", Open(session, 1, identity(limit=1), (session, 9), (), 0, 1, ()), 2.0)
         decide(machine, 7, now=2.0)
-    assert close(machine, session=5, now=3.0) == [Retire(("e", 5))]
-    assert close(machine, session=6, now=4.0) == [Retire(("e", 6)), Free(ONE)]
+    assert close(machine, session=5, now=3.0) == [ReleaseToCache(("e", 5))]
+    assert close(machine, session=6, now=4.0) == [ReleaseToCache(("e", 6)), Free(ONE)]
     refused(machine, named(PROMPT, (2,)), now=5.0)
     assert machine.tick(13.5) == [Free(("e", 5))]
     assert machine.tick(14.5) == [Free(("e", 6))]
@@ -184,7 +184,7 @@ def test_copies_and_later_attempts_of_a_named_open_find_the_session_itself() -> 
     machine.receive("e", named(PROMPT, (2,)), 2.0)
     again = machine.receive("e", named(PROMPT, (2,)), 2.1)
     assert isinstance(answer(again), Verdict)
-    assert not any(isinstance(effect, Move) for effect in again)
+    assert not any(isinstance(effect, Transfer) for effect in again)
     full = Open(2, 2, identity(seed=2), (*PROMPT, 2), (), 0, 1, ())
     hello = answer(machine.receive("e", full, 2.2))
     assert isinstance(hello, Verdict)

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.protocol.simulator import Tally, run
+from flexspec_mq.simulator.schedules import Tally, run
 
 RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "300"))
 

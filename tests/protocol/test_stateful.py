@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.protocol.edge import SessionRequest
-from flexspec_mq.protocol.worker import WorkerConfig
-from tests.protocol.world import FINGERPRINT, VOCAB, Cell, Link, Target, World, identity
+from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.worker.machine import WorkerConfig
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Cell, Link, Target, World, identity
 
 MAIL = 100
 INDEX = st.integers(0, MAIL)

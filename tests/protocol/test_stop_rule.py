@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.confidence import LEAST, MOST, ConfidencePolicy
-from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.estimators.rate import Rate
 from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies.confidence import LEAST, MOST, ConfidencePolicy
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import UsageError
-from flexspec_mq.protocol.branch import Branch
-from flexspec_mq.protocol.edge import EdgeSession, Guess, SessionRequest
+from flexspec_mq.protocol.edge.pending_draft import PendingDraft
+from flexspec_mq.protocol.edge.session import DraftToken, EdgeSession, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Send
-from flexspec_mq.protocol.rate import Rate
-from flexspec_mq.protocol.worker import WorkerConfig
+from flexspec_mq.protocol.worker.machine import WorkerConfig
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
 from schemas.messages import Draft
 from tests.protocol.test_edge_rules import started, verdict
-from tests.protocol.world import FINGERPRINT, VOCAB, Link, Target, World, identity
 
 CONFIG = WorkerConfig(worker="w", version="v", fingerprint=FINGERPRINT, max_context=512, vocab_size=VOCAB)
 CONFIDENCES = st.lists(st.floats(0, 1), max_size=12)
@@ -29,7 +29,7 @@ CONFIDENCES = st.lists(st.floats(0, 1), max_size=12)
 def give(machine: EdgeSession, token: int, confidence: float, now: float = 0.2) -> list[Effect]:
     wanted = machine.draft_request()
     assert wanted is not None
-    return machine.drafted(wanted.start, wanted.digest, Guess(token, confidence), now)
+    return machine.drafted(wanted.start, wanted.digest, DraftToken(token, confidence), now)
 
 
 def batches(effects: list[Effect]) -> list[tuple[int, tuple[int, ...]]]:
@@ -94,7 +94,7 @@ def test_survival_counts_what_is_in_flight() -> None:
 
 def test_who_drafted_what_is_told_with_the_commit() -> None:
     machine = writing(Plan(3, 1))
-    for guess in (Guess(1, 0.9, "lookup"), Guess(2, 0.9, "model"), Guess(3, 0.9, "lookup")):
+    for guess in (DraftToken(1, 0.9, "lookup"), DraftToken(2, 0.9, "model"), DraftToken(3, 0.9, "lookup")):
         wanted = machine.draft_request()
         assert wanted is not None
         machine.drafted(wanted.start, wanted.digest, guess, 0.2)
@@ -112,7 +112,7 @@ def test_only_the_model_is_timed() -> None:
     give(machine, 1, 0.9, 0.2)
     wanted = machine.draft_request()
     assert wanted is not None
-    machine.drafted(wanted.start, wanted.digest, Guess(2, 0.9, "lookup"), 0.9)
+    machine.drafted(wanted.start, wanted.digest, DraftToken(2, 0.9, "lookup"), 0.9)
     assert machine.observation.draft_time is None
     give(machine, 3, 0.9, 0.91)
     assert machine.observation.draft_time == pytest.approx(0.01)
@@ -120,26 +120,26 @@ def test_only_the_model_is_timed() -> None:
 
 @given(CONFIDENCES, st.floats(0, 0.99))
 def test_a_branch_survives_as_its_guesses_do(confidences: list[float], stop: float) -> None:
-    branch = Branch()
+    branch = PendingDraft()
     for token, confidence in enumerate(confidences):
         survives = math.prod(guess.confidence for guess in branch.guesses)
         assert math.isclose(branch.survival, survives, abs_tol=1e-12)
-        guess = Guess(token, confidence)
+        guess = DraftToken(token, confidence)
         if branch.admits(guess, stop):
             branch.add(guess)
             assert branch.survival >= stop
         else:
             assert survives * confidence < stop
-    assert all(Branch().admits(Guess(1, confidence), 0.0) for confidence in confidences)
+    assert all(PendingDraft().admits(DraftToken(1, confidence), 0.0) for confidence in confidences)
 
 
 @given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=10))
 def test_a_branch_is_met_token_by_token_and_goes_with_the_first_wrong_one(
     drafted: list[int], decided: list[int]
 ) -> None:
-    branch = Branch()
+    branch = PendingDraft()
     for token in drafted:
-        branch.add(Guess(token))
+        branch.add(DraftToken(token))
     right = 0
     while right < min(len(drafted), len(decided)) and drafted[right] == decided[right]:
         right += 1

@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 from flexspec_mq.protocol.effects import Reply
-from flexspec_mq.protocol.worker import WorkerMachine
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.simulator.world import identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Verdict
 from tests.protocol.test_worker_rules import CONFIG
-from tests.protocol.world import identity
 
 
 def opening(session: int, prompt: int = 3, limit: int = 20, attempt: int = 1) -> Open:

@@ -9,10 +9,10 @@ import pytest
 
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.effects import Crop, Free, Reply, WorkerEffect
-from flexspec_mq.protocol.worker import WorkerConfig, WorkerMachine, WorkerState, WorkItem
+from flexspec_mq.protocol.effects import Free, Reply, Truncate, WorkerEffect
+from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine, WorkerState, WorkItem
+from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
-from tests.protocol.world import EOS, FINGERPRINT, VOCAB, identity
 
 PROMPT = (3, 1, 4)
 CONFIG = WorkerConfig(
@@ -96,8 +96,8 @@ def test_a_result_for_a_chain_that_was_cut_meanwhile_is_dropped() -> None:
     machine = opened(opening(committed=(7, 8)))
     work = item(machine)
     effects = machine.receive("e", opening(attempt=2, committed=(7, 9)), 0.2)
-    assert Crop(("e", 1), 1) in effects
-    assert machine.result(work, (5,), 0, 0, 0.3) == [Crop(("e", 1), 1)]
+    assert Truncate(("e", 1), 1) in effects
+    assert machine.result(work, (5,), 0, 0, 0.3) == [Truncate(("e", 1), 1)]
     assert machine.counters.dropped == 1
     assert tuple(item(machine).context) == (*PROMPT, 7, 9)
 

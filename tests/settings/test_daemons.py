@@ -25,9 +25,9 @@ from edge_node.__main__ import build_parser as edge_parser
 from edge_node.__main__ import main as run_edge
 from edge_node.settings import EdgeConfig, EdgeSettings
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Loaded, Program
+from flexspec_mq.settings.flags import explained
 from flexspec_mq.transport.arguments import LinkOptions, address, link_settings
-from schemas.settings import Loaded, Program
-from schemas.settings.flags import explained
 
 ROOT = Path(__file__).resolve().parents[2]
 DAEMONS: dict[str, tuple[Callable[[Sequence[str]], int], Program[Any]]] = {

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq import logs
-from flexspec_mq.cli_common import run_main
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import LinkDown, LocalProtocolError, UsageError
-from flexspec_mq.logs import LogOptions
 from tests.integration.processes import Process, start_worker
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.settings import Complaint, Loaded, Program, Setting, SettingError, add_flags, load
-from schemas.settings.document import read, usual_place
+from flexspec_mq.settings import Complaint, Loaded, Program, Setting, SettingError, add_flags, load
+from flexspec_mq.settings.document import read, usual_place
 
 
 def _even(value: int) -> Complaint | None:

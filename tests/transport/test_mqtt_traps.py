@@ -15,8 +15,8 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
+from flexspec_mq.daemon.retry import Waiting
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
-from flexspec_mq.retry import Waiting
 from flexspec_mq.transport.base import (
     QUOTA_EXCEEDED,
     Inbound,

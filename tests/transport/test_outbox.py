@@ -11,7 +11,7 @@ import pytest
 
 from flexspec_mq.errors import LinkDown, LinkError, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Outbound
-from flexspec_mq.transport.outbox import Outbox
+from flexspec_mq.transport.publish_queue import PublishQueue
 
 PATIENCE = 30.0
 
@@ -41,7 +41,7 @@ class FakeLink:
 
 
 @asynccontextmanager
-async def running(outbox: Outbox, link: FakeLink) -> AsyncIterator[asyncio.Task[None]]:
+async def running(outbox: PublishQueue, link: FakeLink) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(outbox.run(link))  # type: ignore[arg-type]
     try:
         yield task
@@ -57,7 +57,7 @@ def numbered(count: int, qos: int) -> list[Outbound]:
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_all_is_published_in_order(qos: int) -> None:
-    link, outbox = FakeLink(), Outbox(outstanding=4)
+    link, outbox = FakeLink(), PublishQueue(outstanding=4)
     async with running(outbox, link):
         for message in numbered(50, qos):
             outbox.put(message)
@@ -68,7 +68,7 @@ async def test_all_is_published_in_order(qos: int) -> None:
 
 
 async def test_acknowledgements_may_be_outstanding_up_to_a_bound() -> None:
-    link, outbox = FakeLink(), Outbox(outstanding=4)
+    link, outbox = FakeLink(), PublishQueue(outstanding=4)
     link.gate.clear()
     async with running(outbox, link):
         for message in numbered(50, 1):
@@ -81,7 +81,7 @@ async def test_acknowledgements_may_be_outstanding_up_to_a_bound() -> None:
 
 
 async def test_on_overflow_the_oldest_goes_and_is_counted() -> None:
-    link, outbox = FakeLink(), Outbox(bound=10)
+    link, outbox = FakeLink(), PublishQueue(bound=10)
     for message in numbered(25, 0):
         outbox.put(message)
     assert (len(outbox), outbox.dropped) == (10, 15)
@@ -97,7 +97,7 @@ async def test_on_overflow_the_oldest_goes_and_is_counted() -> None:
 async def test_what_is_lost_is_told(qos: int, error: LinkDown | PublishRefused) -> None:
     told: list[tuple[str, LinkDown | PublishRefused]] = []
     link = FakeLink()
-    outbox = Outbox(on_lost=lambda message, why: told.append((message.topic, why)))
+    outbox = PublishQueue(on_lost=lambda message, why: told.append((message.topic, why)))
     link.error = error
     async with running(outbox, link):
         for message in numbered(3, qos):
@@ -109,7 +109,7 @@ async def test_what_is_lost_is_told(qos: int, error: LinkDown | PublishRefused) 
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_a_link_that_fails_for_good_ends_the_loop(qos: int) -> None:
-    link, outbox = FakeLink(), Outbox()
+    link, outbox = FakeLink(), PublishQueue()
     link.error = LinkError("gave up")
     async with running(outbox, link) as task:
         outbox.put(Outbound("x", b"", qos))
@@ -119,7 +119,7 @@ async def test_a_link_that_fails_for_good_ends_the_loop(qos: int) -> None:
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_flush_waits_for_a_publish_that_is_under_way(qos: int) -> None:
-    link, outbox = FakeLink(), Outbox()
+    link, outbox = FakeLink(), PublishQueue()
     link.gate.clear()
     async with running(outbox, link):
         outbox.put(Outbound("x", b"", qos))

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
+from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, LinkError, UsageError
-from flexspec_mq.retry import Backoff, Waiting, retrying
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
 from flexspec_mq.transport.filters import check_filter, matches, split_share
 from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
-from flexspec_mq.transport.window import Window
+from flexspec_mq.transport.send_quota import Window
 
 
 @pytest.mark.parametrize(

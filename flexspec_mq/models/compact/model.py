@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.shape import Shape
-    from flexspec_mq.models.feed import Feed
+    from flexspec_mq.models.model_input import ModelInput
 
 
 _FEW = 8
@@ -100,7 +100,7 @@ class CompactModel:
         return SessionKV(len(self._layers), self.shape.keys, self.shape.head, self._like)
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[Feed]) -> torch.Tensor:
+    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
         """Read the tokens of all feeds.
 
         Args:

@@ -20,21 +20,21 @@ from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
 from edge_node.api.app import create_app
-from edge_node.api.context import Api
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
-from edge_node.api.watch import LinkWatch
+from edge_node.api.state import Api
+from edge_node.fleet.directory import LinkWatch
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.text import decode
-from flexspec_mq.protocol.edge import SessionRequest
+from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Identity
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeDrafter, FakeVerifier, until, worker_at
-from tests.protocol.world import EOS, FINGERPRINT, VOCAB
 
 CONTEXT = 50_000
 UNKNOWN, END = "<unk>", "</s>"

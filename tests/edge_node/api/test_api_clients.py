@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.api.replies import reply
 from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
-from edge_node.api.text import End, Text
+from edge_node.api.streaming import reply
+from edge_node.completion.completion import End, Text
 from tests.daemons import FakeVerifier, until
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown
 

@@ -13,18 +13,18 @@ import pytest
 from broker.launcher import PrivateBroker
 from edge_node.api.daemon import serve_node
 from edge_node.api.settings import ApiSettings
-from edge_node.api.watch import STALE, Workers
+from edge_node.fleet.directory import STALE, Workers
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import codec
-from flexspec_mq.controller.fixed import FixedPolicy
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LinkError, UsageError
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import WorkerStatus
 from tests.daemons import PATIENCE, FakeDrafter, FakeVerifier, until, worker_at
 from tests.edge_node.api.served import PLAN, Speech, links_to
-from tests.protocol.world import EOS, FINGERPRINT
 
 
 async def daemon(

@@ -17,13 +17,13 @@ from openai import AsyncOpenAI, OpenAI
 from broker.launcher import PrivateBroker
 from edge_node.api.daemon import serve_node
 from edge_node.api.settings import ApiSettings
-from edge_node.draft_model import DraftModel
-from edge_node.draft_model import load as load_draft
+from edge_node.completion.writing import Wish, write
+from edge_node.drafting.load import DraftModel
+from edge_node.drafting.load import load as load_draft
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from edge_node.writing import Wish, write
-from flexspec_mq.controller.fixed import FixedPolicy
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
 from edge_node.api.errors import ApiError
-from edge_node.api.origins import Origins
-from edge_node.api.replies import reply
 from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
-from edge_node.api.stops import StopFilter
-from edge_node.api.text import End, Text
-from edge_node.events import pieces
+from edge_node.api.streaming import reply
+from edge_node.completion.attribution import Origins
+from edge_node.completion.completion import End, Text
+from edge_node.completion.events import pieces
+from edge_node.completion.stops import StopFilter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
 from flexspec_mq.protocol.effects import Commit, Origin
+from flexspec_mq.simulator.world import EOS
 from tests.daemons import until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
-from tests.protocol.world import EOS
 
 ORIGIN: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "include_origin": True}}
 COMMITS = st.lists(

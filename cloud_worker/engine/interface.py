@@ -1,0 +1,111 @@
+"""The interface between the daemon and whatever decides tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from flexspec_mq.protocol.effects import SessionKey
+    from flexspec_mq.protocol.worker.machine import WorkItem
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker tells of its verifier.
+
+    Attributes:
+        fingerprint: of the tokenizer's contents, 16 bytes.
+        flip_rate: measured share of tokens that another shape changes; None where it is exact.
+        room: tokens whose keys and values fit at once; None where nothing bounds them.
+    """
+
+    fingerprint: bytes
+    max_context: int
+    vocab_size: int
+    exactness: Literal["exact", "exact up to ties", "unknown"]
+    flip_rate: float | None
+    device: str
+    dtype: str
+    room: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step decided.
+
+    Attributes:
+        decided: finished items with their tokens.
+        compute_ms: of the forward.
+        batch: sessions that shared it.
+        fed: tokens that it read, drafted ones included.
+    """
+
+    decided: list[tuple[WorkItem, tuple[int, ...]]]
+    compute_ms: int
+    batch: int = 0
+    fed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What keys and values take.
+
+    Attributes:
+        nbytes: bytes held now.
+        limit: most at any moment; None is no limit.
+        dropped, evicted: caches of ended texts and of live sessions that went to make room, since the start.
+    """
+
+    nbytes: int
+    limit: int | None
+    dropped: int
+    evicted: int
+
+
+class Verifier(Protocol):
+    """Decides tokens for work items. All methods but `facts` are called on one thread of their own."""
+
+    @property
+    def facts(self) -> Facts:
+        """What it is."""
+        ...
+
+    def add(self, item: WorkItem) -> None:
+        """Take an item in; a later `step` decides it."""
+        ...
+
+    def free(self, key: SessionKey) -> None:
+        """Forget a session and its item."""
+        ...
+
+    def step(self) -> StepResult:
+        """Run one forward over what is pending."""
+        ...
+
+    def idle(self) -> bool:
+        """Whether nothing is pending."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """What a verifier also has that can go on from what it read for an earlier session."""
+
+    def retire(self, key: SessionKey) -> None:
+        """A session is over: drop its item; what was read may serve another one, and is the first to go."""
+        ...
+
+    def move(self, source: SessionKey, key: SessionKey) -> None:
+        """What was read for `source`, if it is still there, is of use for `key`."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a verifier also has that tells what it takes."""
+
+    @property
+    def memory(self) -> Memory:
+        """Keys and values now. May be read on any thread."""
+        ...

@@ -1,0 +1,119 @@
+"""The verifier's thread: one forward after the other, and what happens when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cloud_worker.engine.interface import Keeping
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cloud_worker.engine.interface import StepResult, Verifier
+    from flexspec_mq.protocol.effects import SessionKey
+    from flexspec_mq.protocol.worker.machine import WorkItem
+
+Change = Free | ReleaseToCache | Transfer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round on the verifier's thread came to.
+
+    Attributes:
+        results: of its steps: one, or one per session after a failure.
+        failed: items that the verifier cannot compute even alone.
+    """
+
+    results: list[StepResult] = field(default_factory=list)
+    failed: list[WorkItem] = field(default_factory=list)
+
+
+class EngineThread:
+    """Gives a verifier its work, on one thread of its own, and knows what is under way.
+
+    A forward that raises (out of memory, a bug) is no reason to fail all that shared it: what was under way is
+    done again one session at a time, from empty caches, and only what fails alone counts as failed.
+
+    Attributes:
+        failures: steps that raised.
+    """
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+        self._underway: dict[SessionKey, WorkItem] = {}
+        self._thread = ThreadPoolExecutor(1, "verifier")
+        self.failures = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether a round without new items would do nothing but free sessions."""
+        return not self._underway
+
+    async def round(self, changes: Sequence[Change], items: Sequence[WorkItem]) -> Round:
+        """Free, retire and move sessions in order, take items in, and run one forward over all that is under way."""
+        for change in changes:
+            if not isinstance(change, Transfer):
+                self._underway.pop(change.key, None)
+        self._underway.update((item.key, item) for item in items)
+        loop = asyncio.get_running_loop()
+        done = await loop.run_in_executor(self._thread, self._run, changes, items)
+        for item in _ended(done):
+            if self._underway.get(item.key) is item:
+                del self._underway[item.key]
+        return done
+
+    def close(self) -> None:
+        """Take no more work. A forward that runs now is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, changes: Sequence[Change], items: Sequence[WorkItem]) -> Round:
+        """On the verifier's thread."""
+        for change in changes:
+            self._change(change)
+        try:
+            for item in items:
+                self._verifier.add(item)
+            return Round([] if self._verifier.idle() else [self._verifier.step()])
+        except Exception:  # noqa: BLE001  the top of the verifier's thread; logged, and settled one by one
+            self.failures += 1
+            _log.exception("a forward over %d sessions failed; doing them one by one", len(self._underway))
+            return self._one_by_one(list(self._underway.values()))
+
+    def _change(self, change: Change) -> None:
+        if isinstance(change, Free) or not isinstance(self._verifier, Keeping):
+            self._verifier.free(change.key)
+        elif isinstance(change, ReleaseToCache):
+            self._verifier.retire(change.key)
+        else:
+            self._verifier.move(change.source, change.key)
+
+    def _one_by_one(self, items: Sequence[WorkItem]) -> Round:
+        for item in items:
+            self._verifier.free(item.key)
+        done = Round()
+        for item in items:
+            try:
+                self._verifier.add(item)
+                while not self._verifier.idle():
+                    done.results.append(self._verifier.step())
+            except Exception:  # noqa: BLE001  logged, and told to the one edge that it concerns
+                self.failures += 1
+                _log.exception("session %s/%s cannot be computed", *item.key)
+                self._verifier.free(item.key)
+                done.failed.append(item)
+        return done
+
+
+def _ended(done: Round) -> Iterator[WorkItem]:
+    for result in done.results:
+        for item, _ in result.decided:
+            yield item
+    yield from done.failed

@@ -1,0 +1,62 @@
+"""What the routes share: settings, texts, and which versions can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_node.api.errors import ApiError
+
+if TYPE_CHECKING:
+    from edge_node.api.metrics import Metrics
+    from edge_node.api.settings import ApiSettings
+    from edge_node.completion.store import Texts
+    from edge_node.fleet.directory import LinkWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the routes share.
+
+    Attributes:
+        since: seconds since the Unix epoch at which the app was made.
+    """
+
+    settings: ApiSettings
+    texts: Texts
+    link: LinkWatch
+    metrics: Metrics
+    since: int
+
+    def versions(self) -> dict[str, int]:
+        """Versions that can be asked for, and since when; the node's own also while no worker is known."""
+        own = self.settings.version
+        online = {version: epoch // 1000 for version, epoch in self.link.workers.versions().items()}
+        return {own: online.get(own, self.since)} | online
+
+    def version(self, asked: str | None) -> str:
+        """The version that a request means.
+
+        Raises:
+            ApiError: 404.
+        """
+        if asked is None:
+            return self.settings.version
+        known = self.versions()
+        if asked not in known:
+            raise ApiError(
+                404,
+                f"there is no model {asked!r} here",
+                code="model_not_found",
+                param="model",
+                hint=f"there is {', '.join(sorted(known))}",
+            )
+        return asked
+
+    def not_ready(self) -> str | None:
+        """Why no text can be written now; None when it can."""
+        if not self.link.is_up:
+            return "the edge node has no link to its broker"
+        if not self.link.blind and self.settings.version not in self.link.workers.versions():
+            return f"no worker of {self.settings.version} is known to be online"
+        return None

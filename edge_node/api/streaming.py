@@ -1,0 +1,131 @@
+"""Sends a text to one client, at its pace, for as long as it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from edge_node.api.errors import ApiError
+from edge_node.api.request_body import gone
+from edge_node.api.responses import HEARTBEAT, Chunks, error_event, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from starlette.types import Receive, Send
+
+    from edge_node.api.settings import ApiSettings
+    from edge_node.completion.completion import Text
+
+_JSON = "application/json"
+_STREAM = "text/event-stream; charset=utf-8"
+
+
+async def reply(text: Text, settings: ApiSettings, receive: Receive, send: Send) -> None:
+    """Send a text, as one object or as a stream.
+
+    Raises:
+        ApiError: the text failed before anything was sent, or the client went away (499).
+    """
+    sender = _Sender(send, settings.send_timeout)
+    work = _stream(text, settings, sender) if text.wanted.stream else _whole(text, sender)
+    await _unless_gone(receive, work)
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    """Send an error in place of an answer."""
+    await send_json(send, error.status, error.body(), error.headers())
+
+
+async def send_json(
+    send: Send, status: int, found: dict[str, Any], headers: dict[str, str] | None = None
+) -> None:
+    """Send a JSON object."""
+    await send_bytes(send, status, _JSON, json.dumps(found, ensure_ascii=False).encode(), headers)
+
+
+async def send_bytes(
+    send: Send, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None
+) -> None:
+    """Send a body at once."""
+    await _Sender(send, None).start(status, kind, {"content-length": str(len(body)), **(headers or {})})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _whole(text: Text, sender: _Sender) -> None:
+    end = await text.ended()
+    if end.error is not None:
+        raise end.error
+    body = json.dumps(whole(text, end), ensure_ascii=False).encode()
+    await sender.start(200, _JSON, {"content-length": str(len(body)), "x-request-id": text.id})
+    await sender.body(body, more=False)
+
+
+async def _stream(text: Text, settings: ApiSettings, sender: _Sender) -> None:
+    """The status is chosen when the first text is there, so that what fails before has a status of its own."""
+    await text.begun()
+    if text.end is not None and text.end.error is not None and not text.size:
+        raise text.end.error
+    chunks = Chunks(text)
+    await sender.start(200, _STREAM, {"cache-control": "no-cache", "x-request-id": text.id})
+    if first := chunks.first():
+        await sender.body(first)
+    async for piece in text.read(settings.heartbeat):
+        await sender.body(chunks.piece(piece) if piece else HEARTBEAT)
+    end = await text.ended()
+    await sender.body(chunks.last(end) if end.error is None else error_event(end.error), more=False)
+
+
+class _Sender:
+    """Sends what the client can take. uvicorn waits while its buffer is full, so that nothing piles up here.
+
+    Args:
+        patience: seconds that one chunk may take; None is no bound.
+    """
+
+    def __init__(self, send: Send, patience: float | None) -> None:
+        self._send = send
+        self._patience = patience
+
+    async def start(self, status: int, kind: str, headers: dict[str, str]) -> None:
+        """Send status and headers."""
+        named = {"content-type": kind, **headers}
+        raw = [(name.encode("ascii"), value.encode("latin-1")) for name, value in named.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def body(self, data: bytes, *, more: bool = True) -> None:
+        """Send a part of the body.
+
+        Raises:
+            ApiError: 499; the client does not read.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            raise gone() from None
+
+
+async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends or the client goes away.
+
+    Raises:
+        ApiError: 499; the client went away.
+    """
+    working = asyncio.create_task(work, name="reply")
+    watching = asyncio.create_task(_disconnect(receive), name="client")
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise gone()
+        working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,241 @@
+"""What the commands of ``flexspec-edge`` do once the node runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from edge_node.cli.view import SessionView
+    from flexspec_mq.models.text import Turn
+
+    Command = Callable[[SessionView], Awaitable[None]]
+
+MAX_LINE = 1024 * 1024
+"""Bytes of one line of a chat."""
+
+
+def prepare(args: argparse.Namespace) -> Command:
+    """The command that the flags name, with its input read and checked before anything is loaded.
+
+    Raises:
+        UsageError: the input cannot be used.
+    """
+    if args.command == "ask":
+        prompt = _argument(args.prompt) if args.prompt is not None else _standard_input()
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", hint="say what to write about")
+        return lambda view: _ask(view, prompt)
+    if args.command == "batch":
+        prompts = read_prompts(args.file)
+        if args.at_once < 1:
+            raise UsageError(f"--at-once {args.at_once} is less than 1")
+        return lambda view: _batch(view, prompts, args.at_once)
+    return _chat
+
+
+def read_prompts(path: Path) -> list[tuple[str, str]]:
+    """(name, prompt) pairs of a JSON-lines file with `prompt`, or `turns` of which the first is used.
+
+    Raises:
+        UsageError: naming the file and the line that cannot be used.
+    """
+    from flexspec_mq.models.text import text_from_bytes
+
+    try:
+        text = text_from_bytes(path.read_bytes(), source=str(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    prompts = []
+    # Not `splitlines`: a JSON string may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+            prompt = record["prompt"] if "prompt" in record else record["turns"][0]
+            name = str(record.get("question_id", number))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"{path} line {number} is no JSON object with `prompt` or `turns`",
+                hint='for example {"prompt": "Why is the sky blue?"}',
+            ) from error
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"{path} line {number} has an empty prompt")
+        prompts.append((name, prompt))
+    if not prompts:
+        raise UsageError(f"{path} holds no prompt")
+    return prompts
+
+
+def _argument(prompt: str) -> str:
+    """The prompt from the command line, which Python decodes whatever its bytes are."""
+    from flexspec_mq.models.text import text_from_bytes
+
+    return text_from_bytes(os.fsencode(prompt))
+
+
+def _standard_input() -> str:
+    from flexspec_mq.models.text import text_from_bytes
+
+    if sys.stdin is None:  # closed by whoever started us
+        return ""
+    return text_from_bytes(sys.stdin.buffer.read(), source="standard input")
+
+
+async def _ask(view: SessionView, prompt: str) -> None:
+    from flexspec_mq.models.text import Turn
+
+    await _show(view, [Turn("user", prompt)])
+
+
+async def _show(view: SessionView, turns: Sequence[Turn], **more: Any) -> str:
+    """Write the next turn, show it as it comes, and return its text."""
+    text = ""
+    async with aclosing(view.write(turns)) as events:
+        async for event in events:
+            view.emit(event, **more)
+            if event["type"] == "finish":
+                text = event["text"]
+    return text
+
+
+async def _chat(view: SessionView) -> None:
+    """One line of standard input is one turn; the end of input ends the chat. Says when it waits for a line.
+
+    A turn that fails is taken back and the chat goes on, unless it was the link that failed.
+    """
+    from flexspec_mq.models.text import Turn, text_from_bytes
+
+    turns: list[Turn] = []
+    async with _lines() as next_line:
+        while True:
+            view.waiting()
+            try:
+                line = await next_line()
+                if not line:
+                    return
+                said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+                if said.strip():
+                    answer = await _show(view, [*turns, Turn("user", said)])
+                    turns += [Turn("user", said), Turn("assistant", answer)]
+            except (UsageError, WorkerError, TimeIsOver) as error:
+                view.refused(error)
+
+
+def _said(line: str, *, as_json: bool) -> str:
+    """What a line of the chat says: itself, or with ``--events`` the `say` of a JSON object, which may hold lines.
+
+    Raises:
+        UsageError: it is no such object.
+    """
+    if not as_json:
+        return line.strip()
+    try:
+        said = json.loads(line)["say"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        said = None
+    if not isinstance(said, str):
+        raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
+    return said
+
+
+@asynccontextmanager
+async def _lines() -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+    """A function that gives the next line of standard input; empty at its end."""
+    if sys.stdin is None:
+        yield _no_line
+        return
+    kind = os.fstat(sys.stdin.fileno()).st_mode
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or sys.stdin.isatty()):
+        yield _line_of_file  # never blocks, and an event loop cannot wait for it
+        return
+    reader = asyncio.StreamReader(limit=MAX_LINE)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), _own_description(sys.stdin.buffer)
+    )
+
+    async def next_line() -> bytes:
+        too_long = False
+        while True:
+            try:
+                line = await reader.readuntil()
+            except asyncio.IncompleteReadError as end:
+                line = end.partial
+            except (
+                asyncio.LimitOverrunError
+            ) as overrun:  # drop what is there, and the rest of the line as it comes
+                await reader.readexactly(overrun.consumed)
+                too_long = True
+                continue
+            if too_long:
+                raise UsageError(f"a line has more than {MAX_LINE} bytes", hint="shorten it")
+            return line
+
+    try:
+        yield next_line
+    finally:
+        transport.close()
+
+
+def _own_description(stream: BinaryIO) -> BinaryIO:
+    """The same input, opened once more where the system allows it.
+
+    The event loop makes it non-blocking, and that would hold for everybody who shares the description: a terminal's
+    standard output, and the shell after us.
+    """
+    try:
+        return cast("BinaryIO", Path(f"/proc/self/fd/{stream.fileno()}").open("rb", buffering=0))
+    except OSError:  # a socket, or no /proc
+        return stream
+
+
+async def _no_line() -> bytes:
+    return b""
+
+
+async def _line_of_file() -> bytes:
+    return sys.stdin.buffer.readline()
+
+
+async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once: int) -> None:
+    """Answer all prompts, `at_once` at a time; one that fails does not stop the others."""
+    from flexspec_mq.models.text import Turn
+
+    slots = asyncio.Semaphore(at_once)
+    failures: list[FlexSpecError] = []
+
+    async def one(name: str, prompt: str) -> None:
+        async with slots:
+            try:
+                async with aclosing(view.write([Turn("user", prompt)])) as events:
+                    async for event in events:
+                        if event["type"] == "finish":
+                            view.record(name, event)
+            except FlexSpecError as error:
+                failures.append(error)
+                view.record(name, {"type": "error", "error": error.message, "hint": error.hint})
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, prompt in prompts:
+                group.create_task(one(name, prompt))
+    except* BrokenPipeError:  # whoever read our output went away
+        raise BrokenPipeError from None
+    if failures:
+        raise type(failures[0])(
+            f"{len(failures)} of {len(prompts)} texts failed; the first: {failures[0].message}",
+            hint=failures[0].hint,
+        )

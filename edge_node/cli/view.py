@@ -1,0 +1,72 @@
+"""A running node with one user's wishes, and how its texts are shown: plainly, or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_node.completion.writing import Wish, write
+from flexspec_mq.terminal.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from edge_node.node import EdgeNode
+    from flexspec_mq.errors import FlexSpecError
+    from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.text import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """What a command works with.
+
+    Attributes:
+        events: print JSON lines instead of text.
+    """
+
+    node: EdgeNode
+    model: LoadedText
+    wish: Wish
+    events: bool
+
+    def write(self, turns: Sequence[Turn]) -> AsyncGenerator[dict[str, Any]]:
+        """Write the next turn of a conversation."""
+        return write(self.node, self.model, turns, self.wish)
+
+    def emit(self, event: dict[str, Any], **more: Any) -> None:
+        """Show an event of a text."""
+        if self.events:
+            self._line({**event, **more})
+        elif event["type"] == "text":
+            text = "".join(piece for piece, _ in event["pieces"])
+            self._print(printable(text) if sys.stdout.isatty() else text)
+        elif event["type"] == "finish":
+            self._print("\n")
+
+    def record(self, name: str, event: dict[str, Any]) -> None:
+        """Show the end of one text of many: always one JSON line."""
+        self._line({**event, "name": name})
+
+    def waiting(self) -> None:
+        """Say that the next line of the chat is waited for."""
+        if self.events:
+            self._line({"type": "waiting"})
+        elif sys.stdin.isatty():
+            self._print("> ")
+
+    def refused(self, error: FlexSpecError) -> None:
+        """Say that a turn cannot be taken."""
+        if self.events:
+            self._line({"type": "refused", "error": error.message, "hint": error.hint})
+        else:
+            self._print(f"{error}\n")
+
+    def _line(self, event: dict[str, Any]) -> None:
+        self._print(json.dumps(event, ensure_ascii=False) + "\n")
+
+    def _print(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""``flexspec-edge doctor``."""

@@ -1,0 +1,269 @@
+"""``flexspec-edge doctor``: everything that ``serve`` would need, tried, with the same settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edge_node.doctor.api import check_api, our_node
+from flexspec_mq import codec, topics
+from flexspec_mq.doctor import link as links
+from flexspec_mq.doctor import machine, model, statuses
+from flexspec_mq.doctor.examination import examination
+from flexspec_mq.doctor.threads import on_thread
+from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
+from flexspec_mq.errors import LinkError, ModelError
+from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
+from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
+from schemas.status import EdgeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_node.doctor.api import Answering
+    from edge_node.drafting.load import DraftModel
+    from edge_node.settings import EdgeConfig, EdgeSettings
+    from flexspec_mq.doctor.findings import Finding, Findings
+    from flexspec_mq.transport.base import Link, LinkSettings
+
+    Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
+
+CHECKS = (
+    *("packages", "cache", "temp", "model", "api", "broker", "login", "name", "access", "worker"),
+    *("tokenizer", "clock", "qualities", "text"),
+)
+"""In the order in which they are shown."""
+_PATIENCE = 5.0
+"""Seconds for one answer of the broker."""
+
+
+async def examine(
+    config: EdgeConfig,
+    tell: Callable[[str], None],
+    timeout: float,
+    *,
+    load: Load,
+    listening: Listening = LISTENING,
+) -> list[Finding]:
+    """Check everything; never raises for what is wrong with the setup.
+
+    Args:
+        config: as the daemon has it.
+        tell: told what is checked now.
+        timeout: seconds for all of it.
+        load: loads the draft.
+        listening: for how long, to statuses.
+
+    Raises:
+        UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
+    """
+    base = link_settings(config.link, f"e-{config.node.edge}")
+    config.api.settings(config.node.version)
+    async with examination("edge", CHECKS, tell, timeout) as findings:
+        machine.check_packages(
+            findings, ("models",), {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}
+        )
+        machine.check_folders(findings, cache_needs(config.node))
+        drafting = asyncio.create_task(_draft(findings, config.node, load))
+        try:
+            answering = await on_thread(lambda: check_api(findings, config.api))
+            if await links.reach(findings, base):
+                await _with_broker(_Setup(findings, config, base, answering, drafting, listening))
+            else:
+                why = "the broker cannot be used"
+                findings.skip(
+                    ("login", "name", "access", "worker", "tokenizer", "clock", "qualities", "text"), why
+                )
+            tell("loading the draft")
+            await drafting
+        finally:
+            drafting.cancel()
+    return findings.all
+
+
+class _Setup:
+    """What the checks behind the broker share."""
+
+    def __init__(
+        self,
+        findings: Findings,
+        config: EdgeConfig,
+        base: LinkSettings,
+        answering: Answering | None,
+        drafting: asyncio.Task[DraftModel | None],
+        listening: Listening,
+    ) -> None:
+        self.findings = findings
+        self.config = config
+        self.base = base
+        self.answering = answering
+        self.drafting = drafting
+        self.watch_for = listening.at_least
+        self.watch = Watch(config.node.edge, listening.at_most)
+        self.process = 0
+
+    @property
+    def here(self) -> str:
+        """The edge node on this machine that may be the one that the broker knows; empty if there is none."""
+        if self.answering is not None:
+            return f"it is the one that serves {self.answering.url} here"
+        return f"flexspec-edge runs here (process {self.process})" if self.process else ""
+
+    @property
+    def epoch(self) -> float:
+        """When the edge node that the broker knows was made; seconds since the Unix epoch."""
+        known = self.watch.newest(self.status_topic)
+        return 0.0 if known is None else known.status.epoch / 1000
+
+    def look_around(self) -> None:
+        """Look for an edge node of this machine that is connected to the broker, and for its API. Blocks."""
+        for number in machine.connected(self.base.port, "edge_node", "flexspec-edge"):
+            if not machine.just_before(number, self.epoch):
+                continue
+            self.process = number
+            for port in machine.ports_of(number):
+                self.answering = self.answering or our_node("127.0.0.1", port)
+
+    @property
+    def status_topic(self) -> str:
+        return topics.edge_status_topic(self.config.node.edge)
+
+
+async def _with_broker(setup: _Setup) -> None:
+    findings = setup.findings
+    async with links.logged_in(findings, setup.base, _PATIENCE) as link:
+        if link is None:
+            findings.skip(
+                ("name", "access", "worker", "tokenizer", "clock", "qualities", "text"),
+                "the broker does not let us in",
+            )
+            return
+        watching = asyncio.create_task(setup.watch.run(link))
+        qualities = asyncio.create_task(links.check_qualities(findings, setup.base))
+        try:
+            await _with_link(setup, link)
+            await qualities
+            await setup.watch.settled(setup.status_topic)
+            statuses.check_name(findings, setup.watch, setup.status_topic, "edge node", setup.here)
+        except LinkError as error:
+            statuses.lost(findings, error)
+        finally:
+            for task in (watching, qualities):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+async def _with_link(setup: _Setup, link: Link) -> None:
+    findings, watch, node = setup.findings, setup.watch, setup.config.node
+    findings.tell("listening for workers and other edge nodes")
+    # Fresh statuses, and a fight for our name, show only to who waits; the draft is being loaded meanwhile.
+    await watch.until(lambda: bool(watch.fights(setup.status_topic)), setup.watch_for)
+    online = statuses.online(watch, setup.status_topic)
+    if online and setup.answering is None:
+        await on_thread(setup.look_around)
+    findings.tell("trying the access rules")
+    listening = await _check_access(setup, link)
+    living = statuses.check_workers(findings, watch, node.version, listening)
+    statuses.check_clock(findings, watch)
+    findings.tell("loading the draft")
+    draft = await setup.drafting
+    if draft is None or not living:
+        why = "the draft cannot be loaded" if draft is None else f"no worker serves {node.version!r}"
+        findings.skip(("tokenizer", "text"), why)
+        return
+    statuses.check_tokenizer(findings, living, draft.loaded.fingerprint)
+    await _check_text(setup, draft, online)
+
+
+async def _check_access(setup: _Setup, link: Link) -> bool | None:
+    """Try to publish where the edge does. Whether somebody subscribes to opens of the version; None if unknown."""
+    findings, node, user = setup.findings, setup.config.node, setup.base.username
+    opens = topics.open_topic(node.version, node.edge)
+    worker = next((seen.status.worker for seen in setup.watch.workers()), "doctor")  # type: ignore[union-attr]
+    drafts = topics.draft_topic(worker, node.edge)
+    known = setup.watch.newest(setup.status_topic)
+    if known is None:  # true, and of an epoch that nobody takes for news
+        gone = EdgeStatus(state="gone", epoch=0, at=0, edge=node.edge)
+        status = codec.encode_status(gone)
+    else:
+        status = known.payload
+    said: dict[str, int] = {}
+    for topic, payload, loss in (
+        (opens, links.NOT_A_SESSION, "no text could begin"),
+        (drafts, links.NOT_A_SESSION, "drafts could not be sent"),
+        (setup.status_topic, status, "the edge node could not tell its status, and would refuse to start"),
+    ):
+        said[topic] = await links.may_publish(link, topic, payload)
+        if said[topic] == NOT_AUTHORIZED:
+            links.forbidden(findings, node.edge, user, f"publish on {topic}", loss)
+    for topic in setup.watch.blind:
+        links.forbidden(findings, node.edge, user, f"read {topic}", "we cannot see who is there")
+    if said[opens] == 0 and not setup.watch.workers() and not setup.watch.blind:
+        loss = "a worker is there, and its status does not reach us"
+        links.forbidden(findings, node.edge, user, f"read {topics.worker_status_topic('+')}", loss)
+    if not findings.failed("access"):
+        findings.ok("access", f"may publish on {opens}, {drafts} and {setup.status_topic}")
+    if said[opens] == NOT_AUTHORIZED:
+        return None
+    return said[opens] != NO_SUBSCRIBERS
+
+
+async def _check_text(setup: _Setup, draft: DraftModel, online: bool) -> None:
+    # It imports torch, without which all else can be checked; here the draft is loaded already.
+    from edge_node.doctor.text import check_text, check_text_over_api
+
+    findings, config = setup.findings, setup.config
+    if findings.failed("tokenizer") or findings.failed("access"):
+        findings.skip(["text"], "it could not come to anything before the faults above are mended")
+    elif online and setup.answering is not None:
+        # The running node would take our verdicts for strays, and close our session: so it is asked itself.
+        findings.tell("asking the running edge node for a text")
+        await check_text_over_api(findings, setup.answering, config)
+    elif online:
+        findings.skip(["text"], "answers would go to the edge node of this name that is online")
+    else:
+        findings.tell("writing a text")
+        await check_text(
+            findings,
+            replace(config, node=replace(config.node, give_up=12.0, queue_patience=5.0)),
+            links.as_doctor(setup.base, _PATIENCE),
+            draft,
+            setup.watch,
+        )
+
+
+async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> DraftModel | None:
+    what = "the draft"
+    if (
+        settings.tokenizer is None
+        and settings.draft in ("default", "none")
+        and model.unprepared_default(findings, what)
+    ):
+        return None
+    return await model.loaded(
+        findings,
+        f"{what} {settings.draft}",
+        lambda: load(settings, lambda _text: None),
+        lambda found: (
+            f"draft {found.loaded.name} on {settings.device}, {settings.dtype}, {found.engine}"
+            if settings.draft != "none"
+            else f"no draft; tokenizer of {found.loaded.name}"
+        ),
+    )
+
+
+def cache_needs(settings: EdgeSettings) -> int:
+    """Bytes that the first start would still write to the cache."""
+    if settings.tokenizer is not None or settings.draft not in ("default", "none"):
+        return 0
+    try:
+        model = 0 if default_model_folder().is_dir() else CONVERTED_BYTES
+        draft = 0 if settings.draft == "none" or default_draft_folder().is_dir() else EXPORTED_BYTES
+    except ModelError:
+        return 0
+    return model + draft

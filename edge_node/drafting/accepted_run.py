@@ -1,0 +1,56 @@
+"""How long a draft has been right: what its confidence in the next token depends on beside its logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class AcceptedRun:
+    """One session's guesses, and how many of them the text took, one after another.
+
+    A token that nobody guessed (the prompt's, a lookup's) neither adds to the streak nor ends it. Tokens of the
+    branch count as what they were drafted for, until the text turns out otherwise.
+    """
+
+    __slots__ = ("_guesses", "_length")
+
+    def __init__(self) -> None:
+        self._guesses: dict[int, int] = {}
+        self._length = 0
+
+    def guessed(self, position: int, token: int) -> None:
+        """The draft would go on with this token.
+
+        Args:
+            position: tokens of prompt and text before it.
+            token: its id.
+        """
+        self._guesses[position] = token
+
+    def keep(self, known: int) -> None:
+        """Forget what was guessed after more than so many tokens: the text turned out otherwise there.
+
+        Args:
+            known: tokens at the front of the context that are what the draft has read.
+        """
+        self._guesses = {place: token for place, token in self._guesses.items() if place <= known}
+
+    def length(self, context: Sequence[int], committed: int) -> int:
+        """Guesses before the end of the context that were right, one after another.
+
+        Args:
+            context: prompt, committed tokens and branch.
+            committed: how many of them are decided for good.
+        """
+        length = self._length
+        for place, token in sorted(self._guesses.items()):
+            if place >= len(context):
+                break
+            length = length + 1 if context[place] == token else 0
+            if place < committed:
+                self._length = length
+                del self._guesses[place]
+        return length

@@ -1,0 +1,162 @@
+"""Loading the draft: from a stand-alone export, or from the default base and the difference that ships with us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from edge_node.drafting.hybrid import HybridDrafter
+from edge_node.drafting.model_drafter import ModelDrafter
+from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from edge_node.drafting.proposal import guess_of, read_calibration
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.compact.load import Choice, load_compact
+from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.load import load_target, load_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from edge_node.drafting.interface import Drafter
+    from edge_node.drafting.model_drafter import DraftNetwork
+    from edge_node.settings import EdgeSettings
+    from flexspec_mq.models.load import LoadedText
+
+
+@dataclass(frozen=True, slots=True)
+class DraftModel:
+    """A draft that is ready.
+
+    Attributes:
+        loaded: with the tokenizer that the user's text goes through.
+        drafter: None when the user wants no drafting: neither a model's nor by lookup.
+        model: the part of it that runs the draft.
+        engine: what runs it, for people; empty without a model.
+    """
+
+    loaded: LoadedText
+    drafter: Drafter | None
+    model: ModelDrafter | None = None
+    engine: str = ""
+
+
+def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> Drafter | None:
+    """The drafter for what the user wants: model, lookup, both or None.
+
+    Args:
+        model: None drafts without one.
+        lookup: draft from the session's own tokens too.
+        max_context: positions that the target has; no lookup goes beyond.
+    """
+    if not lookup:
+        return model
+    found = PromptLookupDrafter(max_context=max_context)
+    return found if model is None else HybridDrafter(model, found)
+
+
+def load(settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
+    """Load the draft.
+
+    Args:
+        settings: which draft, where, and what runs it.
+        say: told what takes long.
+
+    Raises:
+        ModelError: it cannot be loaded, is not a causal language model, or none that the engine asked for knows.
+        UsageError: a draft and a tokenizer are named, or settings that do not go together.
+    """
+    torch.set_num_threads(settings.threads)
+    path = settings.draft
+    if settings.tokenizer is not None:
+        if path != "none":
+            raise UsageError(
+                "a draft brings its tokenizer; --tokenizer is for --draft none", hint="leave one of them out"
+            )
+        path = settings.tokenizer
+    elif path in ("default", "none"):
+        path = str(default_draft_path(say))
+    if settings.draft == "none":
+        text = load_text(path, progress=say)
+        return DraftModel(text, assemble(None, lookup=settings.lookup, max_context=text.max_context))
+    if _may_be_compact(settings):
+        try:
+            return _compact(path, settings, say)
+        except UnknownModel as error:
+            if _must_be_compact(settings):
+                raise
+            say(f"{error.message}; transformers runs the draft")
+    return _by_transformers(path, settings, say)
+
+
+def _must_be_compact(settings: EdgeSettings) -> bool:
+    return (
+        settings.draft_engine == "compact"
+        or settings.draft_weights != "auto"
+        or settings.draft_ids is not None
+    )
+
+
+def _may_be_compact(settings: EdgeSettings) -> bool:
+    """Whether the compact engine is to be tried.
+
+    Raises:
+        UsageError: it is asked for, and cannot be had with the other settings.
+    """
+    fits = (
+        settings.device == "cpu" and settings.dtype == "bfloat16" and settings.draft_engine != "transformers"
+    )
+    if not fits and _must_be_compact(settings):
+        raise UsageError(
+            "compact drafts, their weights and their ids, are for device cpu and dtype bfloat16 "
+            f"and not for {settings.device}, {settings.dtype}, engine {settings.draft_engine}",
+            hint="leave out --draft-weights and --draft-ids and say --draft-engine auto, or change the others",
+        )
+    return fits
+
+
+def _compact(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
+    text = load_text(path, progress=say)
+    if not isinstance(text.source, Path):
+        raise UnknownModel(
+            f"the compact draft engine reads folders, not the model hub's {text.source}",
+            hint="download the draft first, or use --draft-engine transformers",
+        )
+    model = load_compact(text.source, text, Choice(settings.draft_weights, settings.draft_ids))
+    engine = f"compact, {model.kind} weights, {model.columns:,} token ids"
+    return _ready(text, model, model.ids, settings, engine)
+
+
+def _by_transformers(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
+    # These import transformers' models, which a compact draft does without.
+    from flexspec_mq.models.attention import register
+    from flexspec_mq.models.packed import PackedModel
+
+    loaded = load_target(
+        path,
+        device=settings.device,
+        dtype=settings.dtype,
+        attn_implementation=register(),
+        progress=say,
+    )
+    return _ready(loaded, PackedModel(loaded.model), None, settings, "transformers")
+
+
+def _ready(
+    loaded: LoadedText,
+    network: DraftNetwork,
+    ids: npt.NDArray[np.int64] | None,
+    settings: EdgeSettings,
+    engine: str,
+) -> DraftModel:
+    """The drafter over a network whose columns are `ids`, as confident as its folder says."""
+    calibration = read_calibration(loaded.source) if isinstance(loaded.source, Path) else None
+    model = ModelDrafter(network, max_context=loaded.max_context, guess=guess_of(calibration, ids))
+    drafter = assemble(model, lookup=settings.lookup, max_context=loaded.max_context)
+    return DraftModel(loaded, drafter, model, engine)

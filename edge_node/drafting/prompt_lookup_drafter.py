@@ -1,0 +1,97 @@
+"""A drafter that needs no model: it proposes what followed the last time that the text looked as it does now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.prompt_lookup import Lookup
+from edge_node.drafting.prompt_lookup_confidence import LookupRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LEAST = 0.05
+"""Survival below which a token is not worth its bytes and its place in the target's forward, with any plan."""
+
+
+class SessionLookup:
+    """One session's decided tokens, and how its lookups have fared.
+
+    Args:
+        one: the first that is wanted of it.
+    """
+
+    def __init__(self, one: Wanted) -> None:
+        self._lookup = Lookup()
+        self._record = LookupRecord(one.params.temperature)
+        self._prompt = one.prompt
+
+    def follow(self, one: Wanted) -> tuple[int, ...]:
+        """Learn what has been decided since; returns the branch.
+
+        What the prompt repeats tells nothing of the target, so only generated tokens are counted.
+        """
+        context = one.context
+        committed = len(context) if one.committed is None else one.committed
+        for place in range(len(self._lookup), committed):
+            token = context[place]
+            if place >= self._prompt and (found := self._lookup.find()) is not None:
+                self._record.count(found, right=found.token == token)
+            self._lookup.extend((token,))
+        return tuple(context[committed:])
+
+    def guess(self, branch: Sequence[int]) -> DraftToken | None:
+        """The next token, if the end of text and branch has occurred before."""
+        found = self._lookup.find(branch)
+        if found is None:
+            return None
+        return DraftToken(found.token, self._record.confidence(found), "lookup")
+
+    def run(self, one: Wanted, branch: Sequence[int]) -> list[DraftToken]:
+        """Tokens one after the other, as long as they are wanted and survive."""
+        found: list[DraftToken] = []
+        path = list(branch)
+        survival, least = one.survival, max(one.stop, LEAST)
+        while len(found) < one.most and (guess := self.guess(path)) is not None:
+            survival *= guess.confidence
+            if survival < least:
+                break
+            found.append(guess)
+            path.append(guess.token)
+        return found
+
+
+class PromptLookupDrafter:
+    """A `Drafter` over the sessions' own tokens. It gives whole batches at a time, and nothing where nothing repeats.
+
+    Args:
+        max_context: tokens of a context beyond which it is silent; bounds its memory.
+    """
+
+    def __init__(self, *, max_context: int) -> None:
+        self._max_context = max_context
+        self._sessions: dict[int, SessionLookup] = {}
+
+    def fits(self, context: Sequence[int]) -> bool:
+        """Whether a token after `context` can be drafted at all."""
+        return len(context) < self._max_context
+
+    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+        """What each session's text says about how it goes on; it never wants to be asked again."""
+        found: list[Drafted] = []
+        for one in wanted:
+            session, branch = self.session(one)
+            found.append(session.run(one, branch))
+        return found
+
+    def free(self, session: int) -> None:
+        """Forget a session; it need not be known."""
+        self._sessions.pop(session, None)
+
+    def session(self, one: Wanted) -> tuple[SessionLookup, tuple[int, ...]]:
+        """The session that is wanted, with all that is decided; and the branch."""
+        session = self._sessions.get(one.session)
+        if session is None:
+            session = self._sessions[one.session] = SessionLookup(one)
+        return session, session.follow(one)

@@ -1,0 +1,62 @@
+"""The drafter's thread: one forward after the other for all sessions that want a token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_node.drafting.interface import Drafted, Drafter, Wanted
+
+_log = logging.getLogger(__name__)
+
+
+class DrafterThread:
+    """Asks a drafter, on one thread of its own.
+
+    Drafts are hints: a drafter that raises is not asked again, and the texts go on without it.
+
+    Args:
+        drafter: None drafts nothing.
+    """
+
+    def __init__(self, drafter: Drafter | None) -> None:
+        self._drafter = drafter
+        self._thread = ThreadPoolExecutor(1, "drafter")
+
+    @property
+    def works(self) -> bool:
+        """Whether there is a drafter that can be asked."""
+        return self._drafter is not None
+
+    def fits(self, context: Sequence[int]) -> bool:
+        """Whether a token after `context` can be drafted at all."""
+        return self._drafter is not None and self._drafter.fits(context)
+
+    async def round(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[Drafted]:
+        """Free sessions and draft for each that wants it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._run, freed, wanted)
+
+    def close(self) -> None:
+        """Take no more work. A forward that runs now is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[Drafted]:
+        """On the drafter's thread."""
+        nothing: list[Drafted] = [None] * len(wanted)
+        drafter = self._drafter
+        if drafter is None:
+            return nothing
+        try:
+            for session in freed:
+                drafter.free(session)
+            return drafter.draft(wanted) if wanted else []
+        except Exception:  # noqa: BLE001  the top of the drafter's thread; logged, and the target needs no drafts
+            _log.exception("the drafter failed; the texts go on without drafts")
+            self._drafter = None
+            return nothing

@@ -1,0 +1,1 @@
+"""What a node measures of its channel, its draft and its workers."""

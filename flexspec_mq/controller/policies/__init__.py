@@ -1,0 +1,12 @@
+"""The policies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.policies.confidence import ConfidencePolicy
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+
+POLICIES: Mapping[str, Callable[[Plan], Policy]] = {"fixed": FixedPolicy, "confidence": ConfidencePolicy}
+"""What makes each from the configured plan."""

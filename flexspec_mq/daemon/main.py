@@ -1,0 +1,51 @@
+"""What the main functions of all commands and daemons share: readable errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from flexspec_mq.daemon.logs import log_error, reset
+from flexspec_mq.errors import Cancelled, FlexSpecError
+
+EXIT_BROKEN_PIPE = 128 + 13
+"""As a program that SIGPIPE ended."""
+
+
+def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a main function and turn what ends it into an exit code.
+
+    A `FlexSpecError` is printed to standard error as ``error: …`` with its hint and gives its own code; it is
+    logged instead where all of standard error shall be JSON.
+    Ctrl-C gives 130 without a traceback. A reader of our output that went away (``| head``) is no error of
+    ours. Any other exception is a bug and passes with its traceback; so does argparse's SystemExit.
+
+    Args:
+        func: Takes the arguments after the program's name; None counts as 0.
+        argv: Those arguments; the process's own by default.
+    """
+    try:
+        code = func(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except FlexSpecError as error:
+        if not log_error(error):
+            print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return Cancelled.exit_code
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more at exit; that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    finally:
+        reset()
+    return code or 0
+
+
+def print_error(error: FlexSpecError) -> None:
+    """Write ``error: …`` and, on a line of its own, the hint to standard error."""
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  hint: {error.hint}\n")
+    sys.stderr.flush()

@@ -1,0 +1,167 @@
+"""When an edge session must act although nothing arrives."""
+
+from __future__ import annotations
+
+import random
+from math import inf
+
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.protocol.edge.types import EdgeConfig, EdgeEvent, EdgeState
+
+_SILENCE = (1, 1, 2)
+"""Timeouts from one sign of silence to the next: polls after 1 and 2 of them, a re-open after 4."""
+
+
+class EdgeTimers:
+    """All timers of a session. Times are on the caller's clock, in seconds; `inf` is never.
+
+    Args:
+        config: their lengths.
+        rtt: makes the answer timeout.
+        rng: jitter of opens.
+        deadline: of the request.
+    """
+
+    def __init__(
+        self, config: EdgeConfig, rtt: RoundTrip, rng: random.Random, deadline: float | None
+    ) -> None:
+        self._config = config
+        self._rtt = rtt
+        self._rng = rng
+        self._deadline = inf if deadline is None else deadline
+        self._open_at = inf
+        self._backoff = 0
+        self._heard_at = inf
+        self._progress_at = inf
+        self._queued_from = inf
+        self._stall_from = inf
+        self._silent_from = inf
+        self._polls = 0
+        self._patience = 1
+        self._lease = inf
+        self._sent_at = inf
+
+    def next_open(self, now: float) -> float:
+        """Arm the back-off after an open; return its length, which is also the open's expiry."""
+        delay = min(self._config.open_cap, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
+        self._backoff = min(self._backoff + 1, 16)
+        self._open_at = now + delay
+        return delay
+
+    def open_after(self, now: float, wait: float) -> None:
+        """Open again after `wait` seconds, and start the back-off afresh after that."""
+        self._backoff = 0
+        self._open_at = self._heard_at = now + wait
+        self._queued(now)
+
+    def delay_open(self, now: float, failures: int) -> None:
+        """Space out opens that workers keep undoing: the `failures`-th in a row."""
+        self._open_at = now + min(self._config.open_cap, self._rtt.timeout * 2.0**failures)
+
+    def reopening(self, now: float) -> None:
+        """No worker holds the session now. Whoever may answer gets the full time to do so."""
+        self._heard_at = now
+        self._silent_from = inf
+
+    def linked(self, now: float) -> None:
+        """The link is up (again): ask soon, but not all edges at once."""
+        self._backoff = 0
+        self._heard_at = self._progress_at = self._stall_from = now
+        self._queued_from = inf
+        self._silent_from = inf
+        self._open_at = min(self._open_at, now + self._rng.random() * self._rtt.timeout)
+
+    def heard(self, now: float) -> None:
+        """Any answer of any worker."""
+        self._heard_at = now
+        self._backoff = 0
+
+    def adopted(self, lease: float, now: float) -> None:
+        """A worker holds the session for `lease` seconds after our last message."""
+        self._lease = lease
+        self._sent_at = self._stall_from = now
+        self._silent_from = inf
+        self._patience = 1
+
+    def sent(self, now: float) -> None:
+        """Something went to the adopted worker."""
+        self._sent_at = now
+
+    def progressed(self, now: float) -> None:
+        """New tokens were committed, by whichever worker."""
+        self._progress_at = self._stall_from = now
+        self._queued_from = inf
+        self._patience = 1
+
+    def waits_its_turn(self, now: float) -> None:
+        """The adopted worker is at work and has not come to this session yet: elsewhere it would start afresh."""
+        self._stall_from = now
+        self._queued(now)
+
+    def _queued(self, now: float) -> None:
+        self._progress_at = now
+        self._queued_from = min(self._queued_from, now)
+
+    @property
+    def queued(self) -> bool:
+        """Whether workers have said since the last token that they are alive and have too much to do."""
+        return self._queued_from < inf
+
+    def answered(self, *, progress: bool) -> None:
+        """The adopted worker spoke. Answers without new tokens make us ask less often, not more."""
+        if not progress and self._polls:
+            self._patience = min(2 * self._patience, 32)
+        self._silent_from = inf
+
+    def expect(self, now: float, *, expecting: bool) -> None:
+        """Say after every event whether the adopted worker owes us something."""
+        if not expecting:
+            self._silent_from = self._queued_from = inf
+            self._stall_from = self._progress_at = now
+        elif self._silent_from == inf:
+            self._silent_from = now
+            self._polls = 0
+
+    def polled(self, now: float) -> None:
+        """Silence was answered by a poll: wait on from here."""
+        self._polls += 1
+        self._silent_from = now
+
+    def suspect(self, now: float) -> None:
+        """The adopted worker is said to be gone and was polled: a second sign of silence is enough."""
+        self._polls = max(self._polls, 1)
+        self._silent_from = now
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the next silence must be answered by a re-open."""
+        return self._polls >= len(_SILENCE) - 1
+
+    def _times(self, state: EdgeState, *, online: bool) -> dict[EdgeEvent, float]:
+        if state in (EdgeState.NEW, EdgeState.DONE):
+            return {}
+        times = {EdgeEvent.DEADLINE: self._deadline}
+        if not online:
+            return times
+        times[EdgeEvent.HOPELESS] = min(
+            self._progress_at + self._config.progress_timeout, self._queued_from + self._config.queue_timeout
+        )
+        if state is EdgeState.OPENING:
+            times[EdgeEvent.HOPELESS] = min(times[EdgeEvent.HOPELESS], self._heard_at + self._config.give_up)
+            times[EdgeEvent.OPEN_DUE] = self._open_at
+            return times
+        wait = min(self._config.max_rto, self._rtt.timeout * self._patience)
+        times[EdgeEvent.STALLED] = self._stall_from + self._config.stall
+        times[EdgeEvent.SILENT] = self._silent_from + wait * _SILENCE[min(self._polls, len(_SILENCE) - 1)]
+        times[EdgeEvent.LEASE_DUE] = self._sent_at + self._lease / 3
+        return times
+
+    def due(self, state: EdgeState, now: float, *, online: bool) -> EdgeEvent | None:
+        """The first event that is due, in order of weight."""
+        times = self._times(state, online=online)
+        return next((event for event, at in times.items() if at <= now), None)
+
+    def next(self, state: EdgeState, *, online: bool) -> float | None:
+        """When `due` has something next, or None if never."""
+        at = min(self._times(state, online=online).values(), default=inf)
+        return None if at == inf else at

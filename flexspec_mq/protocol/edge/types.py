@@ -1,0 +1,211 @@
+"""What goes into an edge session and what can be read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from flexspec_mq.protocol.effects import Origin
+from schemas.messages import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A worker that has probably read the beginning of a prompt, for an earlier session of this edge.
+
+    Attributes:
+        worker: its name on topics.
+        count: tokens of the prompt, fewer than all.
+    """
+
+    worker: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text that a worker holds at the end of a session.
+
+    Attributes:
+        tokens: prompt and generated tokens that the worker is known to hold.
+    """
+
+    worker: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRequest:
+    """One generation.
+
+    Attributes:
+        session: random u32, not in use at this edge and never used again.
+        version: target version, for life.
+        identity: what determines the text beside the prompt.
+        prompt: token ids, at least one.
+        committed: tokens already decided, when an interrupted text is resumed. No `Commit` is given for them.
+        finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
+            text right there (its value should be that length; a shorter one cannot take back what was shown).
+        deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
+        reuse: where to open first, naming the beginning of the prompt instead of sending it.
+    """
+
+    session: int
+    version: str
+    identity: Identity
+    prompt: tuple[int, ...]
+    committed: tuple[int, ...] = ()
+    finish_at: Callable[[Sequence[int]], int | None] | None = None
+    deadline: float | None = None
+    reuse: Reuse | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeConfig:
+    """Timers and bounds of an edge session, in seconds unless stated.
+
+    Attributes:
+        initial_rto: answer timeout before the worker's compute time is known.
+        min_rto, max_rto: bounds of the answer timeout.
+        stall: no new token for so long although answers come: open again elsewhere.
+        give_up: no answer of any kind from any worker for so long while the link is up: fail.
+        progress_timeout: no new token for so long while the link is up, and nobody says that the session waits for
+            its turn: fail.
+        queue_timeout: no new token for so long although workers say that they are busy, or that the session waits
+            for its turn: fail.
+        open_cap: longest back-off between opens, before jitter doubles it at most.
+        max_failures: divergences and internal errors in a row, without a new token between, before failing.
+        max_known: workers remembered for closing, the oldest forgotten first (their lease ends them).
+    """
+
+    initial_rto: float = 1.0
+    min_rto: float = 0.15
+    max_rto: float = 5.0
+    stall: float = 20.0
+    give_up: float = 30.0
+    progress_timeout: float = 120.0
+    queue_timeout: float = 900.0
+    open_cap: float = 8.0
+    max_failures: int = 5
+    max_known: int = 16
+
+
+class EdgeState(StrEnum):
+    """Where a session stands. Being offline is a flag beside it."""
+
+    NEW = "new"
+    OPENING = "opening"
+    ACTIVE = "active"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftToken:
+    """A drafted token.
+
+    Attributes:
+        token: its id.
+        confidence: probability, 0 to 1, that the target takes it, given that it takes all before it.
+        origin: who drafted it.
+    """
+
+    token: int
+    confidence: float = 1.0
+    origin: Origin = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """What the drafter shall draft next: the token after `context`, and maybe some more.
+
+    The drafter answers each token with `EdgeSession.drafted(start, digest, guess, now)`, asking anew for the
+    request after each, so that a rejection reaches it within one token.
+
+    Attributes:
+        start: position of that token, counted in generated tokens.
+        digest: of the chain at `start`; names the prefix, so late answers are recognised.
+        context: prompt, committed tokens and drafted branch; a view, valid for ever.
+        committed: how many tokens of `context` are committed, the prompt included; the others may go again.
+        most: tokens until the batch is full, at least 1.
+        survival: probability that the target takes all of the branch so far, 1 without one.
+        stop: the survival below which a token is not wanted, see `Plan.stop`.
+        price: tokens that the session would get in the time that one token takes the draft model; 0 while unknown.
+    """
+
+    start: int
+    digest: int
+    context: Sequence[int]
+    committed: int
+    most: int = 1
+    survival: float = 1.0
+    stop: float = 0.0
+    price: float = 0.0
+
+
+@dataclass(slots=True)
+class EdgeCounters:
+    """Counts since the session began.
+
+    Attributes:
+        opens: published, re-opens included.
+        reopens: opens after the first.
+        polls: published.
+        batches: draft messages published, those that came with an open included.
+        acks: drafts without tokens that only return run-ahead credit or change it.
+        rounds: verdicts that committed something.
+        verdicts: received, of any kind.
+        drafted: tokens that the drafter gave and that fitted.
+        judged: of these, met by the target's decision.
+        accepted: of these, equal to it.
+        diverged: verdicts whose digest disagreed with our chain.
+        early: verdicts that start beyond our chain.
+        looked_up: of the judged ones, those that a lookup had drafted.
+        looked_up_accepted: of these, accepted.
+        withheld: drafter results not taken because of the plan's stop.
+        stale: drafter results for a prefix that is gone.
+        busy, unknown: errors of that kind.
+        named: opens that named the beginning of the prompt.
+        misses: of these, those that the worker could not use.
+        ignored: messages without consequence in the state that they met.
+        closes: published.
+    """
+
+    opens: int = 0
+    reopens: int = 0
+    polls: int = 0
+    batches: int = 0
+    acks: int = 0
+    rounds: int = 0
+    verdicts: int = 0
+    drafted: int = 0
+    judged: int = 0
+    accepted: int = 0
+    diverged: int = 0
+    looked_up: int = 0
+    looked_up_accepted: int = 0
+    withheld: int = 0
+    early: int = 0
+    stale: int = 0
+    busy: int = 0
+    unknown: int = 0
+    named: int = 0
+    misses: int = 0
+    ignored: int = 0
+    closes: int = 0
+
+
+class EdgeEvent(StrEnum):
+    """What happens to a session beside messages and drafts."""
+
+    START = "start"
+    OPEN_DUE = "open due"
+    SILENT = "silent"
+    STALLED = "stalled"
+    LEASE_DUE = "lease due"
+    HOPELESS = "hopeless"
+    DEADLINE = "deadline"
+    LINK_UP = "link up"
+    LINK_DOWN = "link down"
+    GONE = "worker gone"
+    CANCEL = "cancel"

@@ -1,0 +1,340 @@
+"""One session at a worker: its chain, the batches held for it, and what may be decided next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexspec_mq.errors import LocalProtocolError
+from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.effects import SessionKey
+from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerCounters, WorkItem
+from schemas.messages import MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Drafted tokens for positions `start` to `end - 1`, after the prefix that `digest` names."""
+
+    start: int
+    digest: int
+    tokens: tuple[int, ...]
+    have: int
+    order: tuple[int, int]
+    arrived: float
+
+    @property
+    def end(self) -> int:
+        """Position after the last token: the last one that the batch lets the worker decide."""
+        return self.start + len(self.tokens)
+
+
+class WorkerSession:
+    """The state of one (edge, session). `WorkerMachine` decides when to call what.
+
+    Attributes:
+        attempt: newest open.
+        have: generated length that the edge is known to have, within this attempt.
+        sent: end of the last verdict.
+        fork: position after the last one where a draft was found wrong. Batches made by an edge that has not
+            got so far are stale, wherever they start.
+        ended: how the text ended, or `Fin.NONE`.
+        flight: item at the engine.
+        ready_since: since when there is something to compute, or None.
+        opened_at: when it was created here.
+        expires: end of the lease.
+        flush_at: when decided but unsent tokens are due, or None.
+        qos: of the edge's newest message.
+    """
+
+    def __init__(self, key: SessionKey, opened: Open, config: WorkerConfig, counters: WorkerCounters) -> None:
+        self.key = key
+        self._config = config
+        self._counters = counters
+        self.identity = opened.identity
+        self.prompt = opened.prompt
+        self._eos = frozenset() if self.identity.ignore_eos else frozenset(self.identity.eos)
+        self.chain = chains.chain_for(self.identity, config.version, self.prompt)
+        self.held: list[Batch] = []
+        self.have = 0
+        self.sent = 0
+        self.fork = 0
+        self.ended = Fin.NONE
+        self.flight: WorkItem | None = None
+        self.ready_since: float | None = None
+        self.opened_at = 0.0
+        self.expires = 0.0
+        self.flush_at: float | None = None
+        self.verdict_at = 0.0
+        self.qos = 0
+        self.attempt = 0
+        self._newest = (0, 0)
+        self._ahead = 0
+        self._greet = True
+        self._gap_at = -1
+        self._kept = 0  # length up to which the chain has not been cut since `flight` was taken
+
+    # Opens
+
+    def same_text(self, opened: Open) -> bool:
+        """Whether an open asks for the text of this session."""
+        theirs = chains.root(opened.identity, self._config.version)
+        return opened.prompt == self.prompt and theirs == chains.root(self.identity, self._config.version)
+
+    def merge(self, opened: Open, now: float) -> int | None:
+        """Take an attempt above ours: the edge's committed prefix is the authority.
+
+        Returns:
+            The length to which the chain was cut, or None if nothing was.
+        """
+        self.attempt = opened.attempt
+        self._greet = True
+        self.held = []
+        self.fork = 0
+        self._gap_at = -1
+        cut = self.chain.mismatch(0, opened.committed)
+        if cut is not None:
+            self.chain.cut(cut)
+            self._kept = min(self._kept, cut)
+            self.ended = Fin.NONE
+        self._extend(opened.committed[len(self.chain) :])
+        self.have = self.sent = len(opened.committed)
+        self._newest = (opened.attempt, opened.seq)
+        self._ahead = opened.ahead
+        self.hold(
+            Batch(
+                start := len(opened.committed),
+                self.chain.digest(start),
+                opened.draft,
+                start,
+                self._newest,
+                now,
+            )
+        )
+        return cut
+
+    # Batches
+
+    def note(self, message: Draft | Poll) -> None:
+        """Take what every draft says beside its tokens: progress, run-ahead credit, that it knows us."""
+        order = (message.attempt, message.seq)
+        if message.attempt == self.attempt:
+            self._greet = False
+            self.have = max(self.have, message.have)
+        if order > self._newest:
+            self._newest = order
+            self._ahead = message.ahead
+
+    def hold(self, batch: Batch) -> bool:
+        """Keep a batch that is usable or early; count and drop any other. Return whether it was kept."""
+        if self.ended is not Fin.NONE or not self._fits(batch):
+            return False
+        self.held.append(batch)
+        if len(self.held) > self._config.max_held:
+            self._counters.held_dropped += 1
+            self.held.remove(min(self.held, key=lambda held: (held.have, -held.start)))
+        return True
+
+    def _fits(self, batch: Batch) -> bool:
+        """Whether a batch is usable now or may become so. The order of the tests matters."""
+        n = len(self.chain)
+        if batch.start > n:
+            stale = batch.have < self.fork
+        else:
+            stale = batch.digest != self.chain.digest(batch.start)
+            if not stale and (wrong := self.chain.mismatch(batch.start, batch.tokens)) is not None:
+                self.fork = max(self.fork, wrong + 1)
+                stale = True
+        if stale:
+            self._counters.stale += 1
+            return False
+        if batch.end < n:
+            self._counters.duplicate += 1
+            return False
+        return True
+
+    def gap_before(self, batch: Batch) -> bool:
+        """Whether something is missing before a batch; True at most once per chain length."""
+        reach = len(self.chain) + (len(self.flight.draft) if self.flight else 0)
+        for held in sorted(self.held, key=lambda held: held.start):
+            if held.start <= reach:
+                reach = max(reach, held.end)
+        if batch.start <= reach or self._gap_at == len(self.chain):
+            return False
+        self._gap_at = len(self.chain)
+        return True
+
+    # Work
+
+    def ready(self) -> bool:
+        """Whether an item could be made now."""
+        if self.ended is not Fin.NONE or self.flight is not None:
+            return False
+        n = len(self.chain)
+        return n - self.have < self._ahead or any(batch.start <= n for batch in self.held)
+
+    def next_item(self, now: float) -> WorkItem:
+        """Make an item of all contiguous batches that fit, else of run-ahead, and note it as in flight."""
+        n = len(self.chain)
+        draft, used = self._merged(n)
+        draft = draft[: max(0, self.identity.limit - n - 1)]
+        since = self.ready_since if self.ready_since is not None else now
+        newest = max(used, key=lambda batch: batch.order, default=None)
+        self._counters.items += 1
+        self._counters.run_ahead += newest is None
+        self.flight = WorkItem(
+            key=self.key,
+            start=n,
+            digest=self.chain.digest(n),
+            context=self.chain.view(self.prompt),
+            prompt_length=len(self.prompt),
+            draft=draft,
+            identity=self.identity,
+            seq=newest.order[1] if newest else 0,
+            waiting_since=newest.arrived if newest else since,
+        )
+        self._kept = n
+        self.ready_since = None
+        return self.flight
+
+    def _merged(self, n: int) -> tuple[tuple[int, ...], list[Batch]]:
+        """Drafted tokens from position `n` on out of all held batches that join up; where two fit, the newest."""
+        draft: tuple[int, ...] = ()
+        used: list[Batch] = []
+        digests = [self.chain.digest(n)]
+        for first in sorted((b for b in self.held if b.start <= n), key=lambda b: b.order, reverse=True)[:1]:
+            draft = first.tokens[n - first.start :][: self._config.max_draft]
+            used.append(first)
+        for token in draft:
+            digests.append(chains.after(digests[-1], token))
+        for batch in sorted((b for b in self.held if b.start > n), key=lambda b: (b.start, b.order)):
+            offset = batch.start - n
+            joins = offset <= len(draft) and batch.digest == digests[offset]
+            overlap = draft[offset:]
+            if not joins or batch.tokens[: len(overlap)] != overlap:
+                continue
+            fresh = batch.tokens[len(overlap) :]
+            if len(draft) + len(fresh) > self._config.max_draft:
+                break
+            draft += fresh
+            used.append(batch)
+            for token in fresh:
+                digests.append(chains.after(digests[-1], token))
+        self.held = [batch for batch in self.held if batch not in used]
+        return draft, used
+
+    def take_result(self, item: WorkItem, tokens: tuple[int, ...]) -> bool:
+        """Append what the engine decided, unless the chain is another one by now.
+
+        Returns:
+            False if the result was dropped.
+
+        Raises:
+            LocalProtocolError: the engine broke its contract.
+        """
+        if self.flight is item:
+            self.flight = None
+        n = len(self.chain)
+        if item.start != n or item.digest != self.chain.digest(n):
+            return False
+        if not 1 <= len(tokens) <= len(item.draft) + 1 or tokens[:-1] != item.draft[: len(tokens) - 1]:
+            raise LocalProtocolError(
+                f"{len(tokens)} decided tokens do not follow a draft of {len(item.draft)}"
+            )
+        self._extend(tokens)
+        took = len(self.chain) - n
+        self._counters.decided += took
+        right = took <= len(item.draft) and tokens[took - 1] == item.draft[took - 1]
+        self._counters.accepted += took if right else took - 1
+        if took <= len(item.draft) and not right:
+            self.fork = max(self.fork, n + took)
+        if self.ended is Fin.NONE:
+            self.held = [batch for batch in self.held if self._fits(batch)]
+        else:
+            self.held = []
+        return True
+
+    @property
+    def kept(self) -> int:
+        """Length of the chain that the engine's cache may keep after a dropped result."""
+        return min(self._kept, len(self.chain))
+
+    def _extend(self, tokens: tuple[int, ...]) -> None:
+        """Append tokens up to the end of the text, if it is among them."""
+        for token in tokens:
+            if self.ended is not Fin.NONE:
+                return
+            self.chain.append(token)
+            if token in self._eos:
+                self.ended = Fin.EOS
+            elif len(self.chain) >= self.identity.limit:
+                self.ended = Fin.LENGTH
+
+    @property
+    def tokens(self) -> int:
+        """Length of prompt, decided tokens and the next one."""
+        return len(self.prompt) + len(self.chain) + 1
+
+    @property
+    def owes_since(self) -> float | None:
+        """Since when the edge waits for what is being computed or will be next; None if for nothing."""
+        return self.flight.waiting_since if self.flight is not None else self.ready_since
+
+    # Verdicts
+
+    def ask_again(self) -> None:
+        """The next verdict shall begin at what the edge is known to have."""
+        self.sent = min(self.have, len(self.chain))
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the worker may decode on without being asked."""
+        return self._ahead > 0
+
+    def verdict(self, now: float, *, echo: int | None = None, times: tuple[int, int] = (0, 0)) -> Verdict:
+        """All that was decided since the last verdict, and note it as sent.
+
+        Args:
+            now: seconds.
+            echo: `seq` to echo; None is the newest one seen.
+            times: queue and compute in ms, of the forward that this verdict comes from. Without a forward, how
+                long the session's work has waited up to now, and 0.
+        """
+        start = min(self.sent, len(self.chain))
+        end = min(len(self.chain), start + MAX_VERDICT_TOKENS)
+        self.sent = end
+        self.flush_at = None
+        self.verdict_at = now
+        self._counters.verdicts += 1
+        whole = end == len(self.chain)
+        return Verdict(
+            self.key[1],
+            self.attempt,
+            self._newest[1] if echo is None else echo,
+            start,
+            self.chain.tokens(start, end),
+            self.chain.digest(end),
+            self.ended if whole else Fin.NONE,
+            *times,
+            self._config.worker if self._greet else None,
+            self._config.lease if self._greet else 0,
+        )
+
+    def gap(self, now: float, times: tuple[int, int]) -> Verdict:
+        """A verdict from what the edge has, saying that something before its newest batch is missing."""
+        self.ask_again()
+        verdict = self.verdict(now, times=times)
+        if verdict.fin is not Fin.NONE:
+            return verdict
+        return Verdict(
+            verdict.session,
+            verdict.attempt,
+            verdict.echo,
+            verdict.start,
+            verdict.tokens,
+            verdict.digest,
+            Fin.GAP,
+            verdict.queue,
+            verdict.compute,
+            verdict.worker,
+            verdict.lease,
+        )

@@ -1,0 +1,186 @@
+"""From sources to a typed object: flags before the environment before the file before the defaults."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from flexspec_mq.settings import document
+from flexspec_mq.settings.declare import Entry, Origin, Program, SettingError
+
+C = TypeVar("C")
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    Path: "a path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[C]):
+    """Settings in force.
+
+    Attributes:
+        settings: all sections, checked.
+        program: whose they are.
+        values: by key; of those that are drawn for each run, None.
+        origins: by key.
+        file: that was read, if any was.
+    """
+
+    settings: C
+    program: Program[C]
+    values: Mapping[str, Any] = field(repr=False)
+    origins: Mapping[str, Origin]
+    file: Path | None
+
+
+def load(
+    program: Program[C], args: argparse.Namespace, environ: Mapping[str, str] | None = None
+) -> Loaded[C]:
+    """Settings from flags that `add_flags` made, the environment and the file.
+
+    Args:
+        program: the daemon.
+        args: parsed; ``config`` names the file, else the environment does, else the usual place is tried.
+        environ: the process's own by default.
+
+    Raises:
+        SettingError: an unknown key or an impossible value, with its origin and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    entries = program.entries
+    defaults: dict[str, Any] = getattr(args, "setting_defaults", {})
+    values = {key: defaults.get(key, entry.default) for key, entry in entries.items()}
+    origins = {key: Origin("default") for key in entries}
+    found = _file(program, getattr(args, "config", None), environ)
+    by_rising_precedence = (
+        {} if found is None else _from_file(entries, found),
+        _from_environment(program, entries, environ),
+        {key: (getattr(args, key), Origin("flag", flag)) for key, flag in given(args).items()},
+    )
+    for source in by_rising_precedence:
+        for hidden in _hidden(entries, source):
+            values[hidden], origins[hidden] = entries[hidden].default, Origin("default")
+        for key, (value, origin) in source.items():
+            _check(entries[key], value, origin)
+            values[key], origins[key] = value, origin
+    chosen = {key for key in entries if origins[key].kind != "default" or key in defaults}
+    sections = {
+        name: kind(**{key: values[key] for key in entries if entries[key].section == name and key in chosen})
+        for name, kind in program.sections.items()
+    }
+    path = None if found is None else found.path
+    return Loaded(program.settings(**sections), program, values, origins, path)
+
+
+def converted(entry: Entry, raw: Any, origin: Origin) -> Any:
+    """A value of the setting's type.
+
+    Args:
+        entry: the setting.
+        raw: text, or what the file's own types made of it.
+        origin: text from anywhere but a file may stand for a number.
+
+    Raises:
+        SettingError: it is of another type.
+    """
+    strict = origin.kind == "file"
+    if entry.many and isinstance(raw, str) and not strict:
+        raw = [one.strip() for one in raw.split(",") if one.strip()]
+    try:
+        return msgspec.convert(raw, entry.type, strict=strict, dec_hook=_to_path)
+    except msgspec.ValidationError as error:
+        word = "a list of strings" if entry.many else _WORDS.get(entry.kind, str(entry.kind))
+        shown = "the value" if entry.setting.secret else repr(raw)
+        raise _refused(entry, f"{entry.key}: {shown} is not {word}", origin) from error
+
+
+def give(args: argparse.Namespace, key: str, value: Any, flag: str) -> None:
+    """Keep a flag's value, and that it was given; in attributes of their own, which outlive nested parsers."""
+    setattr(args, key, value)
+    setattr(args, f"given_{key}", flag)
+
+
+def given(args: argparse.Namespace) -> dict[str, str]:
+    """Keys that flags gave, and the flags."""
+    return {
+        name.removeprefix("given_"): flag for name, flag in vars(args).items() if name.startswith("given_")
+    }
+
+
+def _to_path(kind: type[Any], raw: Any) -> Any:
+    if kind is Path and isinstance(raw, str):
+        return Path(raw)
+    raise TypeError
+
+
+def _file(program: Program[Any], flag: Path | None, environ: Mapping[str, str]) -> document.Document | None:
+    variable = environ.get(program.variable("config"))
+    if flag is not None or variable:
+        return document.read(flag if flag is not None else Path(variable or ""))
+    usual = document.usual_place(program.name, environ)
+    return document.read(usual) if usual is not None and usual.exists() else None
+
+
+def _from_file(entries: Mapping[str, Entry], found: document.Document) -> dict[str, tuple[Any, Origin]]:
+    values: dict[str, tuple[Any, Origin]] = {}
+    for key, raw in found.values.items():
+        where = found.where(key)
+        if key not in entries:
+            raise SettingError(f"{where}: unknown key {key!r}", hint=_near(key, entries))
+        origin = Origin("file", where)
+        value = converted(entries[key], raw, origin)
+        if isinstance(value, Path):
+            value = found.path.parent / value
+        values[key] = (value, origin)
+    return values
+
+
+def _from_environment(
+    program: Program[Any], entries: Mapping[str, Entry], environ: Mapping[str, str]
+) -> dict[str, tuple[Any, Origin]]:
+    variables = {program.variable(key): key for key in entries}
+    values: dict[str, tuple[Any, Origin]] = {}
+    for name, raw in environ.items():
+        if not name.startswith(program.prefix) or name == program.variable("config"):
+            continue
+        if name not in variables:
+            raise SettingError(f"environment: unknown variable {name}", hint=_near(name, variables))
+        key = variables[name]
+        if raw:  # an empty variable is as good as none, also for shells and service managers
+            origin = Origin("environment", name)
+            values[key] = (converted(entries[key], raw, origin), origin)
+    return values
+
+
+def _hidden(entries: Mapping[str, Entry], source: Collection[str]) -> list[str]:
+    """Keys whose values from lower sources a source hides: see `Setting.replaces`."""
+    pairs = [(key, entry.setting.replaces) for key, entry in entries.items() if entry.setting.replaces]
+    return [key for pair in pairs if any(one in source for one in pair) for key in pair]
+
+
+def _check(entry: Entry, value: Any, origin: Origin) -> None:
+    if found := entry.setting.complaint(entry.key, value):
+        raise _refused(entry, found.message, origin, found.allowed)
+
+
+def _refused(entry: Entry, message: str, origin: Origin, allowed: str = "") -> SettingError:
+    hint = f"set by {origin} ({entry.setting.help})"
+    return SettingError(message, hint=f"{allowed}; {hint}" if allowed else hint)
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{meant}Known: {', '.join(sorted(known))}"

@@ -1,0 +1,100 @@
+"""An answer on a terminal as it comes, coloured by who wrote it. The demo and the chat show the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from flexspec_mq.terminal.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ACCEPTED = "green"
+WRITTEN = "bold yellow"
+
+
+def legend() -> Text:
+    """Which colour means what."""
+    return Text.assemble(
+        ("drafted on the device, accepted", ACCEPTED), "   ", ("written by the target", WRITTEN)
+    )
+
+
+def style(accepted: bool | None) -> str:
+    """The style of a piece that was accepted (true), written by the target (false), or of unknown origin."""
+    if accepted is None:
+        return ""
+    return ACCEPTED if accepted else WRITTEN
+
+
+class Answer:
+    """One answer. Rows that are full scroll away; the row being written and the note below it stay live.
+
+    Where nobody looks at it as it changes, it is the text alone, untouched.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._line = Text()  # since the last line break
+        self._rows = 0  # of this line that have scrolled away
+        self._width = (
+            console.width
+        )  # a terminal that is resized inside of a line must not repeat or lose rows
+        self._note = ""
+        self._live = Live(console=console, refresh_per_second=12, transient=True, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+            self._scroll(self._wrapped())
+        else:
+            self._console.file.write("\n")
+            self._console.file.flush()
+
+    def text(self, pieces: Iterable[tuple[str, bool | None]]) -> None:
+        """More text, in pieces; see `style`."""
+        for piece, accepted in pieces:
+            if not self._console.is_terminal:
+                self._console.file.write(piece)
+                self._console.file.flush()
+                continue
+            *lines, rest = printable(piece).split("\n")
+            for line in lines:
+                self._line.append(line, style(accepted))
+                self._scroll(self._wrapped())
+                self._line, self._rows, self._width = Text(), 0, self._console.width
+            self._line.append(rest, style(accepted))
+        self._refresh()
+
+    def note(self, note: str) -> None:
+        """What stands below the text while it is written."""
+        self._note = printable(note)
+        self._refresh()
+
+    def _wrapped(self) -> list[Text]:
+        """The line's rows that are still to be shown, at least one."""
+        return list(self._line.wrap(self._console, self._width))[self._rows :] or [Text()]
+
+    def _scroll(self, rows: list[Text]) -> None:
+        for row in rows:
+            self._live.console.print(row, overflow="ignore", no_wrap=True, crop=False)
+            self._rows += 1
+
+    def _refresh(self) -> None:
+        if not self._console.is_terminal:
+            return
+        *full, last = self._wrapped()
+        self._scroll(full)
+        parts = [last] if self._line.plain or not self._note else []
+        if self._note:
+            parts.append(Text(self._note, style="dim", no_wrap=True, overflow="ellipsis"))
+        self._live.update(Group(*parts), refresh=True)

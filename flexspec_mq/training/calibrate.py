@@ -1,0 +1,100 @@
+"""A draft's calibrated confidence: fitted to replayed answers, judged on answers that it was not fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.draft.confidence import Calibration, fit, reliability
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from flexspec_mq.models.draft.delta import DeltaMeta
+    from flexspec_mq.training.coupling import Coupled
+
+FOLDS = 2
+BINS = 10
+_TOO_FEW, _MORE = "too few held-out answers to calibrate on", "give text of more prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How well confidences tell what the target takes.
+
+    Attributes:
+        positions: Choices that were judged.
+        error: Expected calibration error: mean distance between confidence and accepted share over the bins,
+            weighted by their counts.
+        by_temperature: The same for each temperature alone.
+        bins: Count, mean confidence and accepted share of each bin of equal width that is not empty.
+    """
+
+    positions: int
+    error: float
+    by_temperature: dict[str, float]
+    bins: list[tuple[int, float, float]]
+
+    def figures(self) -> dict[str, Any]:
+        """What is worth printing and keeping."""
+        return {
+            "positions": self.positions,
+            "calibration_error": round(self.error, 4),
+            "by_temperature": {t: round(error, 4) for t, error in self.by_temperature.items()},
+        }
+
+    def table(self) -> str:
+        """The bins, for people."""
+        head = f"{'positions':>9}  {'confidence':>10}  {'accepted':>8}"
+        rows = [f"{count:>9}  {mean:>10.3f}  {share:>8.3f}" for count, mean, share in self.bins]
+        return "\n".join((head, *rows))
+
+
+def calibrate(answers: Sequence[Coupled]) -> tuple[Calibration, Reliability]:
+    """Fit a calibration to all answers, and say how reliable one is that has not seen the answers it judges.
+
+    For that, answers are dealt out by their row, and each part is judged by a calibration of the others.
+
+    Raises:
+        ModelError: There are fewer answers than parts.
+    """
+    if not answers:
+        raise ModelError(_TOO_FEW, hint=_MORE)
+    parts = np.concatenate([np.full(len(answer.accepted), answer.row % FOLDS) for answer in answers])
+    if set(parts.tolist()) != set(range(FOLDS)):
+        raise ModelError(_TOO_FEW, hint=_MORE)
+    features = np.concatenate([answer.features for answer in answers])
+    accepted = np.concatenate([answer.accepted for answer in answers])
+    judged = np.empty(len(accepted))
+    for part in range(FOLDS):
+        mine = parts == part
+        judged[mine] = fit(features[~mine], accepted[~mine]).probabilities(features[mine])
+    temperature = np.concatenate([np.full(len(answer.accepted), answer.temperature) for answer in answers])
+    by_temperature = {
+        f"{t:g}": calibration_error(judged[temperature == t], accepted[temperature == t])
+        for t in np.unique(temperature)
+    }
+    found = Reliability(
+        len(accepted),
+        calibration_error(judged, accepted),
+        by_temperature,
+        reliability(judged, accepted, BINS),
+    )
+    return fit(features, accepted), found
+
+
+def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error over bins of equal width, 0 to 1."""
+    bins = reliability(judged, accepted, BINS)
+    return sum(count * abs(mean - share) for count, mean, share in bins) / max(1, len(accepted))
+
+
+def calibrated(meta: DeltaMeta, calibration: Calibration, found: Reliability) -> DeltaMeta:
+    """What a delta says about itself, with its calibration."""
+    training = {**meta.training, "calibration": found.figures()}
+    return replace(meta, confidence=calibration.to_json(), training=training)

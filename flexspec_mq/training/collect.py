@@ -1,0 +1,134 @@
+"""Text for training: the target answers prompts itself, many at a time, at the temperatures it will serve.
+
+White-box distillation on the target's own text beats any other text of the same size, because that is what
+the draft will be asked to continue. Tokens are chosen by the product's own dice, so a row is what a worker
+would write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from flexspec_mq.models.kv import SessionKV
+
+PREFILL = 512
+"""Tokens of prompts that one forward reads beside the texts that are being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One text to be written.
+
+    Attributes:
+        prompt: token ids.
+        temperature: of the sampling; 0 takes the likeliest token.
+        top_p: of the sampling.
+        limit: tokens to write at most.
+        seed: of the dice, which are made from it, prompt and temperature: the text is a function of the
+            order.
+
+    Raises:
+        UsageError: the prompt is empty, or no token may be written.
+    """
+
+    prompt: tuple[int, ...]
+    temperature: float
+    top_p: float = 1.0
+    limit: int = 192
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what would never end."""
+        if not self.prompt or self.limit < 1:
+            raise UsageError("a text needs a prompt and room for a token")
+
+    def params(self) -> SamplingParams:
+        """How tokens are chosen."""
+        key = f"{self.seed} {self.temperature} {' '.join(map(str, self.prompt))}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+        return SamplingParams(self.temperature, 0, self.top_p, seed)
+
+
+@dataclass(slots=True)
+class _Text:
+    order: Order
+    params: SamplingParams
+    kv: SessionKV
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def unread(self) -> Sequence[int]:
+        known, prompt = self.kv.length, self.order.prompt
+        return self.tokens[-1:] if known >= len(prompt) else prompt[known:]
+
+
+def write_texts(
+    model: PackedModel,
+    orders: Iterable[Order],
+    eos: frozenset[int],
+    on_text: Callable[[Order, tuple[int, ...]], None],
+    *,
+    at_once: int = 48,
+    on_step: Callable[[int], None] = lambda _tokens: None,
+) -> None:
+    """Write texts; a new one starts as soon as one has ended.
+
+    Args:
+        model: the target, packed.
+        orders: what to write, taken one by one.
+        eos: ids that end a text; they are part of it.
+        on_text: told of each finished text, with what was written.
+        at_once: texts that share the forwards.
+        on_step: told after each forward how many tokens it wrote; may raise to stop.
+    """
+    waiting = iter(orders)
+    active: deque[_Text] = deque()
+    while True:
+        while len(active) < at_once and (order := next(waiting, None)) is not None:
+            active.append(_Text(order, order.params(), model.new_kv()))
+        if not active:
+            return
+        feeds, places = _feeds(active)
+        logits = to_numpy(model.forward(feeds))
+        for row, text in enumerate(places):
+            text.tokens.append(choose(logits[row], text.params, text.kv.length))
+        for text in [text for text in places if _ended(text, eos)]:
+            active.remove(text)
+            on_text(text.order, tuple(text.tokens))
+        on_step(len(places))
+
+
+def _feeds(active: Iterable[_Text]) -> tuple[list[ModelInput], list[_Text]]:
+    """One token of each text that is being written, pieces of prompts as far as they fit."""
+    feeds, places = [], []
+    budget = PREFILL
+    for text in active:
+        unread = text.unread
+        if not text.tokens:
+            piece = unread[:budget]
+            budget -= len(piece)
+            if not piece:
+                continue
+            if len(piece) < len(unread):
+                feeds.append(ModelInput(text.kv, piece, 0))
+                continue
+            unread = piece
+        feeds.append(ModelInput(text.kv, unread, 1))
+        places.append(text)
+    # Rows of logits come feed by feed, so those that want none may stand anywhere.
+    return feeds, places
+
+
+def _ended(text: _Text, eos: frozenset[int]) -> bool:
+    return text.tokens[-1] in eos or len(text.tokens) >= text.order.limit

@@ -1,0 +1,1 @@
+"""``flexspec draft``: the commands that make a draft."""

@@ -1,0 +1,89 @@
+"""``flexspec draft collect``. Importing it imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flexspec_mq.errors import Cancelled
+from flexspec_mq.training.commands.measure import print_figures
+from flexspec_mq.training.commands.parts import (
+    add_base,
+    add_threads,
+    base_path,
+    interruptible,
+    show_log,
+    use_threads,
+)
+
+_NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
+    ("--top-p", 0.95, "MASS", "nucleus that is sampled from above temperature 0"),
+    ("--max-new", 192, "TOKENS", "tokens of an answer at most"),
+    ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
+    ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
+    ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
+    ("--seed", 0, "N", "of the dice, and of which prompt has which temperature"),
+    ("--save-minutes", 5.0, "MIN", "minutes between saves"),
+)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``collect``."""
+    collect = commands.add_parser(
+        "collect",
+        help="let the target write the text that a draft is trained on",
+        description="The target answers prompts at the temperatures that it will serve. Ctrl-C stops it; it goes "
+        "on where it stopped when the same command is given again: what has been answered, by prompt and "
+        "temperature, is not answered again.",
+    )
+    collect.set_defaults(func=_collect)
+    add_base(collect)
+    add = collect.add_argument
+    about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
+    add("--prompts", type=Path, nargs="+", default=[], metavar="FILE", help=about_prompts)
+    about_out = "the rows to write (.npz); prompts that the target invented go beside it"
+    add("--out", type=Path, required=True, metavar="FILE", help=about_out)
+    about_temperatures = "temperatures, one after another (default: 0 0.7 1)"
+    add(
+        "--temperatures", type=float, nargs="+", default=[0.0, 0.7, 1.0], metavar="T", help=about_temperatures
+    )
+    about_shares = "instead of all temperatures, each prompt gets one of them, this often, as in 0.5 0.3 0.2"
+    add("--shares", type=float, nargs="+", default=[], metavar="SHARE", help=about_shares)
+    add(
+        "--limit",
+        type=int,
+        metavar="TEXTS",
+        help="answers at most, those of earlier runs included (default: all)",
+    )
+    for flag, default, metavar, text in _NUMBERS:
+        add(flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+    add_threads(collect)
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from flexspec_mq.training.collecting import CollectConfig, CollectFiles, collect_text
+
+    config = CollectConfig(
+        temperatures=tuple(args.temperatures),
+        shares=tuple(args.shares),
+        top_p=args.top_p,
+        max_new=args.max_new,
+        max_prompt=args.max_prompt,
+        at_once=args.at_once,
+        limit=args.limit,
+        invent=args.invent,
+        seed=args.seed,
+        save_seconds=args.save_minutes * 60,
+    )
+    show_log(unless_terminal=True)  # where the progress bar is
+    use_threads(args)
+    with interruptible() as stop:
+        rows = collect_text(CollectFiles(base_path(args), tuple(args.prompts), args.out), config, stop.is_set)
+    if rows is None:
+        print(f"stopped; give the same command again to go on ({args.out})", file=sys.stderr)  # noqa: T201
+        return Cancelled.exit_code
+    print_figures(
+        {"rows": len(rows), "answer_tokens": int(rows.answer_len.sum()), "tokens": int(rows.length.sum())}
+    )
+    return 0

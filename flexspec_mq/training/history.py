@@ -1,0 +1,88 @@
+"""How a training went, as a file: a line every few steps, and one at each measurement on held-out rows."""
+
+from __future__ import annotations
+
+import csv
+import math
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flexspec_mq.training.evaluate import Acceptance
+    from flexspec_mq.training.train import Progress
+
+_STEP = ("step", "seconds", "positions", "learning_rate", "kl", "overlap")
+_HELD_OUT = ("held_out_match", "held_out_overlap", "held_out_tokens_per_round")
+COLUMNS = (*_STEP, *_HELD_OUT)
+"""Optimizer steps and seconds so far, collecting included; positions trained on; learning rate of the last step;
+running means of KL in nats and of Σ min(p, q) over training positions; `greedy_match`, `overlap` and
+`tokens_per_round` on held-out rows, empty but where they were measured."""
+
+
+class History:
+    """The lines of one training, which goes on in the same file when it is resumed.
+
+    Args:
+        path: The ``.csv`` file; its folder is made.
+        every: Steps from one line to the next.
+        step: Where the training starts: later lines, of a run that ended before it could save, are taken out.
+
+    Raises:
+        ModelError: The file is something else.
+    """
+
+    def __init__(self, path: Path, every: int, step: int) -> None:
+        self.path, self.every = path, every
+        self._last = step
+        lines = [line for line in read_lines(path) if line["step"] <= step] if step and path.exists() else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows({name: _shown(value) for name, value in line.items()} for line in lines)
+        part.replace(path)
+
+    def step(self, progress: Progress, rate: float) -> None:
+        """Add a line if enough steps were done since the last one."""
+        if progress.step >= self._last + self.every:
+            self._add(progress, rate)
+
+    def held_out(self, progress: Progress, rate: float, reached: Acceptance) -> None:
+        """Add a line with what held-out rows gave."""
+        self._add(progress, rate, reached.greedy_match, reached.overlap, reached.tokens_per_round)
+
+    def _add(self, progress: Progress, rate: float, *held_out: float) -> None:
+        self._last = progress.step
+        known = (progress.step, progress.seconds, progress.tokens, rate, progress.kl, progress.overlap)
+        line = {name: _shown(value) for name, value in zip(COLUMNS, (*known, *held_out), strict=False)}
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow(line)
+
+
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """Lines of a history; what was not measured is NaN, and a last line that was cut off is left out.
+
+    Raises:
+        ModelError: The file cannot be read or is no history.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ModelError(
+                    f"{path} is no history of a training", hint="remove it, or name another --out"
+                )
+            lines = list(reader)
+        if lines and any(value is None for value in lines[-1].values()):
+            lines.pop()
+        return [{name: float(value) if value else math.nan for name, value in line.items()} for line in lines]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the history {path}: {error}") from error
+
+
+def _shown(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.8g}"
