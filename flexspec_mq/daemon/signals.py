@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C inside an event loop. What was in force before a block is in force again after it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""What asks a program to end."""
+
+
+@contextmanager
+def on_signal(callback: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
+    """Call `callback` on the running event loop at each of the signals; at `ENDING` when none is named."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in numbers or ENDING}
+    for number in before:
+        loop.add_signal_handler(number, callback)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            if handler is not None:  # None: set by C code, which nobody here does
+                signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def stoppable(ending: Callable[[], None] | None = None) -> AsyncIterator[None]:
+    """SIGTERM and Ctrl-C cancel what runs inside, so that peers are told.
+
+    Args:
+        ending: told that one of them came, before anything ends.
+
+    Raises:
+        Cancelled: one of them came.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  a coroutine always runs in a task
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        if ending is not None:
+            ending()
+        task.cancel()
+
+    with on_signal(stop):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if stopped:
+                raise Cancelled("stopped by the user") from None
+            raise

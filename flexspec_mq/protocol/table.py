@@ -1,0 +1,115 @@
+"""Transition tables: what happens in which state, and where it may lead. The documents are made from them.
+
+A row is looked up by state and event. Its handler decides; the table checks that the machine then stands in one of
+the row's next states. An event without a row is a surprise: counted, and told to whoever drives the machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError
+
+S = TypeVar("S", bound=str)
+E = TypeVar("E", bound=str)
+
+SAME = "same"
+
+
+class UnexpectedEvent(RemoteProtocolError):
+    """An event that has no row in the state that it met. Counted; the machine goes on as if it had not come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition(Generic[S, E]):
+    """One row.
+
+    Attributes:
+        state: in which the event comes.
+        event: that comes.
+        handler: what carries it out; called with the machine and the event's own arguments.
+        next: states in which the machine may stand afterwards.
+        condition: of the cases that `action` tells apart, for readers; empty where there is one.
+        action: what the handler does, for readers.
+    """
+
+    state: S
+    event: E
+    handler: Callable[..., Any]
+    next: tuple[S, ...]
+    action: str
+    condition: str = ""
+
+
+class TransitionTable(Generic[S, E]):
+    """All rows of a machine, each state and event once.
+
+    Args:
+        rows: in the order in which documents show them.
+
+    Raises:
+        LocalProtocolError: a state and an event have two rows.
+    """
+
+    def __init__(self, rows: Iterable[Transition[S, E]]) -> None:
+        self._rows: dict[tuple[S, E], Transition[S, E]] = {}
+        for row in rows:
+            if (row.state, row.event) in self._rows:
+                raise LocalProtocolError(f"two rows for {row.event!r} in state {row.state!r}")
+            self._rows[row.state, row.event] = row
+
+    def __iter__(self) -> Iterator[Transition[S, E]]:
+        """The rows, in order."""
+        return iter(self._rows.values())
+
+    def row(self, state: S, event: E) -> Transition[S, E] | None:
+        """The row of an event in a state; None if it is a surprise there."""
+        return self._rows.get((state, event))
+
+    def expect(self, state: S, event: E, surprises: Counter[tuple[S, E]]) -> Transition[S, E]:
+        """The row of an event in a state.
+
+        Raises:
+            UnexpectedEvent: there is none; counted in `surprises`.
+        """
+        row = self._rows.get((state, event))
+        if row is None:
+            surprises[state, event] += 1
+            raise UnexpectedEvent(f"{event} in state {state}")
+        return row
+
+    @staticmethod
+    def check(row: Transition[S, E], state: S) -> None:
+        """Check where a row's handler has led.
+
+        Raises:
+            LocalProtocolError: to none of the row's next states.
+        """
+        if state not in row.next:
+            raise LocalProtocolError(
+                f"{row.event} in state {row.state} led to {state}, not to {', '.join(row.next)}"
+            )
+
+    def markdown(self) -> str:
+        """The rows as a Markdown table."""
+        lines = ["| state | event | condition | action | next |", "|---|---|---|---|---|"]
+        for row in self:
+            following = SAME if row.next == (row.state,) else ", ".join(row.next)
+            lines.append(f"| {row.state} | {row.event} | {row.condition} | {row.action} | {following} |")
+        return "\n".join(lines)
+
+    def mermaid(self) -> str:
+        """The changes of state as a Mermaid diagram; rows that stay where they are are left out."""
+        arrows: dict[tuple[S, S], list[str]] = {}
+        for row in self:
+            for following in row.next:
+                if following != row.state:
+                    events = arrows.setdefault((row.state, following), [])
+                    if row.event not in events:
+                        events.append(row.event)
+        lines = ["stateDiagram-v2"]
+        lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in arrows.items()]
+        return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""The bounded, expiring map against a plain list of what was put."""
+
+from __future__ import annotations
+
+from math import inf
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from flexspec_mq.daemon.expiring import ExpiringMap
+
+MOST, HEAVIEST, LIFE = 4, 20.0, 10.0
+KEYS = st.integers(0, 6)
+
+
+class ExpiringMachine(RuleBasedStateMachine):
+    """`model` holds (key, value, expiry) in the order of insertion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: ExpiringMap[int, int] = ExpiringMap(
+            most=MOST, life=LIFE, most_weight=HEAVIEST, weigh=lambda value: value
+        )
+        self.model: list[tuple[int, int, float]] = []
+        self.now = 0.0
+
+    @rule(key=KEYS, value=st.integers(0, 25), life=st.none() | st.sampled_from((1.0, 30.0, inf)))
+    def put(self, key: int, value: int, life: float | None) -> None:
+        self.model = [one for one in self.model if one[0] != key]
+        self.model.append((key, value, self.now + (LIFE if life is None else life)))
+        gone = []
+        while len(self.model) > MOST or sum(one[1] for one in self.model) > HEAVIEST:
+            gone.append(self.model.pop(0)[:2])
+        assert self.map.put(key, value, self.now, life) == gone
+
+    @rule(key=KEYS)
+    def get(self, key: int) -> None:
+        alive = [one[1] for one in self.model if one[0] == key and one[2] > self.now]
+        assert self.map.get(key, self.now) == (alive[0] if alive else None)
+
+    @rule(key=KEYS)
+    def pop(self, key: int) -> None:
+        found = [one[1] for one in self.model if one[0] == key]
+        self.model = [one for one in self.model if one[0] != key]
+        assert self.map.pop(key) == (found[0] if found else None)
+
+    @rule(seconds=st.floats(0.0, 12.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def expire(self) -> None:
+        gone = []
+        while self.model and self.model[0][2] <= self.now:
+            gone.append(self.model.pop(0)[:2])
+        assert self.map.expire(self.now) == gone
+
+    @invariant()
+    def agrees(self) -> None:
+        assert list(self.map.items()) == [one[:2] for one in self.model]
+        assert list(self.map) == list(reversed(list(reversed(self.map)))) == [one[0] for one in self.model]
+        assert len(self.map) == len(self.model)
+        assert self.map.weight == sum(one[1] for one in self.model)
+        first = self.model[0][2] if self.model else inf
+        assert self.map.next_expiry == (None if first == inf else first)
+        assert all((key in self.map) == any(one[0] == key for one in self.model) for key in range(7))
+
+
+TestExpiringMap = ExpiringMachine.TestCase
+TestExpiringMap.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,89 @@
+"""Tasks that end with a block, the first of several, and signals that cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from flexspec_mq.daemon.signals import on_signal, stoppable
+from flexspec_mq.daemon.tasks import any_of, first_of, running
+from flexspec_mq.errors import Cancelled, LocalProtocolError
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def _fails() -> None:
+    raise ValueError("broken")
+
+
+async def test_a_running_task_ends_with_its_block() -> None:
+    async with running(_for_ever(), "work") as task:
+        assert not task.done()
+    assert task.cancelled()
+
+
+async def test_a_failed_task_does_not_hide_in_its_block() -> None:
+    async with running(_fails(), "work") as task:
+        await any_of(task)
+        with pytest.raises(ValueError, match="broken"):
+            task.result()
+
+
+async def test_the_first_of_several_is_the_waited_one() -> None:
+    async with running(_for_ever(), "loop") as loop:
+        assert await first_of(asyncio.sleep(0.0, "done"), [loop]) == "done"
+        assert not loop.done()
+
+
+async def test_a_loop_that_fails_first_is_raised() -> None:
+    async with running(_fails(), "loop") as loop:
+        with pytest.raises(ValueError, match="broken"):
+            await first_of(_for_ever(), [loop])
+
+
+async def test_a_loop_that_ends_by_itself_is_an_error() -> None:
+    async with running(asyncio.sleep(0.0), "step") as loop:
+        with pytest.raises(LocalProtocolError, match="step loop ended by itself"):
+            await first_of(_for_ever(), [loop])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_cancels_what_is_stoppable(number: signal.Signals) -> None:
+    told: list[str] = []
+    before = signal.getsignal(number)
+
+    async def work() -> None:
+        async with stoppable(lambda: told.append("ending")):
+            os.kill(os.getpid(), number)
+            await _for_ever()
+
+    with pytest.raises(Cancelled, match="stopped by the user"):
+        await work()
+    assert told == ["ending"]
+    assert signal.getsignal(number) is before
+
+
+async def test_a_cancellation_from_elsewhere_stays_one() -> None:
+    async def work() -> None:
+        async with stoppable():
+            await _for_ever()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_callback_hears_its_signals_only_inside_the_block() -> None:
+    heard = asyncio.Event()
+    before = signal.getsignal(signal.SIGUSR1)
+    with on_signal(heard.set, signal.SIGUSR1):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.wait_for(heard.wait(), 5.0)
+    assert signal.getsignal(signal.SIGUSR1) is before
