@@ -1,4 +1,4 @@
-"""The target without any of our code: transformers' own model and cache, one token at a time.
+"""The target without any of our code: transformers' own model and cache, one new token at a time.
 
 Imports nothing of the project but `dice`, the second writing of how tokens are chosen. It is also a program: JSON
 lines with a text to write each on standard input, JSON lines with the answers on standard output::
@@ -6,10 +6,11 @@ lines with a text to write each on standard input, JSON lines with the answers o
     python -m benchmarks.exact.reference FOLDER DTYPE
 
 A matrix product with few rows takes another kernel and other bits, so a forward reads the one text that is written
-several times over: 2 equal rows in bfloat16, 8 in float32. In bfloat16 the attention is transformers' ``eager``. In
-float32 its sums depend on the context's length, so `fixed_order_attention` below replaces it: rows padded to 8,
-contexts to multiples of 64, values summed in blocks of 64 from the left. Above 1,024 positions ``eager`` itself
-changes its sums with the length; texts must stay below.
+several times over: 2 equal rows in bfloat16, 16 in float32. In bfloat16 the attention is transformers' ``eager``,
+which multiplies the queries of each text apart; so that one is never alone, each step reads the token before the new
+one again. In float32 its sums depend on the context's length, so `fixed_order_attention` below replaces it: rows
+padded to 16, contexts to multiples of 64, values summed in blocks of 64 from the left. Above 1,024 positions
+``eager`` itself changes its sums with the length; texts must stay below.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from benchmarks.exact.dice import Dice, choose
 
 MAX_CONTEXT = 1024
 _BLOCK = 64
-_LEAST_ROWS = 8
+_LEAST_ROWS = 16
 _FIXED_ORDER = "exactness_reference"
 
 Rows = npt.NDArray[np.float32]
@@ -109,7 +110,7 @@ class Reference:
         self.copies = _LEAST_ROWS if fixed else 2
 
     def write(self, text: Text) -> Written:
-        """Write a text: its prompt in one forward, then one token in each, and nothing else in any of them.
+        """Write a text: its prompt in one forward, then one new token in each, and nothing else in any of them.
 
         Raises:
             ValueError: the context would pass 1,024 positions.
@@ -124,7 +125,8 @@ class Reference:
             written.reason = text.finish(written.tokens) or ""
             if written.reason:
                 return written
-            logits = self.next(cache, written.tokens[-1:] * self.copies)
+            newest = [*text.prompt[-1:], *written.tokens][-2:]
+            logits = self.next(cache, [newest] * self.copies)
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Rows]:
@@ -134,9 +136,15 @@ class Reference:
         output = self._model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
         return cache, output.logits[:, -1].float().numpy()
 
-    def next(self, cache: DynamicCache, tokens: Sequence[int]) -> Rows:
-        """Read one token for each prompt; returns the logits behind it, [prompts, vocabulary]."""
-        rows: Rows = self.extend(cache, [[token] for token in tokens])[:, -1]
+    def next(self, cache: DynamicCache, newest: Sequence[Sequence[int]]) -> Rows:
+        """Read one token more for each prompt; returns the logits behind it, [prompts, vocabulary].
+
+        Args:
+            cache: of all tokens but that one.
+            newest: the last token that was read, which is read again, and the one to read, for each prompt.
+        """
+        cache.crop(-1)
+        rows: Rows = self.extend(cache, newest)[:, -1]
         return rows
 
     @torch.inference_mode()

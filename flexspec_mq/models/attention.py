@@ -9,12 +9,14 @@ exact zeros. Which numbers are needed depends on the dtype and the machine; `inv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
+
+from flexspec_mq.models.product_probe import least_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +42,21 @@ class Shapes:
 
     @classmethod
     def for_dtype(cls, dtype: torch.dtype) -> Shapes:
-        """The numbers that hold on the CPUs we know."""
+        """The least numbers that any CPU we know needs."""
         if dtype == torch.float32:
             return cls(min_rows=8, context_grain=64, value_block=64)
         return cls(min_rows=2, context_grain=64, value_block=1024)
+
+    @classmethod
+    def for_model(cls, model: torch.nn.Module, like: torch.Tensor) -> Shapes:
+        """The numbers for the linear layers of a model on this machine: as many rows as its products need.
+
+        Args:
+            model: any.
+            like: a tensor on its device and in its dtype.
+        """
+        least = cls.for_dtype(like.dtype)
+        return replace(least, min_rows=least_rows(model, like, least.min_rows))
 
 
 @dataclass(frozen=True, slots=True)

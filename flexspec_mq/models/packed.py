@@ -31,7 +31,7 @@ class PackedModel:
 
         Args:
             model: from transformers, in evaluation mode.
-            shapes: padding that keeps kernels the same; default by the model's dtype.
+            shapes: padding that keeps kernels the same; by default what the model's products need on this machine.
 
         Raises:
             ModelError: the model's attention cannot be packed.
@@ -44,7 +44,6 @@ class PackedModel:
                 f"{type(model).__name__} has no attention heads", hint="only attention models can be packed"
             )
         self.model = model
-        self.shapes = shapes or Shapes.for_dtype(model.dtype)
         self.vocab_size = int(config.vocab_size)
         self._layers = int(config.num_hidden_layers)
         heads = int(config.num_attention_heads)
@@ -54,6 +53,7 @@ class PackedModel:
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         )
         self._like = torch.empty(0, dtype=model.dtype, device=model.device)
+        self.shapes = shapes or Shapes.for_model(model, self._like)
 
     def new_kv(self) -> SessionKV:
         """Empty keys and values for a new session."""

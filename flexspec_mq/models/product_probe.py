@@ -7,6 +7,7 @@ left of it is nothing but rounding, which another order changes nearly always.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _COUNTS = (*range(1, 10), 15, 16, 17, 24, 31, 32, 33, 48, 63, 64)
 """Rows; those in between take the same kernels as far as we know."""
 _TOP = 65
+_MOST_PADDING = 32
+"""Rows that a product is padded to at most."""
 
 Kind = tuple[int, int, bool]
 """Width of the input, width of the output, whether there is a bias."""
@@ -49,10 +52,36 @@ def compare(model: torch.nn.Module, like: torch.Tensor, least: int, seed: int) -
     return rows, differing
 
 
+def least_rows(model: torch.nn.Module, like: torch.Tensor, at_least: int) -> int:
+    """The rows that a product must have for its bits not to depend on how many there are, on this machine.
+
+    Args:
+        model: whose linear layers are imitated.
+        like: a tensor on the device and in the dtype of the model.
+        at_least: the answer where fewer rows would do, and where no number of rows is enough: the proof tells then.
+    """
+    return _least_rows(tuple(kinds_of(model)), like.dtype, like.device, torch.get_num_threads(), at_least)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode()
+def _least_rows(
+    kinds: tuple[Kind, ...], dtype: torch.dtype, device: torch.device, _threads: int, at_least: int
+) -> int:
+    like = torch.empty(0, dtype=dtype, device=device)
+    worst = 0
+    for kind in kinds:
+        for found in _differences(kind, like, at_least, torch.Generator().manual_seed(0)):
+            if found.any():
+                worst = max(worst, len(found))
+    found_at = max(at_least, 1 << worst.bit_length())
+    return found_at if found_at <= _MOST_PADDING else at_least
+
+
 def _differences(
     kind: Kind, like: torch.Tensor, least: int, generator: torch.Generator
 ) -> Iterator[torch.Tensor]:
-    """For each number of rows, which of them differ."""
+    """For each number of rows from `least` on, which of them differ."""
     width, out, biased = kind
     half = width // 2
     order = torch.randperm(2 * half, generator=generator)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from broker.launcher import PrivateBroker
 from edge_node.drafting.load import DraftModel
@@ -107,9 +107,9 @@ def request(
 
 
 @lru_cache
-def target_model() -> torch.nn.Module:
+def target_model() -> Any:
     torch.set_num_threads(1)
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         default_model_path(), dtype=torch.bfloat16, attn_implementation="eager", local_files_only=True
     )
     return model.eval()
@@ -121,18 +121,20 @@ def alone(
 ) -> tuple[int, ...]:
     """What the target alone writes, by transformers' own code: the prompt in one forward, then token by token.
 
-    Two identical rows, because torch multiplies a single row with another kernel.
+    Two identical texts, and the last token but one read again with each new one, because torch multiplies a single
+    row with another kernel.
     """
     model = target_model()
     text: list[int] = []
-    ids, past = torch.tensor([prompt, prompt]), None
+    cache = DynamicCache(config=model.config)
+    ids = torch.tensor([prompt, prompt])
     with torch.inference_mode():
         while len(text) < limit and not (text and text[-1] in eos):
-            out = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = out.past_key_values
+            out = model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
             token = choose(out.logits[0, -1].float().numpy(), params, len(prompt) + len(text))
+            cache.crop(-1)
+            ids = torch.tensor([[ids[0, -1], token]] * 2)
             text.append(token)
-            ids = torch.tensor([[token], [token]])
     return tuple(text)
 
 

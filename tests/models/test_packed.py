@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.product_probe import compare
 from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -143,9 +146,17 @@ def test_a_model_with_another_attention_is_refused() -> None:
         PackedModel(tiny("all", torch.float32, attention="sdpa"))
 
 
-def test_shapes_follow_the_dtype() -> None:
-    assert packed("all", torch.bfloat16).shapes == Shapes.for_dtype(torch.bfloat16)
-    assert packed("all", torch.float32).shapes == Shapes.for_dtype(torch.float32)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_shapes_follow_the_dtype_and_what_products_need_here(dtype: torch.dtype) -> None:
+    model, least = packed("all", dtype), Shapes.for_dtype(dtype)
+    assert replace(model.shapes, min_rows=least.min_rows) == least
+    assert least.min_rows <= model.shapes.min_rows <= 32
+    assert compare(model.model, torch.empty(0, dtype=dtype), model.shapes.min_rows, seed=3)[1] == 0
+    if model.shapes.min_rows > least.min_rows:
+        assert compare(model.model, torch.empty(0, dtype=dtype), least.min_rows, seed=3)[1] > 0
+
+
+def test_shapes_that_are_given_are_taken() -> None:
     assert packed("all", torch.float32, Shapes(4, 16, 16)).shapes == Shapes(4, 16, 16)
 
 
@@ -179,7 +190,10 @@ def test_the_default_model_is_invariant_too(real: tuple[PackedModel, str]) -> No
 @pytest.mark.model
 @pytest.mark.timeout(300)
 def test_the_default_model_has_the_bits_of_transformers_eager() -> None:
-    """bfloat16, the prompt in one forward, then one token at a time in two identical rows."""
+    """bfloat16, the prompt in one forward, then one new token at a time in two identical texts.
+
+    The token before is read again, since processors without bfloat16 multiply a single query with another kernel.
+    """
     path = default_model_path()
     model = PackedModel(load_target(path, dtype="bfloat16", attn_implementation=register()).model)
     eager: Any = load_target(path, dtype="bfloat16", attn_implementation="eager").model
@@ -189,9 +203,10 @@ def test_the_default_model_has_the_bits_of_transformers_eager() -> None:
     with torch.inference_mode():
         model.forward([ModelInput(kv, ids[:40], 0)])
         eager(input_ids=torch.tensor([ids[:40]] * 2), cache=store, use_cache=True)
-        for token in ids[40:]:
-            theirs = eager(input_ids=torch.full((2, 1), token), cache=store, use_cache=True).logits[0, -1]
-            assert torch.equal(model.forward([ModelInput(kv, [token])])[0], theirs.float())
+        for pair in pairwise(ids[39:]):
+            store.crop(-1)
+            theirs = eager(input_ids=torch.tensor([pair, pair]), cache=store, use_cache=True).logits[0, -1]
+            assert torch.equal(model.forward([ModelInput(kv, pair[1:])])[0], theirs.float())
 
 
 def test_logits_become_numpy_without_a_copy() -> None:
