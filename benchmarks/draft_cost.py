@@ -30,7 +30,7 @@ from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import ModelInput, PackedModel
 
 if TYPE_CHECKING:
-    from edge_node.drafting.model_drafter import DraftNetwork
+    from flexspec_mq.models.runner import ModelRunner
 
 BAR = 0.15
 """Of a target's token, that a drafted one may cost."""
@@ -70,12 +70,12 @@ def check(options: Namespace) -> None:
                 raise UsageError(f"--{flag} {value} is too small")
 
 
-def networks(folder: Path, options: Namespace) -> dict[str, DraftNetwork]:
+def networks(folder: Path, options: Namespace) -> dict[str, ModelRunner]:
     """The target and every way to run the draft, by name."""
     text = load_text(folder)
     ranks = read_ranks(folder, text.vocab_size)
     sizes = options.ids or ([0] if ranks is None else [0, AUTO_IDS, 8192])
-    made: dict[str, DraftNetwork] = {
+    made: dict[str, ModelRunner] = {
         TARGET: PackedModel(load_target(options.target, attn_implementation=register()).model),
         PLAIN: PackedModel(load_target(folder, attn_implementation=register()).model),
     }
@@ -86,10 +86,10 @@ def networks(folder: Path, options: Namespace) -> dict[str, DraftNetwork]:
     return made
 
 
-def measure_tokens(made: dict[str, DraftNetwork], context: int, options: Namespace) -> Times:
+def measure_tokens(made: dict[str, ModelRunner], context: int, options: Namespace) -> Times:
     """Milliseconds of processor and of wall clock for one token behind a context, in turns."""
 
-    def case(network: DraftNetwork) -> Callable[[], tuple[float, float]]:
+    def case(network: ModelRunner) -> Callable[[], tuple[float, float]]:
         kv = network.new_kv()
         network.forward([ModelInput(kv, [5 + place % 200 for place in range(context)])])
 

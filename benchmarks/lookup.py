@@ -24,8 +24,9 @@ from edge_node.drafting.prompt_lookup import Found, Lookup, Support
 from edge_node.drafting.prompt_lookup_confidence import prior
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.draft.confidence import newton, sigmoid
-from flexspec_mq.training.text import TextRows, load_text
+from flexspec_mq.models.draft.confidence import sigmoid
+from flexspec_mq.training.calibrate import newton
+from flexspec_mq.training.rows import TextRows, load_rows
 
 QUICK_ROWS = 200
 LENGTHS = (1, 2, 3, 4, 6, 9, 13, 20, 32)
@@ -109,7 +110,7 @@ def measure(options: Namespace) -> int:
         raise UsageError("there is nothing to look into", hint="--text names a file that a target wrote")
     if options.every < 1:
         raise UsageError(f"--every {options.every} is less than 1")
-    text = load_text(options.text)
+    text = load_rows(options.text)
     rows = list(range(0, len(text), options.every))
     rows = rows[: QUICK_ROWS if options.quick else None]
     began = time.perf_counter()

@@ -33,15 +33,15 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load import Choice, load_compact
 from flexspec_mq.models.compact.model import CompactModel
-from flexspec_mq.models.draft.confidence import newton
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.model_input import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.training.calibrate import newton
 from flexspec_mq.training.coupling import Rounds
 from flexspec_mq.training.measuring import spread
-from flexspec_mq.training.text import TextRows, load_texts
+from flexspec_mq.training.rows import TextRows, load_rows
 
 QUICK_ROWS = 4
 STOPS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
@@ -179,7 +179,7 @@ def measure(options: Namespace) -> int:
     if options.rows < 1:
         raise UsageError(f"--rows {options.rows} is less than 1")
     torch.set_num_threads(options.threads)
-    text = load_texts(options.text)
+    text = load_rows(*options.text)
     held_out = [int(row) for row in np.flatnonzero(text.is_held_out())]
     rows = spread(held_out, min(options.rows, QUICK_ROWS) if options.quick else options.rows)
     if not rows:

@@ -66,7 +66,7 @@ def _main(argv: Sequence[str]) -> int:
 
     with logs.logged_stages() as tell:
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
-    logs.tell(str(target.proof))
+    logs.tell(f"{target.proof}{'; proved at an earlier start' if target.remembered else ''}")
     asyncio.run(_serve(loaded.settings, link, target, ready_json=args.ready_json))
     return 0
 

@@ -50,6 +50,10 @@ class WorkerSettings:
         "bfloat16"
     )
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
+    prove: Annotated[
+        bool,
+        Setting(help="prove shape-invariance anew at this start, though the proof is remembered"),
+    ] = False
     capacity: Annotated[int, Setting(help="live sessions", least=1)] = 64
     lease: Annotated[
         int,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.models.attention import register
-from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.models.invariance import Proof
 from flexspec_mq.models.load import LoadedModel, load_target
 from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.proof_cache import proved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target that is ready to verify."""
+    """A target that is ready to verify.
+
+    Attributes:
+        remembered: the proof was made at an earlier start.
+    """
 
     loaded: LoadedModel
     packed: PackedModel
     proof: Proof
+    remembered: bool = False
 
 
 def _every(seconds: float, say: Callable[[str], None]) -> Callable[[float], None]:
@@ -60,5 +66,5 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
         progress=say,
     )
     packed = PackedModel(loaded.model)
-    proof = prove(packed, progress=_every(2.0, say))
-    return Target(loaded, packed, proof)
+    proof, remembered = proved(packed, again=settings.prove, progress=_every(2.0, say))
+    return Target(loaded, packed, proof, remembered)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edge_node.drafting.interface import Drafter
-    from edge_node.drafting.model_drafter import DraftNetwork
     from edge_node.settings import EdgeSettings
     from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.runner import ModelRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _by_transformers(path: str, settings: EdgeSettings, say: Callable[[str], Non
 
 def _ready(
     loaded: LoadedText,
-    network: DraftNetwork,
+    network: ModelRunner,
     ids: npt.NDArray[np.int64] | None,
     settings: EdgeSettings,
     engine: str,

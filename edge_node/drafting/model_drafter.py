@@ -6,44 +6,29 @@ reaches it within one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from edge_node.drafting.accepted_run import AcceptedRun
-from edge_node.drafting.interface import Drafted, Drafter, Wanted
+from edge_node.drafting.interface import Drafted, Wanted
 from edge_node.drafting.kv_pool import DraftKVPool
 from edge_node.drafting.proposal import guess_of
-from flexspec_mq.models.model_input import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
     import numpy.typing as npt
-    import torch
 
     from edge_node.drafting.interface import DraftToken
     from edge_node.drafting.proposal import GuessOf
     from flexspec_mq.models.kv import SessionKV
-
-__all__ = ["DraftNetwork", "Drafter", "ModelDrafter", "Wanted"]
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
 _WRITING = _QUANTUM
 """A session with no more unread tokens than these goes on with its text: a rejection, or tokens that were drafted
 without the model, leave it some to read."""
-
-
-class DraftNetwork(Protocol):
-    """What a `ModelDrafter` asks of a model: `PackedModel`, or whatever reads several sessions in one forward."""
-
-    def new_kv(self) -> SessionKV:
-        """Empty keys and values for a new session."""
-        ...
-
-    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all feeds; logits of shape [sum of rows, columns], feed by feed."""
-        ...
 
 
 class ModelDrafter:
@@ -61,7 +46,7 @@ class ModelDrafter:
 
     def __init__(
         self,
-        model: DraftNetwork,
+        model: ModelRunner,
         *,
         max_context: int,
         guess: GuessOf | None = None,

@@ -35,8 +35,8 @@ _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 Progress = Callable[[str], None]
 
 
-def models_cache() -> Path:
-    """The folder of converted models: ``$XDG_CACHE_HOME/flexspec-mq/models``, by default under ``~/.cache``.
+def cache_folder(name: str) -> Path:
+    """A folder of the project's cache: ``$XDG_CACHE_HOME/flexspec-mq/NAME``, by default under ``~/.cache``.
 
     Raises:
         ModelError: There is no home folder either.
@@ -44,14 +44,23 @@ def models_cache() -> Path:
     # The XDG base directory specification says to ignore relative paths.
     stated = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(stated):  # noqa: PTH117 - an empty string is no Path
-        return Path(stated) / "flexspec-mq" / "models"
+        return Path(stated) / "flexspec-mq" / name
     try:
-        return Path.home() / ".cache" / "flexspec-mq" / "models"
+        return Path.home() / ".cache" / "flexspec-mq" / name
     except RuntimeError as error:
         raise ModelError(
             "there is no folder to keep the default model in: this user has no home",
             hint="set XDG_CACHE_HOME to a folder that can be written",
         ) from error
+
+
+def models_cache() -> Path:
+    """The folder of converted models.
+
+    Raises:
+        ModelError: As `cache_folder`.
+    """
+    return cache_folder("models")
 
 
 def default_model_folder() -> Path:

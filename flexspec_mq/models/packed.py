@@ -9,7 +9,7 @@ import torch
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.attention import IMPLEMENTATION, Heads, Packed, Segment, Shapes
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.model_input import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from flexspec_mq.training.text import TextRows
+    from flexspec_mq.training.rows import TextRows
 
 BATCH_TOKENS = 2048
 SLAB_ROWS = 64

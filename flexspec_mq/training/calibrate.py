@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flexspec_mq.errors import ModelError
-from flexspec_mq.models.draft.confidence import Calibration, fit, reliability
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.draft.confidence import COLUMNS, Calibration, Floats, basis_of, sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDS = 2
 BINS = 10
+_ROUNDS = 50
 _TOO_FEW, _MORE = "too few held-out answers to calibrate on", "give text of more prompts"
 
 
@@ -98,3 +99,72 @@ def calibrated(meta: DeltaMeta, calibration: Calibration, found: Reliability) ->
     """What a delta says about itself, with its calibration."""
     training = {**meta.training, "calibration": found.figures()}
     return replace(meta, confidence=calibration.to_json(), training=training)
+
+
+def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> Calibration:
+    """Fit a calibration by Newton's method.
+
+    Args:
+        features: float64 of shape [n, 5], see `confidence.COLUMNS`; of all temperatures that will be served.
+        accepted: whether the target took the token, shape [n].
+        ridge: strength of the penalty on squared weights, of functions scaled to a deviation of 1; as much as so
+            many observations.
+
+    Raises:
+        UsageError: there is nothing to fit, or the shapes do not fit together.
+    """
+    if features.ndim != 2 or features.shape[1] != len(COLUMNS) or accepted.shape != features.shape[:1]:
+        raise UsageError(f"features of shape {features.shape} do not fit {accepted.shape} outcomes")
+    if not len(features):
+        raise UsageError("there are no outcomes to calibrate on")
+    basis = basis_of(features)
+    mean, scale = basis.mean(0), basis.std(0)
+    mean[0] = 0.0
+    scale[scale < 1e-9] = 1.0
+    scaled = (basis - mean) / scale
+    weights = newton(scaled, accepted.astype(np.float64), ridge) / scale
+    weights[0] -= float(mean @ weights)
+    return Calibration(tuple(map(float, weights)))
+
+
+def reliability(
+    probabilities: Floats, accepted: npt.NDArray[np.bool_], bins: int = 10
+) -> list[tuple[int, float, float]]:
+    """How well probabilities are calibrated: per bin of equal width, count, mean probability, accepted share."""
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    return [
+        (int(mine.sum()), float(probabilities[mine].mean()), float(accepted[mine].mean()))
+        for mine in (place == number for number in range(bins))
+        if mine.any()
+    ]
+
+
+def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
+    """Weights of a logistic regression with the least penalised loss, by Newton's method with halved steps.
+
+    Args:
+        basis: float64 of shape [n, functions]; the first function is the constant, which is not penalised.
+        outcome: 0 or 1, float64 of shape [n].
+        ridge: strength of the penalty on squared weights.
+    """
+    penalty = np.full(basis.shape[1], ridge)
+    penalty[0] = 1e-6
+    weights = np.zeros(basis.shape[1])
+    loss = _loss(basis, outcome, weights, penalty)
+    for _ in range(_ROUNDS):
+        likely = sigmoid(basis @ weights)
+        slope = basis.T @ (likely - outcome) + penalty * weights
+        curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
+        step = np.linalg.solve(curve, slope)
+        while (found := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        weights = weights - step
+        if loss - found < 1e-9 * max(1.0, loss):
+            break
+        loss = found
+    return weights
+
+
+def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats) -> float:
+    scores = basis @ weights
+    return float((np.logaddexp(0.0, scores) - outcome * scores).sum() + 0.5 * (penalty * weights**2).sum())

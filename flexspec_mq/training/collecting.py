@@ -17,9 +17,9 @@ from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.text import decode
 from flexspec_mq.training.collect import Order, write_texts
-from flexspec_mq.training.progress import shown
+from flexspec_mq.training.progress import progress_bar
 from flexspec_mq.training.prompts import encode_prompts, invitation, read_prompts
-from flexspec_mq.training.text import concat, load_text, make_rows, save_text
+from flexspec_mq.training.rows import concat, load_rows, make_rows, save_rows
 from flexspec_mq.training.train import Stopped
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexspec_mq.models.load import LoadedModel
-    from flexspec_mq.training.text import TextRows
+    from flexspec_mq.training.rows import TextRows
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def collect_text(
         ModelError: A file is unreadable, the model cannot be loaded, or there is nothing to answer.
     """
     words = [prompt for path in files.prompts for prompt in read_prompts(path)]
-    had = load_text(files.out) if files.out.exists() else None
+    had = load_rows(files.out) if files.out.exists() else None
     model = load_target(files.base, attn_implementation=register())
     writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
     try:
@@ -226,7 +226,7 @@ def _answer(writer: _Writer, prompts: Sequence[tuple[int, ...]], had: TextRows |
             rows.append(make_rows([o.prompt for o in orders], answers, [o.temperature for o in orders]))
             fresh.clear()
             rows[:] = [concat(rows)]
-            save_text(out, rows[0])
+            save_rows(out, rows[0])
 
     orders = [
         o for o in wanted_orders(prompts, writer.config) if (o.prompt, np.float32(o.temperature)) not in done
@@ -287,7 +287,7 @@ class _Writer:
             if self.should_stop():
                 raise Stopped
 
-        with shown() as show:
+        with progress_bar() as show:
             try:
                 write_texts(
                     self.model, orders, self.eos, on_finished, at_once=self.config.at_once, on_step=on_step

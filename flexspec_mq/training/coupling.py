@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flexspec_mq.models.draft.confidence import Calibration, samples
+from flexspec_mq.models.draft.confidence import COLUMNS, Calibration, features_of
+from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.architecture import lm_head_weight, run_head
 from flexspec_mq.training.losses import chunks
@@ -79,6 +80,34 @@ def coupled(
         for temperature, pieces in parts.items():
             features, accepted = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
             yield Coupled(number, temperature, features, accepted)
+
+
+def samples(
+    draft: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+    params: SamplingParams,
+    first: int,
+    streak: int = 0,
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """What `calibrate.fit` takes, from the logits of both models over one stretch of the target's text.
+
+    Args:
+        draft: logits, float32 of shape [positions, vocabulary].
+        target: the same, each row after the same prefix.
+        params: which dice both throw.
+        first: position of the first row's token in prompt + text.
+        streak: before the first row.
+
+    Returns:
+        Features, float64 of shape [positions, 5], and whether the target takes the draft's token, [positions].
+    """
+    features = np.empty((len(draft), len(COLUMNS)))
+    accepted = np.empty(len(draft), dtype=np.bool_)
+    for row, (mine, theirs) in enumerate(zip(draft, target, strict=True)):
+        token, features[row] = features_of(mine, params, first + row, streak)
+        accepted[row] = choose(theirs, params, first + row) == token
+        streak = streak + 1 if accepted[row] else 0
+    return features, accepted
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from flexspec_mq.training.cache import StateCache
-    from flexspec_mq.training.text import TextRows
+    from flexspec_mq.training.rows import TextRows
 
 BATCH_PROMPTS = 16
 
@@ -182,7 +182,7 @@ def write_answers(
     """
     from transformers import AutoTokenizer
 
-    from flexspec_mq.training.text import TextRows
+    from flexspec_mq.training.rows import TextRows
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]

@@ -19,15 +19,15 @@ from flexspec_mq.models.draft.delta import (
     load_delta,
     read_delta,
     read_meta,
-    save_delta,
 )
 from flexspec_mq.training.architecture import build_draft, load_causal_lm, trained_parameters
 from flexspec_mq.training.calibrate import Reliability, calibrate, calibrated
 from flexspec_mq.training.coupling import TEMPERATURES, coupled, figures
 from flexspec_mq.training.evaluate import Acceptance, fresh_rows, replay, write_answers
-from flexspec_mq.training.progress import shown
+from flexspec_mq.training.packing import save_delta
+from flexspec_mq.training.progress import progress_bar
 from flexspec_mq.training.prompts import read_prompts
-from flexspec_mq.training.text import load_text, load_texts, save_text
+from flexspec_mq.training.rows import load_rows, save_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.draft.delta import DeltaMeta
     from flexspec_mq.training.coupling import Coupled
     from flexspec_mq.training.evaluate import Replay
-    from flexspec_mq.training.text import TextRows
+    from flexspec_mq.training.rows import TextRows
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -174,7 +174,7 @@ def _load(files: EvaluateFiles) -> tuple[PreTrainedModel, PreTrainedModel, Delta
 
 def _replayed(base: PreTrainedModel, n: int, text: TextRows) -> Iterator[Replay]:
     """Rows of the text with the states of the base, and progress."""
-    with shown() as show:
+    with progress_bar() as show:
         for done, row in enumerate(fresh_rows(base, n, text)):
             show(done / len(text), partial("replayed {} of {} answers".format, done, len(text)))
             yield row
@@ -182,13 +182,13 @@ def _replayed(base: PreTrainedModel, n: int, text: TextRows) -> Iterator[Replay]
 
 def _text_to_replay(files: EvaluateFiles, base: PreTrainedModel, limit: int, max_new: int) -> TextRows:
     if files.texts:
-        text = load_texts(files.texts)
+        text = load_rows(*files.texts)
         held_out = [int(row) for row in np.flatnonzero(text.is_held_out())]
         if not held_out:
             raise ModelError("the text has no held-out rows", hint="give text of more prompts")
         return text.take(spread(held_out, limit))
     if files.keep is not None and files.keep.exists():
-        return load_text(files.keep)
+        return load_rows(files.keep)
     if files.prompts is None:
         raise ModelError("nothing to measure on", hint="give text or prompts")
     answered = 0
@@ -201,5 +201,5 @@ def _text_to_replay(files: EvaluateFiles, base: PreTrainedModel, limit: int, max
 
     text = write_answers(base, files.base, prompts, max_new, on_prompts)
     if files.keep is not None:
-        save_text(files.keep, text)
+        save_rows(files.keep, text)
     return text

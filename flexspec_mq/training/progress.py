@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from flexspec_mq.daemon.progress import bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,18 +18,13 @@ LOG_SECONDS = 20.0
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[float, Callable[[], str]], None]]:
+def progress_bar() -> Iterator[Callable[[float, Callable[[], str]], None]]:
     """Gives a function of the share done (0-1) and of a function that says in one line where things are."""
-    if not sys.stderr.isatty():
-        yield _log_lines()
-        return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    percent, what = TextColumn("{task.percentage:>5.1f} %"), TextColumn("{task.description}")
-    with Progress(BarColumn(), percent, TimeElapsedColumn(), what, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda share, text: bar.update(task, completed=share, description=text())
+    console = Console(stderr=True)
+    with bars("", console=console) as tell:
+        yield (lambda share, text: tell(f"{text()}: {share:.0%}")) if console.is_terminal else _log_lines()
 
 
 def _log_lines() -> Callable[[float, Callable[[], str]], None]:

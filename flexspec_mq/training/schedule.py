@@ -13,7 +13,7 @@ from flexspec_mq.training.cache import batches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.training.text import TextRows
+    from flexspec_mq.training.rows import TextRows
 
 SORT_SLAB = 256
 

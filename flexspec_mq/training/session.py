@@ -17,7 +17,6 @@ from flexspec_mq.models.draft.delta import (
     base_fingerprint,
     check_fingerprint,
     load_delta,
-    save_delta,
 )
 from flexspec_mq.models.load import load_target
 from flexspec_mq.training.architecture import check_llama_like, lm_head_weight
@@ -25,11 +24,11 @@ from flexspec_mq.training.cache import StateCache
 from flexspec_mq.training.calibrate import calibrate, calibrated
 from flexspec_mq.training.coupling import TEMPERATURES, coupled
 from flexspec_mq.training.evaluate import Acceptance, cached_rows, replay
-from flexspec_mq.training.history import History
+from flexspec_mq.training.history import History, can_draw, draw
 from flexspec_mq.training.measuring import spread
-from flexspec_mq.training.plot import can_draw, draw
-from flexspec_mq.training.progress import shown
-from flexspec_mq.training.text import load_texts, token_ranks
+from flexspec_mq.training.packing import save_delta
+from flexspec_mq.training.progress import progress_bar
+from flexspec_mq.training.rows import load_rows, token_ranks
 from flexspec_mq.training.train import Progress, Stopped, Trainer
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def train_draft(
     Raises:
         ModelError: A file is unreadable or does not belong to the others.
     """
-    text = load_texts(files.texts)
+    text = load_rows(*files.texts)
     loaded = load_target(files.base)
     check_llama_like(loaded.model)
     if int(text.ids.max()) >= loaded.vocab_size:
@@ -149,7 +148,7 @@ def train_draft(
     run = _Run(
         files, trainer, history, DeltaMeta(fingerprint, config.n, config.start), _ranks(trainer, loaded)
     )
-    with shown() as show:
+    with progress_bar() as show:
         try:
             trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, saving.calibration_rows)))
             trainer.run()

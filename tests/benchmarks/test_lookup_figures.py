@@ -13,7 +13,7 @@ from benchmarks import lookup
 from benchmarks.lookup import Outcome, fitted, log_loss, shares
 from edge_node.drafting.prompt_lookup import Found, Support
 from edge_node.drafting.prompt_lookup_confidence import prior
-from flexspec_mq.training.text import TextRows, save_text
+from flexspec_mq.training.rows import TextRows, save_rows
 
 
 def drawn(count: int) -> list[Outcome]:
@@ -60,7 +60,7 @@ def test_a_periodic_text_is_found_right(tmp_path: Path, capsys: pytest.CaptureFi
         temperature=np.zeros(4, dtype=np.float32),
     )
     path = tmp_path / "text.npz"
-    save_text(path, text)
+    save_rows(path, text)
     assert lookup.main(["--text", str(path), "--every", "1"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert results["rows"] == 4

@@ -20,7 +20,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.ranks import RANKS
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.model_input import ModelInput
+from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.models.tiny_checkpoints import save, tiny_llama

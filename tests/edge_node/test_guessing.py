@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flexspec_mq.models.kv import SessionKV
-    from flexspec_mq.models.model_input import ModelInput
+    from flexspec_mq.models.runner import ModelInput
 
 CALIBRATION = Calibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
 

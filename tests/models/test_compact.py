@@ -30,7 +30,7 @@ from flexspec_mq.models.compact.ranks import RANKS, frequent, read_ranks, share_
 from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.model_input import ModelInput
+from flexspec_mq.models.runner import ModelInput
 from tests.models.tiny_checkpoints import save
 
 SIZES: dict[str, Any] = {

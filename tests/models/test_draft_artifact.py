@@ -24,9 +24,9 @@ from flexspec_mq.models.draft.delta import (
     load_delta,
     read_delta,
     read_meta,
-    save_delta,
 )
 from flexspec_mq.training.commands.draft import add_parser
+from flexspec_mq.training.packing import save_delta
 
 pytest.importorskip("transformers")
 

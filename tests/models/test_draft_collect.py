@@ -26,7 +26,7 @@ from flexspec_mq.training.collect import PREFILL, Order, write_texts
 from flexspec_mq.training.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
 from flexspec_mq.training.commands.draft import add_parser
 from flexspec_mq.training.prompts import encode_prompts, invitation, read_prompts
-from flexspec_mq.training.text import TextRows, load_text, make_rows, token_ranks
+from flexspec_mq.training.rows import TextRows, load_rows, make_rows, token_ranks
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed
 
@@ -116,12 +116,12 @@ def test_a_stopped_collection_goes_on_to_the_same_texts(files: CollectFiles, tmp
     torn = replace(files, out=tmp_path / "torn.npz")
     answers = stop_after(7)
     assert collect_text(torn, CONFIG, lambda: next(answers)) is None
-    some = contents(load_text(torn.out))
+    some = contents(load_rows(torn.out))
     assert 0 < len(some) < 6
     assert some.items() <= texts.items()
     again = collect_text(torn, CONFIG, never)
     assert again is not None
-    assert contents(again) == contents(load_text(torn.out)) == texts
+    assert contents(again) == contents(load_rows(torn.out)) == texts
     before = torn.out.stat().st_mtime_ns
     assert collect_text(torn, CONFIG, never) is not None
     assert torn.out.stat().st_mtime_ns == before
@@ -134,7 +134,7 @@ def test_a_limit_counts_what_is_there_and_can_be_raised(files: CollectFiles, tmp
         rows = collect_text(here, replace(CONFIG, limit=limit), never)
         assert rows is not None
         assert len(rows) == limit
-    assert sorted(load_text(here.out).temperature.tolist()) == [0, 0, 0, 1, 1]
+    assert sorted(load_rows(here.out).temperature.tolist()) == [0, 0, 0, 1, 1]
 
 
 def test_the_target_invents_prompts_and_goes_on_with_them(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_the_command_tells_what_it_collected(
     ]
     args = parser.parse_args(["draft", "collect", *where, *flags])
     assert args.func(args) == 0
-    rows = load_text(tmp_path / "rows.npz")
+    rows = load_rows(tmp_path / "rows.npz")
     assert json.loads(capsys.readouterr().out) == {
         "rows": 3,
         "answer_tokens": int(rows.answer_len.sum()),

@@ -16,12 +16,11 @@ from flexspec_mq.models.draft.confidence import (
     Calibration,
     Floats,
     features_of,
-    fit,
-    reliability,
-    samples,
 )
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.training.calibrate import fit, reliability
+from flexspec_mq.training.coupling import samples
 
 SEEDS = st.integers(0, 2**32)
 TRUE = Calibration((-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05, 0.4, -0.1, 0.05))

@@ -19,20 +19,10 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.models.draft import materialise
-from flexspec_mq.models.draft.delta import load_delta, read_delta, read_meta, save_delta
-from flexspec_mq.models.draft.packing import (
-    GROUP,
-    LEVELS,
-    SCALES,
-    WIDTHS,
-    dequantise,
-    pack,
-    pack_file,
-    quantise,
-    relative_error,
-    unpack,
-)
+from flexspec_mq.models.draft.delta import load_delta, read_delta, read_meta
+from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, WIDTHS, dequantise, unpack
 from flexspec_mq.training.architecture import trained_parameters
+from flexspec_mq.training.packing import pack, pack_file, quantise, relative_error, save_delta
 from tests.models.test_draft_artifact import START, N, save_base, save_trained, trained_draft
 
 GOLDEN = Path(__file__).parent / "golden" / "packed_delta.safetensors"

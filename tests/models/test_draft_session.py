@@ -20,15 +20,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft import materialise
-from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta, save_delta
+from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
 from flexspec_mq.training import session
 from flexspec_mq.training.architecture import load_causal_lm
 from flexspec_mq.training.evaluate import write_answers
 from flexspec_mq.training.history import read_lines
+from flexspec_mq.training.packing import save_delta
 from flexspec_mq.training.prompts import read_prompts
+from flexspec_mq.training.rows import TextRows, load_rows, make_rows, save_rows
 from flexspec_mq.training.schedule import TrainConfig
 from flexspec_mq.training.session import Saving, TrainFiles, train_draft
-from flexspec_mq.training.text import TextRows, load_text, make_rows, save_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +72,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = np.cumsum([0, *length], dtype=np.int64)
     ids = rng.integers(0, 61, int(start[-1]), dtype=np.int64)
     prompt_len, temperature = np.full(ROWS, 4, dtype=np.int32), np.zeros(ROWS, dtype=np.float32)
-    save_text(folder / "text.npz", TextRows(ids, start, prompt_len, temperature))
+    save_rows(folder / "text.npz", TextRows(ids, start, prompt_len, temperature))
     (folder / "prompts.jsonl").write_text('{"prompt": "w1 w2"}\n{"turns": ["w3 w4 w5 w6", "w7"]}\n')
     return folder
 
@@ -102,7 +103,7 @@ def test_train_evaluate_and_export_work_together(
     asked = ["--prompts", files / "prompts.jsonl", "--max-new", 9, "--keep", keep]
     assert run("evaluate", "--base", base, "--delta", delta, *asked) == 0
     first = json.loads(capsys.readouterr().out)
-    assert first["positions"] == load_text(keep).answer_len.sum()
+    assert first["positions"] == load_rows(keep).answer_len.sum()
     assert run("evaluate", "--base", base, "--delta", delta, *asked) == 0
     assert json.loads(capsys.readouterr().out) == first
     assert run("export", "--base", base, "--delta", delta, "--out", tmp_path / "draft") == 0
@@ -195,7 +196,7 @@ def test_a_training_begins_with_an_earlier_draft(
 
 
 def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
-    save_text(tmp_path / "t.npz", make_rows([(1, 2)], [(61,)], [0.0]))
+    save_rows(tmp_path / "t.npz", make_rows([(1, 2)], [(61,)], [0.0]))
     where = TrainFiles(files / "base", (tmp_path / "t.npz",), tmp_path / "cache", tmp_path / "d")
     with pytest.raises(ModelError, match="has token 61"):
         train_draft(where, CONFIG, Saving(), should_stop=lambda: False)
@@ -205,9 +206,9 @@ def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
 def test_text_of_too_few_prompts_to_measure_on_is_told(
     files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = load_text(files / "text.npz")
+    text = load_rows(files / "text.npz")
     few = text.take(np.flatnonzero(~text.is_held_out())[:20].tolist())
-    save_text(tmp_path / "few.npz", few)
+    save_rows(tmp_path / "few.npz", few)
     where = TrainFiles(files / "base", (tmp_path / "few.npz",), tmp_path / "cache", tmp_path / "d")
     reached = train_draft(where, replace(CONFIG, max_steps=2), Saving(), should_stop=lambda: False)
     assert reached is not None
@@ -294,4 +295,4 @@ def test_text_that_is_no_archive_is_named(tmp_path: Path) -> None:
     for content in (b"", b"PK\x03\x04 cut off"):
         (tmp_path / "text.npz").write_bytes(content)
         with pytest.raises(ModelError, match="cannot read target-written text"):
-            load_text(tmp_path / "text.npz")
+            load_rows(tmp_path / "text.npz")

@@ -28,8 +28,8 @@ from flexspec_mq.training.architecture import (
 from flexspec_mq.training.cache import StateCache, batches, collect
 from flexspec_mq.training.evaluate import cached_rows, count_rounds, replay
 from flexspec_mq.training.losses import Head, distil, hybrid_weight, sampled_head
+from flexspec_mq.training.rows import TextRows, concat, load_rows, save_rows
 from flexspec_mq.training.schedule import TrainConfig, pass_batches, row_order
-from flexspec_mq.training.text import TextRows, concat, load_text, save_text
 from flexspec_mq.training.train import Stopped, Trainer
 
 if TYPE_CHECKING:
@@ -385,15 +385,15 @@ def test_budget_and_rate() -> None:
 
 def test_text_survives_the_disk_and_bad_files_are_refused(tmp_path: Path) -> None:
     text = some_text(5)
-    save_text(tmp_path / "t.npz", text)
-    assert_same(load_text(tmp_path / "t.npz"), text)
+    save_rows(tmp_path / "t.npz", text)
+    assert_same(load_rows(tmp_path / "t.npz"), text)
     with pytest.raises(ModelError, match="cannot read"):
-        load_text(tmp_path / "none.npz")
-    save_text(
+        load_rows(tmp_path / "none.npz")
+    save_rows(
         tmp_path / "bad.npz", TextRows(text.ids, text.start, text.length.astype(np.int32), text.temperature)
     )
     with pytest.raises(ModelError, match="needs a prompt and an answer"):
-        load_text(tmp_path / "bad.npz")
+        load_rows(tmp_path / "bad.npz")
 
 
 def test_models_that_are_not_like_llama_are_refused() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.shape import Shape
-    from flexspec_mq.models.model_input import ModelInput
+    from flexspec_mq.models.runner import ModelInput
 
 
 _FEW = 8

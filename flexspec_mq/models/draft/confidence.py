@@ -11,7 +11,7 @@ The basis is smooth and small (thirteen numbers): what matters of a margin or a 
 hence the logarithms; the square lets the curve level off; the products with the temperature let one set of weights
 serve all of them.
 
-numpy only: a device needs no more, and training calls `fit` with arrays.
+numpy only: a device needs no more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.sampling.choose import choose, choose_with_margin
+from flexspec_mq.sampling.choose import choose_with_margin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,6 @@ _OLD_BASIS, _OLD_WEIGHTS = 1, 10
 """Knew no streak: its functions are the first of this one's."""
 _MOST_STREAK = 63.0
 _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
-_ROUNDS = 50
 
 
 def features_of(
@@ -72,30 +71,6 @@ def features_of(
     mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
     found = (margin, float(logits[token]) - top - mass, -mass, params.temperature, streak)
     return token, np.array(found, dtype=np.float64)
-
-
-def samples(
-    draft: Logits, target: Logits, params: SamplingParams, first: int, streak: int = 0
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """What `fit` takes, from the logits of both models over one stretch of the target's text.
-
-    Args:
-        draft: logits, float32 of shape [positions, vocabulary].
-        target: the same, each row after the same prefix.
-        params: which dice both throw.
-        first: position of the first row's token in prompt + text.
-        streak: before the first row.
-
-    Returns:
-        Features, float64 of shape [positions, 5], and whether the target takes the draft's token, [positions].
-    """
-    features = np.empty((len(draft), len(COLUMNS)))
-    accepted = np.empty(len(draft), dtype=np.bool_)
-    for row, (mine, theirs) in enumerate(zip(draft, target, strict=True)):
-        token, features[row] = features_of(mine, params, first + row, streak)
-        accepted[row] = choose(theirs, params, first + row) == token
-        streak = streak + 1 if accepted[row] else 0
-    return features, accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +98,7 @@ class Calibration:
 
     def probabilities(self, features: Floats) -> Floats:
         """The same for many; features of shape [n, 5], probabilities of shape [n]."""
-        return sigmoid(_basis(features) @ np.array(self.weights))
+        return sigmoid(basis_of(features) @ np.array(self.weights))
 
     def to_json(self) -> dict[str, Any]:
         """A plain JSON object."""
@@ -149,76 +124,8 @@ class Calibration:
             ) from error
 
 
-def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> Calibration:
-    """Fit a calibration by Newton's method.
-
-    Args:
-        features: float64 of shape [n, 5], see `COLUMNS`; of all temperatures that will be served.
-        accepted: whether the target took the token, shape [n].
-        ridge: strength of the penalty on squared weights, of functions scaled to a deviation of 1; as much as so
-            many observations.
-
-    Raises:
-        UsageError: there is nothing to fit, or the shapes do not fit together.
-    """
-    if features.ndim != 2 or features.shape[1] != len(COLUMNS) or accepted.shape != features.shape[:1]:
-        raise UsageError(f"features of shape {features.shape} do not fit {accepted.shape} outcomes")
-    if not len(features):
-        raise UsageError("there are no outcomes to calibrate on")
-    basis = _basis(features)
-    mean, scale = basis.mean(0), basis.std(0)
-    mean[0] = 0.0
-    scale[scale < 1e-9] = 1.0
-    scaled = (basis - mean) / scale
-    weights = newton(scaled, accepted.astype(np.float64), ridge) / scale
-    weights[0] -= float(mean @ weights)
-    return Calibration(tuple(map(float, weights)))
-
-
-def reliability(
-    probabilities: Floats, accepted: npt.NDArray[np.bool_], bins: int = 10
-) -> list[tuple[int, float, float]]:
-    """How well probabilities are calibrated: per bin of equal width, count, mean probability, accepted share."""
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    return [
-        (int(mine.sum()), float(probabilities[mine].mean()), float(accepted[mine].mean()))
-        for mine in (place == number for number in range(bins))
-        if mine.any()
-    ]
-
-
-def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
-    """Weights of a logistic regression with the least penalised loss, by Newton's method with halved steps.
-
-    Args:
-        basis: float64 of shape [n, functions]; the first function is the constant, which is not penalised.
-        outcome: 0 or 1, float64 of shape [n].
-        ridge: strength of the penalty on squared weights.
-    """
-    penalty = np.full(basis.shape[1], ridge)
-    penalty[0] = 1e-6
-    weights = np.zeros(basis.shape[1])
-    loss = _loss(basis, outcome, weights, penalty)
-    for _ in range(_ROUNDS):
-        likely = sigmoid(basis @ weights)
-        slope = basis.T @ (likely - outcome) + penalty * weights
-        curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
-        step = np.linalg.solve(curve, slope)
-        while (found := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(step).max() > 1e-12:
-            step /= 2
-        weights = weights - step
-        if loss - found < 1e-9 * max(1.0, loss):
-            break
-        loss = found
-    return weights
-
-
-def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats) -> float:
-    scores = basis @ weights
-    return float((np.logaddexp(0.0, scores) - outcome * scores).sum() + 0.5 * (penalty * weights**2).sum())
-
-
-def _basis(features: Floats) -> Floats:
+def basis_of(features: Floats) -> Floats:
+    """The functions that a calibration weighs: from features [n, 5] to float64 [n, 13]."""
     margin, logp, top, temperature, streak = features.T
     size = np.log1p(np.minimum(margin, _MOST_MARGIN))
     logp, top = np.maximum(logp, _LEAST_LOGP), np.maximum(top, _LEAST_LOGP)

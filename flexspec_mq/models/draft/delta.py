@@ -1,15 +1,14 @@
 """A draft's delta: the file that ships, what it says about itself, and which base it belongs to.
 
 What ships is what training changed: blocks and norm, whole or, for the blocks' matrices, in few bits as the
-difference to the base's layers that they started from (``packing``). No model runs here.
+difference to the base's layers that they started from (``unpacking``). No model runs here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FingerprintError, ModelError
@@ -25,7 +24,7 @@ RANKS = "token_ranks"
 """Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a
 tensor, in the checkpoint folder a file, ``token_ranks.npy``."""
 WEIGHTS = "model.safetensors"
-_METADATA_KEY = "flexspec_draft"
+METADATA_KEY = "flexspec_draft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +106,6 @@ def start_fingerprint(start_layers: Mapping[str, torch.Tensor]) -> str:
     return _fingerprint(start_layers)
 
 
-def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta) -> Path:
-    """Write blocks and norm, named as in the draft; replaces the file atomically.
-
-    Args:
-        path: Where to; its folder is made.
-        tensors: See ``architecture.is_trained``; float32 is written as bfloat16, all else as it is.
-        meta: Goes into the file's header as JSON.
-
-    Returns:
-        ``path``.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    plain = {
-        name: (tensor.detach().bfloat16() if tensor.dtype == torch.float32 else tensor.detach()).contiguous()
-        for name, tensor in tensors.items()
-    }
-    save_file(plain, part, metadata={_METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
-    part.chmod(0o644)
-    part.replace(path)
-    return path
-
-
 def read_meta(path: Path) -> DeltaMeta:
     """What a delta says about itself.
 
@@ -143,7 +116,7 @@ def read_meta(path: Path) -> DeltaMeta:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {})[_METADATA_KEY])
+            facts = json.loads((file.metadata() or {})[METADATA_KEY])
             version = int(facts["format_version"])
             # Only this format's fields are known.
             meta = meta_of(facts) if version == FORMAT_VERSION else None
@@ -184,7 +157,7 @@ def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.
     The part of the base below the blocks is not checked here.
 
     Args:
-        path: From ``save_delta``.
+        path: A delta's file.
         base_path: Checkpoint folder of the base, of which a packed delta needs the layers that the blocks
             start from.
 
@@ -192,7 +165,7 @@ def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.
         ModelError: A file is unreadable.
         FingerprintError: A packed delta belongs to other layers than the base has.
     """
-    from flexspec_mq.models.draft.packing import unpack
+    from flexspec_mq.models.draft.unpacking import unpack
 
     meta, tensors = read_delta(path)
     if meta.bits is None:

@@ -156,7 +156,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from flexspec_mq.models.draft.packing import pack_file
+    from flexspec_mq.training.packing import pack_file
 
     show_log(unless_terminal=True)
     use_threads(args)

@@ -1,4 +1,4 @@
-"""A smaller delta: matrices as the difference to the layer they started from, in 4 or 8 bits a weight.
+"""Writing deltas, whole or smaller: matrices as the difference to the layer they started from, in 4 or 8 bits.
 
 Training moves a block's weights a little, so their difference to the start needs fewer bits than they do.
 Each row is cut into groups of 64 columns, each with a float16 scale, and weights are rounded to whole
@@ -8,27 +8,27 @@ What is small anyway, the norms, is stored whole.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import os
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.delta import (
+    METADATA_KEY,
     DeltaMeta,
     read_delta,
     read_start,
-    save_delta,
     start_fingerprint,
 )
+from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, origin_of, top_level, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-GROUP = 64
-WIDTHS = (4, 8)
-LEVELS, SCALES = ".levels", ".scales"
 _LARGEST = 60_000.0
 """Scales above this are refused: float16 ends at 65,504."""
 
@@ -51,7 +51,7 @@ def quantise(matrix: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
     Raises:
         ModelError: A weight is not finite, or too large for a float16 scale.
     """
-    top = _top(bits)
+    top = top_level(bits)
     rows, columns = matrix.shape
     groups = -(-columns // GROUP)
     cut = torch.zeros(rows, groups * GROUP)
@@ -65,23 +65,6 @@ def quantise(matrix: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
     levels = torch.where(step[..., None] > 0, cut / step.clamp_min(1e-30)[..., None], 0.0)
     whole = (levels.round().clamp(-top, top) + (top + 1)).to(torch.uint8).view(rows, -1)[:, :columns]
     return (_pairs(whole) if bits == 4 else whole.contiguous()), scales
-
-
-def dequantise(levels: torch.Tensor, scales: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
-    """What ``quantise`` rounded a matrix of so many columns to, float32.
-
-    Raises:
-        ModelError: The shapes do not belong together.
-    """
-    top = _top(bits)
-    stored = -(-columns // 2) if bits == 4 else columns
-    shapes = (levels.shape[0], stored), (levels.shape[0], -(-columns // GROUP))
-    if levels.dtype != torch.uint8 or (tuple(levels.shape), tuple(scales.shape)) != shapes:
-        raise ModelError("a packed matrix has another shape than the layer it started from")
-    if bits == 4:
-        levels = torch.stack((levels & 15, levels >> 4), dim=-1).view(levels.shape[0], -1)[:, :columns]
-    steps = scales.float().repeat_interleave(GROUP, dim=1)[:, :columns]
-    return (levels.float() - (top + 1)) * steps
 
 
 def pack(
@@ -105,7 +88,7 @@ def pack(
     """
     packed = {}
     for name, tensor in tensors.items():
-        origin = _origin(name, n, start)
+        origin = origin_of(name, n, start)
         if origin is None or tensor.ndim != 2:
             packed[name] = tensor
             continue
@@ -116,37 +99,6 @@ def pack(
     return packed
 
 
-def unpack(
-    tensors: Mapping[str, torch.Tensor],
-    layers: Mapping[str, torch.Tensor],
-    n: int,
-    start: Sequence[int],
-    bits: int,
-) -> dict[str, torch.Tensor]:
-    """Undo ``pack``, up to its rounding; matrices become bfloat16.
-
-    Raises:
-        ModelError: The tensors do not belong to these layers.
-    """
-    whole = {}
-    for name, tensor in tensors.items():
-        if name.endswith(SCALES):
-            continue
-        if not name.endswith(LEVELS):
-            whole[name] = tensor
-            continue
-        plain = name.removesuffix(LEVELS)
-        origin = _origin(plain, n, start) or ""
-        if origin not in layers or plain + SCALES not in tensors:
-            raise ModelError(f"the delta has {name}, but its scales or its layer of the base are missing")
-        base = layers[origin].float()
-        added = dequantise(tensor, tensors[plain + SCALES], base.shape[1], bits)
-        if added.shape != base.shape:
-            raise ModelError("a packed matrix has another shape than the layer it started from")
-        whole[plain] = (base + added).bfloat16()
-    return whole
-
-
 def relative_error(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> float:
     """Root of summed squared errors of all matrices, in that of the weights themselves."""
     wrong = size = 0.0
@@ -155,6 +107,31 @@ def relative_error(before: Mapping[str, torch.Tensor], after: Mapping[str, torch
             wrong += float((after[name].double() - tensor.double()).square().sum())
             size += float(tensor.double().square().sum())
     return (wrong / size) ** 0.5 if size else 0.0
+
+
+def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta) -> Path:
+    """Write blocks and norm, named as in the draft; replaces the file atomically.
+
+    Args:
+        path: Where to; its folder is made.
+        tensors: See ``architecture.is_trained``; float32 is written as bfloat16, all else as it is.
+        meta: Goes into the file's header as JSON.
+
+    Returns:
+        ``path``.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    plain = {
+        name: (tensor.detach().bfloat16() if tensor.dtype == torch.float32 else tensor.detach()).contiguous()
+        for name, tensor in tensors.items()
+    }
+    save_file(plain, part, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
+    part.chmod(0o644)
+    part.replace(path)
+    return path
 
 
 def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> tuple[float, float]:
@@ -191,28 +168,11 @@ def _added(
 ) -> dict[str, torch.Tensor]:
     """What training added to each matrix."""
     origins = {
-        name: _origin(name, meta.n, meta.start) for name, tensor in tensors.items() if tensor.ndim == 2
+        name: origin_of(name, meta.n, meta.start) for name, tensor in tensors.items() if tensor.ndim == 2
     }
     return {
         name: tensors[name].float() - layers[origin].float() for name, origin in origins.items() if origin
     }
-
-
-def _origin(name: str, n: int, start: Sequence[int]) -> str | None:
-    """The base's name of the tensor that one of a block started from; None for what is not in a block."""
-    parts = name.split(".")
-    if parts[:2] != ["model", "layers"]:
-        return None
-    block = int(parts[2]) - n
-    if not 0 <= block < len(start):
-        raise ModelError(f"the delta has {name}, but only {len(start)} blocks above {n} layers")
-    return ".".join((*parts[:2], str(start[block]), *parts[3:]))
-
-
-def _top(bits: int) -> int:
-    if bits not in WIDTHS:
-        raise UsageError(f"a delta cannot be packed in {bits} bits", hint="choose 4 or 8")
-    return (1 << (bits - 1)) - 1
 
 
 def _half_upwards(values: torch.Tensor) -> torch.Tensor:

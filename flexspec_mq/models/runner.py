@@ -1,9 +1,9 @@
-"""What goes into a forward for several sessions, and what comes out: the same for all that run models."""
+"""What runs a model, what goes into a forward for several sessions, and what comes out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,26 @@ class ModelInput:
     kv: SessionKV
     tokens: Sequence[int]
     rows: int = 1
+
+
+class ModelRunner(Protocol):
+    """A model that reads several sessions in one forward: `PackedModel`, `CompactModel`."""
+
+    def new_kv(self) -> SessionKV:
+        """Empty keys and values for a new session."""
+        ...
+
+    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
+        """Read the tokens of all feeds.
+
+        Args:
+            feeds: at most one per session.
+
+        Returns:
+            float32 logits of shape [sum of rows, columns], feed by feed; a column is a token id unless the runner
+            says which ids its columns are.
+        """
+        ...
 
 
 def to_numpy(logits: torch.Tensor) -> npt.NDArray[np.float32]:

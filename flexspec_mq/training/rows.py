@@ -79,14 +79,21 @@ class TextRows:
         return marks
 
 
-def load_text(path: Path) -> TextRows:
-    """Read rows from an ``.npz`` file with ``ids``, ``start``, ``prompt_len`` and ``temperature``.
+def load_rows(*paths: Path) -> TextRows:
+    """Read and join the rows of ``.npz`` files with ``ids``, ``start``, ``prompt_len`` and ``temperature``.
 
     ``start`` may leave out the end of the last row. Rows without a prompt or an answer are an error.
 
+    Args:
+        paths: At least one file.
+
     Raises:
-        ModelError: The file cannot be read or its arrays do not belong together.
+        ModelError: A file cannot be read or its arrays do not belong together.
     """
+    return concat([_load(path) for path in paths])
+
+
+def _load(path: Path) -> TextRows:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             ids, prompt_len, temperature = arrays["ids"], arrays["prompt_len"], arrays["temperature"]
@@ -105,8 +112,8 @@ def load_text(path: Path) -> TextRows:
     return rows
 
 
-def save_text(path: Path, rows: TextRows) -> None:
-    """Write rows as ``load_text`` reads them; replaces the file atomically."""
+def save_rows(path: Path, rows: TextRows) -> None:
+    """Write rows as ``load_rows`` reads them; replaces the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     arrays = {name: getattr(rows, name) for name in ("ids", "start", "prompt_len", "temperature")}
@@ -142,15 +149,6 @@ def concat(parts: Sequence[TextRows]) -> TextRows:
         prompt_len=np.concatenate([part.prompt_len for part in parts]),
         temperature=np.concatenate([part.temperature for part in parts]),
     )
-
-
-def load_texts(paths: Sequence[Path]) -> TextRows:
-    """Read and join several files of rows.
-
-    Raises:
-        ModelError: As ``load_text``.
-    """
-    return concat([load_text(path) for path in paths])
 
 
 def token_ranks(text: TextRows, rows: Sequence[int], first: Sequence[int]) -> npt.NDArray[np.int32]:

@@ -1,0 +1,197 @@
+"""Proofs of shape-invariance that were made before, kept under everything that they depend on.
+
+A proof costs some hundred forwards. It is decided by the bytes of the weights as they are loaded, the code that runs
+them, the libraries, the processor and the settings of threads and kernels. All of that is the name of an entry and is
+in it, so that an entry can only vouch for what it was made for; whatever is unknown here makes another proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+import transformers
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.sampling import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from flexspec_mq.models.packed import PackedModel
+
+MOST = 32
+"""Entries that are kept; the one that was written longest ago goes first."""
+
+_VOLATILE = (
+    "processor",
+    "cpu MHz",
+    "bogomips",
+    "BogoMIPS",
+    "apicid",
+    "initial apicid",
+    "core id",
+    "physical id",
+)
+"""Lines of /proc/cpuinfo that differ from one core or minute to the next."""
+_VARIABLES = (
+    "ATEN_",
+    "CUBLAS_",
+    "CUDA_",
+    "DNNL_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "NVIDIA_",
+    "OMP_",
+    "ONEDNN_",
+    "TORCH_",
+)
+"""Beginnings of environment variables that choose kernels."""
+
+Facts = dict[str, str]
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    facts: Facts
+    proof: Proof
+
+
+def proved(
+    model: PackedModel, *, again: bool = False, progress: Callable[[float], None] | None = None
+) -> tuple[Proof, bool]:
+    """The proof for a model as it will be used: remembered, or made now and kept.
+
+    Args:
+        model: on its device, under the thread count that it will be used with.
+        again: make it even if it is remembered.
+        progress: as for `prove`.
+
+    Returns:
+        The proof, and whether it was remembered. One that cannot be read is made anew, one that cannot be kept is
+        only not remembered.
+    """
+    facts = facts_of(model)
+    path = _path(facts)
+    found = None if again or path is None else _read(path, facts)
+    if found is not None:
+        return found, True
+    proof = prove(model, progress=progress)
+    if path is not None:
+        _keep(path, _Entry(facts, proof))
+    return proof, False
+
+
+def facts_of(model: PackedModel) -> Facts:
+    """All that a proof for this model depends on, each as a digest or in words."""
+    network = model.model
+    device = next(network.parameters()).device
+    ours = [Path(inspect.getfile(part)).parent for part in (prove, choose)]
+    return {
+        "weights": _digest(_tensors(network)),
+        "architecture": f"{type(network).__qualname__} {network.config.to_json_string(use_diff=False)}",
+        "shapes": f"{model.shapes} {model.heads}",
+        "code": _digest(
+            path.read_bytes()
+            for path in (*sorted(file for folder in ours for file in folder.glob("*.py")), _source(network))
+        ),
+        "libraries": f"torch {torch.__version__} {torch.version.git_version} transformers {transformers.__version__} "
+        f"libc {' '.join(platform.libc_ver())}",
+        "build": torch.__config__.show(),
+        "threads": f"{torch.__config__.parallel_info()} {len(os.sched_getaffinity(0))} cores",
+        "kernels": f"{_switches()} {torch.backends.cpu.get_cpu_capability()}",
+        "variables": repr(sorted(item for item in os.environ.items() if item[0].startswith(_VARIABLES))),
+        "processor": f"{platform.machine()} {_processor()}",
+        "device": f"{device} {_accelerator(device)}",
+    }
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "big"))
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def _tensors(network: torch.nn.Module) -> Iterable[Any]:
+    """Name, dtype and shape of each parameter and buffer, and its bytes."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _source(network: torch.nn.Module) -> Path:
+    return Path(inspect.getfile(type(network)))
+
+
+def _switches() -> str:
+    found = torch.backends
+    return (
+        f"mkldnn {found.mkldnn.enabled} tf32 {found.cuda.matmul.allow_tf32} {found.cudnn.allow_tf32} "
+        f"reduced {found.cuda.matmul.allow_bf16_reduced_precision_reduction} "
+        f"{found.cuda.matmul.allow_fp16_reduced_precision_reduction} matmul {torch.get_float32_matmul_precision()} "
+        f"deterministic {torch.are_deterministic_algorithms_enabled()}"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.partition("\t")[0].strip() not in _VOLATILE}))
+
+
+def _accelerator(device: torch.device) -> str:
+    if device.type != "cuda":
+        return ""
+    driver = Path("/proc/driver/nvidia/version")
+    return (
+        f"{torch.cuda.get_device_properties(device)} cudnn {torch.backends.cudnn.version()} "  # type: ignore[no-untyped-call]
+        f"{driver.read_text('utf-8') if driver.is_file() else ''}"
+    )
+
+
+def _path(facts: Facts) -> Path | None:
+    """Where the entry is; None where there is no folder for it."""
+    try:
+        return cache_folder("proofs") / f"{_digest([msgspec.json.encode(facts)])}.json"
+    except ModelError:
+        return None
+
+
+def _read(path: Path, facts: Facts) -> Proof | None:
+    """The proof of an entry; None if it is missing, damaged, or of something else."""
+    try:
+        entry = msgspec.json.decode(path.read_bytes(), type=_Entry)
+    except (OSError, msgspec.DecodeError):
+        return None
+    proof = entry.proof
+    sound = proof.rows > 0 and 0 <= proof.differing <= proof.rows and 0 <= proof.flip_rate <= 1
+    return proof if sound and entry.facts == facts and proof.exact == (proof.differing == 0) else None
+
+
+def _keep(path: Path, entry: _Entry) -> None:
+    """Write an entry, whole or not at all, and forget the oldest ones."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(msgspec.json.encode(entry))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        kept = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)
+        for old in kept[:-MOST]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        return

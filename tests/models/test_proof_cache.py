@@ -1,0 +1,192 @@
+"""A proof is remembered for what it was made for and for nothing else, and a bad entry is as good as none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flexspec_mq.models import proof_cache
+from flexspec_mq.models.attention import Shapes
+from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.proof_cache import MOST, facts_of, proved
+from tests.models.tiny_packed import packed, tiny
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "flexspec-mq" / "proofs"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Proof]:
+    """The proofs that were really made."""
+    found: list[Proof] = []
+
+    def counted(model: PackedModel, **options: Any) -> Proof:
+        found.append(prove(model, **options))
+        return found[-1]
+
+    monkeypatch.setattr(proof_cache, "prove", counted)
+    return found
+
+
+def model() -> PackedModel:
+    return packed("grouped", torch.float32)
+
+
+def entry(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+def test_a_second_start_remembers(made: list[Proof], folder: Path) -> None:
+    shares: list[float] = []
+    first = proved(model(), progress=shares.append)
+    assert first == (made[0], False)
+    assert shares[-1] == 1.0
+    assert proved(model()) == (made[0], True)
+    assert len(made) == 1
+    assert entry(folder).suffix == ".json"
+
+
+def test_a_proof_can_be_asked_for_again(made: list[Proof], folder: Path) -> None:
+    proved(model())
+    assert proved(model(), again=True) == (made[1], False)
+    assert proved(model()) == (made[1], True)
+    assert entry(folder)
+
+
+def test_one_that_failed_is_remembered_as_failed(made: list[Proof]) -> None:
+    bad = Shapes(min_rows=1, context_grain=1, value_block=10**9)
+    proof, _ = proved(packed("grouped", torch.bfloat16, bad))
+    assert not proof.exact
+    assert proved(packed("grouped", torch.bfloat16, bad)) == (proof, True)
+    assert len(made) == 1
+
+
+def other_weights() -> PackedModel:
+    found = model()
+    with torch.no_grad():
+        found.model.get_parameter("model.layers.1.mlp.up_proj.weight").view(torch.int32)[3, 5] ^= 1
+    return found
+
+
+OTHERS: dict[str, Callable[[], PackedModel]] = {
+    "weights": other_weights,
+    "dtype": lambda: packed("grouped", torch.bfloat16),
+    "shapes": lambda: packed("grouped", torch.float32, Shapes(16, 64, 64)),
+    "heads": lambda: packed("all", torch.float32),
+    "architecture": lambda: PackedModel(tiny("grouped", torch.float32, window=4000)),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_model_is_not_vouched_for(what: str, made: list[Proof]) -> None:
+    proved(model())
+    assert not proved(OTHERS[what]())[1]
+    assert len(made) == 2
+
+
+def test_other_threads_variables_and_processors_are_not_vouched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [facts_of(model())]
+    torch.set_num_threads(2)
+    seen.append(facts_of(model()))
+    torch.set_num_threads(1)
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    seen.append(facts_of(model()))
+    monkeypatch.delenv("MKL_CBWR")
+    monkeypatch.setattr(proof_cache, "_processor", lambda: "another")
+    seen.append(facts_of(model()))
+    differing = [{key for key in seen[0] if facts[key] != seen[0][key]} for facts in seen]
+    assert differing == [set(), {"threads"}, {"variables"}, {"processor"}]
+
+
+def test_facts_are_the_same_from_one_moment_to_the_next() -> None:
+    assert facts_of(model()) == facts_of(model())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def lie(**changes: object) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        found = json.loads(path.read_text())
+        found["proof"] |= changes
+        path.write_text(json.dumps(found))
+
+    return damage
+
+
+def of_other_weights(path: Path) -> None:
+    found = json.loads(path.read_text())
+    found["facts"]["weights"] = "0" * 64
+    path.write_text(json.dumps(found))
+
+
+def write(text: bytes) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        path.write_bytes(text)
+
+    return damage
+
+
+def turn_into_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "cut off": cut,
+    "empty": write(b""),
+    "no JSON": write(b"\xff\x00"),
+    "another form": write(b'{"exact": true}'),
+    "of other weights": of_other_weights,
+    "no rows": lie(exact=True, rows=0, differing=0),
+    "exact though rows differ": lie(exact=True, differing=3),
+    "more rows differ than were compared": lie(exact=False, differing=10**6),
+    "an impossible rate": lie(flip_rate=1.5),
+    "a wrong type": lie(exact="yes"),
+    "a folder": turn_into_a_folder,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_bad_entry_is_as_good_as_none(kind: str, made: list[Proof], folder: Path) -> None:
+    proved(model())
+    DAMAGE[kind](entry(folder))
+    assert proved(model()) == (made[1], False)
+    if kind != "a folder":  # which nothing replaces; the proof is only not remembered
+        assert proved(model()) == (made[1], True)
+    assert entry(folder)
+
+
+def test_where_nothing_can_be_kept_a_start_proves(
+    made: list[Proof], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flexspec-mq").write_text("a file where the folder would be")
+    assert proved(model()) == (made[0], False)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert proved(model()) == (made[1], False)
+
+
+def test_the_oldest_entries_go(made: list[Proof], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for age in range(MOST + 3):
+        path = folder / f"{age}.json"
+        path.write_text("{}")
+        os.utime(path, ns=(age, age))
+    proved(model())
+    kept = {path.stem for path in folder.iterdir()}
+    assert len(kept) == MOST
+    assert not kept & {"0", "1", "2", "3"}
+    assert proved(model()) == (made[0], True)
