@@ -33,7 +33,7 @@ from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
 from cloud_worker.engine.model_runner import Engine, sampling
-from flexspec_mq.codec.payload import encode
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
@@ -137,11 +137,11 @@ class Comparison:
 
 def draft_bytes(texts: Sequence[Sequence[int]], k: int) -> float | None:
     """Mean payload of a `Draft` of `k` tokens out of such texts, in bytes: all that coupling sends up in a round."""
-    sizes = []
+    sizes, codec = [], Codec()
     for text in texts:
         for seq, begin in enumerate(range(0, len(text) - k, k), start=1):
             draft = Draft(0x7FFF_FFFF, 1, seq, begin, 0, 0x7FFF_FFFF, tuple(text[begin : begin + k]), 0)
-            sizes.append(len(encode(draft)))
+            sizes.append(len(codec.encode(draft)))
     return float(np.mean(sizes)) if sizes else None
 
 

@@ -19,7 +19,8 @@ from cloud_worker.engine.interface import Keeping, Measured
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.status import status_of
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import first_of
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
@@ -60,6 +61,7 @@ class CloudWorker:
     ) -> None:
         facts = verifier.facts
         self._settings = settings
+        self._codec = Codec()
         self._verifier = verifier
         self._machine = WorkerMachine(
             WorkerConfig(
@@ -128,7 +130,7 @@ class CloudWorker:
 
         Drafts are subscribed before the share, so that an answered open can always be followed by a draft.
         """
-        gone = codec.encode_status(self._status("gone"))
+        gone = self._codec.encode_status(self._status("gone"))
         return replace(
             base,
             session_expiry=0,
@@ -214,7 +216,7 @@ class CloudWorker:
             return
         now = time.monotonic()
         try:
-            message = codec.decode(inbound.payload)
+            message = self._codec.decode(inbound.payload)
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
             return
@@ -242,7 +244,7 @@ class CloudWorker:
                     name, why = message.code.name.lower(), message.detail
                     _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
-                self._outbox.put(Outbound(topic, codec.encode(message), effect.qos))
+                self._outbox.put(Outbound(topic, self._codec.encode(message), effect.qos))
             elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
@@ -318,7 +320,7 @@ class CloudWorker:
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self._machine.draining else "online"
         topic = topics.worker_status_topic(self._settings.worker)
-        return [Outbound(topic, codec.encode_status(self._status(state)), 1, retain=True)]
+        return [Outbound(topic, self._codec.encode_status(self._status(state)), 1, retain=True)]
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         load = len(self._machine)

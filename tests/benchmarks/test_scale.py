@@ -18,10 +18,12 @@ from benchmarks.scale_parts.orders import Order, Outcome
 from benchmarks.scale_parts.processes import parse_figures, since
 from benchmarks.scale_parts.sessions import Texts, steady_rate
 from benchmarks.scale_parts.stopwatch import Stopwatch
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.protocol.worker.machine import WorkItem
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+CODEC = Codec()
 
 pytestmark = pytest.mark.alone
 
@@ -171,14 +173,14 @@ def test_texts_of_one_prompt_are_compared_as_far_as_both_go() -> None:
 
 def test_a_round_is_from_the_first_sending_of_a_batch_to_its_tokens() -> None:
     watch = Stopwatch()
-    watch.received(codec.encode(Verdict(5, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w", 60)))
-    watch.sent(codec.encode(Draft(5, 1, 1, 0, 0, 1, (3,), 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w", 60)))
+    watch.sent(CODEC.encode(Draft(5, 1, 1, 0, 0, 1, (3,), 0)))
     time.sleep(0.02)
-    watch.sent(codec.encode(Poll(5, 1, 2, 0, 0, 1, (3,), 0)))
-    watch.received(codec.encode(Verdict(5, 1, 2, 0, (), 1, Fin.NONE, 0, 0)))
+    watch.sent(CODEC.encode(Poll(5, 1, 2, 0, 0, 1, (3,), 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 2, 0, (), 1, Fin.NONE, 0, 0)))
     assert watch.rounds == []
-    watch.received(codec.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
-    watch.received(codec.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
     assert len(watch.rounds) == 1
     assert watch.rounds[0][1] >= 0.02
 
