@@ -255,6 +255,7 @@ def work_item(session: int, job: Job, context: Sequence[int], draft: Sequence[in
     """What the worker's protocol would hand to its engine."""
     return WorkItem(
         key=(EDGE, session),
+        version="v",
         start=len(context) - len(job.prompt),
         digest=0,
         context=tuple(context),

@@ -24,7 +24,8 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import first_of
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
-from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
@@ -66,14 +67,13 @@ class CloudWorker:
         self._machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
-                version=settings.version,
-                fingerprint=facts.fingerprint,
-                max_context=facts.max_context,
-                vocab_size=facts.vocab_size,
+                versions={
+                    settings.version: VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
+                },
                 capacity=settings.capacity,
                 room=facts.room,
                 lease=settings.lease,
-                shelf=settings.capacity if isinstance(verifier, Keeping) else 0,
+                prefixes=settings.capacity if isinstance(verifier, Keeping) else 0,
             )
         )
         self._epoch = time.time_ns() // 1_000_000
@@ -210,10 +210,11 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
-        edge = topics.edge_of(inbound.topic)
-        if edge is None:
+        sender = topics.sender_of(inbound.topic)
+        if sender is None:
             self.malformed += 1
             return
+        edge, version = sender
         now = time.monotonic()
         try:
             message = self._codec.decode(inbound.payload)
@@ -225,7 +226,7 @@ class CloudWorker:
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
-        self._do(self._machine.receive(edge, message, now, inbound.qos))
+        self._do(self._machine.receive(edge, message, now, inbound.qos, version))
 
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""

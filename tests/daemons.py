@@ -21,7 +21,7 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.session import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
 from flexspec_mq.transport.base import LinkFactory, LinkSettings

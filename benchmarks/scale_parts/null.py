@@ -15,7 +15,7 @@ from hashlib import blake2b
 from cloud_worker.engine.interface import Facts, StepResult
 from edge_node.drafting.interface import Drafted, DraftToken, Wanted
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 
 VOCABULARY = 49_152
 CONTEXT = 65_536

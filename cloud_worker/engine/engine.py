@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 
 _LEAST = 256

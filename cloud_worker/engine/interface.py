@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 
 @dataclass(frozen=True, slots=True)

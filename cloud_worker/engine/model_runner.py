@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.sampling.noise import Words
     from schemas.messages import Identity
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.model_runner import Decided, Engine
     from cloud_worker.engine.prefill_budget import PrefillBudget
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 
 _QUANTUM = 16

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.interface import StepResult, Verifier
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 Change = Free | ReleaseToCache | Transfer
 

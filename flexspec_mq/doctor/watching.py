@@ -110,7 +110,7 @@ class Watch:
             async for event in link.events():
                 if not isinstance(event, Inbound):
                     continue
-                if other is not None and topics.edge_of(event.topic) is not None:
+                if other is not None and topics.sender_of(event.topic) is not None:
                     other(event)
                 else:
                     self.take(event)

@@ -19,7 +19,7 @@ from benchmarks.scale_parts.processes import parse_figures, since
 from benchmarks.scale_parts.sessions import Texts, steady_rate
 from benchmarks.scale_parts.stopwatch import Stopwatch
 from flexspec_mq.codec import Codec
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
@@ -32,6 +32,7 @@ def item(seed: int, context: tuple[int, ...], draft: tuple[int, ...], session: i
     identity = Identity(1, null.FINGERPRINT, 0.0, 0, 1.0, seed, null.EOS, True, 100)
     return WorkItem(
         key=("e", session),
+        version="v",
         start=len(context) - 2,
         digest=0,
         context=context,

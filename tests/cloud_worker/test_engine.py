@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cloud_worker.engine.model_runner import Decided, Engine, Slice, sampling
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
@@ -55,6 +55,7 @@ def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity
     context = [*PROMPTS[number], *written(number)[:start]]
     return WorkItem(
         key=("edge", number),
+        version="v",
         start=start,
         digest=0,
         context=context,

@@ -18,7 +18,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import Cancelled, LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory import MemoryBroker
