@@ -32,7 +32,7 @@ from benchmarks.pricing.overlap import (
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine.model_runner import Engine, sampling
+from cloud_worker.engine.engine import EngineCore, sampling
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
@@ -89,7 +89,7 @@ class Comparison:
 
     def __init__(self, models: Models, *, k: int, at_once: int) -> None:
         self._models = models
-        self._coupling = Rounds(Engine(models.target.packed), models.drafter, Plan(k), at_once=at_once)
+        self._coupling = Rounds(EngineCore(models.target.packed), models.drafter, Plan(k), at_once=at_once)
         self._rejection = RejectionRounds(models.target.packed, models.draft, k=k, at_once=at_once)
         self.found: dict[float, dict[str, Found]] = {}
         self.texts: list[tuple[int, ...]] = []

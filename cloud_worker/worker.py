@@ -1,7 +1,7 @@
 """The daemon: messages in, steps, messages out.
 
 Three loops share one protocol machine, all on the event loop: messages go in as they come, the step loop hands
-work to the verifier's thread and takes results back, and the timer ends leases. What the machine wants sent goes
+work to the engine's thread and takes results back, and the timer ends leases. What the machine wants sent goes
 through one bounded queue. A loop that dies takes the worker down, loudly.
 """
 
@@ -15,7 +15,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.batching_window import BatchingWindow
-from cloud_worker.engine.interface import Keeping, Measured
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.status import status_of
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Literal
 
-    from cloud_worker.engine.interface import Memory, Verifier
+    from cloud_worker.engine.interface import Engine, Memory
     from cloud_worker.metrics import Metrics
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.effects import WorkerEffect
@@ -53,17 +52,15 @@ class CloudWorker:
 
     Args:
         settings: of the worker.
-        verifier: decides tokens; used on one thread of its own.
+        engine: decides tokens; used on one thread of its own.
         metrics: told of every step.
     """
 
-    def __init__(
-        self, settings: WorkerSettings, verifier: Verifier, *, metrics: Metrics | None = None
-    ) -> None:
-        facts = verifier.facts
+    def __init__(self, settings: WorkerSettings, engine: Engine, *, metrics: Metrics | None = None) -> None:
+        facts = engine.facts
         self._settings = settings
         self._codec = Codec()
-        self._verifier = verifier
+        self._engine = engine
         self._machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
@@ -73,7 +70,7 @@ class CloudWorker:
                 capacity=settings.capacity,
                 room=facts.room,
                 lease=settings.lease,
-                prefixes=settings.capacity if isinstance(verifier, Keeping) else 0,
+                prefixes=settings.capacity if facts.keeps else 0,
             )
         )
         self._epoch = time.time_ns() // 1_000_000
@@ -101,8 +98,8 @@ class CloudWorker:
 
     @property
     def memory(self) -> Memory | None:
-        """What keys and values take, if the verifier tells."""
-        return self._verifier.memory if isinstance(self._verifier, Measured) else None
+        """What keys and values take, if the engine tells."""
+        return self._engine.memory
 
     @property
     def not_ready(self) -> str:
@@ -152,7 +149,7 @@ class CloudWorker:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        stepper = EngineThread(self._verifier)
+        stepper = EngineThread(self._engine)
         try:
             async with connect(self.link_settings(base)) as link:
                 self._link = link
@@ -325,4 +322,4 @@ class CloudWorker:
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         load = len(self._machine)
-        return status_of(self._settings, self._verifier.facts, state, epoch=self._epoch, load=load)
+        return status_of(self._settings, self._engine.facts, state, epoch=self._epoch, load=load)

@@ -67,7 +67,7 @@ def test_the_null_draft_is_right_as_often_as_it_is_told(right: float) -> None:
 def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> None:
     """Every session writes the text that it writes alone, in as many rounds as foretold."""
     k, right, limit, prompt = 4, 0.7, 30, (5, 6)
-    verifier = null.NullVerifier(null.Cost())
+    verifier = null.NullEngine(null.Cost())
     texts: dict[int, list[int]] = {seed: [] for seed in range(shared)}
     rounds = dict.fromkeys(texts, 0)
     while any(len(text) < limit for text in texts.values()):
@@ -90,7 +90,7 @@ def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> 
 
 
 def test_a_step_of_a_modelled_device_takes_its_time_and_no_processor() -> None:
-    verifier = null.NullVerifier(null.Cost(step=0.05, token=0.01))
+    verifier = null.NullEngine(null.Cost(step=0.05, token=0.01))
     verifier.add(item(1, (5, 6), (7, 8)))
     began, used = time.perf_counter(), time.process_time()
     result = verifier.step()
