@@ -19,7 +19,7 @@ from benchmarks._common import finish, parser, percentile, table
 from benchmarks.questions import OWN, Question, read_questions, spread
 from benchmarks.rounds import Job, Rounds, Tally, work_item
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.model_runner import Engine, Slice, sampling
+from cloud_worker.engine.engine import EngineCore, sampling
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting import load as draft_model
 from edge_node.drafting.interface import Drafter, Wanted
@@ -146,7 +146,7 @@ def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: Rounds) -> Tallies
     return tallies
 
 
-def measure_time(jobs: Sequence[Job], engine: Engine, drafter: Drafter) -> dict[str, float]:
+def measure_time(jobs: Sequence[Job], engine: EngineCore, drafter: Drafter) -> dict[str, float]:
     """Median milliseconds of one token of one session alone, of the draft and of the target, in turns."""
     times: dict[str, list[float]] = {"draft": [], "target": []}
     session = -1
@@ -159,15 +159,15 @@ def measure_time(jobs: Sequence[Job], engine: Engine, drafter: Drafter) -> dict[
             began = time.perf_counter()
             drafted = drafter.draft([Wanted(session, context, params)])
             middle = time.perf_counter()
-            item = work_item(session, job, context, ())
-            decided = engine.step([Slice(item, engine.unread(item))])[0].tokens
+            engine.scheduler.add(work_item(session, job, context, ()))
+            ((_, decided),) = engine.step()
             ended = time.perf_counter()
             if count and drafted[0]:  # the first one reads the prompt
                 times["draft"].append(1e3 * (middle - began))
                 times["target"].append(1e3 * (ended - middle))
             context += decided
         drafter.free(session)
-        engine.free(("bench", session))
+        engine.scheduler.free(("bench", session))
     return {name: percentile(values, 0.5) for name, values in times.items() if values}
 
 
@@ -243,9 +243,10 @@ def measure(options: Namespace) -> int:
     if draft.drafter is None or draft.loaded.fingerprint != target.loaded.fingerprint:
         raise FingerprintError("draft and target have different tokenizers")
     jobs = make_jobs(questions, target.loaded, options)
-    engine = Engine(target.packed)
+    engine = EngineCore(target.packed)
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
-    times = measure_time(timed, engine, draft.model) if draft.model is not None else {}
+    whole = EngineCore(target.packed, prefill=2**20)  # reads a prompt in one forward
+    times = measure_time(timed, whole, draft.model) if draft.model is not None else {}
     plan = Plan(options.k, stop=options.stop)
     rounds = Rounds(engine, draft.drafter, plan, at_once=options.at_once, price=options.price)
     tallies = measure_acceptance(jobs, rounds)

@@ -27,7 +27,7 @@ from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
@@ -94,7 +94,7 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
     greedy = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature == 0.0])]
     sampled = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature > 0.0])]
     target, k, at_once = models.target.packed, options.k, options.at_once
-    Rounds(Engine(target), models.drafter, Plan(k), at_once=at_once).run(greedy, by_us)
+    Rounds(EngineCore(target), models.drafter, Plan(k), at_once=at_once).run(greedy, by_us)
     RejectionRounds(target, models.draft, k=k, at_once=at_once).run(sampled, by_us)
     progress = Progress("transformers", total)
     theirs.run(jobs, by_them)

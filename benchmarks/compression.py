@@ -26,10 +26,12 @@ import zstandard
 
 from benchmarks import _common
 from benchmarks.traffic import Marks, Row, load_text, messages, split_by_prompt
-from flexspec_mq.codec import decode, encode
+from flexspec_mq.codec import Codec
 from flexspec_mq.codec.compression import CURRENT, LEVEL, MIN_BYTES, ZSTD, dictionary, make_compressor
 from flexspec_mq.codec.wire import message_to_body
 from schemas.messages import Message
+
+_CODEC = Codec()
 
 DICTIONARY_BYTES = 32 * 1024
 DICTIONARY_ID = 0x4653_0001
@@ -91,7 +93,7 @@ def judge(named: Iterable[tuple[str, Message]]) -> list[Line]:
 
 def _line(name: str, group: Sequence[Message]) -> Line:
     bodies = [message_to_body(message) for message in group]
-    payloads = [encode(message) for message in group]
+    payloads = [_CODEC.encode(message) for message in group]
     zstd, with_dictionary = make_compressor(dictionary(ZSTD)), make_compressor(dictionary(CURRENT))
     return Line(
         name,
@@ -101,8 +103,8 @@ def _line(name: str, group: Sequence[Message]) -> Line:
         zstd=1 + fmean(len(zstd.compress(body)) for body in bodies),
         dictionary=1 + fmean(len(with_dictionary.compress(body)) for body in bodies),
         sent=fmean(map(len, payloads)),
-        encode_us=_microseconds(encode, group),
-        decode_us=_microseconds(decode, payloads),
+        encode_us=_microseconds(_CODEC.encode, group),
+        decode_us=_microseconds(_CODEC.decode, payloads),
     )
 
 

@@ -32,8 +32,8 @@ from benchmarks.pricing.overlap import (
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine.model_runner import Engine, sampling
-from flexspec_mq.codec.payload import encode
+from cloud_worker.engine.engine import EngineCore, sampling
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
@@ -89,7 +89,7 @@ class Comparison:
 
     def __init__(self, models: Models, *, k: int, at_once: int) -> None:
         self._models = models
-        self._coupling = Rounds(Engine(models.target.packed), models.drafter, Plan(k), at_once=at_once)
+        self._coupling = Rounds(EngineCore(models.target.packed), models.drafter, Plan(k), at_once=at_once)
         self._rejection = RejectionRounds(models.target.packed, models.draft, k=k, at_once=at_once)
         self.found: dict[float, dict[str, Found]] = {}
         self.texts: list[tuple[int, ...]] = []
@@ -137,11 +137,11 @@ class Comparison:
 
 def draft_bytes(texts: Sequence[Sequence[int]], k: int) -> float | None:
     """Mean payload of a `Draft` of `k` tokens out of such texts, in bytes: all that coupling sends up in a round."""
-    sizes = []
+    sizes, codec = [], Codec()
     for text in texts:
         for seq, begin in enumerate(range(0, len(text) - k, k), start=1):
             draft = Draft(0x7FFF_FFFF, 1, seq, begin, 0, 0x7FFF_FFFF, tuple(text[begin : begin + k]), 0)
-            sizes.append(len(encode(draft)))
+            sizes.append(len(codec.encode(draft)))
     return float(np.mean(sizes)) if sizes else None
 
 

@@ -23,7 +23,7 @@ from benchmarks._common import finish, interleaved, parser, percentile, table
 from benchmarks.questions import OWN, read_questions
 from benchmarks.rounds import Job, work_item
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.model_runner import Engine, Slice
+from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
@@ -129,18 +129,16 @@ def step_name(sessions: int, temperature: float) -> str:
     return f"step, {sessions} x 1, T = {temperature:g}"
 
 
-def step_cases(engine: Engine, loaded: LoadedText, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def step_cases(engine: EngineCore, loaded: LoadedText, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """Engine steps, forward and decision, of one token for each session."""
 
     def case(sessions: int, temperature: float) -> float:
-        slices = []
         for session, text in enumerate(texts[:sessions]):
             identity = Identity(
                 PROTOCOL_VERSION, loaded.fingerprint, temperature, 0, 1.0, session, loaded.eos, True, 1
             )
-            item = work_item(session, Job("", (), identity), text, ())
-            slices.append(Slice(item, len(text)))
-        return timed(lambda: engine.step(slices))
+            engine.scheduler.add(work_item(session, Job("", (), identity), text, ()))
+        return timed(engine.step)
 
     case(MOST, 0.0)  # reads the contexts; every later step reads their last token again
     return {
@@ -243,7 +241,7 @@ def measure(options: Namespace) -> int:
     target = cloud_target.load(settings, lambda text: print(text, file=sys.stderr, flush=True))
     reference = load_target(options.target, dtype=options.dtype, attn_implementation=options.reference)
     texts = contexts(target.loaded, options)
-    engine = Engine(target.packed)
+    engine = EngineCore(target.packed, prefill=2**20)
     cases = {
         **forward_cases(target.packed, texts),
         **step_cases(engine, target.loaded, texts),

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloud_worker.engine.model_runner import Engine, sampling
-from cloud_worker.engine.scheduler import Scheduler
+from cloud_worker.engine.engine import EngineCore, sampling
 from edge_node.drafting.interface import Drafter, DraftToken, Wanted
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
@@ -179,7 +178,7 @@ class Rounds:
     """
 
     def __init__(
-        self, engine: Engine, drafter: Drafter, plan: Plan, *, at_once: int, price: float = 0.0
+        self, engine: EngineCore, drafter: Drafter, plan: Plan, *, at_once: int, price: float = 0.0
     ) -> None:
         self._engine = engine
         self._drafter = drafter
@@ -213,7 +212,7 @@ class Rounds:
                     active[active.index(text)] = again
                 else:
                     active.remove(text)
-                    self._engine.free((EDGE, text.session))
+                    self._engine.scheduler.free((EDGE, text.session))
 
     def _draft(self, texts: Sequence[_Text]) -> None:
         for text in texts:
@@ -240,21 +239,21 @@ class Rounds:
         )
 
     def _verify(self, texts: Sequence[_Text]) -> None:
-        batcher = Scheduler(prefill=256)
         by_session = {text.session: text for text in texts}
         for text in texts:
-            batcher.add(work_item(text.session, text.job, text.context, text.draft))
-        while batcher.pending:
-            for result in batcher.settle(self._engine.step(batcher.compose(self._engine))):
-                text = by_session[result.item.key[1]]
-                text.tally.count(text.branch.guesses, result.tokens)
-                text.context += result.tokens
+            self._engine.scheduler.add(work_item(text.session, text.job, text.context, text.draft))
+        while self._engine.scheduler.pending:
+            for item, tokens in self._engine.step():
+                text = by_session[item.key[1]]
+                text.tally.count(text.branch.guesses, tokens)
+                text.context += tokens
 
 
 def work_item(session: int, job: Job, context: Sequence[int], draft: Sequence[int]) -> WorkItem:
     """What the worker's protocol would hand to its engine."""
     return WorkItem(
         key=(EDGE, session),
+        version="v",
         start=len(context) - len(job.prompt),
         digest=0,
         context=tuple(context),

@@ -25,11 +25,13 @@ from benchmarks._common import finish, parser, percentile, table
 from benchmarks.capture import captured
 from benchmarks.rawmqtt import RawClient
 from broker.launcher import PrivateBroker
-from flexspec_mq.codec import decode, encode
+from flexspec_mq.codec import Codec
 from flexspec_mq.topics import draft_filter, draft_topic, verdict_topic
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from schemas.messages import Draft, Fin, Verdict
+
+_CODEC = Codec()
 
 EDGE, WORKER = "edge01", "wk01"
 K = 8
@@ -66,10 +68,10 @@ async def serve_link(link: Link, qos: list[int], spacing: list[float]) -> None:
     """Answer drafts with verdicts; `qos` and `spacing` hold the current values."""
     async for event in link.events():
         if isinstance(event, Inbound):
-            draft = cast("Draft", decode(event.payload))
+            draft = cast("Draft", _CODEC.decode(event.payload))
             if spacing[0]:
                 await asyncio.sleep(spacing[0])
-            await link.publish(verdict_topic(EDGE), encode(verdict_for(draft)), qos=qos[0])
+            await link.publish(verdict_topic(EDGE), _CODEC.encode(verdict_for(draft)), qos=qos[0])
 
 
 class LinkCase:
@@ -86,8 +88,8 @@ class LinkCase:
             self._seq += 1
             draft = draft_message(self._seq, self._rng)
             start = time.perf_counter()
-            await self._edge.publish(draft_topic(WORKER, EDGE), encode(draft), qos=qos, expiry=EXPIRY)
-            verdict = decode((await next_message(self._edge)).payload)
+            await self._edge.publish(draft_topic(WORKER, EDGE), _CODEC.encode(draft), qos=qos, expiry=EXPIRY)
+            verdict = _CODEC.decode((await next_message(self._edge)).payload)
             times.append(time.perf_counter() - start)
             if not isinstance(verdict, Verdict) or verdict.echo != self._seq:
                 raise RuntimeError(f"the verdict for {self._seq} is {verdict}")
@@ -100,12 +102,12 @@ class LinkCase:
 
         async def send() -> None:
             await self._edge.publish(
-                draft_topic(WORKER, EDGE), encode(draft_message(1, self._rng)), qos=qos, expiry=EXPIRY
+                draft_topic(WORKER, EDGE), _CODEC.encode(draft_message(1, self._rng)), qos=qos, expiry=EXPIRY
             )
 
         async def take_all() -> None:
             for _ in range(rounds):
-                decode((await next_message(self._edge)).payload)
+                _CODEC.decode((await next_message(self._edge)).payload)
                 slots.release()
 
         start = time.perf_counter()
@@ -175,7 +177,7 @@ async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
     rng = random.Random(options.seed)
     qos, spacing = [0], [0.0]
     draft = draft_message(1, rng)
-    sizes = len(encode(draft)), len(encode(verdict_for(draft)))
+    sizes = len(_CODEC.encode(draft)), len(_CODEC.encode(verdict_for(draft)))
     async with AsyncExitStack() as stack:
         edge = await stack.enter_async_context(
             mqtt_link(

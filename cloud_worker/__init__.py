@@ -1,1 +1,1 @@
-"""The verifier daemon: holds one target version and decides tokens."""
+"""The worker daemon: holds one target version and decides tokens."""

@@ -23,7 +23,7 @@ from flexspec_mq.transport.arguments import link_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from cloud_worker.engine.engine import ModelVerifier
+    from cloud_worker.engine.engine import ModelEngine
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import CloudConfig
     from cloud_worker.worker import CloudWorker
@@ -82,23 +82,23 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: CloudConfig, base: LinkSettings, target: Target, *, ready_json: bool) -> None:
-    from cloud_worker.engine.engine import ModelVerifier
+    from cloud_worker.engine.engine import ModelEngine
 
     settings = config.worker
     kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
-    verifier = ModelVerifier(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms)
-    async with _worker(config, verifier) as worker:
+    engine = ModelEngine(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms)
+    async with _worker(config, engine) as worker:
         await _run(worker, settings, base, target, ready_json=ready_json)
 
 
 @contextlib.asynccontextmanager
-async def _worker(config: CloudConfig, verifier: ModelVerifier) -> AsyncIterator[CloudWorker]:
+async def _worker(config: CloudConfig, engine: ModelEngine) -> AsyncIterator[CloudWorker]:
     """The worker, with its figures served if that is wanted."""
     from cloud_worker.worker import CloudWorker
 
     where = config.metrics
     if where.metrics_port is None:
-        yield CloudWorker(config.worker, verifier)
+        yield CloudWorker(config.worker, engine)
         return
     try:
         from cloud_worker.metrics import Metrics
@@ -108,7 +108,7 @@ async def _worker(config: CloudConfig, verifier: ModelVerifier) -> AsyncIterator
             f"--metrics-port needs {error.name}", hint="install it with: pip install 'flexspec-mq[serve]'"
         ) from error
     metrics = Metrics()
-    worker = CloudWorker(config.worker, verifier, metrics=metrics)
+    worker = CloudWorker(config.worker, engine, metrics=metrics)
     async with observed(
         worker, metrics, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere
     ) as port:

@@ -7,7 +7,7 @@ import contextlib
 import http.client
 from typing import TYPE_CHECKING
 
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
@@ -199,7 +199,7 @@ async def _check_access(
     topic = topics.worker_status_topic(worker)
     known = watch.newest(topic)
     gone = WorkerStatus(state="gone", epoch=0, at=0, worker=worker)
-    status = codec.encode_status(gone) if known is None else known.payload
+    status = watch.codec.encode_status(gone) if known is None else known.payload
     answers = topics.verdict_topic(_NOBODY)
     for where, payload, loss in (
         (topic, status, "the worker could not tell its status, and would refuse to start"),

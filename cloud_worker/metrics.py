@@ -115,7 +115,13 @@ class _Counters(Collector):
         )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))
-        yield _now("kept_texts", "Texts kept for their edges to go on from", machine.shelved)
+        by_version = GaugeMetricFamily(
+            "flexspec_worker_version_sessions", "Live sessions by target version", labels=["version"]
+        )
+        for version, sessions in {**dict.fromkeys(machine.versions, 0), **machine.live}.items():
+            by_version.add_metric([version], sessions)
+        yield by_version
+        yield _now("kept_texts", "Texts kept for their edges to go on from", machine.prefixes)
         yield _now("capacity_sessions", "Live sessions that are taken", self._worker.capacity)
         yield _now("tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield _now("ready", "1 if it takes new sessions", not self._worker.not_ready)

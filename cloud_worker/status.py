@@ -27,7 +27,7 @@ def status_of(
 
     Args:
         settings: of the worker.
-        facts: of its verifier.
+        facts: of its engine.
         state: what it is about to be.
         epoch: of this process.
         load: live sessions.

@@ -1,7 +1,7 @@
 """The daemon: messages in, steps, messages out.
 
 Three loops share one protocol machine, all on the event loop: messages go in as they come, the step loop hands
-work to the verifier's thread and takes results back, and the timer ends leases. What the machine wants sent goes
+work to the engine's thread and takes results back, and the timer ends leases. What the machine wants sent goes
 through one bounded queue. A loop that dies takes the worker down, loudly.
 """
 
@@ -15,15 +15,16 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.batching_window import BatchingWindow
-from cloud_worker.engine.interface import Keeping, Measured
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.status import status_of
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import first_of
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
-from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Literal
 
-    from cloud_worker.engine.interface import Memory, Verifier
+    from cloud_worker.engine.interface import Engine, Memory
     from cloud_worker.metrics import Metrics
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.effects import WorkerEffect
@@ -51,27 +52,25 @@ class CloudWorker:
 
     Args:
         settings: of the worker.
-        verifier: decides tokens; used on one thread of its own.
+        engine: decides tokens; used on one thread of its own.
         metrics: told of every step.
     """
 
-    def __init__(
-        self, settings: WorkerSettings, verifier: Verifier, *, metrics: Metrics | None = None
-    ) -> None:
-        facts = verifier.facts
+    def __init__(self, settings: WorkerSettings, engine: Engine, *, metrics: Metrics | None = None) -> None:
+        facts = engine.facts
         self._settings = settings
-        self._verifier = verifier
+        self._codec = Codec()
+        self._engine = engine
         self._machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
-                version=settings.version,
-                fingerprint=facts.fingerprint,
-                max_context=facts.max_context,
-                vocab_size=facts.vocab_size,
+                versions={
+                    settings.version: VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
+                },
                 capacity=settings.capacity,
                 room=facts.room,
                 lease=settings.lease,
-                shelf=settings.capacity if isinstance(verifier, Keeping) else 0,
+                prefixes=settings.capacity if facts.keeps else 0,
             )
         )
         self._epoch = time.time_ns() // 1_000_000
@@ -99,8 +98,8 @@ class CloudWorker:
 
     @property
     def memory(self) -> Memory | None:
-        """What keys and values take, if the verifier tells."""
-        return self._verifier.memory if isinstance(self._verifier, Measured) else None
+        """What keys and values take, if the engine tells."""
+        return self._engine.memory
 
     @property
     def not_ready(self) -> str:
@@ -128,7 +127,7 @@ class CloudWorker:
 
         Drafts are subscribed before the share, so that an answered open can always be followed by a draft.
         """
-        gone = codec.encode_status(self._status("gone"))
+        gone = self._codec.encode_status(self._status("gone"))
         return replace(
             base,
             session_expiry=0,
@@ -150,7 +149,7 @@ class CloudWorker:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        stepper = EngineThread(self._verifier)
+        stepper = EngineThread(self._engine)
         try:
             async with connect(self.link_settings(base)) as link:
                 self._link = link
@@ -208,13 +207,14 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
-        edge = topics.edge_of(inbound.topic)
-        if edge is None:
+        sender = topics.sender_of(inbound.topic)
+        if sender is None:
             self.malformed += 1
             return
+        edge, version = sender
         now = time.monotonic()
         try:
-            message = codec.decode(inbound.payload)
+            message = self._codec.decode(inbound.payload)
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
             return
@@ -223,7 +223,7 @@ class CloudWorker:
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
-        self._do(self._machine.receive(edge, message, now, inbound.qos))
+        self._do(self._machine.receive(edge, message, now, inbound.qos, version))
 
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""
@@ -242,7 +242,7 @@ class CloudWorker:
                     name, why = message.code.name.lower(), message.detail
                     _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
-                self._outbox.put(Outbound(topic, codec.encode(message), effect.qos))
+                self._outbox.put(Outbound(topic, self._codec.encode(message), effect.qos))
             elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
@@ -318,8 +318,8 @@ class CloudWorker:
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self._machine.draining else "online"
         topic = topics.worker_status_topic(self._settings.worker)
-        return [Outbound(topic, codec.encode_status(self._status(state)), 1, retain=True)]
+        return [Outbound(topic, self._codec.encode_status(self._status(state)), 1, retain=True)]
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         load = len(self._machine)
-        return status_of(self._settings, self._verifier.facts, state, epoch=self._epoch, load=load)
+        return status_of(self._settings, self._engine.facts, state, epoch=self._epoch, load=load)

@@ -21,7 +21,8 @@ from edge_node.drafting.interface import Wanted
 from edge_node.drafting.thread import DrafterThread
 from edge_node.fleet.liveness import WorkerLiveness
 from edge_node.generation import Generation, GenerationRequest
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
@@ -89,6 +90,7 @@ class EdgeNode:
         reuse: bool = True,
     ) -> None:
         self._settings = settings
+        self._codec = Codec()
         self._drafting = DrafterThread(drafter)
         self._presence = WorkerLiveness()
         self._recent = PrefixIndex(most=16 if reuse else 0)
@@ -209,12 +211,14 @@ class EdgeNode:
         The will of an edge whose name nobody chose clears its status, lest the broker keep one for each run.
         """
         topic = topics.edge_status_topic(self._settings.edge)
-        gone = b"" if self._settings.ephemeral else codec.encode_status(self._status("gone"))
+        gone = b"" if self._settings.ephemeral else self._codec.encode_status(self._status("gone"))
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
             will=Will(topic, gone),
-            birth=lambda: [Outbound(topic, codec.encode_status(self._status("online")), 1, retain=True)],
+            birth=lambda: [
+                Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
+            ],
             subscriptions=(Subscription(topics.verdict_topic(self._settings.edge)),),
         )
 
@@ -258,7 +262,7 @@ class EdgeNode:
             self._receive_status(worker, inbound.payload, now)
             return
         try:
-            message = codec.decode(inbound.payload)
+            message = self._codec.decode(inbound.payload)
         except RemoteProtocolError as error:
             self._malformed(f"a worker sent what cannot be read: {error.message}")
             return
@@ -279,7 +283,7 @@ class EdgeNode:
         if not payload:  # somebody cleared it
             return
         try:
-            status = codec.decode_status(payload, WorkerStatus)
+            status = self._codec.decode_status(payload, WorkerStatus)
         except RemoteProtocolError as error:
             self._malformed(f"the status of worker {worker} cannot be read: {error.message}")
             return
@@ -323,7 +327,7 @@ class EdgeNode:
 
     def _publish(self, generation: Generation | None, send: Send) -> None:
         try:
-            payload = codec.encode(send.message)
+            payload = self._codec.encode(send.message)
         except (UsageError, LocalProtocolError) as error:
             # Prompt and text have outgrown what a message can hold, or the request has a value that none can hold.
             if generation is None:
@@ -380,7 +384,7 @@ class EdgeNode:
 
     def _refused(self, message: Outbound, error: PublishRefused) -> None:
         """The broker will never take this message: its text ends with what the broker said."""
-        sent = codec.decode(message.payload)
+        sent = self._codec.decode(message.payload)
         generation = self._sessions.get(sent.session)
         if generation is not None and not isinstance(sent, Close):
             self._give_up(generation, error)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from flexspec_mq.errors import UsageError
 
@@ -63,11 +64,26 @@ def edge_status_topic(edge: str) -> str:
     return f"{ROOT}/e/{edge}"
 
 
-def edge_of(topic: str) -> str | None:
-    """The edge that published on an open or draft topic; None for other topics, and names that none can have."""
+class Sender(NamedTuple):
+    """Who published on an open or draft topic.
+
+    Attributes:
+        edge: its name.
+        version: target version that an open topic names; None on a draft topic.
+    """
+
+    edge: str
+    version: str | None
+
+
+def sender_of(topic: str) -> Sender | None:
+    """Who published on an open or draft topic; None for other topics, and names that none can have."""
     parts = topic.split("/")
-    ours = len(parts) == 4 and parts[0] == ROOT and parts[1] in ("o", "d") and _NAME.fullmatch(parts[3])
-    return parts[3] if ours else None
+    if len(parts) != 4 or parts[0] != ROOT or not _NAME.fullmatch(parts[3]):
+        return None
+    if parts[1] == "o" and _NAME.fullmatch(parts[2]):
+        return Sender(parts[3], parts[2])
+    return Sender(parts[3], None) if parts[1] == "d" else None
 
 
 def worker_of_status(topic: str) -> str | None:

@@ -21,7 +21,7 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.session import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
@@ -36,7 +36,7 @@ PLAN = Plan(draft_length=4, in_flight=2, qos=1)
 
 
 class FakeVerifier:
-    """A `Verifier` over the fake target.
+    """An `Engine` over the fake target.
 
     Attributes:
         batches: prompts of the items in each step, in order.
@@ -58,6 +58,10 @@ class FakeVerifier:
     def facts(self) -> Facts:
         return Facts(FINGERPRINT, 200_000, VOCAB, "exact", None, "fake", "fake")
 
+    @property
+    def memory(self) -> None:
+        return None
+
     def add(self, item: WorkItem) -> None:
         self._pending[item.key] = item
         self.held.add(item.key)
@@ -65,6 +69,12 @@ class FakeVerifier:
     def free(self, key: SessionKey) -> None:
         self._pending.pop(key, None)
         self.held.discard(key)
+
+    def release(self, key: SessionKey) -> None:
+        raise AssertionError(f"it keeps nothing of {key}")
+
+    def transfer(self, source: SessionKey, key: SessionKey) -> None:
+        raise AssertionError(f"it keeps nothing of {source} for {key}")
 
     def idle(self) -> bool:
         return not self._pending

@@ -6,9 +6,11 @@ import random
 
 import zstandard
 
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.simulator.world import FINGERPRINT
 from schemas.messages import Fin, Identity, Open, Verdict
+
+CODEC = Codec()
 
 
 def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 40) -> Open:
@@ -18,7 +20,7 @@ def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 
 
 def hostile() -> list[bytes]:
     """Payloads that cannot be read: truncated, too long, of another version, a bomb, noise, a worker's own."""
-    whole = codec.encode(opening())
+    whole = CODEC.encode(opening())
     bomb = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(
             format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
@@ -32,7 +34,7 @@ def hostile() -> list[bytes]:
         bytes([whole[0] | 0xE0]) + whole[1:],
         b"\x01" + bomb,
         b"\x00" + b"\x91" * 50_000,
-        codec.encode(Verdict(7, 1, 0, 0, (), 0, Fin.NONE, 0, 0)),
+        CODEC.encode(Verdict(7, 1, 0, 0, (), 0, Fin.NONE, 0, 0)),
         b"{}",
         random.Random(1).randbytes(5000),
     ]

@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from cloud_worker.__main__ import main
-from cloud_worker.engine import engine as model_verifier
-from cloud_worker.engine.model_runner import Decided, Engine, Slice
+from cloud_worker.engine import engine
+from cloud_worker.engine.model_runner import ModelRunner
+from flexspec_mq.models.packed import ModelInput
 
 _RECORD = 4
 
@@ -50,17 +54,17 @@ class Trace:
 
 
 def trace_to(path: str) -> None:
-    """Have every engine of this process write to `path`."""
+    """Have every model runner of this process write to `path`."""
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    class TracedEngine(Engine):
-        def step(self, slices: Sequence[Slice]) -> list[Decided]:
-            cut = sum(self.unread(piece.item) > piece.most for piece in slices)
-            drafted = sum(len(piece.item.draft) for piece in slices)
-            os.write(out, bytes((len(slices), cut, min(drafted, 255), 0)))
-            return super().step(slices)
+    class TracedRunner(ModelRunner):
+        def run(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+            cut = sum(not feed.rows for feed in feeds)
+            drafted = sum(feed.rows - 1 for feed in feeds if feed.rows)
+            os.write(out, bytes((len(feeds), cut, min(drafted, 255), 0)))
+            return super().run(feeds)
 
-    vars(model_verifier)["Engine"] = TracedEngine
+    vars(engine)["ModelRunner"] = TracedRunner
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.pricing.overlap import Floats, probabilities
 from benchmarks.rounds import Job, Tally
-from cloud_worker.engine.model_runner import sampling
+from cloud_worker.engine.engine import sampling
 from edge_node.drafting.interface import DraftToken
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy

@@ -14,7 +14,7 @@ from benchmarks._common import parser
 from benchmarks.questions import OWN, Question, read_questions, spread
 from benchmarks.rounds import Job
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.model_runner import sampling
+from cloud_worker.engine.engine import sampling
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting.model_drafter import ModelDrafter

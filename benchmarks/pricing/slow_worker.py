@@ -12,21 +12,25 @@ import sys
 import time
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from cloud_worker.__main__ import main
-from cloud_worker.engine import engine as model_verifier
-from cloud_worker.engine.model_runner import Decided, Engine, Slice
+from cloud_worker.engine import engine
+from cloud_worker.engine.model_runner import ModelRunner
+from flexspec_mq.models.packed import ModelInput
 
 
 def slow_down(seconds: float) -> None:
-    """Have every engine of this process take so much longer for a forward."""
+    """Have every model runner of this process take so much longer for a forward."""
 
-    class SlowEngine(Engine):
-        def step(self, slices: Sequence[Slice]) -> list[Decided]:
-            decided = super().step(slices)
+    class SlowRunner(ModelRunner):
+        def run(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+            logits = super().run(feeds)
             time.sleep(seconds)
-            return decided
+            return logits
 
-    vars(model_verifier)["Engine"] = SlowEngine
+    vars(engine)["ModelRunner"] = SlowRunner
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A model that computes nothing: the next token is a hash of seed and prefix, and a step takes a set time.
 
-The daemon around it is the real one. What a step takes models an accelerator: the verifier's thread is held for that
+The daemon around it is the real one. What a step takes models an accelerator: the engine's thread is held for that
 long without using a processor, so that the worker and not this machine is the limit.
 """
 
@@ -15,7 +15,7 @@ from hashlib import blake2b
 from cloud_worker.engine.interface import Facts, StepResult
 from edge_node.drafting.interface import Drafted, DraftToken, Wanted
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 
 VOCABULARY = 49_152
 CONTEXT = 65_536
@@ -73,8 +73,8 @@ class Cost:
         return self.step + self.token * tokens
 
 
-class NullVerifier:
-    """A `Verifier` over the null model.
+class NullEngine:
+    """An `Engine` over the null model.
 
     Args:
         cost: of a step.
@@ -90,6 +90,11 @@ class NullVerifier:
         """What it is."""
         return Facts(FINGERPRINT, CONTEXT, VOCABULARY, "exact", None, "none", "none")
 
+    @property
+    def memory(self) -> None:
+        """It holds no keys and values."""
+        return None
+
     def add(self, item: WorkItem) -> None:
         """Take an item in; the next step decides it."""
         self._pending[item.key] = item
@@ -98,6 +103,14 @@ class NullVerifier:
         """Forget a session and its item."""
         self._pending.pop(key, None)
         self._read.pop(key, None)
+
+    def release(self, key: SessionKey) -> None:
+        """Nothing is kept for others."""
+        self.free(key)
+
+    def transfer(self, source: SessionKey, key: SessionKey) -> None:
+        """What was read for one session counts as read for another."""
+        self._read[key] = self._read.pop(source, 0)
 
     def idle(self) -> bool:
         """Whether nothing is pending."""

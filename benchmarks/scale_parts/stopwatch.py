@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.transport.base import Inbound, Link, LinkCounters, LinkEvent, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Draft, Open, Verdict
@@ -25,6 +25,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.rounds: list[tuple[float, float]] = []
+        self._codec = Codec()
         self._sent: dict[int, float] = {}
 
     @asynccontextmanager
@@ -35,7 +36,7 @@ class Stopwatch:
 
     def sent(self, payload: bytes) -> None:
         """A message is about to be published."""
-        message = codec.decode(payload)
+        message = self._codec.decode(payload)
         if isinstance(message, Open | Draft):
             self._sent.setdefault(message.session, time.monotonic())
             if len(self._sent) > _MOST:
@@ -43,7 +44,7 @@ class Stopwatch:
 
     def received(self, payload: bytes) -> None:
         """A message has come."""
-        message = codec.decode(payload)
+        message = self._codec.decode(payload)
         if isinstance(message, Verdict) and message.tokens:
             began = self._sent.pop(message.session, None)
             if began is not None:

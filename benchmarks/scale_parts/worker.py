@@ -12,7 +12,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from benchmarks.scale_parts.null import Cost, NullVerifier
+from benchmarks.scale_parts.null import Cost, NullEngine
 from benchmarks.scale_parts.orders import Ready, say
 from cloud_worker.__main__ import stoppable
 from cloud_worker.metrics import Metrics
@@ -47,8 +47,8 @@ async def serve(options: argparse.Namespace) -> None:
         drain=0.0,
     )
     metrics = Metrics()
-    verifier = NullVerifier(Cost(options.step_ms / 1000, options.token_ms / 1000))
-    worker = CloudWorker(settings, verifier, metrics=metrics)
+    engine = NullEngine(Cost(options.step_ms / 1000, options.token_ms / 1000))
+    worker = CloudWorker(settings, engine, metrics=metrics)
     base = LinkSettings(port=options.port, client_id=f"w-{options.worker}", give_up_after=30.0)
     async with observed(worker, metrics) as port:
         run = asyncio.create_task(worker.run(mqtt_link, base), name="worker")

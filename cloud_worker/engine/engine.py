@@ -1,30 +1,91 @@
-"""The verifier that runs a language model: batcher and engine behind the daemon's interface."""
+"""The engine that runs a language model: schedule, run, decide."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
+from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.interface import Facts, Memory, StepResult
+from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
-from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.model_runner import ModelRunner
+from cloud_worker.engine.noise_prefetch import NoisePrefetch
 from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
+from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.models.packed import PackedModel
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
-
+    from flexspec_mq.protocol.worker.types import WorkItem
+    from schemas.messages import Identity
 
 _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
 
 
-class ModelVerifier:
-    """A `Verifier` over a loaded target.
+class EngineCore:
+    """Work items in, tokens out; knows token ids only. Everything runs on one thread, never on the event loop.
+
+    Args:
+        model: the target.
+        limit: most bytes of keys and values; None is no limit.
+        prefill: tokens of unread prefixes that one step may read.
+        budget: says that anew for each step instead, if there is one.
+
+    Attributes:
+        scheduler: takes the items in, and owns the keys and values.
+        batch: sessions that shared the newest step.
+        fed: tokens that it read, drafted ones included.
+    """
+
+    def __init__(
+        self,
+        model: PackedModel,
+        *,
+        limit: int | None = None,
+        prefill: int = 256,
+        budget: PrefillBudget | None = None,
+    ) -> None:
+        self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
+        self._runner = ModelRunner(model)
+        self._noise = NoisePrefetch(model.vocab_size)
+        self.batch = self.fed = 0
+
+    def step(self) -> list[tuple[WorkItem, tuple[int, ...]]]:
+        """Run one forward over what the scheduler chooses; the items that it decided, with their tokens.
+
+        Raises:
+            MemoryError: see `Scheduler.schedule`.
+        """
+        scheduled = self.scheduler.schedule()
+        self.batch, self.fed = len(scheduled), sum(len(one.feed.tokens) for one in scheduled)
+        if not scheduled:
+            return []
+        deciding = [one.item if one.feed.rows else None for one in scheduled]
+        noises = [
+            None if item is None else self._noise.draw(sampling(item.identity), len(item.context))
+            for item in deciding
+        ]
+        logits = self._runner.run([one.feed for one in scheduled])
+        decided = []
+        for item, rows, noise in zip(deciding, logits, noises, strict=True):
+            if item is None:
+                continue
+            eos = () if item.identity.ignore_eos else item.identity.eos
+            drawn = None if noise is None else noise.result()
+            tokens = decide(rows, item.draft, sampling(item.identity), len(item.context), eos, drawn)
+            if self.scheduler.settle(item, tokens):
+                decided.append((item, tokens))
+        return decided
+
+
+class ModelEngine:
+    """An `Engine` over a loaded target.
 
     Args:
         target: loaded and proved.
@@ -41,10 +102,13 @@ class ModelVerifier:
     ) -> None:
         loaded, proof = target.loaded, target.proof
         limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
-        self._engine = Engine(target.packed, limit=limit)
-        _check_room(self._engine, limit)
-        self._pace = PrefillBudget(most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill))
-        self._batcher = Scheduler(pace=self._pace)
+        self._budget = PrefillBudget(
+            most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
+        )
+        self._core = EngineCore(target.packed, limit=limit, budget=self._budget)
+        self._scheduler = self._core.scheduler
+        self._caches = self._scheduler.caches
+        _check_room(self._caches)
         self._facts = Facts(
             fingerprint=loaded.fingerprint,
             max_context=loaded.max_context,
@@ -53,7 +117,8 @@ class ModelVerifier:
             flip_rate=None if proof.exact else proof.flip_rate,
             device=settings.device,
             dtype=settings.dtype,
-            room=self._engine.room,
+            room=self._caches.room,
+            keeps=True,
         )
 
     @property
@@ -64,47 +129,47 @@ class ModelVerifier:
     @property
     def memory(self) -> Memory:
         """What keys and values take now."""
-        caches = self._engine.caches
-        return Memory(caches.nbytes, caches.limit, caches.dropped, caches.evicted)
+        return Memory(self._caches.nbytes, self._caches.limit, self._caches.dropped, self._caches.evicted)
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
-        self._batcher.add(item)
+        self._scheduler.add(item)
 
     def free(self, key: SessionKey) -> None:
         """Forget a session and its item."""
-        self._batcher.drop(key)
-        self._engine.free(key)
+        self._scheduler.free(key)
 
-    def retire(self, key: SessionKey) -> None:
+    def release(self, key: SessionKey) -> None:
         """A session is over: drop its item and keep its keys and values while there is room."""
-        self._batcher.drop(key)
-        self._engine.caches.retire(key)
+        self._scheduler.release(key)
 
-    def move(self, source: SessionKey, key: SessionKey) -> None:
+    def transfer(self, source: SessionKey, key: SessionKey) -> None:
         """Give the keys and values of one session to another."""
-        self._engine.caches.move(source, key)
+        self._caches.transfer(source, key)
 
     def idle(self) -> bool:
         """Whether nothing is pending."""
-        return not self._batcher.pending
+        return not self._scheduler.pending
 
     def step(self) -> StepResult:
-        """Run one forward over what the batcher composes."""
+        """Run one forward over what the scheduler chooses."""
         began = time.perf_counter()
-        slices = self._batcher.compose(self._engine)
-        decided = self._batcher.settle(self._engine.step(slices)) if slices else []
+        decided = self._core.step()
         spent = 1000 * (time.perf_counter() - began)
-        if slices:
-            writing = self._batcher.writing
-            self._pace.saw(writing, max(0, self._engine.fed - writing), spent)
-        tokens = [(result.item, result.tokens) for result in decided]
-        return StepResult(tokens, int(spent), len(slices), self._engine.fed if slices else 0)
+        if self._core.batch:
+            writing = self._scheduler.writing
+            self._budget.saw(writing, max(0, self._core.fed - writing), spent)
+        return StepResult(decided, int(spent), self._core.batch, self._core.fed)
 
 
-def _check_room(engine: Engine, limit: int | None) -> None:
-    if limit is not None and engine.room is not None and engine.room < _LEAST:
+def _check_room(caches: KVCache) -> None:
+    if caches.room is not None and caches.room < _LEAST:
         raise UsageError(
-            f"{limit} bytes for keys and values hold {engine.room} tokens of this model, less than {_LEAST}",
+            f"{caches.limit} bytes for keys and values hold {caches.room} tokens of this model, less than {_LEAST}",
             hint="allow more memory, or free some",
         )
+
+
+def sampling(identity: Identity) -> SamplingParams:
+    """The sampling parameters that an identity names."""
+    return SamplingParams(identity.temperature, identity.top_k, identity.top_p, identity.seed)

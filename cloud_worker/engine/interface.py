@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a worker tells of its verifier.
+    """What a worker tells of its engine.
 
     Attributes:
         fingerprint: of the tokenizer's contents, 16 bytes.
         flip_rate: measured share of tokens that another shape changes; None where it is exact.
         room: tokens whose keys and values fit at once; None where nothing bounds them.
+        keeps: whether it can go on from what it read for an earlier session.
     """
 
     fingerprint: bytes
@@ -28,6 +29,7 @@ class Facts:
     device: str
     dtype: str
     room: int | None = None
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,17 @@ class Memory:
     evicted: int
 
 
-class Verifier(Protocol):
-    """Decides tokens for work items. All methods but `facts` are called on one thread of their own."""
+class Engine(Protocol):
+    """Decides tokens for work items. All methods are called on one thread of their own; properties on any."""
 
     @property
     def facts(self) -> Facts:
         """What it is."""
+        ...
+
+    @property
+    def memory(self) -> Memory | None:
+        """What keys and values take now; None if it does not tell."""
         ...
 
     def add(self, item: WorkItem) -> None:
@@ -79,33 +86,21 @@ class Verifier(Protocol):
         """Forget a session and its item."""
         ...
 
+    def release(self, key: SessionKey) -> None:
+        """A session is over: drop its item; what was read may serve another one, and is the first to go.
+
+        Called only where `facts.keeps`.
+        """
+        ...
+
+    def transfer(self, source: SessionKey, key: SessionKey) -> None:
+        """What was read for `source`, if it is still there, is of use for `key`. Called only where `facts.keeps`."""
+        ...
+
     def step(self) -> StepResult:
         """Run one forward over what is pending."""
         ...
 
     def idle(self) -> bool:
         """Whether nothing is pending."""
-        ...
-
-
-@runtime_checkable
-class Keeping(Protocol):
-    """What a verifier also has that can go on from what it read for an earlier session."""
-
-    def retire(self, key: SessionKey) -> None:
-        """A session is over: drop its item; what was read may serve another one, and is the first to go."""
-        ...
-
-    def move(self, source: SessionKey, key: SessionKey) -> None:
-        """What was read for `source`, if it is still there, is of use for `key`."""
-        ...
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """What a verifier also has that tells what it takes."""
-
-    @property
-    def memory(self) -> Memory:
-        """Keys and values now. May be read on any thread."""
         ...

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from flexspec_mq.models.kv import GRAIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class KVCache:
-    """The keys and values that an engine holds.
+    """The keys and values of all sessions.
 
     Attributes:
         limit: most bytes held at any moment, copies during growth included; None is no limit.
         nbytes: bytes held.
+        room: tokens of one session that fit, with no other session there; None is no limit.
         dropped: caches of ended texts that were dropped to make room.
         evicted: caches of live sessions that were.
 
@@ -35,6 +38,8 @@ class KVCache:
     def __init__(self, new: Callable[[], SessionKV], limit: int | None = None) -> None:
         self._new = new
         self.limit = limit
+        grain = GRAIN * new().token_bytes
+        self.room = None if limit is None else limit // grain * GRAIN
         self.nbytes = 0
         self.dropped = 0
         self.evicted = 0
@@ -55,18 +60,18 @@ class KVCache:
         if kv is not None:
             self.nbytes -= kv.nbytes
 
-    def retire(self, key: SessionKey) -> None:
+    def release(self, key: SessionKey) -> None:
         """The session's text has ended: its cache may serve another text, and is the first to go."""
         kv = self._live.pop(key, None)
         if kv is not None:
             self._ended[key] = kv
 
-    def move(self, old: SessionKey, new: SessionKey) -> None:
-        """Give the cache of a session to another one, in place of its own; `old` need not have one."""
-        kv = self._live.pop(old, None) or self._ended.pop(old, None)
+    def transfer(self, source: SessionKey, key: SessionKey) -> None:
+        """Give the cache of `source` to `key`, in place of its own; `source` need not have one."""
+        kv = self._live.pop(source, None) or self._ended.pop(source, None)
         if kv is not None:
-            self.free(new)
-            self._live[new] = kv
+            self.free(key)
+            self._live[key] = kv
 
     def take(
         self,

@@ -10,39 +10,57 @@ never of earlier ones. So the oldest item always gets on, and no two sessions ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.model_runner import Slice
+from flexspec_mq.models.packed import ModelInput
 
 if TYPE_CHECKING:
-    from cloud_worker.engine.model_runner import Decided, Engine
+    from collections.abc import Sequence
+
+    from cloud_worker.engine.kv_cache import KVCache
     from cloud_worker.engine.prefill_budget import PrefillBudget
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
 
 
-@dataclass(slots=True)
-class Scheduler:
-    """Items taken from the protocol machine and not yet decided.
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """An item's share of a forward.
 
     Attributes:
+        feed: what it reads, with its keys and values; it has no rows while the prefix is not read to its end.
+    """
+
+    item: WorkItem
+    feed: ModelInput
+
+
+class Scheduler:
+    """Items taken from the protocol machine and not yet decided, and the keys and values of their sessions.
+
+    Args:
+        caches: the keys and values, which nobody else changes.
         prefill: tokens of unread prefixes that one forward may read.
-        pace: says that anew for each forward instead, if there is one.
+        budget: says that anew for each forward instead, if there is one.
+
+    Attributes:
         pending: by session, in the order of arrival.
         writing: tokens that sessions which write feed into the newest forward; the others are read.
     """
 
-    prefill: int = 128
-    pace: PrefillBudget | None = None
-    pending: dict[SessionKey, WorkItem] = field(default_factory=dict)
-    writing: int = 0
-    _served: dict[SessionKey, int] = field(default_factory=dict)
-    _steps: int = 0
+    def __init__(self, caches: KVCache, *, prefill: int = 256, budget: PrefillBudget | None = None) -> None:
+        self.caches = caches
+        self.prefill = prefill
+        self._prefill_budget = budget
+        self.pending: dict[SessionKey, WorkItem] = {}
+        self.writing = 0
+        self._served: dict[SessionKey, int] = {}
+        self._steps = 0
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -50,12 +68,28 @@ class Scheduler:
         self._served[item.key] = self._steps
 
     def drop(self, key: SessionKey) -> None:
-        """The session is gone: its item need not be computed."""
+        """The session's item need not be computed."""
         self.pending.pop(key, None)
         self._served.pop(key, None)
 
-    def compose(self, engine: Engine) -> list[Slice]:
-        """Choose what shares the next forward, and make room for it.
+    def free(self, key: SessionKey) -> None:
+        """Forget a session, its item, and its keys and values; it need not be known."""
+        self.drop(key)
+        self.caches.free(key)
+
+    def release(self, key: SessionKey) -> None:
+        """A session is over: drop its item, and keep its keys and values while there is room."""
+        self.drop(key)
+        self.caches.release(key)
+
+    def unread(self, item: WorkItem) -> int:
+        """How many tokens the item would feed, its draft included."""
+        kv = self.caches.get(item.key)
+        read = 0 if kv is None else min(kv.length, len(item.context) - 1)
+        return len(item.context) - read + len(item.draft)
+
+    def schedule(self) -> list[Scheduled]:
+        """Choose what shares the next forward, at most one item per session, and have room for it.
 
         Raises:
             MemoryError: nothing can go on, as the oldest item alone has no room.
@@ -63,50 +97,80 @@ class Scheduler:
         if not self.pending:
             return []
         self._steps += 1
-        ready, reading = self._shares(engine)
-        slices = self._with_room(engine, ready | reading)
-        self.writing = sum(piece.most for piece in slices if piece.item.key in ready)
-        if not slices:  # those whose turn it is have no room beside the oldest
+        ready, reading = self._shares()
+        chosen = self._with_room(ready | reading)
+        self.writing = sum(len(one.feed.tokens) for one in chosen if one.item.key in ready)
+        if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
-            share = min(engine.unread(oldest), max(2, self._budget(0)))
-            slices = self._with_room(engine, {oldest.key: share})
-        if not slices:
+            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget(0)))})
+        if not chosen:
             edge, session = oldest.key
             raise MemoryError(f"no room for the keys and values of session {edge}/{session} alone")
-        return slices
+        return chosen
 
-    def _with_room(self, engine: Engine, shares: dict[SessionKey, int]) -> list[Slice]:
+    def settle(self, item: WorkItem, tokens: tuple[int, ...]) -> bool:
+        """Take what was decided for an item: its keys and values go back to what that leaves right.
+
+        Returns:
+            Whether it counts: not if the item was dropped or replaced meanwhile.
+        """
+        kv = self.caches.get(item.key)
+        if kv is not None:
+            kv.roll_back(len(item.context) + len(tokens) - 1)
+        if self.pending.get(item.key) is not item:
+            return False
+        self.drop(item.key)
+        return True
+
+    def _with_room(self, shares: dict[SessionKey, int]) -> list[Scheduled]:
         waiting = list(self.pending)
-        slices = []
+        chosen = []
         for key, item in self.pending.items():
             most = shares.get(key, 0)
-            if most and engine.make_room(item, most, waiting):
-                slices.append(Slice(item, most))
+            feed = self._feed(item, most, waiting) if most else None
+            if feed is not None:
+                chosen.append(Scheduled(item, feed))
                 self._served[key] = self._steps
-        return slices
+        return chosen
+
+    def _feed(self, item: WorkItem, most: int, waiting: Sequence[SessionKey]) -> ModelInput | None:
+        """Up to `most` tokens of an item, at the cost of others' caches where it must be; None if there is no room.
+
+        The cache is rolled back to what it shares with the item's prefix, so it can never disagree with it.
+        """
+        known = self.caches.get(item.key)
+        held = 0 if known is None else known.match(item.context[:-1])
+        all_of_it = len(item.context) + len(item.draft)
+        # Where the memory is short, the session's own cache may be forgotten for a larger one.
+        kv = self.caches.take(item.key, min(held + most, all_of_it), _whole(item), waiting, soon=all_of_it)
+        if kv is None:
+            return None
+        context = list(item.context)
+        feed = [*context[kv.length :], *item.draft]
+        if len(feed) <= most:
+            return ModelInput(kv, feed, len(item.draft) + 1)
+        # The last token of the prefix must share the forward with the draft: its row decides the first token.
+        return ModelInput(kv, feed[: min(most, len(context) - kv.length - 1)], 0)
 
     def _budget(self, writing: int) -> int:
-        return self.prefill if self.pace is None else self.pace.budget(writing)
+        budget = self._prefill_budget
+        return self.prefill if budget is None else budget.budget(writing)
 
-    def _shares(self, engine: Engine) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
+    def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
         ready: dict[SessionKey, int] = {}
         unread: dict[SessionKey, int] = {}
         for key, item in self.pending.items():
-            left = engine.unread(item)
+            left = self.unread(item)
             (ready if left - len(item.draft) <= 1 else unread)[key] = left
         budget = self._budget(sum(ready.values()))
         turns = sorted(unread, key=lambda key: self._served[key])
         return ready, _divide(budget, {key: unread[key] for key in turns})
 
-    def settle(self, decided: list[Decided]) -> list[Decided]:
-        """Remove what was decided; return it. An item that was dropped or replaced meanwhile does not count."""
-        done = []
-        for result in decided:
-            if result.tokens and self.pending.get(result.item.key) is result.item:
-                self.drop(result.item.key)
-                done.append(result)
-        return done
+
+def _whole(item: WorkItem) -> int:
+    """Tokens that an item's session can ever hold."""
+    return max(item.prompt_length + item.identity.limit, len(item.context) + len(item.draft))
 
 
 def _divide(budget: int, unread: dict[SessionKey, int]) -> dict[SessionKey, int]:

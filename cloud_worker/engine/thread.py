@@ -1,4 +1,4 @@
-"""The verifier's thread: one forward after the other, and what happens when one fails."""
+"""The engine's thread: one forward after the other, and what happens when one fails."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.interface import Keeping
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cloud_worker.engine.interface import StepResult, Verifier
+    from cloud_worker.engine.interface import Engine, StepResult
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.machine import WorkItem
+    from flexspec_mq.protocol.worker.types import WorkItem
 
 Change = Free | ReleaseToCache | Transfer
 
@@ -25,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Round:
-    """What one round on the verifier's thread came to.
+    """What one round on the engine's thread came to.
 
     Attributes:
         results: of its steps: one, or one per session after a failure.
-        failed: items that the verifier cannot compute even alone.
+        failed: items that the engine cannot compute even alone.
     """
 
     results: list[StepResult] = field(default_factory=list)
@@ -37,7 +36,7 @@ class Round:
 
 
 class EngineThread:
-    """Gives a verifier its work, on one thread of its own, and knows what is under way.
+    """Gives an engine its work, on one thread of its own, and knows what is under way.
 
     A forward that raises (out of memory, a bug) is no reason to fail all that shared it: what was under way is
     done again one session at a time, from empty caches, and only what fails alone counts as failed.
@@ -46,10 +45,10 @@ class EngineThread:
         failures: steps that raised.
     """
 
-    def __init__(self, verifier: Verifier) -> None:
-        self._verifier = verifier
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._underway: dict[SessionKey, WorkItem] = {}
-        self._thread = ThreadPoolExecutor(1, "verifier")
+        self._thread = ThreadPoolExecutor(1, "engine")
         self.failures = 0
 
     @property
@@ -58,7 +57,7 @@ class EngineThread:
         return not self._underway
 
     async def round(self, changes: Sequence[Change], items: Sequence[WorkItem]) -> Round:
-        """Free, retire and move sessions in order, take items in, and run one forward over all that is under way."""
+        """Carry out changes in order, take items in, and run one forward over all that is under way."""
         for change in changes:
             if not isinstance(change, Transfer):
                 self._underway.pop(change.key, None)
@@ -75,39 +74,40 @@ class EngineThread:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, changes: Sequence[Change], items: Sequence[WorkItem]) -> Round:
-        """On the verifier's thread."""
+        """On the engine's thread."""
         for change in changes:
             self._change(change)
         try:
             for item in items:
-                self._verifier.add(item)
-            return Round([] if self._verifier.idle() else [self._verifier.step()])
-        except Exception:  # noqa: BLE001  the top of the verifier's thread; logged, and settled one by one
+                self._engine.add(item)
+            return Round([] if self._engine.idle() else [self._engine.step()])
+        except Exception:  # noqa: BLE001  the top of the engine's thread; logged, and settled one by one
             self.failures += 1
             _log.exception("a forward over %d sessions failed; doing them one by one", len(self._underway))
             return self._one_by_one(list(self._underway.values()))
 
     def _change(self, change: Change) -> None:
-        if isinstance(change, Free) or not isinstance(self._verifier, Keeping):
-            self._verifier.free(change.key)
-        elif isinstance(change, ReleaseToCache):
-            self._verifier.retire(change.key)
-        else:
-            self._verifier.move(change.source, change.key)
+        match change:
+            case Free(key):
+                self._engine.free(key)
+            case ReleaseToCache(key):
+                self._engine.release(key)
+            case Transfer(source, key):
+                self._engine.transfer(source, key)
 
     def _one_by_one(self, items: Sequence[WorkItem]) -> Round:
         for item in items:
-            self._verifier.free(item.key)
+            self._engine.free(item.key)
         done = Round()
         for item in items:
             try:
-                self._verifier.add(item)
-                while not self._verifier.idle():
-                    done.results.append(self._verifier.step())
+                self._engine.add(item)
+                while not self._engine.idle():
+                    done.results.append(self._engine.step())
             except Exception:  # noqa: BLE001  logged, and told to the one edge that it concerns
                 self.failures += 1
                 _log.exception("session %s/%s cannot be computed", *item.key)
-                self._verifier.free(item.key)
+                self._engine.free(item.key)
                 done.failed.append(item)
         return done
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
@@ -189,7 +189,7 @@ async def _check_access(setup: _Setup, link: Link) -> bool | None:
     known = setup.watch.newest(setup.status_topic)
     if known is None:  # true, and of an epoch that nobody takes for news
         gone = EdgeStatus(state="gone", epoch=0, at=0, edge=node.edge)
-        status = codec.encode_status(gone)
+        status = setup.watch.codec.encode_status(gone)
     else:
         status = known.payload
     said: dict[str, int] = {}

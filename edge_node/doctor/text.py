@@ -13,7 +13,8 @@ from edge_node.completion.events import Clock
 from edge_node.doctor.api import post
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, RemoteProtocolError, WorkerError
@@ -55,6 +56,7 @@ class _OnlyOurs:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._codec = Codec()
         self.session: int | None = None
         self.worker = ""
 
@@ -92,7 +94,7 @@ class _OnlyOurs:
         if topics.worker_of_status(inbound.topic) is not None:
             return True
         try:
-            message = codec.decode(inbound.payload)
+            message = self._codec.decode(inbound.payload)
         except RemoteProtocolError:
             return False
         if not isinstance(message, Verdict | Error) or message.session != self.session:

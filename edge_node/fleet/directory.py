@@ -13,7 +13,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, RemoteProtocolError
 from flexspec_mq.transport.base import Inbound
 from schemas.status import WorkerStatus
@@ -40,12 +41,13 @@ class Workers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._codec = Codec()
         self._known: dict[str, tuple[float, WorkerStatus]] = {}
 
     def take(self, worker: str, payload: bytes) -> None:
         """Take a status as it came; one that cannot be read is the node's to complain about."""
         try:
-            status = codec.decode_status(payload, WorkerStatus) if payload else None
+            status = self._codec.decode_status(payload, WorkerStatus) if payload else None
         except RemoteProtocolError:
             return
         known = self._known.get(worker)

@@ -8,19 +8,10 @@
     token ids  = a msgpack ``bin`` of LEB128 varints            tokens.py
 
 Everything that comes from the network is bounded before it is allocated (limits.py) and refused with a
-`RemoteProtocolError` that says what is wrong. All functions may be called from any thread.
+`RemoteProtocolError` that says what is wrong.
 """
 
+from flexspec_mq.codec.codec import Codec
 from flexspec_mq.codec.limits import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES
-from flexspec_mq.codec.payload import decode, encode
-from flexspec_mq.codec.status import decode_status, encode_status
 
-__all__ = [
-    "MAX_BODY_BYTES",
-    "MAX_PAYLOAD_BYTES",
-    "MAX_STATUS_BYTES",
-    "decode",
-    "decode_status",
-    "encode",
-    "encode_status",
-]
+__all__ = ["MAX_BODY_BYTES", "MAX_PAYLOAD_BYTES", "MAX_STATUS_BYTES", "Codec"]

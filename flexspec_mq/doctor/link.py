@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.transport.base import Link, LinkSettings
 
-NOT_A_SESSION = codec.encode(Close(0, 1, 0, CloseReason.FAILED))
+NOT_A_SESSION = Codec().encode(Close(0, 1, 0, CloseReason.FAILED))
 """A message that a worker reads and has nothing to do for: no session has the number 0."""
 _CHECK_SECONDS = 25.0
 

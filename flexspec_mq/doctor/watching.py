@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.errors import LinkError, LinkRefused, RemoteProtocolError
 from flexspec_mq.transport.base import Inbound
 from schemas.status import EdgeStatus, WorkerStatus
@@ -78,6 +79,7 @@ class Watch:
     Attributes:
         longer: seconds in which a daemon that was thrown out loads its model and comes back.
         blind: filters that the broker refused.
+        codec: reads the statuses.
     """
 
     edge: str | None = None
@@ -85,6 +87,7 @@ class Watch:
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    codec: Codec = field(default_factory=Codec)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _number: int = 0
 
@@ -107,7 +110,7 @@ class Watch:
             async for event in link.events():
                 if not isinstance(event, Inbound):
                     continue
-                if other is not None and topics.edge_of(event.topic) is not None:
+                if other is not None and topics.sender_of(event.topic) is not None:
                     other(event)
                 else:
                     self.take(event)
@@ -119,9 +122,9 @@ class Watch:
         status: Status
         try:
             if topics.worker_of_status(inbound.topic) is not None:
-                status = codec.decode_status(inbound.payload, WorkerStatus)
+                status = self.codec.decode_status(inbound.payload, WorkerStatus)
             else:
-                status = codec.decode_status(inbound.payload, EdgeStatus)
+                status = self.codec.decode_status(inbound.payload, EdgeStatus)
         except RemoteProtocolError:
             return
         name = status.worker if isinstance(status, WorkerStatus) else status.edge

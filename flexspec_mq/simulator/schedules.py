@@ -14,20 +14,21 @@ from dataclasses import dataclass, field
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.session import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.protocol.worker.machine import WorkerConfig
+from flexspec_mq.protocol.worker.types import WorkerConfig
 from flexspec_mq.simulator.world import (
-    FINGERPRINT,
     VOCAB,
     Cell,
     ChangingPolicy,
     Link,
     Target,
     World,
+    held,
     identity,
 )
 
 FAULTS_END = 60.0
 BOUND = 150.0
+_CONTEXT = 1024
 """Seconds of simulated time within which every session must finish once the faults have ended."""
 
 PLANS = [Plan(k, w, q, a) for k in (0, 1, 4, 8) for w in (1, 2, 4) for q in (0, 1) for a in (0, 0, 12, 64)]
@@ -84,14 +85,11 @@ def build(rng: random.Random, *, flips: float) -> World:
     )
     config = WorkerConfig(
         worker="w",
-        version="v",
-        fingerprint=FINGERPRINT,
-        max_context=1024,
-        vocab_size=VOCAB,
+        versions=held(_CONTEXT),
         capacity=rng.choice((1, 2, 8)),
         room=rng.choice((None, 128, 256)),
-        shelf=rng.choice((0, 1, 4)),
-        shelf_life=rng.choice((2.0, 30.0)),
+        prefixes=rng.choice((0, 1, 4)),
+        prefix_life=rng.choice((2.0, 30.0)),
         lease=rng.choice((3, 30)),
     )
     target = Target(flips=flips, rng=random.Random(rng.random()))
@@ -106,7 +104,7 @@ def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None
     kept = rng.choice((len(text), len(text), rng.randint(1, len(text))))
     prompt = (*text[:kept], *(rng.randrange(VOCAB) for _ in range(rng.randint(1, 4))))
     base = request(rng, len(world.cells) + 1, world.now, world.target)
-    limit = min(base.identity.limit, (world.config.room or world.config.max_context) - len(prompt))
+    limit = min(base.identity.limit, (world.config.room or _CONTEXT) - len(prompt))
     if limit < 1:
         return None
     return SessionRequest(

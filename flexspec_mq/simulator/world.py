@@ -32,7 +32,8 @@ from flexspec_mq.protocol.effects import (
     Truncate,
     WorkerEffect,
 )
-from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine, WorkItem
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig, WorkItem
 from schemas.messages import Error, Identity, Open, Verdict
 
 FINGERPRINT = bytes(range(16))
@@ -105,6 +106,11 @@ class Target:
             if token != guess or (token in item.identity.eos and not item.identity.ignore_eos):
                 break
         return tuple(out)
+
+
+def held(max_context: int) -> dict[str, VersionFacts]:
+    """The target versions of a simulated worker: "v" alone."""
+    return {"v": VersionFacts(FINGERPRINT, max_context, VOCAB)}
 
 
 def draft_token(target: Target, seed: int, context: Sequence[int], accuracy: float) -> int:
@@ -340,7 +346,8 @@ class World:
             if isinstance(send.message, Open) and host.hung and self.rng.random() < 0.3:
                 self.at(0.01, lambda: self._edge(cell, cell.machine.prefix_lost(self.now)))
                 return
-        self._carry(lambda: self._deliver(host, send))
+        version = cell.request.version if send.to_worker is None else None
+        self._carry(lambda: self._deliver(host, send, version))
 
     def set_link(self, *, up: bool) -> None:
         if up == self.online:
@@ -369,9 +376,9 @@ class World:
         for delay in self.link.arrivals():
             self.at(delay, deliver)
 
-    def _deliver(self, host: Host, send: Send) -> None:
+    def _deliver(self, host: Host, send: Send, version: str | None) -> None:
         if host.alive and not host.hung:
-            self._worker(host, host.machine.receive(EDGE, send.message, self.now, send.qos))
+            self._worker(host, host.machine.receive(EDGE, send.message, self.now, send.qos, version))
 
     def _worker(self, host: Host, effects: Sequence[WorkerEffect]) -> None:
         for effect in effects:
@@ -487,4 +494,4 @@ class World:
         assert len(cell.finishes) == (cell.machine.state is EdgeState.DONE)
 
     def drained(self) -> bool:
-        return all(not (host.machine.kept or host.machine.shelved or host.cached) for host in self.hosts)
+        return all(not (host.machine.kept or host.machine.prefixes or host.cached) for host in self.hosts)

@@ -19,7 +19,7 @@ from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.overlap import probabilities
 from benchmarks.pricing.rejection import RejectionRounds
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.engine import EngineCore
 from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.attention import register
@@ -145,7 +145,12 @@ def test_assisted_generation_is_counted_round_by_round(target: Path, draft: Path
     """At temperature 0 and in float32 transformers' rounds are ours, one by one."""
     eos = tuple(range(0, 300, 17))
     jobs = [[job(seed, 24, 0.0, end)] for seed, end in enumerate([(), eos])]
-    ours = Rounds(Engine(packed(target)), ModelDrafter(packed(draft), max_context=512), Plan(4), at_once=2)
+    ours = Rounds(
+        EngineCore(packed(target)),
+        ModelDrafter(packed(draft), max_context=512),
+        Plan(4),
+        at_once=2,
+    )
     theirs = AssistedRounds(target, draft, k=4, dtype="float32")
     for series in jobs:
         expected, mine = write(ours, [series])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.engine import EngineCore
 from edge_node.drafting.hybrid import HybridDrafter
 from edge_node.drafting.interface import Drafter, DraftToken
 from edge_node.drafting.model_drafter import ModelDrafter
@@ -72,9 +72,9 @@ def write(
         assert tally.tokens == len(tokens)
         total.add(tally)
 
-    engine = Engine(target)
+    engine = EngineCore(target)
     Rounds(engine, drafter, Plan(k, stop=stop), at_once=at_once).run(jobs((0.0, 1.0), limit), done)
-    assert len(engine) == 0
+    assert len(engine.scheduler.caches) == 0
     return texts, total
 
 

@@ -18,10 +18,12 @@ from benchmarks.scale_parts.orders import Order, Outcome
 from benchmarks.scale_parts.processes import parse_figures, since
 from benchmarks.scale_parts.sessions import Texts, steady_rate
 from benchmarks.scale_parts.stopwatch import Stopwatch
-from flexspec_mq import codec
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.codec import Codec
+from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+CODEC = Codec()
 
 pytestmark = pytest.mark.alone
 
@@ -30,6 +32,7 @@ def item(seed: int, context: tuple[int, ...], draft: tuple[int, ...], session: i
     identity = Identity(1, null.FINGERPRINT, 0.0, 0, 1.0, seed, null.EOS, True, 100)
     return WorkItem(
         key=("e", session),
+        version="v",
         start=len(context) - 2,
         digest=0,
         context=context,
@@ -64,7 +67,7 @@ def test_the_null_draft_is_right_as_often_as_it_is_told(right: float) -> None:
 def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> None:
     """Every session writes the text that it writes alone, in as many rounds as foretold."""
     k, right, limit, prompt = 4, 0.7, 30, (5, 6)
-    verifier = null.NullVerifier(null.Cost())
+    verifier = null.NullEngine(null.Cost())
     texts: dict[int, list[int]] = {seed: [] for seed in range(shared)}
     rounds = dict.fromkeys(texts, 0)
     while any(len(text) < limit for text in texts.values()):
@@ -87,7 +90,7 @@ def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> 
 
 
 def test_a_step_of_a_modelled_device_takes_its_time_and_no_processor() -> None:
-    verifier = null.NullVerifier(null.Cost(step=0.05, token=0.01))
+    verifier = null.NullEngine(null.Cost(step=0.05, token=0.01))
     verifier.add(item(1, (5, 6), (7, 8)))
     began, used = time.perf_counter(), time.process_time()
     result = verifier.step()
@@ -171,14 +174,14 @@ def test_texts_of_one_prompt_are_compared_as_far_as_both_go() -> None:
 
 def test_a_round_is_from_the_first_sending_of_a_batch_to_its_tokens() -> None:
     watch = Stopwatch()
-    watch.received(codec.encode(Verdict(5, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w", 60)))
-    watch.sent(codec.encode(Draft(5, 1, 1, 0, 0, 1, (3,), 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w", 60)))
+    watch.sent(CODEC.encode(Draft(5, 1, 1, 0, 0, 1, (3,), 0)))
     time.sleep(0.02)
-    watch.sent(codec.encode(Poll(5, 1, 2, 0, 0, 1, (3,), 0)))
-    watch.received(codec.encode(Verdict(5, 1, 2, 0, (), 1, Fin.NONE, 0, 0)))
+    watch.sent(CODEC.encode(Poll(5, 1, 2, 0, 0, 1, (3,), 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 2, 0, (), 1, Fin.NONE, 0, 0)))
     assert watch.rounds == []
-    watch.received(codec.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
-    watch.received(codec.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
+    watch.received(CODEC.encode(Verdict(5, 1, 2, 0, (3, 4), 1, Fin.NONE, 0, 0)))
     assert len(watch.rounds) == 1
     assert watch.rounds[0][1] >= 0.02
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine import memory
+from cloud_worker.engine.engine import EngineCore
 from cloud_worker.engine.kv_cache import KVCache
-from cloud_worker.engine.model_runner import Engine, Slice
-from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.models.kv import GRAIN, SessionKV
 from tests.cloud_worker.test_engine import LIMIT, PROMPTS, item, model_of, written
 from tests.models.tiny_packed import VOCABULARY
@@ -59,9 +58,9 @@ def test_the_limit_holds_at_every_moment_of_any_sequence(blocks: int, seed: int)
             case 0:
                 caches.free(one)
             case 1:
-                caches.retire(one)
+                caches.release(one)
             case 2:
-                caches.move(one, key(rng.randrange(6)))
+                caches.transfer(one, key(rng.randrange(6)))
             case _:
                 length = rng.randint(1, 10 * GRAIN)
                 waiting = [key(n) for n in rng.sample(range(6), rng.randrange(7))]
@@ -100,8 +99,8 @@ def test_what_is_worth_least_goes_first() -> None:
     caches = Watched(7 * BLOCK)
     for number in range(7):
         caches.take(key(number), 1, 1)
-    caches.retire(key(4))
-    caches.retire(key(3))
+    caches.release(key(4))
+    caches.release(key(3))
     caches.take(key(0), 1, 1)  # used later than 1 and 2
     waiting = [key(5), key(9), key(2), key(6)]
     gone = []
@@ -137,9 +136,9 @@ def test_a_cache_moves_with_its_bytes() -> None:
         kv = caches.take(key(number), length, length)
         assert kv is not None
         kv.tokens = [number] * length
-    caches.retire(key(2))
-    caches.move(key(2), key(1))
-    caches.move(key(8), key(1))
+    caches.release(key(2))
+    caches.transfer(key(2), key(1))
+    caches.transfer(key(8), key(1))
     (kv,) = caches._live.values()
     assert kv is caches.get(key(1))
     assert kv.tokens == [2] * 500
@@ -152,40 +151,38 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
     """All sessions write to their end under a limit that holds hardly more than one of them."""
     rng = random.Random(seed)
     grain = GRAIN * model_of().new_kv().token_bytes
-    engine, batcher = Engine(model_of(), limit=blocks * grain), Scheduler(prefill=rng.choice((16, 64, 200)))
-    assert engine.room == blocks * GRAIN
+    engine = EngineCore(model_of(), limit=blocks * grain, prefill=rng.choice((16, 64, 200)))
+    scheduler, caches = engine.scheduler, engine.scheduler.caches
+    assert caches.room == blocks * GRAIN
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     steps = 0
     while any(start < LIMIT for start in at.values()):
         steps += 1
         assert steps < 3000, f"no end: {at}"
         for number, start in at.items():
-            if ("edge", number) in batcher.pending or start >= LIMIT or rng.random() < 0.3:
+            if ("edge", number) in scheduler.pending or start >= LIMIT or rng.random() < 0.3:
                 continue
             truth = written(number)[start : start + rng.randint(0, 6)]
             draft = [token if rng.random() < 0.8 else rng.randrange(VOCABULARY) for token in truth]
-            batcher.add(item(number, start, draft[: LIMIT - start - 1]))
-        if not batcher.pending:
-            continue
-        for result in batcher.settle(engine.step(batcher.compose(engine))):
-            number = result.item.key[1]
-            at[number] = result.item.start + len(result.tokens)
-            assert result.tokens == written(number)[result.item.start : at[number]]
+            scheduler.add(item(number, start, draft[: LIMIT - start - 1]))
+        for one, tokens in engine.step():
+            number = one.key[1]
+            at[number] = one.start + len(tokens)
+            assert tokens == written(number)[one.start : at[number]]
             if at[number] >= LIMIT:
-                engine.caches.retire(result.item.key)
-        assert engine.nbytes == held(engine.caches) <= blocks * grain
-    assert engine.caches.dropped + engine.caches.evicted > 0 or blocks > 6
+                scheduler.release(one.key)
+        assert caches.nbytes == held(caches) <= blocks * grain
+    assert caches.dropped + caches.evicted > 0 or blocks > 6
 
 
 def test_an_item_that_cannot_fit_alone_is_an_error_and_no_endless_loop() -> None:
     grain = GRAIN * model_of().new_kv().token_bytes
-    engine, batcher = Engine(model_of(), limit=grain), Scheduler(prefill=64)
-    batcher.add(item(4, 0))
-    engine.step(batcher.compose(engine))  # what fits is read
-    with pytest.raises(MemoryError, match="session edge/4 alone"):
-        batcher.compose(engine)
-    with pytest.raises(MemoryError, match="session edge/4"):
-        engine.step([Slice(item(4, 0), 1000)])
+    engine = EngineCore(model_of(), limit=grain, prefill=64)
+    engine.scheduler.add(item(4, 0))
+    assert engine.step() == []  # what fits is read
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="session edge/4 alone"):
+            engine.step()
 
 
 # What is available

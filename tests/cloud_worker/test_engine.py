@@ -1,4 +1,4 @@
-"""Engine and batcher on a tiny model: any company, split and detour decides what one-by-one decoding decides."""
+"""Engine and scheduler on a tiny model: any company, split and detour decides what one-by-one decoding decides."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.model_runner import Decided, Engine, Slice, sampling
-from cloud_worker.engine.scheduler import Scheduler
+from cloud_worker.engine.engine import EngineCore, sampling
 from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
@@ -55,6 +54,7 @@ def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity
     context = [*PROMPTS[number], *written(number)[:start]]
     return WorkItem(
         key=("edge", number),
+        version="v",
         start=start,
         digest=0,
         context=context,
@@ -66,14 +66,26 @@ def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity
     )
 
 
-def run(engine: Engine, batcher: Scheduler, most: int = 500) -> list[Decided]:
+def run(engine: EngineCore, most: int = 500) -> list[tuple[WorkItem, tuple[int, ...]]]:
     """Steps until nothing is pending."""
-    found: list[Decided] = []
+    found: list[tuple[WorkItem, tuple[int, ...]]] = []
     for _ in range(most):
-        if not batcher.pending:
+        if not engine.scheduler.pending:
             return found
-        found += batcher.settle(engine.step(batcher.compose(engine)))
-    raise AssertionError(f"{len(batcher.pending)} items are still pending after {most} steps")
+        found += engine.step()
+    raise AssertionError(f"{len(engine.scheduler.pending)} items are still pending after {most} steps")
+
+
+def decided(engine: EngineCore, one: WorkItem) -> tuple[int, ...]:
+    """What an engine decides for one item, in as many steps as it takes."""
+    engine.scheduler.add(one)
+    ((_, tokens),) = run(engine)
+    return tokens
+
+
+def whole() -> EngineCore:
+    """An engine that reads any prompt in one step."""
+    return EngineCore(model_of(), prefill=1000)
 
 
 @settings(max_examples=8, deadline=None)
@@ -81,29 +93,30 @@ def run(engine: Engine, batcher: Scheduler, most: int = 500) -> list[Decided]:
 def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int) -> None:
     """Drafts that are right up to a random place; between steps sessions are freed, and jump back, at random."""
     rng = random.Random(seed)
-    engine, batcher = Engine(model_of()), Scheduler(prefill=prefill)
+    engine = EngineCore(model_of(), prefill=prefill)
+    scheduler = engine.scheduler
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     for _ in range(1000):
         if all(start >= LIMIT for start in at.values()):
             break
         for number, start in at.items():
-            if ("edge", number) in batcher.pending or start >= LIMIT or rng.random() < 0.3:
+            if ("edge", number) in scheduler.pending or start >= LIMIT or rng.random() < 0.3:
                 continue
             truth = written(number)[start : start + rng.randint(0, 6)]
             draft = [token if rng.random() < 0.8 else rng.randrange(VOCABULARY) for token in truth][
                 : LIMIT - start - 1
             ]
-            batcher.add(item(number, start, draft))
-        for result in batcher.settle(engine.step(slices)) if (slices := batcher.compose(engine)) else []:
-            number = result.item.key[1]
-            end = result.item.start + len(result.tokens)
-            assert result.tokens == written(number)[result.item.start : end]
+            scheduler.add(item(number, start, draft))
+        for one, tokens in engine.step():
+            number = one.key[1]
+            end = one.start + len(tokens)
+            assert tokens == written(number)[one.start : end]
             at[number] = end
         if rng.random() < 0.05:
-            engine.free(("edge", rng.randrange(len(PROMPTS))))
+            scheduler.caches.free(("edge", rng.randrange(len(PROMPTS))))
         if rng.random() < 0.05:
             number = rng.randrange(len(PROMPTS))
-            if ("edge", number) not in batcher.pending:
+            if ("edge", number) not in scheduler.pending:
                 at[number] = rng.randint(0, at[number])
     assert all(start >= LIMIT for start in at.values())
 
@@ -112,8 +125,7 @@ def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int)
 def test_a_draft_is_accepted_up_to_its_first_error(right: int) -> None:
     truth = written(3)
     draft = [*truth[:right], *((token + 1) % VOCABULARY for token in truth[right:4])]
-    (result,) = Engine(model_of()).step([Slice(item(3, 0, draft), 1000)])
-    assert result.tokens == truth[: right + 1]
+    assert decided(whole(), item(3, 0, draft)) == truth[: right + 1]
 
 
 def test_an_end_of_text_ends_a_verdict_unless_it_is_ignored() -> None:
@@ -122,96 +134,90 @@ def test_an_end_of_text_ends_a_verdict_unless_it_is_ignored() -> None:
     draft = truth[:6]
     for ignore, wanted in ((False, truth[: end + 1]), (True, truth[:7])):
         one = item(2, 0, draft, wanted=identity(2, eos=(truth[end],), ignore_eos=ignore))
-        (result,) = Engine(model_of()).step([Slice(one, 1000)])
-        assert result.tokens == wanted
+        assert decided(whole(), one) == wanted
 
 
 def test_a_rejected_draft_leaves_the_cache_at_what_was_decided() -> None:
-    engine = Engine(model_of())
-    engine.step([Slice(item(3, 0, [VOCABULARY - 1] * 5), 1000)])
+    engine = whole()
+    decided(engine, item(3, 0, [VOCABULARY - 1] * 5))
     following = item(3, 1)
-    assert engine.unread(following) == 1
-    (result,) = engine.step([Slice(following, 1)])
-    assert result.tokens == written(3)[1:2]
+    assert engine.scheduler.unread(following) == 1
+    assert decided(engine, following) == written(3)[1:2]
+    assert engine.fed == 1
 
 
 def test_a_chain_that_was_cut_and_extended_otherwise_is_read_anew() -> None:
     """As after a re-open with another prefix: the cache holds positions that do not belong to it any more."""
-    engine, batcher = Engine(model_of()), Scheduler(prefill=1000)
-    batcher.add(item(3, 8))
-    run(engine, batcher)
+    engine = whole()
     one = item(3, 8)
+    decided(engine, one)
     changed = replace(one, context=[*one.context[:-4], 1, 2, 3, 4, 5])
-    batcher.add(changed)
-    (result,) = run(engine, batcher)
-    fresh, other = Engine(model_of()), Scheduler(prefill=1000)
-    other.add(changed)
-    assert run(fresh, other)[0].tokens == result.tokens
-    batcher.add(one)
-    assert run(engine, batcher)[0].tokens == written(3)[8:9]
+    assert decided(engine, changed) == decided(whole(), changed)
+    assert decided(engine, one) == written(3)[8:9]
 
 
 def test_an_engine_counts_and_forgets() -> None:
-    engine = Engine(model_of())
-    assert (len(engine), engine.nbytes) == (0, 0)
-    engine.step([Slice(item(0, 0), 10), Slice(item(1, 0), 10)])
-    assert len(engine) == 2
-    assert engine.nbytes > 0
-    engine.free(("edge", 0))
-    engine.free(("edge", 0))
-    engine.free(("stranger", 9))
-    assert len(engine) == 1
-    engine.free(("edge", 1))
-    assert (len(engine), engine.nbytes) == (0, 0)
+    engine = whole()
+    scheduler, caches = engine.scheduler, engine.scheduler.caches
+    assert (len(caches), caches.nbytes) == (0, 0)
+    scheduler.add(item(0, 0))
+    scheduler.add(item(1, 0))
+    assert len(engine.step()) == 2
+    assert len(caches) == 2
+    assert caches.nbytes > 0
+    scheduler.free(("edge", 0))
+    scheduler.free(("edge", 0))
+    scheduler.free(("stranger", 9))
+    assert len(caches) == 1
+    scheduler.free(("edge", 1))
+    assert (len(caches), caches.nbytes) == (0, 0)
 
 
 def test_unread_counts_prefix_and_draft() -> None:
-    engine = Engine(model_of())
-    assert engine.unread(item(3, 2, [1, 2, 3])) == 70 + 2 + 3
-    engine.step([Slice(item(3, 2), 60)])
-    assert engine.unread(item(3, 2, [1, 2, 3])) == 12 + 3
+    engine = EngineCore(model_of(), prefill=60)
+    assert engine.scheduler.unread(item(3, 2, [1, 2, 3])) == 70 + 2 + 3
+    engine.scheduler.add(item(3, 2))
+    assert engine.step() == []
+    assert engine.scheduler.unread(item(3, 2, [1, 2, 3])) == 12 + 3
 
 
-def composed(engine: Engine, batcher: Scheduler) -> list[tuple[int, int]]:
-    return sorted((piece.item.key[1], piece.most) for piece in batcher.compose(engine))
+def scheduled(engine: EngineCore) -> list[tuple[int, int]]:
+    return sorted((one.item.key[1], len(one.feed.tokens)) for one in engine.scheduler.schedule())
 
 
 def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
-    engine, batcher = Engine(model_of()), Scheduler(prefill=100)
-    engine.step([Slice(item(2, 0), 1000)])
-    batcher.add(item(4, 0))  # 130 to read
-    batcher.add(item(3, 0))  # 70 to read
-    batcher.add(item(2, 1, [5] * 6))  # ready
-    assert composed(engine, batcher) == [(2, 7), (3, 50), (4, 50)]
-    assert batcher.writing == 7
-    engine.step(batcher.compose(engine))
-    batcher.drop(("edge", 2))
-    assert composed(engine, batcher) == [(3, 20), (4, 80)]
-    assert batcher.writing == 0
+    engine = EngineCore(model_of(), prefill=100)
+    scheduler = engine.scheduler
+    decided(engine, item(2, 0))
+    scheduler.add(item(4, 0))  # 130 to read
+    scheduler.add(item(3, 0))  # 70 to read
+    scheduler.add(item(2, 1, [5] * 6))  # ready
+    assert scheduled(engine) == [(2, 7), (3, 50), (4, 50)]
+    assert scheduler.writing == 7
+    assert [one.key[1] for one, _ in engine.step()] == [2]
+    assert scheduled(engine) == [(3, 20), (4, 80)]
+    assert scheduler.writing == 0
     # Where equal parts would be too small, they take turns; a token that is left over would feed nothing.
-    batcher.prefill = 17
-    assert [composed(engine, batcher) for _ in range(4)] == [[(4, 17)], [(3, 17)], [(4, 17)], [(3, 17)]]
+    scheduler.prefill = 17
+    assert [scheduled(engine) for _ in range(4)] == [[(4, 17)], [(3, 17)], [(4, 17)], [(3, 17)]]
 
 
 @pytest.mark.parametrize("prefill", [2, 3, 69, 70, 71, 76])
-@pytest.mark.parametrize("drafted", [0, 6])
-def test_every_prefill_budget_ends(prefill: int, drafted: int) -> None:
-    engine, batcher = Engine(model_of()), Scheduler(prefill=prefill)
-    batcher.add(item(3, 0, written(3)[:drafted]))
-    (result,) = run(engine, batcher)
-    assert result.tokens == written(3)[: drafted + 1]
+@pytest.mark.parametrize("drafts", [0, 6])
+def test_every_prefill_budget_ends(prefill: int, drafts: int) -> None:
+    engine = EngineCore(model_of(), prefill=prefill)
+    assert decided(engine, item(3, 0, written(3)[:drafts])) == written(3)[: drafts + 1]
 
 
 def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
-    batcher = Scheduler()
+    scheduler = whole().scheduler
     old, new, gone, unread = item(0, 0), item(0, 1), item(1, 0), item(2, 0)
     for one in (old, new, gone, unread):
-        batcher.add(one)
-    batcher.drop(gone.key)
-    batcher.drop(("stranger", 9))
-    results = [Decided(old, (1,)), Decided(gone, (1,)), Decided(unread, ()), Decided(new, (2,))]
-    assert batcher.settle(results) == [Decided(new, (2,))]
-    assert list(batcher.pending.values()) == [unread]
+        scheduler.add(one)
+    scheduler.drop(gone.key)
+    scheduler.drop(("stranger", 9))
+    assert [scheduler.settle(one, (1,)) for one in (old, gone, new)] == [False, False, True]
+    assert list(scheduler.pending.values()) == [unread]
 
 
 def test_sampling_parameters_come_from_the_identity() -> None:

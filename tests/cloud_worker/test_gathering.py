@@ -11,7 +11,7 @@ import pytest
 from cloud_worker.engine.batching_window import SHARE, BatchingWindow
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import Identity
 from tests.daemons import FakeVerifier, check, edge_at, until, wanting, worker_at
@@ -26,6 +26,7 @@ def item(key: SessionKey, since: float) -> WorkItem:
     identity = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 10)
     return WorkItem(
         key=key,
+        version="v",
         start=0,
         digest=0,
         context=(1,),

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.engine import EngineCore
 from cloud_worker.engine.prefill_budget import PrefillBudget
-from cloud_worker.engine.scheduler import Scheduler, _divide
+from cloud_worker.engine.scheduler import _divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 
@@ -167,7 +167,8 @@ def test_no_session_waits_while_another_is_served_twice() -> None:
 def most_served_while_another_waits(budget: int, seed: int) -> int:
     """Prompts of any length come at any time. Between two turns of one, no other may have more than one."""
     rng = random.Random(seed)
-    engine, batcher = Engine(model_of()), Scheduler(prefill=budget)
+    engine = EngineCore(model_of(), prefill=budget)
+    scheduler = engine.scheduler
     coming = {("edge", number): (rng.randrange(20), rng.choice((2, 10, 30, 90, 200))) for number in range(12)}
     waits: dict[tuple[str, int], dict[tuple[str, int], int]] = {}
     most = 0
@@ -179,10 +180,12 @@ def most_served_while_another_waits(budget: int, seed: int) -> int:
                 one = replace(
                     item(0, 0), key=key, context=context, prompt_length=length, identity=identity(key[1])
                 )
-                batcher.add(one)
+                scheduler.add(one)
                 waits[key] = {}
-        slices = batcher.compose(engine)
-        served = {piece.item.key for piece in slices}
+        before = {key: scheduler.unread(one) for key, one in scheduler.pending.items()}
+        decided = {one.key for one, _ in engine.step()}
+        left = {key: scheduler.unread(one) for key, one in scheduler.pending.items()}
+        served = decided | {key for key, unread in left.items() if unread < before[key]}
         for key, others in waits.items():
             if key in served:
                 others.clear()
@@ -191,29 +194,29 @@ def most_served_while_another_waits(budget: int, seed: int) -> int:
                 others[other] = others.get(other, 0) + 1
                 most = max(most, others[other])
                 assert others[other] < 2, f"{key} waits while {other} is served twice"
-        for result in batcher.settle(engine.step(slices)) if slices else []:
-            del waits[result.item.key]
-        if not coming and not batcher.pending:
-            assert not batcher._served
+        for key in decided:
+            del waits[key]
+        if not coming and not scheduler.pending:
+            assert not scheduler._served
             return most
     raise AssertionError("not all prompts were read")
 
 
 def test_newcomers_do_not_starve_a_long_prompt() -> None:
     """One comes before every step, and each could use all of the budget."""
-    engine, batcher = Engine(model_of()), Scheduler(prefill=16)
+    engine = EngineCore(model_of(), prefill=16)
     rng = random.Random(1)
 
     def come(number: int, length: int) -> None:
         context = tuple(rng.randrange(VOCABULARY) for _ in range(length))
-        batcher.add(replace(item(0, 0), key=("edge", number), context=context, prompt_length=length))
+        engine.scheduler.add(replace(item(0, 0), key=("edge", number), context=context, prompt_length=length))
 
     come(0, 200)
-    served = []
+    long, served = ("edge", 0), 0
     for step in range(1, 40):
         come(step, 17)
-        slices = batcher.compose(engine)
-        served += [piece.item.key[1] for piece in slices if piece.item.key[1] == 0]
-        batcher.settle(engine.step(slices))
+        before = engine.scheduler.unread(engine.scheduler.pending[long])
+        engine.step()
+        served += engine.scheduler.unread(engine.scheduler.pending[long]) < before
     # All that came before one of its turns are served once before its next: turns get rarer, and never stop.
-    assert len(served) >= 4
+    assert served >= 4

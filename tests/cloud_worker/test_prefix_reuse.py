@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine.engine import ModelVerifier
-from cloud_worker.engine.model_runner import Engine
+from cloud_worker.engine.engine import EngineCore, ModelEngine
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -40,13 +39,13 @@ MODEL = packed("grouped", torch.bfloat16)
 LIMIT = 12
 
 
-def verifier(worker: str, **options: Any) -> ModelVerifier:
+def verifier(worker: str, **options: Any) -> ModelEngine:
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
         fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny"
     )
     target = Target(cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0))
-    return ModelVerifier(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
+    return ModelEngine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
 
 
 @asynccontextmanager
@@ -111,14 +110,14 @@ async def test_a_later_turn_sends_and_reads_only_what_is_new(
     mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, qos: int
 ) -> None:
     fed: list[int] = []
-    step = Engine.step
+    step = EngineCore.step
 
-    def counted(self: Engine, slices: Any) -> Any:
-        done = step(self, slices)
+    def counted(self: EngineCore) -> Any:
+        done = step(self)
         fed.append(self.fed)
         return done
 
-    monkeypatch.setattr(Engine, "step", counted)
+    monkeypatch.setattr(EngineCore, "step", counted)
     prompt = START
     up = []
     async with serving(mosquitto, f"pa{qos}") as daemon, edge(mosquitto, f"pa{qos}") as node:
@@ -193,7 +192,7 @@ async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: Priv
                 prompt = (*prompt, *generation.machine.committed, 99)
 
         await asyncio.gather(*(chat(number) for number in range(6)))
-        caches = daemon._verifier._engine.caches  # type: ignore[attr-defined]
+        caches = daemon._engine._core.scheduler.caches  # type: ignore[attr-defined]
         assert caches.dropped + caches.evicted > 0
         assert caches.nbytes <= room
         assert daemon.machine.counters.busy > 0

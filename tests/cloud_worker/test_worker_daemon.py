@@ -14,11 +14,11 @@ from cloud_worker.__main__ import stoppable
 from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import Cancelled, LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory import MemoryBroker
@@ -38,6 +38,8 @@ from tests.daemons import (
     world,
 )
 from tests.hostile import hostile, opening
+
+CODEC = Codec()
 
 
 async def test_all_sessions_with_work_share_one_forward() -> None:
@@ -113,7 +115,7 @@ async def test_an_edge_that_vanishes_costs_its_lease() -> None:
         edge_at(broker.link) as node,
     ):
         await ghost.wait_up()
-        await ghost.publish("f1/o/base/ghost", codec.encode(opening()), qos=1)
+        await ghost.publish("f1/o/base/ghost", CODEC.encode(opening()), qos=1)
         await until(lambda: daemon.kept == 1)
         await check(node, [wanting(1)])
         await until(lambda: daemon.kept == 0 and not daemon.verifier.held)
@@ -253,14 +255,14 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
         for payload in hostile():
             for topic in ("f1/o/base/rogue", "f1/d/w1/rogue"):
                 await rogue.publish(topic, payload, qos=1)
-        await rogue.publish("f1/d/w1/no name", codec.encode(opening()))
-        await rogue.publish("f1/d/w1/", codec.encode(opening()))
+        await rogue.publish("f1/d/w1/no name", CODEC.encode(opening()))
+        await rogue.publish("f1/d/w1/", CODEC.encode(opening()))
         await until(lambda: daemon.worker.malformed == 2 * len(hostile()) + 2)
         daemon.verifier.gate.set()
         for generation in writing:
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.reopens == 0
-        await rogue.publish("f1/d/w1/rogue", codec.encode(opening(9, fingerprint=bytes(16))), qos=1)
+        await rogue.publish("f1/d/w1/rogue", CODEC.encode(opening(9, fingerprint=bytes(16))), qos=1)
         async with asyncio.timeout(PATIENCE):
             async for event in rogue.events():
                 if isinstance(event, Inbound):
@@ -268,7 +270,7 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
                     if len(answers) == 2:
                         break
         assert daemon.kept == 0 or len(daemon.worker.machine) == 0
-    read_back = [codec.decode(answer.payload) for answer in answers]
+    read_back = [CODEC.decode(answer.payload) for answer in answers]
     assert [m.code for m in read_back if isinstance(m, Error)] == [ErrorCode.MALFORMED, ErrorCode.FINGERPRINT]
 
 
@@ -362,4 +364,4 @@ async def test_the_status_tells_load_and_state(caplog: pytest.LogCaptureFixture)
 def status_of(broker: MemoryBroker, worker: str) -> WorkerStatus:
     payload = broker.retained(f"f1/w/{worker}")
     assert payload is not None
-    return codec.decode_status(payload, WorkerStatus)
+    return CODEC.decode_status(payload, WorkerStatus)

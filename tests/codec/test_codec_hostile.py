@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.codec import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, decode, decode_status, encode
+from flexspec_mq.codec import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Codec
 from flexspec_mq.codec.compression import CURRENT
 from flexspec_mq.codec.framing import flag_byte
 from flexspec_mq.codec.wire import message_to_body
@@ -21,6 +21,8 @@ from schemas.messages import MAX_PROMPT_TOKENS, Message, Open
 from schemas.status import WorkerStatus
 from tests.codec.samples import IDENTITY, SAMPLES, pack, zstd
 from tests.codec.strategies import messages
+
+CODEC = Codec()
 
 HEADER_ONLY = 200_000
 """Bytes that a refusal may take when it needs only look at a header; most of it is the traceback's."""
@@ -32,20 +34,20 @@ ONE_BODY = MAX_BODY_BYTES + HEADER_ONLY
 def outcome(payload: bytes) -> Message | None:
     """The message, or None if the payload was refused as it should be; any other exception fails the test."""
     try:
-        message = decode(payload)
+        message = CODEC.decode(payload)
     except RemoteProtocolError:
         return None
-    assert decode(encode(message)) == message
+    assert CODEC.decode(CODEC.encode(message)) == message
     return message
 
 
 def peak_of_refusal(payload: bytes) -> int:
     """The most bytes allocated at once while `payload` is refused."""
-    decode(zstd(message_to_body(SAMPLES["close"])))  # makes this thread's context, once
+    CODEC.decode(zstd(message_to_body(SAMPLES["close"])))  # makes this thread's context, once
     tracemalloc.start()
     try:
         with pytest.raises(RemoteProtocolError):
-            decode(payload)
+            CODEC.decode(payload)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -93,18 +95,18 @@ def test_one_field_of_another_type(message: Message, data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_truncated_at_every_length(name: str) -> None:
-    for whole in (encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
+    for whole in (CODEC.encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
         for length in range(len(whole)):
             with pytest.raises(RemoteProtocolError):
-                decode(whole[:length])
+                CODEC.decode(whole[:length])
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_longer_than_it_says(name: str) -> None:
-    for whole in (encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
+    for whole in (CODEC.encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
         for tail in (b"\x00", whole, b"\xc0" * 100):
             with pytest.raises(RemoteProtocolError):
-                decode(whole + tail)
+                CODEC.decode(whole + tail)
 
 
 def damaged(whole: bytes) -> Iterator[bytes]:
@@ -124,7 +126,7 @@ def damaged(whole: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_damaged(name: str) -> None:
     seen: set[bool] = set()
-    for whole in (encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
+    for whole in (CODEC.encode(SAMPLES[name]), zstd(message_to_body(SAMPLES[name]))):
         seen |= {outcome(payload) is None for payload in damaged(whole)}
     assert seen == {False, True}, "damage must sometimes yield another valid message and sometimes not"
 
@@ -135,7 +137,7 @@ def test_damaged(name: str) -> None:
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_are_no_status(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        decode_status(payload, WorkerStatus)
+        CODEC.decode_status(payload, WorkerStatus)
 
 
 OPEN_HEAD = b"\x99\x01\x01\x01\x99\x01\xc4\x10" + bytes(16) + b"\x00\x00\x01\x00"
@@ -169,7 +171,7 @@ def test_deep_nesting(depth: int, head: bytes) -> None:
 
 def test_nesting_deeper_than_the_stack_is_refused_where_it_would_be_skipped() -> None:
     with pytest.raises(RemoteProtocolError, match="recursion"):
-        decode(flag_byte(0) + b"\x96\x04\x01\x01\x01\x00" + b"\x91" * 100_000 + b"\xc0")
+        CODEC.decode(flag_byte(0) + b"\x96\x04\x01\x01\x01\x00" + b"\x91" * 100_000 + b"\xc0")
 
 
 @pytest.mark.parametrize(
@@ -203,9 +205,9 @@ def test_no_window_is_allocated_that_is_larger_than_a_body() -> None:
     header = zstandard.get_frame_parameters(frame, zstandard.FORMAT_ZSTD1_MAGICLESS)
     assert (header.window_size, header.content_size) == (2**26, 1)
     with pytest.raises(RemoteProtocolError, match="not a message: Expected `array`, got `None`"):
-        decode(flag_byte(1) + frame)
+        CODEC.decode(flag_byte(1) + frame)
     with pytest.raises(RemoteProtocolError, match="too much memory"):
-        decode(flag_byte(1) + frame[:-1])
+        CODEC.decode(flag_byte(1) + frame[:-1])
 
 
 @pytest.mark.parametrize(
@@ -238,20 +240,20 @@ def test_too_many_tokens_are_counted_before_they_are_unpacked(count: int, field:
 
 
 def test_the_largest_valid_message_stays_within_a_few_megabytes() -> None:
-    payload = encode(Open(1, 1, IDENTITY, (300,) * MAX_PROMPT_TOKENS, (), 0, 0, ()))
+    payload = CODEC.encode(Open(1, 1, IDENTITY, (300,) * MAX_PROMPT_TOKENS, (), 0, 0, ()))
     assert len(payload) < 200
     tracemalloc.start()
     try:
-        assert isinstance(decode(payload), Open)
+        assert isinstance(CODEC.decode(payload), Open)
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
     finally:
         tracemalloc.stop()
 
 
 def test_a_frame_made_with_another_dictionary() -> None:
-    payload = encode(SAMPLES["open"])
+    payload = CODEC.encode(SAMPLES["open"])
     assert payload[0] & 15 == CURRENT
     with pytest.raises(RemoteProtocolError, match=r"zstd frame is broken|not a message"):
-        decode(flag_byte(1) + payload[1:])
+        CODEC.decode(flag_byte(1) + payload[1:])
     with pytest.raises(RemoteProtocolError, match="compression 14 is unknown"):
-        decode(flag_byte(14) + payload[1:])
+        CODEC.decode(flag_byte(14) + payload[1:])

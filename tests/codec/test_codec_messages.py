@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from flexspec_mq.codec import MAX_PAYLOAD_BYTES, decode, encode
+from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
 from flexspec_mq.codec.compression import CURRENT, MIN_BYTES
 from flexspec_mq.codec.wire import message_to_body
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
@@ -33,6 +33,8 @@ from schemas.messages import (
 from tests.codec.samples import IDENTITY, SAMPLES, pack
 from tests.codec.strategies import BY_TYPE, messages
 
+CODEC = Codec()
+
 ROWS = json.loads(Path(__file__).with_name("unseen_rows.json").read_text(encoding="utf-8"))
 
 
@@ -43,7 +45,7 @@ def test_there_is_a_strategy_and_a_sample_for_every_message_type() -> None:
 @given(message=messages)
 @settings(max_examples=400, deadline=None)
 def test_round_trip(message: Message) -> None:
-    again = decode(encode(message))
+    again = CODEC.decode(CODEC.encode(message))
     assert again == message
     assert type(again) is type(message)
 
@@ -53,7 +55,7 @@ def test_round_trip_of_each_type(kind: type[Message]) -> None:
     @given(message=BY_TYPE[kind])
     @settings(max_examples=60, deadline=None)
     def check(message: Message) -> None:
-        assert decode(encode(message)) == message
+        assert CODEC.decode(CODEC.encode(message)) == message
 
     check()
 
@@ -67,13 +69,13 @@ def test_fields_that_a_newer_peer_appends_are_skipped(message: Message) -> None:
     filled = defaults.get(plain[0], [])
     missing = len(msgspec.structs.fields(message)) + 1 - len(plain)
     padding = filled[len(filled) - missing :] if missing else []
-    assert decode(pack(*plain, *padding, *skippable)) == message
+    assert CODEC.decode(pack(*plain, *padding, *skippable)) == message
 
 
 def test_the_last_fields_are_left_out_at_their_defaults() -> None:
     verdict = SAMPLES["verdict"]
     assert len(msgspec.msgpack.decode(message_to_body(verdict))) == 10
-    assert decode(encode(verdict)) == verdict
+    assert CODEC.decode(CODEC.encode(verdict)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -110,28 +112,28 @@ def test_the_last_fields_are_left_out_at_their_defaults() -> None:
 )
 def test_what_is_wrong_is_named(payload: bytes, says: str) -> None:
     with pytest.raises(RemoteProtocolError, match=says):
-        decode(payload)
+        CODEC.decode(payload)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -0.1, 100.5, "1"])
 def test_a_temperature_that_is_no_temperature_is_refused(number: object) -> None:
     identity = [1, bytes(16), number, 0, 1.0, 0, [], False, 5]
     with pytest.raises(RemoteProtocolError, match=r"identity\[2\]"):
-        decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
+        CODEC.decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0, 1.5])
 def test_a_top_p_that_is_no_share_is_refused(number: float) -> None:
     identity = [1, bytes(16), 1.0, 0, number, 0, [], False, 5]
     with pytest.raises(RemoteProtocolError, match=r"identity\[4\]"):
-        decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
+        CODEC.decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
 
 
 def test_equal_numbers_are_equal_bytes_on_both_sides() -> None:
     sloppy = Identity(1, bytes(16), -0.0, 0, 1, 0, (), False, 5)
     assert repr(sloppy) == repr(Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 5))
     ints = [1, bytes(16), 0, 0, 1, 0, [], False, 5]
-    received = decode(pack(1, 1, 1, ints, (1,), (), 0, 0, ()))
+    received = CODEC.decode(pack(1, 1, 1, ints, (1,), (), 0, 0, ()))
     assert isinstance(received, Open)
     assert repr(received.identity) == repr(sloppy)
 
@@ -154,27 +156,27 @@ def test_equal_numbers_are_equal_bytes_on_both_sides() -> None:
 )
 def test_our_own_nonsense_is_our_own_bug(message: Message) -> None:
     with pytest.raises(LocalProtocolError, match=type(message).__name__):
-        encode(message)
+        CODEC.encode(message)
 
 
 def test_the_longest_prompt_passes_and_a_longer_one_is_the_users_to_shorten() -> None:
     longest = Open(1, 1, IDENTITY, (5,) * (MAX_PROMPT_TOKENS - 64), (), 0, 0, (5,) * 64)
-    assert decode(encode(longest)) == longest
+    assert CODEC.decode(CODEC.encode(longest)) == longest
     with pytest.raises(UsageError, match="131136 tokens, more than 131072"):
-        encode(msgspec.structs.replace(longest, prompt=(5,) * MAX_PROMPT_TOKENS))
+        CODEC.encode(msgspec.structs.replace(longest, prompt=(5,) * MAX_PROMPT_TOKENS))
 
 
 def test_a_prompt_that_no_payload_can_hold_is_the_users_to_shorten() -> None:
     incompressible = tuple((index * 2_654_435_761) % 2**24 for index in range(MAX_PROMPT_TOKENS))
     with pytest.raises(UsageError, match=f"more than {MAX_PAYLOAD_BYTES}"):
-        encode(Open(1, 1, IDENTITY, incompressible, (), 0, 0, ()))
+        CODEC.encode(Open(1, 1, IDENTITY, incompressible, (), 0, 0, ()))
 
 
 def test_too_many_tokens_in_all_fields_together_are_refused() -> None:
     identity = msgspec.to_builtins(IDENTITY, builtin_types=(bytes,))
     half = (5,) * (MAX_PROMPT_TOKENS // 2)
     with pytest.raises(RemoteProtocolError, match="131073 tokens, more than 131072"):
-        decode(pack(1, 1, 1, identity, half, half, 0, 0, (5,)))
+        CODEC.decode(pack(1, 1, 1, identity, half, half, 0, 0, (5,)))
 
 
 def test_sizes_on_real_tokens() -> None:
@@ -183,31 +185,31 @@ def test_sizes_on_real_tokens() -> None:
     drafts = [Draft(2**31, 1, 30, 120, 0, 2**31, tuple(window[:8]), 0) for window in windows]
     verdicts = [Verdict(2**31, 1, 30, 120, tuple(window), 2**31, Fin.NONE, 2, 60) for window in windows]
     assert len(windows) > 90
-    assert fmean(len(encode(draft)) for draft in drafts) <= 38
-    assert fmean(len(encode(verdict)) for verdict in verdicts) <= 41
+    assert fmean(len(CODEC.encode(draft)) for draft in drafts) <= 38
+    assert fmean(len(CODEC.encode(verdict)) for verdict in verdicts) <= 41
 
 
 def test_the_dictionary_pays_on_prompts_it_has_not_seen() -> None:
     opens = [Open(2**31, 1, IDENTITY, tuple(row["prompt"]), (), 0, 0, ()) for row in ROWS]
-    sent = [encode(message) for message in opens]
+    sent = [CODEC.encode(message) for message in opens]
     assert all(payload[0] & 15 == CURRENT for payload in sent)
     assert sum(map(len, sent)) < 0.7 * sum(len(message_to_body(message)) + 1 for message in opens)
-    assert [decode(payload) for payload in sent] == opens
+    assert [CODEC.decode(payload) for payload in sent] == opens
 
 
 def test_short_messages_are_never_compressed() -> None:
     repeated = Draft(1, 1, 1, 0, 0, 0, (5,) * (MIN_BYTES - 20), 0)
     assert len(message_to_body(repeated)) < MIN_BYTES
-    assert encode(repeated)[0] & 15 == 0
+    assert CODEC.encode(repeated)[0] & 15 == 0
     longer = msgspec.structs.replace(repeated, tokens=(5,) * 64)
-    assert encode(longer)[0] & 15 == CURRENT
-    assert len(encode(longer)) < len(message_to_body(longer))
+    assert CODEC.encode(longer)[0] & 15 == CURRENT
+    assert len(CODEC.encode(longer)) < len(message_to_body(longer))
 
 
 def test_what_compression_would_lengthen_travels_as_it_is() -> None:
     dense = Draft(1, 1, 1, 0, 0, 0, tuple(random.Random(1).sample(range(128, 2**14), 28)), 0)
     assert len(message_to_body(dense)) > MIN_BYTES
-    assert encode(dense) == b"\x10" + message_to_body(dense)
+    assert CODEC.encode(dense) == b"\x10" + message_to_body(dense)
 
 
 def test_many_threads_encode_and_decode_at_once() -> None:
@@ -217,7 +219,9 @@ def test_many_threads_encode_and_decode_at_once() -> None:
 
     def work() -> None:
         start.wait(10)
-        wrong.extend(message for _ in range(30) for message in opens if decode(encode(message)) != message)
+        wrong.extend(
+            message for _ in range(30) for message in opens if CODEC.decode(CODEC.encode(message)) != message
+        )
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:

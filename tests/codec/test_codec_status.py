@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from flexspec_mq.codec import MAX_STATUS_BYTES, decode_status, encode_status
+from flexspec_mq.codec import MAX_STATUS_BYTES, Codec
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError
 from schemas.status import EdgeStatus, WorkerStatus
+
+CODEC = Codec()
 
 WORKER = WorkerStatus(
     state="online",
@@ -25,14 +27,16 @@ EDGE = EdgeStatus(state="gone", epoch=1, at=2.0, edge="e1", sessions=4)
 
 
 def test_round_trip_and_readable_json() -> None:
-    assert decode_status(encode_status(WORKER), WorkerStatus) == WORKER
-    assert decode_status(encode_status(EDGE), EdgeStatus) == EDGE
-    assert json.loads(encode_status(WORKER))["flip_rate"] == 0.001
+    assert CODEC.decode_status(CODEC.encode_status(WORKER), WorkerStatus) == WORKER
+    assert CODEC.decode_status(CODEC.encode_status(EDGE), EdgeStatus) == EDGE
+    assert json.loads(CODEC.encode_status(WORKER))["flip_rate"] == 0.001
 
 
 def test_fields_of_a_newer_peer_are_skipped_and_missing_ones_have_defaults() -> None:
     newer = b'{"state":"online","epoch":1,"at":1,"worker":"w","mood":{"a":[1]}}'
-    assert decode_status(newer, WorkerStatus) == WorkerStatus(state="online", epoch=1, at=1.0, worker="w")
+    assert CODEC.decode_status(newer, WorkerStatus) == WorkerStatus(
+        state="online", epoch=1, at=1.0, worker="w"
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,11 +60,11 @@ def test_fields_of_a_newer_peer_are_skipped_and_missing_ones_have_defaults() -> 
 )
 def test_what_is_wrong_is_named(payload: bytes, says: str) -> None:
     with pytest.raises(RemoteProtocolError, match=says):
-        decode_status(payload, WorkerStatus)
+        CODEC.decode_status(payload, WorkerStatus)
 
 
 @pytest.mark.parametrize("changes", [{"worker": ""}, {"at": float("nan")}, {"load": -1}, {"flip_rate": 2.0}])
 def test_our_own_nonsense_is_our_own_bug(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"state": "online", "epoch": 1, "at": 1.0, "worker": "w"}
     with pytest.raises(LocalProtocolError, match="WorkerStatus cannot be encoded"):
-        encode_status(WorkerStatus(**{**fields, **changes}))
+        CODEC.encode_status(WorkerStatus(**{**fields, **changes}))

@@ -16,7 +16,8 @@ import pytest
 from broker.launcher import PrivateBroker
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.doctor.findings import State
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
@@ -42,6 +43,8 @@ from tests.doctor.setups import (
     worker,
 )
 from tests.integration.processes import PATIENCE
+
+CODEC = Codec()
 
 
 async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:
@@ -201,7 +204,7 @@ async def publish(where: PrivateBroker, status: WorkerStatus) -> None:
     ):
         await link.wait_up()
         topic = topics.worker_status_topic(status.worker)
-        await link.publish(topic, codec.encode_status(status), qos=1, retain=True)
+        await link.publish(topic, CODEC.encode_status(status), qos=1, retain=True)
 
 
 # Tokenizer
@@ -345,7 +348,7 @@ async def test_a_stray_message_on_the_way_is_survived(own_mosquitto: PrivateBrok
         Outbound(topics.worker_status_topic("w7"), b"{", 1, retain=True),
         Outbound(
             topics.worker_status_topic("w8"),
-            codec.encode_status(WorkerStatus(state="online", epoch=1, at=1.0, worker="w1", version="base")),
+            CODEC.encode_status(WorkerStatus(state="online", epoch=1, at=1.0, worker="w1", version="base")),
             1,
             retain=True,
         ),

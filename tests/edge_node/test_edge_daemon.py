@@ -13,7 +13,8 @@ from edge_node.drafting.interface import Drafted, DraftToken, Wanted
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
@@ -36,6 +37,8 @@ from tests.daemons import (
     worker_at,
     world,
 )
+
+CODEC = Codec()
 
 PLANS = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(8, 4, 1), Plan(4, 2, 0, 16), Plan(0, 1, 1, 64), Plan(64, 8, 1)]
 
@@ -259,7 +262,7 @@ async def test_garbage_from_workers_disturbs_nobody() -> None:
             b"",
             b"\xff",
             random.Random(2).randbytes(3000),
-            codec.encode(Close(1, 1, 0, CloseReason.DONE)),
+            CODEC.encode(Close(1, 1, 0, CloseReason.DONE)),
         ]
         for payload in noise:
             await rogue.publish("f1/v/edge", payload, qos=1)
@@ -276,11 +279,11 @@ async def test_a_forged_verdict_for_nobody_is_answered_by_a_close_once() -> None
     async with world() as (broker, _daemons, node), broker.link(settings) as zombie:
         await zombie.wait_up()
         verdict = Verdict(4242, 3, 0, 5, (), 0, Fin.NONE, 0, 0, "zombie", 60)
-        await zombie.publish("f1/v/edge", codec.encode(verdict), qos=1)
+        await zombie.publish("f1/v/edge", CODEC.encode(verdict), qos=1)
         async with asyncio.timeout(PATIENCE):
             async for event in zombie.events():
                 if isinstance(event, Inbound):
-                    message = codec.decode(event.payload)
+                    message = CODEC.decode(event.payload)
                     break
         assert isinstance(message, Close)
         assert (message.session, message.attempt) == (4242, 3)
@@ -326,11 +329,11 @@ async def test_an_edge_without_a_chosen_name_leaves_no_status() -> None:
         async with EdgeNode(settings, None, FINGERPRINT, (EOS,)).running(broker.link, link_to("e")):
             payload = broker.retained(f"f1/e/edge-{ephemeral}")
             assert payload is not None
-            assert codec.decode_status(payload, EdgeStatus).state == "online"
+            assert CODEC.decode_status(payload, EdgeStatus).state == "online"
     assert broker.retained("f1/e/edge-True") is None
     payload = broker.retained("f1/e/edge-False")
     assert payload is not None
-    assert codec.decode_status(payload, EdgeStatus).state == "gone"
+    assert CODEC.decode_status(payload, EdgeStatus).state == "gone"
 
 
 async def test_an_edge_that_waits_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:

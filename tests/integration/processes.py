@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from broker.launcher import PrivateBroker, end_with_parent
-from flexspec_mq import codec, topics
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import WorkerStatus
+
+CODEC = Codec()
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
@@ -110,7 +113,7 @@ async def status(broker: PrivateBroker, worker: str, wanted: Callable[[WorkerSta
     async with asyncio.timeout(PATIENCE), mqtt_link(settings) as link:
         async for event in link.events():
             if isinstance(event, Inbound):
-                found = codec.decode_status(event.payload, WorkerStatus)
+                found = CODEC.decode_status(event.payload, WorkerStatus)
                 if wanted(found):
                     return found
     raise AssertionError("the link ended")

@@ -20,7 +20,7 @@ from edge_node.drafting.load import load as load_draft
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.default import default_model_path
@@ -33,6 +33,8 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Error, ErrorCode
 from tests.hostile import hostile
 from tests.integration.processes import PATIENCE, Process, joined, start_worker, status
+
+CODEC = Codec()
 
 pytestmark = [
     pytest.mark.model,
@@ -216,7 +218,7 @@ async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftMo
         assert node.malformed >= len(hostile()) - 1
         async with asyncio.timeout(PATIENCE):
             answer = await anext(event async for event in rogue.events() if isinstance(event, Inbound))
-    message = codec.decode(answer.payload)
+    message = CODEC.decode(answer.payload)
     assert isinstance(message, Error)
     assert message.code is ErrorCode.MALFORMED
 

@@ -9,11 +9,11 @@ import pytest
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.session import SessionRequest
-from flexspec_mq.protocol.worker.machine import WorkerConfig
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from flexspec_mq.protocol.worker.types import WorkerConfig
+from flexspec_mq.simulator.world import Link, Target, World, held, identity
 
 LIMIT = 120
-CONFIG = WorkerConfig(worker="w", version="v", fingerprint=FINGERPRINT, max_context=512, vocab_size=VOCAB)
+CONFIG = WorkerConfig(worker="w", versions=held(512))
 
 
 def _world(delay: float, sessions: int, plan: Plan, accuracy: float, limit: int = LIMIT) -> World:

@@ -8,13 +8,11 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.session import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.protocol.worker.machine import WorkerConfig
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from flexspec_mq.protocol.worker.types import WorkerConfig
+from flexspec_mq.simulator.world import VOCAB, Link, Target, World, held, identity
 
 PROMPT = 160
-CONFIG = WorkerConfig(
-    worker="w", version="v", fingerprint=FINGERPRINT, max_context=512, vocab_size=VOCAB, capacity=256
-)
+CONFIG = WorkerConfig(worker="w", versions=held(512), capacity=256)
 
 
 def overloaded(sessions: int, *, reading: int = 17, forward: float = 0.3, workers: int = 1) -> World:

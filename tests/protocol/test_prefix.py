@@ -15,13 +15,14 @@ from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.session import EdgeSession, EdgeState, Reuse, SessionRequest, Written
 from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Reply, Send, Transfer, WorkerEffect
 from flexspec_mq.protocol.prefix import prefix_name
-from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine, WorkerState
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState
+from flexspec_mq.simulator.world import FINGERPRINT, Link, Target, World, held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Prefix, Verdict
 from tests.protocol.test_worker_rules import CONFIG, decide, item
 
 PROMPT = (3, 1, 4, 1, 5)
-KEEPING = replace(CONFIG, shelf=2, shelf_life=10.0)
+KEEPING = replace(CONFIG, prefixes=2, prefix_life=10.0)
 ONE = ("e", 1)
 
 
@@ -90,7 +91,7 @@ def test_a_named_prefix_is_put_before_the_rest_of_the_prompt() -> None:
     assert (hello.worker, hello.digest) == ("w", digest((*text, 2, 2), identity(seed=2)))
     assert Transfer(ONE, ("e", 2)) in effects
     assert tuple(item(machine).context) == (*text, 2, 2)
-    assert (machine.counters.inherited, machine.counters.need_prefix, machine.shelved) == (1, 0, 0)
+    assert (machine.counters.inherited, machine.counters.need_prefix, machine.prefixes) == (1, 0, 0)
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -175,7 +176,7 @@ def test_texts_are_kept_for_a_while_and_the_oldest_goes_first() -> None:
     refused(machine, named(PROMPT, (2,)), now=5.0)
     assert machine.tick(13.5) == [Free(("e", 5))]
     assert machine.tick(14.5) == [Free(("e", 6))]
-    assert (machine.shelved, machine.next_tick()) == (0, None)
+    assert (machine.prefixes, machine.next_tick()) == (0, None)
 
 
 def test_copies_and_later_attempts_of_a_named_open_find_the_session_itself() -> None:
@@ -319,7 +320,7 @@ def turns(world: World, count: int, *, wait: float = 0.0) -> None:
 
 def chat_world(workers: int = 1) -> World:
     rng = random.Random(1)
-    config = replace(KEEPING, vocab_size=VOCAB, max_context=512, shelf=4)
+    config = replace(KEEPING, versions=held(512), prefixes=4)
     return World(rng, Target(), Link(rng), workers, config, reading=64)
 
 

@@ -16,8 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.protocol.edge.session import SessionRequest
-from flexspec_mq.protocol.worker.machine import WorkerConfig
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Cell, Link, Target, World, identity
+from flexspec_mq.protocol.worker.types import WorkerConfig
+from flexspec_mq.simulator.world import Cell, Link, Target, World, held, identity
 
 MAIL = 100
 INDEX = st.integers(0, MAIL)
@@ -61,14 +61,11 @@ class Schedule(RuleBasedStateMachine):
         rng = random.Random(seed)
         config = WorkerConfig(
             worker="w",
-            version="v",
-            fingerprint=FINGERPRINT,
-            max_context=512,
-            vocab_size=VOCAB,
+            versions=held(512),
             capacity=capacity,
             lease=10,
-            shelf=capacity,
-            shelf_life=15.0,
+            prefixes=capacity,
+            prefix_life=15.0,
         )
         target = Target(eos_every=25, flips=self.flips, rng=random.Random(seed))
         self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
@@ -201,7 +198,7 @@ class Schedule(RuleBasedStateMachine):
         assert world.most_held <= world.config.max_held
         for host in world.hosts:
             assert host.machine.kept <= 2 * world.config.capacity
-            assert host.machine.shelved <= world.config.shelf
+            assert host.machine.prefixes <= world.config.prefixes
         for cell in world.cells:
             assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64
             assert len(cell.machine._window.in_flight) <= 8

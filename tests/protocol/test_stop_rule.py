@@ -17,12 +17,12 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.edge.session import DraftToken, EdgeSession, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Send
-from flexspec_mq.protocol.worker.machine import WorkerConfig
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, Link, Target, World, identity
+from flexspec_mq.protocol.worker.types import WorkerConfig
+from flexspec_mq.simulator.world import Link, Target, World, held, identity
 from schemas.messages import Draft
 from tests.protocol.test_edge_rules import started, verdict
 
-CONFIG = WorkerConfig(worker="w", version="v", fingerprint=FINGERPRINT, max_context=512, vocab_size=VOCAB)
+CONFIG = WorkerConfig(worker="w", versions=held(512))
 CONFIDENCES = st.lists(st.floats(0, 1), max_size=12)
 
 

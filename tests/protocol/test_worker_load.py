@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from flexspec_mq.protocol.effects import Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.simulator.world import identity
+from flexspec_mq.simulator.world import held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Verdict
 from tests.protocol.test_worker_rules import CONFIG
 
@@ -35,7 +35,7 @@ def close(machine: WorkerMachine, session: int, now: float) -> None:
 
 
 def test_sessions_are_taken_as_long_as_their_tokens_fit() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=99, room=6 * 64, max_context=1000))
+    machine = WorkerMachine(replace(CONFIG, capacity=99, room=6 * 64, versions=held(1000)))
     for session, prompt in ((1, 63), (2, 64), (3, 100)):  # with their next token: 64, 128 and 128
         assert isinstance(answer(machine, opening(session, prompt)), Verdict)
     no_room = answer(machine, opening(4, prompt=64))
@@ -46,7 +46,7 @@ def test_sessions_are_taken_as_long_as_their_tokens_fit() -> None:
 
 
 def test_room_counts_whole_grains_and_comes_back() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=99, room=2 * 64, max_context=1000))
+    machine = WorkerMachine(replace(CONFIG, capacity=99, room=2 * 64, versions=held(1000)))
     assert isinstance(answer(machine, opening(1)), Verdict)
     assert isinstance(answer(machine, opening(2)), Verdict)
     assert refused(machine, 3, 1.0) > 0

@@ -10,14 +10,13 @@ import pytest
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Free, Reply, Truncate, WorkerEffect
-from flexspec_mq.protocol.worker.machine import WorkerConfig, WorkerMachine, WorkerState, WorkItem
-from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, identity
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState, WorkItem
+from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, held, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
 
 PROMPT = (3, 1, 4)
-CONFIG = WorkerConfig(
-    worker="w", version="v", fingerprint=FINGERPRINT, max_context=100, vocab_size=VOCAB, capacity=2, lease=30
-)
+CONFIG = WorkerConfig(worker="w", versions=held(100), capacity=2, lease=30)
 
 
 def digest(tokens: Sequence[int], ident: Identity | None = None) -> int:
@@ -253,7 +252,7 @@ def test_tombstones_keep_late_opens_from_reviving_a_session() -> None:
     assert len(verdicts(machine.receive("e", opening(attempt=3), 0.2))) == 1
     for session in range(1000):
         machine.receive("e", Close(session + 9, 1, 0, CloseReason.DONE), 0.3)
-    assert len(machine._tombs) == 256
+    assert len(machine._closed_at) == 256
 
 
 def test_a_close_of_a_lower_attempt_changes_nothing() -> None:

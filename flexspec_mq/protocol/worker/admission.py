@@ -7,9 +7,9 @@ seconds; so an edge that needs `k` places, with `w` edges told to wait before it
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection
 
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.session import WorkerSession
 from flexspec_mq.protocol.worker.types import WorkerConfig
@@ -21,8 +21,8 @@ _WEIGHT = 0.125
 """Of the newest session in the mean life."""
 
 
-class Load:
-    """What a worker knows of its load.
+class Admission:
+    """Decides whether a worker takes a session on, by what it knows of its load.
 
     Args:
         config: capacity, room, and bounds of the hint.
@@ -31,7 +31,7 @@ class Load:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._life: float | None = None
-        self._refused: OrderedDict[SessionKey, float] = OrderedDict()
+        self._refused = ExpiringMap[SessionKey, bool](most=_MOST_REFUSED)
 
     def ended(self, session: WorkerSession, now: float) -> None:
         """The text of a live session is over here."""
@@ -40,7 +40,7 @@ class Load:
 
     def opened(self, key: SessionKey) -> None:
         """An edge got its place."""
-        self._refused.pop(key, None)
+        self._refused.pop(key)
 
     def places_missing(self, live: Collection[WorkerSession], tokens: int) -> int:
         """How many sessions must end before one with so many tokens can be taken; 0 if it can be now."""
@@ -53,17 +53,13 @@ class Load:
 
     def retry(self, key: SessionKey, live: Collection[WorkerSession], places: int, now: float) -> float:
         """Seconds after which an edge that was refused shall come back; counts it as waiting until then."""
-        while self._refused and next(iter(self._refused.values())) <= now:
-            self._refused.popitem(last=False)
+        self._refused.expire(now)
         before = len(self._refused) - (key in self._refused)
         ages = [now - session.opened_at for session in live]
         life = max(self._life or 0.0, sum(ages) / len(ages)) if ages else 0.0
         hint = (places + before) * life / len(ages) if life else self._config.busy_retry
         hint = max(self._config.busy_least, min(self._config.busy_most, hint))
-        self._refused.pop(key, None)
-        self._refused[key] = now + hint
-        if len(self._refused) > _MOST_REFUSED:
-            self._refused.popitem(last=False)
+        self._refused.put(key, True, now, life=hint)
         return hint
 
 

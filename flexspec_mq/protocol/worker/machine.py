@@ -1,16 +1,18 @@
 """The worker's machine of all its sessions: opens, held batches, work, results, verdicts, leases.
 
-No I/O and no clock: every call takes `now` in seconds and returns effects. The table at the end of
-`WorkerMachine` says what a message does in which state. One edge's illegal message costs that edge a typed error
-and nobody else anything.
+No I/O and no clock: every call takes `now` in seconds and returns effects. `TABLE` at the end says what may happen to
+a session in which state, and where it then stands. One edge's illegal message costs that edge a typed error and
+nobody else anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from math import inf
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import (
     Free,
     ReleaseToCache,
@@ -20,12 +22,18 @@ from flexspec_mq.protocol.effects import (
     Truncate,
     WorkerEffect,
 )
-from flexspec_mq.protocol.worker.admission import Load
-from flexspec_mq.protocol.worker.prefix_store import PrefixStore
+from flexspec_mq.protocol.table import Transition, TransitionTable
+from flexspec_mq.protocol.worker.admission import Admission
+from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
-from flexspec_mq.protocol.worker.tombstones import Tombstones
-from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerCounters, WorkerState, WorkItem
-from flexspec_mq.protocol.worker.validation import IllegalMessage, check
+from flexspec_mq.protocol.worker.types import (
+    WorkerConfig,
+    WorkerCounters,
+    WorkerEvent,
+    WorkerState,
+    WorkItem,
+)
+from flexspec_mq.protocol.worker.validation import IllegalMessage, check, check_open
 from schemas.messages import (
     MAX_MILLIS,
     Close,
@@ -38,10 +46,14 @@ from schemas.messages import (
     Poll,
 )
 
-__all__ = ["WorkItem", "WorkerConfig", "WorkerCounters", "WorkerMachine", "WorkerState"]
-
-
-Handler = Callable[["WorkerMachine", SessionKey, Any, float], None]
+_E, _S = WorkerEvent, WorkerState
+_Row = Transition
+_CREATE = "create and hello; full, draining or of another version: busy; prefix not here: need_prefix"
+_REVIVE = "at or below the closed attempt: ignore; else as if absent"
+_POLL = "as draft, then verdict from min(`have`, n)"
+_CLOSE = "at or above the attempt: free, or keep the text; below: ignore"
+_RESULT = "extend and send a verdict; of another chain: drop, truncate"
+_EVENTS = {Draft: WorkerEvent.DRAFT, Poll: WorkerEvent.POLL, Close: WorkerEvent.CLOSE}
 
 
 class WorkerMachine:
@@ -54,18 +66,31 @@ class WorkerMachine:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._sessions: dict[SessionKey, WorkerSession] = {}
-        self._tombs = Tombstones(config.tombstones, config.tombstone_life)
-        self._load = Load(config)
-        self._shelf = PrefixStore(config)
+        self._closed_at = ExpiringMap[SessionKey, int](most=config.tombstones, life=config.tombstone_life)
+        self._admission = Admission(config)
+        self._prefixes = PrefixStore(config)
+        self._vocab_size = max(facts.vocab_size for facts in config.versions.values())
         self._draining = False
         self._stepped_at = -inf
         self._longest = 0.0
         self._out: list[WorkerEffect] = []
         self.counters = WorkerCounters()
+        self.surprises = Counter[tuple[WorkerState, WorkerEvent]]()
+        """Events that have no row in the state that they met."""
 
     def __len__(self) -> int:
         """Live sessions; finished ones that are kept for late questions do not count."""
-        return sum(session.ended is Fin.NONE for session in self._sessions.values())
+        return self.live.total()
+
+    @property
+    def versions(self) -> Iterable[str]:
+        """Target versions held."""
+        return self._config.versions
+
+    @property
+    def live(self) -> Counter[str]:
+        """Live sessions by target version."""
+        return Counter(session.version for session in self._sessions.values() if session.ended is Fin.NONE)
 
     @property
     def draining(self) -> bool:
@@ -78,20 +103,21 @@ class WorkerMachine:
         return len(self._sessions)
 
     @property
-    def shelved(self) -> int:
+    def prefixes(self) -> int:
         """Texts of sessions that are over, kept for their edges."""
-        return len(self._shelf)
+        return len(self._prefixes)
 
     def state(self, edge: str, session: int, now: float) -> WorkerState:
         """Where a session stands here."""
-        found = self._sessions.get((edge, session))
-        if found is not None:
-            return WorkerState.LIVE if found.ended is Fin.NONE else WorkerState.FINISHED
-        tomb = self._tombs.closed_at((edge, session), now)
-        return WorkerState.ABSENT if tomb is None else WorkerState.TOMB
+        return self._state((edge, session), now)
 
     def receive(
-        self, edge: str, message: Open | Draft | Poll | Close, now: float, qos: int = 0
+        self,
+        edge: str,
+        message: Open | Draft | Poll | Close,
+        now: float,
+        qos: int = 0,
+        version: str | None = None,
     ) -> list[WorkerEffect]:
         """Take a message from `edge`, which must come from the topic.
 
@@ -100,15 +126,17 @@ class WorkerMachine:
             message: decoded and valid by its schema.
             now: seconds.
             qos: with which it came; answers go out with the same.
+            version: target version that the topic of an open names; None where it names none.
         """
         key = (edge, message.session)
-        handler = self._TABLE[self.state(edge, message.session, now), type(message)]
         try:
             if isinstance(message, Open):
-                self._take_open(handler, key, message, now)
+                self._take_open(key, message, version, now)
             else:
-                check(message, self._config)
-                handler(self, key, message, now)
+                session = self._sessions.get(key)
+                facts = None if session is None else self._config.versions[session.version]
+                check(message, self._vocab_size if facts is None else facts.vocab_size)
+                self._happen(_EVENTS[type(message)], key, now, message)
         except IllegalMessage as error:
             self.counters.rejected += 1
             self._error(key, message.attempt, error.code, detail=error.message)
@@ -116,8 +144,7 @@ class WorkerMachine:
         if session is not None:
             session.qos = qos
             self._note_ready(session, now)
-        out = self._flush()
-        return [Reply(e.edge, e.message, qos) if isinstance(e, Reply) else e for e in out]
+        return [Reply(e.edge, e.message, qos) if isinstance(e, Reply) else e for e in self._flush()]
 
     def has_work(self) -> bool:
         """Whether `take_work` would give anything."""
@@ -153,25 +180,12 @@ class WorkerMachine:
             LocalProtocolError: the tokens cannot be an answer to the item.
         """
         self._longest = max(self._longest, compute_ms / 1000)
-        session = self._sessions.get(item.key)
-        if session is None:
-            self.counters.dropped += 1
-            return [ReleaseToCache(item.key) if item.key in self._shelf else Free(item.key)]
-        if session.flight is not item or not session.take_result(item, tokens):
-            self.counters.dropped += 1
-            self._out.append(Truncate(item.key, session.kept))
-        else:
-            self._answer(session, item, (queue_ms, compute_ms), now)
-        self._note_ready(session, now)
+        self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, (queue_ms, compute_ms))
         return self._flush()
 
     def failed(self, item: WorkItem, now: float) -> list[WorkerEffect]:
         """The engine could not compute an item: this session ends here, and its edge is told."""
-        session = self._sessions.get(item.key)
-        if session is not None and session.flight is item:
-            self.counters.failed += 1
-            self._end(session, session.attempt, now)
-            self._error(item.key, session.attempt, ErrorCode.INTERNAL, qos=session.qos)
+        self._happen(WorkerEvent.FAILED, item.key, now, item)
         return self._flush()
 
     def drain(self, now: float) -> list[WorkerEffect]:
@@ -181,19 +195,18 @@ class WorkerMachine:
 
     def release(self, now: float) -> list[WorkerEffect]:
         """Let go of every session; their edges are told, so that they open elsewhere at once. Then leave."""
-        for session in list(self._sessions.values()):
-            self._error(session.key, session.attempt, ErrorCode.UNKNOWN, qos=session.qos)
-            self._end(session, session.attempt, now)
+        for key in list(self._sessions):
+            self._happen(WorkerEvent.RELEASED, key, now)
         return self._flush()
 
     def tick(self, now: float) -> list[WorkerEffect]:
         """End leases, send run-ahead tokens that have waited, forget texts that were kept long enough."""
-        self._tombs.expire(now)
-        self._out += [Free(key) for key in self._shelf.expire(now)]
+        self._closed_at.expire(now)
+        self._out += [Free(key) for key in self._prefixes.expire(now)]
         for session in list(self._sessions.values()):
             if session.expires <= now:
                 self.counters.expired += 1
-                self._end(session, session.attempt, now)
+                self._happen(WorkerEvent.EXPIRED, session.key, now)
             elif session.flush_at is not None and session.flush_at <= now:
                 self._reply(session, now)
         return self._flush()
@@ -204,7 +217,7 @@ class WorkerMachine:
             (min(session.expires, session.flush_at or inf) for session in self._sessions.values()),
             default=inf,
         )
-        at = min(at, self._shelf.expires or inf)
+        at = min(at, self._prefixes.expires or inf)
         return None if at == inf else at
 
     # How it is done
@@ -213,54 +226,76 @@ class WorkerMachine:
         out, self._out = self._out, []
         return out
 
-    def _take_open(self, handler: Handler, key: SessionKey, message: Open, now: float) -> None:
+    def _state(self, key: SessionKey, now: float) -> WorkerState:
+        session = self._sessions.get(key)
+        if session is not None:
+            return WorkerState.LIVE if session.ended is Fin.NONE else WorkerState.FINISHED
+        return WorkerState.ABSENT if self._closed_at.get(key, now) is None else WorkerState.TOMB
+
+    def _happen(self, event: WorkerEvent, key: SessionKey, now: float, *details: object) -> None:
+        """Carry out what the table says, and hold it to where it says that this leads."""
+        row = TABLE.expect(self._state(key, now), event, self.surprises)
+        row.handler(self, key, now, *details)
+        TABLE.check(row, self._state(key, now))
+
+    def _take_open(self, key: SessionKey, message: Open, version: str | None, now: float) -> None:
         """Take an open with its whole prompt, or ask for it."""
-        whole = self._shelf.whole(key, message, self._sessions.values())
-        if whole is None:
+        opening = self._prefixes.whole(key, message, version, self._sessions.values())
+        if opening is None:
             self.counters.need_prefix += 1
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
             return
-        check(whole.message, self._config)
+        facts = self._config.versions.get(opening.version)
+        if facts is None:
+            self._busy(key, message, self._config.elsewhere_retry, f"version {version} is not held here")
+            return
+        check_open(opening.message, facts, self._config.room)
         known = key in self._sessions
-        handler(self, key, whole.message, now)
-        if whole.source is None or whole.source == key or known or key not in self._sessions:
+        self._happen(WorkerEvent.OPEN, key, now, opening)
+        source = opening.source
+        if source is None or source == key or known or key not in self._sessions:
             return
         self.counters.inherited += 1
-        self._shelf.take(whole.source)
-        self._out.append(Transfer(whole.source, key))
+        self._prefixes.take(source)
+        self._out.append(Transfer(source, key))
 
-    def _create(self, key: SessionKey, message: Open, now: float) -> None:
-        live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
-        missing = self._load.places_missing(live, len(message.prompt) + len(message.committed) + 1)
-        if self._draining or missing:
-            drain = self._config.drain_retry
-            wait = drain if self._draining else self._load.retry(key, live, missing, now)
-            self.counters.busy += 1
-            self._error(key, message.attempt, ErrorCode.BUSY, retry=round(1000 * wait))
+    def _create(self, key: SessionKey, now: float, opening: Opening) -> None:
+        message = opening.message
+        if self._draining:
+            self._busy(key, message, self._config.elsewhere_retry)
             return
-        self._load.opened(key)
+        live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
+        missing = self._admission.places_missing(live, len(message.prompt) + len(message.committed) + 1)
+        if missing:
+            self._busy(key, message, self._admission.retry(key, live, missing, now))
+            return
+        self._admission.opened(key)
         if len(self._sessions) >= 2 * self._config.capacity:
             oldest = next(s for s in self._sessions.values() if s.ended is not Fin.NONE)
-            self._end(oldest, oldest.attempt, now)
-        self._tombs.remove(key)
-        self._shelf.take(key)
+            self._happen(WorkerEvent.DISPLACED, oldest.key, now)
+        self._closed_at.pop(key)
+        self._prefixes.take(key)
         self.counters.opened += 1
-        session = WorkerSession(key, message, self._config, self.counters)
+        session = WorkerSession(key, message, opening.version, self._config, self.counters)
         session.opened_at = now
         session.merge(message, now)
         self._sessions[key] = session
         self._hello(session, now)
 
-    def _revive(self, key: SessionKey, message: Open, now: float) -> None:
-        closed_at = self._tombs.closed_at(key, now)
-        if closed_at is not None and message.attempt <= closed_at:
+    def _busy(self, key: SessionKey, message: Open, wait: float, detail: str = "") -> None:
+        self.counters.busy += 1
+        self._error(key, message.attempt, ErrorCode.BUSY, retry=round(1000 * wait), detail=detail)
+
+    def _revive(self, key: SessionKey, now: float, opening: Opening) -> None:
+        closed_at = self._closed_at.get(key, now)
+        if closed_at is not None and opening.message.attempt <= closed_at:
             self.counters.ignored += 1
         else:
-            self._create(key, message, now)
+            self._create(key, now, opening)
 
-    def _reopen(self, key: SessionKey, message: Open, now: float) -> None:
-        session = self._sessions[key]
-        if not session.same_text(message):
+    def _reopen(self, key: SessionKey, now: float, opening: Opening) -> None:
+        session, message = self._sessions[key], opening.message
+        if not session.same_text(message, opening.version):
             raise IllegalMessage(ErrorCode.PROTOCOL, "a session cannot be opened again for another text")
         if message.attempt < session.attempt:
             self.counters.ignored += 1
@@ -292,10 +327,10 @@ class WorkerMachine:
             return 0, 0
         return min(max(1, int(1000 * (now - since))), MAX_MILLIS), 0
 
-    def _draft(self, key: SessionKey, message: Draft | Poll, now: float) -> None:
+    def _draft(self, key: SessionKey, now: float, message: Draft | Poll) -> None:
         session = self._sessions[key]
         if message.attempt > session.attempt:
-            self._unknown(key, message, now)
+            self._unknown(key, now, message)
             return
         self._renew(session, now)
         session.note(message)
@@ -318,11 +353,11 @@ class WorkerMachine:
             verdict = session.gap(now, self._waits(session, now))
             self._out.append(Reply(key[0], verdict, session.qos))
 
-    def _unknown(self, key: SessionKey, message: Draft | Poll, now: float) -> None:  # noqa: ARG002  the table's signature
+    def _unknown(self, key: SessionKey, now: float, message: Draft | Poll) -> None:  # noqa: ARG002  the table's signature
         self.counters.unknown += 1
         self._error(key, message.attempt, ErrorCode.UNKNOWN)
 
-    def _close(self, key: SessionKey, message: Close, now: float) -> None:
+    def _close(self, key: SessionKey, now: float, message: Close) -> None:
         session = self._sessions[key]
         if message.attempt < session.attempt:
             self.counters.ignored += 1
@@ -331,25 +366,63 @@ class WorkerMachine:
         keep = message.reason in (CloseReason.DONE, CloseReason.CANCELLED)
         self._end(session, message.attempt, now, keep=keep)
 
-    def _remember(self, key: SessionKey, message: Close, now: float) -> None:
-        self._tombs.put(key, message.attempt, now)
+    def _bury(self, key: SessionKey, now: float, message: Close) -> None:
+        self._remember(key, message.attempt, now)
+
+    def _remember(self, key: SessionKey, attempt: int, now: float) -> None:
+        """Keep the attempt at which a session was closed, so that late copies of its opens do not revive it."""
+        self._closed_at.put(key, max(attempt, self._closed_at.get(key, now) or 0), now)
+
+    def _result(
+        self, key: SessionKey, now: float, item: WorkItem, tokens: tuple[int, ...], times: tuple[int, int]
+    ) -> None:
+        session = self._sessions[key]
+        if session.flight is not item or not session.take_result(item, tokens):
+            self.counters.dropped += 1
+            self._out.append(Truncate(key, session.kept))
+        else:
+            self._answer(session, item, times, now)
+        self._note_ready(session, now)
+
+    def _drop_result(self, key: SessionKey, now: float, *_: object) -> None:  # noqa: ARG002  the table's signature
+        self.counters.dropped += 1
+        self._out.append(ReleaseToCache(key) if key in self._prefixes else Free(key))
+
+    def _fail(self, key: SessionKey, now: float, item: WorkItem) -> None:
+        session = self._sessions[key]
+        if session.flight is item:
+            self.counters.failed += 1
+            self._end(session, session.attempt, now)
+            self._error(key, session.attempt, ErrorCode.INTERNAL, qos=session.qos)
+
+    def _drop(self, key: SessionKey, now: float) -> None:
+        session = self._sessions[key]
+        self._end(session, session.attempt, now)
+
+    def _let_go(self, key: SessionKey, now: float) -> None:
+        session = self._sessions[key]
+        self._error(key, session.attempt, ErrorCode.UNKNOWN, qos=session.qos)
+        self._end(session, session.attempt, now)
+
+    def _ignore(self, key: SessionKey, now: float, item: WorkItem) -> None:
+        """Nothing to do: the session has gone meanwhile."""
 
     def _end(self, session: WorkerSession, attempt: int, now: float, *, keep: bool = False) -> None:
         del self._sessions[session.key]
         if session.ended is Fin.NONE:
-            self._load.ended(session, now)
-        self._tombs.put(session.key, attempt, now)
-        if keep and self._config.shelf:
+            self._admission.ended(session, now)
+        self._remember(session.key, attempt, now)
+        if keep and self._config.prefixes:
             self._out.append(ReleaseToCache(session.key))
-            self._out += [Free(key) for key in self._shelf.put(session, now)]
+            self._out += [Free(key) for key in self._prefixes.put(session, now)]
         else:
             self._out.append(Free(session.key))
 
     def _answer(self, session: WorkerSession, item: WorkItem, times: tuple[int, int], now: float) -> None:
         """Send what a result decided, at once or, in pure run-ahead, together with the next."""
         if session.ended is not Fin.NONE:
-            self._load.ended(session, now)
-            self._out.append(ReleaseToCache(session.key) if self._config.shelf else Free(session.key))
+            self._admission.ended(session, now)
+            self._out.append(ReleaseToCache(session.key) if self._config.prefixes else Free(session.key))
         elif not item.seq and now < session.verdict_at + self._config.stream_gap:
             if session.flush_at is None:
                 session.flush_at = session.verdict_at + self._config.stream_gap
@@ -376,22 +449,45 @@ class WorkerMachine:
         elif session.ready_since is None:
             session.ready_since = now
 
-    # A handler gets exactly the message type that its row names.
-    _TABLE: ClassVar[dict[tuple[WorkerState, type], Handler]] = {
-        (WorkerState.ABSENT, Open): _create,
-        (WorkerState.ABSENT, Draft): _unknown,
-        (WorkerState.ABSENT, Poll): _unknown,
-        (WorkerState.ABSENT, Close): _remember,
-        (WorkerState.TOMB, Open): _revive,
-        (WorkerState.TOMB, Draft): _unknown,
-        (WorkerState.TOMB, Poll): _unknown,
-        (WorkerState.TOMB, Close): _remember,
-        (WorkerState.LIVE, Open): _reopen,
-        (WorkerState.LIVE, Draft): _draft,
-        (WorkerState.LIVE, Poll): _draft,
-        (WorkerState.LIVE, Close): _close,
-        (WorkerState.FINISHED, Open): _reopen,
-        (WorkerState.FINISHED, Draft): _draft,
-        (WorkerState.FINISHED, Poll): _draft,
-        (WorkerState.FINISHED, Close): _close,
-    }
+    TABLE: ClassVar = TransitionTable[WorkerState, WorkerEvent](
+        (
+            _Row(_S.ABSENT, _E.OPEN, _create, (_S.LIVE, _S.FINISHED, _S.ABSENT), _CREATE),
+            _Row(_S.ABSENT, _E.DRAFT, _unknown, (_S.ABSENT,), "unknown"),
+            _Row(_S.ABSENT, _E.POLL, _unknown, (_S.ABSENT,), "unknown"),
+            _Row(_S.ABSENT, _E.CLOSE, _bury, (_S.TOMB,), "remember the attempt"),
+            _Row(_S.ABSENT, _E.RESULT, _drop_result, (_S.ABSENT,), "drop; free, or leave to the kept text"),
+            _Row(_S.ABSENT, _E.FAILED, _ignore, (_S.ABSENT,), "ignore"),
+            _Row(_S.TOMB, _E.OPEN, _revive, (_S.LIVE, _S.FINISHED, _S.TOMB), _REVIVE),
+            _Row(_S.TOMB, _E.DRAFT, _unknown, (_S.TOMB,), "unknown"),
+            _Row(_S.TOMB, _E.POLL, _unknown, (_S.TOMB,), "unknown"),
+            _Row(_S.TOMB, _E.CLOSE, _bury, (_S.TOMB,), "remember the attempt, if it is higher"),
+            _Row(_S.TOMB, _E.RESULT, _drop_result, (_S.TOMB,), "drop; free, or leave to the kept text"),
+            _Row(_S.TOMB, _E.FAILED, _ignore, (_S.TOMB,), "ignore"),
+            _Row(_S.LIVE, _E.OPEN, _reopen, (_S.LIVE, _S.FINISHED), "ignore, hello, or merge and hello"),
+            _Row(_S.LIVE, _E.DRAFT, _draft, (_S.LIVE,), "hold, drop, or report a gap"),
+            _Row(_S.LIVE, _E.POLL, _draft, (_S.LIVE,), _POLL),
+            _Row(_S.LIVE, _E.CLOSE, _close, (_S.TOMB, _S.LIVE), _CLOSE),
+            _Row(_S.LIVE, _E.RESULT, _result, (_S.LIVE, _S.FINISHED), _RESULT),
+            _Row(
+                _S.LIVE,
+                _E.FAILED,
+                _fail,
+                (_S.TOMB, _S.LIVE),
+                "free, tell the edge; a superseded item: ignore",
+            ),
+            _Row(_S.LIVE, _E.EXPIRED, _drop, (_S.TOMB,), "free"),
+            _Row(_S.LIVE, _E.RELEASED, _let_go, (_S.TOMB,), "unknown, free"),
+            _Row(_S.FINISHED, _E.OPEN, _reopen, (_S.FINISHED, _S.LIVE), "ignore, hello, or merge and hello"),
+            _Row(_S.FINISHED, _E.DRAFT, _draft, (_S.FINISHED,), "ignore"),
+            _Row(_S.FINISHED, _E.POLL, _draft, (_S.FINISHED,), "verdict from min(`have`, n)"),
+            _Row(_S.FINISHED, _E.CLOSE, _close, (_S.TOMB, _S.FINISHED), _CLOSE),
+            _Row(_S.FINISHED, _E.RESULT, _result, (_S.FINISHED,), "drop, truncate"),
+            _Row(_S.FINISHED, _E.FAILED, _fail, (_S.TOMB, _S.FINISHED), "as when live"),
+            _Row(_S.FINISHED, _E.EXPIRED, _drop, (_S.TOMB,), "free"),
+            _Row(_S.FINISHED, _E.DISPLACED, _drop, (_S.TOMB,), "free, as the oldest of too many"),
+            _Row(_S.FINISHED, _E.RELEASED, _let_go, (_S.TOMB,), "unknown, free"),
+        )
+    )
+
+
+TABLE = WorkerMachine.TABLE

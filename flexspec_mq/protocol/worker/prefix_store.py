@@ -8,12 +8,12 @@ time to the first token would tell others what was read.
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.session import WorkerSession
@@ -25,31 +25,38 @@ from schemas.messages import Fin, Open, Prefix
 class _Text:
     tokens: Sequence[int]
     fingerprint: bytes
-    expires: float
+    version: str
+
+    def begins_with(self, prefix: Prefix) -> bool:
+        if len(self.tokens) < prefix.count:
+            return False
+        return prefix_name(self.fingerprint, self.version, self.tokens[: prefix.count]) == prefix.name
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Opening:
     """An open with its whole prompt.
 
     Attributes:
+        version: target version that it is for.
         source: session whose keys and values begin with the prefix; None where none was named.
     """
 
     message: Open
-    source: SessionKey | None
+    version: str
+    source: SessionKey | None = None
 
 
 class PrefixStore:
     """The texts kept.
 
     Args:
-        config: how many, for how long, and the version that they are of.
+        config: how many, and for how long.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._texts: OrderedDict[SessionKey, _Text] = OrderedDict()
+        self._texts = ExpiringMap[SessionKey, _Text](most=config.prefixes, life=config.prefix_life)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -60,63 +67,62 @@ class PrefixStore:
     @property
     def expires(self) -> float | None:
         """When the oldest text goes; None when there is none."""
-        return next((text.expires for text in self._texts.values()), None)
+        return self._texts.next_expiry
 
     def put(self, session: WorkerSession, now: float) -> list[SessionKey]:
         """Keep the text of a session that is over; return those that had to go for it."""
         tokens = array("I", session.prompt + session.chain.tokens(0, len(session.chain)))
-        self._texts.pop(session.key, None)
-        self._texts[session.key] = _Text(tokens, session.identity.fingerprint, now + self._config.shelf_life)
-        over = max(0, len(self._texts) - self._config.shelf)
-        return [self._texts.popitem(last=False)[0] for _ in range(over)]
+        text = _Text(tokens, session.identity.fingerprint, session.version)
+        return [key for key, _ in self._texts.put(session.key, text, now)]
 
     def take(self, key: SessionKey) -> None:
         """A text has gone on in another session, or in its own; it need not be here."""
-        self._texts.pop(key, None)
+        self._texts.pop(key)
 
     def expire(self, now: float) -> list[SessionKey]:
         """Texts whose time is over; they are forgotten."""
-        gone = []
-        while self._texts and next(iter(self._texts.values())).expires <= now:
-            gone.append(self._texts.popitem(last=False)[0])
-        return gone
+        return [key for key, _ in self._texts.expire(now)]
 
-    def whole(self, key: SessionKey, message: Open, sessions: Iterable[WorkerSession]) -> Whole | None:
+    def whole(
+        self, key: SessionKey, message: Open, version: str | None, sessions: Iterable[WorkerSession]
+    ) -> Opening | None:
         """Put the named prefix before the rest of a prompt.
 
         It is looked for in the prompt of the session itself, if it is here, then in texts of the same edge that have
         ended, the newest first.
+
+        Args:
+            key: of the session that is to be.
+            message: its open.
+            version: for which the open is; None is for that of the prefix.
+            sessions: all that are here.
 
         Returns:
             None if nothing here begins with that prefix.
         """
         prefix = message.prefix
         if prefix is None:
-            return Whole(message, None)
-        for source, tokens, fingerprint in self._candidates(key, sessions):
-            if self._begins(tokens, fingerprint, prefix):
-                prompt = (*tokens[: prefix.count], *message.prompt)
-                return Whole(msgspec.structs.replace(message, prompt=prompt, prefix=None), source)
+            return Opening(message, version or next(iter(self._config.versions)))
+        for source, text in self._candidates(key, sessions):
+            if version in (None, text.version) and text.begins_with(prefix):
+                prompt = (*text.tokens[: prefix.count], *message.prompt)
+                whole = msgspec.structs.replace(message, prompt=prompt, prefix=None)
+                return Opening(whole, text.version, source)
         return None
 
     def _candidates(
         self, key: SessionKey, sessions: Iterable[WorkerSession]
-    ) -> Iterator[tuple[SessionKey, Sequence[int], bytes]]:
-        if not self._config.shelf:
+    ) -> Iterator[tuple[SessionKey, _Text]]:
+        if not self._config.prefixes:
             return
         mine = [session for session in sessions if session.key[0] == key[0]]
         for session in mine:
             if session.key == key:
-                yield key, session.prompt, session.identity.fingerprint
-        for other, text in reversed(self._texts.items()):
+                yield key, _Text(session.prompt, session.identity.fingerprint, session.version)
+        for other, text in reversed(list(self._texts.items())):
             if other[0] == key[0]:
-                yield other, text.tokens, text.fingerprint
+                yield other, text
         for session in reversed(mine):
             if session.ended is not Fin.NONE and session.key != key:
                 tokens = session.chain.view(session.prompt)
-                yield session.key, tokens, session.identity.fingerprint
-
-    def _begins(self, tokens: Sequence[int], fingerprint: bytes, prefix: Prefix) -> bool:
-        if len(tokens) < prefix.count:
-            return False
-        return prefix_name(fingerprint, self._config.version, tokens[: prefix.count]) == prefix.name
+                yield session.key, _Text(tokens, session.identity.fingerprint, session.version)

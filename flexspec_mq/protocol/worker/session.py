@@ -32,6 +32,7 @@ class WorkerSession:
     """The state of one (edge, session). `WorkerMachine` decides when to call what.
 
     Attributes:
+        version: target version that decides its tokens.
         attempt: newest open.
         have: generated length that the edge is known to have, within this attempt.
         sent: end of the last verdict.
@@ -46,14 +47,17 @@ class WorkerSession:
         qos: of the edge's newest message.
     """
 
-    def __init__(self, key: SessionKey, opened: Open, config: WorkerConfig, counters: WorkerCounters) -> None:
+    def __init__(
+        self, key: SessionKey, opened: Open, version: str, config: WorkerConfig, counters: WorkerCounters
+    ) -> None:
         self.key = key
+        self.version = version
         self._config = config
         self._counters = counters
         self.identity = opened.identity
         self.prompt = opened.prompt
         self._eos = frozenset() if self.identity.ignore_eos else frozenset(self.identity.eos)
-        self.chain = chains.chain_for(self.identity, config.version, self.prompt)
+        self.chain = chains.chain_for(self.identity, version, self.prompt)
         self.held: list[Batch] = []
         self.have = 0
         self.sent = 0
@@ -75,10 +79,10 @@ class WorkerSession:
 
     # Opens
 
-    def same_text(self, opened: Open) -> bool:
+    def same_text(self, opened: Open, version: str) -> bool:
         """Whether an open asks for the text of this session."""
-        theirs = chains.root(opened.identity, self._config.version)
-        return opened.prompt == self.prompt and theirs == chains.root(self.identity, self._config.version)
+        theirs = chains.root(opened.identity, version)
+        return opened.prompt == self.prompt and theirs == chains.root(self.identity, self.version)
 
     def merge(self, opened: Open, now: float) -> int | None:
         """Take an attempt above ours: the edge's committed prefix is the authority.
@@ -183,6 +187,7 @@ class WorkerSession:
         self._counters.run_ahead += newest is None
         self.flight = WorkItem(
             key=self.key,
+            version=self.version,
             start=n,
             digest=self.chain.digest(n),
             context=self.chain.view(self.prompt),

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from flexspec_mq.protocol.effects import SessionKey
 from schemas.messages import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """What a worker must know of a target version to take its sessions.
+
+    Attributes:
+        fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
+        max_context: prompt + generated tokens that the model can hold.
+        vocab_size: token ids are below this.
+    """
+
+    fingerprint: bytes
+    max_context: int
+    vocab_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +31,8 @@ class WorkerConfig:
 
     Attributes:
         worker: its name on topics.
-        version: target version that it holds.
-        fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
-        max_context: prompt + generated tokens that the model can hold.
-        vocab_size: token ids are below this.
+        versions: target versions that it holds, at least one. An open whose topic names none, and that names no
+            prefix either, is for the first.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
         room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
             may outgrow it later, as what does not fit is read again when its turn comes.
@@ -27,37 +40,34 @@ class WorkerConfig:
         max_held: batches kept per session until usable; on overflow the one with the lowest `have` goes, then
             the farthest.
         max_draft: drafted tokens that go into one forward of one session.
-        shelf, shelf_life: texts of sessions that are over, kept so that their edge can go on from them, the oldest
-            dropped first, and for how many seconds. 0 keeps none, and no prefix is ever known.
+        prefixes, prefix_life: texts of sessions that are over, kept so that their edge can go on from them, the
+            oldest dropped first, and for how many seconds. 0 keeps none, and no prefix is ever known.
         tombstones, tombstone_life: closed sessions remembered, the oldest forgotten first, and for how many
             seconds.
         busy_retry: seconds that an edge is told to wait when the worker is full and knows nothing about how long its
             sessions live.
-        busy_least, busy_most: bounds of what it is told otherwise; see `worker_load`.
-        drain_retry: the same when it is draining and another worker will answer.
+        busy_least, busy_most: bounds of what it is told otherwise; see `Admission`.
+        elsewhere_retry: the same when another worker will answer, as this one drains or does not hold the version.
         stream_gap: least seconds between verdicts of pure run-ahead; tokens in between share a verdict.
         step_bound: seconds without a new step, or four times the longest forward so far if that is more, after
             which the engine counts as stuck: edges are no longer told that their work waits its turn.
     """
 
     worker: str
-    version: str
-    fingerprint: bytes
-    max_context: int
-    vocab_size: int
+    versions: Mapping[str, VersionFacts]
     capacity: int = 64
     room: int | None = None
     lease: int = 60
     max_held: int = 8
     max_draft: int = 128
-    shelf: int = 0
-    shelf_life: float = 600.0
+    prefixes: int = 0
+    prefix_life: float = 600.0
     tombstones: int = 256
     tombstone_life: float = 60.0
     busy_retry: float = 0.5
     busy_least: float = 0.05
     busy_most: float = 5.0
-    drain_retry: float = 0.05
+    elsewhere_retry: float = 0.05
     stream_gap: float = 0.005
     step_bound: float = 10.0
 
@@ -71,6 +81,20 @@ class WorkerState(StrEnum):
     TOMB = "tomb"
 
 
+class WorkerEvent(StrEnum):
+    """What can happen to a session at a worker: messages, what the engine says, what time and the worker do."""
+
+    OPEN = "open"
+    DRAFT = "draft"
+    POLL = "poll"
+    CLOSE = "close"
+    RESULT = "result"
+    FAILED = "failed forward"
+    EXPIRED = "lease over"
+    DISPLACED = "displaced"
+    RELEASED = "worker leaves"
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class WorkItem:
     """One session's share of the next forward.
@@ -80,6 +104,7 @@ class WorkItem:
     tokens. It gives them to `WorkerMachine.result`, in any order among items.
 
     Attributes:
+        version: target version that decides.
         start: position of the first token to decide, in generated tokens; ``context`` has
             ``len(prompt) + start`` tokens.
         digest: of the chain at `start`; the result is dropped if the session's chain has changed meanwhile.
@@ -93,6 +118,7 @@ class WorkItem:
     """
 
     key: SessionKey
+    version: str
     start: int
     digest: int
     context: Sequence[int]
@@ -110,7 +136,7 @@ class WorkerCounters:
     Attributes:
         opened: sessions created.
         reopened: merges of a higher attempt into a session.
-        busy: opens refused because full or draining.
+        busy: opens refused because full, draining, or of a version that is not held.
         inherited: sessions created that go on from an earlier text.
         need_prefix: opens that named a prefix which is not here.
         unknown: drafts for sessions that are not here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.protocol.worker.types import WorkerConfig
+from flexspec_mq.protocol.worker.types import VersionFacts
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, ErrorCode, Open, Poll
 
 
@@ -15,48 +15,63 @@ class IllegalMessage(RemoteProtocolError):
         self.code = code
 
 
-def check(message: Open | Draft | Poll | Close, config: WorkerConfig) -> None:
+def check(message: Draft | Poll | Close, vocab_size: int) -> None:
     """Refuse what no state makes legal.
+
+    Args:
+        message: anything but an open.
+        vocab_size: token ids are below this.
 
     Raises:
         IllegalMessage: with the code that the edge is told.
     """
-    if message.attempt < 1:
-        raise IllegalMessage(ErrorCode.MALFORMED, "attempts count from 1")
-    if isinstance(message, Close):
-        return
-    tokens = message.draft if isinstance(message, Open) else message.tokens
-    _check_tokens(tokens, config)
-    if not isinstance(message, Open):
-        return
-    _check_open(message, config)
+    _check_attempt(message.attempt)
+    if not isinstance(message, Close):
+        _check_tokens(message.tokens, vocab_size)
 
 
-def _check_open(message: Open, config: WorkerConfig) -> None:
+def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
+    """Refuse an open, with its whole prompt, that no state makes legal.
+
+    Args:
+        message: the open.
+        facts: of the version that it asks for.
+        room: tokens that fit into the worker's memory; None is no bound.
+
+    Raises:
+        IllegalMessage: with the code that the edge is told.
+    """
+    _check_attempt(message.attempt)
+    _check_tokens(message.draft, facts.vocab_size)
     identity = message.identity
     if identity.protocol != PROTOCOL_VERSION:
         raise IllegalMessage(
             ErrorCode.PROTOCOL, f"protocol {identity.protocol}; this worker speaks {PROTOCOL_VERSION}"
         )
-    if identity.fingerprint != config.fingerprint:
+    if identity.fingerprint != facts.fingerprint:
         raise IllegalMessage(ErrorCode.FINGERPRINT, "the vocabularies differ by their contents")
     if identity.limit < 1:
         raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a limit of at least 1")
     if len(message.committed) > identity.limit:
         raise IllegalMessage(ErrorCode.MALFORMED, "more tokens are committed than the limit allows")
     wanted = f"prompt of {len(message.prompt)} and limit of {identity.limit} tokens exceed"
-    if len(message.prompt) + identity.limit > config.max_context:
-        raise IllegalMessage(ErrorCode.CONTEXT, f"{wanted} the context of {config.max_context}")
-    if config.room is not None and len(message.prompt) + identity.limit > config.room:
+    if len(message.prompt) + identity.limit > facts.max_context:
+        raise IllegalMessage(ErrorCode.CONTEXT, f"{wanted} the context of {facts.max_context}")
+    if room is not None and len(message.prompt) + identity.limit > room:
         raise IllegalMessage(
-            ErrorCode.CONTEXT, f"{wanted} this worker's memory for the keys and values of {config.room}"
+            ErrorCode.CONTEXT, f"{wanted} this worker's memory for the keys and values of {room}"
         )
-    _check_tokens(message.prompt, config)
-    _check_tokens(message.committed, config)
+    _check_tokens(message.prompt, facts.vocab_size)
+    _check_tokens(message.committed, facts.vocab_size)
     if not identity.ignore_eos and any(token in identity.eos for token in message.committed[:-1]):
         raise IllegalMessage(ErrorCode.MALFORMED, "the committed text goes on after its end")
 
 
-def _check_tokens(tokens: tuple[int, ...], config: WorkerConfig) -> None:
-    if tokens and max(tokens) >= config.vocab_size:
+def _check_attempt(attempt: int) -> None:
+    if attempt < 1:
+        raise IllegalMessage(ErrorCode.MALFORMED, "attempts count from 1")
+
+
+def _check_tokens(tokens: tuple[int, ...], vocab_size: int) -> None:
+    if tokens and max(tokens) >= vocab_size:
         raise IllegalMessage(ErrorCode.MALFORMED, f"token {max(tokens)} is not in the vocabulary")

@@ -16,7 +16,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.fleet.directory import STALE, Workers
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq import codec
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
@@ -25,6 +25,8 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import WorkerStatus
 from tests.daemons import PATIENCE, FakeDrafter, FakeVerifier, until, worker_at
 from tests.edge_node.api.served import PLAN, Speech, links_to
+
+CODEC = Codec()
 
 
 async def daemon(
@@ -126,7 +128,7 @@ async def test_a_link_that_fails_later_ends_it_too(own_mosquitto: PrivateBroker)
 def status(
     state: str = "online", *, worker: str = "w", version: str = "base", epoch: int = 5, **more: str
 ) -> bytes:
-    return codec.encode_status(
+    return CODEC.encode_status(
         WorkerStatus(state=state, epoch=epoch, at=0.0, worker=worker, version=version, **more)  # type: ignore[arg-type]
     )
 

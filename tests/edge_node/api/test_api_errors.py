@@ -16,7 +16,7 @@ from broker.launcher import PrivateBroker
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.errors import RemoteProtocolError, UsageError
-from flexspec_mq.protocol.worker.machine import WorkItem
+from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import MAX_PROMPT_TOKENS
 from tests.daemons import FakeVerifier, until
 from tests.edge_node.api.served import served

@@ -1,0 +1,77 @@
+"""One message, one MQTT payload; one status, one JSON document, because people and dashboards read those."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from flexspec_mq.codec.compression import compress, decompress
+from flexspec_mq.codec.framing import compression_of, flag_byte
+from flexspec_mq.codec.limits import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES
+from flexspec_mq.codec.wire import body_to_message, message_to_body
+from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
+from schemas.messages import Message
+from schemas.status import EdgeStatus, WorkerStatus
+
+StatusT = TypeVar("StatusT", WorkerStatus, EdgeStatus)
+
+
+class Codec:
+    """What turns messages into payloads and back. Whoever talks holds one; it may be used on any thread."""
+
+    def encode(self, message: Message) -> bytes:
+        """Make the payload of a message.
+
+        Raises:
+            UsageError: it is larger than a payload may be, or holds more than `MAX_PROMPT_TOKENS`; only a very
+                long prompt can do that.
+            LocalProtocolError: a field is out of bounds.
+        """
+        body = message_to_body(message)
+        code, data = compress(body)
+        if len(body) > MAX_BODY_BYTES or len(data) >= MAX_PAYLOAD_BYTES:
+            raise UsageError(
+                f"{type(message).__name__} takes {len(data) + 1} bytes, more than {MAX_PAYLOAD_BYTES}",
+                hint="shorten the prompt",
+            )
+        return flag_byte(code) + data
+
+    def decode(self, payload: bytes) -> Message:
+        """Read a payload.
+
+        Raises:
+            RemoteProtocolError: saying what is wrong; nothing else, whatever the bytes are.
+        """
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise RemoteProtocolError(f"the payload has {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}")
+        code = compression_of(payload)
+        return body_to_message(decompress(code, memoryview(payload)[1:]))
+
+    def encode_status(self, status: StatusT) -> bytes:
+        """Write a status document.
+
+        Raises:
+            LocalProtocolError: a field is out of bounds, so that no reader would accept it.
+        """
+        document = msgspec.json.encode(status)
+        try:
+            self.decode_status(document, type(status))
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(f"{type(status).__name__} cannot be encoded: {error}") from error
+        return document
+
+    def decode_status(self, payload: bytes, kind: type[StatusT]) -> StatusT:
+        """Read a status document of a known kind; fields that it does not know are skipped.
+
+        Raises:
+            RemoteProtocolError: too large, not JSON, a field missing, of the wrong type or out of bounds. An
+                empty payload is refused too; on a retained topic it says that nothing is retained any more, which
+                is the caller's to know.
+        """
+        if len(payload) > MAX_STATUS_BYTES:
+            raise RemoteProtocolError(f"the status has {len(payload)} bytes, more than {MAX_STATUS_BYTES}")
+        try:
+            return msgspec.json.decode(payload, type=kind)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise RemoteProtocolError(f"{kind.__name__}: {error}") from error

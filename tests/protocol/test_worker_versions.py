@@ -1,0 +1,108 @@
+"""A worker that holds two target versions: each session is of the one that its open's topic names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flexspec_mq import topics
+from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.effects import Reply, Transfer, WorkerEffect
+from flexspec_mq.protocol.prefix import prefix_name
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import VersionFacts
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, identity
+from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Open, Prefix, Verdict
+from tests.protocol.test_worker_rules import CONFIG, PROMPT, opening
+
+SMALL, LARGE = VersionFacts(FINGERPRINT, 50, VOCAB), VersionFacts(FINGERPRINT, 1000, VOCAB + 8)
+BOTH = replace(CONFIG, versions={"small": SMALL, "large": LARGE}, capacity=8, prefixes=4)
+
+
+def machine() -> WorkerMachine:
+    return WorkerMachine(BOTH)
+
+
+def answer(effects: list[WorkerEffect]) -> Verdict | Error:
+    (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
+    return reply.message
+
+
+def code(effects: list[WorkerEffect]) -> ErrorCode:
+    error = answer(effects)
+    assert isinstance(error, Error)
+    return ErrorCode(error.code)
+
+
+@pytest.mark.parametrize("version", ["small", "large"])
+def test_chain_and_work_are_of_the_version_that_the_topic_names(version: str) -> None:
+    worker = machine()
+    hello = answer(worker.receive("e", opening(), 0.0, 1, version))
+    assert isinstance(hello, Verdict)
+    assert hello.digest == chains.chain_for(identity(), version, PROMPT).digest(0)
+    (item,) = worker.take_work(0.1, 9)
+    assert item.version == version
+    assert worker.live == {version: 1}
+
+
+def test_each_version_has_its_own_bounds() -> None:
+    worker = machine()
+    long = Open(1, 1, identity(limit=60), PROMPT, (), 0, 1, ())
+    assert code(worker.receive("e", long, 0.0, 0, "small")) is ErrorCode.CONTEXT
+    assert isinstance(answer(worker.receive("e", long, 0.0, 0, "large")), Verdict)
+    odd = Open(2, 1, identity(), (VOCAB + 3,), (), 0, 1, ())
+    assert code(worker.receive("e", odd, 0.0, 0, "small")) is ErrorCode.MALFORMED
+    assert isinstance(answer(worker.receive("e", odd, 0.0, 0, "large")), Verdict)
+    worker.receive("e", opening(session=3), 0.0, 0, "small")
+    for session, refused in ((1, False), (3, True)):
+        draft = Draft(session, 1, 2, 0, 0, 0, (VOCAB + 3,), 0)
+        assert bool(worker.receive("e", draft, 0.1)) is refused
+    assert worker.live == {"large": 2, "small": 1}
+
+
+def test_a_version_that_is_not_held_is_another_workers_at_once() -> None:
+    worker = machine()
+    error = answer(worker.receive("e", opening(), 0.0, 0, "other"))
+    assert isinstance(error, Error)
+    assert (error.code, error.retry) == (ErrorCode.BUSY, 50)
+    assert "version other" in error.detail
+    assert (worker.counters.busy, worker.kept) == (1, 0)
+
+
+def test_a_session_cannot_change_its_version() -> None:
+    worker = machine()
+    worker.receive("e", opening(), 0.0, 0, "small")
+    assert code(worker.receive("e", opening(attempt=2), 0.1, 0, "large")) is ErrorCode.PROTOCOL
+    assert worker.live == {"small": 1}
+
+
+@pytest.mark.parametrize("asked", [None, "small", "large"])
+def test_a_text_goes_on_in_its_own_version_alone(asked: str | None) -> None:
+    worker = machine()
+    worker.receive("e", opening(), 0.0, 0, "large")
+    worker.receive("e", Close(1, 1, 0, CloseReason.DONE), 0.1)
+    prefix = Prefix(len(PROMPT), prefix_name(FINGERPRINT, "large", PROMPT))
+    effects = worker.receive("e", Open(2, 1, identity(), (5,), (), 0, 1, (), prefix), 0.2, 0, asked)
+    if asked == "small":
+        assert code(effects) is ErrorCode.NEED_PREFIX
+    else:
+        assert isinstance(answer(effects), Verdict)
+        assert Transfer(("e", 1), ("e", 2)) in effects
+        assert worker.live == {"large": 1}
+
+
+def test_what_a_topic_says_of_its_sender() -> None:
+    assert topics.sender_of(topics.open_topic("v-1.5", "e_1")) == topics.Sender("e_1", "v-1.5")
+    assert topics.sender_of(topics.draft_topic("w", "e")) == ("e", None)
+    for other in (
+        "f1/o/v",
+        "f1/o/v/e/x",
+        "f2/o/v/e",
+        "f1/v/e/x",
+        "f1/o//e",
+        "f1/o/v/",
+        "f1/d/w/a b",
+        "x/o/v/e",
+    ):
+        assert topics.sender_of(other) is None, other
