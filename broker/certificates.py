@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.errors import BrokerError
 from broker.programs import program
 from broker.settings import ServerTls
+from flexspec_mq.errors import BrokerError
 
 CA = "ca.crt"
 CA_KEY = "ca.key"

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 from broker.access import access_file
-from broker.errors import BrokerError
 from broker.programs import program
 from broker.settings import BrokerSettings
+from flexspec_mq.errors import BrokerError
 
 CONFIG = "mosquitto.conf"
 ACCESS = "access"
@@ -62,7 +62,7 @@ def render(settings: BrokerSettings, directory: Path) -> Path:
     """Write configuration, access rules and password hashes into `directory` and return the configuration.
 
     Raises:
-        UnsafeError: the settings would let strangers in.
+        UsageError: the settings would let strangers in.
         BrokerError: ``mosquitto_passwd`` is missing or failed.
     """
     settings.check()

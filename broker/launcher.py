@@ -12,21 +12,25 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from broker.config import render
-from broker.errors import BrokerError
 from broker.programs import program
 from broker.settings import BrokerSettings
+from flexspec_mq.errors import BrokerError
 
 _PR_SET_PDEATHSIG = 1
 _PORTS_TRIED = 5
 _LOG = "mosquitto.log"
+_LAST_LINES = 3
+"""Of the log, in the error of a broker that ended."""
 
 
 class PrivateBroker:
@@ -37,18 +41,21 @@ class PrivateBroker:
 
     Args:
         settings: port 0 finds a free one, and keeps it across `kill` and `start`.
-        output: where Mosquitto's log goes; None is a file in the directory, see `log`.
+        heard: told each line of Mosquitto's log, on a thread of its own; None keeps them in a file, see `log`.
 
     Attributes:
         settings: with the port in use.
     """
 
-    def __init__(self, settings: BrokerSettings | None = None, *, output: IO[bytes] | None = None) -> None:
+    def __init__(
+        self, settings: BrokerSettings | None = None, *, heard: Callable[[str], None] | None = None
+    ) -> None:
         self.settings = settings if settings is not None else BrokerSettings(port=0)
         if self.settings.run_as is None and os.geteuid() == 0:
             self.settings = replace(self.settings, run_as=getpass.getuser())
         self._any_port = self.settings.port == 0
-        self._output = output
+        self._heard = heard
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -140,7 +147,9 @@ class PrivateBroker:
         return 0 if self._process is None else self._process.wait()
 
     def log(self) -> str:
-        """What it logged, if no `output` was given."""
+        """What it logged; only the last lines of one that is `heard`."""
+        if self._heard is not None:
+            return "\n".join(self._last)
         if self._directory is None or not (self._directory / _LOG).exists():
             return ""
         return (self._directory / _LOG).read_text("utf-8", "replace")
@@ -157,10 +166,12 @@ class PrivateBroker:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=self._output or log,
-                stderr=self._output or log,
+                stdout=log if self._heard is None else subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509  one prctl, no lock, no allocation
             )
+        if self._process.stdout is not None:
+            threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
         deadline = time.monotonic() + timeout
         while not _answers(self.settings.host, self.settings.port):
             code = self._process.poll()
@@ -169,12 +180,23 @@ class PrivateBroker:
                 fate = (
                     f"ended with code {code}" if code is not None else f"did not answer within {timeout:g} s"
                 )
-                last = "; ".join(self.log().splitlines()[-3:])
                 raise BrokerError(
-                    f"mosquitto on {self.settings.host}:{self.settings.port} {fate}",
-                    hint=f"it said: {last}" if last else "see its log above",
+                    f"mosquitto on {self.settings.host}:{self.settings.port} {fate}", hint=self.last_words()
                 )
             time.sleep(0.01)
+
+    def last_words(self) -> str:
+        """The end of its log, for the hint of an error; empty if it said nothing."""
+        last = "; ".join(self.log().splitlines()[-_LAST_LINES:])
+        return f"it said: {last}" if last else ""
+
+    def _listen(self, lines: Iterable[bytes]) -> None:
+        assert self._heard is not None  # noqa: S101  else there is no pipe
+        for line in lines:
+            # Each begins with the second of its time; whoever hears it has a clock.
+            text = line.decode("utf-8", "replace").rstrip().partition(": ")[2]
+            self._last.append(text)
+            self._heard(text)
 
     def _remove(self) -> None:
         if self._directory is not None:

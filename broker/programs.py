@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from broker.errors import BrokerError
+from flexspec_mq.errors import BrokerError
 
 _PACKAGES = {"mosquitto": "mosquitto", "mosquitto_passwd": "mosquitto", "openssl": "openssl"}
 _SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from broker.errors import BrokerError
+from flexspec_mq.errors import BrokerError
 
 
 def _directory() -> Path:

@@ -8,11 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-from broker.errors import BrokerError, UnsafeError
-from flexspec_mq.settings import Complaint, Program, Setting
+from flexspec_mq import topics
+from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.errors import BrokerError, UsageError
+from flexspec_mq.settings import Complaint, Program, Setting, topic_name
 from flexspec_mq.settings.hosts import is_loopback
-
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Role(Enum):
@@ -45,13 +45,9 @@ class User:
         """Refuse names that could reach beyond their own topics.
 
         Raises:
-            BrokerError: the name holds other characters than letters, digits, dots, dashes, underscores.
+            UsageError: the name holds other characters than letters, digits, dots, dashes, underscores.
         """
-        if not _NAME.fullmatch(self.name):
-            raise BrokerError(
-                f"user name {self.name!r} cannot stand in a topic",
-                hint="use 1 to 64 letters, digits, dots, dashes and underscores",
-            )
+        topics.checked("user", self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ class BrokerSettings:
         """Refuse settings that would let strangers in.
 
         Raises:
-            UnsafeError: beyond loopback without TLS or without users.
+            UsageError: beyond loopback without TLS or without users.
             BrokerError: two users share a name.
         """
         names = [user.name for user in self.users]
@@ -110,23 +106,15 @@ class BrokerSettings:
             return
         missing = [what for what, given in (("TLS", self.tls), ("users", self.users)) if not given]
         if missing:
-            raise UnsafeError(
+            raise UsageError(
                 f"other machines can reach a broker on {self.host}, and it has no {' and no '.join(missing)}",
                 hint="give --certificates DIR and --edge, --worker or --publisher NAME; "
                 "or --insecure-anywhere if you mean it",
             )
 
 
-def _user_name(name: str) -> Complaint | None:
-    try:
-        User(name, Role.EDGE, "")
-    except BrokerError as error:
-        return Complaint(error.message, error.hint)
-    return None
-
-
 def _users(role: Role) -> Setting:
-    return Setting(help=f"a user that is {role.with_article}", check=_user_name, metavar="NAME")
+    return Setting(help=f"a user that is {role.with_article}", check=topic_name("user"), metavar="NAME")
 
 
 def _expiry(value: str) -> Complaint | None:
@@ -187,6 +175,7 @@ class BrokerConfig:
     """All settings of ``flexspec-broker run`` and ``render``."""
 
     listener: ListenerOptions
+    log: LogOptions
 
 
 PROGRAM = Program("broker", BrokerConfig)

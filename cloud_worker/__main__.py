@@ -17,7 +17,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError
-from flexspec_mq.settings.daemons import add_show_command, show
+from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _main(argv: Sequence[str]) -> int:
         return _doctor(args)
     loaded = from_arguments(args)
     if args.command == "config":
-        show(loaded, as_json=args.json)
+        show(loaded, json=args.json)
         return 0
     settings = loaded.settings.worker
     logs.configure(loaded.settings.log, worker=settings.worker)

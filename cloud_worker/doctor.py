@@ -150,7 +150,6 @@ async def _with_broker(
             return
         watch, heard = Watch(longer=listening.at_most), asyncio.Queue[str](1000)
         watching = asyncio.create_task(_listen(watch, link, heard))
-        qualities = asyncio.create_task(links.check_qualities(findings, base))
         topic = topics.worker_status_topic(config.worker.worker)
         try:
             findings.tell("listening for workers")
@@ -164,16 +163,16 @@ async def _with_broker(
             findings.tell("loading the target")
             target = await loading
             _check_family(findings, config.worker, watch, target)
-            await qualities
+            # The target is loaded now: nothing of ours takes the time that a round trip is said to need.
+            await links.check_qualities(findings, base)
             await watch.settled(topic)
             statuses.check_name(findings, watch, topic, "worker", here)
         except LinkError as error:
             statuses.lost(findings, error)
         finally:
-            for task in (watching, qualities):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
 
 
 async def _listen(watch: Watch, link: Link, heard: asyncio.Queue[str]) -> None:

@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.daemon.logs import LogOptions
-from flexspec_mq.settings import Loaded, Program, Setting, add_flags
-from flexspec_mq.settings import daemons as settings
+from flexspec_mq.settings import (
+    Loaded,
+    Program,
+    Setting,
+    add_flags,
+    load,
+    named_after_user,
+    topic_name,
+    verify,
+)
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
@@ -34,14 +42,14 @@ class WorkerSettings:
     """
 
     target: Annotated[str, Setting(help="model folder or hub name; 'default' is SmolLM2-135M")] = "default"
-    version: Annotated[
-        str, Setting(help="version name that edges ask for", check=settings.name("version"))
-    ] = "base"
+    version: Annotated[str, Setting(help="version name that edges ask for", check=topic_name("version"))] = (
+        "base"
+    )
     worker: Annotated[
         str,
         Setting(
             help="name on topics, 1-64 characters",
-            check=settings.name("worker"),
+            check=topic_name("worker"),
             default="the user name, or 4 random ones",
         ),
     ] = field(default_factory=_random_name)
@@ -86,7 +94,7 @@ class WorkerSettings:
         Raises:
             UsageError: naming the value.
         """
-        settings.verify(self)
+        verify(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +116,7 @@ class MetricsOptions:
         Raises:
             UsageError: naming the setting.
         """
-        settings.verify(self)
+        verify(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,4 +145,4 @@ def from_arguments(args: argparse.Namespace) -> Loaded[CloudConfig]:
         UsageError: an unknown key or an impossible value.
     """
     # The access rules that flexspec-broker writes let a worker use the topics of its own user name.
-    return settings.named_after_user(settings.load(PROGRAM, args), "worker", "worker")
+    return named_after_user(load(PROGRAM, args), "worker", "worker")

@@ -18,7 +18,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled
-from flexspec_mq.settings.daemons import add_show_command, show
+from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _main(argv: Sequence[str]) -> int:
     loaded = from_arguments(args)
     config = loaded.settings
     if args.command == "config":
-        show(loaded, as_json=args.json)
+        show(loaded, json=args.json)
         return 0
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")

@@ -14,15 +14,23 @@ from edge_node.api.options import ApiOptions
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.daemon.logs import LogOptions
-from flexspec_mq.settings import Loaded, Program, Setting, add_flags
-from flexspec_mq.settings import daemons as settings
+from flexspec_mq.settings import (
+    Loaded,
+    Program,
+    Setting,
+    add_flags,
+    load,
+    named_after_user,
+    topic_name,
+    verify,
+)
 from flexspec_mq.transport.arguments import LinkOptions
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
     import argparse
 
-_VERSION = settings.name("version")
+_VERSION = topic_name("version")
 
 
 def _random_name() -> str:
@@ -42,7 +50,7 @@ class EdgeSettings:
         str,
         Setting(
             help="name on topics",
-            check=settings.name("edge"),
+            check=topic_name("edge"),
             default="the user name, or 6 random characters",
         ),
     ] = field(default_factory=_random_name)
@@ -111,7 +119,7 @@ class EdgeSettings:
         Raises:
             UsageError: naming the value.
         """
-        settings.verify(self)
+        verify(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +201,8 @@ def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
     Raises:
         UsageError: an unknown key or an impossible value.
     """
-    loaded = settings.load(PROGRAM, args)
+    loaded = load(PROGRAM, args)
     config = loaded.settings
     if loaded.origins["edge"].kind == "default" and config.link.username is None:
         return replace(loaded, settings=replace(config, node=replace(config.node, ephemeral=True)))
-    return settings.named_after_user(loaded, "node", "edge")
+    return named_after_user(loaded, "node", "edge")

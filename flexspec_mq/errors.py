@@ -10,6 +10,7 @@
     │   ├── LinkDown              4   not connected now; the caller may wait for the next link
     │   ├── LinkRefused           4   the broker said no: credentials, access rules, protocol version
     │   └── PublishRefused        4   one publish was refused; says whether nobody subscribes
+    ├── BrokerError               4   a broker of ours cannot be configured, started or stopped
     ├── WorkerError               5   no worker, or the worker said no
     ├── ProtocolError             6
     │   ├── LocalProtocolError    6   our bug: crash
@@ -84,6 +85,12 @@ class PublishRefused(LinkError):
     def __init__(self, message: str, *, reason_code: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason_code = reason_code
+
+
+class BrokerError(FlexSpecError):
+    """A broker of ours cannot be configured, started or stopped."""
+
+    exit_code = 4
 
 
 class WorkerError(FlexSpecError):

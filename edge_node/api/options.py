@@ -8,8 +8,7 @@ from typing import Annotated
 
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Setting
-from flexspec_mq.settings.daemons import verify
+from flexspec_mq.settings import Setting, verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

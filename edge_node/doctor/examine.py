@@ -143,19 +143,18 @@ async def _with_broker(setup: _Setup) -> None:
             )
             return
         watching = asyncio.create_task(setup.watch.run(link))
-        qualities = asyncio.create_task(links.check_qualities(findings, setup.base))
         try:
             await _with_link(setup, link)
-            await qualities
+            # The draft is loaded now: nothing of ours takes the time that a round trip is said to need.
+            await links.check_qualities(findings, setup.base)
             await setup.watch.settled(setup.status_topic)
             statuses.check_name(findings, setup.watch, setup.status_topic, "edge node", setup.here)
         except LinkError as error:
             statuses.lost(findings, error)
         finally:
-            for task in (watching, qualities):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
 
 
 async def _with_link(setup: _Setup, link: Link) -> None:

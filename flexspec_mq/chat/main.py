@@ -13,7 +13,7 @@ from flexspec_mq.chat.settings import add_arguments, from_arguments
 from flexspec_mq.chat.wishes import NUMBERS, Wishes
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError
-from flexspec_mq.settings.daemons import add_show_command, show
+from flexspec_mq.settings import add_show_command, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     loaded = from_arguments(args)
     if args.command == "config":
-        show(loaded, as_json=args.json)
+        show(loaded, json=args.json)
         return 0
     options = loaded.settings.chat
     given = {name: text for name in NUMBERS if (text := getattr(args, name)) is not None}

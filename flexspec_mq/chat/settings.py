@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Loaded, Program, Setting, add_flags
-from flexspec_mq.settings import daemons as settings
+from flexspec_mq.settings import Complaint, Loaded, Program, Setting, add_flags, load, verify
 from flexspec_mq.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class ChatOptions:
         Raises:
             UsageError: naming the setting.
         """
-        settings.verify(self)
+        verify(self)
 
     @property
     def base(self) -> str:
@@ -136,4 +135,4 @@ def from_arguments(args: argparse.Namespace) -> Loaded[ChatConfig]:
     Raises:
         UsageError: an unknown key or an impossible value.
     """
-    return settings.load(PROGRAM, args)
+    return load(PROGRAM, args)

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from flexspec_mq.daemon.progress import say, stages
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
-from flexspec_mq.settings import Setting, give
-from flexspec_mq.settings.daemons import verify
+from flexspec_mq.settings import Setting, give, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping

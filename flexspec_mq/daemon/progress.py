@@ -1,18 +1,22 @@
 """What takes longer than a moment: a bar that moves on a terminal, a line per stage elsewhere.
 
+A process in the background of a terminal shares it with others, and a bar would be torn by their lines: so it writes
+whole lines too.
+
 Whatever works tells its stages as short texts. One that ends in a percentage, as in ``reading weights: 40 %``,
 fills the bar; any other lets it pulse, beside the seconds that have passed.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import IO, TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import Console
 
@@ -34,15 +38,23 @@ def split(text: str) -> tuple[str, int | None]:
     return text[: found.start()], int(found[1])
 
 
+def in_foreground(out: IO[str]) -> bool:
+    """Whether a terminal is ours to draw on: not that of a shell or a program that we run behind."""
+    try:
+        return os.tcgetpgrp(out.fileno()) == os.getpgrp()
+    except OSError:  # no terminal, or one without jobs
+        return True
+
+
 @contextmanager
 def bars(*tasks: str, console: Console) -> Iterator[Tell]:
-    """Bars of several tasks at once on a terminal; they vanish at the end. Nothing is shown elsewhere.
+    """Bars of several tasks at once on a terminal that is ours; they vanish at the end. Nothing is shown elsewhere.
 
     Args:
         tasks: their names, in the order of the bars.
         console: where they are drawn.
     """
-    if not console.is_terminal:
+    if not (console.is_terminal and in_foreground(console.file)):
         yield _nothing
         return
     from rich.markup import escape
@@ -62,19 +74,19 @@ def bars(*tasks: str, console: Console) -> Iterator[Tell]:
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """A bar on standard error if that is a terminal, and the stages as lines otherwise.
+def stages(*tasks: str) -> Iterator[Tell]:
+    """Bars on standard error if they can be drawn there, and the stages as whole lines otherwise.
 
     What is no stage but shall stay to be read is said after the block.
     """
     # As it is now: a block inside may swallow what libraries write to standard error.
     err = sys.stderr
-    if not err.isatty():
-        yield lambda text: say(text, err)
+    if not (err.isatty() and in_foreground(err)):
+        yield lambda text, task="": say(f"{task}: {text}" if task else text, err)
         return
     from rich.console import Console
 
-    with bars("", console=Console(file=err)) as tell:
+    with bars(*tasks or ("",), console=Console(file=err)) as tell:
         yield tell
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import secrets
-import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flexspec_mq.codec import Codec
+from flexspec_mq.doctor import qualities
+from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from flexspec_mq.daemon.retry import Waiting
-    from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.transport.base import Link, LinkSettings
 
 NOT_A_SESSION = Codec().encode(Close(0, 1, 0, CloseReason.FAILED))
@@ -120,75 +118,31 @@ def forbidden(findings: Findings, daemon: str, user: str | None, what: str, loss
 
 
 async def check_qualities(findings: Findings, settings: LinkSettings) -> None:
-    """What `flexspec-broker check` says of the broker; run as a process, for it knows the broker's side."""
+    """What `flexspec-broker check` says of the broker, in one finding if nothing is wrong."""
     findings.tell("trying the broker's qualities")
-    name = "qualities"
-    if settings.tls is not None and settings.tls.certificate is not None:
-        findings.skip([name], "`flexspec-broker check` cannot show a client certificate")
-        return
+    name, found = "qualities", Findings(findings.part, findings.tell)
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            said = await _run_check(settings)
+            await qualities.check_qualities(
+                found, as_doctor(settings, _CHECK_SECONDS), qualities.own_prefix(settings.username)
+            )
     except TimeoutError:
         findings.warn(
             name, f"not finished within {_CHECK_SECONDS:g} s", "a slow link; try `flexspec-broker check`"
         )
         return
-    except ValueError as error:
-        findings.warn(name, f"`flexspec-broker check` failed: {error}", "run it by hand to see more")
+    except LinkError as error:
+        findings.warn(name, error.message, error.hint)
         return
-    lacking = [row for row in said["findings"] if not row["ok"]]
-    for row in lacking:
-        what, advice = f"{row['name']}: {row['detail']}", row.get("advice", "")
-        if row["needed"]:
-            findings.fail(name, "broker lacking", what, advice)
+    lacking = [one for one in found.all if one.state is not State.OK]
+    for one in lacking:
+        what = f"{one.name}: {one.detail}"
+        if one.state is State.FAILED:
+            findings.fail(name, one.fault, what, one.advice)
         else:
-            findings.warn(name, what, advice, "broker slow or silent")
+            findings.warn(name, what, one.advice, one.fault)
     if not lacking:
-        findings.ok(name, "; ".join(f"{row['name']}: {row['detail']}" for row in said["findings"][3:]))
-
-
-async def _run_check(settings: LinkSettings) -> dict[str, Any]:
-    """Run ``python -m broker check``; the password goes through a pipe, so that nobody sees it.
-
-    Raises:
-        ValueError: it could not be run to its end; holds its last words.
-    """
-    command = [sys.executable, "-m", "broker", "check", settings.address, "--json"]
-    if settings.username is not None:
-        command += ["--username", settings.username]
-    if settings.tls is not None and settings.tls.ca is not None:
-        command += ["--ca", str(settings.tls.ca)]
-    passed: tuple[int, ...] = ()
-    if settings.password is not None:
-        reader, writer = os.pipe()
-        passed = (reader,)
-        with os.fdopen(writer, "w", encoding="utf-8") as pipe:
-            pipe.write(settings.password + "\n")  # far less than a pipe holds
-        command += ["--password-file", f"/dev/fd/{reader}"]
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=passed,
-        )
-    finally:
-        for descriptor in passed:
-            os.close(descriptor)
-    try:
-        out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    try:
-        found: dict[str, Any] = json.loads(out)
-    except ValueError:
-        last = err.decode(errors="replace").strip().splitlines()
-        raise ValueError(last[-1] if last else f"it ended with code {process.returncode}") from None
-    return found
+        findings.ok(name, "; ".join(f"{one.name}: {one.detail}" for one in found.all))
 
 
 def _quietly(_waiting: Waiting) -> None:

@@ -8,11 +8,10 @@ worker's too where there is a cloud.toml or a FLEXSPEC_CLOUD_… variable. All o
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +24,15 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.document import usual_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
+
+    from flexspec_mq.daemon.progress import Tell
 
 _MODULES = {"edge": "edge_node", "cloud": "cloud_worker"}
 _GRACE = 10.0
 """Seconds beyond its own bound that a daemon's doctor may take to start and to end."""
+_LINE = 2**20
+"""Bytes of a line that a daemon's doctor may say."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,10 +65,10 @@ def _main(argv: Sequence[str]) -> int:
     rest = [word for word in rest if word != "--"]
     commands = _commands(only, args, rest)
     began = time.monotonic()
-    findings: list[Finding] = []
-    with stages() as tell:
-        for part, flags in commands.items():
-            findings += _ask(part, [*flags, "--within", str(args.within)], args.within + _GRACE, tell)
+    for flags in commands.values():
+        flags += ["--within", str(args.within)]
+    with stages(*commands) as tell:
+        findings = asyncio.run(_examine(commands, args.within + _GRACE, tell))
     return tell_findings(findings, time.monotonic() - began, json=args.json)
 
 
@@ -102,32 +105,34 @@ def _configured(part: str) -> bool:
     return place is not None and place.exists()
 
 
-def _ask(part: str, flags: Sequence[str], timeout: float, tell: Callable[[str], None]) -> list[Finding]:
+async def _examine(commands: dict[str, list[str]], timeout: float, tell: Tell) -> list[Finding]:
+    """All parts at once, each in a process of its own."""
+    asked = (_ask(part, flags, timeout, tell) for part, flags in commands.items())
+    return [one for findings in await asyncio.gather(*asked) for one in findings]
+
+
+async def _ask(part: str, flags: Sequence[str], timeout: float, tell: Tell) -> list[Finding]:
     """Run a daemon's own doctor as a process, for only it knows what the daemon needs.
 
     Raises:
         UsageError: it does not know a flag; its words go to standard error.
     """
     command = [sys.executable, "-m", _MODULES[part], "doctor", "--json", *flags]
-    said: list[str] = []
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None  # noqa: S101  made with a pipe
-        assert process.stderr is not None  # noqa: S101  made with a pipe
-        ended = threading.Timer(timeout, process.kill)
-        reader = threading.Thread(target=_pass_on, args=(part, process.stderr, said, tell), daemon=True)
-        ended.start()
-        reader.start()
-        try:
-            output = process.stdout.read()
-            code = process.wait()
-        except BaseException:  # Ctrl-C: the child has had it too
-            process.terminate()
-            raise
-        finally:
-            ended.cancel()
-            reader.join(1.0)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, limit=_LINE
+    )
+    assert process.stdout is not None  # noqa: S101  made with a pipe
+    assert process.stderr is not None  # noqa: S101  made with a pipe
+    ended = asyncio.get_running_loop().call_later(timeout, process.kill)
+    try:
+        output, said = await asyncio.gather(process.stdout.read(), _pass_on(part, process.stderr, tell))
+        code = await process.wait()
+    finally:
+        ended.cancel()
+        if process.returncode is None:  # Ctrl-C, or the other part is not to be had
+            process.kill()
+            await process.wait()
     try:
         return from_json(json.loads(output))
     except (ValueError, KeyError, TypeError):
@@ -145,8 +150,12 @@ def _ask(part: str, flags: Sequence[str], timeout: float, tell: Callable[[str], 
     ]
 
 
-def _pass_on(part: str, lines: Iterable[str], said: list[str], tell: Callable[[str], None]) -> None:
-    for line in lines:
+async def _pass_on(part: str, lines: asyncio.StreamReader, tell: Tell) -> list[str]:
+    """Tell what a doctor is about, line by line; all that it said."""
+    said: list[str] = []
+    async for raw in lines:
+        line = raw.decode(errors="replace")
         said.append(line.rstrip())
-        if "\n" in line and not line.startswith((" ", "usage:")):
-            tell(f"{part}: {line.rstrip()}")
+        if line.endswith("\n") and not line.startswith((" ", "usage:")):
+            tell(line.rstrip(), part)
+    return said

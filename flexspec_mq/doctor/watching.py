@@ -77,7 +77,7 @@ class Watch:
     """Collects the statuses of all workers, and of one edge if it is given.
 
     Attributes:
-        longer: seconds in which a daemon that was thrown out loads its model and comes back.
+        longer: seconds of the whole watch in which a daemon that was thrown out loads its model and comes back.
         blind: filters that the broker refused.
         codec: reads the statuses.
     """
@@ -130,9 +130,12 @@ class Watch:
         name = status.worker if isinstance(status, WorkerStatus) else status.edge
         if inbound.topic.rpartition("/")[2] != name or self._number >= _MOST:
             return
+        every = self.seen.setdefault(inbound.topic, [])
+        if any(one.payload == inbound.payload for one in every):
+            return  # sent once more by a doctor who tries the access rules
         self._number += 1
         ahead = None if inbound.retain else time.time() - status.at
-        self.seen.setdefault(inbound.topic, []).append(Seen(time.monotonic(), status, inbound.payload, ahead))
+        every.append(Seen(time.monotonic(), status, inbound.payload, ahead))
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool], timeout: float) -> bool:
@@ -152,7 +155,8 @@ class Watch:
         if newest is None or newest.status.state == "gone":
             return
         if time.time() - newest.status.epoch / 1000 < _YOUNG:
-            await self.until(lambda: bool(self.fights(topic)), self.longer)
+            left = self.began + self.longer - time.monotonic()
+            await self.until(lambda: bool(self.fights(topic)), max(0.0, left))
 
     def newest(self, topic: str) -> Seen | None:
         """The last status of a topic."""

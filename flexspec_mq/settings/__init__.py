@@ -5,13 +5,15 @@ carry a `Setting`. All keys of a daemon share one flat namespace, so that ``thre
 flag, ``FLEXSPEC_EDGE_THREADS`` in the environment and ``threads`` in the file.
 
 msgspec, which the messages use too, converts the values: strictly where the file has types of its own, and
-from text elsewhere. Nothing here knows a daemon; each turns `SettingError` into an error of its own.
+from text elsewhere. Nothing here knows a daemon: its sections are in its ``settings.py``, the
+broker's address in `transport.arguments`, logs in `daemon.logs`. What cannot be used is a `UsageError`.
 """
 
-from flexspec_mq.settings.declare import Complaint, Entry, Origin, Program, Setting, SettingError, complaints
+from flexspec_mq.settings.declare import Complaint, Entry, Origin, Program, Setting, complaint, verify
 from flexspec_mq.settings.flags import add_flags
 from flexspec_mq.settings.load import Loaded, give, load
-from flexspec_mq.settings.show import as_json, as_table
+from flexspec_mq.settings.names import named_after_user, topic_name
+from flexspec_mq.settings.show import add_show_command, as_json, as_table, show
 
 __all__ = [
     "Complaint",
@@ -20,11 +22,15 @@ __all__ = [
     "Origin",
     "Program",
     "Setting",
-    "SettingError",
     "add_flags",
+    "add_show_command",
     "as_json",
     "as_table",
-    "complaints",
+    "complaint",
     "give",
     "load",
+    "named_after_user",
+    "show",
+    "topic_name",
+    "verify",
 ]

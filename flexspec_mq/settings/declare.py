@@ -9,21 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from flexspec_mq.errors import UsageError
+
 C = TypeVar("C")
-
-
-class SettingError(Exception):
-    """A settings file, a variable of the environment or a flag cannot be used.
-
-    Args:
-        message: what is wrong, in one sentence.
-        hint: where it comes from and what is allowed.
-    """
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
 
 
 class Complaint(NamedTuple):
@@ -197,8 +185,21 @@ def _entries(section: str, kind: type[Any]) -> Iterator[Entry]:
             yield Entry(field.name, section, bare, setting, default)
 
 
-def complaints(section: Any) -> Iterator[Complaint]:
-    """What is wrong with a section that was made by hand."""
+def verify(section: Any) -> None:
+    """Refuse a section that breaks a rule of its settings; for ``__post_init__``.
+
+    Raises:
+        UsageError: naming the first value that does.
+    """
     for entry in _entries("", type(section)):
         if found := entry.setting.complaint(entry.key, getattr(section, entry.key)):
-            yield found
+            raise UsageError(found.message, hint=found.allowed)
+
+
+def complaint(check: Callable[..., object], *values: object) -> Complaint | None:
+    """What a function that raises `UsageError` has to say about values; for `Setting.check`."""
+    try:
+        check(*values)
+    except UsageError as error:
+        return Complaint(error.message, error.hint)
+    return None

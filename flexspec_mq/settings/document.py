@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexspec_mq.settings.declare import SettingError
+from flexspec_mq.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,19 @@ def read(path: Path) -> Document:
     """Read a file.
 
     Raises:
-        SettingError: it cannot be read, or is no TOML.
+        UsageError: it cannot be read, or is no TOML.
     """
     try:
         text = path.read_text(encoding="utf-8")
         return Document(path, tomllib.loads(text), text)
     except OSError as error:
-        raise SettingError(
+        raise UsageError(
             f"the settings file {path} cannot be read: {error.strerror}", hint="see --config"
         ) from error
     except UnicodeDecodeError as error:
-        raise SettingError(f"the settings file {path} is not UTF-8", hint=str(error)) from error
+        raise UsageError(f"the settings file {path} is not UTF-8", hint=str(error)) from error
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(
+        raise UsageError(
             f"the settings file {path} is no TOML: {error}",
             hint='one setting a line, for example threads = 2 or broker = "127.0.0.1:1883"',
         ) from error

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flexspec_mq.settings.declare import Entry, Origin, Program, SettingError
+from flexspec_mq.errors import UsageError
+from flexspec_mq.settings.declare import Entry, Origin, Program
 from flexspec_mq.settings.load import converted, give, given
 
 
@@ -37,7 +38,7 @@ class _Give(argparse.Action):
             value = converted(
                 self._entry, [raw] if self._entry.many else text, Origin("flag", self._entry.flag)
             )
-        except SettingError as error:
+        except UsageError as error:
             raise argparse.ArgumentError(self, error.message) from error
         if self._entry.many and self.dest in given(namespace):
             value = getattr(namespace, self.dest) + value

@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import document
-from flexspec_mq.settings.declare import Entry, Origin, Program, SettingError
+from flexspec_mq.settings.declare import Entry, Origin, Program
 
 C = TypeVar("C")
 
@@ -56,7 +57,7 @@ def load(
         environ: the process's own by default.
 
     Raises:
-        SettingError: an unknown key or an impossible value, with its origin and what is allowed.
+        UsageError: an unknown key or an impossible value, with its origin and what is allowed.
     """
     environ = os.environ if environ is None else environ
     entries = program.entries
@@ -93,7 +94,7 @@ def converted(entry: Entry, raw: Any, origin: Origin) -> Any:
         origin: text from anywhere but a file may stand for a number.
 
     Raises:
-        SettingError: it is of another type.
+        UsageError: it is of another type.
     """
     strict = origin.kind == "file"
     if entry.many and isinstance(raw, str) and not strict:
@@ -138,7 +139,7 @@ def _from_file(entries: Mapping[str, Entry], found: document.Document) -> dict[s
     for key, raw in found.values.items():
         where = found.where(key)
         if key not in entries:
-            raise SettingError(f"{where}: unknown key {key!r}", hint=_near(key, entries))
+            raise UsageError(f"{where}: unknown key {key!r}", hint=_near(key, entries))
         origin = Origin("file", where)
         value = converted(entries[key], raw, origin)
         if isinstance(value, Path):
@@ -156,7 +157,7 @@ def _from_environment(
         if not name.startswith(program.prefix) or name == program.variable("config"):
             continue
         if name not in variables:
-            raise SettingError(f"environment: unknown variable {name}", hint=_near(name, variables))
+            raise UsageError(f"environment: unknown variable {name}", hint=_near(name, variables))
         key = variables[name]
         if raw:  # an empty variable is as good as none, also for shells and service managers
             origin = Origin("environment", name)
@@ -175,9 +176,9 @@ def _check(entry: Entry, value: Any, origin: Origin) -> None:
         raise _refused(entry, found.message, origin, found.allowed)
 
 
-def _refused(entry: Entry, message: str, origin: Origin, allowed: str = "") -> SettingError:
+def _refused(entry: Entry, message: str, origin: Origin, allowed: str = "") -> UsageError:
     hint = f"set by {origin} ({entry.setting.help})"
-    return SettingError(message, hint=f"{allowed}; {hint}" if allowed else hint)
+    return UsageError(message, hint=f"{allowed}; {hint}" if allowed else hint)
 
 
 def _near(name: str, known: Collection[str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,24 @@ from flexspec_mq.settings.flags import shown
 from flexspec_mq.settings.load import Loaded
 
 MASK = "********"
+
+
+def add_show_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add ``config show`` to a command's subcommands; return its parser, which wants the flags of the settings."""
+    config = commands.add_parser("config", help="print what is in force, and where it comes from")
+    actions = config.add_subparsers(dest="action", metavar="action", required=True)
+    shows = actions.add_parser(
+        "show", help="all settings, their values and origins; secrets are masked", allow_abbrev=False
+    )
+    shows.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    return shows
+
+
+def show(loaded: Loaded[Any], *, json: bool) -> None:
+    """Print what is in force and where each value comes from."""
+    sys.stdout.write(as_json(loaded) if json else as_table(loaded))
 
 
 def as_table(loaded: Loaded[Any]) -> str:

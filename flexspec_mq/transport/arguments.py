@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Setting
-from flexspec_mq.settings.daemons import complaint, verify
+from flexspec_mq.settings import Complaint, Setting, complaint, verify
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 

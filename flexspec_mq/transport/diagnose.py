@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PLAIN_PORT, TLS_PORT = 1883, 8883
 _UNSUPPORTED_VERSION = 0x84
 _TLS_ALERT = b"\x15\x03"
+_NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
+"""That a server of names said; EAI_AGAIN is that none could be asked."""
 _MQTT5 = (
     "use a broker with MQTT 5, such as Mosquitto 2, EMQX, VerneMQ or HiveMQ; `flexspec-broker run` starts one"
 )
@@ -34,11 +36,18 @@ Fault = Literal["broker down", "wrong port", "3.1.1 only", "TLS mismatch"]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What keeps us from the broker, and how to mend it."""
+    """What keeps us from the broker, and how to mend it.
+
+    Attributes:
+        reached: something answered at its address.
+        final: trying again does not mend it; the link would not.
+    """
 
     fault: Fault
     detail: str
     advice: str
+    reached: bool = True
+    final: bool = False
 
 
 class _Said(Enum):
@@ -60,7 +69,7 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     try:
         _connect(settings).close()
     except OSError as error:
-        return _unreachable(settings, error)
+        return replace(_unreachable(settings, error), reached=False)
     if settings.tls is None:
         return _plain(settings)
     return _secured(settings, settings.tls)
@@ -81,6 +90,7 @@ def _unreachable(settings: LinkSettings, error: OSError) -> Cause:
             "broker down",
             f"the host name {host} is not known here: {error.strerror}",
             "check the spelling of --broker, and this machine's DNS; an address works without DNS",
+            final=error.errno in _NO_SUCH_NAME,
         )
     if isinstance(error, ConnectionRefusedError):
         elsewhere = _elsewhere(settings)
@@ -142,7 +152,8 @@ def _plain(settings: LinkSettings) -> Cause | None:
 
 
 def _too_old(settings: LinkSettings) -> Cause:
-    return Cause("3.1.1 only", f"the broker at {settings.address} does not speak MQTT 5", _MQTT5)
+    detail = f"the broker at {settings.address} does not speak MQTT 5"
+    return Cause("3.1.1 only", detail, _MQTT5, final=True)
 
 
 def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
@@ -155,7 +166,7 @@ def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
     return Cause(
         "wrong port",
         f"{settings.address} is no MQTT broker: it {words}{seen}",
-        "give the broker's port with --broker HOST:PORT, usually 1883, or 8883 with TLS",
+        "give the broker's MQTT port with --broker HOST:PORT, usually 1883, or 8883 with TLS",
     )
 
 
@@ -174,10 +185,10 @@ def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
             secured.sendall(CONNECT_5)
             said, answer = _read(secured)
     except LinkRefused as error:  # our files
-        return Cause("TLS mismatch", error.message, error.hint)
+        return Cause("TLS mismatch", error.message, error.hint, final=True)
     except ssl.SSLCertVerificationError as error:
         message, advice = complaint_about(settings, tls, error)
-        return Cause("TLS mismatch", message, advice)
+        return Cause("TLS mismatch", message, advice, final=True)
     except (OSError, ValueError) as error:
         return _broken_handshake(settings, tls, error)
     if said is _Said.HUNG_UP:

@@ -10,8 +10,8 @@ import pytest
 from broker.access import access_file
 from broker.certificates import make_certificates
 from broker.config import config_text, render
-from broker.errors import BrokerError, UnsafeError
 from broker.settings import BrokerSettings, Role, User
+from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings.hosts import is_loopback
 
 ALICE = User("alice", Role.EDGE, "secret-a")
@@ -19,14 +19,14 @@ ALICE = User("alice", Role.EDGE, "secret-a")
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "broker.example.org"])  # noqa: S104
 def test_beyond_loopback_needs_tls_and_users_or_the_word(host: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsafeError, match="no TLS and no users"):
+    with pytest.raises(UsageError, match="no TLS and no users"):
         render(BrokerSettings(host=host), tmp_path)
-    with pytest.raises(UnsafeError, match="no TLS"):
+    with pytest.raises(UsageError, match="no TLS"):
         render(BrokerSettings(host=host, users=(ALICE,)), tmp_path)
     assert not list(tmp_path.iterdir())
     assert render(BrokerSettings(host=host, insecure_anywhere=True), tmp_path).exists()
     tls = make_certificates(tmp_path / "tls", [host])
-    with pytest.raises(UnsafeError, match="no users"):
+    with pytest.raises(UsageError, match="no users"):
         render(BrokerSettings(host=host, tls=tls), tmp_path)
     assert render(BrokerSettings(host=host, tls=tls, users=(ALICE,)), tmp_path).exists()
 
@@ -67,7 +67,7 @@ def test_files_are_private_and_passwords_hashed(tmp_path: Path) -> None:
 
 def test_bad_users_are_refused(tmp_path: Path) -> None:
     for name in ("", "a/b", "+", "#", "a b", "x" * 65, "a\nuser b"):
-        with pytest.raises(BrokerError):
+        with pytest.raises(UsageError, match="cannot stand in a topic"):
             User(name, Role.EDGE, "x")
     with pytest.raises(BrokerError, match="share a name"):
         render(BrokerSettings(users=(ALICE, User("alice", Role.WORKER, "x"))), tmp_path)

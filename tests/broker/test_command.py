@@ -168,7 +168,7 @@ def test_check_of_a_secured_broker_passes_for_each_role(
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
-        (("check", "127.0.0.1:\u00b2"), "is not HOST:PORT", 2),
+        (("check", "127.0.0.1:\u00b2"), "is not host:port", 2),
         (("check", "127.0.0.1:1", "--timeout", "nan"), "timeout of nan", 2),
         (("check", "127.0.0.1:1", "--ca", "/does/not/exist"), "/does/not/exist", 4),
         (("render", "/proc/no-folder"), "/proc/no-folder", 4),

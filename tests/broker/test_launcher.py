@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import BrokerError
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
+from flexspec_mq.errors import BrokerError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 

@@ -54,7 +54,7 @@ def settings(command: Sequence[str], environ: Mapping[str, str] | None = None) -
 
     Raises:
         SystemExit: it has a flag that the program does not know.
-        SettingError: a setting is none.
+        UsageError: a setting is none.
     """
     program, parser = PROGRAMS[Path(command[0]).name]
     rest = [one.replace("/etc/flexspec/", f"{DEPLOY}/etc/") for one in command[1:]]

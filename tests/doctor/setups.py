@@ -211,6 +211,12 @@ async def command(*arguments: str, env: dict[str, str] | None = None, timeout: f
     return Told(process.returncode, out.decode(), err.decode())
 
 
+def _as_from_a_terminal() -> None:
+    """End with the test; and let Ctrl-C end us, also where whoever runs the tests ignores it."""
+    end_with_parent(signal.SIGKILL)()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     """Start ``python …``; it ends with the test at the latest."""
     return await asyncio.create_subprocess_exec(
@@ -221,7 +227,7 @@ async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.s
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "default", **(env or {})},
-        preexec_fn=end_with_parent(signal.SIGKILL),
+        preexec_fn=_as_from_a_terminal,
     )
 
 

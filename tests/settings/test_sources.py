@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.settings import Complaint, Loaded, Program, Setting, SettingError, add_flags, load
+from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Complaint, Loaded, Program, Setting, add_flags, load
 from flexspec_mq.settings.document import read, usual_place
 
 
@@ -60,8 +61,8 @@ def loaded(
     return load(TOY, parser.parse_args(flags), {f"FLEXSPEC_TOY_{key}": text for key, text in environ.items()})
 
 
-def refusal(*flags: str, file: str | None = None, folder: Path | None = None, **environ: str) -> SettingError:
-    with pytest.raises(SettingError) as caught:
+def refusal(*flags: str, file: str | None = None, folder: Path | None = None, **environ: str) -> UsageError:
+    with pytest.raises(UsageError) as caught:
         loaded(*flags, file=file, folder=folder, **environ)
     return caught.value
 
