@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_draft_parser(commands)
     add_link_parser(commands)
     schema = commands.add_parser("schema", help="print the AsyncAPI document of all topics and messages")
+    schema.add_argument(
+        "--openapi", action="store_true", help="print the OpenAPI document of the edge's HTTP API"
+    )
     schema.set_defaults(func=_schema)
     version = commands.add_parser("version", help="print the versions of this program and of what it runs on")
     version.set_defaults(func=_version)
@@ -111,11 +114,11 @@ def _model_info(args: argparse.Namespace) -> None:
     _say(f"template     {'chat' if loaded.tokenizer.chat_template else 'none: a base model'}")
 
 
-def _schema(_args: argparse.Namespace) -> None:
+def _schema(args: argparse.Namespace) -> None:
+    from schemas import asyncapi, openapi
     from schemas.__main__ import as_text
-    from schemas.asyncapi import document
 
-    sys.stdout.write(as_text(document()))
+    sys.stdout.write(as_text(openapi.document() if args.openapi else asyncapi.document()))
 
 
 def _version(_args: argparse.Namespace) -> None:

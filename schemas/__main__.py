@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from schemas.asyncapi import document
+from schemas import asyncapi, openapi
 from schemas.jsonschema import Json, documents
 
 GENERATED = Path(__file__).parent / "generated"
@@ -16,7 +16,7 @@ GENERATED = Path(__file__).parent / "generated"
 
 def generate() -> dict[str, Json]:
     """All documents by file name."""
-    return {**documents(), "asyncapi.json": document()}
+    return {**documents(), "asyncapi.json": asyncapi.document(), "openapi.json": openapi.document()}
 
 
 def as_text(schema: Json) -> str:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write every document to a directory."""
     parser = argparse.ArgumentParser(
         prog="python -m schemas",
-        description="Write the JSON Schemas and the AsyncAPI document of the wire protocol.",
+        description="Write the schemas: JSON Schemas and AsyncAPI of the wire protocol, OpenAPI of the HTTP API.",
     )
     parser.add_argument(
         "--out", type=Path, default=GENERATED, help="directory to write to (default: %(default)s)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -26,14 +27,19 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
 
 def components(ref_template: str) -> Json:
-    """Schemas of all types by name, with names and meanings of their fields.
+    """Schemas of all types of the wire protocol by name; see `described`."""
+    return described((*DOCUMENTS, Identity, Prefix), ref_template)
+
+
+def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:
+    """Schemas of types by name, with names and meanings of their fields.
 
     Args:
+        kinds: all of them, those that others use as well.
         ref_template: of references, with ``{name}`` in it.
     """
-    _, schemas = msgspec.json.schema_components(DOCUMENTS, ref_template=ref_template)
-    described: tuple[type[msgspec.Struct], ...] = (*DOCUMENTS, Identity, Prefix)
-    for kind in described:
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=ref_template)
+    for kind in kinds:
         summary, meanings = _documentation(kind)
         schema = schemas[kind.__name__]
         schema["description"] = summary
@@ -77,10 +83,12 @@ def _document(kind: type[msgspec.Struct], schemas: Json) -> Json:
 
 
 def _documentation(kind: type[msgspec.Struct]) -> tuple[str, dict[str, str]]:
-    """The docstring of a type: what it says before its sections, and its attributes' meanings."""
+    """The docstring of a type: what it says before its sections, and its attributes' meanings, inherited ones too."""
     text = inspect.cleandoc(kind.__doc__ or "")
     summary, _, attributes = text.partition("\n\nAttributes:\n")
-    meanings: dict[str, str] = {}
+    base = kind.__base__
+    inherits = base is not None and base is not msgspec.Struct and issubclass(base, msgspec.Struct)
+    meanings = _documentation(base)[1] if base is not None and inherits else {}
     name = ""
     for line in attributes.splitlines():
         if match := _ATTRIBUTE.match(line):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
@@ -12,6 +10,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
+from schemas.openai import Error, ErrorBody
 
 CLIENT_GONE = 499
 """Not sent to anybody; in metrics only."""
@@ -43,11 +42,11 @@ class ApiError(FlexSpecError):
         self.param = param
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, Any]:
-        """The JSON object that OpenAI's clients expect."""
+    def body(self) -> ErrorBody:
+        """The object that OpenAI's clients expect."""
         said = f"{self.message} ({self.hint})" if self.hint else self.message
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": said, "type": kind, "param": self.param, "code": self.code}}
+        return ErrorBody(Error(message=said, type=kind, param=self.param, code=self.code))
 
     def headers(self) -> dict[str, str]:
         """Those that belong to it."""

@@ -1,25 +1,30 @@
-"""From a JSON body to a `TextRequest`: what is honoured, and what is refused by name."""
+"""From a JSON body to a `TextRequest`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edge_node.api.errors import bad
-from edge_node.api.messages import turns_from
-from edge_node.api.validation import Fields, Neutral, is_neutral, one_of
+from edge_node.api.validation import read
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.text import Turn
+from flexspec_mq.models.text import Role, Turn
 from flexspec_mq.sampling.params import SamplingParams
-from schemas.messages import MAX_TOKEN_ID
+from schemas import openai
 
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 1024
 COMPLETION_TOKENS = 16
 """Tokens of a completion that names no limit, as OpenAI's."""
-_MOST_TOKENS = 2**31 - 1
 
 Prompt = str | tuple[int, ...] | tuple[Turn, ...]
+_Asked = openai.ChatCompletionRequest | openai.CompletionRequest
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,7 @@ class TextRequest:
         limit: tokens at most; None is what the context leaves.
         seed: 64 bits; None draws one.
         stops: non-empty strings that end the text and are not shown.
+        prediction: what much of the text will probably be.
         stream: answer with server-sent events.
         include_usage: end the stream with a chunk of figures.
         include_origin: say in each chunk which parts of it were drafted on the device.
@@ -48,6 +54,7 @@ class TextRequest:
     seed: int | None
     stops: tuple[str, ...]
     ignore_eos: bool
+    prediction: str | None
     stream: bool
     include_usage: bool
     include_origin: bool
@@ -58,90 +65,64 @@ class TextRequest:
         return SamplingParams(self.temperature, self.top_k, self.top_p, seed)
 
 
-_IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store")
-_SHARED: dict[str, Neutral] = {
-    "frequency_penalty": is_neutral,
-    "presence_penalty": is_neutral,
-    "logit_bias": is_neutral,
-    "n": one_of(1),
-    "service_tier": one_of("auto", "default"),
-}
-_CHAT: dict[str, Neutral] = {
-    **_SHARED,
-    "tools": is_neutral,
-    "tool_choice": one_of("none", "auto"),
-    "parallel_tool_calls": one_of(True, False),
-    "functions": is_neutral,
-    "function_call": one_of("none", "auto"),
-    "response_format": one_of({"type": "text"}),
-    "logprobs": one_of(False),
-    "top_logprobs": one_of(0),
-    "modalities": one_of(["text"], []),
-    "audio": is_neutral,
-    "prediction": is_neutral,
-    "reasoning_effort": one_of("none"),
-    "verbosity": one_of(),
-    "web_search_options": one_of(),
-}
-_COMPLETION: dict[str, Neutral] = {
-    **_SHARED,
-    "best_of": one_of(1),
-    "echo": is_neutral,
-    "suffix": is_neutral,
-    "logprobs": one_of(False),  # 0 asks for the log-probability of each token
-}
-
-
-def chat_request(body: dict[str, Any]) -> TextRequest:
+def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
     """Read the body of a chat completion.
 
-    Raises:
-        ApiError: 400, naming the field.
-    """
-    fields = Fields(body)
-    turns = turns_from(fields.take("messages"))
-    limit = _limit(fields, "max_tokens", "max_completion_tokens")
-    return _finish(fields, prompt=turns, limit=limit, chat=True)
-
-
-def completion_request(body: dict[str, Any]) -> TextRequest:
-    """Read the body of a completion.
+    Args:
+        body: of the request.
+        lenient: ignore fields that are unknown or not supported.
 
     Raises:
         ApiError: 400, naming the field.
     """
-    fields = Fields(body)
-    prompt = _prompt(fields.take("prompt"))
-    limit = _limit(fields, "max_tokens") or COMPLETION_TOKENS
-    return _finish(fields, prompt=prompt, limit=limit, chat=False)
+    asked = read(openai.ChatCompletionRequest, body, lenient=lenient)
+    turns = tuple(Turn(_ROLES[one.role], _joined(one.content)) for one in asked.messages)
+    limit = _limit({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
+    return _request(asked, turns, limit, chat=True, lenient=lenient)
 
 
-def _finish(fields: Fields, *, prompt: Prompt, limit: int | None, chat: bool) -> TextRequest:
-    """Read what both endpoints share."""
-    stream = fields.flag("stream")
-    include_usage, include_origin = _stream_options(fields, stream=stream)
-    temperature = fields.number("temperature", 0.0, 2.0)
-    top_p = fields.number("top_p", 0.0, 1.0)
-    seed = fields.integer("seed", -(2**63), 2**64 - 1)
+def completion_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
+    """Read the body of a completion; see `chat_request`.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    asked = read(openai.CompletionRequest, body, lenient=lenient)
+    limit = COMPLETION_TOKENS if asked.max_tokens is None else _limit({"max_tokens": asked.max_tokens})
+    return _request(asked, _prompt(asked.prompt), limit, chat=False, lenient=lenient)
+
+
+def _request(
+    asked: openai.ChatCompletionRequest | openai.CompletionRequest,
+    prompt: Prompt,
+    limit: int | None,
+    *,
+    chat: bool,
+    lenient: bool,
+) -> TextRequest:
+    """What both endpoints share."""
+    if asked.stream_options is not None and not asked.stream and not lenient:
+        raise bad("stream_options", "stream_options needs stream")
+    if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:
+        raise bad("seed", "seed has more than 64 bits")
+    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    shown = asked.stream_options or openai.StreamOptions()
     request = TextRequest(
         chat=chat,
-        model=fields.text("model"),
+        model=asked.model,
         prompt=prompt,
         limit=limit,
-        temperature=1.0 if temperature is None else temperature,
-        top_k=fields.integer("top_k", 0, MAX_TOKEN_ID) or 0,
-        top_p=1.0 if top_p is None else top_p,
-        seed=None if seed is None else seed % 2**64,
-        stops=_stops(fields.take("stop")),
-        ignore_eos=fields.flag("ignore_eos"),
-        stream=stream,
-        include_usage=include_usage,
-        include_origin=include_origin,
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        top_k=asked.top_k or 0,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+        seed=None if asked.seed is None else asked.seed % 2**64,
+        stops=tuple(one for one in stops if one),
+        ignore_eos=asked.ignore_eos,
+        prediction=None if asked.prediction is None else _joined(asked.prediction.content),
+        stream=asked.stream,
+        include_usage=shown.include_usage,
+        include_origin=shown.include_origin,
     )
-    fields.ignore(*_IGNORED)
-    fields.refuse_others(_CHAT if chat else _COMPLETION)
-    if top_p == 0.0:
-        raise bad("top_p", "top_p 0 keeps no token; for the most likely ones ask for temperature 0")
     try:
         request.sampling(0)
     except UsageError as error:
@@ -149,47 +130,31 @@ def _finish(fields: Fields, *, prompt: Prompt, limit: int | None, chat: bool) ->
     return request
 
 
-def _limit(fields: Fields, *names: str) -> int | None:
-    stated = {name: value for name in names if (value := fields.integer(name, 1, _MOST_TOKENS)) is not None}
-    if len(set(stated.values())) > 1:
-        raise bad(names[-1], f"{' and '.join(stated)} differ")
-    return next(iter(stated.values()), None)
+def _joined(content: str | Sequence[openai.TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def _stream_options(fields: Fields, *, stream: bool) -> tuple[bool, bool]:
-    """Whether a stream ends with figures, and whether its chunks say who wrote what."""
-    options = fields.inner("stream_options")
-    if options is None:
-        return False, False
-    if not stream:
-        raise bad("stream_options", "stream_options needs stream")
-    found = options.flag("include_usage"), options.flag("include_origin")
-    options.ignore("include_obfuscation")
-    options.refuse_others({})
-    return found
+def _limit(stated: dict[str, int | None]) -> int | None:
+    """Tokens at most, from fields of which each may say it; None is no limit."""
+    given = {name: value for name, value in stated.items() if value is not None}
+    for name, value in given.items():
+        if value == 0:
+            raise bad(name, f"{name} is 0, which leaves nothing to write")
+    if len(set(given.values())) > 1:
+        raise bad([*given][-1], f"{' and '.join(given)} differ")
+    limit = next(iter(given.values()), -1)
+    return None if limit == -1 else limit
 
 
-def _stops(value: Any) -> tuple[str, ...]:
-    stops = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
-        raise bad("stop", "stop is neither a string nor an array of strings")
-    if len(stops) > MAX_STOPS or any(len(one) > MAX_STOP_CHARACTERS for one in stops):
-        raise bad(
-            "stop", f"stop has more than {MAX_STOPS} strings or {MAX_STOP_CHARACTERS} characters in one"
-        )
-    return tuple(one for one in stops if one)
-
-
-def _prompt(value: Any) -> Prompt:
+def _prompt(value: str | Sequence[int | str | list[int]]) -> Prompt:
     """A string, token ids, or an array of one of them."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+    if not isinstance(value, str) and len(value) == 1 and isinstance(value[0], str | list):
         value = value[0]
     if isinstance(value, str):
         return value
-    if not isinstance(value, list) or not value:
-        raise bad("prompt", "prompt is neither a string nor an array of token ids")
-    if any(isinstance(one, str | list) for one in value):
+    ids = tuple(one for one in value if isinstance(one, int))
+    if len(ids) < len(value):
         raise bad("prompt", "prompt holds several prompts; send one request for each")
-    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in value):
-        raise bad("prompt", "prompt holds what is no token id")
-    return tuple(value)
+    if not ids:
+        raise bad("prompt", "prompt is neither a string nor an array of token ids")
+    return ids

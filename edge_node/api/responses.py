@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from schemas import openai
 
 if TYPE_CHECKING:
     from edge_node.api.errors import ApiError
@@ -13,12 +16,10 @@ if TYPE_CHECKING:
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still writing\n\n"
 
-_COUNTS = ("prompt_tokens", "completion_tokens")
 
-
-def event(found: dict[str, Any]) -> bytes:
+def event(found: msgspec.Struct) -> bytes:
     """One server-sent event; JSON has no line break, so it is one line."""
-    return b"data: " + json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + msgspec.json.encode(found) + b"\n\n"
 
 
 def error_event(error: ApiError) -> bytes:
@@ -26,26 +27,25 @@ def error_event(error: ApiError) -> bytes:
     return event(error.body())
 
 
-def usage(figures: Figures) -> dict[str, Any]:
+def usage(figures: Figures) -> openai.Usage:
     """`usage`, with ours in an object of its own."""
-    return {
-        "prompt_tokens": figures.prompt_tokens,
-        "completion_tokens": figures.completion_tokens,
-        "total_tokens": figures.prompt_tokens + figures.completion_tokens,
-        "flexspec": {name: value for name, value in asdict(figures).items() if name not in _COUNTS},
-    }
+    return openai.Usage(
+        prompt_tokens=figures.prompt_tokens,
+        completion_tokens=figures.completion_tokens,
+        total_tokens=figures.prompt_tokens + figures.completion_tokens,
+        flexspec=msgspec.convert(figures, openai.FlexspecUsage, from_attributes=True),
+    )
 
 
-def whole(text: Text, end: End) -> dict[str, Any]:
+def whole(text: Text, end: End) -> openai.ChatCompletion | openai.TextCompletion:
     """The answer to a request without `stream`, for a text that is complete."""
-    said: dict[str, Any]
+    took = UNSET if end.figures is None else usage(end.figures)
     if text.wanted.chat:
-        said = {"message": {"role": "assistant", "content": text.whole, "refusal": None}}
-    else:
-        said = {"text": text.whole}
-    choice = {"index": 0, **said, "logprobs": None, "finish_reason": end.reason}
-    found = _object(text, "chat.completion" if text.wanted.chat else "text_completion", [choice])
-    return found if end.figures is None else {**found, "usage": usage(end.figures)}
+        said = openai.AssistantMessage(content=text.whole)
+        answer = openai.ChatChoice(message=said, finish_reason=end.reason)
+        return openai.ChatCompletion(**_head(text), choices=[answer], usage=took)
+    choice = openai.TextChoice(text=text.whole, finish_reason=end.reason)
+    return openai.TextCompletion(**_head(text), choices=[choice], usage=took)
 
 
 class Chunks:
@@ -53,53 +53,40 @@ class Chunks:
 
     def __init__(self, text: Text) -> None:
         self._text = text
-        self._chat = text.wanted.chat
+        self._head = _head(text)
         self._sent = 0  # characters
 
     def first(self) -> bytes:
         """What comes before any text."""
-        return self._chunk({"role": "assistant", "content": ""}, None) if self._chat else b""
+        return self._chunk(openai.Delta(role="assistant", content="")) if self._text.wanted.chat else b""
 
     def piece(self, piece: str) -> bytes:
         """The next part of the text."""
         more: dict[str, Any] = {}
         if self._text.wanted.include_origin:
-            more = {"flexspec": {"pieces": self._text.origins.cut(piece, self._sent)}}
+            more = {"flexspec": openai.Origin(self._text.origins.cut(piece, self._sent))}
         self._sent += len(piece)
-        return self._chunk({"content": piece} if self._chat else piece, None, **more)
+        return self._chunk(openai.Delta(content=piece), **more)
 
     def last(self, end: End) -> bytes:
         """The end of a complete text."""
-        found = self._chunk({} if self._chat else "", end.reason)
+        found = self._chunk(openai.Delta(), end.reason)
         if self._text.wanted.include_usage and end.figures is not None:
-            found += event({**self._object([]), "usage": usage(end.figures)})
+            found += self._event([], usage=usage(end.figures))
         return found + DONE
 
-    def _chunk(self, said: Any, reason: str | None, **more: Any) -> bytes:
-        key = "delta" if self._chat else "text"
-        choice = {"index": 0, key: said, "logprobs": None, "finish_reason": reason}
-        found = {**self._object([choice]), **more}
-        return event({**found, "usage": None} if self._text.wanted.include_usage else found)
+    def _chunk(self, delta: openai.Delta, reason: openai.FinishReason | None = None, **more: Any) -> bytes:
+        choice: openai.ChunkChoice | openai.TextChoice
+        if self._text.wanted.chat:
+            choice = openai.ChunkChoice(delta=delta, finish_reason=reason)
+        else:
+            choice = openai.TextChoice(text=delta.content or "", finish_reason=reason)
+        return self._event([choice], usage=None if self._text.wanted.include_usage else UNSET, **more)
 
-    def _object(self, choices: list[Any]) -> dict[str, Any]:
-        return _object(self._text, "chat.completion.chunk" if self._chat else "text_completion", choices)
-
-
-def _object(text: Text, kind: str, choices: list[Any]) -> dict[str, Any]:
-    return {
-        "id": text.id,
-        "object": kind,
-        "created": text.created,
-        "model": text.version,
-        "choices": choices,
-    }
+    def _event(self, choices: list[Any], **more: Any) -> bytes:
+        kind = openai.ChatCompletionChunk if self._text.wanted.chat else openai.TextCompletion
+        return event(kind(**self._head, choices=choices, **more))
 
 
-def model(version: str, created: int) -> dict[str, Any]:
-    """One entry of the list of models.
-
-    Args:
-        version: a target version.
-        created: seconds since the Unix epoch.
-    """
-    return {"id": version, "object": "model", "created": created, "owned_by": "flexspec"}
+def _head(text: Text) -> dict[str, Any]:
+    return {"id": text.id, "created": text.created, "model": text.version}

@@ -11,10 +11,10 @@ from edge_node.api.errors import ApiError, bad
 from edge_node.api.metrics import CONTENT_TYPE
 from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.responses import model as model_object
 from edge_node.api.streaming import reply, send_bytes, send_json
 from edge_node.api.validation import canonical, parse_object
 from edge_node.completion.store import Once
+from schemas.openai import Health, Model, ModelList
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,11 +66,11 @@ async def _completion(api: Api, request: Request, send: Send) -> None:
 
 
 async def _text(
-    api: Api, request: Request, send: Send, parse: Callable[[dict[str, Any]], TextRequest]
+    api: Api, request: Request, send: Send, parse: Callable[[dict[str, Any], bool], TextRequest]
 ) -> None:
     body = parse_object(await read_body(request, api.settings))
     once = _once(request, body)
-    wanted = parse(body)
+    wanted = parse(body, api.settings.lenient)
     version = api.version(wanted.model)
     with api.texts.reading(wanted, version, once) as text:
         await reply(text, api.settings, request.receive, send)
@@ -88,25 +88,25 @@ def _once(request: Request, body: dict[str, Any]) -> Once | None:
 
 
 async def _models(api: Api, _request: Request, send: Send) -> None:
-    data = [model_object(version, since) for version, since in sorted(api.versions().items())]
-    await send_json(send, 200, {"object": "list", "data": data})
+    data = [Model(id=version, created=since) for version, since in sorted(api.versions().items())]
+    await send_json(send, 200, ModelList(data=data))
 
 
 async def _model(api: Api, request: Request, send: Send) -> None:
     version = api.version(request.path_params["model"])
-    await send_json(send, 200, model_object(version, api.versions()[version]))
+    await send_json(send, 200, Model(id=version, created=api.versions()[version]))
 
 
 async def _health(_api: Api, _request: Request, send: Send) -> None:
-    await send_json(send, 200, {"status": "ok"})
+    await send_json(send, 200, Health("ok"))
 
 
 async def _ready(api: Api, _request: Request, send: Send) -> None:
     why = api.not_ready()
     if why is None:
-        await send_json(send, 200, {"status": "ready"})
+        await send_json(send, 200, Health("ready"))
     else:
-        await send_json(send, 503, {"status": "not ready", "reason": why})
+        await send_json(send, 503, Health("not ready", why))
 
 
 async def _metrics(api: Api, _request: Request, send: Send) -> None:

@@ -14,6 +14,7 @@ _POSITIVE = (
     "timeout",
     "link_patience",
     "send_timeout",
+    "head_timeout",
     "body_timeout",
 )
 
@@ -28,12 +29,16 @@ class ApiSettings:
         port: 0 takes a free one.
         api_key: what clients must send as ``Authorization: Bearer …``; None asks for nothing.
         insecure_anywhere: listen beyond loopback although the API speaks no TLS.
+        lenient: ignore fields of requests that are unknown or not supported.
+        hosts: names beside those of loopback by which clients may reach it.
+        cors_origins: web pages that may use it, as ``https://example.org``; ``*`` is all.
         max_texts: texts that are written or read at a time; beyond it 429.
         max_readers: requests that may read one text at a time, by the same idempotency key.
         max_body: of a request.
         timeout: for a whole text, waiting included.
         link_patience: that a new text waits for the broker.
         send_timeout: that a client may take to accept one chunk before it is taken for gone.
+        head_timeout: for a request's head to arrive, idle time between two requests included.
         body_timeout: for a request's body to arrive.
         heartbeat: silence in a stream after which an SSE comment is sent.
         keep_for: that a finished text stays under its idempotency key.
@@ -47,12 +52,16 @@ class ApiSettings:
     port: int = 8080
     api_key: str | None = field(default=None, repr=False)
     insecure_anywhere: bool = False
+    lenient: bool = False
+    hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     max_texts: int = 64
     max_readers: int = 16
     max_body: int = 4 * 2**20
     timeout: float = 600.0
     link_patience: float = 10.0
     send_timeout: float = 60.0
+    head_timeout: float = 10.0
     body_timeout: float = 30.0
     heartbeat: float = 15.0
     keep_for: float = 600.0

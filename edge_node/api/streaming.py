@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from edge_node.api.errors import ApiError
 from edge_node.api.request_body import gone
@@ -39,10 +40,10 @@ async def send_error(send: Send, error: ApiError) -> None:
 
 
 async def send_json(
-    send: Send, status: int, found: dict[str, Any], headers: dict[str, str] | None = None
+    send: Send, status: int, found: msgspec.Struct, headers: dict[str, str] | None = None
 ) -> None:
     """Send a JSON object."""
-    await send_bytes(send, status, _JSON, json.dumps(found, ensure_ascii=False).encode(), headers)
+    await send_bytes(send, status, _JSON, msgspec.json.encode(found), headers)
 
 
 async def send_bytes(
@@ -57,7 +58,7 @@ async def _whole(text: Text, sender: _Sender) -> None:
     end = await text.ended()
     if end.error is not None:
         raise end.error
-    body = json.dumps(whole(text, end), ensure_ascii=False).encode()
+    body = msgspec.json.encode(whole(text, end))
     await sender.start(200, _JSON, {"content-length": str(len(body)), "x-request-id": text.id})
     await sender.body(body, more=False)
 

@@ -1,14 +1,24 @@
-"""Typed reading of a JSON object: every field is taken exactly once, and what is left over is unknown."""
+"""Reads a JSON object as one of the types of `schemas.openai`, and names the field that is to blame."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+import types
+import typing
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from edge_node.api.errors import bad
+from schemas.openai import NEUTRAL, WHY
 
-Neutral = Callable[[Any], bool]
+S = TypeVar("S", bound=msgspec.Struct)
+
+_SHOWN = 60
+"""Characters of a wrong value that an error repeats."""
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -42,98 +52,88 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def is_neutral(value: Any) -> bool:
-    """Whether a value asks for nothing: null, false, 0, or empty."""
-    return not value
-
-
-def one_of(*values: object) -> Neutral:
-    """A test for one of some values, beside null."""
-    return lambda value: value is None or any(value == one and type(value) is type(one) for one in values)
-
-
-class Fields:
-    """The fields of one object. All takers give None for a field that is absent or null.
+def read(kind: type[S], found: dict[str, Any], where: str = "", *, lenient: bool = False) -> S:
+    """Read an object. A field that is null counts as absent.
 
     Args:
+        kind: a request, or an object within one.
         found: the object.
-        where: put before names in errors.
+        where: put before names in errors, ``messages[3].``.
+        lenient: ignore fields that are unknown or not supported.
+
+    Raises:
+        ApiError: 400, naming the field.
     """
+    fields = _fields(kind)
+    values: dict[str, Any] = {}
+    for field in fields.values():
+        value, name = found.get(field.name), f"{where}{field.name}"
+        if value is not None:
+            values[field.name] = _value(field.type, value, name, lenient=lenient)
+        elif field.required:
+            raise bad(name, f"{name} is missing")
+    for field_name in found:
+        if field_name not in fields and not lenient:
+            name = f"{where}{field_name}"
+            raise bad(name, f"{name} is not known here", code="unknown_parameter")
+    return kind(**values)
 
-    def __init__(self, found: dict[str, Any], where: str = "") -> None:
-        self._left = dict(found)
-        self._where = where
 
-    def name(self, field: str) -> str:
-        """How a field is called in an error."""
-        return f"{self._where}{field}"
+@cache
+def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.name: field for field in msgspec.structs.fields(kind)}
 
-    def take(self, field: str) -> Any:
-        """Any value."""
-        return self._left.pop(field, None)
 
-    def text(self, field: str) -> str | None:
-        """A string."""
-        value = self.take(field)
-        if value is not None and not isinstance(value, str):
-            raise bad(self.name(field), f"{self.name(field)} is no string")
-        return value
-
-    def flag(self, field: str) -> bool:
-        """A boolean; False when absent."""
-        value = self.take(field)
-        if value is not None and not isinstance(value, bool):
-            raise bad(self.name(field), f"{self.name(field)} is neither true nor false")
-        return bool(value)
-
-    def integer(self, field: str, low: int, high: int) -> int | None:
-        """A whole number within bounds."""
-        value = self.take(field)
-        if value is None:
-            return None
-        if isinstance(value, float) and value.is_integer():
+def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
+    """A value of a field, or of an item of a list."""
+    for branch, metas in _branches(kind):
+        for meta in metas:
+            if meta.extra and NEUTRAL in meta.extra:
+                return _neutral(meta.extra, value, name, lenient=lenient)
+        origin = typing.get_origin(branch)
+        if origin is typing.Literal and isinstance(value, str):
+            allowed = typing.get_args(branch)
+            if value not in allowed:
+                raise bad(name, f"{name} is {value[:_SHOWN]!r}, not one of {', '.join(allowed)}")
+        if branch is int and isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise bad(self.name(field), f"{self.name(field)} is no whole number from {low} to {high}")
-        return value
+        if _is_struct(branch) and isinstance(value, dict):
+            return read(branch, value, f"{name}.", lenient=lenient)
+        if origin is list and isinstance(value, list) and _is_struct(item := typing.get_args(branch)[0]):
+            _convert(typing.Annotated[(list[Any], *metas)] if metas else list[Any], value, name)
+            return [_value(item, one, f"{name}[{at}]", lenient=lenient) for at, one in enumerate(value)]
+    return _convert(kind, value, name)
 
-    def number(self, field: str, low: float, high: float) -> float | None:
-        """A number within bounds."""
-        value = self.take(field)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise bad(self.name(field), f"{self.name(field)} is no number from {low:g} to {high:g}")
-        return float(value)
 
-    def inner(self, field: str) -> Fields | None:
-        """An object within the object."""
-        value = self.take(field)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise bad(self.name(field), f"{self.name(field)} is no object")
-        return Fields(value, f"{self.name(field)}.")
+def _branches(kind: Any, metas: tuple[Meta, ...] = ()) -> Iterator[tuple[Any, tuple[Meta, ...]]]:
+    """What a type may be, one by one, each with what is annotated."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        inner, *more = typing.get_args(kind)
+        yield from _branches(inner, (*metas, *more))
+    elif origin in {typing.Union, types.UnionType}:
+        for one in typing.get_args(kind):
+            yield from _branches(one, metas)
+    else:
+        yield kind, metas
 
-    def ignore(self, *fields: str) -> None:
-        """Take fields that do not change the text."""
-        for field in fields:
-            self._left.pop(field, None)
 
-    def refuse_others(self, unsupported: dict[str, Neutral]) -> None:
-        """Refuse what is left, except for unsupported fields with a value that asks for nothing.
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
-        Raises:
-            ApiError: 400, naming the field.
-        """
-        for field, value in self._left.items():
-            name = self.name(field)
-            neutral = unsupported.get(field)
-            if neutral is None:
-                raise bad(name, f"{name} is not known here", code="unknown_parameter")
-            if not neutral(value):
-                raise bad(
-                    name,
-                    f"{name} is not supported, and would change the answer",
-                    code="unsupported_parameter",
-                )
+
+def _neutral(extra: dict[str, Any], value: Any, name: str, *, lenient: bool) -> None:
+    """Refuse a value of an unsupported field that asks for something."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not lenient and canonical(value) not in extra[NEUTRAL]:
+        raise bad(name, f"{name} is not supported: {extra[WHY]}", code="unsupported_parameter")
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        hints = [meta.description for _, metas in _branches(kind) for meta in metas if meta.description]
+        raise bad(name, f"{name}: {said[:1].lower()}{said[1:]}. {' '.join(hints)}".rstrip(". ")) from error

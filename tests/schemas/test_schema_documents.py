@@ -15,17 +15,9 @@ from schemas.asyncapi import CHANNELS
 from schemas.jsonschema import DOCUMENTS, file_name, references
 from schemas.messages import Identity, Message
 from tests.codec.samples import SAMPLES
+from tests.schemas.json_schema import problems, resolve
 
 ASYNCAPI: dict[str, Any] = generate()["asyncapi.json"]
-
-
-def resolve(document: dict[str, Any], reference: str) -> Any:
-    """What a local reference points to."""
-    assert reference.startswith("#/")
-    found: Any = document
-    for key in reference[2:].split("/"):
-        found = found[key]
-    return found
 
 
 def test_the_committed_files_are_up_to_date() -> None:
@@ -74,55 +66,6 @@ def test_samples_have_the_shape_that_their_schema_gives(name: str) -> None:
     assert list(problems([99, *document[1:]], schema, schema)) != []
     assert list(problems([document[0], -1, *document[2:]], schema, schema)) != []
     assert list(problems([document[0], "1", *document[2:]], schema, schema)) != []
-
-
-TYPES: dict[str, tuple[type, ...]] = {
-    "array": (list,),
-    "object": (dict,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
-KNOWN = {
-    *("$schema", "$defs", "$ref", "title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
-    *("items", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
-    *("pattern", "contentEncoding"),
-}
-
-
-def problems(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> list[str]:
-    """Where a value breaks a schema, for the keywords that our schemas use; others fail the test."""
-    assert set(schema) <= KNOWN, set(schema) - KNOWN
-    if "$ref" in schema:
-        return problems(value, resolve(root, schema["$ref"]), root)
-    if "anyOf" in schema:
-        branches = [problems(value, branch, root) for branch in schema["anyOf"]]
-        return [] if [] in branches else branches[0]
-    if "enum" in schema:
-        return [] if value in schema["enum"] else [f"{value} not in {schema['enum']}"]
-    right_type = isinstance(value, TYPES[schema["type"]]) and (
-        schema["type"] == "boolean" or not isinstance(value, bool)
-    )
-    if not right_type:
-        return [f"{value} is no {schema['type']}"]
-    size = len(value) if isinstance(value, list | str) else value
-    found = [
-        f"{value} breaks {low}"
-        for low in ("minItems", "minLength", "minimum")
-        if low in schema and size < schema[low]
-    ]
-    found += [
-        f"{value} breaks {high}"
-        for high in ("maxItems", "maxLength", "maximum")
-        if high in schema and size > schema[high]
-    ]
-    if isinstance(value, list):
-        items = schema.get("prefixItems") or [schema["items"]] * len(value)
-        for item, item_schema in zip(value, items, strict=False):
-            found += problems(item, item_schema, root)
-    return found
 
 
 def test_asyncapi_is_well_formed() -> None:

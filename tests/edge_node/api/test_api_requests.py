@@ -99,8 +99,10 @@ def test_neutral_values_are_fine() -> None:
         ("logit_bias", {"5": 1}), ("frequency_penalty", 0.1), ("presence_penalty", -1), ("n", 2), ("n", 0),
         ("tools", [{"type": "function"}]), ("tool_choice", "required"), ("functions", [{}]),
         ("response_format", {"type": "json_object"}), ("logprobs", True), ("top_logprobs", 2),
-        ("modalities", ["text", "audio"]), ("audio", {"voice": "x"}), ("prediction", {"type": "content"}),
-        ("reasoning_effort", "high"), ("verbosity", "low"), ("service_tier", "flex"), ("web_search_options", {}),
+        ("modalities", ["text", "audio"]), ("audio", {"voice": "x"}), ("service_tier", "flex"),
+        ("web_search_options", {}), ("repetition_penalty", 1.1), ("length_penalty", 0.9), ("min_p", 0.05),
+        ("min_tokens", 5), ("use_beam_search", True), ("skip_special_tokens", False), ("n", True),
+        ("include_stop_str_in_output", True), ("add_generation_prompt", False), ("continue_final_message", True),
     ],
 )  # fmt: skip
 def test_what_is_not_honoured_is_refused_by_name(field: str, value: Any) -> None:
@@ -115,6 +117,103 @@ def test_what_is_not_honoured_is_refused_by_name(field: str, value: Any) -> None
 def test_what_completions_do_not_honour(field: str, value: Any) -> None:
     error = refused(completion_request, {"prompt": "x", field: value})
     assert (error.param, error.code) == (field, "unsupported_parameter")
+
+
+HARMLESS: dict[str, Any] = {
+    "repetition_penalty": 1.0, "length_penalty": 1, "min_p": 0, "min_tokens": 0, "use_beam_search": False,
+    "early_stopping": False, "skip_special_tokens": True, "spaces_between_special_tokens": True,
+    "include_stop_str_in_output": False, "n": 1.0,
+}  # fmt: skip
+
+
+def test_what_other_servers_clients_always_send_is_fine() -> None:
+    asked: dict[str, Any] = {"reasoning_effort": "high", "verbosity": "low", "add_generation_prompt": True}
+    assert chat(**HARMLESS, **asked, continue_final_message=False, add_special_tokens=False) == chat()
+    bare = completion_request({"prompt": "x"})
+    asked = {"best_of": 1, "echo": False, "logprobs": None, "add_special_tokens": True}
+    assert completion_request({"prompt": "x", **HARMLESS, **asked}) == bare
+
+
+def test_requests_of_known_clients() -> None:
+    """What AutoGen, lm-eval and vLLM's benchmark client send."""
+    named = {"role": "user", "content": "hello", "name": "planner"}  # AutoGen
+    typed = {"role": "user", "content": "hello", "type": "text"}  # lm-eval
+    for message in (named, typed):
+        assert chat_request({"messages": [message]}) == chat()
+    lm_eval = {
+        "prompt": ["x"],
+        "model": "m",
+        "max_tokens": 256,
+        "temperature": 0,
+        "stop": ["Q:"],
+        "seed": 1234,
+    }
+    assert completion_request(lm_eval).stops == ("Q:",)
+    vllm = {
+        "model": "m", "prompt": "x", "repetition_penalty": 1.0, "max_tokens": 128, "logprobs": None,
+        "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,
+    }  # fmt: skip
+    assert (completion_request(vllm).limit, completion_request(vllm).include_usage) == (128, True)
+    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    assert chat(stream=True, **options).include_usage
+
+
+@pytest.mark.parametrize("limit", [-1, -1.0])
+def test_a_limit_of_minus_one_is_none(limit: float) -> None:
+    assert chat(max_tokens=limit).limit is None
+    assert chat(max_completion_tokens=limit).limit is None
+    assert completion_request({"prompt": "x", "max_tokens": limit}).limit is None
+    assert refused(chat_request, {**HELLO, "max_tokens": -2}).param == "max_tokens"
+
+
+def test_a_prediction_is_read() -> None:
+    parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
+    for content in ("a b", parts):
+        assert chat(prediction={"type": "content", "content": content}).prediction == "a b"
+    wrong: dict[str, Any] = {"type": "content"}
+    assert refused(chat_request, {**HELLO, "prediction": wrong}).param == "prediction.content"
+    wrong = {"type": "other", "content": "x"}
+    assert refused(chat_request, {**HELLO, "prediction": wrong}).param == "prediction.type"
+
+
+def test_why_there_are_no_logprobs() -> None:
+    for field, value in (("logprobs", True), ("top_logprobs", 2)):
+        message = refused(chat_request, {**HELLO, field: value}).message
+        assert "log-probabilities are not available" in message
+        assert "change the answer" not in message
+
+
+def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() -> None:
+    odd: dict[str, Any] = {
+        "tempreature": 1,
+        "n": 3,
+        "logit_bias": {"5": 1},
+        "logprobs": True,
+        "guided_regex": "x",
+    }
+    message = {"role": "user", "content": "hello", "colour": "red", "tool_calls": [{}]}
+    asked = {"messages": [message], **odd, "stream_options": {"what": 1}}
+    assert chat_request(asked, lenient=True) == chat()
+    assert refused(chat_request, asked).param is not None
+
+    def leniently(body: dict[str, Any]) -> TextRequest:
+        return chat_request(body, lenient=True)
+
+    assert refused(leniently, {**HELLO, "temperature": 9}).param == "temperature"
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}
+    assert refused(leniently, {"messages": [image]}).param == "messages[0].content[0].type"
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "seed", "top_k", "n", "temperature"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e300, {"a": [10**400]}])
+def test_numbers_beyond_all_bounds(field: str, value: Any) -> None:
+    assert refused(chat_request, {**HELLO, field: value}).param == field
+
+
+def test_errors_do_not_repeat_a_whole_value() -> None:
+    for field, value in (("role", "x" * 10**6), ("content", {"a": "x" * 10**6})):
+        message = {"role": "user", "content": "x", field: value}
+        assert len(refused(chat_request, {"messages": [message]}).message) < 300
 
 
 def test_unknown_fields_are_refused_by_name() -> None:
@@ -157,7 +256,7 @@ def test_two_limits_that_differ() -> None:
         ),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
-        ({"role": "user", "content": "x", "name": "bob"}, "messages[0].name"),
+        ({"role": "user", "content": "x", "name": 5}, "messages[0].name"),
         ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
         ("hello", "messages[0]"),
     ],

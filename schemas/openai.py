@@ -1,0 +1,374 @@
+"""OpenAI's objects as the edge node's HTTP API reads and writes them, for the server and its clients alike.
+
+In a request a field that is null counts as absent. What the API cannot do is a field that allows only values which
+ask for nothing; `unsupported` says so to validation and, as an ``enum``, to the OpenAPI document.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from schemas.messages import MAX_TOKEN_ID
+
+NEUTRAL, WHY = "neutral", "why"
+"""Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
+
+_NO_LOGPROBS = "log-probabilities are not available"
+_EMPTY: tuple[object, ...] = (False, 0, "", [], {})
+
+
+def unsupported(*neutral: object, why: str = "it would change the answer") -> Meta:
+    """Marks a field whose only values are null and those that ask for nothing."""
+    # As JSON: in Python 0 and False are equal, and typing takes types that are equal for one.
+    values = tuple(msgspec.json.encode(one) for one in neutral)
+    return Meta(extra_json_schema={"enum": [None, *neutral]}, extra={NEUTRAL: values, WHY: why})
+
+
+Empty = Annotated[Any, unsupported(*_EMPTY)]
+Neutral0 = Annotated[Any, unsupported(0, False)]
+Neutral1 = Annotated[Any, unsupported(1)]
+Off = Annotated[Any, unsupported(False)]
+On = Annotated[Any, unsupported(True)]
+TokenId = Annotated[int, Meta(ge=0)]
+Limit = Annotated[
+    int, Meta(ge=-1, le=2**31 - 1, description="At least 1, or -1 for what the context leaves.")
+]
+StopString = Annotated[str, Meta(max_length=1024)]
+Stops = StopString | Annotated[list[StopString], Meta(max_length=4)]
+# msgspec's own bounds end at 63 bits.
+Seed = Annotated[int, Meta(extra_json_schema={"minimum": -(2**63), "maximum": 2**64 - 1})]
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class TextPart(_Request, frozen=True, kw_only=True):
+    """A part of a message; only text can be read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Request, frozen=True, kw_only=True):
+    """A turn of a conversation.
+
+    Attributes:
+        role: developer is the same as system.
+        name: accepted, without effect; so is type.
+    """
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    type: str | None = None
+    tool_calls: Empty = None
+    tool_call_id: Empty = None
+    function_call: Empty = None
+    refusal: Empty = None
+    audio: Empty = None
+    annotations: Empty = None
+
+
+class StreamOptions(_Request, frozen=True, kw_only=True):
+    """What a stream holds beside the text.
+
+    Attributes:
+        include_usage: end with a chunk of figures.
+        include_origin: say in each chunk which parts of it were drafted on the device; not OpenAI's.
+        include_obfuscation: accepted, without effect.
+        continuous_usage_stats: accepted, without effect; figures come at the end.
+    """
+
+    include_usage: bool = False
+    include_origin: bool = False
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class Prediction(_Request, frozen=True, kw_only=True):
+    """What much of the answer will probably be; it speeds the answer up and never changes it."""
+
+    type: Literal["content"]
+    content: str | list[TextPart]
+
+
+class _TextRequest(_Request, frozen=True, kw_only=True):
+    """What requests for a text share.
+
+    Attributes:
+        model: a target version; without it the node's own.
+        max_tokens: tokens at most.
+        top_k: not OpenAI's; keep the k most likely tokens, 0 keeps all.
+        seed: the same seed gives the same text; without it one is drawn.
+        stop: strings that end the text and are not shown.
+        ignore_eos: not OpenAI's; go on to the limit.
+        user: accepted, without effect; so are the other fields without bounds.
+    """
+
+    model: str | None = None
+    max_tokens: Limit | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: (
+        Annotated[float, Meta(gt=0, le=1, description="Temperature 0 takes the most likely token.")] | None
+    ) = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
+    seed: Seed | None = None
+    stop: Stops | None = None
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    prediction: Prediction | None = None
+    user: Any = None
+    metadata: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    store: Any = None
+    n: Neutral1 = None
+    frequency_penalty: Empty = None
+    presence_penalty: Empty = None
+    repetition_penalty: Neutral1 = None
+    length_penalty: Neutral1 = None
+    min_p: Neutral0 = None
+    min_tokens: Neutral0 = None
+    logit_bias: Empty = None
+    use_beam_search: Off = None
+    early_stopping: Off = None
+    include_stop_str_in_output: Off = None
+    skip_special_tokens: On = None
+    spaces_between_special_tokens: Annotated[Any, unsupported(True, False)] = None
+    service_tier: Annotated[Any, unsupported("auto", "default")] = None
+
+
+class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
+    """The body of ``POST /v1/chat/completions``.
+
+    Attributes:
+        max_completion_tokens: the same as max_tokens.
+        reasoning_effort: accepted, without effect; so is verbosity.
+    """
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
+    max_completion_tokens: Limit | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    tools: Empty = None
+    tool_choice: Annotated[Any, unsupported("none", "auto")] = None
+    parallel_tool_calls: Annotated[Any, unsupported(True, False)] = None
+    functions: Empty = None
+    function_call: Annotated[Any, unsupported("none", "auto")] = None
+    response_format: Annotated[Any, unsupported({"type": "text"})] = None
+    logprobs: Annotated[Any, unsupported(False, why=_NO_LOGPROBS)] = None
+    top_logprobs: Annotated[Any, unsupported(0, why=_NO_LOGPROBS)] = None
+    modalities: Annotated[Any, unsupported(["text"], [])] = None
+    audio: Empty = None
+    web_search_options: Annotated[Any, unsupported()] = None
+    add_generation_prompt: On = None
+    continue_final_message: Off = None
+    add_special_tokens: Off = None
+
+
+class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
+    """The body of ``POST /v1/completions``.
+
+    Attributes:
+        prompt: a text, token ids, or an array of one of them.
+    """
+
+    prompt: str | Annotated[list[TokenId | str | list[TokenId]], Meta(min_length=1)]
+    best_of: Neutral1 = None
+    echo: Empty = None
+    suffix: Empty = None
+    logprobs: Annotated[Any, unsupported(False, why=_NO_LOGPROBS)] = None  # 0 asks for that of each token
+    add_special_tokens: On = None
+
+
+class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a text took.
+
+    Attributes:
+        drafted: draft tokens that the target judged.
+        accepted: of these, right.
+        looked_up: of the accepted ones, those that a lookup in the text itself had drafted.
+        rounds: verdicts that committed something.
+        bytes_up: MQTT payload to the worker.
+        bytes_down: MQTT payload from the worker.
+        version: target version that wrote it.
+        seed: with which the same text comes again.
+        exactness: as the statuses of the version's workers say.
+        temperature: that was used; so top_p and top_k.
+    """
+
+    drafted: int = 0
+    accepted: int = 0
+    looked_up: int = 0
+    rounds: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    version: str = ""
+    seed: int | None = None
+    exactness: str = ""
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a text."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    flexspec: FlexspecUsage = FlexspecUsage()
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The one answer to a chat."""
+
+    index: int = 0
+    message: AssistantMessage
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """How an answer goes on."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the one answer to a chat."""
+
+    index: int = 0
+    delta: Delta
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A text, or in a stream a part of it."""
+
+    index: int = 0
+    text: str
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Who wrote a chunk's text.
+
+    Attributes:
+        pieces: parts of the text, in order; true was drafted on the device and accepted, false written by the target.
+    """
+
+    pieces: list[tuple[str, bool]]
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: str
+    created: int
+    model: str
+
+
+class ChatCompletion(_Answer, frozen=True, kw_only=True):
+    """The answer to a chat."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+    usage: Usage | UnsetType = UNSET
+
+
+class ChatCompletionChunk(_Answer, frozen=True, kw_only=True):
+    """An event of a streamed answer to a chat.
+
+    Attributes:
+        choices: one; none in the chunk of figures.
+        flexspec: with ``stream_options.include_origin``.
+        usage: with ``stream_options.include_usage``; null in all chunks but the one of figures.
+    """
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChunkChoice]
+    flexspec: Origin | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
+
+
+class TextCompletion(_Answer, frozen=True, kw_only=True):
+    """The answer to a completion, or an event of it; see `ChatCompletionChunk`."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[TextChoice]
+    flexspec: Origin | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A target version.
+
+    Attributes:
+        created: seconds since the Unix epoch; since when a worker serves it.
+    """
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "flexspec"
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """Target versions that can be asked for."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Error(msgspec.Struct, frozen=True, kw_only=True):
+    """Why there is no answer.
+
+    Attributes:
+        message: for people.
+        type: OpenAI's kind of error.
+        param: field of the request that is to blame.
+        code: for programs.
+    """
+
+    message: str = ""
+    type: str = ""
+    param: str | None = None
+    code: str | int | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The body of an error, and the event that ends a stream which failed."""
+
+    error: Error
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What a probe is told.
+
+    Attributes:
+        status: ok, ready or not ready.
+        reason: why it is not ready.
+    """
+
+    status: str
+    reason: str | UnsetType = UNSET

@@ -1,0 +1,122 @@
+"""The OpenAPI 3.1 document of the edge node's HTTP API, made from the types of `schemas.openai`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from schemas import openai
+from schemas.jsonschema import Json, described
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """A path and what it takes and gives.
+
+    Attributes:
+        gives: the type of the answer; None is Prometheus' text.
+        chunk: the type of the events of a streamed answer.
+        locked: it asks for the key, where there is one.
+    """
+
+    method: Literal["get", "post"]
+    path: str
+    summary: str
+    gives: type[msgspec.Struct] | None
+    takes: type[msgspec.Struct] | None = None
+    chunk: type[msgspec.Struct] | None = None
+    locked: bool = True
+
+
+ENDPOINTS = (
+    _Endpoint(
+        "post",
+        "/v1/chat/completions",
+        "The next turn of a conversation.",
+        openai.ChatCompletion,
+        openai.ChatCompletionRequest,
+        openai.ChatCompletionChunk,
+    ),
+    _Endpoint(
+        "post",
+        "/v1/completions",
+        "Go on with a text.",
+        openai.TextCompletion,
+        openai.CompletionRequest,
+        openai.TextCompletion,
+    ),
+    _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
+    _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
+    _Endpoint("get", "/healthz", "Whether the process lives.", openai.Health, locked=False),
+    _Endpoint(
+        "get", "/readyz", "Whether a text can be written now; 503 if not.", openai.Health, locked=False
+    ),
+    _Endpoint("get", "/metrics", "For Prometheus.", None),
+)
+TYPES: tuple[type[msgspec.Struct], ...] = tuple(
+    kind
+    for name, kind in vars(openai).items()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith("_")
+)
+
+
+def document() -> Json:
+    """Build the document from `ENDPOINTS` and the types."""
+    paths: Json = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "FlexSpec MQ, edge node",
+            "version": "1.0.0",
+            "description": "OpenAI's HTTP API, served by an edge node on loopback; docs/edge-api.md has the rest.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "servers": [{"url": "http://127.0.0.1:8080"}],
+        "paths": paths,
+        "components": {
+            "schemas": described(TYPES, "#/components/schemas/{name}"),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(endpoint: _Endpoint) -> Json:
+    found: Json = {
+        "summary": endpoint.summary,
+        # Without a key of the API, which is the default, anybody may ask.
+        "security": [{"key": []}, {}] if endpoint.locked else [],
+        "responses": {
+            "200": {"description": "Done.", "content": _content(endpoint)},
+            "default": {"description": "An error.", "content": _json(openai.ErrorBody)},
+        },
+    }
+    if endpoint.path == "/readyz":
+        found["responses"]["503"] = {"description": "Not ready.", "content": _json(openai.Health)}
+    if endpoint.takes is not None:
+        found["requestBody"] = {"required": True, "content": _json(endpoint.takes)}
+        found["parameters"] = [_text("header", "Idempotency-Key", required=False)]
+    if "{model}" in endpoint.path:
+        found["parameters"] = [_text("path", "model", required=True)]
+    return found
+
+
+def _content(endpoint: _Endpoint) -> Json:
+    if endpoint.gives is None:
+        return {"text/plain": {"schema": {"type": "string"}}}
+    found = _json(endpoint.gives)
+    if endpoint.chunk is not None:
+        words = f"Each event's data is one {endpoint.chunk.__name__}, at the end [DONE]; or an ErrorBody."
+        found["text/event-stream"] = {"schema": {"type": "string", "description": words}}
+    return found
+
+
+def _json(kind: type[msgspec.Struct]) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
+
+
+def _text(where: str, name: str, *, required: bool) -> Json:
+    return {"in": where, "name": name, "required": required, "schema": {"type": "string"}}
