@@ -8,9 +8,8 @@ from typing import Any
 from edge_node.api.errors import bad
 from edge_node.api.messages import turns_from
 from edge_node.api.validation import Fields, Neutral, is_neutral, one_of
+from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.text import Turn
-from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import MAX_TOKEN_ID
 
 MAX_STOPS = 4
@@ -19,20 +18,15 @@ COMPLETION_TOKENS = 16
 """Tokens of a completion that names no limit, as OpenAI's."""
 _MOST_TOKENS = 2**31 - 1
 
-Prompt = str | tuple[int, ...] | tuple[Turn, ...]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
     """What a client asks for.
 
-    Attributes:
+    Attributes, where `CompletionOptions` does not say it:
         chat: it came to the chat endpoint.
         model: a target version; None is the node's.
         prompt: text, token ids, or the turns of a conversation.
-        limit: tokens at most; None is what the context leaves.
-        seed: 64 bits; None draws one.
-        stops: non-empty strings that end the text and are not shown.
         stream: answer with server-sent events.
         include_usage: end the stream with a chunk of figures.
         include_origin: say in each chunk which parts of it were drafted on the device.
@@ -42,9 +36,9 @@ class TextRequest:
     model: str | None
     prompt: Prompt
     limit: int | None
-    temperature: float
-    top_k: int
-    top_p: float
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
     seed: int | None
     stops: tuple[str, ...]
     ignore_eos: bool
@@ -52,10 +46,31 @@ class TextRequest:
     include_usage: bool
     include_origin: bool
 
-    def sampling(self, drawn: int) -> SamplingParams:
-        """The sampling parameters, with the client's seed or else with `drawn`."""
-        seed = drawn if self.seed is None else self.seed
-        return SamplingParams(self.temperature, self.top_k, self.top_p, seed)
+    @property
+    def prompt_field(self) -> str:
+        """Field of the request that holds the prompt."""
+        return "messages" if self.chat else "prompt"
+
+    def options(
+        self, version: str | None, timeout: float | None = None, wait: float = 0.0
+    ) -> CompletionOptions:
+        """How the text is to be written.
+
+        Raises:
+            UsageError: no text can be written like that.
+        """
+        return CompletionOptions(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            limit=self.limit,
+            stops=self.stops,
+            ignore_eos=self.ignore_eos,
+            timeout=timeout,
+            version=version,
+            wait=wait,
+        )
 
 
 _IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "store")
@@ -128,9 +143,9 @@ def _finish(fields: Fields, *, prompt: Prompt, limit: int | None, chat: bool) ->
         model=fields.text("model"),
         prompt=prompt,
         limit=limit,
-        temperature=1.0 if temperature is None else temperature,
-        top_k=fields.integer("top_k", 0, MAX_TOKEN_ID) or 0,
-        top_p=1.0 if top_p is None else top_p,
+        temperature=temperature,
+        top_k=fields.integer("top_k", 0, MAX_TOKEN_ID),
+        top_p=top_p,
         seed=None if seed is None else seed % 2**64,
         stops=_stops(fields.take("stop")),
         ignore_eos=fields.flag("ignore_eos"),
@@ -143,7 +158,7 @@ def _finish(fields: Fields, *, prompt: Prompt, limit: int | None, chat: bool) ->
     if top_p == 0.0:
         raise bad("top_p", "top_p 0 keeps no token; for the most likely ones ask for temperature 0")
     try:
-        request.sampling(0)
+        request.options(None)
     except UsageError as error:
         raise bad(None, error.message) from error
     return request

@@ -8,17 +8,11 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.sampling.params import SamplingParams
 
+SEED_BITS = 53
+"""Of seeds that we draw: programs read numbers from JSON, some of them as floats."""
+
 Prompt = str | tuple[int, ...] | tuple[Turn, ...]
 """Text, token ids, or the turns of a conversation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recommended:
-    """How the makers of a target recommend to choose its tokens; the values of a target that says nothing."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +29,7 @@ class CompletionOptions:
         ignore_eos: go on to the limit.
         timeout: seconds for the whole text, waiting included; None is no bound.
         version: target version; None is the node's.
+        wait: seconds to wait for a worker while none serves the version.
         prediction: what much of the text will probably be. It speeds the text up and never changes it.
     """
 
@@ -47,6 +42,7 @@ class CompletionOptions:
     ignore_eos: bool = False
     timeout: float | None = None
     version: str | None = None
+    wait: float = 0.0
     prediction: str | None = None
 
     def __post_init__(self) -> None:
@@ -55,17 +51,19 @@ class CompletionOptions:
         Raises:
             UsageError: naming the value.
         """
-        self.sampling(0, Recommended())
+        self.sampling(0, SamplingParams())
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
         if self.timeout is not None and not self.timeout > 0:  # nan is not either
             raise UsageError(f"a timeout of {self.timeout} s is over before it begins")
 
-    def sampling(self, drawn: int, recommended: Recommended) -> SamplingParams:
-        """The sampling parameters, with the seed that is asked for or else with `drawn`.
+    @property
+    def leaves_to_target(self) -> bool:
+        """Whether it matters what the makers of the target recommend."""
+        return self.temperature is None or (self.temperature > 0 and None in (self.top_k, self.top_p))
 
-        Greedy is greedy: what is recommended beside a temperature does not matter to it.
-        """
+    def sampling(self, drawn: int, recommended: SamplingParams) -> SamplingParams:
+        """The sampling parameters, with the seed that is asked for or else with `drawn`."""
         return SamplingParams(
             recommended.temperature if self.temperature is None else self.temperature,
             recommended.top_k if self.top_k is None else self.top_k,

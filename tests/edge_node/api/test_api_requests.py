@@ -29,7 +29,7 @@ def refused(parse: Any, body: dict[str, Any]) -> ApiError:
 
 def test_the_defaults_are_those_of_openai() -> None:
     request = chat()
-    assert (request.temperature, request.top_p, request.seed, request.stops) == (1.0, 1.0, None, ())
+    assert (request.temperature, request.top_p, request.seed, request.stops) == (None, None, None, ())
     assert (request.limit, request.stream, request.model) == (None, False, None)
     assert completion_request({"prompt": "x"}).limit == 16
 
@@ -39,7 +39,7 @@ def test_everything_that_is_honoured_arrives() -> None:
         model="m", temperature=0, top_p=0.5, top_k=7, seed=-1, stop="x", max_completion_tokens=9, stream=True,
         stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True, user="me",
     )  # fmt: skip
-    assert request.sampling(0).seed == 2**64 - 1
+    assert request.options(None).seed == 2**64 - 1
     assert (request.model, request.temperature, request.top_p, request.top_k) == ("m", 0.0, 0.5, 7)
     assert (request.stops, request.limit, request.stream, request.include_usage) == (("x",), 9, True, True)
     assert request.ignore_eos
