@@ -111,6 +111,11 @@ class EdgeNode:
         self._quiet_until = 0.0
 
     @property
+    def version(self) -> str:
+        """Target version of texts that name none."""
+        return self._settings.version
+
+    @property
     def sessions(self) -> int:
         """Texts being written."""
         return len(self._sessions)

@@ -1,34 +1,15 @@
-"""What an edge node is told when it starts.
-
-Another part of the node gets a section of its own here: a frozen dataclass whose fields carry a `Setting`, and a
-field of `EdgeConfig`. Its flags, variables, keys of the file, help and ``config show`` follow from that.
-"""
+"""What a node, and the plan of its drafts, is told when it starts."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from edge_node.api.options import ApiOptions
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.daemon.logs import LogOptions
-from flexspec_mq.settings import (
-    Loaded,
-    Program,
-    Setting,
-    add_flags,
-    load,
-    named_after_user,
-    topic_name,
-    verify,
-)
-from flexspec_mq.transport.arguments import LinkOptions
+from flexspec_mq.settings import Setting, topic_name, verify
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
-
-if TYPE_CHECKING:
-    import argparse
 
 _VERSION = topic_name("version")
 
@@ -124,7 +105,7 @@ class EdgeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """The plan, see `Plan`, and what adapts it."""
+    """The plan, see `Plan`, and what adapts it. What is used where the user says nothing stands here alone."""
 
     draft_length: Annotated[
         int,
@@ -165,44 +146,3 @@ class PlanOptions:
     def new_policy(self) -> Policy:
         """One for a session of its own."""
         return POLICIES[self.policy](self.plan())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeConfig:
-    """All settings of ``flexspec-edge``, section by section."""
-
-    node: EdgeSettings
-    plan: PlanOptions
-    api: ApiOptions
-    link: LinkOptions
-    log: LogOptions
-
-
-PROGRAM = Program("edge", EdgeConfig)
-"""``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaults: Any) -> None:
-    """Add the flags of all settings.
-
-    Args:
-        parser: of a command.
-        api: whether it serves the API; its flags are left out otherwise.
-        defaults: of settings that have others in this command.
-    """
-    titles = {"plan": "plan", "api": "API", "link": "broker", "log": "log"}
-    without = () if api else tuple(field.name for field in fields(ApiOptions))
-    add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
-
-
-def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
-    """Settings from parsed flags, the environment and the file; see `add_arguments`.
-
-    Raises:
-        UsageError: an unknown key or an impossible value.
-    """
-    loaded = load(PROGRAM, args)
-    config = loaded.settings
-    if loaded.origins["edge"].kind == "default" and config.link.username is None:
-        return replace(loaded, settings=replace(config, node=replace(config.node, ephemeral=True)))
-    return named_after_user(loaded, "node", "edge")

@@ -12,6 +12,7 @@
     │   └── PublishRefused        4   one publish was refused; says whether nobody subscribes
     ├── BrokerError               4   a broker of ours cannot be configured, started or stopped
     ├── WorkerError               5   no worker, or the worker said no
+    │   └── WorkersBusy           5   all workers have too much to do
     ├── ProtocolError             6
     │   ├── LocalProtocolError    6   our bug: crash
     │   └── RemoteProtocolError   6   the peer's: count, answer, survive
@@ -97,6 +98,10 @@ class WorkerError(FlexSpecError):
     """No worker serves the version, or the worker refused the session."""
 
     exit_code = 5
+
+
+class WorkersBusy(WorkerError):
+    """Workers said that they have too much to do, and none took the session."""
 
 
 class ProtocolError(FlexSpecError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused
-from flexspec_mq.transport.base import Inbound, Link, LinkCounters, LinkEvent, LinkFactory, LinkSettings
+from flexspec_mq.transport.base import Inbound, Link, LinkEvent, LinkFactory, LinkSettings
 from flexspec_mq.transport.faults import (
     Cut,
     Direction,
@@ -21,6 +21,7 @@ from flexspec_mq.transport.faults import (
     Scope,
     through,
 )
+from flexspec_mq.transport.forwarding import ForwardingLink
 
 _MOST_UNDERWAY = 4096
 
@@ -115,11 +116,11 @@ def stormy(connect: LinkFactory, weather: Weather) -> LinkFactory:
     return make
 
 
-class _StormyLink:
+class _StormyLink(ForwardingLink):
     """A `Link` around another."""
 
     def __init__(self, inner: Link, client_id: str, weather: Weather, group: asyncio.TaskGroup) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._client_id = client_id
         self._weather = weather
         self._group = group
@@ -127,26 +128,6 @@ class _StormyLink:
         self._numbers = dict.fromkeys(Direction, 0)
         # Bounded by the inner link's own queue and `_MOST_UNDERWAY` late copies: it is read without pause.
         self._inbound: asyncio.Queue[LinkEvent | FlexSpecError] = asyncio.Queue()
-
-    @property
-    def is_up(self) -> bool:
-        return self._inner.is_up
-
-    @property
-    def counters(self) -> LinkCounters:
-        return self._inner.counters
-
-    async def wait_up(self, timeout: float | None = None) -> None:
-        await self._inner.wait_up(timeout)
-
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        await self._inner.subscribe(topic_filter, qos)
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        await self._inner.unsubscribe(topic_filter)
-
-    def reconnect(self, reason: str) -> None:
-        self._inner.reconnect(reason)
 
     async def publish(
         self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None
@@ -157,7 +138,7 @@ class _StormyLink:
                 self._later(self._publish_late(after, number, (topic, payload), (qos, retain, expiry)))
             else:
                 self._weather.arrived(Direction.UP, number)
-                await self._inner.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
+                await self._link.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
 
     async def events(self) -> AsyncIterator[LinkEvent]:
         self._later(self._read())
@@ -177,7 +158,7 @@ class _StormyLink:
         return self._numbers[direction]
 
     def _arrivals(self, direction: Direction, topic: str, payload: bytes) -> list[float]:
-        return self._weather.arrivals(Hop(direction, self._client_id, topic, payload, self._inner.reconnect))
+        return self._weather.arrivals(Hop(direction, self._client_id, topic, payload, self._link.reconnect))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         if len(self._underway) >= _MOST_UNDERWAY:
@@ -195,13 +176,13 @@ class _StormyLink:
         qos, retain, expiry = how
         self._weather.arrived(Direction.UP, number)
         try:
-            await self._inner.publish(*message, qos=qos, retain=retain, expiry=expiry)
+            await self._link.publish(*message, qos=qos, retain=retain, expiry=expiry)
         except (LinkDown, PublishRefused):
             self._weather.lost_late += 1
 
     async def _read(self) -> None:
         try:
-            async for event in self._inner.events():
+            async for event in self._link.events():
                 if not isinstance(event, Inbound):
                     self._inbound.put_nowait(event)
                     continue

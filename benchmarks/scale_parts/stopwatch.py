@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from flexspec_mq.codec import Codec
-from flexspec_mq.transport.base import Inbound, Link, LinkCounters, LinkEvent, LinkSettings
+from flexspec_mq.transport.base import Inbound, Link, LinkEvent, LinkSettings
+from flexspec_mq.transport.forwarding import ForwardingLink
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Draft, Open, Verdict
 
@@ -52,42 +53,22 @@ class Stopwatch:
                 self.rounds.append((now, now - began))
 
 
-class _TimedLink:
+class _TimedLink(ForwardingLink):
     """A `Link` around another."""
 
     def __init__(self, inner: Link, watch: Stopwatch) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._watch = watch
-
-    @property
-    def is_up(self) -> bool:
-        return self._inner.is_up
-
-    @property
-    def counters(self) -> LinkCounters:
-        return self._inner.counters
-
-    async def wait_up(self, timeout: float | None = None) -> None:
-        await self._inner.wait_up(timeout)
-
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        await self._inner.subscribe(topic_filter, qos)
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        await self._inner.unsubscribe(topic_filter)
-
-    def reconnect(self, reason: str) -> None:
-        self._inner.reconnect(reason)
 
     async def publish(
         self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None
     ) -> None:
         if topic.startswith(("f1/d/", "f1/o/")):
             self._watch.sent(payload)
-        await self._inner.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
+        await self._link.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
 
     async def events(self) -> AsyncIterator[LinkEvent]:
-        async for event in self._inner.events():
+        async for event in self._link.events():
             if isinstance(event, Inbound) and event.topic.startswith("f1/v/"):
                 self._watch.received(event.payload)
             yield event

@@ -14,13 +14,13 @@ from edge_node.api.metrics import Metrics
 from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
 from edge_node.completion.generator import CompletionGenerator
-from edge_node.completion.store import Texts
+from edge_node.completion.store import CompletionStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_node.api.prompts import TextModel
     from edge_node.api.settings import ApiSettings
+    from edge_node.completion.prompts import TextModel
     from edge_node.fleet.directory import LinkWatch
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
@@ -50,7 +50,8 @@ def create_app(
         The app; `app.state.api` is its `Api`.
     """
     metrics = Metrics(lambda: node.sessions, lambda: link.is_up)
-    texts = Texts(CompletionGenerator(node, model, link, policy, settings, metrics), settings, metrics)
+    generator = CompletionGenerator(node, model, link, policy, settings.link_patience)
+    texts = CompletionStore(generator, settings, metrics)
     api = Api(settings, texts, link, metrics, int(time.time()))
     app = Starlette(
         routes=routes(api),

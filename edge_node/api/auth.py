@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
-from edge_node.api.errors import CLIENT_GONE, ApiError
+from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
 from edge_node.api.streaming import send_error
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Gate:
         try:
             self._check(scope)
             await self._app(scope, receive, counted)
-        except ApiError as error:
+        except FlexSpecError as raised:
+            error = api_error(raised)
             if error.status == CLIENT_GONE:
                 status = CLIENT_GONE
             elif not status:

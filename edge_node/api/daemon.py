@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from edge_node.api.app import create_app
 from edge_node.api.server import serve
 from edge_node.fleet.directory import LinkWatch
+from flexspec_mq.daemon.tasks import any_of, running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable
 
-    from edge_node.api.prompts import TextModel
     from edge_node.api.settings import ApiSettings
+    from edge_node.completion.prompts import TextModel
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.transport.base import LinkFactory, LinkSettings
-
-T = TypeVar("T")
 
 
 async def serve_node(
@@ -60,29 +58,18 @@ async def serve_node(
             started(port)
 
     async with (
-        _task(serve(app, started=tell), "api") as serving,
-        _task(watch.failure(), "link failure") as failing,
+        running(serve(app, started=tell), "api") as serving,
+        running(watch.failure(), "link failure") as failing,
     ):
-        async with _task(listens.wait(), "api listens") as waiting:
-            await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+        async with running(listens.wait(), "api listens") as waiting:
+            await any_of(serving, waiting)
         if not serving.done():
             async with node.running(watch, base):
                 try:
-                    await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
+                    await any_of(serving, failing)
                 finally:
                     serving.cancel()
                     await asyncio.wait((serving,))
         for task in (serving, failing):
             if task.done() and not task.cancelled():
                 task.result()
-
-
-@asynccontextmanager
-async def _task(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyncio.Task[T]]:
-    """A task for as long as the block."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))

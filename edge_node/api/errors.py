@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from edge_node.completion.prompts import PromptError, PromptTooLong
+from edge_node.completion.store import KeyReused, TooManyTexts
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
     LinkError,
     RemoteProtocolError,
+    TimeIsOver,
     UsageError,
     WorkerError,
+    WorkersBusy,
 )
 from schemas.openai import Error, ErrorBody
 
@@ -64,46 +68,33 @@ def bad(param: str | None, message: str, *, code: str | None = "invalid_value") 
     return ApiError(400, message, param=param, code=code)
 
 
-def stopping() -> ApiError:
-    """The edge node is about to end."""
-    return ApiError(503, "the edge node is stopping", code="stopping", retry_after=5)
+# The first that fits: status, code, and seconds after which to ask again.
+_SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
+    PromptTooLong: (400, "context_length_exceeded", None),
+    UsageError: (400, "invalid_value", None),
+    KeyReused: (422, "idempotency_key_reused", None),
+    TooManyTexts: (429, "too_many_texts", None),
+    WorkersBusy: (429, "workers_busy", 5),
+    WorkerError: (503, "no_worker", 5),
+    LinkError: (503, "broker_unreachable", 5),
+    RemoteProtocolError: (502, "worker_protocol", None),
+    TimeIsOver: (504, "deadline", None),
+    Cancelled: (503, "stopping", 5),
+    FlexSpecError: (500, "internal", None),
+}
 
 
-def unreachable(patience: float) -> ApiError:
-    """There is no link to the broker."""
-    return ApiError(
-        503,
-        f"the edge node has no link to its broker, and did not get one within {patience:g} s",
-        code="broker_unreachable",
-        retry_after=5,
-    )
-
-
-def deadline(seconds: float) -> ApiError:
-    """A text took too long."""
-    return ApiError(504, f"the text was not complete after {seconds:g} s", code="deadline")
-
-
-def api_error(error: FlexSpecError, *, busy: bool = False) -> ApiError:
+def api_error(error: FlexSpecError, prompt: str | None = None) -> ApiError:
     """What a client is told about an error of ours.
 
     Args:
         error: what made a text fail.
-        busy: workers said that they are full, and none took the text.
+        prompt: field that holds the prompt, for errors of that.
     """
     if isinstance(error, ApiError):
         return error
-    status, code, retry_after = 500, "internal", None
-    if isinstance(error, UsageError):
-        status, code = 400, "invalid_value"
-    elif isinstance(error, WorkerError) and busy:
-        status, code, retry_after = 429, "workers_busy", 5
-    elif isinstance(error, WorkerError):
-        status, code, retry_after = 503, "no_worker", 5
-    elif isinstance(error, LinkError):
-        status, code, retry_after = 503, "broker_unreachable", 5
-    elif isinstance(error, RemoteProtocolError):
-        status, code = 502, "worker_protocol"
-    elif isinstance(error, Cancelled):
-        return stopping()
-    return ApiError(status, error.message, code=code, retry_after=retry_after, hint=error.hint)
+    status, code, retry_after = next(said for kind, said in _SAID.items() if isinstance(error, kind))
+    if isinstance(error, TooManyTexts):
+        retry_after = error.retry_after
+    param = prompt if isinstance(error, PromptError) else None
+    return ApiError(status, error.message, code=code, param=param, retry_after=retry_after, hint=error.hint)

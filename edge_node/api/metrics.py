@@ -18,7 +18,7 @@ from prometheus_client import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_node.completion.completion import Figures
+    from edge_node.completion.figures import Figures
 
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 _TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
@@ -27,7 +27,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """All figures of one app.
+    """All figures of one app; the `Observer` of its texts.
 
     Args:
         sessions: gives the number of texts that are being written.
@@ -35,10 +35,6 @@ class Metrics:
 
     Attributes:
         requests: by endpoint and HTTP status; 499 is a client that went away.
-        texts: ended, by how.
-        tokens: by kind: prompt of texts that began, completion as it is committed.
-        first_token: seconds from the request to the first committed token.
-        per_token: seconds between two commits by the number of tokens in the later one.
     """
 
     def __init__(self, sessions: Callable[[], int], link_up: Callable[[], bool]) -> None:
@@ -46,12 +42,13 @@ class Metrics:
         self.requests = Counter(
             "flexspec_edge_requests", "HTTP requests", ("endpoint", "status"), registry=registry
         )
-        self.texts = Counter("flexspec_edge_texts", "Texts that ended", ("outcome",), registry=registry)
-        self.tokens = Counter("flexspec_edge_tokens", "Tokens", ("kind",), registry=registry)
-        self.first_token = Histogram(
+        self._texts = Counter("flexspec_edge_texts", "Texts that ended", ("outcome",), registry=registry)
+        # The prompt's of texts that began, and those of a completion as they are committed.
+        self._tokens = Counter("flexspec_edge_tokens", "Tokens", ("kind",), registry=registry)
+        self._first_token = Histogram(
             "flexspec_edge_first_token_seconds", "Request to first token", buckets=_FIRST, registry=registry
         )
-        self.per_token = Histogram(
+        self._per_token = Histogram(
             "flexspec_edge_token_seconds", "Per token after the first", buckets=_TOKEN, registry=registry
         )
         self._drafted = Counter("flexspec_edge_drafted_tokens", "Draft tokens judged", registry=registry)
@@ -70,14 +67,30 @@ class Metrics:
             lambda: float(link_up())
         )
 
+    def began(self, prompt_tokens: int) -> None:
+        """Count a text that begins."""
+        self._tokens.labels("prompt").inc(prompt_tokens)
+
+    def committed(self, tokens: int, seconds: float, *, first: bool) -> None:
+        """Count tokens that came, so many seconds after the ones before, or after the request."""
+        if first:
+            self._first_token.observe(seconds)
+        else:
+            self._per_token.observe(seconds / tokens)
+        self._tokens.labels("completion").inc(tokens)
+
     def took(self, figures: Figures) -> None:
-        """Count what a text took, when it has ended."""
+        """Count what a session took, when it is over."""
         self._drafted.inc(figures.drafted)
         self._accepted.inc(figures.accepted)
         self._looked_up.inc(figures.looked_up)
         self._rounds.inc(figures.rounds)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
+
+    def ended(self, outcome: str) -> None:
+        """Count how a text ended."""
+        self._texts.labels(outcome).inc()
 
     def page(self) -> bytes:
         """The page that Prometheus reads; made on the event loop."""

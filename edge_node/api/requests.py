@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_node.api.errors import bad
 from edge_node.api.validation import read
+from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Role, Turn
-from flexspec_mq.sampling.params import SamplingParams
 from schemas import openai
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion that names no limit, as OpenAI's."""
 
-Prompt = str | tuple[int, ...] | tuple[Turn, ...]
 _Asked = openai.ChatCompletionRequest | openai.CompletionRequest
 
 _ROLES: dict[str, Role] = {
@@ -35,10 +34,7 @@ class TextRequest:
         chat: it came to the chat endpoint.
         model: a target version; None is the node's.
         prompt: text, token ids, or the turns of a conversation.
-        limit: tokens at most; None is what the context leaves.
-        seed: 64 bits; None draws one.
-        stops: non-empty strings that end the text and are not shown.
-        prediction: what much of the text will probably be.
+        asked: how it is to be written, as far as the client says.
         stream: answer with server-sent events.
         include_usage: end the stream with a chunk of figures.
         include_origin: say in each chunk which parts of it were drafted on the device.
@@ -47,22 +43,21 @@ class TextRequest:
     chat: bool
     model: str | None
     prompt: Prompt
-    limit: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int | None
-    stops: tuple[str, ...]
-    ignore_eos: bool
-    prediction: str | None
+    asked: CompletionOptions
     stream: bool
     include_usage: bool
     include_origin: bool
 
-    def sampling(self, drawn: int) -> SamplingParams:
-        """The sampling parameters, with the client's seed or else with `drawn`."""
-        seed = drawn if self.seed is None else self.seed
-        return SamplingParams(self.temperature, self.top_k, self.top_p, seed)
+    @property
+    def prompt_field(self) -> str:
+        """Field of the request that holds the prompt."""
+        return "messages" if self.chat else "prompt"
+
+    def options(
+        self, version: str | None, timeout: float | None = None, wait: float = 0.0
+    ) -> CompletionOptions:
+        """How the text is to be written, with what the node decides."""
+        return replace(self.asked, version=version, timeout=timeout, wait=wait)
 
 
 def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
@@ -107,27 +102,28 @@ def _request(
         raise bad("seed", "seed has more than 64 bits")
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     shown = asked.stream_options or openai.StreamOptions()
-    request = TextRequest(
+    try:
+        options = CompletionOptions(
+            temperature=asked.temperature,
+            top_k=asked.top_k,
+            top_p=asked.top_p,
+            seed=None if asked.seed is None else asked.seed % 2**64,
+            limit=limit,
+            stops=tuple(one for one in stops if one),
+            ignore_eos=asked.ignore_eos,
+            prediction=None if asked.prediction is None else _joined(asked.prediction.content),
+        )
+    except UsageError as error:
+        raise bad(None, error.message) from error
+    return TextRequest(
         chat=chat,
         model=asked.model,
         prompt=prompt,
-        limit=limit,
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_k=asked.top_k or 0,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
-        seed=None if asked.seed is None else asked.seed % 2**64,
-        stops=tuple(one for one in stops if one),
-        ignore_eos=asked.ignore_eos,
-        prediction=None if asked.prediction is None else _joined(asked.prediction.content),
+        asked=options,
         stream=asked.stream,
         include_usage=shown.include_usage,
         include_origin=shown.include_origin,
     )
-    try:
-        request.sampling(0)
-    except UsageError as error:
-        raise bad(None, error.message) from error
-    return request
 
 
 def _joined(content: str | Sequence[openai.TextPart]) -> str:

@@ -13,7 +13,7 @@ from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.streaming import reply, send_bytes, send_json
 from edge_node.api.validation import canonical, parse_object
-from edge_node.completion.store import Once
+from edge_node.completion.store import IdempotencyKey
 from schemas.openai import Health, Model, ModelList
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ async def _text(
     api: Api, request: Request, send: Send, parse: Callable[[dict[str, Any], bool], TextRequest]
 ) -> None:
     body = parse_object(await read_body(request, api.settings))
-    once = _once(request, body)
+    key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
-    version = api.version(wanted.model)
-    with api.texts.reading(wanted, version, once) as text:
-        await reply(text, api.settings, request.receive, send)
+    options = wanted.options(api.version(wanted.model), api.settings.timeout, api.settings.wait)
+    with api.texts.reading(wanted.prompt, options, key) as text:
+        await reply(text, wanted, api.settings, request.receive, send)
 
 
-def _once(request: Request, body: dict[str, Any]) -> Once | None:
+def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -84,7 +84,7 @@ def _once(request: Request, body: dict[str, Any]) -> Once | None:
         raise bad(
             None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
         )
-    return Once(key, canonical([request.url.path, body]))
+    return IdempotencyKey(key, canonical([request.url.path, body]))
 
 
 async def _models(api: Api, _request: Request, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edge_node.completion.limits import CompletionLimits
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.hosts import is_loopback
 
@@ -20,10 +21,10 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiSettings:
-    """One API server. Times are seconds, sizes bytes.
+class ApiSettings(CompletionLimits):
+    """One API server; `CompletionLimits` says how much it takes on, beyond which it answers 429.
 
-    Attributes:
+    Attributes, times in seconds and sizes in bytes:
         version: target version of the edge node; the model that is used when a request names none.
         host: address to listen on.
         port: 0 takes a free one.
@@ -32,19 +33,13 @@ class ApiSettings:
         lenient: ignore fields of requests that are unknown or not supported.
         hosts: names beside those of loopback by which clients may reach it.
         cors_origins: web pages that may use it, as ``https://example.org``; ``*`` is all.
-        max_texts: texts that are written or read at a time; beyond it 429.
-        max_readers: requests that may read one text at a time, by the same idempotency key.
         max_body: of a request.
         timeout: for a whole text, waiting included.
-        link_patience: that a new text waits for the broker.
+        wait: for a worker, while none serves the version.
         send_timeout: that a client may take to accept one chunk before it is taken for gone.
         head_timeout: for a request's head to arrive, idle time between two requests included.
         body_timeout: for a request's body to arrive.
         heartbeat: silence in a stream after which an SSE comment is sent.
-        keep_for: that a finished text stays under its idempotency key.
-        keep_texts: finished texts kept at most.
-        keep_bytes: characters of them, taken together, at most.
-        grace: for open streams to be told when the server stops.
     """
 
     version: str = "base"
@@ -55,19 +50,13 @@ class ApiSettings:
     lenient: bool = False
     hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
-    max_texts: int = 64
-    max_readers: int = 16
     max_body: int = 4 * 2**20
     timeout: float = 600.0
-    link_patience: float = 10.0
+    wait: float = 0.0
     send_timeout: float = 60.0
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     heartbeat: float = 15.0
-    keep_for: float = 600.0
-    keep_texts: int = 256
-    keep_bytes: int = 16 * 2**20
-    grace: float = 5.0
 
     def __post_init__(self) -> None:
         """Refuse what no server can be made of, and what would be open to the world by accident.

@@ -10,7 +10,7 @@ from edge_node.api.errors import ApiError
 if TYPE_CHECKING:
     from edge_node.api.metrics import Metrics
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.store import Texts
+    from edge_node.completion.store import CompletionStore
     from edge_node.fleet.directory import LinkWatch
 
 
@@ -23,7 +23,7 @@ class Api:
     """
 
     settings: ApiSettings
-    texts: Texts
+    texts: CompletionStore
     link: LinkWatch
     metrics: Metrics
     since: int

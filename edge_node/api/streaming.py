@@ -7,30 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.api.errors import ApiError
+from edge_node.api.errors import ApiError, api_error
 from edge_node.api.request_body import gone
-from edge_node.api.responses import HEARTBEAT, Chunks, error_event, whole
+from edge_node.api.responses import HEARTBEAT, Chunks, error_event, name, whole
+from flexspec_mq.daemon.tasks import any_of, running
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from starlette.types import Receive, Send
 
+    from edge_node.api.requests import TextRequest
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.completion import Text
+    from edge_node.completion.completion import Completion
 
 _JSON = "application/json"
 _STREAM = "text/event-stream; charset=utf-8"
 
 
-async def reply(text: Text, settings: ApiSettings, receive: Receive, send: Send) -> None:
+async def reply(
+    text: Completion, wanted: TextRequest, settings: ApiSettings, receive: Receive, send: Send
+) -> None:
     """Send a text, as one object or as a stream.
 
     Raises:
         ApiError: the text failed before anything was sent, or the client went away (499).
     """
     sender = _Sender(send, settings.send_timeout)
-    work = _stream(text, settings, sender) if text.wanted.stream else _whole(text, sender)
+    work = _stream(text, wanted, settings, sender) if wanted.stream else _whole(text, wanted, sender)
     await _unless_gone(receive, work)
 
 
@@ -54,28 +58,30 @@ async def send_bytes(
     await send({"type": "http.response.body", "body": body})
 
 
-async def _whole(text: Text, sender: _Sender) -> None:
+async def _whole(text: Completion, wanted: TextRequest, sender: _Sender) -> None:
     end = await text.ended()
     if end.error is not None:
-        raise end.error
-    body = msgspec.json.encode(whole(text, end))
-    await sender.start(200, _JSON, {"content-length": str(len(body)), "x-request-id": text.id})
+        raise api_error(end.error, wanted.prompt_field)
+    body = msgspec.json.encode(whole(text, wanted, end))
+    await sender.start(200, _JSON, {"content-length": str(len(body)), "x-request-id": name(text, wanted)})
     await sender.body(body, more=False)
 
 
-async def _stream(text: Text, settings: ApiSettings, sender: _Sender) -> None:
+async def _stream(text: Completion, wanted: TextRequest, settings: ApiSettings, sender: _Sender) -> None:
     """The status is chosen when the first text is there, so that what fails before has a status of its own."""
     await text.begun()
     if text.end is not None and text.end.error is not None and not text.size:
-        raise text.end.error
-    chunks = Chunks(text)
-    await sender.start(200, _STREAM, {"cache-control": "no-cache", "x-request-id": text.id})
+        raise api_error(text.end.error, wanted.prompt_field)
+    chunks = Chunks(text, wanted)
+    await sender.start(200, _STREAM, {"cache-control": "no-cache", "x-request-id": name(text, wanted)})
     if first := chunks.first():
         await sender.body(first)
     async for piece in text.read(settings.heartbeat):
         await sender.body(chunks.piece(piece) if piece else HEARTBEAT)
     end = await text.ended()
-    await sender.body(chunks.last(end) if end.error is None else error_event(end.error), more=False)
+    await sender.body(
+        chunks.last(end) if end.error is None else error_event(api_error(end.error)), more=False
+    )
 
 
 class _Sender:
@@ -114,17 +120,11 @@ async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> Non
     Raises:
         ApiError: 499; the client went away.
     """
-    working = asyncio.create_task(work, name="reply")
-    watching = asyncio.create_task(_disconnect(receive), name="client")
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+    async with running(work, "reply") as working, running(_disconnect(receive), "client") as watching:
+        await any_of(working, watching)
         if not working.done():
             raise gone()
         working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 async def _disconnect(receive: Receive) -> None:

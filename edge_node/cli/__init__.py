@@ -1,1 +1,1 @@
-"""The commands of ``flexspec-edge``."""
+"""``flexspec-edge``: its flags, its commands, and how they show a text."""

@@ -1,4 +1,4 @@
-"""A running node with one user's wishes, and how its texts are shown: plainly, or as JSON lines."""
+"""Texts of a running node as one user wants them, and how they are shown: plainly, or as JSON lines."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edge_node.completion.writing import Wish, write
+from edge_node.completion.events import events
 from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from edge_node.node import EdgeNode
+    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.completion.options import CompletionOptions
     from flexspec_mq.errors import FlexSpecError
-    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.text import Turn
 
 
@@ -27,14 +27,13 @@ class SessionView:
         events: print JSON lines instead of text.
     """
 
-    node: EdgeNode
-    model: LoadedText
-    wish: Wish
+    generator: CompletionGenerator
+    options: CompletionOptions
     events: bool
 
     def write(self, turns: Sequence[Turn]) -> AsyncGenerator[dict[str, Any]]:
         """Write the next turn of a conversation."""
-        return write(self.node, self.model, turns, self.wish)
+        return events(self.generator, tuple(turns), self.options, self.emit)
 
     def emit(self, event: dict[str, Any], **more: Any) -> None:
         """Show an event of a text."""

@@ -11,12 +11,19 @@ Piece = tuple[str, bool]
 """A part of a text, and whether it was drafted on the device and accepted; else the target wrote it."""
 
 
-class Origins:
-    """The origin of each character, in four bytes for each change of it.
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """The same text in as few pieces as can be, none of them empty."""
+    found: list[Piece] = []
+    for text, accepted in pieces:
+        if found and found[-1][1] == accepted:
+            found[-1] = (found[-1][0] + text, accepted)
+        elif text:
+            found.append((text, accepted))
+    return found
 
-    It is told all that the tokens say, in order. What is shown of a text is a beginning of that, whatever stop
-    strings hold back, so a character's place is the same in both.
-    """
+
+class Origins:
+    """The origin of each character of a text, in four bytes for each change of it."""
 
     def __init__(self) -> None:
         self._changes = array("I")  # where the origin changes; a text begins as the target's

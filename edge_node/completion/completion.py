@@ -1,4 +1,4 @@
-"""One text: written once, read by any number of requests, each at its own pace."""
+"""One text: written once, read by any number of readers, each at its own pace."""
 
 from __future__ import annotations
 
@@ -11,85 +11,61 @@ from typing import TYPE_CHECKING, Literal
 from edge_node.completion.attribution import Origins
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from edge_node.api.errors import ApiError
-    from edge_node.api.requests import TextRequest
+    from edge_node.completion.attribution import Piece
+    from edge_node.completion.figures import Figures
+    from edge_node.completion.options import CompletionOptions, Prompt
+    from flexspec_mq.errors import FlexSpecError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What a text took.
-
-    Attributes:
-        prompt_tokens, completion_tokens: counted in tokens; those of a stop string or an end of text as well.
-        drafted: draft tokens that the target's decision met.
-        accepted: of these, right.
-        looked_up: of the accepted ones, those that a lookup in the text itself had drafted.
-        rounds: verdicts that committed something.
-        bytes_up, bytes_down: MQTT payload.
-        version: target version that wrote it.
-        seed: with which the same text comes again.
-        exactness: as the statuses of the version's workers say.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    drafted: int
-    accepted: int
-    looked_up: int
-    rounds: int
-    bytes_up: int
-    bytes_down: int
-    version: str
-    seed: int
-    exactness: str
+Reason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """How a text ended: complete, with figures, or by an error."""
 
-    reason: Literal["stop", "length"] | None
+    reason: Reason | None
     figures: Figures | None = None
-    error: ApiError | None = None
+    error: FlexSpecError | None = None
 
 
-class Text:
+class Completion:
     """A text and who reads it.
 
     It holds the text once, however many read it and however slowly: no more than the limit of its tokens.
 
     Attributes:
-        wanted: what was asked for.
-        version: target version that writes it.
-        drawn_seed: used if the client gave no seed.
-        id, created: as OpenAI's objects have them; the same for all who read it.
-        origins: who wrote which character; may be ahead of what is shown.
-        readers: requests that read it now.
+        prompt: that it goes on from.
+        options: how it is written.
+        id: random, for people and programs.
+        created: seconds since the Unix epoch.
+        origins: who wrote which character.
+        readers: that read it now.
         size: characters.
         end: None while it is being written.
     """
 
-    def __init__(self, wanted: TextRequest, version: str, drawn_seed: int) -> None:
-        self.wanted = wanted
-        self.version = version
-        self.drawn_seed = drawn_seed
-        self.id = ("chatcmpl-" if wanted.chat else "cmpl-") + secrets.token_hex(12)
+    def __init__(self, prompt: Prompt, options: CompletionOptions) -> None:
+        self.prompt = prompt
+        self.options = options
+        self.id = secrets.token_hex(12)
         self.created = int(time.time())
         self.began = time.monotonic()
         self.origins = Origins()
         self.readers = 0
         self.size = 0
         self.end: End | None = None
-        self._pieces: list[str] = []
+        self._parts: list[str] = []
         self._news = asyncio.Event()
 
-    def add(self, piece: str) -> None:
+    def add(self, pieces: Sequence[Piece]) -> None:
         """Append to the text."""
-        if piece and self.end is None:
-            self._pieces.append(piece)
-            self.size += len(piece)
+        part = "".join(piece for piece, _ in pieces)
+        if part and self.end is None:
+            self.origins.add(pieces)
+            self._parts.append(part)
+            self.size += len(part)
             self._tell()
 
     def finish(self, end: End) -> None:
@@ -105,7 +81,7 @@ class Text:
 
     def settle(self) -> None:
         """Nobody reads it now: keep it as one string."""
-        self._pieces = ["".join(self._pieces)]
+        self._parts = ["".join(self._parts)]
 
     async def begun(self) -> None:
         """Wait until there is something to show, or the text is over."""
@@ -121,20 +97,20 @@ class Text:
     @property
     def whole(self) -> str:
         """All of it so far."""
-        return "".join(self._pieces)
+        return "".join(self._parts)
 
     async def read(self, patience: float) -> AsyncIterator[str]:
         """The text as it comes, until its end; a reader that lags behind gets all that it missed at once.
 
         Args:
-            patience: seconds of silence after which an empty piece comes.
+            patience: seconds of silence after which an empty part comes.
         """
         at = 0
         while True:
-            if at < len(self._pieces):
-                piece = "".join(self._pieces[at:])
-                at = len(self._pieces)
-                yield piece
+            if at < len(self._parts):
+                part = "".join(self._parts[at:])
+                at = len(self._parts)
+                yield part
             elif self.end is not None:
                 return
             else:

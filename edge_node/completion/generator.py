@@ -1,42 +1,39 @@
-"""Writes a text: one session of the edge node, from the prompt's tokens to shown characters."""
+"""Writes texts: each is one session of the edge node, from the prompt to characters."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from edge_node.api.errors import ApiError, api_error, deadline, stopping, unreachable
-from edge_node.api.prompts import encode
-from edge_node.completion.completion import End, Figures
-from edge_node.completion.events import pieces
-from edge_node.completion.stops import StopFilter
+from edge_node.completion.decoding import PieceDecoder, StopFinder
+from edge_node.completion.figures import Clock
+from edge_node.completion.options import SEED_BITS
+from edge_node.completion.prompts import encode
+from edge_node.completion.service import Service
 from edge_node.generation import GenerationRequest
-from flexspec_mq.models.text import StreamDecoder
+from flexspec_mq.daemon.tasks import any_of, running
+from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, TimeIsOver, WorkerError, WorkersBusy
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Literal
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-    from edge_node.api.metrics import Metrics
-    from edge_node.api.prompts import TextModel
-    from edge_node.api.settings import ApiSettings
-    from edge_node.completion.completion import Text
+    from edge_node.completion.attribution import Piece
+    from edge_node.completion.figures import Figures
+    from edge_node.completion.options import CompletionOptions, Prompt
+    from edge_node.completion.prompts import TextModel
+    from edge_node.completion.service import Waiting
     from edge_node.fleet.directory import LinkWatch
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
 
 _log = logging.getLogger(__name__)
-
-_REASONS: dict[FinishReason, Literal["stop", "length"]] = {
-    FinishReason.EOS: "stop",
-    FinishReason.STOP: "stop",
-    FinishReason.LENGTH: "length",
-}
 
 
 class CompletionGenerator:
@@ -47,8 +44,7 @@ class CompletionGenerator:
         model: whose tokenizer prompts and answers go through.
         link: of the node.
         policy: makes the policy of each session.
-        settings: of the API.
-        metrics: told what happens.
+        link_patience: seconds that a new text waits for the broker.
     """
 
     def __init__(
@@ -57,142 +53,173 @@ class CompletionGenerator:
         model: TextModel,
         link: LinkWatch,
         policy: Callable[[], Policy],
-        settings: ApiSettings,
-        metrics: Metrics,
+        link_patience: float,
     ) -> None:
-        self._node = node
-        self._model = model
-        self._link = link
-        self._policy = policy
-        self._settings = settings
-        self._metrics = metrics
-        self._encoding = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
+        self.node = node
+        self.model = model
+        self.link = link
+        self.policy = policy
+        self._link_patience = link_patience
+        self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
 
     def close(self) -> None:
         """Take no more prompts."""
-        self._encoding.shutdown(wait=False, cancel_futures=True)
+        self._encoder.shutdown(wait=False, cancel_futures=True)
 
-    async def write(self, text: Text) -> End:
-        """Write a text; cancelling this cancels its session, up to the worker.
+    @asynccontextmanager
+    async def writing(
+        self, prompt: Prompt, options: CompletionOptions, waiting: Waiting | None = None
+    ) -> AsyncIterator[Writing]:
+        """Begin a text; it is cancelled at the end of the block, up to the worker.
 
-        Returns:
-            How the text ended, if it is complete.
+        Args:
+            prompt: to go on from.
+            options: how.
+            waiting: told that no worker serves the version, before one is waited for.
 
         Raises:
-            FlexSpecError: what made it fail.
+            PromptError: the prompt cannot be taken.
+            LinkError: there is no link to the broker.
         """
-        loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._encoding, encode, self._model, text.wanted)
+        clock = Clock()
+        ids = await asyncio.get_running_loop().run_in_executor(self._encoder, encode, self.model, prompt)
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
-        # a client that has seen nothing yet can still go elsewhere.
-        if not await self._link.wait_up(self._settings.link_patience):
-            raise unreachable(self._settings.link_patience)
-        generation = self._node.generate(self._request(text, prompt))
-        _log.info("text %s is session %d", text.id, generation.session)
-        self._metrics.tokens.labels("prompt").inc(len(prompt))
+        # a user who has seen nothing yet can still go elsewhere.
+        if not await self.link.wait_up(self._link_patience):
+            raise LinkDown(
+                "the edge node has no link to its broker, and did not get one within "
+                f"{self._link_patience:g} s"
+            )
+        writing = Writing(self, ids, options, clock, waiting)
+        await writing.begin()
         try:
-            reason = await self._follow(text, generation)
+            yield writing
         finally:
-            self._node.cancel(generation)
-            figures = self._figures(text, generation)
-            self._metrics.took(figures)
-        return End(reason, figures)
-
-    def _request(self, text: Text, prompt: tuple[int, ...]) -> GenerationRequest:
-        wanted = text.wanted
-        room = self._model.max_context - len(prompt)
-        left = self._settings.timeout - (time.monotonic() - text.began)
-        return GenerationRequest(
-            prompt=prompt,
-            sampling=wanted.sampling(text.drawn_seed),
-            limit=room if wanted.limit is None else min(wanted.limit, room),
-            policy=self._policy(),
-            ignore_eos=wanted.ignore_eos,
-            finish_at=_StopFinder(self._model, wanted.stops) if wanted.stops else None,
-            timeout=max(left, 0.001),
-            version=None if text.version == self._settings.version else text.version,
-        )
-
-    async def _follow(self, text: Text, generation: Generation) -> Literal["stop", "length"]:
-        """Show what is committed until the text is complete."""
-        decoder = StreamDecoder(self._model.tokenizer)
-        stops = StopFilter(text.wanted.stops)
-        last: float | None = None
-        async for event in generation:
-            if isinstance(event, Finish):
-                return self._complete(text, generation, event, stops, decoder.finish())
-            last = self._time(event, text.began, last)
-            found = pieces(decoder, event)
-            text.origins.add(found)
-            text.add("".join(stops.push(piece) for piece, _ in found))
-        raise stopping()
-
-    def _complete(
-        self, text: Text, generation: Generation, finish: Finish, stops: StopFilter, rest: str
-    ) -> Literal["stop", "length"]:
-        """Show the end of a text.
-
-        Raises:
-            ApiError: it is not complete.
-        """
-        reason = _REASONS.get(finish.reason)
-        if reason is None:
-            raise self._failed(generation, finish)
-        text.origins.add([(rest, False)])
-        text.add(stops.push(rest))
-        if stops.hit:
-            return "stop"
-        text.add(stops.finish())
-        return reason
-
-    def _failed(self, generation: Generation, finish: Finish) -> ApiError:
-        if finish.reason is FinishReason.DEADLINE:
-            return deadline(self._settings.timeout)
-        if finish.error is None:
-            return stopping()
-        machine = generation.machine
-        return api_error(finish.error, busy=machine.counters.busy > 0 and not machine.observation.committed)
-
-    def _time(self, commit: Commit, began: float, last: float | None) -> float:
-        now = time.monotonic()
-        if last is None:
-            self._metrics.first_token.observe(now - began)
-        else:
-            self._metrics.per_token.observe((now - last) / len(commit.tokens))
-        self._metrics.tokens.labels("completion").inc(len(commit.tokens))
-        return now
-
-    def _figures(self, text: Text, generation: Generation) -> Figures:
-        machine, traffic = generation.machine, generation.traffic
-        seen = machine.observation
-        return Figures(
-            prompt_tokens=len(generation.request.prompt),
-            completion_tokens=seen.committed,
-            drafted=seen.drafted,
-            accepted=seen.accepted,
-            looked_up=machine.counters.looked_up_accepted,
-            rounds=machine.counters.rounds,
-            bytes_up=traffic.up,
-            bytes_down=traffic.down,
-            version=text.version,
-            seed=generation.request.sampling.seed,
-            exactness=self._link.workers.exactness(text.version),
-        )
+            self.node.cancel(writing.generation)
 
 
-class _StopFinder:
-    """Tells the protocol at which token a stop string is complete; see `SessionRequest.finish_at`.
+class Writing:
+    """A text that is being written.
 
-    It reads each committed token once. They never change, and come in order.
+    Attributes:
+        generation: the session that writes it.
+        finish: why the text ended, once all its pieces were read.
+        tokens: whose text was read, or held back.
     """
 
-    def __init__(self, model: TextModel, stops: Sequence[str]) -> None:
-        self._decoder = StreamDecoder(model.tokenizer)
-        self._filter = StopFilter(stops)
-        self._read = 0
+    generation: Generation
+    finish: Finish
+    tokens = 0
 
-    def __call__(self, committed: Sequence[int]) -> int | None:
-        while self._read < len(committed):
-            self._filter.push(self._decoder.push([committed[self._read]]))
-            self._read += 1
-        return len(committed) if self._filter.hit else None
+    def __init__(
+        self,
+        by: CompletionGenerator,
+        prompt: tuple[int, ...],
+        options: CompletionOptions,
+        clock: Clock,
+        waiting: Waiting | None,
+    ) -> None:
+        self._by = by
+        self._prompt = prompt
+        self._options = options
+        self._clock = clock
+        self._version = options.version or by.node.version
+        self._drawn = secrets.randbits(SEED_BITS)
+        self._service = Service(by.link, self._version, self._within(options.wait), waiting)
+        self._exactness = "unknown"
+
+    async def begin(self) -> None:
+        """Open a session."""
+        if self._options.leaves_to_target:
+            await self._service.known()
+        self._open()
+
+    def figures(self) -> Figures:
+        """What the text has taken until now."""
+        if self._exactness == "unknown":
+            self._exactness = self._by.link.workers.exactness(self._version)
+        return self._clock.figures(self.generation, self._version, self._exactness)
+
+    async def pieces(self) -> AsyncGenerator[list[Piece]]:
+        """What is to be shown after each commit, maybe nothing, and at the end.
+
+        Raises:
+            FlexSpecError: what made the text fail.
+        """
+        decoder = PieceDecoder(self._by.model.tokenizer, self._options.stops)
+        async for event in self._events():
+            if isinstance(event, Commit):
+                self._clock.committed()
+                self.tokens += len(event.tokens)
+                yield decoder.push(event)
+                continue
+            self.finish = event
+            if (error := self._error(event)) is not None:
+                raise error
+            if rest := decoder.finish():
+                yield rest
+
+    async def _events(self) -> AsyncIterator[Commit | Finish]:
+        """Commits of the session and its finish, unless nobody serves its version."""
+        while True:
+            events = aiter(self.generation)
+            async with (
+                running(_next(events), "first event") as first,
+                running(self._service.unserved(self.generation), "unserved") as unserved,
+            ):
+                await any_of(first, unserved)
+                if first.done():
+                    break
+            self._by.node.cancel(self.generation)
+            await self._service.wait()
+            self._open()
+        yield first.result()
+        async for event in events:
+            yield event
+
+    def _open(self) -> None:
+        options, model = self._options, self._by.model
+        room = model.max_context - len(self._prompt)
+        self.generation = self._by.node.generate(
+            GenerationRequest(
+                prompt=self._prompt,
+                sampling=options.sampling(self._drawn, self._by.link.workers.recommended(self._version)),
+                limit=room if options.limit is None else min(options.limit, room),
+                policy=self._by.policy(),
+                ignore_eos=options.ignore_eos,
+                finish_at=StopFinder(model.tokenizer, options.stops) if options.stops else None,
+                timeout=self._left,
+                version=options.version,
+            )
+        )
+        _log.info("session %d of version %s begins", self.generation.session, self._version)
+
+    @property
+    def _left(self) -> float | None:
+        """Seconds until the text's time is over; more than none."""
+        if self._options.timeout is None:
+            return None
+        return max(self._clock.began + self._options.timeout - time.monotonic(), 0.001)
+
+    def _within(self, seconds: float) -> float:
+        """Seconds to wait for something: never more than the text may take."""
+        return seconds if self._options.timeout is None else min(seconds, self._options.timeout)
+
+    def _error(self, finish: Finish) -> FlexSpecError | None:
+        """What made the text fail; None if it is complete."""
+        machine = self.generation.machine
+        if finish.reason is FinishReason.DEADLINE:
+            return TimeIsOver(
+                f"the text was not complete after {self._options.timeout:g} s",
+                hint="allow more time, or ask for fewer tokens",
+            )
+        if finish.reason is FinishReason.CANCELLED:
+            return Cancelled("the edge node is stopping")
+        error = finish.error
+        if isinstance(error, WorkerError) and machine.counters.busy and not machine.observation.committed:
+            return WorkersBusy(error.message, hint=error.hint)
+        return error
+
+
+async def _next(events: AsyncIterator[Commit | Finish]) -> Commit | Finish:
+    return await anext(events)

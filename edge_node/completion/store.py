@@ -1,4 +1,4 @@
-"""All texts of the API: how many at a time, and one session for each idempotency key."""
+"""All texts of a server: how many at a time, and one session for each idempotency key."""
 
 from __future__ import annotations
 
@@ -7,40 +7,66 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from edge_node.api.errors import ApiError, api_error, stopping
-from edge_node.completion.completion import End, Text
-from flexspec_mq.errors import FlexSpecError
+from edge_node.completion.completion import Completion, End, Reason
+from edge_node.completion.options import SEED_BITS
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver
+from flexspec_mq.protocol.effects import FinishReason
 
 if TYPE_CHECKING:
-    from edge_node.api.metrics import Metrics
-    from edge_node.api.requests import TextRequest
-    from edge_node.api.settings import ApiSettings
+    from collections.abc import Iterator
+
+    from edge_node.completion.figures import Figures
     from edge_node.completion.generator import CompletionGenerator
+    from edge_node.completion.limits import CompletionLimits
+    from edge_node.completion.options import CompletionOptions, Prompt
 
-SEED_BITS = 53
-"""Of seeds that we draw: clients read numbers from JSON, some of them as floats."""
-
+_REASONS: dict[FinishReason, Reason] = {
+    FinishReason.EOS: "stop",
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+}
 _log = logging.getLogger(__name__)
 
 
+class TooManyTexts(FlexSpecError):
+    """There is no room for another text or reader.
+
+    Attributes:
+        retry_after: seconds after which there may be.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class KeyReused(FlexSpecError):
+    """An idempotency key was used for another request."""
+
+
 @dataclass(frozen=True, slots=True)
-class Once:
+class IdempotencyKey:
     """What makes two requests the same.
 
     Attributes:
-        key: the client's idempotency key.
+        key: the client's.
         body: endpoint and body, in canonical form.
     """
 
     key: str
     body: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """Of the body."""
+        return blake2b(self.body).digest()
 
     @property
     def seed(self) -> int:
@@ -49,34 +75,55 @@ class Once:
         return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
 
 
-@dataclass(slots=True)
+class Observer(Protocol):
+    """Told what happens to texts."""
+
+    def began(self, prompt_tokens: int) -> None:
+        """A session was opened."""
+        ...
+
+    def committed(self, tokens: int, seconds: float, *, first: bool) -> None:
+        """Tokens came, so many seconds after the ones before, or after the request."""
+        ...
+
+    def took(self, figures: Figures) -> None:
+        """A session is over."""
+        ...
+
+    def ended(self, outcome: str) -> None:
+        """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class _Kept:
-    """A text under its key.
+    """A text under its key."""
 
-    Attributes:
-        ended: when; None while it is being written.
-    """
-
-    text: Text
+    text: Completion
     digest: bytes
-    ended: float | None = None
 
 
-class Texts:
+class CompletionStore:
     """Starts texts, and ends those that nobody reads.
 
     Args:
-        writer: writes one.
-        settings: limits.
-        metrics: told how texts end.
+        generator: writes them.
+        limits: of what it takes on.
+        observer: told what happens.
     """
 
-    def __init__(self, writer: CompletionGenerator, settings: ApiSettings, metrics: Metrics) -> None:
-        self._writer = writer
-        self._settings = settings
-        self._metrics = metrics
-        self._active: dict[Text, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
-        self._kept: dict[str, _Kept] = {}  # in the order in which they were asked for
+    def __init__(self, generator: CompletionGenerator, limits: CompletionLimits, observer: Observer) -> None:
+        self._generator = generator
+        self._limits = limits
+        self._observer = observer
+        self._active: dict[Completion, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
+        self._writing: dict[str, _Kept] = {}
+        self._complete = ExpiringMap[str, _Kept](
+            most=limits.keep_texts,
+            life=limits.keep_for,
+            most_weight=limits.keep_bytes,
+            weigh=lambda kept: kept.text.size,
+        )
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._closed = False
 
@@ -87,134 +134,143 @@ class Texts:
     @property
     def kept(self) -> int:
         """Texts under an idempotency key."""
-        return len(self._kept)
+        return len(self._writing) + len(self._complete)
 
     @contextmanager
-    def reading(self, wanted: TextRequest, version: str, once: Once | None) -> Iterator[Text]:
+    def reading(
+        self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None
+    ) -> Iterator[Completion]:
         """A new text, or the one that has the same key, for as long as the block reads it.
 
         When the last reader leaves a text that is not complete, its session is cancelled and its key is free.
 
         Raises:
-            ApiError: 429, too many; 422, the key was used for another request; 503, the node stops.
+            TooManyTexts: no room for another.
+            KeyReused: the key was used for another request.
+            Cancelled: the store is closed.
         """
         if self._closed:
-            raise stopping()
-        self._forget_old()
-        text = self._known(once) or self._start(wanted, version, once)
+            raise _stopping()
+        self._complete.expire(time.monotonic())
+        text = self._known(key) or self._start(prompt, options, key)
         text.readers += 1
         try:
             yield text
         finally:
             text.readers -= 1
             if not text.readers:
-                self._abandoned(text, once)
+                self._abandoned(text, key)
 
     async def close(self) -> None:
         """Take no more; end those that are being written with an error that says why."""
         self._closed = True
         for text in self._active:
-            text.finish(End(None, error=stopping()))
+            text.finish(End(None, error=_stopping()))
         tasks = [task for task in self._active.values() if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=self._settings.grace)
-        self._writer.close()
+            await asyncio.wait(tasks, timeout=self._limits.grace)
+        self._generator.close()
 
-    def _known(self, once: Once | None) -> Text | None:
-        kept = None if once is None else self._kept.get(once.key)
-        if once is None or kept is None:
+    def _known(self, key: IdempotencyKey | None) -> Completion | None:
+        if key is None:
             return None
-        if kept.digest != blake2b(once.body).digest():
-            raise ApiError(
-                422, "this idempotency key was used for another request", code="idempotency_key_reused"
-            )
-        if kept.text.readers >= self._settings.max_readers:
+        kept = self._writing.get(key.key) or self._complete.get(key.key, time.monotonic())
+        if kept is None:
+            return None
+        if kept.digest != key.digest:
+            raise KeyReused("this idempotency key was used for another request")
+        if kept.text.readers >= self._limits.max_readers:
             raise self._too_many("too many requests with this idempotency key read its text")
         if kept.text not in self._active:
             self._make_room()
             self._active[kept.text] = None
         return kept.text
 
-    def _start(self, wanted: TextRequest, version: str, once: Once | None) -> Text:
+    def _start(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None) -> Completion:
         self._make_room()
-        text = Text(wanted, version, secrets.randbits(SEED_BITS) if once is None else once.seed)
-        task = self._active[text] = asyncio.create_task(self._write(text), name=f"text {text.id}")
-        task.add_done_callback(partial(self._ended, text, once))
-        if once is not None:
-            self._kept[once.key] = _Kept(text, blake2b(once.body).digest())
+        if options.seed is None:
+            options = replace(options, seed=secrets.randbits(SEED_BITS) if key is None else key.seed)
+        text = Completion(prompt, options)
+        task = self._active[text] = asyncio.create_task(self._outcome(text), name=f"text {text.id}")
+        task.add_done_callback(partial(self._ended, text, key))
+        if key is not None:
+            self._writing[key.key] = _Kept(text, key.digest)
         return text
 
     def _make_room(self) -> None:
-        if len(self._active) >= self._settings.max_texts:
+        if len(self._active) >= self._limits.max_texts:
             raise self._too_many(f"{len(self._active)} texts are being written or read, as many as may be")
 
-    def _too_many(self, message: str) -> ApiError:
+    def _too_many(self, message: str) -> TooManyTexts:
         # A place becomes free about every pace / limit seconds.
-        wait = min(30, max(1, math.ceil(self._pace / self._settings.max_texts)))
-        return ApiError(429, message, code="too_many_texts", retry_after=wait)
+        wait = min(30, max(1, math.ceil(self._pace / self._limits.max_texts)))
+        return TooManyTexts(message, wait)
 
-    async def _write(self, text: Text) -> tuple[End, str]:
-        """Write a text; returns its end, and the outcome for the metrics."""
+    async def _outcome(self, text: Completion) -> tuple[End, str]:
+        """Write a text; returns its end, and the outcome for the observer."""
         try:
-            end = await self._writer.write(text)
+            end = await self._write(text)
         except FlexSpecError as error:
-            said = api_error(error)
-            return End(None, error=said), "deadline" if said.status == 504 else "failed"
+            return End(None, error=error), "deadline" if isinstance(error, TimeIsOver) else "failed"
         except Exception:  # noqa: BLE001  the top of a text's task; logged with its traceback
             _log.exception("text %s failed", text.id)
-            said = ApiError(500, "the edge node failed; its log says how", code="internal")
-            return End(None, error=said), "failed"
+            return End(None, error=FlexSpecError("the edge node failed; its log says how")), "failed"
         return end, end.reason or "failed"
 
-    def _ended(self, text: Text, once: Once | None, task: asyncio.Task[tuple[End, str]]) -> None:
+    async def _write(self, text: Completion) -> End:
+        last, tokens = text.began, 0
+        async with self._generator.writing(text.prompt, text.options) as writing:
+            _log.info("text %s is session %d", text.id, writing.generation.session)
+            self._observer.began(writing.figures().prompt_tokens)
+            try:
+                async for pieces in writing.pieces():
+                    now, seen = time.monotonic(), writing.tokens
+                    if seen > tokens:
+                        self._observer.committed(seen - tokens, now - last, first=not tokens)
+                        last, tokens = now, seen
+                    text.add(pieces)
+            finally:
+                self._observer.took(writing.figures())
+            return End(_REASONS[writing.finish.reason], writing.figures())
+
+    def _ended(
+        self, text: Completion, key: IdempotencyKey | None, task: asyncio.Task[tuple[End, str]]
+    ) -> None:
         """A text's task is over, or was cancelled, maybe before it began."""
         if task.cancelled():
-            end, outcome = End(None, error=stopping()), "stopped" if self._closed else "cancelled"
+            end, outcome = End(None, error=_stopping()), "stopped" if self._closed else "cancelled"
         else:
             end, outcome = task.result()
         text.finish(end)
-        self._metrics.texts.labels(outcome).inc()
+        self._observer.ended(outcome)
         now = time.monotonic()
         self._pace += (now - text.began - self._pace) / 8
-        kept = self._kept_as(text, once)
-        if kept is not None and text.complete:
-            kept.ended = now
-        elif once is not None and kept is not None:
-            del self._kept[once.key]  # asking again may succeed
+        kept = self._free(text, key)  # asking again may succeed, unless it is complete
+        if key is not None and kept is not None and text.complete:
+            self._complete.put(key.key, kept, now)
         if not text.readers:
             self._release(text)
 
-    def _kept_as(self, text: Text, once: Once | None) -> _Kept | None:
-        kept = None if once is None else self._kept.get(once.key)
-        return kept if kept is not None and kept.text is text else None
+    def _free(self, text: Completion, key: IdempotencyKey | None) -> _Kept | None:
+        """Take a text that is not being written any more from under its key, if it is still there."""
+        kept = None if key is None else self._writing.get(key.key)
+        return self._writing.pop(key.key) if key and kept and kept.text is text else None
 
-    def _abandoned(self, text: Text, once: Once | None) -> None:
+    def _abandoned(self, text: Completion, key: IdempotencyKey | None) -> None:
         """The last reader left."""
         task = self._active[text]
         if task is None or task.done():
             self._release(text)
             return
-        if once is not None and self._kept_as(text, once) is not None:
-            del self._kept[once.key]
+        self._free(text, key)
         task.cancel()
 
-    def _release(self, text: Text) -> None:
+    def _release(self, text: Completion) -> None:
         self._active.pop(text, None)
         text.settle()
 
-    def _forget_old(self) -> None:
-        """Forget complete texts that are too old or too many, the oldest first. Those being read stay readable."""
-        settings = self._settings
-        complete = [(key, kept) for key, kept in self._kept.items() if kept.ended is not None]
-        size = sum(kept.text.size for _, kept in complete)
-        count = len(complete)
-        since = time.monotonic() - settings.keep_for
-        for key, kept in complete:
-            old = kept.ended is not None and kept.ended < since
-            if not (old or count > settings.keep_texts or size > settings.keep_bytes):
-                continue
-            del self._kept[key]
-            count -= 1
-            size -= kept.text.size
+
+def _stopping() -> Cancelled:
+    return Cancelled("the edge node is stopping")

@@ -24,9 +24,10 @@ from schemas.status import EdgeStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_node.config import EdgeConfig
     from edge_node.doctor.api import Answering
     from edge_node.drafting.load import DraftModel
-    from edge_node.settings import EdgeConfig, EdgeSettings
+    from edge_node.settings import EdgeSettings
     from flexspec_mq.doctor.findings import Finding, Findings
     from flexspec_mq.transport.base import Link, LinkSettings
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_node.completion.events import Clock
+from edge_node.completion.generator import CompletionGenerator
+from edge_node.completion.options import CompletionOptions
 from edge_node.doctor.api import post
-from edge_node.generation import GenerationRequest
+from edge_node.fleet.directory import LinkWatch
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.doctor.threads import on_thread
-from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, RemoteProtocolError, WorkerError
-from flexspec_mq.models.text import Turn, encode_turns
-from flexspec_mq.protocol.effects import Finish
-from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.errors import (
+    FlexSpecError,
+    LinkError,
+    PublishRefused,
+    RemoteProtocolError,
+    TimeIsOver,
+    WorkerError,
+)
+from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, no_birth
+from flexspec_mq.transport.forwarding import ForwardingLink
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Error, Verdict
 from schemas.status import WorkerStatus
@@ -29,21 +36,21 @@ from schemas.status import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from edge_node.completion.figures import Figures
+    from edge_node.config import EdgeConfig
     from edge_node.doctor.api import Answering
     from edge_node.drafting.load import DraftModel
-    from edge_node.generation import Generation
-    from edge_node.settings import EdgeConfig
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.doctor.watching import Watch
-    from flexspec_mq.transport.base import Link, LinkCounters, LinkEvent, LinkSettings
+    from flexspec_mq.transport.base import Link, LinkEvent, LinkSettings
 
 _PROMPT = "Say hello."
 _TOKENS = 4
 _SECONDS = 20.0
 
 
-class _OnlyOurs:
+class _OnlyOurs(ForwardingLink):
     """A link that shows of the answers to this edge only those to one session.
 
     Answers to others of the same name would look like strays to a node that does not know them, and it would close
@@ -55,40 +62,15 @@ class _OnlyOurs:
     """
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        super().__init__(link)
         self._codec = Codec()
         self.session: int | None = None
         self.worker = ""
-
-    @property
-    def is_up(self) -> bool:
-        return self._link.is_up
-
-    @property
-    def counters(self) -> LinkCounters:
-        return self._link.counters
-
-    async def wait_up(self, timeout: float | None = None) -> None:
-        await self._link.wait_up(timeout)
-
-    async def publish(
-        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None
-    ) -> None:
-        await self._link.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
-
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        await self._link.subscribe(topic_filter, qos)
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        await self._link.unsubscribe(topic_filter)
 
     async def events(self) -> AsyncIterator[LinkEvent]:
         async for event in self._link.events():
             if not isinstance(event, Inbound) or self._ours(event):
                 yield event
-
-    def reconnect(self, reason: str) -> None:
-        self._link.reconnect(reason)
 
     def _ours(self, inbound: Inbound) -> bool:
         if topics.worker_of_status(inbound.topic) is not None:
@@ -125,59 +107,46 @@ async def check_text(
             gate.append(_OnlyOurs(link))
             yield gate[0]
 
+    options = CompletionOptions(
+        temperature=0.0, seed=0, limit=_TOKENS, ignore_eos=True, timeout=_SECONDS, version=config.node.version
+    )
+    link = LinkWatch(connect)
+    generator = CompletionGenerator(node, draft.loaded, link, config.plan.new_policy, _SECONDS)
     began = time.monotonic()
     try:
-        request = GenerationRequest(
-            prompt=encode_turns(
-                draft.loaded.tokenizer, [Turn("user", _PROMPT)], max_context=draft.loaded.max_context
-            ),
-            sampling=SamplingParams(0.0, 0, 1.0, 0),
-            limit=_TOKENS,
-            policy=FixedPolicy(config.plan.plan()),
-            ignore_eos=True,
-            timeout=_SECONDS,
-        )
-        async with node.running(connect, base):
-            generation = node.generate(request)
-            gate[0].session = generation.session
-            try:
-                await _written(findings, generation, gate[0], watch)
-            finally:
-                node.cancel(generation)
+        async with node.running(link, base), generator.writing((Turn("user", _PROMPT),), options) as writing:
+            gate[0].session = writing.generation.session
+            with contextlib.suppress(TimeIsOver):  # the figures say how far it came
+                async for _ in writing.pieces():
+                    pass
+            _report(findings, writing.figures(), gate[0].worker, watch)
     except FlexSpecError as error:
         _explain(findings, config, error, watch, began)
+    finally:
+        generator.close()
 
 
-async def _written(findings: Findings, generation: Generation, gate: _OnlyOurs, watch: Watch) -> None:
-    """Read the text and report its figures.
+def _report(findings: Findings, figures: Figures, worker: str, watch: Watch) -> None:
+    """Report the figures of the text.
 
     Raises:
-        FlexSpecError: it failed.
+        WorkerError: it is not complete.
     """
-    clock = Clock()
-    async for event in generation:
-        if not isinstance(event, Finish):
-            clock.committed()
-            continue
-        if event.error is not None:
-            raise event.error
-        break
-    stats = clock.stats(generation)
-    if stats.first_token is None or stats.tokens < _TOKENS:
+    if figures.first_token is None or figures.tokens < _TOKENS:
         raise WorkerError(
-            f"only {stats.tokens} of {_TOKENS} tokens came within {_SECONDS:g} s",
+            f"only {figures.tokens} of {_TOKENS} tokens came within {_SECONDS:g} s",
             hint="the worker is very slow, or its answers get lost: look into its log",
         )
-    status = watch.newest(topics.worker_status_topic(gate.worker))
+    status = watch.newest(topics.worker_status_topic(worker))
     exactness = (
         status.status.exactness
         if status and isinstance(status.status, WorkerStatus)
         else "of unknown exactness"
     )
-    rtt = "" if stats.rtt_ms is None else f", round trip {stats.rtt_ms:.0f} ms"
+    rtt = "" if figures.rtt_ms is None else f", round trip {figures.rtt_ms:.0f} ms"
     findings.ok(
         "text",
-        f"{stats.tokens} tokens by worker {gate.worker}, first after {1000 * stats.first_token:.0f} ms{rtt}, "
+        f"{figures.tokens} tokens by worker {worker}, first after {1000 * figures.first_token:.0f} ms{rtt}, "
         f"verification {exactness}",
     )
 

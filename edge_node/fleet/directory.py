@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, RemoteProtocolError
+from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import Inbound
+from flexspec_mq.transport.forwarding import ForwardingLink
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from flexspec_mq.transport.base import Link, LinkCounters, LinkEvent, LinkFactory, LinkSettings
+    from flexspec_mq.transport.base import Link, LinkEvent, LinkFactory, LinkSettings
 
 MAX_WORKERS = 1024
 """Workers known at most; of more, the one that has been silent for longest is forgotten."""
@@ -43,6 +45,7 @@ class Workers:
         self._clock = clock
         self._codec = Codec()
         self._known: dict[str, tuple[float, WorkerStatus]] = {}
+        self._news = asyncio.Event()
 
     def take(self, worker: str, payload: bytes) -> None:
         """Take a status as it came; one that cannot be read is the node's to complain about."""
@@ -58,6 +61,13 @@ class Workers:
             self._known[worker] = (self._clock(), status)
             if len(self._known) > MAX_WORKERS:
                 del self._known[next(iter(self._known))]
+            self._news.set()
+            self._news = asyncio.Event()
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a status of any worker, online or not."""
+        return bool(self._known)
 
     def online(self) -> list[WorkerStatus]:
         """Statuses of workers that take new sessions."""
@@ -72,10 +82,24 @@ class Workers:
                 found[status.version] = min(status.epoch, found.get(status.version, status.epoch))
         return found
 
+    async def wait_for(self, version: str, timeout: float) -> bool:
+        """Wait for a worker of a version; tell whether there is one."""
+        try:
+            async with asyncio.timeout(timeout):
+                while version not in self.versions():
+                    await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def exactness(self, version: str) -> str:
         """What can be said of any text of a version: the weakest word of its workers, ``unknown`` without any."""
         said = {status.exactness for status in self.online() if status.version == version}
         return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
+
+    def recommended(self, version: str) -> SamplingParams:  # noqa: ARG002
+        """How the makers of a version's target recommend to choose its tokens."""
+        return SamplingParams(temperature=1.0)
 
 
 class LinkWatch:
@@ -150,35 +174,13 @@ class LinkWatch:
             _log.warning("which workers are online cannot be watched: %s", error.message)
 
 
-class _Watched:
+class _Watched(ForwardingLink):
     """A link that shows the statuses among its messages to `Workers`, and passes everything on."""
 
     def __init__(self, link: Link, workers: Workers, fails: Callable[[LinkError], None]) -> None:
-        self._link = link
+        super().__init__(link)
         self._workers = workers
         self._fails = fails
-
-    @property
-    def is_up(self) -> bool:
-        return self._link.is_up
-
-    @property
-    def counters(self) -> LinkCounters:
-        return self._link.counters
-
-    async def wait_up(self, timeout: float | None = None) -> None:
-        await self._link.wait_up(timeout)
-
-    async def publish(
-        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None
-    ) -> None:
-        await self._link.publish(topic, payload, qos=qos, retain=retain, expiry=expiry)
-
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        await self._link.subscribe(topic_filter, qos)
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        await self._link.unsubscribe(topic_filter)
 
     async def events(self) -> AsyncIterator[LinkEvent]:
         try:
@@ -191,6 +193,3 @@ class _Watched:
         except LinkError as error:
             self._fails(error)
             raise
-
-    def reconnect(self, reason: str) -> None:
-        self._link.reconnect(reason)

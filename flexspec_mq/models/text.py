@@ -17,6 +17,7 @@ Role = Literal["system", "user", "assistant"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_UNFINISHED_BYTES = 3  # UTF-8 has four in a character at most
 # Enough that the decoders' rules for the start of a text (a stripped blank) touch nothing new.
 _CONTEXT_TOKENS = 4
 
@@ -86,10 +87,10 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 class StreamDecoder:
     """Turns generated ids into text piece by piece.
 
-    The pieces joined are exactly `decode` of all ids, whatever the ids are. A piece never ends inside a
-    character: bytes of an unfinished one are held back until it is whole or the stream ends. With tokenizers
-    that spell rare characters in byte tokens (``<0xE2>``) a whole run of these is held back, because one bad
-    byte in it changes how all of it decodes.
+    The pieces joined are `decode` of all ids, whatever the ids are, without what is no character at its end. A
+    piece never ends inside a character: bytes of an unfinished one are held back until it is whole, and left out
+    if the stream ends before. With tokenizers that spell rare characters in byte tokens (``<0xE2>``) a whole run
+    of these is held back, because one bad byte in it changes how all of it decodes.
 
     Each call decodes the held-back ids and a few before them, never the whole text.
     """
@@ -114,12 +115,20 @@ class StreamDecoder:
         return piece
 
     def finish(self) -> str:
-        """End the stream; returns what was held back, with a replacement character for broken ones."""
-        piece = decode(self._tokenizer, self._window)[self._given :]
+        """End the stream; returns what was held back, without the bytes of an unfinished character at its end."""
+        text = decode(self._tokenizer, self._window)
+        for _ in range(_UNFINISHED_BYTES):  # without them, the other bytes of a run may be characters
+            if not text.endswith(_REPLACEMENT) or not self._ends_in_byte_token():
+                break
+            self._window.pop()
+            text = decode(self._tokenizer, self._window)
+        piece = text.rstrip(_REPLACEMENT)[self._given :]
         self._window, self._given = [], 0
         return piece
 
     def _ends_in_byte_token(self) -> bool:
+        if not self._window:
+            return False
         token = self._tokenizer.convert_ids_to_tokens(self._window[-1])
         return token is not None and _BYTE_TOKEN.fullmatch(cast("str", token)) is not None
 

@@ -13,10 +13,10 @@ import yaml
 
 import broker.settings
 import cloud_worker.settings
-import edge_node.settings
+import edge_node.config
 from broker.__main__ import _parser as broker_parser
 from cloud_worker.__main__ import build_parser as cloud_parser
-from edge_node.__main__ import build_parser as edge_parser
+from edge_node.cli.parser import build_parser as edge_parser
 from flexspec_mq.settings import Loaded, Program, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 PROGRAMS: dict[str, tuple[Program[Any], argparse.ArgumentParser]] = {
     "flexspec-broker": (broker.settings.PROGRAM, broker_parser()),
     "flexspec-cloud": (cloud_worker.settings.PROGRAM, cloud_parser()),
-    "flexspec-edge": (edge_node.settings.PROGRAM, edge_parser()),
+    "flexspec-edge": (edge_node.config.PROGRAM, edge_parser()),
 }
 
 

@@ -19,15 +19,15 @@ from typing import Any, cast
 import pytest
 
 import cloud_worker.__main__ as cloud
-import edge_node.__main__ as edge
+import edge_node.cli.parser as edge
 import edge_node.doctor.examine
 from broker.access import access_file
 from broker.launcher import PrivateBroker, end_with_parent
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker import doctor as cloud_doctor
 from cloud_worker.settings import from_arguments as cloud_config
+from edge_node.config import from_arguments as edge_config
 from edge_node.drafting.load import DraftModel
-from edge_node.settings import from_arguments as edge_config
 from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
 from flexspec_mq.simulator.world import EOS, FINGERPRINT

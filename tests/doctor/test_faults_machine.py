@@ -355,7 +355,7 @@ async def test_packages_without_torch() -> None:
         "        raise m.PackageNotFoundError(name)\n"
         "    return true(name)\n"
         "m.version = version\n"
-        "from edge_node.__main__ import main\n"
+        "from edge_node.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     flags = ("--broker", f"127.0.0.1:{free_port()}", "--draft", ".", "--api-port", "0")

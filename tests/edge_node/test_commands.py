@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from edge_node.__main__ import build_parser, stoppable
 from edge_node.cli import commands
-from edge_node.completion.writing import Wish
-from flexspec_mq.controller.plan import Plan
+from edge_node.cli.parser import build_parser
+from edge_node.completion.options import CompletionOptions
+from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
 from flexspec_mq.models.text import Turn
+from flexspec_mq.sampling.params import SamplingParams
 
 
 @dataclass
@@ -187,8 +188,21 @@ async def test_a_signal_ends_a_command() -> None:
         await wait_for_ever()
 
 
-def test_each_text_of_a_wish_without_a_seed_draws_its_own() -> None:
-    wish = Wish(temperature=1.0, top_k=0, top_p=1.0, seed=None, limit=1, plan=Plan())
-    assert wish.sampling(7).seed == 7
-    wish = Wish(temperature=1.0, top_k=0, top_p=1.0, seed=3, limit=1, plan=Plan())
-    assert wish.sampling(7).seed == 3
+def test_each_text_without_a_seed_draws_its_own() -> None:
+    none = SamplingParams()
+    assert CompletionOptions(temperature=1.0, limit=1).sampling(7, none).seed == 7
+    assert CompletionOptions(temperature=1.0, seed=3, limit=1).sampling(7, none).seed == 3
+
+
+def test_what_is_not_asked_for_is_what_the_target_recommends() -> None:
+    recommended = SamplingParams(temperature=0.7, top_k=20, top_p=0.8)
+    assert CompletionOptions().sampling(1, recommended) == SamplingParams(0.7, 20, 0.8, 1)
+    asked = CompletionOptions(temperature=1.5, top_p=0.5, seed=9)
+    assert asked.sampling(1, recommended) == SamplingParams(1.5, 20, 0.5, 9)
+    assert CompletionOptions(top_k=0).sampling(1, recommended).top_k == 0
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"timeout": 0.0}, {"timeout": float("nan")}, {"top_p": 0.0}])
+def test_options_that_no_text_can_be_written_with(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        CompletionOptions(**wrong)

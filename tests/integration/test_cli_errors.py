@@ -19,9 +19,9 @@ from transformers import BertConfig
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker.__main__ import main as cloud
-from edge_node.__main__ import ONE_SHOT_PATIENCE, build_parser
-from edge_node.__main__ import main as edge
-from edge_node.settings import from_arguments
+from edge_node.cli.main import main as edge
+from edge_node.cli.parser import ONE_SHOT_PATIENCE, build_parser
+from edge_node.config import from_arguments
 from flexspec_mq.transport.arguments import link_settings
 from tests.integration.processes import Process, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama

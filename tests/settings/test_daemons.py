@@ -16,14 +16,15 @@ import pytest
 
 import broker.settings
 import cloud_worker.settings
-import edge_node.settings
+import edge_node.config
 from broker.__main__ import main as run_broker
 from cloud_worker.__main__ import build_parser as cloud_parser
 from cloud_worker.__main__ import main as run_cloud
 from cloud_worker.settings import CloudConfig, WorkerSettings
-from edge_node.__main__ import build_parser as edge_parser
-from edge_node.__main__ import main as run_edge
-from edge_node.settings import EdgeConfig, EdgeSettings
+from edge_node.cli.main import main as run_edge
+from edge_node.cli.parser import build_parser as edge_parser
+from edge_node.config import EdgeConfig
+from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Loaded, Program
 from flexspec_mq.settings.flags import explained
@@ -31,7 +32,7 @@ from flexspec_mq.transport.arguments import LinkOptions, address, link_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DAEMONS: dict[str, tuple[Callable[[Sequence[str]], int], Program[Any]]] = {
-    "edge": (run_edge, edge_node.settings.PROGRAM),
+    "edge": (run_edge, edge_node.config.PROGRAM),
     "cloud": (run_cloud, cloud_worker.settings.PROGRAM),
     "broker": (run_broker, broker.settings.PROGRAM),
 }
@@ -45,7 +46,7 @@ def shown(capsys: pytest.CaptureFixture[str], daemon: str, *flags: str) -> dict[
 
 
 def edge_config(*flags: str) -> Loaded[EdgeConfig]:
-    return edge_node.settings.from_arguments(edge_parser().parse_args(["chat", *flags]))
+    return edge_node.config.from_arguments(edge_parser().parse_args(["chat", *flags]))
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)
@@ -189,10 +190,10 @@ def test_a_client_id_with_a_password_cannot_be_guessed_and_stays_the_same() -> N
 
 def test_a_patience_of_the_file_holds_for_commands_that_have_their_own(settings_folder: Path) -> None:
     parse = edge_parser().parse_args
-    asked = edge_node.settings.from_arguments(parse(["ask", "x"])).settings.link
+    asked = edge_node.config.from_arguments(parse(["ask", "x"])).settings.link
     assert link_settings(asked, "e").give_up_after == 15.0
     (settings_folder / "edge.toml").write_text("give_up_after = inf")
-    asked = edge_node.settings.from_arguments(parse(["ask", "x"])).settings.link
+    asked = edge_node.config.from_arguments(parse(["ask", "x"])).settings.link
     assert link_settings(asked, "e").give_up_after is None
 
 

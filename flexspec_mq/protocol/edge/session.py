@@ -126,6 +126,11 @@ class EdgeSession:
         return self._peers.worker
 
     @property
+    def nobody(self) -> bool:
+        """Whether the broker says that nobody listens to opens of the version, and no worker has answered since."""
+        return self._nobody
+
+    @property
     def reuse(self) -> Reuse | None:
         """Where the first open went, if to one worker."""
         return self._request.reuse

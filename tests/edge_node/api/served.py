@@ -91,7 +91,8 @@ def expected(
 
 
 def shown(tokens: Sequence[int]) -> str:
-    return decode(tokenizer(), tokens)
+    """The text of generated tokens, without an unfinished character at its end."""
+    return decode(tokenizer(), tokens).rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 @dataclass

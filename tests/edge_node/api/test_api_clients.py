@@ -13,7 +13,7 @@ from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
-from edge_node.completion.completion import End, Text
+from edge_node.completion.completion import Completion, End
 from tests.daemons import FakeVerifier, until
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown
 
@@ -164,11 +164,11 @@ async def test_kept_texts_are_bounded(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, keep_texts=3) as api:
         for n in range(8):
             assert (await api.chat(max_tokens=2, headers={"idempotency-key": f"k{n}"})).status_code == 200
-        assert api.api.texts.kept <= 4
+        assert api.api.texts.kept == 3
     async with served(mosquitto, keep_bytes=1) as api:
         for n in range(3):
             await api.chat(max_tokens=9, headers={"idempotency-key": f"k{n}"})
-        assert api.api.texts.kept == 1
+        assert api.api.texts.kept == 0  # each alone is too long
     async with served(mosquitto, keep_for=0.0001) as api:
         ids = {
             (await api.chat(max_tokens=9, headers={"idempotency-key": "k"})).json()["id"] for _ in range(3)
@@ -193,12 +193,16 @@ def wanted(**more: Any) -> Any:
     return chat_request({"messages": [{"role": "user", "content": "x"}], "stream": True, **more})
 
 
+def new() -> Completion:
+    return Completion(wanted().prompt, wanted().options("base"))
+
+
 async def never() -> Any:
     await asyncio.Event().wait()
 
 
 async def test_a_slow_reader_holds_up_nothing_and_nothing_piles_up() -> None:
-    text = Text(wanted(), "base", 1)
+    text = new()
     sent: list[bytes] = []
     may = asyncio.Semaphore(2)  # the head, and the chunk with the role
 
@@ -206,11 +210,11 @@ async def test_a_slow_reader_holds_up_nothing_and_nothing_piles_up() -> None:
         await may.acquire()
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply(text, ApiSettings(), never, send))
-    text.add("a")
+    replying = asyncio.create_task(reply(text, wanted(), ApiSettings(), never, send))
+    text.add([("a", True)])
     await until(lambda: len(sent) == 2)
     for n in range(1000):
-        text.add(f"<{n}>")
+        text.add([(f"<{n}>", True)])
         await asyncio.sleep(0)
     text.finish(End("stop"))
     assert len(sent) == 2
@@ -222,28 +226,28 @@ async def test_a_slow_reader_holds_up_nothing_and_nothing_piles_up() -> None:
 
 
 async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
-    text = Text(wanted(), "base", 1)
+    text = new()
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
             await never()
 
-    text.add("a")
+    text.add([("a", True)])
     with pytest.raises(Exception, match="went away"):
-        await asyncio.wait_for(reply(text, ApiSettings(send_timeout=0.05), never, send), 10)
+        await asyncio.wait_for(reply(text, wanted(), ApiSettings(send_timeout=0.05), never, send), 10)
 
 
 async def test_a_silent_stream_shows_that_it_lives() -> None:
-    text = Text(wanted(), "base", 1)
+    text = new()
     sent: list[bytes] = []
 
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply(text, ApiSettings(heartbeat=0.02), never, send))
-    text.add("a")
+    replying = asyncio.create_task(reply(text, wanted(), ApiSettings(heartbeat=0.02), never, send))
+    text.add([("a", True)])
     await until(lambda: sum(part.startswith(b":") for part in sent) >= 2)
-    text.add("b")
+    text.add([("b", True)])
     text.finish(End("length"))
     await asyncio.wait_for(replying, 10)
     assert _text(b"".join(sent).decode()) == "ab"

@@ -17,16 +17,18 @@ from openai import AsyncOpenAI, OpenAI
 from broker.launcher import PrivateBroker
 from edge_node.api.daemon import serve_node
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.writing import Wish, write
 from edge_node.drafting.load import DraftModel
 from edge_node.drafting.load import load as load_draft
+from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.models.text import Turn
+from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from tests.daemons import read
 from tests.integration.processes import PATIENCE, free_port, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
@@ -84,10 +86,14 @@ async def api_of(broker: PrivateBroker, draft: DraftModel) -> AsyncIterator[tupl
 
 async def alone(node: EdgeNode, draft: DraftModel, turns: list[Turn], seed: int, temperature: float) -> str:
     """What the node writes without the API; test_exactness compares that with the target alone."""
-    wish = Wish(temperature=temperature, top_k=0, top_p=0.9, seed=seed, limit=16, plan=Plan(0, 1, 1))
-    events = [event async for event in write(node, draft.loaded, turns, wish)]
-    found: str = events[-1]["text"]
-    return found
+    request = GenerationRequest(
+        prompt=encode_turns(draft.loaded.tokenizer, turns, max_context=draft.loaded.max_context),
+        sampling=SamplingParams(temperature, 0, 0.9, seed),
+        limit=16,
+        policy=FixedPolicy(Plan(0, 1, 1)),
+    )
+    tokens, _ = await read(node.generate(request))
+    return decode(draft.loaded.tokenizer, tokens)
 
 
 async def test_several_turns_are_those_of_the_node(running: tuple[EdgeNode, str], draft: DraftModel) -> None:
@@ -99,6 +105,7 @@ async def test_several_turns_are_those_of_the_node(running: tuple[EdgeNode, str]
             messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
             asked: dict[str, Any] = {
                 "model": VERSION, "messages": messages, "seed": seed, "top_p": 0.9, "max_tokens": 16,
+                "temperature": 1, "extra_body": {"top_k": 0},
             }  # fmt: skip
             answer = await client.chat.completions.create(**asked)
             content = answer.choices[0].message.content

@@ -18,8 +18,8 @@ from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
 from edge_node.completion.attribution import Origins
-from edge_node.completion.completion import End, Text
-from edge_node.completion.events import pieces
+from edge_node.completion.completion import Completion, End
+from edge_node.completion.decoding import PieceDecoder
 from edge_node.completion.stops import StopFilter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
@@ -60,17 +60,17 @@ def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
     commits: list[list[tuple[int, bool]]], stops: list[str], cuts: list[int]
 ) -> None:
     """Half characters, stop strings, and readers that take any part at any time."""
-    origins, stop, decoder = Origins(), StopFilter(stops), StreamDecoder(tokenizer())
+    origins, decoder = Origins(), PieceDecoder(tokenizer(), stops)
     text = ""
-    for commit in committed(commits):
-        found = pieces(decoder, commit)
+    for step in [*committed(commits), None]:
+        found = decoder.finish() if step is None else decoder.push(step)
         origins.add(found)
-        text += "".join(stop.push(piece) for piece, _ in found)
+        text += "".join(piece for piece, _ in found)
         assert "".join(piece for piece, _ in origins.cut(text, 0)) == text
-    rest = decoder.finish()
-    origins.add([(rest, False)])
-    text += stop.push(rest)
-    text += "" if stop.hit else stop.finish()
+    whole = "".join(character for character, _ in by_character(committed(commits)))
+    stopped = StopFilter(stops)
+    assert text == stopped.push(whole) + stopped.finish()
+    assert decoder.stopped == stopped.hit
     borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     read: list[tuple[str, bool]] = []
     for a, b in pairwise(borders):
@@ -178,7 +178,8 @@ async def never() -> Any:
 
 
 async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
-    text = Text(chat_request({"messages": [{"role": "user", "content": "x"}], **ORIGIN}), "base", 1)
+    wanted = chat_request({"messages": [{"role": "user", "content": "x"}], **ORIGIN})
+    text = Completion(wanted.prompt, wanted.options("base"))
     sent: list[bytes] = []
     may = asyncio.Semaphore(2)  # the head, and the chunk with the role
 
@@ -186,11 +187,10 @@ async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
         await may.acquire()
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply(text, ApiSettings(), never, send))
+    replying = asyncio.create_task(reply(text, wanted, ApiSettings(), never, send))
     for number in range(100):
         piece = f"<{number}>"
-        text.origins.add([(piece, number % 3 > 0)])
-        text.add(piece)
+        text.add([(piece, number % 3 > 0)])
         await asyncio.sleep(0)
     text.finish(End("stop"))
     await until(lambda: len(sent) == 2)

@@ -29,9 +29,14 @@ def refused(parse: Any, body: dict[str, Any]) -> ApiError:
 
 def test_the_defaults_are_those_of_openai() -> None:
     request = chat()
-    assert (request.temperature, request.top_p, request.seed, request.stops) == (1.0, 1.0, None, ())
-    assert (request.limit, request.stream, request.model) == (None, False, None)
-    assert completion_request({"prompt": "x"}).limit == 16
+    assert (request.asked.temperature, request.asked.top_p, request.asked.seed, request.asked.stops) == (
+        None,
+        None,
+        None,
+        (),
+    )
+    assert (request.asked.limit, request.stream, request.model) == (None, False, None)
+    assert completion_request({"prompt": "x"}).asked.limit == 16
 
 
 def test_everything_that_is_honoured_arrives() -> None:
@@ -39,12 +44,22 @@ def test_everything_that_is_honoured_arrives() -> None:
         model="m", temperature=0, top_p=0.5, top_k=7, seed=-1, stop="x", max_completion_tokens=9, stream=True,
         stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True, user="me",
     )  # fmt: skip
-    assert request.sampling(0).seed == 2**64 - 1
-    assert (request.model, request.temperature, request.top_p, request.top_k) == ("m", 0.0, 0.5, 7)
-    assert (request.stops, request.limit, request.stream, request.include_usage) == (("x",), 9, True, True)
-    assert request.ignore_eos
-    assert chat(max_tokens=5, max_completion_tokens=5).limit == 5
-    assert chat(stop=["a", "b", "c", "d"][:4]).stops == ("a", "b", "c", "d")
+    assert request.options(None).seed == 2**64 - 1
+    assert (request.model, request.asked.temperature, request.asked.top_p, request.asked.top_k) == (
+        "m",
+        0.0,
+        0.5,
+        7,
+    )
+    assert (request.asked.stops, request.asked.limit, request.stream, request.include_usage) == (
+        ("x",),
+        9,
+        True,
+        True,
+    )
+    assert request.asked.ignore_eos
+    assert chat(max_tokens=5, max_completion_tokens=5).asked.limit == 5
+    assert chat(stop=["a", "b", "c", "d"][:4]).asked.stops == ("a", "b", "c", "d")
 
 
 def test_messages_become_turns() -> None:
@@ -148,28 +163,28 @@ def test_requests_of_known_clients() -> None:
         "stop": ["Q:"],
         "seed": 1234,
     }
-    assert completion_request(lm_eval).stops == ("Q:",)
+    assert completion_request(lm_eval).asked.stops == ("Q:",)
     vllm = {
         "model": "m", "prompt": "x", "repetition_penalty": 1.0, "max_tokens": 128, "logprobs": None,
         "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,
     }  # fmt: skip
-    assert (completion_request(vllm).limit, completion_request(vllm).include_usage) == (128, True)
+    assert (completion_request(vllm).asked.limit, completion_request(vllm).include_usage) == (128, True)
     options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     assert chat(stream=True, **options).include_usage
 
 
 @pytest.mark.parametrize("limit", [-1, -1.0])
 def test_a_limit_of_minus_one_is_none(limit: float) -> None:
-    assert chat(max_tokens=limit).limit is None
-    assert chat(max_completion_tokens=limit).limit is None
-    assert completion_request({"prompt": "x", "max_tokens": limit}).limit is None
+    assert chat(max_tokens=limit).asked.limit is None
+    assert chat(max_completion_tokens=limit).asked.limit is None
+    assert completion_request({"prompt": "x", "max_tokens": limit}).asked.limit is None
     assert refused(chat_request, {**HELLO, "max_tokens": -2}).param == "max_tokens"
 
 
 def test_a_prediction_is_read() -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
     for content in ("a b", parts):
-        assert chat(prediction={"type": "content", "content": content}).prediction == "a b"
+        assert chat(prediction={"type": "content", "content": content}).asked.prediction == "a b"
     wrong: dict[str, Any] = {"type": "content"}
     assert refused(chat_request, {**HELLO, "prediction": wrong}).param == "prediction.content"
     wrong = {"type": "other", "content": "x"}

@@ -1,21 +1,20 @@
-"""From a request to the token ids of its prompt."""
+"""From a prompt to its token ids."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from edge_node.api.errors import ApiError, bad
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn, encode_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from edge_node.api.requests import TextRequest
+    from edge_node.completion.options import Prompt
 
 
 class TextModel(Protocol):
-    """What the API needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
+    """What a text needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -33,39 +32,43 @@ class TextModel(Protocol):
         ...
 
 
-def encode(model: TextModel, request: TextRequest) -> tuple[int, ...]:
+class PromptError(UsageError):
+    """The prompt cannot be taken."""
+
+
+class PromptTooLong(PromptError):
+    """The prompt leaves no room in the context."""
+
+
+def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
     """The token ids of a prompt, at least one, with room for one more in the context. May take a while.
 
     Raises:
-        ApiError: 400; the prompt is empty, too long, or the chat template refuses it.
+        PromptError: it is empty, too long, names what is no token, or the chat template refuses it.
     """
-    param = "messages" if request.chat else "prompt"
-    prompt = request.prompt
     if isinstance(prompt, str):
         ids = tuple(model.tokenizer.encode(prompt))
-    elif isinstance(prompt[0], Turn):
-        ids = _turns(model, [turn for turn in prompt if isinstance(turn, Turn)], param)
-    else:
+    elif prompt and isinstance(prompt[0], int):
         ids = tuple(token for token in prompt if isinstance(token, int))
         if max(ids) >= model.vocab_size:
-            raise bad(
-                param, f"token id {max(ids)} is not below {model.vocab_size}, the size of the vocabulary"
+            raise PromptError(
+                f"token id {max(ids)} is not below {model.vocab_size}, the size of the vocabulary"
             )
+    else:
+        ids = _turns(model, [turn for turn in prompt if isinstance(turn, Turn)])
     if not ids:
-        raise bad(param, "the prompt is empty")
+        raise PromptError("the prompt is empty")
     if len(ids) >= model.max_context:
-        raise ApiError(
-            400,
+        raise PromptTooLong(
             f"the prompt has {len(ids)} tokens and the model's context {model.max_context}, new tokens included",
-            code="context_length_exceeded",
-            param=param,
+            hint="shorten the prompt or drop the oldest turns",
         )
     return ids
 
 
-def _turns(model: TextModel, turns: list[Turn], param: str) -> tuple[int, ...]:
+def _turns(model: TextModel, turns: list[Turn]) -> tuple[int, ...]:
     try:
-        # The length is checked by the caller, who says it with a code for programs.
+        # The length is checked by the caller, for all kinds of prompts.
         return encode_turns(model.tokenizer, turns, max_context=2**62)
     except UsageError as error:
-        raise ApiError(400, error.message, code="invalid_value", param=param, hint=error.hint) from error
+        raise PromptError(error.message, hint=error.hint) from error

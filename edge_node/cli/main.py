@@ -1,0 +1,162 @@
+"""From the flags of ``flexspec-edge`` to a node that runs, and the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from edge_node.cli.parser import build_parser
+from edge_node.config import EdgeConfig, from_arguments
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.signals import stoppable
+from flexspec_mq.doctor import command as doctor
+from flexspec_mq.errors import Cancelled
+from flexspec_mq.settings import show
+from flexspec_mq.transport.arguments import link_settings
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from edge_node.api.settings import ApiSettings
+    from edge_node.cli.commands import Command
+    from edge_node.completion.options import CompletionOptions
+    from edge_node.drafting.load import DraftModel
+    from edge_node.node import EdgeNode
+    from edge_node.settings import EdgeSettings
+    from flexspec_mq.doctor.command import Examine
+    from flexspec_mq.transport.base import LinkSettings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    args = build_parser().parse_args(argv)
+    if args.command == "doctor":
+        return _doctor(args)
+    loaded = from_arguments(args)
+    config = loaded.settings
+    if args.command == "config":
+        show(loaded, json=args.json)
+        return 0
+    logs.configure(config.log, edge=config.node.edge)
+    link = link_settings(config.link, f"e-{config.node.edge}")
+    if args.command == "serve":
+        api = config.api.settings(config.node.version)
+        with logs.logged_stages() as tell:
+            draft = _load(config.node, tell)
+        asyncio.run(_serve(config, link, draft, api, ready_json=args.ready_json))
+        return 0
+    options = _options(args)
+    from edge_node.cli import commands
+
+    command = commands.prepare(args)
+    with logs.logged_stages() as tell:
+        draft = _load(config.node, tell)
+    asyncio.run(_run(config, link, draft, command, options, events=args.events))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    def prepare() -> Examine:
+        config = from_arguments(args).settings
+        from edge_node.doctor.examine import examine
+
+        return lambda tell, timeout: examine(config, tell, timeout, load=_load)
+
+    return doctor.run("edge", args, prepare)
+
+
+def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
+    """Load the draft; call it outside of the event loop, where Ctrl-C ends it.
+
+    It imports torch: only when nothing is left to complain about, and on the thread that waits for it.
+    """
+    from edge_node.drafting.load import load
+
+    return load(settings, tell)
+
+
+def _options(args: argparse.Namespace) -> CompletionOptions:
+    from edge_node.completion.options import CompletionOptions
+
+    return CompletionOptions(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+        limit=args.max_tokens,
+        ignore_eos=args.ignore_eos,
+        timeout=args.timeout,
+        wait=args.wait,
+    )
+
+
+def _node(settings: EdgeSettings, draft: DraftModel) -> EdgeNode:
+    from edge_node.node import EdgeNode
+
+    return EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=settings.reuse)
+
+
+async def _serve(
+    config: EdgeConfig, base: LinkSettings, draft: DraftModel, api: ApiSettings, *, ready_json: bool
+) -> None:
+    """Serve the API until SIGTERM or Ctrl-C, which is how a daemon ends well."""
+    from edge_node.api.daemon import serve_node
+    from flexspec_mq.transport.mqtt import mqtt_link
+
+    def started(port: int) -> None:
+        if ready_json:
+            sys.stdout.write(json.dumps({"ready": True, "host": api.host, "port": port}) + "\n")
+            sys.stdout.flush()
+        serves = f"edge {config.node.edge} serves http://{api.host}:{port}/v1; the broker is {base.address}"
+        logs.tell(serves)
+        notify.ready(serves)
+
+    def ending() -> None:
+        notify.stopping("ending its streams")
+
+    with contextlib.suppress(Cancelled):
+        async with stoppable(ending):
+            await serve_node(
+                _node(config.node, draft),
+                draft.loaded,
+                mqtt_link,
+                base,
+                policy=config.plan.new_policy,
+                settings=api,
+                started=started,
+            )
+
+
+async def _run(
+    config: EdgeConfig,
+    base: LinkSettings,
+    draft: DraftModel,
+    command: Command,
+    options: CompletionOptions,
+    *,
+    events: bool,
+) -> None:
+    """Run one command over a node of its own."""
+    from edge_node.cli.view import SessionView
+    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.completion.limits import CompletionLimits
+    from edge_node.fleet.directory import LinkWatch
+    from flexspec_mq.transport.mqtt import mqtt_link
+
+    node, link = _node(config.node, draft), LinkWatch(mqtt_link)
+    patience = CompletionLimits().link_patience
+    with contextlib.closing(
+        CompletionGenerator(node, draft.loaded, link, config.plan.new_policy, patience)
+    ) as generator:
+        async with stoppable(), node.running(link, base):
+            await command(SessionView(generator, options, events))

@@ -1,0 +1,73 @@
+"""The flags of ``flexspec-edge``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge_node.config import add_arguments
+from flexspec_mq.daemon import logs
+from flexspec_mq.doctor.command import add_doctor_command
+from flexspec_mq.settings import add_show_command
+
+ONE_SHOT_PATIENCE = 15.0
+"""Seconds without a connection after which a command that answers and stops gives up, unless told otherwise."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    # No abbreviations: --password, which is no flag of ours, would be taken for --password-file.
+    parser = argparse.ArgumentParser(
+        prog="flexspec-edge",
+        description="Write texts from this device, with a draft here and the target behind a broker.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    ask = commands.add_parser("ask", help="answer one prompt and stop", allow_abbrev=False)
+    ask.add_argument("prompt", nargs="?", help="what to ask; read from standard input when it is left out")
+    chat = commands.add_parser(
+        "chat", help="talk over several turns; one line each on standard input", allow_abbrev=False
+    )
+    batch = commands.add_parser("batch", help="answer many prompts at once", allow_abbrev=False)
+    batch.add_argument(
+        "file", type=Path, help="JSON lines with `prompt`, or `turns` of which the first is used"
+    )
+    batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
+    for command in (ask, chat, batch):
+        _add_options(command)
+        patience = {} if command is chat else {"give_up_after": ONE_SHOT_PATIENCE}
+        add_arguments(command, api=False, **patience)
+        command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
+        logs.add_verbose(command)
+    serves = commands.add_parser(
+        "serve", help="an OpenAI-compatible HTTP API for programs on this device", allow_abbrev=False
+    )
+    serves.add_argument(
+        "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
+    )
+    for one in (serves, add_show_command(commands), add_doctor_command(commands)):
+        add_arguments(one)
+        logs.add_verbose(one)
+    return parser
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    text = command.add_argument_group("text")
+    text.add_argument("--max-tokens", type=int, default=256, help="tokens to write at most (default: 256)")
+    text.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
+    text.add_argument(
+        "--top-k", type=int, default=0, help="keep the k most likely tokens; 0 is all (default: 0)"
+    )
+    text.add_argument(
+        "--top-p", type=float, default=1.0, help="keep this mass of them; 1 is all (default: 1)"
+    )
+    text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
+    text.add_argument("--ignore-eos", action="store_true", help="always write up to --max-tokens")
+    text.add_argument("--timeout", type=float, help="seconds for one text (default: none)")
+    text.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait for a worker while none serves the version (default: 0, say so at once)",
+    )

@@ -1,0 +1,108 @@
+"""What a text has taken."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_node.generation import Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Figures of one text so far, or of a whole one.
+
+    Attributes:
+        prompt_tokens: of the prompt.
+        tokens: committed; those of a stop string, of an end of text and of an unfinished character as well.
+        seconds: since the request.
+        first_token: seconds to the first commit; None before.
+        tokens_per_second: after the first commit.
+        draft_length: planned for the next batch.
+        drafted: draft tokens that the target's decision met.
+        accepted: of these, right.
+        looked_up: of the accepted ones, those that a lookup had drafted.
+        rounds: verdicts that committed something.
+        tokens_per_round: mean.
+        rtt_ms: smoothed round trip without the worker's own time; None before a sample.
+        bytes_up, bytes_down: MQTT payload.
+        bytes_per_token: both ways together.
+        polls, reopens: recoveries.
+        worker: that holds the session now.
+        version: target version that writes it.
+        exactness: as the statuses of the version's workers say.
+        temperature, top_k, top_p, seed: with which the same text comes again.
+    """
+
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+    first_token: float | None
+    tokens_per_second: float
+    draft_length: int
+    drafted: int
+    accepted: int
+    looked_up: int
+    rounds: int
+    tokens_per_round: float
+    rtt_ms: float | None
+    bytes_up: int
+    bytes_down: int
+    bytes_per_token: float
+    polls: int
+    reopens: int
+    worker: str | None
+    version: str
+    exactness: str
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+
+class Clock:
+    """Times one text, from now on."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.first: float | None = None
+
+    def committed(self) -> None:
+        """Something was committed now."""
+        if self.first is None:
+            self.first = time.monotonic()
+
+    def figures(self, generation: Generation, version: str, exactness: str) -> Figures:
+        """Figures of the text now."""
+        now = time.monotonic()
+        machine, counters = generation.machine, generation.machine.counters
+        seen, traffic, sampling = machine.observation, generation.traffic, generation.request.sampling
+        tokens, writing = seen.committed, now - (self.first or now)
+        return Figures(
+            prompt_tokens=len(generation.request.prompt),
+            tokens=tokens,
+            seconds=now - self.began,
+            first_token=None if self.first is None else self.first - self.began,
+            tokens_per_second=tokens / writing if writing > 0 else 0.0,
+            draft_length=machine.plan.draft_length,
+            drafted=seen.drafted,
+            accepted=seen.accepted,
+            looked_up=counters.looked_up_accepted,
+            rounds=counters.rounds,
+            tokens_per_round=tokens / counters.rounds if counters.rounds else 0.0,
+            rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
+            bytes_up=traffic.up,
+            bytes_down=traffic.down,
+            bytes_per_token=(traffic.up + traffic.down) / tokens if tokens else 0.0,
+            polls=counters.polls,
+            reopens=counters.reopens,
+            worker=machine.worker,
+            version=version,
+            exactness=exactness,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+        )

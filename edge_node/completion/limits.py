@@ -1,0 +1,28 @@
+"""How much an edge node takes on, and for how long it keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionLimits:
+    """Bounds on the texts of one server. Times are seconds.
+
+    Attributes:
+        max_texts: texts that are written or read at a time.
+        max_readers: that may read one text at a time, by the same idempotency key.
+        link_patience: that a new text waits for the broker.
+        keep_for: that a complete text stays under its idempotency key.
+        keep_texts: complete texts kept at most.
+        keep_bytes: characters of them, taken together, at most.
+        grace: for texts to end when the server stops.
+    """
+
+    max_texts: int = 64
+    max_readers: int = 16
+    link_patience: float = 10.0
+    keep_for: float = 600.0
+    keep_texts: int = 256
+    keep_bytes: int = 16 * 2**20
+    grace: float = 5.0

@@ -1,0 +1,72 @@
+"""What a text is to go on from, and how it is to be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.text import Turn
+from flexspec_mq.sampling.params import SamplingParams
+
+SEED_BITS = 53
+"""Of seeds that we draw: programs read numbers from JSON, some of them as floats."""
+
+Prompt = str | tuple[int, ...] | tuple[Turn, ...]
+"""Text, token ids, or the turns of a conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOptions:
+    """How a text is to be written. None leaves a value to the target's makers, or as stated.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep this mass of them.
+        seed: 64 bits; None draws one.
+        limit: tokens at most; None is what the context leaves.
+        stops: non-empty strings that end the text and are not shown.
+        ignore_eos: go on to the limit.
+        timeout: seconds for the whole text, waiting included; None is no bound.
+        version: target version; None is the node's.
+        wait: seconds to wait for a worker while none serves the version.
+        prediction: what much of the text will probably be. It speeds the text up and never changes it.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    limit: int | None = None
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    timeout: float | None = None
+    version: str | None = None
+    wait: float = 0.0
+    prediction: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no text can be written with.
+
+        Raises:
+            UsageError: naming the value.
+        """
+        self.sampling(0, SamplingParams())
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
+        if self.timeout is not None and not self.timeout > 0:  # nan is not either
+            raise UsageError(f"a timeout of {self.timeout} s is over before it begins")
+
+    @property
+    def leaves_to_target(self) -> bool:
+        """Whether it matters what the makers of the target recommend."""
+        return self.temperature is None or (self.temperature > 0 and None in (self.top_k, self.top_p))
+
+    def sampling(self, drawn: int, recommended: SamplingParams) -> SamplingParams:
+        """The sampling parameters, with the seed that is asked for or else with `drawn`."""
+        return SamplingParams(
+            recommended.temperature if self.temperature is None else self.temperature,
+            recommended.top_k if self.top_k is None else self.top_k,
+            recommended.top_p if self.top_p is None else self.top_p,
+            drawn if self.seed is None else self.seed,
+        )

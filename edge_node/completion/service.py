@@ -1,0 +1,96 @@
+"""Whether anybody serves a version: known long before a session gives up, so that the user is told at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import WorkerError
+
+if TYPE_CHECKING:
+    from edge_node.fleet.directory import LinkWatch
+    from edge_node.generation import Generation
+
+Waiting = Callable[[str, list[str], float], None]
+"""Told the version that no worker serves, versions that are online, and seconds that one is waited for."""
+
+_SURE = 1.2
+"""Seconds for which nobody must serve a version before that is said: a worker may just be starting again."""
+_STATUS = 0.5
+"""Seconds that the retained status of a version's workers may take, once the link is up."""
+_LOOK = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Looks for workers of one version on behalf of one text.
+
+    Args:
+        link: of the node.
+        version: that is asked for.
+        patience: seconds to wait for a worker when there is none.
+        waiting: told before that.
+    """
+
+    def __init__(self, link: LinkWatch, version: str, patience: float, waiting: Waiting | None) -> None:
+        self._link = link
+        self._version = version
+        self._patience = patience
+        self._waiting = waiting
+        self._until: float | None = None
+
+    async def known(self) -> None:
+        """Wait for the status of a worker of the version; not for long, as there may be none."""
+        if not self._link.blind:
+            await self._link.workers.wait_for(self._version, _STATUS)
+
+    async def unserved(self, generation: Generation) -> None:
+        """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
+        since = time.monotonic()
+        while time.monotonic() - since < _SURE:
+            await asyncio.sleep(_LOOK)
+            if not self._nobody_serves(generation):
+                since = time.monotonic()
+
+    async def wait(self) -> None:
+        """Wait for a worker for as long as was asked for.
+
+        Raises:
+            WorkerError: there is none, or the time is over.
+        """
+        now = time.monotonic()
+        versions = sorted(self._link.workers.versions())
+        if self._until is None:
+            self._until = now + self._patience
+            if self._patience > 0:
+                told = ", ".join(versions) or "none"
+                _log.warning(
+                    "no worker serves %s; waiting up to %g s for one (versions online: %s)",
+                    self._version,
+                    self._patience,
+                    told,
+                )
+                if self._waiting is not None:
+                    self._waiting(self._version, versions, self._patience)
+        left = max(self._until - now, 0.0)
+        if not (self._link.blind and left) and not await self._link.workers.wait_for(self._version, left):
+            others = (
+                f"ask for one that is online: {', '.join(versions)}" if versions else "no version is online"
+            )
+            raise WorkerError(f"no worker serves {self._version}", hint=f"start one; {others}")
+
+    def _nobody_serves(self, generation: Generation) -> bool:
+        """Whether nobody serves the version now, as far as anybody can know.
+
+        Once a worker has answered, the session's own rules say for how long it goes on. Before that, that no status
+        is there proves nothing by itself: access rules may keep all of them from us. Either the broker says that
+        nobody listens to opens of the version, or there is a status of another worker.
+        """
+        workers, machine = self._link.workers, generation.machine
+        if machine.counters.verdicts or machine.counters.busy or not self._link.is_up:
+            return False
+        return self._version not in workers.versions() and (machine.nobody or workers.any)

@@ -1,0 +1,60 @@
+"""All settings of ``flexspec-edge``, and how they come from flags, the environment and a file.
+
+Another part of the node gets a section of its own: a frozen dataclass whose fields carry a `Setting`, and a field of
+`EdgeConfig`. Its flags, variables, keys of the file, help and ``config show`` follow from that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from edge_node.api.options import ApiOptions
+from edge_node.settings import EdgeSettings, PlanOptions
+from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.settings import Loaded, Program, add_flags, load, named_after_user
+from flexspec_mq.transport.arguments import LinkOptions
+
+if TYPE_CHECKING:
+    import argparse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeConfig:
+    """All settings of ``flexspec-edge``, section by section."""
+
+    node: EdgeSettings
+    plan: PlanOptions
+    api: ApiOptions
+    link: LinkOptions
+    log: LogOptions
+
+
+PROGRAM = Program("edge", EdgeConfig)
+"""``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaults: Any) -> None:
+    """Add the flags of all settings.
+
+    Args:
+        parser: of a command.
+        api: whether it serves the API; its flags are left out otherwise.
+        defaults: of settings that have others in this command.
+    """
+    titles = {"plan": "plan", "api": "API", "link": "broker", "log": "log"}
+    without = () if api else tuple(field.name for field in fields(ApiOptions))
+    add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
+
+
+def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
+    """Settings from parsed flags, the environment and the file; see `add_arguments`.
+
+    Raises:
+        UsageError: an unknown key or an impossible value.
+    """
+    loaded = load(PROGRAM, args)
+    config = loaded.settings
+    if loaded.origins["edge"].kind == "default" and config.link.username is None:
+        return replace(loaded, settings=replace(config, node=replace(config.node, ephemeral=True)))
+    return named_after_user(loaded, "node", "edge")
