@@ -6,14 +6,15 @@ import argparse
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
-from flexspec_mq.daemon import logs
+from flexspec_mq.daemon import logs, probes
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.signals import on_signal
+from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError
@@ -102,17 +103,16 @@ async def _worker(config: CloudConfig, engine: ModelEngine) -> AsyncIterator[Clo
         return
     try:
         from cloud_worker.metrics import Metrics
-        from cloud_worker.probes import observed
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--metrics-port needs {error.name}", hint="install it with: pip install 'flexspec-mq[serve]'"
         ) from error
-    metrics = Metrics()
-    worker = CloudWorker(config.worker, engine, metrics=metrics)
-    async with observed(
-        worker, metrics, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere
+    worker = CloudWorker(config.worker, engine)
+    pages = Metrics(worker).pages()
+    async with probes.serving(
+        pages, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere
     ) as port:
-        logs.tell(f"figures and probes at http://{where.metrics_host}:{port}/metrics, /healthz, /readyz")
+        logs.tell(f"figures and probes at http://{where.metrics_host}:{port}{', '.join(pages)}")
         yield worker
 
 
@@ -121,24 +121,24 @@ async def _run(
 ) -> None:
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    run = asyncio.create_task(worker.run(mqtt_link, base), name="worker")
-    ready = asyncio.create_task(worker.ready.wait(), name="ready")
-    with stoppable(worker, run):
-        await asyncio.wait([run, ready], return_when=asyncio.FIRST_COMPLETED)
-        if ready.done() and not run.done():
-            _tell_ready(settings, base, target, as_json=ready_json)
-        ready.cancel()
-        await run
+    async with (
+        running(worker.run(mqtt_link, base), "worker") as run,
+        running(worker.ready.wait(), "ready") as up,
+    ):
+        with draining(worker, run):
+            await any_of(run, up)
+            if not run.done():
+                _tell_ready(settings, base, target, as_json=ready_json)
+            await run
 
 
 @contextlib.contextmanager
-def stoppable(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
+def draining(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
     """The first SIGTERM or Ctrl-C drains the worker, the second one ends it at once; then the exit code is 130.
 
     Raises:
         Cancelled: it was ended before its sessions had.
     """
-    loop = asyncio.get_running_loop()
     signals = 0
 
     def stop() -> None:
@@ -151,17 +151,13 @@ def stoppable(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
         else:
             run.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if signals > 1:
-            raise Cancelled("stopped before its sessions had ended") from None
-        raise
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    with on_signal(stop):
+        try:
+            yield
+        except asyncio.CancelledError:
+            if signals > 1:
+                raise Cancelled("stopped before its sessions had ended") from None
+            raise
 
 
 def _tell_ready(settings: WorkerSettings, base: LinkSettings, target: Target, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from flexspec_mq.daemon.expiring import ExpiringMap
 
 
 class ErrorRateLimiter:
@@ -17,9 +17,7 @@ class ErrorRateLimiter:
     """
 
     def __init__(self, *, pause: float = 1.0, edges: int = 1024) -> None:
-        self._pause = pause
-        self._edges = edges
-        self._answered: OrderedDict[str, float] = OrderedDict()
+        self._answered = ExpiringMap[str, bool](most=edges, life=pause)
         self.kept_silent = 0
 
     def __len__(self) -> int:
@@ -28,12 +26,8 @@ class ErrorRateLimiter:
 
     def may_answer(self, edge: str, now: float) -> bool:
         """Whether `edge` is told now; counts as told if so."""
-        last = self._answered.get(edge)
-        if last is not None and now < last + self._pause:
+        if self._answered.get(edge, now):
             self.kept_silent += 1
             return False
-        self._answered[edge] = now
-        self._answered.move_to_end(edge)
-        if len(self._answered) > self._edges:
-            self._answered.popitem(last=False)
+        self._answered.put(edge, True, now)
         return True

@@ -6,11 +6,14 @@ What is counted anyway is read when somebody asks; only times and sizes are note
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from flexspec_mq.daemon.probes import Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.interface import StepResult
     from cloud_worker.worker import CloudWorker
+    from flexspec_mq.daemon.probes import Pages
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -40,9 +44,14 @@ _REFUSALS = {
 
 
 class Metrics:
-    """What happens in one worker. Give it to `CloudWorker`, which tells it of its steps."""
+    """What happens in one worker.
 
-    def __init__(self) -> None:
+    Args:
+        worker: whose counters are read whenever the page is made, and which tells of its steps.
+    """
+
+    def __init__(self, worker: CloudWorker) -> None:
+        self._worker = worker
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._queue = Histogram(
@@ -63,12 +72,10 @@ class Metrics:
         self._fed = Histogram(
             "flexspec_worker_forward_tokens", "Tokens in one forward", buckets=_SIZES, registry=self.registry
         )
-
-    def watch(self, worker: CloudWorker) -> None:
-        """Read the counters of a worker whenever the page is made."""
         self.registry.register(_Counters(worker))
+        worker.on_step = self._step
 
-    def step(self, result: StepResult, began: float) -> None:
+    def _step(self, result: StepResult, began: float) -> None:
         """A forward is done.
 
         Args:
@@ -86,6 +93,18 @@ class Metrics:
     def page(self) -> bytes:
         """The page that Prometheus reads, in its text format; made on the event loop."""
         return generate_latest(self.registry)
+
+    def pages(self) -> Pages:
+        """What a worker shows over HTTP."""
+        return {
+            "/metrics": lambda: Page(self.page(), kind=CONTENT_TYPE),
+            "/healthz": lambda: Page(b"ok\n"),
+            "/readyz": self._ready,
+        }
+
+    def _ready(self) -> Page:
+        why = self._worker.not_ready
+        return Page(f"{why or 'ready'}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK)
 
 
 class _Counters(Collector):

@@ -47,4 +47,7 @@ def status_of(
         load=load,
         capacity=settings.capacity,
         lease=settings.lease,
+        temperature=facts.recommended.temperature,
+        top_k=facts.recommended.top_k,
+        top_p=facts.recommended.top_p,
     )

@@ -20,8 +20,7 @@ from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.status import status_of
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.daemon.tasks import first_of
-from flexspec_mq.errors import LinkDown, RemoteProtocolError
+from flexspec_mq.errors import LinkDown, LocalProtocolError, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
@@ -30,11 +29,10 @@ from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Literal
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from typing import Any, Literal
 
-    from cloud_worker.engine.interface import Engine, Memory
-    from cloud_worker.metrics import Metrics
+    from cloud_worker.engine.interface import Engine, Memory, StepResult
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
@@ -53,10 +51,9 @@ class CloudWorker:
     Args:
         settings: of the worker.
         engine: decides tokens; used on one thread of its own.
-        metrics: told of every step.
     """
 
-    def __init__(self, settings: WorkerSettings, engine: Engine, *, metrics: Metrics | None = None) -> None:
+    def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
         facts = engine.facts
         self._settings = settings
         self._codec = Codec()
@@ -86,10 +83,9 @@ class CloudWorker:
         self._refusals = ErrorRateLimiter()
         self.malformed = 0
         """Messages that could not be read."""
+        self.on_step: Callable[[StepResult, float], None] | None = None
+        """Told of every step, and when it began."""
         self._link: Link | None = None
-        self._metrics = metrics
-        if metrics is not None:
-            metrics.watch(self)
 
     @property
     def capacity(self) -> int:
@@ -149,28 +145,30 @@ class CloudWorker:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        stepper = EngineThread(self._engine)
+        thread = EngineThread(self._engine)
         try:
-            async with connect(self.link_settings(base)) as link:
+            async with connect(self.link_settings(base)) as link, asyncio.TaskGroup() as group:
                 self._link = link
                 loops = [
-                    asyncio.create_task(self._receive_loop(link), name="receive"),
-                    asyncio.create_task(self._step_loop(stepper), name="step"),
-                    asyncio.create_task(self._timer_loop(link), name="timer"),
-                    asyncio.create_task(self._outbox.run(link), name="publish"),
+                    group.create_task(_endless(name, loop, *args), name=name)
+                    for name, loop, *args in (
+                        ("receive", self._receive_loop, link),
+                        ("step", self._step_loop, thread),
+                        ("timer", self._timer_loop, link),
+                        ("publish", self._outbox.run, link),
+                    )
                 ]
-                try:
-                    await first_of(self._stopping.wait(), loops)
-                    await self._drain(link, loops)
-                finally:
-                    for loop in loops:
-                        loop.cancel()
-                    await asyncio.gather(*loops, return_exceptions=True)
+                await self._stopping.wait()
+                await self._drain(link)
+                for loop in loops:
+                    loop.cancel()
+        except ExceptionGroup as died:  # what killed the first of the loops
+            raise died.exceptions[0] from None
         finally:
             self._link = None
-            stepper.close()
+            thread.close()
 
-    async def _drain(self, link: Link, loops: Sequence[asyncio.Task[None]]) -> None:
+    async def _drain(self, link: Link) -> None:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
         _log.info("draining: %d sessions, up to %.0f s", len(self._machine), self._settings.drain)
         self._do(self._machine.drain(time.monotonic()))
@@ -178,11 +176,11 @@ class CloudWorker:
         self._publish_status(link)
         try:
             async with asyncio.timeout(self._settings.drain):
-                await first_of(self._until_empty(), loops)
+                await self._until_empty()
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self._machine))
         self._do(self._machine.release(time.monotonic()))
-        if not await first_of(self._outbox.flush(_FAREWELL), loops):
+        if not await self._outbox.flush(_FAREWELL):
             _log.warning("left with %d messages unpublished", len(self._outbox))
 
     async def _leave_share(self, link: Link) -> None:
@@ -252,9 +250,9 @@ class CloudWorker:
         self._timer.set()
         self._emptied.set()
 
-    async def _step_loop(self, stepper: EngineThread) -> None:
+    async def _step_loop(self, thread: EngineThread) -> None:
         while True:
-            if stepper.idle:
+            if thread.idle:
                 await self._work.wait()
             await self._gather()
             self._work.clear()
@@ -262,13 +260,13 @@ class CloudWorker:
             changes, self._changes = self._changes, []
             items = self._machine.take_work(began, self._settings.batch)
             self._gathering.took(items)
-            done = await stepper.round(changes, items)
+            done = await thread.round(changes, items)
             now = time.monotonic()
             if done.results:
                 self._gathering.stepped(now - began)
             for result in done.results:
-                if self._metrics is not None:
-                    self._metrics.step(result, began)
+                if self.on_step is not None:
+                    self.on_step(result, began)
                 for item, tokens in result.decided:
                     self._gathering.answered(item.key, now)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
@@ -323,3 +321,8 @@ class CloudWorker:
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         load = len(self._machine)
         return status_of(self._settings, self._engine.facts, state, epoch=self._epoch, load=load)
+
+
+async def _endless(name: str, loop: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+    await loop(*args)
+    raise LocalProtocolError(f"the {name} loop ended by itself")

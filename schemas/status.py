@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.messages import Name
+from schemas.messages import MAX_TOKEN_ID, Name
 
 Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -26,6 +26,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         load: sessions held now.
         capacity: sessions that it would hold.
         lease: seconds.
+        temperature: that the target's makers recommend; none of the three where they say nothing.
+        top_k: the same; 0 is all tokens.
+        top_p: the same.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -42,6 +45,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     load: Count = 0
     capacity: Count = 0
     lease: Annotated[int, Meta(ge=0, le=86_400)] = 0
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
 
 
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):

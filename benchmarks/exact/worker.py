@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
-from cloud_worker.engine.model_runner import ModelRunner
+from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.models.packed import ModelInput
 
 _RECORD = 4
@@ -54,17 +54,17 @@ class Trace:
 
 
 def trace_to(path: str) -> None:
-    """Have every model runner of this process write to `path`."""
+    """Have every engine of this process write to `path`."""
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    class TracedRunner(ModelRunner):
-        def run(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+    class TracedCore(EngineCore):
+        def forward(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
             cut = sum(not feed.rows for feed in feeds)
             drafted = sum(feed.rows - 1 for feed in feeds if feed.rows)
             os.write(out, bytes((len(feeds), cut, min(drafted, 255), 0)))
-            return super().run(feeds)
+            return super().forward(feeds)
 
-    vars(engine)["ModelRunner"] = TracedRunner
+    vars(engine)["EngineCore"] = TracedCore
 
 
 if __name__ == "__main__":

@@ -17,20 +17,20 @@ import numpy.typing as npt
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
-from cloud_worker.engine.model_runner import ModelRunner
+from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.models.packed import ModelInput
 
 
 def slow_down(seconds: float) -> None:
-    """Have every model runner of this process take so much longer for a forward."""
+    """Have every engine of this process take so much longer for a forward."""
 
-    class SlowRunner(ModelRunner):
-        def run(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
-            logits = super().run(feeds)
+    class SlowCore(EngineCore):
+        def forward(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+            logits = super().forward(feeds)
             time.sleep(seconds)
             return logits
 
-    vars(engine)["ModelRunner"] = SlowRunner
+    vars(engine)["EngineCore"] = SlowCore
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 
 from benchmarks.scale_parts.null import Cost, NullEngine
 from benchmarks.scale_parts.orders import Ready, say
-from cloud_worker.__main__ import stoppable
+from cloud_worker.__main__ import draining
 from cloud_worker.metrics import Metrics
-from cloud_worker.probes import observed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
+from flexspec_mq.daemon import probes
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 
@@ -46,18 +47,18 @@ async def serve(options: argparse.Namespace) -> None:
         batch=options.batch,
         drain=0.0,
     )
-    metrics = Metrics()
     engine = NullEngine(Cost(options.step_ms / 1000, options.token_ms / 1000))
-    worker = CloudWorker(settings, engine, metrics=metrics)
+    worker = CloudWorker(settings, engine)
     base = LinkSettings(port=options.port, client_id=f"w-{options.worker}", give_up_after=30.0)
-    async with observed(worker, metrics) as port:
-        run = asyncio.create_task(worker.run(mqtt_link, base), name="worker")
-        ready = asyncio.create_task(worker.ready.wait(), name="ready")
-        with stoppable(worker, run):
-            await asyncio.wait([run, ready], return_when=asyncio.FIRST_COMPLETED)
+    async with (
+        probes.serving(Metrics(worker).pages()) as port,
+        running(worker.run(mqtt_link, base), "worker") as run,
+        running(worker.ready.wait(), "ready") as ready,
+    ):
+        with draining(worker, run):
+            await any_of(run, ready)
             if ready.done():
                 say(Ready(port))
-            ready.cancel()
             await run
 
 

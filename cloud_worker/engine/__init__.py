@@ -1,1 +1,1 @@
-"""The engine: scheduler, KV cache, model runner and acceptance, on a thread of its own."""
+"""The engine: scheduler, KV cache, forward and acceptance, on a thread of its own."""

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.interface import Facts, Memory, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
-from cloud_worker.engine.model_runner import ModelRunner
 from cloud_worker.engine.noise_prefetch import NoisePrefetch
 from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
-    from flexspec_mq.models.packed import PackedModel
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
     from schemas.messages import Identity
@@ -32,7 +37,7 @@ class EngineCore:
     """Work items in, tokens out; knows token ids only. Everything runs on one thread, never on the event loop.
 
     Args:
-        model: the target.
+        model: the target; it computes, and nothing else.
         limit: most bytes of keys and values; None is no limit.
         prefill: tokens of unread prefixes that one step may read.
         budget: says that anew for each step instead, if there is one.
@@ -52,7 +57,7 @@ class EngineCore:
         budget: PrefillBudget | None = None,
     ) -> None:
         self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
-        self._runner = ModelRunner(model)
+        self._model = model
         self._noise = NoisePrefetch(model.vocab_size)
         self.batch = self.fed = 0
 
@@ -71,7 +76,7 @@ class EngineCore:
             None if item is None else self._noise.draw(sampling(item.identity), len(item.context))
             for item in deciding
         ]
-        logits = self._runner.run([one.feed for one in scheduled])
+        logits = self.forward([one.feed for one in scheduled])
         decided = []
         for item, rows, noise in zip(deciding, logits, noises, strict=True):
             if item is None:
@@ -82,6 +87,19 @@ class EngineCore:
             if self.scheduler.settle(item, tokens):
                 decided.append((item, tokens))
         return decided
+
+    def forward(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+        """Run one forward; the keys and values of each feed then hold its tokens.
+
+        Args:
+            feeds: at most one per session, with room for its tokens.
+
+        Returns:
+            For each feed, float32 logits of shape [its rows, vocabulary].
+        """
+        logits = to_numpy(self._model.forward(feeds))
+        ends = [0, *accumulate(feed.rows for feed in feeds)]
+        return [logits[begin:end] for begin, end in pairwise(ends)]
 
 
 class ModelEngine:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from schemas.messages import MAX_TOKEN_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
+
+
+class Recommended(msgspec.Struct, frozen=True):
+    """How a target's makers recommend to sample; what they do not say is None."""
+
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+
+    @classmethod
+    def of(cls, generation: Mapping[str, Any]) -> Recommended:
+        """What a ``generation_config.json`` says; nothing where it does not sample, or samples as nobody can."""
+        if generation.get("do_sample") is False:
+            return cls()
+        try:
+            return msgspec.convert(dict(generation), cls)
+        except msgspec.ValidationError:
+            return cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +44,7 @@ class Facts:
         flip_rate: measured share of tokens that another shape changes; None where it is exact.
         room: tokens whose keys and values fit at once; None where nothing bounds them.
         keeps: whether it can go on from what it read for an earlier session.
+        recommended: how to sample.
     """
 
     fingerprint: bytes
@@ -30,6 +56,7 @@ class Facts:
     dtype: str
     room: int | None = None
     keeps: bool = False
+    recommended: Recommended = field(default_factory=Recommended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound, Subscription
@@ -11,7 +11,20 @@ from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
 from flexspec_mq.transport.state import LinkState
 
 if TYPE_CHECKING:
-    from flexspec_mq.transport.memory import MemoryBroker
+    from flexspec_mq.transport.base import Will
+
+
+class _Broker(Protocol):
+    """What a link asks of its broker; `MemoryBroker` says what each call does."""
+
+    running: asyncio.Event
+
+    def attach(self, link: MemoryLink) -> bool: ...
+    def detach(self, link: MemoryLink, will: Will | None) -> None: ...
+    def send(self, client_id: str, message: Outbound) -> None: ...
+    def subscribe(self, link: MemoryLink, wanted: Subscription) -> None: ...
+    def unsubscribe(self, link: MemoryLink, topic_filter: str) -> None: ...
+    def flush(self, link: MemoryLink) -> None: ...
 
 
 class MemoryLink(LinkState):
@@ -21,7 +34,7 @@ class MemoryLink(LinkState):
         generation: counts its connections.
     """
 
-    def __init__(self, broker: MemoryBroker, settings: LinkSettings) -> None:
+    def __init__(self, broker: _Broker, settings: LinkSettings) -> None:
         super().__init__(settings)
         self._broker = broker
         self.generation = 0

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.launcher import PrivateBroker
-from cloud_worker import probes as observing
 from cloud_worker.metrics import Metrics
-from cloud_worker.probes import observed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
+from flexspec_mq.daemon import probes
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
@@ -51,15 +51,18 @@ async def figures(port: int) -> dict[str, float]:
     }
 
 
+def serving(daemon: CloudWorker, **where: Any) -> AbstractAsyncContextManager[int]:
+    return probes.serving(Metrics(daemon).pages(), **where)
+
+
 @asynccontextmanager
 async def watched(
     broker: PrivateBroker, worker: str, **options: object
 ) -> AsyncIterator[tuple[CloudWorker, int]]:
-    metrics = Metrics()
     settings = WorkerSettings(worker=worker, version=worker[:3], drain=PATIENCE)
-    daemon = CloudWorker(settings, verifier(worker, **options), metrics=metrics)
+    daemon = CloudWorker(settings, verifier(worker, **options))
     link = LinkSettings(host=broker.host, port=broker.port, client_id=f"w-{worker}")
-    async with observed(daemon, metrics) as port:
+    async with serving(daemon) as port:
         run = asyncio.create_task(daemon.run(mqtt_link, link))
         try:
             await asyncio.wait_for(daemon.ready.wait(), PATIENCE)
@@ -99,11 +102,10 @@ async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) 
 
 async def test_busy_answers_and_shared_forwards_are_counted() -> None:
     broker = MemoryBroker()
-    metrics = Metrics()
     fake = FakeVerifier()
-    daemon = CloudWorker(WorkerSettings(worker="w1", capacity=1, drain=0.0), fake, metrics=metrics)
+    daemon = CloudWorker(WorkerSettings(worker="w1", capacity=1, drain=0.0), fake)
     run = asyncio.create_task(daemon.run(broker.link, link_to("w-w1")))
-    async with observed(daemon, metrics) as port:
+    async with serving(daemon) as port:
         async with edge_at(broker.link) as node:
             await check(node, [wanting(number, limit=10) for number in range(3)])
         seen = await figures(port)
@@ -116,10 +118,9 @@ async def test_busy_answers_and_shared_forwards_are_counted() -> None:
 
 
 async def test_readiness_follows_the_link_and_the_drain(own_mosquitto: PrivateBroker) -> None:
-    metrics = Metrics()
     settings = WorkerSettings(worker="oc0", version="oc0", drain=PATIENCE)
-    daemon = CloudWorker(settings, verifier("oc0"), metrics=metrics)
-    async with observed(daemon, metrics) as port:
+    daemon = CloudWorker(settings, verifier("oc0"))
+    async with serving(daemon) as port:
         assert await get(port, "/healthz") == (200, "ok\n")
         assert await get(port, "/readyz") == (503, "not connected to the broker\n")
         link = LinkSettings(host=own_mosquitto.host, port=own_mosquitto.port, client_id="w-oc0")
@@ -138,8 +139,7 @@ async def test_readiness_follows_the_link_and_the_drain(own_mosquitto: PrivateBr
 
 @asynccontextmanager
 async def idle() -> AsyncIterator[int]:
-    metrics = Metrics()
-    async with observed(CloudWorker(WorkerSettings(worker="w"), FakeVerifier()), metrics) as port:
+    async with serving(CloudWorker(WorkerSettings(worker="w"), FakeVerifier())) as port:
         yield port
 
 
@@ -164,7 +164,7 @@ async def closed(reader: asyncio.StreamReader) -> bool:
 
 
 async def test_bad_clients_disturb_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observing, "_MOST_SECONDS", 0.2)
+    monkeypatch.setattr(probes, "_MOST_SECONDS", 0.2)
     async with idle() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /" + b"x" * 100_000)
@@ -190,13 +190,13 @@ async def test_it_ends_although_a_client_hangs() -> None:
 async def test_beyond_this_machine_only_in_as_many_words(host: str) -> None:
     daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
     with pytest.raises(UsageError, match="read by others"):
-        async with observed(daemon, Metrics(), host=host):
+        async with serving(daemon, host=host):
             pass
 
 
 async def test_beyond_this_machine_when_it_is_said() -> None:
     daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
-    async with observed(daemon, Metrics(), host="0.0.0.0", anywhere=True) as port:  # noqa: S104
+    async with serving(daemon, host="0.0.0.0", anywhere=True) as port:  # noqa: S104
         assert (await get(port, "/healthz"))[0] == 200
 
 
@@ -204,19 +204,18 @@ async def test_a_port_that_is_taken_is_an_error_with_its_number() -> None:
     async with idle() as port:
         daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
         with pytest.raises(UsageError, match=re.escape(f"127.0.0.1:{port}")):
-            async with observed(daemon, Metrics(), port=port):
+            async with serving(daemon, port=port):
                 pass
     with pytest.raises(UsageError, match="70000"):
-        async with observed(daemon, Metrics(), port=70_000):
+        async with serving(daemon, port=70_000):
             pass
 
 
 async def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
     pages = []
     for malformed in (3, 4):
-        metrics = Metrics()
-        daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier(), metrics=metrics)
+        daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
         daemon.malformed = malformed
-        pages.append(metrics.page().decode())
+        pages.append(Metrics(daemon).page().decode())
     assert "flexspec_worker_malformed_total 3.0" in pages[0]
     assert "flexspec_worker_malformed_total 4.0" in pages[1]

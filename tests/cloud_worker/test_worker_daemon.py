@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cloud_worker.__main__ import stoppable
+from cloud_worker.__main__ import draining
 from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -179,7 +179,7 @@ async def test_the_first_signal_drains_and_the_second_aborts() -> None:
         await until(daemon.verifier.entered.is_set)
 
         async def serve() -> None:
-            with stoppable(daemon.worker, daemon.run):
+            with draining(daemon.worker, daemon.run):
                 signal.raise_signal(signal.SIGTERM)
                 await until(lambda: daemon.worker.machine.draining)
                 assert not daemon.run.done()

@@ -1,26 +1,24 @@
-"""A small HTTP server beside a worker: /metrics, /healthz and /readyz, and nothing else.
+"""A small HTTP server for pages such as /metrics, /healthz and /readyz, and nothing else.
 
-It answers GET on the worker's own event loop. Requests are bounded in size, time and number, and an answer is a page
-of a few kilobytes, so a scraper cannot hold up verdicts.
+It answers GET on the daemon's own event loop. Requests are bounded in size, time and number, and an answer is a page
+of a few kilobytes, so whoever asks cannot hold the daemon up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from cloud_worker.metrics import CONTENT_TYPE
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from cloud_worker.metrics import Metrics
-    from cloud_worker.worker import CloudWorker
 
 _log = logging.getLogger(__name__)
 
@@ -33,15 +31,31 @@ _MOST_AT_ONCE = 16
 _PLAIN = "text/plain; charset=utf-8"
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer.
+
+    Attributes:
+        kind: media type of the body.
+    """
+
+    body: bytes
+    status: HTTPStatus = HTTPStatus.OK
+    kind: str = _PLAIN
+
+
+Pages = Mapping[str, Callable[[], Page]]
+"""By path; each is made when somebody asks."""
+
+
 @asynccontextmanager
-async def observed(
-    worker: CloudWorker, metrics: Metrics, *, host: str = "127.0.0.1", port: int = 0, anywhere: bool = False
+async def serving(
+    pages: Pages, *, host: str = "127.0.0.1", port: int = 0, anywhere: bool = False
 ) -> AsyncIterator[int]:
     """Answer HTTP inside the block; yields the port.
 
     Args:
-        worker: whose readiness is told.
-        metrics: the page.
+        pages: what there is, two at least.
         host: address to listen on.
         port: 0 is any that is free.
         anywhere: listen on an address that others can reach. There is no authentication and no TLS.
@@ -53,9 +67,9 @@ async def observed(
         raise UsageError(
             f"metrics at {host} could be read by others", hint="use 127.0.0.1, or say that this is wanted"
         )
-    answering = _Answering(worker, metrics)
+    probes = _Probes(pages)
     try:
-        server = await asyncio.start_server(answering.serve, host, port, limit=_MOST_BYTES)
+        server = await asyncio.start_server(probes.serve, host, port, limit=_MOST_BYTES)
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"metrics cannot be served at {host}:{port}: {error}", hint="choose another port"
@@ -64,16 +78,15 @@ async def observed(
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        await answering.stop()
+        await probes.stop()
         await server.wait_closed()
 
 
-class _Answering:
+class _Probes:
     """One request per connection."""
 
-    def __init__(self, worker: CloudWorker, metrics: Metrics) -> None:
-        self._worker = worker
-        self._metrics = metrics
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
         self._open: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,25 +118,21 @@ class _Answering:
         method, _, rest = head.split(b"\r\n", 1)[0].partition(b" ")
         path = rest.partition(b" ")[0]
         if method not in (b"GET", b"HEAD"):
-            status, kind, body = HTTPStatus.METHOD_NOT_ALLOWED, _PLAIN, b"only GET\n"
+            page = Page(b"only GET\n", HTTPStatus.METHOD_NOT_ALLOWED)
         else:
-            status, kind, body = self._page(path.split(b"?", 1)[0])
+            page = self._page(path.split(b"?", 1)[0].decode("latin-1"))
         lines = (
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            f"Content-Type: {kind}",
-            f"Content-Length: {len(body)}",
+            f"HTTP/1.1 {page.status.value} {page.status.phrase}",
+            f"Content-Type: {page.kind}",
+            f"Content-Length: {len(page.body)}",
             "Connection: close",
-            *(("Allow: GET, HEAD",) if status is HTTPStatus.METHOD_NOT_ALLOWED else ()),
+            *(("Allow: GET, HEAD",) if page.status is HTTPStatus.METHOD_NOT_ALLOWED else ()),
         )
-        return "\r\n".join((*lines, "", "")).encode() + (b"" if method == b"HEAD" else body)
+        return "\r\n".join((*lines, "", "")).encode() + (b"" if method == b"HEAD" else page.body)
 
-    def _page(self, path: bytes) -> tuple[HTTPStatus, str, bytes]:
-        if path == b"/metrics":
-            return HTTPStatus.OK, CONTENT_TYPE, self._metrics.page()
-        if path == b"/healthz":
-            return HTTPStatus.OK, _PLAIN, b"ok\n"
-        if path == b"/readyz":
-            why = self._worker.not_ready
-            status = HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK
-            return status, _PLAIN, f"{why or 'ready'}\n".encode()
-        return HTTPStatus.NOT_FOUND, _PLAIN, b"there are /metrics, /healthz and /readyz\n"
+    def _page(self, path: str) -> Page:
+        make = self._pages.get(path)
+        if make is None:
+            *most, last = self._pages
+            return Page(f"there are {', '.join(most)} and {last}\n".encode(), HTTPStatus.NOT_FOUND)
+        return make()

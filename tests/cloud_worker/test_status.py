@@ -1,0 +1,45 @@
+"""What a worker tells of its target's makers: how they recommend to sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.status import status_of
+from flexspec_mq.codec import Codec
+from schemas.status import WorkerStatus
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [1, 2]}, (0.6, None, 0.9)),
+        ({"temperature": 1, "top_k": 20, "top_p": 0.8}, (1.0, 20, 0.8)),
+        ({"eos_token_id": 2, "_from_model_config": True}, (None, None, None)),
+        ({"do_sample": False, "temperature": 0.6}, (None, None, None)),
+        ({"temperature": -1.0, "top_p": 0.9}, (None, None, None)),
+        ({"temperature": "hot"}, (None, None, None)),
+        ({"top_p": 0.0}, (None, None, None)),
+        ({"top_k": 2**40}, (None, None, None)),
+        ({"temperature": None}, (None, None, None)),
+        ({}, (None, None, None)),
+    ],
+)
+def test_the_status_recommends_what_the_makers_do(
+    generation: dict[str, Any], expected: tuple[float | None, int | None, float | None]
+) -> None:
+    facts = Facts(
+        bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", recommended=Recommended.of(generation)
+    )
+    status = status_of(WorkerSettings(worker="w"), facts, "online", epoch=1, load=0)
+    codec = Codec()
+    read = codec.decode_status(codec.encode_status(status), WorkerStatus)
+    assert (read.temperature, read.top_k, read.top_p) == expected
+
+
+def test_a_status_of_an_older_worker_recommends_nothing() -> None:
+    older = Codec().decode_status(b'{"state":"online","epoch":1,"at":1,"worker":"w"}', WorkerStatus)
+    assert (older.temperature, older.top_k, older.top_p) == (None, None, None)
