@@ -20,6 +20,7 @@ from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.preflight import preflight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -102,6 +103,7 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
+    preflight(link, logs.tell, daemon=args.command == "serve")
     if args.command == "serve":
         api = config.api.settings(config.node.version)
         with logs.logged_stages() as tell:
