@@ -56,6 +56,7 @@ class PrivateBroker:
         self._any_port = self.settings.port == 0
         self._heard = heard
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._listener: threading.Thread | None = None
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -171,7 +172,10 @@ class PrivateBroker:
                 preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509  one prctl, no lock, no allocation
             )
         if self._process.stdout is not None:
-            threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+            self._listener = threading.Thread(
+                target=self._listen, args=(self._process.stdout,), daemon=True, name="mosquitto's log"
+            )
+            self._listener.start()
         deadline = time.monotonic() + timeout
         while not _answers(self.settings.host, self.settings.port):
             code = self._process.poll()
@@ -186,7 +190,9 @@ class PrivateBroker:
             time.sleep(0.01)
 
     def last_words(self) -> str:
-        """The end of its log, for the hint of an error; empty if it said nothing."""
+        """The end of the log of a Mosquitto that has ended, for the hint of an error; empty if it said nothing."""
+        if self._listener is not None:
+            self._listener.join(1.0)  # the pipe is closed, so it reads what is left
         last = "; ".join(self.log().splitlines()[-_LAST_LINES:])
         return f"it said: {last}" if last else ""
 

@@ -20,6 +20,7 @@ from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.preflight import preflight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -62,6 +63,7 @@ def _main(argv: Sequence[str]) -> int:
     settings = loaded.settings.worker
     logs.configure(loaded.settings.log, worker=settings.worker)
     link = link_settings(loaded.settings.link, f"w-{settings.worker}")
+    preflight(link, logs.tell, daemon=True)
     # It imports torch: only now that nothing is left to complain about.
     from cloud_worker.engine.target import load
 

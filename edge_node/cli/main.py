@@ -18,6 +18,7 @@ from flexspec_mq.doctor import command as doctor
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import show
 from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.preflight import preflight
 
 if TYPE_CHECKING:
     import argparse
@@ -51,6 +52,7 @@ def _main(argv: Sequence[str]) -> int:
     link = link_settings(config.link, f"e-{config.node.edge}")
     if args.command == "serve":
         api = config.api.settings(config.node.version)
+        preflight(link, logs.tell, daemon=True)
         with logs.logged_stages() as tell:
             draft = _load(config.node, tell)
         asyncio.run(_serve(config, link, draft, api, ready_json=args.ready_json))
@@ -59,6 +61,7 @@ def _main(argv: Sequence[str]) -> int:
     from edge_node.cli import commands
 
     command = commands.prepare(args)
+    preflight(link, logs.tell, daemon=False)
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
     asyncio.run(_run(config, link, draft, command, options, events=args.events))

@@ -62,6 +62,46 @@ def test_run_tells_of_mosquittos_own_end(environment: dict[str, str]) -> None:
         assert process.wait(10) == 4
 
 
+def lines_of_run(env: dict[str, str], *flags: str) -> list[str]:
+    """What `run` writes to standard error while a client comes and goes."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "broker", "run", "--ready-json", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    ) as process:
+        assert process.stdout is not None
+        assert run("check", f"127.0.0.1:{json.loads(process.stdout.readline())['port']}").returncode == 0
+        process.terminate()
+        return process.communicate()[1].splitlines()
+
+
+def test_mosquittos_notices_are_heard_only_when_asked_for(environment: dict[str, str]) -> None:
+    as_root = "Warning: Mosquitto should not be run as root/administrator."
+    quiet = [json.loads(line) for line in lines_of_run(environment)]
+    assert {(one["level"], one["message"]) for one in quiet} <= {("warning", as_root)}
+    said = [json.loads(line) for line in lines_of_run(environment, "--verbose")]
+    assert {one["logger"] for one in said} == {"mosquitto"}
+    assert any(one["message"].startswith("New client connected") and one["level"] == "info" for one in said)
+    people = lines_of_run(environment, "--log-format", "human", "--log-level", "info")
+    assert any("[info     ] New client connected from" in line for line in people)
+
+
+def test_a_mosquitto_that_cannot_start_has_the_last_word(environment: dict[str, str], tmp_path: Path) -> None:
+    tls = tmp_path / "tls"
+    tls.mkdir()
+    for name in ("ca.crt", "server.crt", "server.key"):
+        (tls / name).write_text("no certificate\n")
+    done = run("run", "--certificates", str(tls), env=environment)
+    assert done.returncode == 4
+    assert "error: mosquitto on 127.0.0.1:" in done.stderr
+    assert "hint: it said: " in done.stderr
+    assert "ca.crt" in done.stderr.partition("hint: it said: ")[2]
+    levels = {json.loads(line)["level"] for line in done.stderr.splitlines() if line.startswith("{")}
+    assert "error" in levels
+
+
 def test_run_ends_with_its_parent_if_asked(environment: dict[str, str]) -> None:
     code = (
         "import subprocess, sys, os\n"

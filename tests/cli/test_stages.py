@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import sys
 from contextlib import redirect_stderr
 
 import pytest
@@ -57,3 +60,33 @@ def test_elsewhere_bars_are_nothing() -> None:
     with bars("worker", console=Console(file=out)) as tell:
         tell("loading", "worker")
     assert out.getvalue() == ""
+
+
+_ON_A_TERMINAL = """
+import os, subprocess, sys
+group = (lambda: os.setpgid(0, 0)) if sys.argv[1] == "background" else None
+code = "from flexspec_mq.daemon.progress import stages\\nwith stages() as tell: tell('loading'); tell('proving')"
+sys.exit(subprocess.run([sys.executable, "-c", code], preexec_fn=group).returncode)
+"""
+
+
+def on_a_terminal(where: str) -> str:
+    """What a program's stages look like on a terminal, in whose foreground or background it runs."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", _ON_A_TERMINAL, where])  # noqa: S606  no shell is wanted
+    shown = b""
+    try:
+        while part := os.read(terminal, 65_536):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    finally:
+        os.close(terminal)
+    assert os.waitpid(child, 0)[1] == 0
+    return shown.decode()
+
+
+def test_a_program_in_the_background_of_a_terminal_writes_lines() -> None:
+    assert on_a_terminal("background") == "loading\r\nproving\r\n"
+    assert "\x1b[" in on_a_terminal("foreground")
