@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from edge_node.api.auth import Gate
+from edge_node.api.auth import AuthMiddleware
 from edge_node.api.metrics import Metrics
+from edge_node.api.request_ids import HEADER, RequestIds
 from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
 from edge_node.completion.generator import CompletionGenerator
@@ -55,8 +57,26 @@ def create_app(
     api = Api(settings, texts, link, metrics, int(time.time()))
     app = Starlette(
         routes=routes(api),
-        middleware=[Middleware(Gate, settings=settings, metrics=metrics, paths=PATHS)],
+        middleware=[
+            Middleware(RequestIds),
+            *_cors(settings),
+            Middleware(AuthMiddleware, settings=settings, metrics=metrics, paths=PATHS),
+        ],
         exception_handlers={HTTPException: refuse},
     )
     app.state.api = api
     return app
+
+
+def _cors(settings: ApiSettings) -> list[Middleware]:
+    """For web pages of other origins, if any may use the API."""
+    if not settings.cors_origins:
+        return []
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=(HEADER.decode(), "retry-after"),
+    )
+    return [cors]

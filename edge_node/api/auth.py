@@ -1,4 +1,4 @@
-"""What every request passes: the host's name, the key, errors in one shape, and the count."""
+"""What every request passes: the bound of requests, the host's name, the key, errors in one shape, the count."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ OPEN = ("/healthz", "/readyz")
 _log = logging.getLogger(__name__)
 
 
-class Gate:
-    """The outermost layer of the app.
+class AuthMiddleware:
+    """Who may ask, and what everybody is told who may not.
 
     Args:
         app: what is behind it.
-        settings: key and host.
+        settings: key, hosts and bound.
         metrics: counts requests.
         paths: that a request is counted under; all others are ``other``, so that the number of series is bounded.
     """
@@ -40,6 +40,7 @@ class Gate:
         self._settings = settings
         self._metrics = metrics
         self._paths = paths
+        self._asking = 0  # requests, but for probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -47,6 +48,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         status = 0
+        asks = scope["path"] not in OPEN
+        self._asking += asks
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -70,6 +73,7 @@ class Gate:
                     counted, ApiError(500, "the edge node failed; its log says how", code="internal")
                 )
         finally:
+            self._asking -= asks
             self._metrics.requests.labels(self._label(scope), str(status or CLIENT_GONE)).inc()
 
     def _label(self, scope: Scope) -> str:
@@ -77,15 +81,19 @@ class Gate:
         return next((one for one in self._paths if path == one or path.startswith(f"{one}/")), "other")
 
     def _check(self, scope: Scope) -> None:
-        """Refuse a page in a browser that reached us by a name of its own, and whoever lacks the key.
+        """Refuse what is too much, a page in a browser that reached us by a name of its own, and who lacks the key.
 
         Raises:
-            ApiError: 403 or 401.
+            ApiError: 503, 403 or 401.
         """
+        if self._asking > self._settings.max_requests and scope["path"] not in OPEN:
+            raise ApiError(503, "too many requests are being answered", code="overloaded", retry_after=1)
         headers = Headers(scope=scope)
         host = _host(headers.get("host", ""))
-        if self._settings.loopback and host and not is_loopback(host):
-            raise ApiError(403, f"this API is not {host}", code="wrong_host", hint="use http://127.0.0.1")
+        known = not host or is_loopback(host) or host in self._settings.hosts
+        if self._settings.loopback and not known:
+            hint = "use http://127.0.0.1, or name the host with --api-hosts"
+            raise ApiError(403, f"this API is not {host}", code="wrong_host", hint=hint)
         key = self._settings.api_key
         if key is None or scope["path"] in OPEN:
             return

@@ -27,6 +27,20 @@ class ApiOptions:
     api_insecure_anywhere: Annotated[
         bool, Setting(help="let the API, which speaks no TLS, listen beyond this machine")
     ] = False
+    api_hosts: Annotated[
+        tuple[str, ...],
+        Setting(help="names beside those of loopback by which clients may reach the API", metavar="HOST"),
+    ] = ()
+    api_cors_origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="web pages that may use the API, for example https://example.org; '*' is all",
+            metavar="ORIGIN",
+        ),
+    ] = ()
+    lenient: Annotated[
+        bool, Setting(help="ignore fields of API requests that are unknown or not supported")
+    ] = False
     api_texts: Annotated[int, Setting(help="texts written at a time; beyond it 429", least=1)] = 64
     api_timeout: Annotated[
         float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
@@ -60,6 +74,9 @@ class ApiOptions:
             port=self.api_port,
             api_key=key,
             insecure_anywhere=self.api_insecure_anywhere,
+            hosts=tuple(host.lower() for host in self.api_hosts),
+            cors_origins=tuple(origin.lower() for origin in self.api_cors_origins),
+            lenient=self.lenient,
             max_texts=self.api_texts,
             timeout=self.api_timeout,
         )

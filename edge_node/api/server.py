@@ -7,15 +7,18 @@ import contextlib
 import errno
 import logging
 import socket
+from functools import partial
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 
+from edge_node.api.connections import Connection, Connections
+from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import FlexSpecError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.applications import Starlette
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from edge_node.api.state import Api
 
 _BACKLOG = 256
+SPARE = 32
+"""Connections beyond as many requests as may be, for probes; all else is refused on them."""
 _log = logging.getLogger(__name__)
 
 
@@ -63,55 +68,47 @@ async def serve(app: Starlette, *, started: Callable[[int], None] | None = None)
     api: Api = app.state.api
     with _listen(api.settings) as listener:  # closed also when somebody does not wait for an end in order
         port = listener.getsockname()[1]
-        server = _Server(_config(app, api.settings))
-        running = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
+        server = _Server(_config(app, api))
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
         try:
-            await _first(server.listens.wait(), running)
+            async with running(server.listens.wait(), "api server starts") as starting:
+                await any_of(starting, serving)
             _log.info("the API listens on %s port %d", api.settings.host, port)
             if started is not None and server.started:
                 started(port)
-            await asyncio.wait([running])
+            await asyncio.wait([serving])
             raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
         finally:
             await api.texts.close()
-            await _stop(server, running, api.settings.grace)
+            await _stop(server, serving, api.settings.grace)
 
 
-async def _first(wanted: Coroutine[Any, Any, Any], running: asyncio.Task[None]) -> None:
-    """Wait for either."""
-    waiting = asyncio.create_task(wanted, name="api server starts")
-    try:
-        await asyncio.wait((waiting, running), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-
-
-async def _stop(server: _Server, running: asyncio.Task[None], grace: float) -> None:
+async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> None:
     """End uvicorn, in order and within a bound."""
     server.should_exit = True
-    done, _ = await asyncio.wait([running], timeout=grace + 2.0)
+    done, _ = await asyncio.wait([serving], timeout=grace + 2.0)
     if not done:
         _log.warning("the API server did not end within %.0f s; it is cut off", grace + 2.0)
-        running.cancel()
-        await asyncio.wait([running], timeout=1.0)
-    elif not running.cancelled() and (error := running.exception()) is not None:
+        serving.cancel()
+        await asyncio.wait([serving], timeout=1.0)
+    elif not serving.cancelled() and (error := serving.exception()) is not None:
         _log.error("the API server failed", exc_info=error)
 
 
-def _config(app: Starlette, settings: ApiSettings) -> uvicorn.Config:
+def _config(app: Starlette, api: Api) -> uvicorn.Config:
+    slow = api.metrics.requests.labels("other", "408")
+    connections = Connections(api.settings.max_requests + SPARE, api.settings.head_timeout, slow.inc)
     return uvicorn.Config(
         app,
         lifespan="off",
         loop="none",
-        http="h11",
+        http=partial(Connection, connections),  # type: ignore[arg-type]  # it is called like a class
         ws="none",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        # Connections, the idle ones included. Far above what texts need: who is refused here gets no JSON.
-        limit_concurrency=max(512, 4 * settings.max_texts),
-        timeout_graceful_shutdown=max(1, round(settings.grace)),
+        timeout_graceful_shutdown=max(1, round(api.settings.grace)),
     )
 
 

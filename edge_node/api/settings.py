@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from edge_node.completion.limits import CompletionLimits
@@ -18,6 +19,8 @@ _POSITIVE = (
     "head_timeout",
     "body_timeout",
 )
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+")
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+|null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +74,24 @@ class ApiSettings(CompletionLimits):
                 raise UsageError(f"{name} {getattr(self, name)} is not above 0")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
             raise UsageError("the API key is empty or not ASCII", hint="clients send it in an HTTP header")
+        if wrong := next((host for host in self.hosts if not _HOST.fullmatch(host)), None):
+            raise UsageError(f"{wrong!r} is no host's name", hint="without scheme and port, in small letters")
+        if wrong := next(
+            (one for one in self.cors_origins if one != "*" and not _ORIGIN.fullmatch(one)), None
+        ):
+            raise UsageError(
+                f"{wrong!r} is no origin", hint="for example https://example.org, without a path"
+            )
         if not self.loopback and not self.insecure_anywhere:
             raise UsageError(
                 f"the API would listen beyond this machine, on {self.host}, without TLS",
                 hint="listen on 127.0.0.1, put a TLS proxy before it, or say --api-insecure-anywhere",
             )
+
+    @property
+    def max_requests(self) -> int:
+        """Requests at a time, but for probes; far above what texts need."""
+        return max(512, 4 * self.max_texts)
 
     @property
     def loopback(self) -> bool:

@@ -1,0 +1,128 @@
+"""HTTP connections: bounded in number, and in how long they may take to ask for something."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import h11
+import msgspec
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edge_node.api.errors import bad
+from edge_node.api.request_ids import HEADER, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Connections:
+    """The connections of one server.
+
+    Args:
+        most: when there are more, the one that has waited longest for a request goes, or else the new one.
+        head_timeout: seconds for a request's head to arrive, after the connection began or its last request ended.
+        on_slow: told of each one that was cut in the middle of a head.
+
+    Attributes:
+        waiting: on which no request is being answered, in the order in which they began to wait.
+    """
+
+    most: int
+    head_timeout: float
+    on_slow: Callable[[], None]
+    waiting: dict[Connection, None] = field(default_factory=dict)
+
+    def make_room(self, found: set[Any]) -> bool:
+        """Cut those that wait, the oldest first, until there are no more than allowed; whether that was enough."""
+        while len(found) > self.most and self.waiting:
+            next(iter(self.waiting)).cut()
+        if len(found) > self.most:
+            for one in [one for one in found if isinstance(one, Connection) and one.transport.is_closing()]:
+                one.cut()  # its client does not take the rest of an answer
+        return len(found) <= self.most
+
+
+class Connection(H11Protocol):
+    """One connection. uvicorn's own has no bound for a head, and counts those that ask for nothing as load.
+
+    Args:
+        connections: of the server.
+        more: as uvicorn makes its own.
+    """
+
+    def __init__(self, connections: Connections, **more: Any) -> None:
+        super().__init__(**more)
+        self._all = connections
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        if self._all.make_room(self.connections):
+            self._wait()
+        else:
+            self.cut()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is over."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """The client has sent something. It does not prolong the time for a head."""
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        """A request was answered."""
+        super().on_response_complete()
+        self._look()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in the shape of all errors."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # in the middle of another answer
+            self.transport.close()
+            return
+        body = msgspec.json.encode(bad(None, msg, code="invalid_http").body())
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+            (HEADER, new_id().encode()),
+        ]
+        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def cut(self) -> None:
+        """End the connection now."""
+        if self._timer is not None and self.conn.trailing_data[0]:
+            _log.info("a request's head did not arrive in time; its connection is cut")
+            self._all.on_slow()
+        self._stop_waiting()
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _look(self) -> None:
+        """Begin or end to wait, as it is now."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._timer is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._all.waiting[self] = None
+        self._timer = self.loop.call_later(self._all.head_timeout, self.cut)
+
+    def _stop_waiting(self) -> None:
+        self._all.waiting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
