@@ -22,7 +22,7 @@ from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.model_runner import Engine, Slice, sampling
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting import load as draft_model
-from edge_node.drafting.interface import Drafter, Wanted
+from edge_node.drafting.interface import Drafter, DraftRequest
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
@@ -152,12 +152,11 @@ def measure_time(jobs: Sequence[Job], engine: Engine, drafter: Drafter) -> dict[
     session = -1
     for job in jobs:
         context = list(job.prompt)
-        params = sampling(job.identity)
         for count in range(TIMED_TOKENS + 1):
             if len(context) - len(job.prompt) >= job.identity.limit:
                 break
             began = time.perf_counter()
-            drafted = drafter.draft([Wanted(session, context, params)])
+            drafted = drafter.draft([DraftRequest(session, context, job.identity, len(context))])
             middle = time.perf_counter()
             item = work_item(session, job, context, ())
             decided = engine.step([Slice(item, engine.unread(item))])[0].tokens
@@ -246,7 +245,7 @@ def measure(options: Namespace) -> int:
     engine = Engine(target.packed)
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
     times = measure_time(timed, engine, draft.model) if draft.model is not None else {}
-    plan = Plan(options.k, stop=options.stop)
+    plan = Plan(options.k, confidence_threshold=options.stop)
     rounds = Rounds(engine, draft.drafter, plan, at_once=options.at_once, price=options.price)
     tallies = measure_acceptance(jobs, rounds)
     show(tallies, options.k)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloud_worker.engine.model_runner import Engine, sampling
+from cloud_worker.engine.model_runner import Engine
 from cloud_worker.engine.scheduler import Scheduler
-from edge_node.drafting.interface import Drafter, DraftToken, Wanted
+from edge_node.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -146,7 +146,7 @@ class _Text:
 
     @property
     def draft(self) -> tuple[int, ...]:
-        return tuple(guess.token for guess in self.branch.guesses)
+        return tuple(guess.token for guess in self.branch.tokens)
 
     def room(self, k: int) -> int:
         """How many tokens more are of use now."""
@@ -161,10 +161,9 @@ class _Text:
         for guess in guesses:
             if self.room(plan.draft_length) <= 0:
                 return
-            if not self.branch.admits(guess, plan.stop):
+            if not self.branch.add(guess, plan.confidence_threshold):
                 self.stopped = True
                 return
-            self.branch.add(guess)
 
 
 class Rounds:
@@ -174,7 +173,7 @@ class Rounds:
         engine: the worker's.
         drafter: the edge's.
         plan: K and the stop.
-        price: what a forward of the draft costs, in tokens; see `Wanted`.
+        price: what a forward of the draft costs, in tokens; see `DraftRequest`.
         at_once: texts that share the forwards.
     """
 
@@ -226,17 +225,17 @@ class Rounds:
                     text.take(guesses, self._plan)
                     text.stopped |= not self._drafter.fits([*text.context, *text.draft])
 
-    def _wanted(self, text: _Text) -> Wanted:
-        return Wanted(
+    def _wanted(self, text: _Text) -> DraftRequest:
+        return DraftRequest(
             session=text.session,
             context=[*text.context, *text.draft],
-            params=sampling(text.job.identity),
+            identity=text.job.identity,
             committed=len(text.context),
-            prompt=len(text.job.prompt),
+            prompt_length=len(text.job.prompt),
             most=text.room(self._plan.draft_length),
-            survival=text.branch.survival,
-            stop=self._plan.stop,
-            price=self._price,
+            joint_acceptance=text.branch.joint_acceptance,
+            confidence_threshold=self._plan.confidence_threshold,
+            opportunity_cost=self._price,
         )
 
     def _verify(self, texts: Sequence[_Text]) -> None:
@@ -247,7 +246,7 @@ class Rounds:
         while batcher.pending:
             for result in batcher.settle(self._engine.step(batcher.compose(self._engine))):
                 text = by_session[result.item.key[1]]
-                text.tally.count(text.branch.guesses, result.tokens)
+                text.tally.count(tuple(text.branch.tokens), result.tokens)
                 text.context += result.tokens
 
 

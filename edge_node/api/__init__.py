@@ -12,7 +12,6 @@
 | `texts` | all texts: the limit, and idempotency keys |
 | `shapes` | OpenAI's response objects |
 | `bodies`, `replies` | bytes in, bytes out, clients that go away |
-| `watch` | whether the link is up, and which workers are online |
 | `metrics` | for Prometheus |
 | `gate` | the key, the host's name, errors in one shape |
 | `context`, `routes`, `app` | what each path does |

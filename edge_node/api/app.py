@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from edge_node.api.prompts import TextModel
     from edge_node.api.settings import ApiSettings
-    from edge_node.fleet.directory import LinkWatch
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
 
@@ -33,7 +32,6 @@ def create_app(
     node: EdgeNode,
     model: TextModel,
     *,
-    link: LinkWatch,
     policy: Callable[[], Policy],
     settings: ApiSettings,
 ) -> Starlette:
@@ -42,16 +40,15 @@ def create_app(
     Args:
         node: runs for as long as the app does.
         model: whose tokenizer is the targets'.
-        link: given to `EdgeNode.running` as its link factory.
         policy: makes the policy of each session.
         settings: of the API.
 
     Returns:
         The app; `app.state.api` is its `Api`.
     """
-    metrics = Metrics(lambda: node.sessions, lambda: link.is_up)
-    texts = Texts(CompletionGenerator(node, model, link, policy, settings, metrics), settings, metrics)
-    api = Api(settings, texts, link, metrics, int(time.time()))
+    metrics = Metrics(lambda: node.sessions, lambda: node.link_up)
+    texts = Texts(CompletionGenerator(node, model, policy, settings, metrics), settings, metrics)
+    api = Api(settings, texts, node, metrics, int(time.time()))
     app = Starlette(
         routes=routes(api),
         middleware=[Middleware(Gate, settings=settings, metrics=metrics, paths=PATHS)],

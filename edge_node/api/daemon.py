@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_node.api.app import create_app
 from edge_node.api.server import serve
-from edge_node.fleet.directory import LinkWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -50,8 +49,7 @@ async def serve_node(
         UsageError: the port is taken.
         LinkError: the broker refused, or could not be reached within `base.give_up_after`.
     """
-    watch = LinkWatch(connect)
-    app = create_app(node, model, link=watch, policy=policy, settings=settings)
+    app = create_app(node, model, policy=policy, settings=settings)
     listens = asyncio.Event()
 
     def tell(port: int) -> None:
@@ -61,12 +59,12 @@ async def serve_node(
 
     async with (
         _task(serve(app, started=tell), "api") as serving,
-        _task(watch.failure(), "link failure") as failing,
+        _task(node.wait_broken(), "link failure") as failing,
     ):
         async with _task(listens.wait(), "api listens") as waiting:
             await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
-            async with node.running(watch, base):
+            async with node.running(connect, base, everyone=True):
                 try:
                     await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
                 finally:

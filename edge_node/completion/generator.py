@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edge_node.api.prompts import TextModel
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.completion import Text
-    from edge_node.fleet.directory import LinkWatch
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
@@ -45,7 +44,6 @@ class CompletionGenerator:
     Args:
         node: runs.
         model: whose tokenizer prompts and answers go through.
-        link: of the node.
         policy: makes the policy of each session.
         settings: of the API.
         metrics: told what happens.
@@ -55,14 +53,12 @@ class CompletionGenerator:
         self,
         node: EdgeNode,
         model: TextModel,
-        link: LinkWatch,
         policy: Callable[[], Policy],
         settings: ApiSettings,
         metrics: Metrics,
     ) -> None:
         self._node = node
         self._model = model
-        self._link = link
         self._policy = policy
         self._settings = settings
         self._metrics = metrics
@@ -85,7 +81,7 @@ class CompletionGenerator:
         prompt = await loop.run_in_executor(self._encoding, encode, self._model, text.wanted)
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a client that has seen nothing yet can still go elsewhere.
-        if not await self._link.wait_up(self._settings.link_patience):
+        if not await self._node.wait_up(self._settings.link_patience):
             raise unreachable(self._settings.link_patience)
         generation = self._node.generate(self._request(text, prompt))
         _log.info("text %s is session %d", text.id, generation.session)
@@ -176,7 +172,7 @@ class CompletionGenerator:
             bytes_down=traffic.down,
             version=text.version,
             seed=generation.request.sampling.seed,
-            exactness=self._link.workers.exactness(text.version),
+            exactness=self._node.directory.exactness(text.version),
         )
 
 

@@ -73,7 +73,9 @@ def write(
         total.add(tally)
 
     engine = Engine(target)
-    Rounds(engine, drafter, Plan(k, stop=stop), at_once=at_once).run(jobs((0.0, 1.0), limit), done)
+    Rounds(engine, drafter, Plan(k, confidence_threshold=stop), at_once=at_once).run(
+        jobs((0.0, 1.0), limit), done
+    )
     assert len(engine) == 0
     return texts, total
 
