@@ -22,7 +22,7 @@ from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore, sampling
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting import load as draft_model
-from edge_node.drafting.interface import Drafter, Wanted
+from edge_node.drafting.interface import Drafter, DraftRequest
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
@@ -152,12 +152,11 @@ def measure_time(jobs: Sequence[Job], engine: EngineCore, drafter: Drafter) -> d
     session = -1
     for job in jobs:
         context = list(job.prompt)
-        params = sampling(job.identity)
         for count in range(TIMED_TOKENS + 1):
             if len(context) - len(job.prompt) >= job.identity.limit:
                 break
             began = time.perf_counter()
-            drafted = drafter.draft([Wanted(session, context, params)])
+            drafted = drafter.draft([DraftRequest(session, context, job.identity, len(context))])
             middle = time.perf_counter()
             engine.scheduler.add(work_item(session, job, context, ()))
             ((_, decided),) = engine.step()
@@ -247,7 +246,7 @@ def measure(options: Namespace) -> int:
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
     whole = EngineCore(target.packed, prefill=2**20)  # reads a prompt in one forward
     times = measure_time(timed, whole, draft.model) if draft.model is not None else {}
-    plan = Plan(options.k, stop=options.stop)
+    plan = Plan(options.k, confidence_threshold=options.stop)
     rounds = Rounds(engine, draft.drafter, plan, at_once=options.at_once, price=options.price)
     tallies = measure_acceptance(jobs, rounds)
     show(tallies, options.k)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloud_worker.engine.engine import EngineCore, sampling
-from edge_node.drafting.interface import Drafter, DraftToken, Wanted
+from cloud_worker.engine.engine import EngineCore
+from edge_node.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -145,7 +145,7 @@ class _Text:
 
     @property
     def draft(self) -> tuple[int, ...]:
-        return tuple(guess.token for guess in self.branch.guesses)
+        return tuple(guess.token for guess in self.branch.tokens)
 
     def room(self, k: int) -> int:
         """How many tokens more are of use now."""
@@ -160,10 +160,9 @@ class _Text:
         for guess in guesses:
             if self.room(plan.draft_length) <= 0:
                 return
-            if not self.branch.admits(guess, plan.stop):
+            if not self.branch.add(guess, plan.confidence_threshold):
                 self.stopped = True
                 return
-            self.branch.add(guess)
 
 
 class Rounds:
@@ -173,7 +172,7 @@ class Rounds:
         engine: the worker's.
         drafter: the edge's.
         plan: K and the stop.
-        price: what a forward of the draft costs, in tokens; see `Wanted`.
+        price: what a forward of the draft costs, in tokens; see `DraftRequest`.
         at_once: texts that share the forwards.
     """
 
@@ -225,17 +224,17 @@ class Rounds:
                     text.take(guesses, self._plan)
                     text.stopped |= not self._drafter.fits([*text.context, *text.draft])
 
-    def _wanted(self, text: _Text) -> Wanted:
-        return Wanted(
+    def _wanted(self, text: _Text) -> DraftRequest:
+        return DraftRequest(
             session=text.session,
             context=[*text.context, *text.draft],
-            params=sampling(text.job.identity),
+            identity=text.job.identity,
             committed=len(text.context),
-            prompt=len(text.job.prompt),
+            prompt_length=len(text.job.prompt),
             most=text.room(self._plan.draft_length),
-            survival=text.branch.survival,
-            stop=self._plan.stop,
-            price=self._price,
+            joint_acceptance=text.branch.joint_acceptance,
+            confidence_threshold=self._plan.confidence_threshold,
+            opportunity_cost=self._price,
         )
 
     def _verify(self, texts: Sequence[_Text]) -> None:
@@ -245,7 +244,7 @@ class Rounds:
         while self._engine.scheduler.pending:
             for item, tokens in self._engine.step():
                 text = by_session[item.key[1]]
-                text.tally.count(text.branch.guesses, tokens)
+                text.tally.count(tuple(text.branch.tokens), tokens)
                 text.context += tokens
 
 

@@ -1,8 +1,8 @@
 """The device daemon: many sessions over one link, one drafter for all of them.
 
-Three loops share the sessions, all on the event loop: verdicts go in as they come, the draft loop asks every
-session what to draft next and hands all of it to the drafter's thread, and the timer ticks whatever is due. Two
-more publish, and watch the workers that hold our sessions. A loop that dies takes the node down, loudly.
+Three loops share the sessions, all on the event loop: verdicts go in as they come, the draft loop hands what
+sessions want drafted to the drafter's thread, and the timer ticks whatever is due. Two more publish, and keep the
+subscriptions to workers' statuses. A loop that dies takes the node down, loudly.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import secrets
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Self
 
-from edge_node.drafting.interface import Wanted
 from edge_node.drafting.thread import DrafterThread
-from edge_node.fleet.liveness import WorkerLiveness
+from edge_node.fleet.directory import WorkerDirectory
 from edge_node.generation import Generation, GenerationRequest
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.controller.controller import Controller
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
@@ -32,8 +35,8 @@ from flexspec_mq.errors import (
     UsageError,
 )
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
-from flexspec_mq.protocol.edge.session import EdgeConfig, EdgeSession, SessionRequest, close_unknown
-from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
+from flexspec_mq.protocol.edge.session import EdgeSession, SessionConfig, SessionRequest, close_unknown
+from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     Inbound,
@@ -45,16 +48,15 @@ from flexspec_mq.transport.base import (
     Will,
 )
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import PROTOCOL_VERSION, Close, Error, Identity, Verdict
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.messages import PROTOCOL_VERSION, Close, Error, Identity, Open, Verdict
+from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
-    from edge_node.drafting.interface import Drafter, DraftToken
+    from edge_node.drafting.interface import Drafter, DraftRequest, DraftToken
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.protocol.edge.session import DraftRequest
     from flexspec_mq.transport.base import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -74,10 +76,14 @@ class EdgeNode:
 
     Args:
         settings: of the device.
-        drafter: guesses tokens; None drafts nothing, so that the target is asked for each token.
+        drafter: proposes tokens; None drafts nothing, so that the target is asked for each token.
         fingerprint: of the draft's tokenizer, 16 bytes; the worker compares it with the target's.
         eos: token ids that end a text.
         reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
+
+    Attributes:
+        directory: which workers are online, and which hold sessions of ours; to read.
+        malformed: messages that could not be read, or made no sense.
     """
 
     def __init__(
@@ -92,8 +98,8 @@ class EdgeNode:
         self._settings = settings
         self._codec = Codec()
         self._drafting = DrafterThread(drafter)
-        self._presence = WorkerLiveness()
-        self._recent = PrefixIndex(most=16 if reuse else 0)
+        self._controller = Controller()
+        self._prefixes = PrefixIndex(most=16 if reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
@@ -101,19 +107,19 @@ class EdgeNode:
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
-        self._outbox = PublishQueue(on_lost=self._lost)
+        self._queue = PublishQueue()
+        self._verdicts = topics.verdict_topic(settings.edge)
+        self._to_draft: dict[int, Generation] = {}
         self._draft_work = asyncio.Event()
-        self._timer_work = asyncio.Event()
         self._freed: list[int] = []
+        self._tick_at = inf
+        self._tick: asyncio.TimerHandle | None = None
+        self._timer_work = asyncio.Event()
+        self._broken = asyncio.Event()
         self._failure: FlexSpecError | None = None
-        self.malformed = 0
-        """Messages that could not be read."""
         self._quiet_until = 0.0
-
-    @property
-    def version(self) -> str:
-        """Target version of texts that name none."""
-        return self._settings.version
+        self.directory = WorkerDirectory()
+        self.malformed = 0
 
     @property
     def sessions(self) -> int:
@@ -121,46 +127,73 @@ class EdgeNode:
         return len(self._sessions)
 
     @property
+    def version(self) -> str:
+        """Target version of a text that asks for none."""
+        return self._settings.version
+
+    @property
     def failure(self) -> FlexSpecError | None:
         """What broke the node for good; None while it works."""
         return self._failure
 
     @property
-    def presence(self) -> WorkerLiveness:
-        """Which workers hold sessions of ours; to read."""
-        return self._presence
+    def link_up(self) -> bool:
+        """Whether there is a link, and it is up."""
+        return self._link is not None and self._link.is_up
+
+    async def wait_up(self, timeout: float) -> bool:
+        """Wait for the link up to `timeout` seconds; tell whether it is up.
+
+        Raises:
+            LinkError: the link failed for good.
+        """
+        if self._link is None:
+            return False
+        try:
+            await self._link.wait_up(timeout)
+        except LinkDown:
+            return False
+        return True
+
+    async def wait_broken(self) -> None:
+        """Wait until the node is broken.
+
+        Raises:
+            FlexSpecError: what broke it.
+        """
+        await self._broken.wait()
+        if self._failure is not None:
+            raise self._failure
 
     @asynccontextmanager
-    async def running(self, connect: LinkFactory, base: LinkSettings) -> AsyncIterator[Self]:
+    async def running(
+        self, connect: LinkFactory, base: LinkSettings, *, everyone: bool = False
+    ) -> AsyncIterator[Self]:
         """Run the node inside the block; leaving cancels the texts that are still being written.
+
+        Args:
+            connect: makes the link.
+            base: where and as whom to connect.
+            everyone: listen to the status of all workers, not only to those that hold sessions.
 
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
         async with connect(self._link_settings(base)) as link:
             self._link = link
-            loops = [
-                asyncio.create_task(self._receive_loop(link), name="receive"),
-                asyncio.create_task(self._draft_loop(), name="draft"),
-                asyncio.create_task(self._timer_loop(), name="timer"),
-                asyncio.create_task(self._outbox.run(link), name="publish"),
-                asyncio.create_task(self._presence.run(link), name="presence"),
-            ]
-            for task in loops:
-                task.add_done_callback(self._loop_done)
-            try:
-                await link.wait_up()
-                yield self
-            finally:
-                for generation in list(self._sessions.values()):
-                    self.cancel(generation)
-                if not await self._outbox.flush(_FAREWELL):
-                    _log.info("left with %d messages unpublished", len(self._outbox))
-                for task in loops:
-                    task.cancel()
-                await asyncio.gather(*loops, return_exceptions=True)
-                self._drafting.close()
-                self._link = None
+            async with running(self._loops(link, everyone=everyone), "edge node"):
+                try:
+                    await link.wait_up()
+                    yield self
+                finally:
+                    for generation in list(self._sessions.values()):
+                        self.cancel(generation)
+                    if not await self._queue.flush(_FAREWELL):
+                        _log.info("left with %d messages unpublished", len(self._queue))
+            if self._tick is not None:
+                self._tick.cancel()
+            self._drafting.close()
+            self._link = None
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more.
@@ -172,6 +205,7 @@ class EdgeNode:
             raise self._failure
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
+        version = request.version or self.version
         sampling = request.sampling
         identity = Identity(
             PROTOCOL_VERSION,
@@ -188,19 +222,20 @@ class EdgeNode:
         machine = EdgeSession(
             SessionRequest(
                 session=session,
-                version=request.version or self._settings.version,
+                version=version,
                 identity=identity,
                 prompt=request.prompt,
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
-                reuse=self._recent.offer(request.version or self._settings.version, request.prompt, now),
+                reuse=self._prefixes.offer(version, request.prompt, now),
             ),
             request.policy,
             self._rng,
-            EdgeConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
+            SessionConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
+            self._controller,
         )
         generation = self._sessions[session] = Generation(session, request, machine)
-        if self._link is None or not self._link.is_up:
+        if not self.link_up:
             self._do(generation, machine.link_down(now))
         self._do(generation, machine.start(now))
         return generation
@@ -224,7 +259,7 @@ class EdgeNode:
             birth=lambda: [
                 Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
             ],
-            subscriptions=(Subscription(topics.verdict_topic(self._settings.edge)),),
+            subscriptions=(Subscription(self._verdicts),),
         )
 
     def _status(self, state: Literal["online", "gone"]) -> EdgeStatus:
@@ -237,16 +272,25 @@ class EdgeNode:
             sessions=len(self._sessions),
         )
 
-    def _loop_done(self, task: asyncio.Task[None]) -> None:
-        """A loop died: every text that is being written fails with what killed it."""
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if self._failure is not None:  # what killed the first loop kills the others
-            return
-        self._failure = _as_error(error)
-        _log.error("the %s loop failed", task.get_name(), exc_info=error)
-        for generation in list(self._sessions.values()):
-            self._end(generation, Finish(FinishReason.FAILED, self._failure))
+    async def _loops(self, link: Link, *, everyone: bool) -> None:
+        """All that runs beside the block. A loop that dies ends the others and fails every text."""
+        try:
+            async with asyncio.TaskGroup() as loops:
+                for name, loop in (
+                    ("receive", self._receive_loop(link)),
+                    ("draft", self._draft_loop()),
+                    ("timer", self._timer_loop()),
+                    ("publish", self._queue.run(link)),
+                    ("directory", self.directory.run(link, everyone=everyone)),
+                ):
+                    loops.create_task(loop, name=name)
+        except ExceptionGroup as died:
+            first = died.exceptions[0]
+            _log.error("a loop of the node failed", exc_info=first)
+            self._failure = _as_error(first)
+            for generation in list(self._sessions.values()):
+                self._end(generation, Finish(FinishReason.FAILED, self._failure))
+            self._broken.set()
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -262,137 +306,117 @@ class EdgeNode:
                     self._do(generation, generation.machine.link_down(now))
 
     def _receive(self, inbound: Inbound, now: float) -> None:
-        worker = topics.worker_of_status(inbound.topic)
-        if worker is not None:
-            self._receive_status(worker, inbound.payload, now)
-            return
         try:
-            message = self._codec.decode(inbound.payload)
+            if inbound.topic == self._verdicts:
+                self._receive_message(inbound.payload, now)
+            elif (worker := topics.worker_of_status(inbound.topic)) is not None:
+                self._receive_status(worker, inbound.payload, now)
         except RemoteProtocolError as error:
-            self._malformed(f"a worker sent what cannot be read: {error.message}")
-            return
+            self.malformed += 1
+            if now >= self._quiet_until:
+                self._quiet_until = now + _TELL_EVERY
+                _log.warning("%s (%d so far)", error.message, self.malformed)
+
+    def _receive_message(self, payload: bytes, now: float) -> None:
+        try:
+            message = self._codec.decode(payload)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
         if not isinstance(message, Verdict | Error):
-            self._malformed(f"a worker sent a {type(message).__name__}, which only edges send")
-            return
+            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
         generation = self._sessions.get(message.session)
         if generation is not None:
-            generation.traffic.down += len(inbound.payload)
+            generation.traffic.down += len(payload)
             generation.traffic.received += 1
             self._do(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
-            self._send(None, close_unknown(message))
+            for send in close_unknown(message):
+                topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
+                self._queue.put(Outbound(topic, self._codec.encode(send.message), send.qos))
         elif not message.session:
             _log.warning("worker %s could not read a message of ours: %s", message.worker, message.detail)
 
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
-        if not payload:  # somebody cleared it
-            return
-        try:
-            status = self._codec.decode_status(payload, WorkerStatus)
-        except RemoteProtocolError as error:
-            self._malformed(f"the status of worker {worker} cannot be read: {error.message}")
-            return
-        if status.worker != worker:
-            self._malformed(f"the status of worker {worker} is that of {status.worker}")
+        status = self.directory.take(worker, payload)
+        if status is None:
             return
         if status.state == "gone":
-            self._recent.forget(worker)
-        if self._presence.ended(status):
-            for session in self._presence.sessions_of(worker):
+            self._prefixes.forget(worker)
+        liveness = self.directory.liveness
+        if liveness.ended(status):
+            for session in liveness.sessions_of(worker):
                 generation = self._sessions[session]
                 _log.info("session %d: worker %s is %s; asking it", session, worker, status.state)
                 self._do(generation, generation.machine.worker_gone(worker, now))
 
-    def _malformed(self, what: str) -> None:
-        """Count what cannot be read, and tell of it, though not every time."""
-        self.malformed += 1
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _TELL_EVERY
-            _log.warning("%s (%d so far)", what, self.malformed)
-
     def _do(self, generation: Generation, effects: Iterable[Effect]) -> None:
-        self._send(generation, effects)
-        self._draft_work.set()
-
-    def _send(self, generation: Generation | None, effects: Iterable[Effect]) -> None:
-        """Carry out what a machine wants, in order."""
+        """Carry out what a machine wants, in order, and note what it waits for."""
         for effect in effects:
             if isinstance(effect, Send):
                 self._publish(generation, effect)
-            elif generation is None:
-                continue
             elif isinstance(effect, Finish):
                 self._end(generation, effect)
-            elif isinstance(effect, Commit):
+            else:
                 generation.put(effect)
-        if generation is not None and generation.session in self._sessions:
-            self._presence.holds(generation.session, generation.machine.worker)
-        self._timer_work.set()
+        if generation.session not in self._sessions:
+            return
+        machine = generation.machine
+        self.directory.liveness.holds(generation.session, machine.worker)
+        self._tick_by(machine.next_tick())
+        if machine.draft_request() is not None:
+            self._to_draft[generation.session] = generation
+            self._draft_work.set()
 
-    def _publish(self, generation: Generation | None, send: Send) -> None:
+    def _publish(self, generation: Generation, send: Send) -> None:
         try:
             payload = self._codec.encode(send.message)
         except (UsageError, LocalProtocolError) as error:
             # Prompt and text have outgrown what a message can hold, or the request has a value that none can hold.
-            if generation is None:
-                raise
             self._give_up(generation, error)
             return
-        if generation is not None:
-            generation.traffic.up += len(payload)
-            generation.traffic.sent += 1
-        topic = self._topic(send.to_worker, generation)
-        self._outbox.put(Outbound(topic, payload, send.qos, expiry=send.expiry))
+        generation.traffic.up += len(payload)
+        generation.traffic.sent += 1
+        if send.to_worker is None:
+            topic = topics.open_topic(generation.machine.version, self._settings.edge)
+        else:
+            topic = topics.draft_topic(send.to_worker, self._settings.edge)
+        message = Outbound(topic, payload, send.qos, expiry=send.expiry)
+        self._queue.put(message, partial(self._lost, generation, send))
 
     def _give_up(self, generation: Generation, error: FlexSpecError) -> None:
         """One text cannot go on; its workers are told, and no other text is touched."""
         self._end(generation, Finish(FinishReason.FAILED, error))
-        self._send(generation, generation.machine.cancel(time.monotonic()))
+        self._do(generation, generation.machine.cancel(time.monotonic()))
 
     def _end(self, generation: Generation, finish: Finish) -> None:
-        if self._sessions.pop(generation.session, None) is None:
+        session, machine = generation.session, generation.machine
+        if self._sessions.pop(session, None) is None:
             return
-        self._presence.holds(generation.session, None)
-        if generation.machine.written is not None:
-            version = generation.request.version or self._settings.version
-            self._recent.remember(version, generation.machine.written, time.monotonic())
-        self._freed.append(generation.session)
+        self.directory.liveness.holds(session, None)
+        if machine.written is not None:
+            self._prefixes.remember(machine.version, machine.written, time.monotonic())
+        self._to_draft.pop(session, None)
+        self._freed.append(session)
         self._draft_work.set()
-        _log.info("session %d: %s", generation.session, finish.reason)
+        _log.info("session %d: %s", session, finish.reason)
         generation.put(finish)
 
-    def _topic(self, worker: str | None, generation: Generation | None) -> str:
-        if worker is None:
-            asked = None if generation is None else generation.request.version
-            return topics.open_topic(asked or self._settings.version, self._settings.edge)
-        return topics.draft_topic(worker, self._settings.edge)
-
-    def _lost(self, message: Outbound, error: LinkDown | PublishRefused) -> None:
+    def _lost(self, generation: Generation, send: Send, error: LinkDown | PublishRefused) -> None:
         """A publish failed. The protocol covers it, except that it wants to know when nobody listens."""
-        no_worker = isinstance(error, PublishRefused) and error.reason_code == NO_SUBSCRIBERS
-        now = time.monotonic()
-        opening = [one for one in self._sessions.values() if message.topic == self._topic(None, one)]
-        if no_worker and opening:
-            for generation in opening:
-                self._do(generation, generation.machine.no_worker(now))
-        elif no_worker:
-            for generation in list(self._sessions.values()):
-                reuse = generation.machine.reuse
-                if reuse is not None and message.topic == self._topic(reuse.worker, generation):
-                    self._recent.forget(reuse.worker)
-                    self._do(generation, generation.machine.prefix_lost(now))
-        elif isinstance(error, PublishRefused) and error.reason_code in _FINAL_REFUSALS:
-            self._refused(message, error)
-        else:
-            _log.info("lost a message on %s: %s", message.topic, error.message)
-
-    def _refused(self, message: Outbound, error: PublishRefused) -> None:
-        """The broker will never take this message: its text ends with what the broker said."""
-        sent = self._codec.decode(message.payload)
-        generation = self._sessions.get(sent.session)
-        if generation is not None and not isinstance(sent, Close):
-            self._give_up(generation, error)
+        _log.info("session %d: lost a message: %s", generation.session, error.message)
+        if not isinstance(error, PublishRefused):
+            return
+        nobody = error.reason_code == NO_SUBSCRIBERS
+        if nobody and send.to_worker is not None:
+            self._prefixes.forget(send.to_worker)
+        if generation.session not in self._sessions:
+            return
+        machine, now = generation.machine, time.monotonic()
+        if nobody and isinstance(send.message, Open):
+            named = send.to_worker is not None
+            self._do(generation, machine.prefix_lost(now) if named else machine.no_worker(now))
+        elif error.reason_code in _FINAL_REFUSALS and not isinstance(send.message, Close):
+            self._give_up(generation, error)  # the broker will never take this message
 
     async def _draft_loop(self) -> None:
         while True:
@@ -402,70 +426,59 @@ class EdgeNode:
                 self._draft_work.clear()
                 await self._draft_work.wait()
                 continue
-            drafted = await self._drafting.round(freed, [one for _, _, one in wanted])
-            for (generation, request, _), guesses in zip(wanted, drafted, strict=True):
-                if guesses is not None:
-                    self._drafted(generation, request, guesses)
+            drafted = await self._drafting.round(freed, [request for _, request in wanted])
+            for (generation, request), tokens in zip(wanted, drafted, strict=True):
+                if tokens is not None:
+                    self._drafted(generation, request, tokens)
 
-    def _drafted(self, generation: Generation, request: DraftRequest, guesses: Sequence[DraftToken]) -> None:
-        """Hand guesses to the session, as long as each follows the one before and is wanted."""
-        now = time.monotonic()
-        machine = generation.machine
-        if not guesses and generation.session in self._sessions:
-            self._do(generation, machine.draft_stopped(request.start, request.digest, now))
-        following: DraftRequest | None = request
-        for guess in guesses:
-            if following is None or generation.session not in self._sessions:
-                return
-            self._do(generation, machine.drafted(following.start, following.digest, guess, now))
-            start, following = following.start, machine.draft_request()
-            if following is not None and (following.start, following.context[-1]) != (start + 1, guess.token):
-                return  # the text has changed meanwhile
-
-    def _wanted(self) -> list[tuple[Generation, DraftRequest, Wanted]]:
+    def _wanted(self) -> list[tuple[Generation, DraftRequest]]:
         """What every session wants drafted. One that cannot be drafted further sends what it has."""
-        found: list[tuple[Generation, DraftRequest, Wanted]] = []
-        now = time.monotonic()
-        for generation in list(self._sessions.values()):
+        found: list[tuple[Generation, DraftRequest]] = []
+        for session, generation in list(self._to_draft.items()):
             request = generation.machine.draft_request()
             if request is None:
-                continue
-            if not self._drafting.fits(request.context):
-                effects = generation.machine.draft_stopped(request.start, request.digest, now)
-                self._send(generation, effects)
-                continue
-            found.append((generation, request, _wanted(generation, request)))
+                del self._to_draft[session]
+            elif self._drafting.fits(request.context):
+                found.append((generation, request))
+            else:
+                self._drafted(generation, request, ())
         return found
+
+    def _drafted(self, generation: Generation, request: DraftRequest, tokens: Sequence[DraftToken]) -> None:
+        """Hand tokens to the session, as long as each follows the one before and is wanted; none: it gets no more."""
+        now = time.monotonic()
+        machine = generation.machine
+        if not tokens and generation.session in self._sessions:
+            self._do(generation, machine.draft_stopped(request.start, request.digest, now))
+        following: DraftRequest | None = request
+        for token in tokens:
+            if following is None or generation.session not in self._sessions:
+                return
+            self._do(generation, machine.drafted(following.start, following.digest, token, now))
+            start, following = following.start, machine.draft_request()
+            if following is not None and (following.start, following.context[-1]) != (start + 1, token.token):
+                return  # the text has changed meanwhile
+
+    def _tick_by(self, due: float | None) -> None:
+        """Look at the timers when this is due, on the event loop's clock, which is the machines' too."""
+        if due is None or due >= self._tick_at:
+            return
+        self._tick_at = due
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tick = asyncio.get_running_loop().call_at(due, self._timer_work.set)
 
     async def _timer_loop(self) -> None:
         while True:
+            await self._timer_work.wait()
             self._timer_work.clear()
-            now = time.monotonic()
+            self._tick_at, now = inf, time.monotonic()
             for generation in list(self._sessions.values()):
                 due = generation.machine.next_tick()
                 if due is not None and due <= now:
                     self._do(generation, generation.machine.tick(now))
-            dues = [generation.machine.next_tick() for generation in self._sessions.values()]
-            wait = min((due - now for due in dues if due is not None), default=None)
-            try:
-                async with asyncio.timeout(wait):
-                    await self._timer_work.wait()
-            except TimeoutError:
-                continue
-
-
-def _wanted(generation: Generation, request: DraftRequest) -> Wanted:
-    return Wanted(
-        session=generation.session,
-        context=request.context,
-        params=generation.request.sampling,
-        committed=request.committed,
-        prompt=len(generation.request.prompt),
-        most=request.most,
-        survival=request.survival,
-        stop=request.stop,
-        price=request.price,
-    )
+                else:
+                    self._tick_by(due)
 
 
 def _as_error(error: BaseException) -> FlexSpecError:

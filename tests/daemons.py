@@ -13,7 +13,7 @@ from typing import Any
 from cloud_worker.engine.interface import Facts, StepResult
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
-from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -101,12 +101,13 @@ class FakeDrafter:
     def fits(self, context: Sequence[int]) -> bool:
         return len(context) < 200_000
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         if self.fails:
             raise RuntimeError("the drafter is out of memory")
         self.held.update(one.session for one in wanted)
         return [
-            (DraftToken(draft_token(TARGET, one.params.seed, one.context, self.accuracy)),) for one in wanted
+            (DraftToken(draft_token(TARGET, one.identity.seed, one.context, self.accuracy)),)
+            for one in wanted
         ]
 
     def free(self, session: int) -> None:

@@ -30,12 +30,13 @@ def sizes() -> dict[str, float]:
 
 def _draft(drafter: ModelDrafter) -> None:
     """A text of 100 tokens, and 20 more."""
-    from edge_node.drafting.interface import Wanted
-    from flexspec_mq.sampling.params import SamplingParams
+    from edge_node.drafting.interface import DraftRequest
+    from schemas.messages import Identity
 
+    greedy = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 20)
     context = list(range(100, 200))
     while len(context) < 120:
-        drafted = drafter.draft([Wanted(1, context, SamplingParams())])[0]
+        drafted = drafter.draft([DraftRequest(1, context, greedy, len(context))])[0]
         context += [guess.token for guess in drafted or ()]
 
 

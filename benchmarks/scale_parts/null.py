@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from cloud_worker.engine.interface import Facts, StepResult
-from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 
@@ -160,9 +160,9 @@ class NullDrafter:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < CONTEXT
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """One token for each."""
-        return [(DraftToken(guess(one.params.seed, one.context, self.right)),) for one in wanted]
+        return [(DraftToken(guess(one.identity.seed, one.context, self.right)),) for one in wanted]
 
     def free(self, session: int) -> None:
         """There is nothing to forget."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.prompts import TextModel
-    from edge_node.fleet.directory import LinkWatch
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
 
@@ -35,7 +34,6 @@ def create_app(
     node: EdgeNode,
     model: TextModel,
     *,
-    link: LinkWatch,
     policy: Callable[[], Policy],
     settings: ApiSettings,
 ) -> Starlette:
@@ -44,17 +42,16 @@ def create_app(
     Args:
         node: runs for as long as the app does.
         model: whose tokenizer is the targets'.
-        link: given to `EdgeNode.running` as its link factory.
         policy: makes the policy of each session.
         settings: of the API.
 
     Returns:
         The app; `app.state.api` is its `Api`.
     """
-    metrics = Metrics(lambda: node.sessions, lambda: link.is_up)
-    generator = CompletionGenerator(node, model, link, policy, settings.link_patience)
+    metrics = Metrics(lambda: node.sessions, lambda: node.link_up)
+    generator = CompletionGenerator(node, model, policy, settings.link_patience)
     texts = CompletionStore(generator, settings, metrics)
-    api = Api(settings, texts, link, metrics, int(time.time()))
+    api = Api(settings, texts, node, metrics, int(time.time()))
     app = Starlette(
         routes=routes(api),
         middleware=[

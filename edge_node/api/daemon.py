@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from edge_node.api.app import create_app
 from edge_node.api.server import serve
-from edge_node.fleet.directory import LinkWatch
 from flexspec_mq.daemon.tasks import any_of, running
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ async def serve_node(
         UsageError: the port is taken.
         LinkError: the broker refused, or could not be reached within `base.give_up_after`.
     """
-    watch = LinkWatch(connect)
-    app = create_app(node, model, link=watch, policy=policy, settings=settings)
+    app = create_app(node, model, policy=policy, settings=settings)
     listens = asyncio.Event()
 
     def tell(port: int) -> None:
@@ -59,12 +57,12 @@ async def serve_node(
 
     async with (
         running(serve(app, started=tell), "api") as serving,
-        running(watch.failure(), "link failure") as failing,
+        running(node.wait_broken(), "node") as failing,
     ):
         async with running(listens.wait(), "api listens") as waiting:
             await any_of(serving, waiting)
         if not serving.done():
-            async with node.running(watch, base):
+            async with node.running(connect, base, everyone=True):
                 try:
                     await any_of(serving, failing)
                 finally:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edge_node.api.metrics import Metrics
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.store import CompletionStore
-    from edge_node.fleet.directory import LinkWatch
+    from edge_node.node import EdgeNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class Api:
 
     settings: ApiSettings
     texts: CompletionStore
-    link: LinkWatch
+    node: EdgeNode
     metrics: Metrics
     since: int
 
     def versions(self) -> dict[str, int]:
         """Versions that can be asked for, and since when; the node's own also while no worker is known."""
         own = self.settings.version
-        online = {version: epoch // 1000 for version, epoch in self.link.workers.versions().items()}
+        online = {version: epoch // 1000 for version, epoch in self.node.directory.versions().items()}
         return {own: online.get(own, self.since)} | online
 
     def version(self, asked: str | None) -> str:
@@ -55,8 +55,8 @@ class Api:
 
     def not_ready(self) -> str | None:
         """Why no text can be written now; None when it can."""
-        if not self.link.is_up:
+        if not self.node.link_up:
             return "the edge node has no link to its broker"
-        if not self.link.blind and self.settings.version not in self.link.workers.versions():
+        if not self.node.directory.blind and self.settings.version not in self.node.directory.versions():
             return f"no worker of {self.settings.version} is known to be online"
         return None

@@ -153,13 +153,11 @@ async def _run(
     from edge_node.cli.view import SessionView
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.limits import CompletionLimits
-    from edge_node.fleet.directory import LinkWatch
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    node, link = _node(config.node, draft), LinkWatch(mqtt_link)
-    patience = CompletionLimits().link_patience
+    node, patience = _node(config.node, draft), CompletionLimits().link_patience
     with contextlib.closing(
-        CompletionGenerator(node, draft.loaded, link, config.plan.new_policy, patience)
+        CompletionGenerator(node, draft.loaded, config.plan.new_policy, patience)
     ) as generator:
-        async with stoppable(), node.running(link, base):
+        async with stoppable(), node.running(mqtt_link, base, everyone=True):
             await command(SessionView(generator, options, events))

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.prompts import TextModel
     from edge_node.completion.service import Waiting
-    from edge_node.fleet.directory import LinkWatch
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
@@ -42,7 +41,6 @@ class CompletionGenerator:
     Args:
         node: runs.
         model: whose tokenizer prompts and answers go through.
-        link: of the node.
         policy: makes the policy of each session.
         link_patience: seconds that a new text waits for the broker.
     """
@@ -51,13 +49,11 @@ class CompletionGenerator:
         self,
         node: EdgeNode,
         model: TextModel,
-        link: LinkWatch,
         policy: Callable[[], Policy],
         link_patience: float,
     ) -> None:
         self.node = node
         self.model = model
-        self.link = link
         self.policy = policy
         self._link_patience = link_patience
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
@@ -85,7 +81,7 @@ class CompletionGenerator:
         ids = await asyncio.get_running_loop().run_in_executor(self._encoder, encode, self.model, prompt)
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a user who has seen nothing yet can still go elsewhere.
-        if not await self.link.wait_up(self._link_patience):
+        if not await self.node.wait_up(self._link_patience):
             raise LinkDown(
                 "the edge node has no link to its broker, and did not get one within "
                 f"{self._link_patience:g} s"
@@ -125,7 +121,7 @@ class Writing:
         self._clock = clock
         self._version = options.version or by.node.version
         self._drawn = secrets.randbits(SEED_BITS)
-        self._service = Service(by.link, self._version, self._within(options.wait), waiting)
+        self._service = Service(by.node, self._version, self._within(options.wait), waiting)
         self._exactness = "unknown"
 
     async def begin(self) -> None:
@@ -137,7 +133,7 @@ class Writing:
     def figures(self) -> Figures:
         """What the text has taken until now."""
         if self._exactness == "unknown":
-            self._exactness = self._by.link.workers.exactness(self._version)
+            self._exactness = self._by.node.directory.exactness(self._version)
         return self._clock.figures(self.generation, self._version, self._exactness)
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
@@ -183,7 +179,7 @@ class Writing:
         self.generation = self._by.node.generate(
             GenerationRequest(
                 prompt=self._prompt,
-                sampling=options.sampling(self._drawn, self._by.link.workers.recommended(self._version)),
+                sampling=options.sampling(self._drawn, self._by.node.directory.recommended(self._version)),
                 limit=room if options.limit is None else min(options.limit, room),
                 policy=self._by.policy(),
                 ignore_eos=options.ignore_eos,

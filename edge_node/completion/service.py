@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from flexspec_mq.errors import WorkerError
 
 if TYPE_CHECKING:
-    from edge_node.fleet.directory import LinkWatch
     from edge_node.generation import Generation
+    from edge_node.node import EdgeNode
 
 Waiting = Callable[[str, list[str], float], None]
 """Told the version that no worker serves, versions that are online, and seconds that one is waited for."""
@@ -30,14 +30,15 @@ class Service:
     """Looks for workers of one version on behalf of one text.
 
     Args:
-        link: of the node.
+        node: that runs.
         version: that is asked for.
         patience: seconds to wait for a worker when there is none.
         waiting: told before that.
     """
 
-    def __init__(self, link: LinkWatch, version: str, patience: float, waiting: Waiting | None) -> None:
-        self._link = link
+    def __init__(self, node: EdgeNode, version: str, patience: float, waiting: Waiting | None) -> None:
+        self._node = node
+        self._directory = node.directory
         self._version = version
         self._patience = patience
         self._waiting = waiting
@@ -45,8 +46,8 @@ class Service:
 
     async def known(self) -> None:
         """Wait for the status of a worker of the version; not for long, as there may be none."""
-        if not self._link.blind:
-            await self._link.workers.wait_for(self._version, _STATUS)
+        if not self._directory.blind:
+            await self._directory.wait_for(self._version, _STATUS)
 
     async def unserved(self, generation: Generation) -> None:
         """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
@@ -63,7 +64,7 @@ class Service:
             WorkerError: there is none, or the time is over.
         """
         now = time.monotonic()
-        versions = sorted(self._link.workers.versions())
+        versions = sorted(self._directory.versions())
         if self._until is None:
             self._until = now + self._patience
             if self._patience > 0:
@@ -77,7 +78,7 @@ class Service:
                 if self._waiting is not None:
                     self._waiting(self._version, versions, self._patience)
         left = max(self._until - now, 0.0)
-        if not (self._link.blind and left) and not await self._link.workers.wait_for(self._version, left):
+        if not (self._directory.blind and left) and not await self._directory.wait_for(self._version, left):
             others = (
                 f"ask for one that is online: {', '.join(versions)}" if versions else "no version is online"
             )
@@ -90,7 +91,7 @@ class Service:
         is there proves nothing by itself: access rules may keep all of them from us. Either the broker says that
         nobody listens to opens of the version, or there is a status of another worker.
         """
-        workers, machine = self._link.workers, generation.machine
-        if machine.counters.verdicts or machine.counters.busy or not self._link.is_up:
+        workers, machine = self._directory, generation.machine
+        if machine.counters.verdicts or machine.counters.busy or not self._node.link_up:
             return False
         return self._version not in workers.versions() and (machine.nobody or workers.any)

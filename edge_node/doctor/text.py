@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
 from edge_node.doctor.api import post
-from edge_node.fleet.directory import LinkWatch
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
@@ -110,11 +109,13 @@ async def check_text(
     options = CompletionOptions(
         temperature=0.0, seed=0, limit=_TOKENS, ignore_eos=True, timeout=_SECONDS, version=config.node.version
     )
-    link = LinkWatch(connect)
-    generator = CompletionGenerator(node, draft.loaded, link, config.plan.new_policy, _SECONDS)
+    generator = CompletionGenerator(node, draft.loaded, config.plan.new_policy, _SECONDS)
     began = time.monotonic()
     try:
-        async with node.running(link, base), generator.writing((Turn("user", _PROMPT),), options) as writing:
+        async with (
+            node.running(connect, base, everyone=True),
+            generator.writing((Turn("user", _PROMPT),), options) as writing,
+        ):
             gate[0].session = writing.generation.session
             with contextlib.suppress(TimeIsOver):  # the figures say how far it came
                 async for _ in writing.pieces():

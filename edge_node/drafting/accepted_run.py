@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class AcceptedRun:
     """One session's guesses, and how many of them the text took, one after another.
 
-    A token that nobody guessed (the prompt's, a lookup's) neither adds to the streak nor ends it. Tokens of the
-    branch count as what they were drafted for, until the text turns out otherwise.
+    A token that nobody guessed (the prompt's, a lookup's) neither adds to the run nor ends it. Tokens of
+    the pending draft count as what they were drafted for, until the text turns out otherwise.
     """
 
     __slots__ = ("_guesses", "_length")
@@ -42,7 +42,7 @@ class AcceptedRun:
         """Guesses before the end of the context that were right, one after another.
 
         Args:
-            context: prompt, committed tokens and branch.
+            context: prompt, committed tokens and pending draft.
             committed: how many of them are decided for good.
         """
         length = self._length

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_node.drafting.confidence_fusion import better
-from edge_node.drafting.interface import Drafted, Drafter, DraftToken, Wanted
+from edge_node.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 
-_PRICE = 0.1
+_COST = 0.1
 """Tokens that a forward of the draft costs, while nobody has measured it: ten tokens a second, 10 ms."""
 _STRENGTH = 0.5
 """Mean confidence of the draft where nothing is found, to begin with."""
@@ -47,7 +47,7 @@ class HybridDrafter:
         """Whether a token after `context` can be drafted at all."""
         return self._model.fits(context) or self._lookup.fits(context)
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """What is found for those that have found enough; if there are none, one forward of the model."""
         found: list[Drafted] = [None] * len(wanted)
         beside: list[DraftToken | None] = [None] * len(wanted)
@@ -72,20 +72,20 @@ class HybridDrafter:
         self._model.free(session)
         self._lookup.free(session)
 
-    def _unaided(self, one: Wanted, run: Sequence[DraftToken]) -> int:
+    def _unaided(self, one: DraftRequest, run: Sequence[DraftToken]) -> int:
         """How many tokens of the run come before the first one that a forward of the model is worth."""
-        price = one.price or _PRICE
+        cost = one.opportunity_cost or _COST
         riding: list[float] = []  # tokens expected after each of them
         after = 0.0
         for guess in reversed(run):
             riding.append(after)
             after = guess.confidence * (1 + after)
-        survival = one.survival
+        together = one.joint_acceptance
         for place, guess in enumerate(run):
             gain = self._strength * (1 - guess.confidence) ** _FADES
-            if survival * gain * (1 + riding[-1 - place]) > price:
+            if together * gain * (1 + riding[-1 - place]) > cost:
                 return place
-            survival *= guess.confidence
+            together *= guess.confidence
         return len(run)
 
     def _chosen(self, guess: DraftToken, beside: DraftToken | None) -> DraftToken:

@@ -6,13 +6,14 @@ reaches it within one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_node.drafting.accepted_run import AcceptedRun
-from edge_node.drafting.interface import Drafted, Wanted
 from edge_node.drafting.kv_pool import DraftKVPool
 from edge_node.drafting.proposal import guess_of
 from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
+from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edge_node.drafting.interface import DraftToken
+    from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
     from edge_node.drafting.proposal import GuessOf
     from flexspec_mq.models.kv import SessionKV
 
@@ -29,6 +30,23 @@ _QUANTUM = 16
 _WRITING = _QUANTUM
 """A session with no more unread tokens than these goes on with its text: a rejection, or tokens that were drafted
 without the model, leave it some to read."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is kept of a session.
+
+    Attributes:
+        kv: keys and values of what was read.
+        params: the session's, the same for all of its tokens.
+        run: how its drafted tokens fared.
+        read_at: forward that last read a piece of its prefix.
+    """
+
+    kv: SessionKV
+    params: SamplingParams
+    run: AcceptedRun = field(default_factory=AcceptedRun)
+    read_at: int = 0
 
 
 class ModelDrafter:
@@ -59,13 +77,11 @@ class ModelDrafter:
         self._guess = guess or guess_of(None)
         self._prefill = prefill
         self._beside = min(beside, prefill)
-        self._sessions: dict[int, SessionKV] = {}
-        self._streaks: dict[int, AcceptedRun] = {}
+        self._sessions: dict[int, _Session] = {}
         self._kept = DraftKVPool(kept)
-        self._read: dict[int, int] = {}
         self._forwards = 0
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """One forward over all that are ready, and over as much of the others' prefixes as it may read."""
         self._forwards += 1
         found: list[Drafted] = [None] * len(wanted)
@@ -80,59 +96,60 @@ class ModelDrafter:
 
     def free(self, session: int) -> None:
         """The session's text has ended; what was read may serve its next turn."""
-        self._read.pop(session, None)
-        self._streaks.pop(session, None)
-        kv = self._sessions.pop(session, None)
-        if kv is not None:
-            self._kept.put(kv)
+        ended = self._sessions.pop(session, None)
+        if ended is not None:
+            self._kept.put(ended.kv)
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
-    def _guessed(self, one: Wanted, logits: npt.NDArray[np.float32]) -> DraftToken:
+    def _guessed(self, one: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken:
         position = len(one.context)
-        streak = self._streaks[one.session]
-        lasted = streak.length(one.context, position if one.committed is None else one.committed)
-        guess = self._guess(logits, one.params, position, lasted)
-        streak.guessed(position, guess.token)
+        session = self._sessions[one.session]
+        lasted = session.run.length(one.context, one.committed)
+        guess = self._guess(logits, session.params, position, lasted)
+        session.run.guessed(position, guess.token)
         return guess
 
-    def _feeds(self, wanted: Sequence[Wanted]) -> tuple[list[int], list[ModelInput]]:
+    def _feeds(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput]]:
         """What each of them feeds, and which they are; those whose turn it is not are left out."""
-        unread = []
+        sessions, unread = [], []
         for one in wanted:
             context = one.context[:-1]
-            read = self._kv(one.session, context).match(context)
-            self._streaks.setdefault(one.session, AcceptedRun()).keep(read)
+            session = self._session(one, context)
+            read = session.kv.match(context)
+            session.run.keep(read)
+            sessions.append(session)
             unread.append(len(one.context) - read)
-        shares = self._shares([one.session for one in wanted], unread)
+        shares = self._shares(sessions, unread)
         places = [place for place, share in enumerate(shares) if share]
         return places, [self._feed(wanted[place], unread[place], shares[place]) for place in places]
 
-    def _kv(self, session: int, context: Sequence[int]) -> SessionKV:
-        kv = self._sessions.get(session)
-        if kv is None:
-            kv = self._sessions[session] = self._kept.take(context) or self._model.new_kv()
-        return kv
+    def _session(self, one: DraftRequest, context: Sequence[int]) -> _Session:
+        session = self._sessions.get(one.session)
+        if session is None:
+            kv = self._kept.take(context) or self._model.new_kv()
+            session = self._sessions[one.session] = _Session(kv, SamplingParams.of(one.identity))
+        return session
 
-    def _shares(self, sessions: Sequence[int], unread: Sequence[int]) -> list[int]:
+    def _shares(self, sessions: Sequence[_Session], unread: Sequence[int]) -> list[int]:
         """How many tokens each may feed: all of those that write, pieces of those that read, longest ago first."""
         shares = [left if left <= _WRITING else 0 for left in unread]
         reading = [place for place, share in enumerate(shares) if not share]
         budget = self._beside if len(reading) < len(unread) else self._prefill
-        reading.sort(key=lambda place: self._read.get(sessions[place], 0))
+        reading.sort(key=lambda place: sessions[place].read_at)
         for turn, place in enumerate(reading):
             if not budget:
                 break
             fair = max(_QUANTUM, budget // (len(reading) - turn))
             shares[place] = min(unread[place], fair, budget)
             budget -= shares[place]
-            self._read[sessions[place]] = self._forwards
+            sessions[place].read_at = self._forwards
         return shares
 
-    def _feed(self, one: Wanted, unread: int, share: int) -> ModelInput:
+    def _feed(self, one: DraftRequest, unread: int, share: int) -> ModelInput:
         begin = len(one.context) - unread
         return ModelInput(
-            self._sessions[one.session], one.context[begin : begin + share], int(share == unread)
+            self._sessions[one.session].kv, one.context[begin : begin + share], int(share == unread)
         )

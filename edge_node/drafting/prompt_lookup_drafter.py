@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
 from edge_node.drafting.prompt_lookup import Lookup
 from edge_node.drafting.prompt_lookup_confidence import LookupRecord
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LEAST = 0.05
-"""Survival below which a token is not worth its bytes and its place in the target's forward, with any plan."""
+"""Joint acceptance below which a token is not worth its bytes and its place in the target's forward, by any plan."""
 
 
 class SessionLookup:
@@ -22,18 +22,17 @@ class SessionLookup:
         one: the first that is wanted of it.
     """
 
-    def __init__(self, one: Wanted) -> None:
+    def __init__(self, one: DraftRequest) -> None:
         self._lookup = Lookup()
-        self._record = LookupRecord(one.params.temperature)
-        self._prompt = one.prompt
+        self._record = LookupRecord(one.identity.temperature)
+        self._prompt = one.prompt_length
 
-    def follow(self, one: Wanted) -> tuple[int, ...]:
+    def follow(self, one: DraftRequest) -> tuple[int, ...]:
         """Learn what has been decided since; returns the branch.
 
         What the prompt repeats tells nothing of the target, so only generated tokens are counted.
         """
-        context = one.context
-        committed = len(context) if one.committed is None else one.committed
+        context, committed = one.context, one.committed
         for place in range(len(self._lookup), committed):
             token = context[place]
             if place >= self._prompt and (found := self._lookup.find()) is not None:
@@ -48,14 +47,14 @@ class SessionLookup:
             return None
         return DraftToken(found.token, self._record.confidence(found), "lookup")
 
-    def run(self, one: Wanted, branch: Sequence[int]) -> list[DraftToken]:
+    def run(self, one: DraftRequest, branch: Sequence[int]) -> list[DraftToken]:
         """Tokens one after the other, as long as they are wanted and survive."""
         found: list[DraftToken] = []
         path = list(branch)
-        survival, least = one.survival, max(one.stop, LEAST)
+        together, least = one.joint_acceptance, max(one.confidence_threshold, LEAST)
         while len(found) < one.most and (guess := self.guess(path)) is not None:
-            survival *= guess.confidence
-            if survival < least:
+            together *= guess.confidence
+            if together < least:
                 break
             found.append(guess)
             path.append(guess.token)
@@ -77,7 +76,7 @@ class PromptLookupDrafter:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """What each session's text says about how it goes on; it never wants to be asked again."""
         found: list[Drafted] = []
         for one in wanted:
@@ -89,7 +88,7 @@ class PromptLookupDrafter:
         """Forget a session; it need not be known."""
         self._sessions.pop(session, None)
 
-    def session(self, one: Wanted) -> tuple[SessionLookup, tuple[int, ...]]:
+    def session(self, one: DraftRequest) -> tuple[SessionLookup, tuple[int, ...]]:
         """The session that is wanted, with all that is decided; and the branch."""
         session = self._sessions.get(one.session)
         if session is None:

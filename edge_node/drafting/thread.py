@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_node.drafting.interface import Drafted, Drafter, Wanted
+    from edge_node.drafting.interface import Drafted, Drafter, DraftRequest
 
 _log = logging.getLogger(__name__)
 
@@ -37,16 +37,24 @@ class DrafterThread:
         """Whether a token after `context` can be drafted at all."""
         return self._drafter is not None and self._drafter.fits(context)
 
-    async def round(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[Drafted]:
+    def round(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> asyncio.Future[list[Drafted]]:
         """Free sessions and draft for each that wants it."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._run, freed, wanted)
+        answer: asyncio.Future[list[Drafted]] = asyncio.get_running_loop().create_future()
+        self._thread.submit(self._answer, answer, freed, wanted)
+        return answer
 
     def close(self) -> None:
         """Take no more work. A forward that runs now is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, freed: Sequence[int], wanted: Sequence[Wanted]) -> list[Drafted]:
+    def _answer(
+        self, answer: asyncio.Future[list[Drafted]], freed: Sequence[int], wanted: Sequence[DraftRequest]
+    ) -> None:
+        """On the drafter's thread. Nobody waits for an answer that is done by then: it was cancelled."""
+        found = self._run(freed, wanted)
+        answer.get_loop().call_soon_threadsafe(_settle, answer, found)
+
+    def _run(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """On the drafter's thread."""
         nothing: list[Drafted] = [None] * len(wanted)
         drafter = self._drafter
@@ -60,3 +68,8 @@ class DrafterThread:
             _log.exception("the drafter failed; the texts go on without drafts")
             self._drafter = None
             return nothing
+
+
+def _settle(answer: asyncio.Future[list[Drafted]], found: list[Drafted]) -> None:
+    if not answer.done():
+        answer.set_result(found)

@@ -8,27 +8,19 @@ never to give up on it: it may only have lost its connection for a moment.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics
-from flexspec_mq.errors import LinkDown, LinkRefused
-
 if TYPE_CHECKING:
-    from flexspec_mq.transport.base import Link
     from schemas.status import WorkerStatus
-
-_log = logging.getLogger(__name__)
 
 
 class WorkerLiveness:
-    """Watches the status of each worker for as long as it holds a session. Bounded by the sessions."""
+    """Knows the life of each worker for as long as it holds a session. Bounded by the sessions."""
 
     def __init__(self) -> None:
         self._worker_of: dict[int, str] = {}
         self._epochs: dict[str, int] = {}
         self._changed = asyncio.Event()
-        self._subscribed: set[str] = set()
 
     @property
     def workers(self) -> set[str]:
@@ -59,33 +51,7 @@ class WorkerLiveness:
         self._epochs[status.worker] = status.epoch
         return status.state == "gone" or (known is not None and status.epoch > known)
 
-    async def run(self, link: Link) -> None:
-        """Keep the subscriptions as `workers` says, until cancelled.
-
-        Raises:
-            LinkError: the link failed for good.
-        """
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            wanted = self.workers
-            for worker in self._subscribed - wanted:
-                await self._unsubscribe(link, worker)
-            for worker in wanted - self._subscribed:
-                await self._subscribe(link, worker)
-
-    async def _subscribe(self, link: Link, worker: str) -> None:
-        self._subscribed.add(worker)
-        try:
-            await link.subscribe(topics.worker_status_topic(worker))
-        except LinkDown:  # the link remembers it
-            return
-        except LinkRefused as error:
-            _log.warning("the status of worker %s cannot be watched: %s", worker, error.message)
-
-    async def _unsubscribe(self, link: Link, worker: str) -> None:
-        self._subscribed.discard(worker)
-        try:
-            await link.unsubscribe(topics.worker_status_topic(worker))
-        except LinkDown:  # the link has forgotten it
-            return
+    async def changed(self) -> None:
+        """Wait until other workers may hold sessions than when this was last called."""
+        await self._changed.wait()
+        self._changed.clear()

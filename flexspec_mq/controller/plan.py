@@ -18,16 +18,16 @@ class Plan:
         in_flight: W, batches that may be unanswered.
         qos: MQTT quality of service for drafts and opens, 0 to 2.
         ahead: tokens that the worker may decode beyond what it knows the edge to have.
-        stop: a batch ends before the token whose survival falls below this; 0 never ends one early. A token's
-            survival is the product of the confidences of all that is drafted and not decided, up to itself: the
-            probability that it is of use.
+        confidence_threshold: a batch ends before the token whose joint acceptance falls below this; 0 never ends one
+            early. A token's joint acceptance is the product of the confidences of all that is drafted and not
+            decided, up to itself: the probability that it is of use.
     """
 
     draft_length: int = 4
     in_flight: int = 1
     qos: int = 0
     ahead: int = 0
-    stop: float = 0.0
+    confidence_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what the protocol does not allow.
@@ -42,8 +42,9 @@ class Plan:
         ):
             if not 0 <= value <= top:
                 raise UsageError(f"{name} {value} is not between 0 and {top}")
-        if not 0 <= self.stop < 1:
-            raise UsageError(f"stop {self.stop} is not between 0 and 1", hint="0 never ends a batch early")
+        stop = self.confidence_threshold
+        if not 0 <= stop < 1:
+            raise UsageError(f"stop {stop} is not between 0 and 1", hint="0 never ends a batch early")
         if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
             raise UsageError(f"in_flight {self.in_flight} is not between 1 and {MAX_IN_FLIGHT}")
 

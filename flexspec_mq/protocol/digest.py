@@ -98,10 +98,12 @@ class Chain:
         """Copy of the tokens at positions `start` to `stop - 1`."""
         return tuple(self._tokens[start:stop])
 
-    def append(self, token: int) -> None:
-        """Add one token at the end."""
+    def append(self, token: int) -> int:
+        """Add one token at the end; return the digest there."""
         self._tokens.append(token)
-        self._digests.append(after(self._digests[-1], token))
+        digest = after(self._digests[-1], token)
+        self._digests.append(digest)
+        return digest
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Add tokens at the end."""

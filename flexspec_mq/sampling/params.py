@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from flexspec_mq.errors import UsageError
-from schemas.messages import MAX_TOKEN_ID
+from schemas.messages import MAX_TOKEN_ID, Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,11 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+
+    @classmethod
+    def of(cls, identity: Identity) -> Self:
+        """Those of a session, the same ones at edge and worker."""
+        return cls(identity.temperature, identity.top_k, identity.top_p, identity.seed)
 
     def __post_init__(self) -> None:
         """Refuse values that no choice can be made with.

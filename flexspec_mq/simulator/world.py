@@ -14,9 +14,9 @@ from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import (
     DraftToken,
-    EdgeConfig,
     EdgeSession,
     EdgeState,
+    SessionConfig,
     SessionRequest,
     close_unknown,
 )
@@ -283,7 +283,7 @@ class World:
         policy: Policy,
         accuracy: float,
         draft_time: float = 0.008,
-        config: EdgeConfig | None = None,
+        config: SessionConfig | None = None,
     ) -> Cell:
         machine = EdgeSession(request, policy, random.Random(self.rng.random()), config)
         cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))

@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
     from flexspec_mq.transport.base import Link, Outbound
 
+    OnLost = Callable[[LinkDown | PublishRefused], None]
+
 
 class PublishQueue:
     """Publishes in order, with several acknowledgements outstanding at a time.
 
     When it is full the oldest message is dropped and counted: newer verdicts, drafts and polls cover older ones,
-    and the session protocol asks again for what is missing. A message that cannot be published is lost, counted
-    and told to `on_lost`.
+    and the session protocol asks again for what is missing. A message that cannot be published is lost and counted,
+    and its owner is told: an entry is a message and whom to call then.
 
     Args:
         bound: messages that may wait.
         outstanding: publishes of QoS ≥ 1 that may be unacknowledged.
-        on_lost: told of each message that was lost, and why.
 
     Attributes:
         dropped: on overflow.
@@ -36,12 +37,10 @@ class PublishQueue:
         *,
         bound: int = 4096,
         outstanding: int = 64,
-        on_lost: Callable[[Outbound, LinkDown | PublishRefused], None] | None = None,
     ) -> None:
-        self._waiting: deque[Outbound] = deque()
+        self._waiting: deque[tuple[Outbound, OnLost | None]] = deque()
         self._bound = bound
         self._slots = asyncio.Semaphore(outstanding)
-        self._on_lost = on_lost
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -55,12 +54,12 @@ class PublishQueue:
         """Messages that wait to be handed to the link."""
         return len(self._waiting)
 
-    def put(self, message: Outbound) -> None:
-        """Queue a message; never waits."""
+    def put(self, message: Outbound, on_lost: OnLost | None = None) -> None:
+        """Queue a message, and whom to tell why it was lost; never waits."""
         if len(self._waiting) >= self._bound:
             self._waiting.popleft()
             self.dropped += 1
-        self._waiting.append(message)
+        self._waiting.append((message, on_lost))
         self._idle.clear()
         self._ready.set()
 
@@ -96,14 +95,14 @@ class PublishQueue:
 
     async def _publish_waiting(self, link: Link) -> None:
         while self._waiting and self._failure is None:
-            if self._waiting[0].qos == 0:
+            if self._waiting[0][0].qos == 0:
                 self._handing = True
-                await self._publish(link, self._waiting.popleft())
+                await self._publish(link, *self._waiting.popleft())
                 self._handing = False
                 continue
             # While this waits an overflow may drop the head; it puts another message in, so one is always left.
             await self._slots.acquire()
-            task = asyncio.create_task(self._publish(link, self._waiting.popleft()), name="publish one")
+            task = asyncio.create_task(self._publish(link, *self._waiting.popleft()), name="publish one")
             self._underway.add(task)
             task.add_done_callback(self._done)
 
@@ -119,7 +118,7 @@ class PublishQueue:
         if not (self._waiting or self._underway or self._handing):
             self._idle.set()
 
-    async def _publish(self, link: Link, message: Outbound) -> None:
+    async def _publish(self, link: Link, message: Outbound, on_lost: OnLost | None) -> None:
         try:
             await link.publish(
                 message.topic,
@@ -130,5 +129,5 @@ class PublishQueue:
             )
         except (LinkDown, PublishRefused) as error:
             self.lost += 1
-            if self._on_lost is not None:
-                self._on_lost(message, error)
+            if on_lost is not None:
+                on_lost(error)

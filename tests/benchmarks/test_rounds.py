@@ -73,7 +73,8 @@ def write(
         total.add(tally)
 
     engine = EngineCore(target)
-    Rounds(engine, drafter, Plan(k, stop=stop), at_once=at_once).run(jobs((0.0, 1.0), limit), done)
+    plan = Plan(k, confidence_threshold=stop)
+    Rounds(engine, drafter, plan, at_once=at_once).run(jobs((0.0, 1.0), limit), done)
     assert len(engine.scheduler.caches) == 0
     return texts, total
 

@@ -148,7 +148,7 @@ async def test_another_edge_finds_nothing(mosquitto: PrivateBroker) -> None:
         await turn(node, START, 1)
         settings = EdgeSettings(edge="stranger", version="pc0")
         stranger = EdgeNode(settings, None, FINGERPRINT, ())
-        stranger._recent = node._recent  # whatever it knows
+        stranger._prefixes = node._prefixes  # whatever it knows
         link = LinkSettings(host=mosquitto.host, port=mosquitto.port, client_id="e-stranger")
         async with stranger.running(mqtt_link, link):
             generation = await turn(stranger, (*START, 1), 2)

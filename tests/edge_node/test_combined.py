@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from edge_node.drafting.confidence_fusion import better
 from edge_node.drafting.hybrid import HybridDrafter
-from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.sampling.params import SamplingParams
+from tests.edge_node.asking import asked
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 FRESH = tuple(range(100, 130))
@@ -34,7 +35,7 @@ class Model:
     def fits(self, context: Sequence[int]) -> bool:
         return len(context) < self.context
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         self.asked.append([one.session for one in wanted])
         return [(DraftToken(77, self.confidence),) for _ in wanted]
 
@@ -42,8 +43,10 @@ class Model:
         self.freed.append(session)
 
 
-def wanted(session: int, context: Sequence[int], **more: float) -> Wanted:
-    return Wanted(session, context, GREEDY, len(context), prompt=3, most=int(more.pop("most", 8)), **more)
+def wanted(session: int, context: Sequence[int], **more: float) -> DraftRequest:
+    return asked(
+        session, context, GREEDY, len(context), prompt_length=3, most=int(more.pop("most", 8)), **more
+    )
 
 
 def combined(model: Model) -> HybridDrafter:
@@ -79,12 +82,12 @@ def test_a_batch_of_the_model_turns_to_lookup_where_that_is_surer() -> None:
     model = Model(confidence=0.2)
     # Twice, the second time in a branch: a pair that was followed by 3 once, and the model says 77.
     text = (9, 1, 2, 3, 50, 51, 52, 1, 2)
-    (run,) = combined(model).draft([wanted(1, text, price=1e-6)])
+    (run,) = combined(model).draft([wanted(1, text, opportunity_cost=1e-6)])
     assert model.asked == [[1]]
     assert run is not None
     assert [(guess.token, guess.origin) for guess in run] == [(3, "lookup")]
     model.confidence = 0.97
-    (run,) = combined(model).draft([wanted(2, text, price=1e-6)])
+    (run,) = combined(model).draft([wanted(2, text, opportunity_cost=1e-6)])
     assert run is not None
     assert [(guess.token, guess.origin) for guess in run] == [(77, "model")]
 
@@ -93,7 +96,7 @@ def test_a_batch_of_the_model_turns_to_lookup_where_that_is_surer() -> None:
 def test_the_dearer_a_forward_the_more_comes_from_lookup(text: list[int], most: int) -> None:
     lengths = []
     for price in (1e-6, 0.03, 0.1, 0.3, 10.0):
-        (run,) = combined(Model()).draft([wanted(1, text, price=price, most=most)])
+        (run,) = combined(Model()).draft([wanted(1, text, opportunity_cost=price, most=most)])
         assert run
         assert len(run) <= most
         lengths.append(len(run) if all(guess.origin == "lookup" for guess in run) else 1)

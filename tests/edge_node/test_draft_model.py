@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from edge_node.drafting.interface import Drafted, Wanted
+from edge_node.drafting.interface import Drafted
 from edge_node.drafting.load import load
 from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.proposal import guess_of
@@ -23,6 +23,7 @@ from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from tests.edge_node.asking import asked
 from tests.models.tiny_checkpoints import save, tiny_llama
 
 CONTEXT = tuple(range(10, 40))
@@ -53,7 +54,7 @@ def test_a_draft_like_llama_runs_compactly_with_its_frequent_ids(folder: Path) -
     found = load(settings(folder, draft_weights="int8", draft_ids=40), silent)
     assert found.engine == "compact, int8 weights, 41 token ids"  # the end of a text is always in
     assert found.model is not None
-    wanted = [Wanted(seed, CONTEXT, SamplingParams(1.0, 0, 1.0, seed)) for seed in range(8)]
+    wanted = [asked(seed, CONTEXT, SamplingParams(1.0, 0, 1.0, seed)) for seed in range(8)]
     assert set(tokens(found.model.draft(wanted))) <= {2, *range(260, 300)}
 
 
@@ -65,7 +66,7 @@ def test_transformers_runs_it_where_asked_or_where_only_it_can(folder: Path, mor
 def test_engines_agree_on_what_to_draft(folder: Path) -> None:
     engines = [load(settings(folder, dtype="float32"), silent)]
     engines.append(load(settings(folder, draft_weights="bf16", draft_ids=0), silent))
-    wanted = [Wanted(n, CONTEXT[n : n + 10], SamplingParams(0.0, 0, 1.0, 0)) for n in range(12)]
+    wanted = [asked(n, CONTEXT[n : n + 10], SamplingParams(0.0, 0, 1.0, 0)) for n in range(12)]
     guesses = [tokens(engine.model.draft(wanted)) for engine in engines if engine.model is not None]
     alike = sum(one == other for one, other in zip(*guesses, strict=True))
     assert alike >= 10  # near-ties may fall either way in bfloat16; by chance, one of 300 would be alike
@@ -131,4 +132,4 @@ def test_a_columns_dice_are_its_tokens(
     ids = np.array(sorted({wanted, *others}), dtype=np.int64)
     network: Any = Fixed([logits[token] for token in ids])
     drafter = ModelDrafter(network, max_context=99, guess=guess_of(None, ids))
-    assert tokens(drafter.draft([Wanted(1, CONTEXT, params)])) == [wanted]
+    assert tokens(drafter.draft([asked(1, CONTEXT, params)])) == [wanted]

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafting.interface import Wanted
 from edge_node.drafting.kv_pool import LEAST, DraftKVPool
 from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.packed import ModelInput, PackedModel
 from flexspec_mq.sampling.params import SamplingParams
+from tests.edge_node.asking import asked
 from tests.models.tiny_packed import VOCABULARY, packed
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
@@ -54,7 +54,7 @@ def write(drafter: ModelDrafter, contexts: dict[int, tuple[int, ...]], count: in
     written: dict[int, list[int]] = {session: [] for session in contexts}
     for _ in range(500):
         wanted = [
-            Wanted(session, (*context, *written[session]), GREEDY)
+            asked(session, (*context, *written[session]), GREEDY)
             for session, context in contexts.items()
             if len(written[session]) < count
         ]
@@ -88,7 +88,7 @@ def test_a_long_prompt_holds_up_nobody(model: PackedModel) -> None:
     while True:
         recording.fed = []
         mine, long = drafter.draft(
-            [Wanted(1, (*prompt(1, 9), *writes), GREEDY), Wanted(2, prompt(2, 200), GREEDY)]
+            [asked(1, (*prompt(1, 9), *writes), GREEDY), asked(2, prompt(2, 200), GREEDY)]
         )
         assert mine  # a token in every forward
         assert sum(recording.fed[0]) <= 1 + 32
@@ -102,12 +102,12 @@ def test_a_long_prompt_holds_up_nobody(model: PackedModel) -> None:
 def test_unread_prompts_share_a_forward_and_none_waits_for_ever(model: PackedModel) -> None:
     recording = Recording(model)
     drafter = ModelDrafter(recording, max_context=1024, prefill=64)
-    drafter.draft([Wanted(number, prompt(number, 100), GREEDY) for number in range(6)])
+    drafter.draft([asked(number, prompt(number, 100), GREEDY) for number in range(6)])
     assert recording.fed == [[16] * 4]
-    drafter.draft([Wanted(number, prompt(number, 100), GREEDY) for number in range(6)])
+    drafter.draft([asked(number, prompt(number, 100), GREEDY) for number in range(6)])
     assert recording.fed[1] == [16] * 4
     # Those that had no turn come first.
-    kvs = [drafter._sessions[number].length for number in range(6)]
+    kvs = [drafter._sessions[number].kv.length for number in range(6)]
     assert kvs == [32, 32, 16, 16, 16, 16]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_node.drafting.interface import Drafted, DraftToken, Wanted
+from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -75,13 +75,13 @@ class Generous(FakeDrafter):
 
     calls = 0
 
-    def draft(self, wanted: Sequence[Wanted]) -> list[Drafted]:
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         found: list[Drafted] = []
         for one in wanted:
             self.calls += 1
             path = list(one.context)
             for _ in range(self.calls % 4 * 3):  # more than are of use, too
-                path += [draft_token(TARGET, one.params.seed, path, self.accuracy)]
+                path += [draft_token(TARGET, one.identity.seed, path, self.accuracy)]
             guesses = [DraftToken(token, 0.9, "lookup") for token in path[len(one.context) :]]
             found.append(None if self.calls % 7 == 0 else guesses)
         return found
@@ -91,7 +91,7 @@ class Generous(FakeDrafter):
 async def test_a_drafter_may_give_several_tokens_or_none_and_stops_change_no_text(stop: float) -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1"), edge_at(broker.link, drafter=Generous()) as node:
-        plans = [replace(plan, stop=stop) for plan in PLANS]
+        plans = [replace(plan, confidence_threshold=stop) for plan in PLANS]
         generations = await check(node, [wanting(number, plan=plan) for number, plan in enumerate(plans * 2)])
     counters = [generation.machine.counters for generation in generations]
     assert sum(one.looked_up_accepted for one in counters) > 0
@@ -173,14 +173,14 @@ async def test_a_will_is_heard_only_while_the_worker_holds_a_session() -> None:
         daemon.verifier.gate.clear()
         generation = node.generate(wanting(1))
         await until(lambda: generation.machine.worker == "w1")
-        await until(lambda: node.presence.workers == {"w1"})
+        await until(lambda: node.directory.liveness.workers == {"w1"})
         polls = generation.machine.counters.polls
         broker.cut("w-w1")  # its will says gone; it comes back by itself
         await until(lambda: generation.machine.counters.polls > polls)
         daemon.verifier.gate.set()
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0
-        assert not node.presence.workers
+        assert not node.directory.liveness.workers
 
 
 async def test_no_worker_is_an_error_after_a_while() -> None:
@@ -257,7 +257,7 @@ async def test_garbage_from_workers_disturbs_nobody() -> None:
         await rogue.wait_up()
         daemon.verifier.gate.clear()
         generation = node.generate(wanting(1))
-        await until(lambda: node.presence.workers == {"w1"})
+        await until(lambda: node.directory.liveness.workers == {"w1"})
         noise = [
             b"",
             b"\xff",

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from edge_node.drafting.interface import Wanted
 from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.proposal import guess_of, read_calibration
 from flexspec_mq.errors import ModelError
@@ -18,6 +17,7 @@ from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, Calibration, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from tests.edge_node.asking import asked
 from tests.models.tiny_packed import packed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
 def test_the_drafter_guesses_with_what_it_was_given() -> None:
     model = packed("grouped", torch.float32)
     params = SamplingParams(0.7, 0, 1.0, 5)
-    wanted = [Wanted(1, (3, 4, 5), params)]
+    wanted = [asked(1, (3, 4, 5), params)]
     (calibrated,) = ModelDrafter(model, max_context=64, guess=guess_of(CALIBRATION)).draft(wanted)
     (plain,) = ModelDrafter(model, max_context=64).draft(wanted)
     assert calibrated
@@ -71,19 +71,19 @@ def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
     drafter = ModelDrafter(Constant(), max_context=64, guess=guess_of(CALIBRATION))
     params = SamplingParams()
 
-    def asked(*context: int) -> float:
-        (found,) = drafter.draft([Wanted(1, context, params)])
+    def confidence(*context: int) -> float:
+        (found,) = drafter.draft([asked(1, context, params)])
         assert found
         return found[0].confidence
 
-    first = asked(3, 4, 5)
-    (found,) = drafter.draft([Wanted(1, (3, 4, 5), params)])
+    first = confidence(3, 4, 5)
+    (found,) = drafter.draft([asked(1, (3, 4, 5), params)])
     assert found
     right = found[0].token
-    after_one = asked(3, 4, 5, right)
-    after_two = asked(3, 4, 5, right, right)
+    after_one = confidence(3, 4, 5, right)
+    after_two = confidence(3, 4, 5, right, right)
     assert first < after_one < after_two
-    assert asked(3, 4, 5, right, right, right + 1) == first
+    assert confidence(3, 4, 5, right, right, right + 1) == first
 
 
 def test_a_calibration_is_read_from_the_drafts_folder(tmp_path: Path) -> None:

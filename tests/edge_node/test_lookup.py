@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafting.interface import Wanted
+from edge_node.drafting.interface import DraftRequest
 from edge_node.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
 from edge_node.drafting.prompt_lookup_confidence import LookupRecord, prior
 from edge_node.drafting.prompt_lookup_drafter import LEAST, PromptLookupDrafter, SessionLookup
 from flexspec_mq.sampling.params import SamplingParams
+from tests.edge_node.asking import asked
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 TOKENS = st.lists(st.integers(0, 3), max_size=60)
@@ -97,8 +98,8 @@ def test_a_session_comes_to_be_as_sure_as_it_was_right(share: float) -> None:
     assert record.confidence(other) == before[1]
 
 
-def wanted(context: Sequence[int], committed: int, **more: float) -> Wanted:
-    return Wanted(7, context, GREEDY, committed, prompt=2, most=int(more.pop("most", 4)), **more)
+def wanted(context: Sequence[int], committed: int, **more: float) -> DraftRequest:
+    return asked(7, context, GREEDY, committed, prompt_length=2, most=int(more.pop("most", 4)), **more)
 
 
 def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
@@ -125,7 +126,15 @@ def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
 def test_a_run_ends_where_it_is_not_wanted_any_more(
     text: list[int], branch: list[int], stop: float, survival: float, most: int
 ) -> None:
-    one = Wanted(1, (*text, *branch), GREEDY, len(text), 0, most, survival, stop)
+    one = asked(
+        1,
+        (*text, *branch),
+        GREEDY,
+        len(text),
+        most=most,
+        joint_acceptance=survival,
+        confidence_threshold=stop,
+    )
     session = SessionLookup(one)
     path = list(session.follow(one))
     assert path == branch
@@ -140,8 +149,8 @@ def test_a_run_ends_where_it_is_not_wanted_any_more(
 
 def test_only_what_the_target_wrote_is_counted() -> None:
     period = [1, 2, 3, 4] * 7
-    as_prompt = Wanted(1, period, GREEDY, 28, prompt=28)
-    as_text = Wanted(1, period, GREEDY, 28, prompt=4)
+    as_prompt = asked(1, period, GREEDY, 28, prompt_length=28)
+    as_text = asked(1, period, GREEDY, 28, prompt_length=4)
     said = []
     for one in (as_prompt, as_text):
         session = SessionLookup(one)

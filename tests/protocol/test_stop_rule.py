@@ -45,20 +45,20 @@ def writing(plan: Plan) -> EdgeSession:
 
 
 def test_a_doubtful_token_is_dropped_and_the_batch_goes_without_it() -> None:
-    machine = writing(Plan(8, 1, stop=0.5))
+    machine = writing(Plan(8, 1, confidence_threshold=0.5))
     assert batches(give(machine, 1, 0.9)) == []
     assert batches(give(machine, 2, 0.7)) == []
     wanted = machine.draft_request()
     assert wanted is not None
-    assert math.isclose(wanted.survival, 0.63)
-    assert (wanted.most, wanted.stop) == (6, 0.5)
+    assert math.isclose(wanted.joint_acceptance, 0.63)
+    assert (wanted.most, wanted.confidence_threshold) == (6, 0.5)
     assert batches(give(machine, 3, 0.7)) == [(1, (1, 2))]
     assert (machine.counters.drafted, machine.counters.withheld) == (2, 1)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 4])
 def test_nothing_is_drafted_past_a_stop_until_something_is_committed(in_flight: int) -> None:
-    machine = writing(Plan(4, in_flight, stop=0.5))
+    machine = writing(Plan(4, in_flight, confidence_threshold=0.5))
     give(machine, 1, 0.9)
     give(machine, 2, 0.1)
     assert machine.draft_request() is None
@@ -69,11 +69,11 @@ def test_nothing_is_drafted_past_a_stop_until_something_is_committed(in_flight: 
     assert [effect.origins for effect in effects if isinstance(effect, Commit)] == [("model", None)]
     wanted = machine.draft_request()
     assert wanted is not None
-    assert (wanted.start, wanted.survival, wanted.most) == (3, 1.0, 4)
+    assert (wanted.start, wanted.joint_acceptance, wanted.most) == (3, 1.0, 4)
 
 
 def test_a_batch_may_be_empty() -> None:
-    machine = writing(Plan(4, 1, stop=0.5))
+    machine = writing(Plan(4, 1, confidence_threshold=0.5))
     assert batches(give(machine, 1, 0.1)) == [(1, ())]
     assert machine.draft_request() is None
     machine.receive(verdict((7,), (1,)), 0.3)
@@ -81,7 +81,7 @@ def test_a_batch_may_be_empty() -> None:
 
 
 def test_survival_counts_what_is_in_flight() -> None:
-    machine = writing(Plan(2, 2, stop=0.5))
+    machine = writing(Plan(2, 2, confidence_threshold=0.5))
     give(machine, 1, 0.8)
     assert batches(give(machine, 2, 0.8)) == [(1, (1, 2))]
     assert batches(give(machine, 3, 0.7)) == []  # 0.45 survive to here
@@ -119,35 +119,47 @@ def test_only_the_model_is_timed() -> None:
 
 
 @given(CONFIDENCES, st.floats(0, 0.99))
-def test_a_branch_survives_as_its_guesses_do(confidences: list[float], stop: float) -> None:
-    branch = PendingDraft()
+def test_a_draft_is_accepted_as_its_tokens_are(confidences: list[float], threshold: float) -> None:
+    pending = PendingDraft()
     for token, confidence in enumerate(confidences):
-        survives = math.prod(guess.confidence for guess in branch.guesses)
-        assert math.isclose(branch.survival, survives, abs_tol=1e-12)
-        guess = DraftToken(token, confidence)
-        if branch.admits(guess, stop):
-            branch.add(guess)
-            assert branch.survival >= stop
+        together = math.prod(one.confidence for one in pending.tokens)
+        assert math.isclose(pending.joint_acceptance, together, abs_tol=1e-12)
+        if pending.add(DraftToken(token, confidence), threshold):
+            assert pending.joint_acceptance >= threshold
         else:
-            assert survives * confidence < stop
-    assert all(PendingDraft().admits(DraftToken(1, confidence), 0.0) for confidence in confidences)
+            assert together * confidence < threshold
+            assert math.isclose(pending.joint_acceptance, together, abs_tol=1e-12)
+    assert all(PendingDraft().add(DraftToken(1, confidence), 0.0) for confidence in confidences)
 
 
-@given(st.lists(st.integers(0, 2), max_size=8), st.lists(st.integers(0, 2), max_size=10))
-def test_a_branch_is_met_token_by_token_and_goes_with_the_first_wrong_one(
-    drafted: list[int], decided: list[int]
+@given(
+    st.lists(st.integers(0, 2), max_size=8),
+    st.lists(st.integers(0, 2), max_size=10),
+    st.integers(0, 10),
+    st.floats(0.1, 1),
+)
+def test_a_draft_is_met_token_by_token_and_goes_with_the_first_wrong_one(
+    drafted: list[int], decided: list[int], cut: int, confidence: float
 ) -> None:
-    branch = PendingDraft()
+    """However the target's tokens are grouped."""
+    pending = PendingDraft()
     for token in drafted:
-        branch.add(DraftToken(token))
+        pending.add(DraftToken(token, confidence), 0.0)
     right = 0
     while right < min(len(drafted), len(decided)) and drafted[right] == decided[right]:
         right += 1
-    met = [branch.decided(token) for token in decided]
+    met: list[int] = []
+    wrong: list[bool] = []
+    for part in (decided[:cut], decided[cut:]):
+        tokens, last_is_wrong = pending.meet(part)
+        met += [one.token for one in tokens]
+        wrong.append(last_is_wrong)
     judged = min(right + (right < len(decided)), len(drafted))
-    assert [guess.token for guess in met if guess is not None] == drafted[:judged]
-    assert all(guess is None for guess in met[judged:])
-    assert [guess.token for guess in branch.guesses] == (drafted[right:] if right == len(decided) else [])
+    assert met == drafted[:judged]
+    assert any(wrong) == (right < min(len(drafted), len(decided)))
+    left = drafted[right:] if right == len(decided) else []
+    assert [one.token for one in pending.tokens] == left
+    assert math.isclose(pending.joint_acceptance, confidence ** len(left))
 
 
 @settings(max_examples=15, deadline=None)
@@ -195,11 +207,14 @@ def test_the_policy_asks_for_what_the_time_is_worth(
     policy = ConfidencePolicy(base)
     assert policy.plan(Observation()) == policy.plan(Observation(rate=rate)) == base
     made = policy.plan(Observation(rate=rate, draft_time=draft_time))
-    assert LEAST <= made.stop <= MOST
+    assert LEAST <= made.confidence_threshold <= MOST
     if LEAST < rate * draft_time < MOST:
-        assert made.stop == rate * draft_time
+        assert made.confidence_threshold == rate * draft_time
     # A worse link, or a quicker draft, makes for longer batches.
-    assert policy.plan(Observation(rate=rate / 2, draft_time=draft_time)).stop <= made.stop
+    assert (
+        policy.plan(Observation(rate=rate / 2, draft_time=draft_time)).confidence_threshold
+        <= made.confidence_threshold
+    )
     assert (made.draft_length, made.in_flight, made.qos) == (length, in_flight, 1)
 
 
@@ -218,4 +233,4 @@ def test_a_rate_follows_what_happens_lately() -> None:
 @pytest.mark.parametrize("stop", [-0.1, 1.0, math.nan])
 def test_a_stop_that_is_no_probability_is_refused(stop: float) -> None:
     with pytest.raises(UsageError, match="stop"):
-        Plan(stop=stop)
+        Plan(confidence_threshold=stop)

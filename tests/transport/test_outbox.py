@@ -94,17 +94,18 @@ async def test_on_overflow_the_oldest_goes_and_is_counted() -> None:
 @pytest.mark.parametrize(
     "error", [LinkDown("away"), PublishRefused("nobody", reason_code=NO_SUBSCRIBERS)], ids=["down", "refused"]
 )
-async def test_what_is_lost_is_told(qos: int, error: LinkDown | PublishRefused) -> None:
+async def test_what_is_lost_is_told_to_its_owner(qos: int, error: LinkDown | PublishRefused) -> None:
     told: list[tuple[str, LinkDown | PublishRefused]] = []
     link = FakeLink()
-    outbox = PublishQueue(on_lost=lambda message, why: told.append((message.topic, why)))
+    outbox = PublishQueue()
     link.error = error
     async with running(outbox, link):
         for message in numbered(3, qos):
-            outbox.put(message)
+            outbox.put(message, lambda why, topic=message.topic: told.append((topic, why)))  # type: ignore[misc]
+        outbox.put(Outbound("nobody wants to know", b"", qos))
         assert await outbox.flush(PATIENCE)
     assert told == [("0", error), ("1", error), ("2", error)]
-    assert outbox.lost == 3
+    assert outbox.lost == 4
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -16,6 +16,11 @@ class RoundTrip:
     Args:
         initial: timeout before the worker's compute time is known.
         low, high: bounds of the timeout.
+
+    Attributes:
+        smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
+        queue, compute: newest ones of the worker, in seconds.
+        timeout: seconds after which silence is worth a question.
     """
 
     def __init__(self, initial: float, low: float, high: float) -> None:
@@ -25,10 +30,20 @@ class RoundTrip:
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._computed = False
         self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
+        self._measured = False
         self.smoothed: float | None = None
         self.deviation = 0.0
         self.queue = 0.0
         self.compute = 0.0
+        self.timeout = self._timeout()
+
+    def assume(self, smoothed: float, deviation: float) -> None:
+        """Begin with what an earlier session measured. The first sample replaces it, as if it had not been there.
+
+        The first timeout can only get longer by it than `initial`: how long the worker computes is still unknown.
+        """
+        self.smoothed, self.deviation = smoothed, deviation
+        self.timeout = self._timeout()
 
     def sent(self, seq: int, now: float) -> None:
         """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample."""
@@ -36,8 +51,8 @@ class RoundTrip:
         if len(self._sent) > _MAX_OUTSTANDING:
             self._sent.popitem(last=False)
 
-    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> None:
-        """Take a verdict's echo and times.
+    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> bool:
+        """Take a verdict's echo and times; return whether they gave a sample.
 
         Args:
             seq: echoed.
@@ -55,17 +70,18 @@ class RoundTrip:
             self._sent.popitem(last=False)
         if at is not None:
             self._sample(max(0.0, now - at - (queue_ms + compute_ms) / 1000))
+        self.timeout = self._timeout()
+        return at is not None
 
     def _sample(self, elapsed: float) -> None:
-        if self.smoothed is None:
+        if self.smoothed is None or not self._measured:
+            self._measured = True
             self.smoothed, self.deviation = elapsed, elapsed / 2
             return
         self.deviation += (abs(self.smoothed - elapsed) - self.deviation) / 4
         self.smoothed += (elapsed - self.smoothed) / 8
 
-    @property
-    def timeout(self) -> float:
-        """Seconds after which silence is worth a question."""
+    def _timeout(self) -> float:
         if self.smoothed is None:
             return self._initial
         # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.

@@ -28,6 +28,11 @@ class Peers:
         self.worker: str | None = None
         self.current = 0
 
+    def opens(self) -> int:
+        """The next open goes out; returns its attempt."""
+        self.attempt += 1
+        return self.attempt
+
     def met(self, worker: str, attempt: int) -> None:
         """A worker says that it holds the session."""
         self._known[worker] = max(attempt, self._known.get(worker, 0))

@@ -1,58 +1,55 @@
-"""The drafted tokens that no verdict has met yet: who drafted them, and how likely all of them survive."""
+"""The drafted tokens that no verdict has met yet: who drafted them, and how likely the target takes all of them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from flexspec_mq.protocol.edge.types import DraftToken
 
 
 class PendingDraft:
-    """Guesses in order. The stop rule lives here, so that all who draft follow the same one.
+    """Drafted tokens in order. The stop rule lives here, so that all who draft follow the same one.
 
-    The survival of the branch is the product of its confidences: the probability that the target takes all of it. A
-    token that is added is of use only if it does.
+    Attributes:
+        tokens: those that wait. To read.
+        joint_acceptance: product of their confidences, the probability that the target takes all of them; 1 without
+            any. A token that is added is of use only if it does.
     """
 
-    __slots__ = ("_guesses",)
+    __slots__ = ("joint_acceptance", "tokens")
 
     def __init__(self) -> None:
-        self._guesses: list[DraftToken] = []
+        self.tokens: list[DraftToken] = []
+        self.joint_acceptance = 1.0
 
-    def __len__(self) -> int:
-        return len(self._guesses)
+    def add(self, token: DraftToken, threshold: float) -> bool:
+        """Go on with this token, if all of them are then taken with probability `threshold` at least."""
+        together = self.joint_acceptance * token.confidence
+        if threshold > 0.0 and together < threshold:
+            return False
+        self.tokens.append(token)
+        self.joint_acceptance = together
+        return True
 
-    @property
-    def guesses(self) -> tuple[DraftToken, ...]:
-        """A copy."""
-        return tuple(self._guesses)
+    def meet(self, decided: Sequence[int]) -> tuple[list[DraftToken], bool]:
+        """The target wrote these tokens next.
 
-    @property
-    def survival(self) -> float:
-        """Probability that the target takes all of the branch; 1 when it is empty."""
-        found = 1.0
-        for guess in self._guesses:
-            found *= guess.confidence
-        return found
-
-    def admits(self, guess: DraftToken, stop: float) -> bool:
-        """Whether the branch with this guess would survive with probability `stop` at least."""
-        return stop <= 0.0 or self.survival * guess.confidence >= stop
-
-    def add(self, guess: DraftToken) -> None:
-        """The branch goes on with this."""
-        self._guesses.append(guess)
-
-    def decided(self, token: int) -> DraftToken | None:
-        """The target wrote this token next; the guess that it met, None without one.
-
-        A guess that was wrong takes all after it with it.
+        Returns:
+            The drafted tokens that they met, and whether the last of these was wrong. That one takes all after it
+            with it.
         """
-        if not self._guesses:
-            return None
-        first = self._guesses.pop(0)
-        if first.token != token:
-            self._guesses = []
-        return first
+        right, most = 0, min(len(self.tokens), len(decided))
+        while right < most and self.tokens[right].token == decided[right]:
+            right += 1
+        wrong = right < most
+        met = self.tokens[: right + wrong]
+        self.tokens = [] if wrong else self.tokens[right:]
+        self.joint_acceptance = 1.0
+        for token in self.tokens:
+            self.joint_acceptance *= token.confidence
+        return met, wrong
 
     def clear(self) -> None:
         """Forget all."""
-        self._guesses = []
+        self.tokens = []
+        self.joint_acceptance = 1.0

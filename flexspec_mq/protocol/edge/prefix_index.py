@@ -7,15 +7,16 @@ token ids: the text of an answer may come out as other tokens when it is read ag
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
+from itertools import count
 from typing import TYPE_CHECKING
 
-from flexspec_mq.protocol.edge.session import Reuse
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.protocol.edge.types import Reuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.protocol.edge.session import Written
+    from flexspec_mq.protocol.edge.types import Written
 
 
 class PrefixIndex:
@@ -31,13 +32,11 @@ class PrefixIndex:
     def __init__(
         self, *, most: int = 16, most_tokens: int = 262_144, life: float = 600.0, least: int = 32
     ) -> None:
-        self._most = most
-        self._most_tokens = most_tokens
-        self._life = life
         self._least = least
-        self._texts: OrderedDict[int, tuple[str, Written, float]] = OrderedDict()
-        self._next = 0
-        self._tokens = 0
+        self._next = count()
+        self._texts: ExpiringMap[int, tuple[str, Written]] = ExpiringMap(
+            most=most, life=life, most_weight=most_tokens, weigh=lambda text: len(text[1].tokens)
+        )
 
     def __len__(self) -> int:
         """Texts remembered."""
@@ -45,36 +44,27 @@ class PrefixIndex:
 
     def remember(self, version: str, written: Written, now: float) -> None:
         """A session of a version is over whose text its worker holds."""
-        self._texts[self._next] = (version, written, now + self._life)
-        self._next += 1
-        self._tokens += len(written.tokens)
-        while len(self._texts) > self._most or self._tokens > self._most_tokens:
-            self._drop(next(iter(self._texts)))
+        self._texts.put(next(self._next), (version, written), now)
 
     def forget(self, worker: str) -> None:
         """A worker is gone, and all that it held."""
-        for number in [n for n, (_, written, _) in self._texts.items() if written.worker == worker]:
-            self._drop(number)
+        for number in [number for number, (_, written) in self._texts.items() if written.worker == worker]:
+            self._texts.pop(number)
 
     def offer(self, version: str, prompt: Sequence[int], now: float) -> Reuse | None:
         """The version's worker that holds the longest beginning of a prompt, the newest of equals.
 
         None if none is worth it. At least the last token of the prompt is never part of it.
         """
-        for number in [n for n, (_, _, expires) in self._texts.items() if expires <= now]:
-            self._drop(number)
+        self._texts.expire(now)
         best: Reuse | None = None
-        for of_version, written, _ in reversed(self._texts.values()):
+        for _, (of_version, written) in reversed(list(self._texts.items())):
             if of_version != version:
                 continue
-            count = min(_common(prompt, written.tokens), len(prompt) - 1)
-            if count >= self._least and (best is None or count > best.count):
-                best = Reuse(written.worker, count)
+            shared = min(_common(prompt, written.tokens), len(prompt) - 1)
+            if shared >= self._least and (best is None or shared > best.count):
+                best = Reuse(written.worker, shared)
         return best
-
-    def _drop(self, number: int) -> None:
-        _, written, _ = self._texts.pop(number)
-        self._tokens -= len(written.tokens)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

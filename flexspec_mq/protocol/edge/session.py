@@ -1,49 +1,55 @@
 """The edge's machine of one session: opens, adopts a worker, sends drafts, commits verdicts, finishes.
 
-No I/O and no clock: every call takes `now` in seconds and returns effects. The three tables at the end of
-`EdgeSession` say what happens in which state; being offline is a flag beside the state, under which nothing
-is sent and timers wait.
+No I/O and no clock: every call takes `now` in seconds and returns effects. `TABLE`, at the end, says what happens in
+which state and where it leads; being offline is a flag beside the state, under which nothing is sent and timers wait.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import ClassVar
+from collections import Counter
+from typing import TYPE_CHECKING, ClassVar
 
-from flexspec_mq.controller.plan import Observation, Plan, Policy
-from flexspec_mq.errors import FlexSpecError, LocalProtocolError, RemoteProtocolError, WorkerError
-from flexspec_mq.protocol.edge.sender import EdgeSender
-from flexspec_mq.protocol.edge.text import Agreement
+from flexspec_mq.controller.controller import Controller, SessionController
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.errors import FlexSpecError, LocalProtocolError
+from flexspec_mq.protocol.edge import failures
+from flexspec_mq.protocol.edge.peers import Peers
+from flexspec_mq.protocol.edge.sender import Sender
+from flexspec_mq.protocol.edge.text import Agreement, Committed, SessionText
+from flexspec_mq.protocol.edge.timers import SessionTimers
 from flexspec_mq.protocol.edge.types import (
     DraftRequest,
     DraftToken,
-    EdgeConfig,
     EdgeCounters,
     EdgeEvent,
     EdgeState,
     Reuse,
+    SessionConfig,
     SessionRequest,
     Written,
 )
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
-from schemas.messages import (
-    Close,
-    CloseReason,
-    Error,
-    ErrorCode,
-    Fin,
-    Verdict,
-)
+from flexspec_mq.protocol.table import Transition, TransitionTable
+from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flexspec_mq.controller.plan import Observation, Plan, Policy
+
+    _States = tuple[EdgeState, ...]
+    _Rows = tuple[_States, tuple[EdgeEvent, ...], Callable[..., None], _States, str, str]
 
 __all__ = [
+    "TABLE",
     "DraftRequest",
     "DraftToken",
-    "EdgeConfig",
     "EdgeCounters",
     "EdgeSession",
     "EdgeState",
     "Reuse",
+    "SessionConfig",
     "SessionRequest",
     "Written",
     "close_unknown",
@@ -54,9 +60,28 @@ _CLOSE_REASONS = {
     FinishReason.DEADLINE: CloseReason.CANCELLED,
     FinishReason.FAILED: CloseReason.FAILED,
 }
+_ERRORS = {
+    ErrorCode.BUSY: EdgeEvent.BUSY,
+    ErrorCode.NEED_PREFIX: EdgeEvent.NEED_PREFIX,
+    ErrorCode.UNKNOWN: EdgeEvent.UNKNOWN,
+    ErrorCode.INTERNAL: EdgeEvent.INTERNAL,
+}
+"""Errors of other codes refuse the session for good."""
+_ERROR_EVENTS = (*_ERRORS.values(), EdgeEvent.REFUSED)
+_LATE_EVENTS = (
+    EdgeEvent.DRAFTED,
+    EdgeEvent.NO_DRAFT,
+    EdgeEvent.NO_WORKER,
+    EdgeEvent.PREFIX_LOST,
+    EdgeEvent.CANCEL,
+)
+"""What may still come to a session that is over, and is of no concern to it."""
+
+_NEW, _OPENING, _ACTIVE, _DONE = EdgeState.NEW, EdgeState.OPENING, EdgeState.ACTIVE, EdgeState.DONE
+_LIVE, _BEGUN, _ALL = (_OPENING, _ACTIVE), (_OPENING, _ACTIVE, _DONE), tuple(EdgeState)
 
 
-def close_unknown(message: Verdict) -> list[Effect]:
+def close_unknown(message: Verdict) -> list[Send]:
     """Close a session that this edge does not know (any more), if a worker says that it holds it."""
     if message.worker is None:
         return []
@@ -67,41 +92,59 @@ def close_unknown(message: Verdict) -> list[Effect]:
 class EdgeSession:
     """One generation at the edge.
 
+    It alone knows state, peers, timers and counters, and tells its text and its sender what happens; these two know
+    the tokens and the messages.
+
     Args:
         request: what to generate.
         policy: asked for a plan before each batch.
         rng: jitter.
         config: timers and bounds.
+        controller: what the node has learned from other sessions; None when there is none.
+
+    Attributes:
+        counters: to read.
+        surprises: events that have no row in the state that they met.
 
     Raises:
         LocalProtocolError: the request can never be opened.
     """
 
     def __init__(
-        self, request: SessionRequest, policy: Policy, rng: random.Random, config: EdgeConfig | None = None
+        self,
+        request: SessionRequest,
+        policy: Policy,
+        rng: random.Random,
+        config: SessionConfig | None = None,
+        controller: Controller | None = None,
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")
         if request.reuse is not None and not 0 < request.reuse.count < len(request.prompt):
             raise LocalProtocolError("a prefix is shorter than the prompt, and not empty")
         self._request = request
-        self._config = config or EdgeConfig()
-        self._sender = EdgeSender(request, policy, rng, self._config)
-        self.counters = self._sender.counters
-        self._text = self._sender.text
-        self._window = self._sender.window
-        self._peers = self._sender.peers
-        self._rtt = self._sender.rtt
-        self._timers = self._sender.timers
+        self._config = config = config or SessionConfig()
+        self.counters = EdgeCounters()
+        self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
+        self._rtt = RoundTrip(config.initial_rto, config.min_rto, config.max_rto)
+        self._control = SessionController(controller or Controller(), policy, self._rtt)
+        self._text = SessionText(request)
+        self._peers = Peers(config.max_known)
+        self._timers = SessionTimers(config, self._rtt, rng, request.deadline)
+        self._sender = Sender(request, self._control, self._text)
+        self._out: list[Effect] = []
         self._state = EdgeState.NEW
         self._online = True
         self._finished: FinishReason | None = None
+        self._wanted: DraftRequest | None = None
+        self._wanted_since = 0.0
+        self._stopped = False  # nothing is drafted at the tip until something new is committed
+        self._named = False  # the newest open named the beginning of the prompt, to one worker
         self._asked = False  # polled because of a hole, and nothing new since
         self._failures = 0  # of the text or the worker, in a row
         self._undone = 0  # adoptions that ended in "unknown", in a row
         self._nobody = False
         self._written: Written | None = None
-        self._marked: tuple[int, int, float] | None = None
 
     # What can be read
 
@@ -109,6 +152,11 @@ class EdgeSession:
     def state(self) -> EdgeState:
         """Where the session stands."""
         return self._state
+
+    @property
+    def version(self) -> str:
+        """Target version, for life."""
+        return self._request.version
 
     @property
     def committed(self) -> tuple[int, ...]:
@@ -131,11 +179,6 @@ class EdgeSession:
         return self._nobody
 
     @property
-    def reuse(self) -> Reuse | None:
-        """Where the first open went, if to one worker."""
-        return self._request.reuse
-
-    @property
     def written(self) -> Written | None:
         """Of a session that is over: what its worker holds, and another text could go on from."""
         return self._written
@@ -143,29 +186,19 @@ class EdgeSession:
     @property
     def plan(self) -> Plan:
         """The plan for the next batch."""
-        return self._sender.plan
+        return self._sender.plan or self._sender.planned(self.observation)
 
     @property
     def observation(self) -> Observation:
         """What a policy plans from."""
-        return self._sender.observation
+        counters = self.counters
+        return self._control.observe(
+            drafted=counters.judged, accepted=counters.accepted, committed=self._text.have
+        )
 
     def draft_request(self) -> DraftRequest | None:
         """What to draft next, or None when enough is drafted for now. Ask again after every call."""
-        if not self._wants_draft():
-            return None
-        text, sender = self._text, self._sender
-        tip = len(text.chain)
-        return DraftRequest(
-            start=tip,
-            digest=text.chain.digest(tip),
-            context=text.context,
-            committed=len(self._request.prompt) + text.have,
-            most=sender.room,
-            survival=text.branch.survival,
-            stop=sender.plan.stop,
-            price=sender.price,
-        )
+        return self._wanted
 
     def next_tick(self) -> float | None:
         """When `tick` wants to be called, on the clock of `now`; None is never. Ask anew after every call."""
@@ -189,40 +222,20 @@ class EdgeSession:
             raise LocalProtocolError(f"message of session {message.session} given to {self._request.session}")
         if isinstance(message, Verdict):
             self.counters.verdicts += 1
-            self._VERDICTS[self._state](self, message, now)
-        else:
-            handler = self._ERRORS.get((self._state, message.code), EdgeSession._ignore_error)
-            handler(self, message, now)
-        return self._settle(now)
+            return self._event(EdgeEvent.VERDICT, now, message)
+        return self._event(_ERRORS.get(message.code, EdgeEvent.REFUSED), now, message)
 
-    def drafted(self, start: int, digest: int, guess: DraftToken, now: float) -> list[Effect]:
+    def drafted(self, start: int, digest: int, token: DraftToken, now: float) -> list[Effect]:
         """Take one token from the drafter, drafted after the prefix that (start, digest) names.
 
-        One that would not survive as the plan wants is not taken: what there is goes out, and nothing more is
-        drafted until something new is committed.
+        One with which the draft would not be accepted as the plan wants is not taken: what there is goes out, and
+        nothing more is drafted until something new is committed.
         """
-        if self._state not in (EdgeState.OPENING, EdgeState.ACTIVE):
-            return self._settle(now)
-        if self._text.capped or not self._text.at_tip(start, digest):
-            self.counters.stale += 1
-            return self._settle(now)
-        if guess.origin == "model":
-            self._time_draft(start, digest, now)
-        self._sender.stopped = not self._text.draft(guess, self._sender.plan.stop)
-        return self._settle(now)
-
-    def _time_draft(self, start: int, digest: int, now: float) -> None:
-        """The first token is not timed: the draft read the prompt for it."""
-        if self._marked is not None and self._marked[:2] == (start, digest) and self.counters.drafted:
-            took = now - self._marked[2]
-            before = self._sender.draft_time
-            self._sender.draft_time = took if before is None else before + (took - before) / 8
+        return self._event(EdgeEvent.DRAFTED, now, start, digest, token)
 
     def draft_stopped(self, start: int, digest: int, now: float) -> list[Effect]:
         """The drafter will not go on at this tip until something new is committed: send what there is."""
-        if self._text.at_tip(start, digest):
-            self._sender.stopped = True
-        return self._settle(now)
+        return self._event(EdgeEvent.NO_DRAFT, now, start, digest)
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
@@ -245,15 +258,11 @@ class EdgeSession:
 
     def no_worker(self, now: float) -> list[Effect]:
         """The broker knows nobody who subscribes to the version's open topic. The back-off runs on."""
-        self._nobody = True
-        return self._settle(now)
+        return self._event(EdgeEvent.NO_WORKER, now)
 
     def prefix_lost(self, now: float) -> list[Effect]:
         """The broker knows nobody who subscribes to the own topic of the worker that the first open went to."""
-        if self._state is EdgeState.OPENING and self._sender.named:
-            self.counters.misses += 1
-            self._open_again(now)
-        return self._settle(now)
+        return self._event(EdgeEvent.PREFIX_LOST, now)
 
     def cancel(self, now: float) -> list[Effect]:
         """The user does not want it any more."""
@@ -261,89 +270,175 @@ class EdgeSession:
 
     # How it is done
 
-    def _event(self, event: EdgeEvent, now: float) -> list[Effect]:
-        handler = self._EVENTS.get((self._state, event))
-        if handler is not None:
-            handler(self, now)
-        return self._settle(now)
+    def _event(self, event: EdgeEvent, now: float, *what: object) -> list[Effect]:
+        """Carry out the row of an event, and what follows from it.
 
-    def _flush(self) -> list[Effect]:
-        out, self._sender.out = self._sender.out, []
-        return out
+        Raises:
+            UnexpectedEvent: it has none in this state.
+        """
+        row = TABLE.expect(self._state, event, self.surprises)
+        row.handler(self, now, *what)
+        if self._state not in row.next:
+            TABLE.check(row, self._state)
+        return self._settle(now)
 
     def _settle(self, now: float) -> list[Effect]:
         """After every event: send what is ready, and note who waits for what."""
         if self._state is EdgeState.ACTIVE:
             if self._online:
-                self._sender.pump(now)
+                self._pump(now)
             self._timers.expect(now, expecting=self._sender.expecting)
-        if not self._wants_draft():
-            self._marked = None
-        else:
-            tip = len(self._text.chain)
-            digest = self._text.chain.digest(tip)
-            if self._marked is None or self._marked[:2] != (tip, digest):
-                self._marked = (tip, digest, now)
-        return self._flush()
+        before, self._wanted = self._wanted, self._want()
+        wanted = self._wanted
+        if wanted is not None and (
+            before is None or before.start != wanted.start or before.digest != wanted.digest
+        ):
+            self._wanted_since = now
+        out, self._out = self._out, []
+        return out
 
-    def _wants_draft(self) -> bool:
-        return self._state in (EdgeState.OPENING, EdgeState.ACTIVE) and self._sender.wants_draft
+    def _want(self) -> DraftRequest | None:
+        """What to draft: nothing while K drafted tokens wait to be sent, or more would be of no use."""
+        text, state = self._text, self._state
+        if self._stopped or text.capped or (state is not EdgeState.ACTIVE and state is not EdgeState.OPENING):
+            return None
+        plan = self.plan
+        room = self._sender.room(plan)
+        if room <= 0:
+            return None
+        prompt = len(self._request.prompt)
+        return DraftRequest(
+            self._request.session,
+            text.context,
+            self._request.identity,
+            prompt + text.have,
+            prompt,
+            text.tip,
+            text.digest,
+            room,
+            text.pending.joint_acceptance,
+            plan.confidence_threshold,
+            self._control.opportunity_cost,
+        )
+
+    def _pump(self, now: float) -> None:
+        """Send every batch that is due, then run-ahead credit if the worker may be short of it."""
+        sender, text = self._sender, self._text
+        while True:
+            plan = self.plan
+            drafting = not (plan.draft_length == 0 or self._stopped or text.capped)
+            batch = sender.batch(plan, now, drafting=drafting)
+            if batch is None:
+                break
+            self.counters.batches += 1
+            self._send(batch, now)
+        credit = sender.credit(plan, now)
+        if credit is not None:
+            self.counters.acks += 1
+            self._send(credit, now)
+
+    def _send(self, send: Send, now: float) -> None:
+        self._timers.sent(now)
+        self._out.append(send)
+
+    def _poll(self, now: float) -> None:
+        self.counters.polls += 1
+        self._send(self._sender.poll(self.plan, now), now)
+
+    def _close(self, worker: str, attempt: int, reason: CloseReason) -> None:
+        self.counters.closes += 1
+        self._out.append(self._sender.close(worker, attempt, reason))
+
+    def _open(self, now: float) -> None:
+        """Publish the next attempt; the first one to the worker that knows the prompt's start, if there is one."""
+        counters, plan = self.counters, self.plan
+        attempt = self._peers.opens()
+        self._named = attempt == 1 and self._request.reuse is not None
+        counters.named += self._named
+        counters.opens += 1
+        counters.reopens += counters.opens > 1
+        counters.batches += 1
+        expiry = self._timers.next_open(now)
+        self._out.append(self._sender.open(plan, attempt, now, expiry, named=self._named))
 
     def _start(self, now: float) -> None:
         self._state = EdgeState.OPENING
+        reuse = self._request.reuse
+        self._control.begin(None if reuse is None else reuse.worker, now)
         self._timers.reopening(now)
         self._timers.progressed(now)
         if self._text.reason is not None:
             self._finish(self._text.reason)
         elif self._online:
-            self._sender.open(now)
+            self._open(now)
 
-    def _verdict(self, verdict: Verdict, now: float) -> None:
+    def _drafted(self, now: float, start: int, digest: int, token: DraftToken) -> None:
+        text, counters = self._text, self.counters
+        if text.capped or start != text.tip or digest != text.digest:
+            counters.stale += 1
+            return
+        # The first token is not timed: the draft read the prompt for it.
+        if token.origin == "model" and self._wanted is not None and counters.drafted:
+            self._control.drafted(now - self._wanted_since)
+        if text.draft(token, self.plan.confidence_threshold):
+            counters.drafted += 1
+            self._stopped = False
+        else:
+            counters.withheld += 1
+            self._stopped = True
+
+    def _no_draft(self, now: float, start: int, digest: int) -> None:  # noqa: ARG002  the table's signature
+        if (start, digest) == (self._text.tip, self._text.digest):
+            self._stopped = True
+
+    def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
         self._nobody = False
         # An answer without tokens came at once: its `queue` tells of work that still waits.
         queue = verdict.queue if verdict.tokens else 0
-        self._rtt.answered(verdict.echo, queue, verdict.compute, now)
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
+        self._control.answered(
+            self._peers.worker if mine else None, verdict.echo, queue, verdict.compute, now
+        )
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
             self._commit(verdict, now, mine=mine)
-            return
-        if agreement is Agreement.EARLY:
+        elif agreement is Agreement.EARLY:
             self.counters.early += 1
             if mine:
                 self._timers.answered(progress=False)
                 self._ask(now)
-            return
-        self.counters.diverged += 1
-        if mine:
-            self._fail_attempt("the worker's text keeps diverging from ours", now)
+        else:
+            self.counters.diverged += 1
+            if mine:
+                self._fail_attempt("the worker's text keeps diverging from ours", now)
 
     def _hello(self, worker: str, verdict: Verdict, now: float) -> None:
-        self._peers.met(worker, verdict.attempt)
-        if self._peers.adopts(verdict):
-            for other, attempt in self._peers.adopt(worker, verdict.attempt):
-                self._sender.close(other, attempt, CloseReason.ELSEWHERE)
-            self._sender.adopted(verdict.attempt)
+        peers = self._peers
+        peers.met(worker, verdict.attempt)
+        if peers.adopts(verdict):
+            for other, attempt in peers.adopt(worker, verdict.attempt):
+                self._close(other, attempt, CloseReason.ELSEWHERE)
+            self._sender.adopted(worker, verdict.attempt, newest=verdict.attempt == peers.attempt)
             self._state = EdgeState.ACTIVE
             self._asked = False
             self._timers.adopted(verdict.lease, now)
-        elif self._peers.worker is not None and worker != self._peers.worker:
-            self._sender.close(worker, verdict.attempt, CloseReason.ELSEWHERE)
+        elif peers.worker is not None and worker != peers.worker:
+            self._close(worker, verdict.attempt, CloseReason.ELSEWHERE)
 
     def _commit(self, verdict: Verdict, now: float, *, mine: bool) -> None:
         end = verdict.start + len(verdict.tokens)
         added = self._text.commit(verdict)
         if mine:
-            self._window.holds(min(end, self._text.have))
+            self._sender.holds(min(end, self._text.have))
             self._timers.answered(progress=bool(added.tokens))
             if verdict.queue and not verdict.tokens:
                 self._timers.waits_its_turn(now)
         if added.tokens:
-            self._sender.out.append(Commit(added.start, added.tokens, added.origins))
-            self._progress(now, len(added.tokens), rolled_back=added.rolled_back)
+            self._out.append(Commit(added.start, added.tokens, added.origins))
+            self._progress(now, added)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:
@@ -351,96 +446,85 @@ class EdgeSession:
             self._fail_attempt(
                 f"the worker says that the text ends ({verdict.fin.name.lower()}); it does not", now
             )
-        elif mine and verdict.fin is Fin.GAP and end == self._window.held:
+        elif mine and verdict.fin is Fin.GAP and end == self._sender.held:
             self._ask(now)
 
-    def _progress(self, now: float, tokens: int, *, rolled_back: bool) -> None:
+    def _progress(self, now: float, added: Committed) -> None:
         self.counters.rounds += 1
-        self._sender.rate.got(tokens, now)
+        self.counters.meets(added.met, wrong=added.rolled_back)
+        self._control.rate.got(len(added.tokens), now)
         self._timers.progressed(now)
         self._failures = self._undone = 0
-        self._asked = False
-        self._sender.progressed(rolled_back=rolled_back)
+        self._asked = self._stopped = False
+        self._sender.progressed(rolled_back=added.rolled_back)
 
     def _ask(self, now: float) -> None:
         """Poll because of a hole; once, until something new is committed."""
         if not self._asked and self._online:
             self._asked = True
-            self._sender.poll(now)
+            self._poll(now)
 
-    def _late_verdict(self, verdict: Verdict, now: float) -> None:  # noqa: ARG002  the tables' signature
+    def _late_verdict(self, now: float, verdict: Verdict) -> None:  # noqa: ARG002  the table's signature
         if self._online and verdict.worker is not None:
-            self._sender.close(verdict.worker, self._peers.attempt, CloseReason.DONE)
+            self._close(verdict.worker, self._peers.attempt, CloseReason.DONE)
         else:
             self.counters.ignored += 1
 
-    def _busy(self, error: Error, now: float) -> None:
+    def _busy(self, now: float, error: Error) -> None:
         self._timers.heard(now)
         self.counters.busy += 1
         self._nobody = False
         if error.attempt != self._peers.attempt:
             return
-        if self._sender.named:  # others may have room
-            self._open_in_full(error, now)
+        if self._named:  # others may have room
+            self._open_in_full(now, error)
         else:
             self._timers.open_after(now, error.retry / 1000)
 
-    def _open_in_full(self, error: Error, now: float) -> None:
+    def _open_in_full(self, now: float, error: Error) -> None:
         """The worker cannot use the name of a prefix: open with the whole prompt, at any worker."""
         self._timers.heard(now)
-        if error.attempt == self._peers.attempt and self._sender.named:
+        if error.attempt == self._peers.attempt and self._named:
             self.counters.misses += 1
             self._open_again(now)
         else:
             self.counters.ignored += 1
 
-    def _unknown(self, error: Error, now: float) -> None:
+    def _unknown(self, now: float, error: Error) -> None:
         self._timers.heard(now)
         self.counters.unknown += 1
-        if (error.worker, error.attempt) != (self._peers.worker, self._peers.current):
-            return
-        self._undone += 1
-        self._reopen(now, raise_floor=True, hold_back=self._undone > 1)
+        if (error.worker, error.attempt) == (self._peers.worker, self._peers.current):
+            self._undone += 1
+            self._reopen(now, raise_floor=True, hold_back=self._undone > 1)
 
-    def _internal(self, error: Error, now: float) -> None:
+    def _internal(self, now: float, error: Error) -> None:
         self._timers.heard(now)
         if self._concerns_us(error):
             self._fail_attempt(f"worker {error.worker} failed: {error.detail or 'internal error'}", now)
 
-    def _refused(self, error: Error, now: float) -> None:
+    def _refused(self, now: float, error: Error) -> None:
         self._timers.heard(now)
-        if not self._concerns_us(error):
-            self.counters.ignored += 1
-            return
-        said = f"worker {error.worker} refused the session: {error.detail or error.code.name.lower()}"
-        if error.code in (ErrorCode.FINGERPRINT, ErrorCode.CONTEXT):
-            hint = (
-                "edge and worker must use the same tokenizer; check the version"
-                if error.code is ErrorCode.FINGERPRINT
-                else "shorten the prompt or lower the limit"
-            )
-            self._fail(WorkerError(said, hint=hint))
+        if self._concerns_us(error):
+            self._finish(FinishReason.FAILED, failures.refused(error))
         else:
-            self._fail(RemoteProtocolError(said, hint="edge and worker may be of different releases"))
+            self.counters.ignored += 1
 
     def _concerns_us(self, error: Error) -> bool:
         if self._peers.worker is None:
             return error.attempt == self._peers.attempt
         return (error.worker, error.attempt) == (self._peers.worker, self._peers.current)
 
-    def _ignore_error(self, error: Error, now: float) -> None:  # noqa: ARG002  the tables' signature
+    def _ignore(self, now: float, message: Error) -> None:  # noqa: ARG002  the table's signature
         self.counters.ignored += 1
+
+    def _nothing(self, now: float, *what: object) -> None:
+        """Neither the text nor anybody who waits for it is concerned."""
 
     def _fail_attempt(self, why: str, now: float) -> None:
         """This attempt is no good. Another may be, unless it keeps happening."""
         self._failures += 1
         if self._failures > self._config.max_failures:
-            self._fail(
-                WorkerError(
-                    why,
-                    hint="look at the logs of the version's workers, and check that all of them run the same weights",
-                )
-            )
+            self._finish(FinishReason.FAILED, failures.repeated(why))
         else:
             self._reopen(now, raise_floor=True, hold_back=self._failures > 1)
 
@@ -450,20 +534,17 @@ class EdgeSession:
         self._timers.reopening(now)
         self._timers.delay_open(now, max(self._failures, self._undone) if hold_back else 0)
         if self._online and not hold_back:
-            self._sender.open(now)
+            self._open(now)
 
     def _open_again(self, now: float) -> None:
         if self._online:
-            self._sender.open(now)
-
-    def _keep_alive(self, now: float) -> None:
-        self._sender.poll(now)
+            self._open(now)
 
     def _silent(self, now: float) -> None:
         if self._timers.exhausted:
             self._reopen(now, raise_floor=False)
         else:
-            self._sender.poll(now)
+            self._poll(now)
             self._timers.polled(now)
 
     def _stalled(self, now: float) -> None:
@@ -471,96 +552,101 @@ class EdgeSession:
 
     def _gone(self, now: float) -> None:
         if self._online:
-            self._sender.poll(now)
+            self._poll(now)
             self._timers.suspect(now)
+
+    def _no_worker(self, now: float) -> None:  # noqa: ARG002  the table's signature
+        self._nobody = True
+
+    def _prefix_lost(self, now: float) -> None:
+        if self._named:
+            self.counters.misses += 1
+            self._open_again(now)
 
     def _link_up(self, now: float) -> None:
         self._online = True
         self._timers.linked(now)
         if self._state is EdgeState.ACTIVE:
-            self._sender.poll(now)
+            self._poll(now)
 
-    def _link_down(self, now: float) -> None:  # noqa: ARG002  the tables' signature
+    def _link_down(self, now: float) -> None:  # noqa: ARG002  the table's signature
         self._online = False
 
-    def _hopeless(self, now: float) -> None:  # noqa: ARG002  the tables' signature
-        version = self._request.version
-        if self._nobody:
-            error = WorkerError(f"no worker serves {version}", hint="start one, or ask for another version")
-        elif self._timers.queued:
-            error = WorkerError(
-                f"the workers of {version} have too much to do: this text waited too long for its turn",
-                hint="start more workers of this version, or ask again later",
-            )
-        else:
-            error = WorkerError(
-                f"no worker of {version} answered in time",
-                hint="look at the workers' status and at the broker's access rules",
-            )
-        self._fail(error)
+    def _hopeless(self, now: float) -> None:  # noqa: ARG002  the table's signature
+        why = failures.hopeless(self.version, nobody=self._nobody, queued=self._timers.queued)
+        self._finish(FinishReason.FAILED, why)
 
-    def _cancel(self, now: float) -> None:  # noqa: ARG002  the tables' signature
+    def _cancel(self, now: float) -> None:  # noqa: ARG002  the table's signature
         self._finish(FinishReason.CANCELLED)
 
-    def _deadline(self, now: float) -> None:  # noqa: ARG002  the tables' signature
+    def _deadline(self, now: float) -> None:  # noqa: ARG002  the table's signature
         self._finish(FinishReason.DEADLINE)
-
-    def _fail(self, error: FlexSpecError) -> None:
-        self._finish(FinishReason.FAILED, error)
 
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
         self._finished = reason
         holder = self._peers.worker
         if holder is not None and reason is not FinishReason.FAILED:
-            self._written = Written(
-                holder, self._request.prompt + self._text.chain.tokens(0, self._window.held)
-            )
+            held = self._text.chain.tokens(0, self._sender.held)
+            self._written = Written(holder, self._request.prompt + held)
         for worker in self._peers.forget_all():
             if self._online:
-                self._sender.close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
-        self._sender.out.append(Finish(reason, error))
+                self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
+        self._out.append(Finish(reason, error))
 
-    _EVENTS: ClassVar[dict[tuple[EdgeState, EdgeEvent], Callable[[EdgeSession, float], None]]] = {
-        (EdgeState.NEW, EdgeEvent.START): _start,
-        (EdgeState.NEW, EdgeEvent.LINK_UP): _link_up,
-        (EdgeState.NEW, EdgeEvent.LINK_DOWN): _link_down,
-        (EdgeState.NEW, EdgeEvent.CANCEL): _cancel,
-        (EdgeState.OPENING, EdgeEvent.OPEN_DUE): _open_again,
-        (EdgeState.OPENING, EdgeEvent.LINK_UP): _link_up,
-        (EdgeState.OPENING, EdgeEvent.LINK_DOWN): _link_down,
-        (EdgeState.OPENING, EdgeEvent.HOPELESS): _hopeless,
-        (EdgeState.OPENING, EdgeEvent.CANCEL): _cancel,
-        (EdgeState.OPENING, EdgeEvent.DEADLINE): _deadline,
-        (EdgeState.ACTIVE, EdgeEvent.SILENT): _silent,
-        (EdgeState.ACTIVE, EdgeEvent.STALLED): _stalled,
-        (EdgeState.ACTIVE, EdgeEvent.LEASE_DUE): _keep_alive,
-        (EdgeState.ACTIVE, EdgeEvent.GONE): _gone,
-        (EdgeState.ACTIVE, EdgeEvent.LINK_UP): _link_up,
-        (EdgeState.ACTIVE, EdgeEvent.LINK_DOWN): _link_down,
-        (EdgeState.ACTIVE, EdgeEvent.HOPELESS): _hopeless,
-        (EdgeState.ACTIVE, EdgeEvent.CANCEL): _cancel,
-        (EdgeState.ACTIVE, EdgeEvent.DEADLINE): _deadline,
-        (EdgeState.DONE, EdgeEvent.LINK_UP): _link_up,
-        (EdgeState.DONE, EdgeEvent.LINK_DOWN): _link_down,
-    }
-    _VERDICTS: ClassVar[dict[EdgeState, Callable[[EdgeSession, Verdict, float], None]]] = {
-        EdgeState.OPENING: _verdict,
-        EdgeState.ACTIVE: _verdict,
-        EdgeState.DONE: _late_verdict,
-    }
-    _ERRORS: ClassVar[dict[tuple[EdgeState, ErrorCode], Callable[[EdgeSession, Error, float], None]]] = {
-        (EdgeState.OPENING, ErrorCode.BUSY): _busy,
-        (EdgeState.OPENING, ErrorCode.NEED_PREFIX): _open_in_full,
-        (EdgeState.OPENING, ErrorCode.INTERNAL): _internal,
-        (EdgeState.ACTIVE, ErrorCode.INTERNAL): _internal,
-        (EdgeState.ACTIVE, ErrorCode.UNKNOWN): _unknown,
-        (EdgeState.OPENING, ErrorCode.PROTOCOL): _refused,
-        (EdgeState.OPENING, ErrorCode.FINGERPRINT): _refused,
-        (EdgeState.OPENING, ErrorCode.CONTEXT): _refused,
-        (EdgeState.OPENING, ErrorCode.MALFORMED): _refused,
-        (EdgeState.ACTIVE, ErrorCode.PROTOCOL): _refused,
-        (EdgeState.ACTIVE, ErrorCode.FINGERPRINT): _refused,
-        (EdgeState.ACTIVE, ErrorCode.CONTEXT): _refused,
-        (EdgeState.ACTIVE, ErrorCode.MALFORMED): _refused,
-    }
+    ROWS: ClassVar[tuple[_Rows, ...]] = (
+        ((_NEW,), (EdgeEvent.START,), _start, (_OPENING, _DONE),
+         "linked", "open, with the draft if there is any; a resumed text that has ended finishes"),
+        ((_OPENING,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
+         "hello at or above the floor; new tokens; diverged",
+         "adopt the worker, close all others; commit, finish where the text ends; ignore"),
+        ((_ACTIVE,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
+         "new tokens; a gap, or a start beyond `have`; diverged; hello of another worker",
+         "commit, send what is ready, finish where the text ends; poll; open again; close that one"),
+        ((_DONE,), (EdgeEvent.VERDICT,), _late_verdict, (), "names its worker", "close that worker"),
+        ((_OPENING,), (EdgeEvent.BUSY,), _busy, (),
+         "newest attempt; the open named a prefix", "open after the worker's retry time; open in full"),
+        ((_OPENING,), (EdgeEvent.NEED_PREFIX,), _open_in_full, (),
+         "newest attempt, and it named a prefix", "open in full, at any worker"),
+        ((_ACTIVE,), (EdgeEvent.UNKNOWN,), _unknown, _LIVE,
+         "adopted worker and attempt", "open again with a new floor; later ones in a row spaced out"),
+        ((_OPENING,), (EdgeEvent.INTERNAL,), _internal, (_OPENING, _DONE),
+         "newest attempt", "open again with a new floor; fail after the fifth in a row"),
+        ((_ACTIVE,), (EdgeEvent.INTERNAL,), _internal, _BEGUN,
+         "adopted worker and attempt", "open again with a new floor; fail after the fifth in a row"),
+        ((_OPENING,), (EdgeEvent.REFUSED,), _refused, (_OPENING, _DONE), "newest attempt", "fail"),
+        ((_ACTIVE,), (EdgeEvent.REFUSED,), _refused, (_ACTIVE, _DONE), "adopted worker and attempt", "fail"),
+        ((_OPENING,), (EdgeEvent.UNKNOWN,), _ignore, (), "", "count"),
+        ((_ACTIVE,), (EdgeEvent.BUSY,), _ignore, (), "", "count"),
+        ((_ACTIVE,), (EdgeEvent.NEED_PREFIX,), _ignore, (), "", "count"),
+        ((_DONE,), _ERROR_EVENTS, _ignore, (), "", "count"),
+        (_LIVE, (EdgeEvent.DRAFTED,), _drafted, (),
+         "at the tip, and above the threshold; below it", "append, send when a batch is full; send what there is"),
+        (_LIVE, (EdgeEvent.NO_DRAFT,), _no_draft, (), "at the tip", "send what there is"),
+        ((_OPENING,), (EdgeEvent.OPEN_DUE,), _open_again, (), "linked", "open, with back-off"),
+        ((_ACTIVE,), (EdgeEvent.SILENT,), _silent, _LIVE,
+         "less than 2 polls unanswered; else", "poll; open again, floor unchanged"),
+        ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again with a new floor"),
+        ((_ACTIVE,), (EdgeEvent.LEASE_DUE,), _poll, (), "", "poll"),
+        ((_ACTIVE,), (EdgeEvent.GONE,), _gone, (), "linked", "poll; the next silence opens again"),
+        (_LIVE, (EdgeEvent.NO_WORKER,), _no_worker, (), "", "remember it for what the user is told"),
+        ((_OPENING,), (EdgeEvent.PREFIX_LOST,), _prefix_lost, (),
+         "the newest open named a prefix", "open in full, at any worker"),
+        ((_ACTIVE,), (EdgeEvent.PREFIX_LOST,), _nothing, (), "", "nothing: a worker is adopted"),
+        (_ALL, (EdgeEvent.LINK_UP,), _link_up, (),
+         "opening; active", "open within a random part of the timeout, back-off afresh; poll"),
+        (_ALL, (EdgeEvent.LINK_DOWN,), _link_down, (), "", "send nothing, timers wait"),
+        (_LIVE, (EdgeEvent.HOPELESS,), _hopeless, (_DONE,), "", "fail"),
+        (_LIVE, (EdgeEvent.DEADLINE,), _deadline, (_DONE,), "", "close all known workers"),
+        ((_NEW, *_LIVE), (EdgeEvent.CANCEL,), _cancel, (_DONE,), "", "close all known workers"),
+        ((_DONE,), _LATE_EVENTS, _nothing, (), "", "nothing"),
+    )  # fmt: skip
+    """States, events, handler, states where it may lead (none: it stays), condition and action."""
+
+
+TABLE: TransitionTable[EdgeState, EdgeEvent] = TransitionTable(
+    Transition(state, event, handler, leads or (state,), action, condition)
+    for states, events, handler, leads, condition, action in EdgeSession.ROWS
+    for event in events
+    for state in states
+)

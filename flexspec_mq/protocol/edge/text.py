@@ -1,4 +1,4 @@
-"""The edge's text: committed tokens, the drafted branch after them, and the one rule by which tokens commit.
+"""The edge's text: committed tokens, the pending draft after them, and the one rule by which tokens commit.
 
 Correctness rests here and on the tag of the worker's results; everything about drafts is efficiency.
 """
@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
-from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters, SessionRequest
+from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import FinishReason, Origin
 from schemas.messages import Verdict
 
@@ -33,45 +33,52 @@ class Committed:
     Attributes:
         start: position of the first new token.
         tokens: new tokens, maybe none.
-        origins: per token, who had drafted it; None where the target wrote it.
-        rolled_back: the drafted branch was wrong and is gone.
+        met: drafted tokens that they were compared with; all of them right, but for the last if `rolled_back`.
+        rolled_back: the pending draft was wrong and is gone.
         reason: set when the text ends with the last of them.
     """
 
     start: int
     tokens: tuple[int, ...]
-    origins: tuple[Origin | None, ...]
+    met: list[DraftToken]
     rolled_back: bool
     reason: FinishReason | None
 
+    @property
+    def origins(self) -> tuple[Origin | None, ...]:
+        """Per token, who had drafted it; None where the target wrote it."""
+        right = self.met[:-1] if self.rolled_back else self.met
+        return (*[token.origin for token in right], *(None,) * (len(self.tokens) - len(right)))
 
-class EdgeText:
-    """One chain: the first `have` tokens are committed, the rest is the drafted branch.
+
+class SessionText:
+    """One chain: the first `have` tokens are committed, the rest is the pending draft.
 
     Args:
         request: the generation.
-        counters: of the session; drafted, judged, accepted, withheld and stale are counted here.
 
     Attributes:
-        chain: committed tokens, then those of the branch.
-        branch: what is known of the drafted tokens beyond `have`.
+        chain: committed tokens, then those of the pending draft. This class alone changes it, and all else here.
+        pending: what is known of the drafted tokens beyond `have`.
         have: committed tokens.
+        tip: length of the chain.
+        digest: of the whole chain.
+        limit: tokens of the whole text at most.
+        capped: drafting on is useless: the draft ends the text, or the target decides the last token.
         reason: why the text ended; None while it goes on.
     """
 
-    def __init__(self, request: SessionRequest, counters: EdgeCounters) -> None:
+    def __init__(self, request: SessionRequest) -> None:
         identity = request.identity
-        self._request = request
-        self._counters = counters
+        self._prompt = request.prompt
+        self._finish_at = request.finish_at
         self._eos = frozenset() if identity.ignore_eos else frozenset(identity.eos)
         self.limit = identity.limit
         self.chain = chains.chain_for(identity, request.version, request.prompt)
-        self.branch = PendingDraft()
+        self.pending = PendingDraft()
         self.have = 0
         self.reason: FinishReason | None = None
-        for token in request.committed:
-            if self._add(token):
-                break
+        self._add(request.committed)
 
     @property
     def committed(self) -> tuple[int, ...]:
@@ -80,28 +87,17 @@ class EdgeText:
 
     @property
     def context(self) -> Sequence[int]:
-        """View of prompt, committed tokens and branch."""
-        return self.chain.view(self._request.prompt)
+        """View of prompt, committed tokens and pending draft."""
+        return self.chain.view(self._prompt, self.tip)
 
-    @property
-    def capped(self) -> bool:
-        """Whether drafting on is useless: the branch ends the text, or the target decides the last token."""
-        tip = len(self.chain)
-        return tip >= self.limit - 1 or (tip > self.have and self.chain[tip - 1] in self._eos)
-
-    def draft(self, guess: DraftToken, stop: float) -> bool:
-        """Append a drafted token at the chain's tip, if it survives with probability `stop` at least."""
-        if not self.branch.admits(guess, stop):
-            self._counters.withheld += 1
+    def draft(self, token: DraftToken, threshold: float) -> bool:
+        """Append a drafted token, if the whole draft is then taken with probability `threshold` at least."""
+        if not self.pending.add(token, threshold):
             return False
-        self.chain.append(guess.token)
-        self.branch.add(guess)
-        self._counters.drafted += 1
+        self.digest = self.chain.append(token.token)
+        self.tip += 1
+        self.capped = self.tip >= self.limit - 1 or token.token in self._eos
         return True
-
-    def at_tip(self, start: int, digest: int) -> bool:
-        """Whether (start, digest) names the whole chain."""
-        return start == len(self.chain) and digest == self.chain.digest(start)
 
     def judge(self, verdict: Verdict) -> Agreement:
         """Compare the verdict's end digest with our own committed chain, extended by its new tokens."""
@@ -111,55 +107,53 @@ class EdgeText:
         if end <= self.have:
             ours = self.chain.digest(end)
         else:
-            ours = chains.after_all(self.chain.digest(self.have), self._new(verdict))
+            ours = chains.after_all(self.chain.digest(self.have), verdict.tokens[self.have - verdict.start :])
         return Agreement.AGREED if ours == verdict.digest else Agreement.DIVERGED
 
     def commit(self, verdict: Verdict) -> Committed:
         """Commit the new tokens of a verdict that agrees, up to where the text ends."""
         start = self.have
-        origins: list[Origin | None] = []
-        rolled_back = False
-        for token in self._new(verdict):
-            guess = self.branch.decided(token)
-            right = guess is not None and guess.token == token
-            rolled_back |= guess is not None and not right
-            if guess is not None:
-                self._judge(guess, right=right)
-            origins.append(guess.origin if guess is not None and right else None)
-            if self._add(token):
-                break
-        return Committed(start, self.chain.tokens(start, self.have), tuple(origins), rolled_back, self.reason)
+        tokens = self._add(verdict.tokens[start - verdict.start :])
+        met, wrong = self.pending.meet(tokens)
+        if self.reason is not None:
+            self.pending.clear()
+        return Committed(start, tokens, met, wrong, self.reason)
 
-    def _judge(self, guess: DraftToken, *, right: bool) -> None:
-        counters, looked_up = self._counters, guess.origin == "lookup"
-        counters.judged += 1
-        counters.accepted += right
-        counters.looked_up += looked_up
-        counters.looked_up_accepted += looked_up and right
+    def _add(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Commit tokens in the place of what was drafted, up to where the text ends; return those that count."""
+        start, chain = self.have, self.chain
+        differs = chain.mismatch(start, tokens)
+        if differs is not None:
+            chain.cut(differs)
+        chain.extend(tokens[len(chain) - start :])
+        tokens, self.reason = self._until_end(start, tokens)
+        self.have += len(tokens)
+        if self.reason is not None:
+            chain.cut(self.have)
+        self.tip = len(chain)
+        self.digest = chain.digest(self.tip)
+        self.capped = self.tip >= self.limit - 1 or (
+            self.tip > self.have and chain[self.tip - 1] in self._eos
+        )
+        return tokens
 
-    def _new(self, verdict: Verdict) -> tuple[int, ...]:
-        return verdict.tokens[self.have - verdict.start :]
-
-    def _add(self, token: int) -> bool:
-        """Commit one token; return whether the text ends with it.
+    def _until_end(self, start: int, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
+        """The tokens up to where the text ends, and why it does.
 
         The finish is a pure function of the committed tokens, looked for after each of them, so it does not
         depend on how verdicts grouped them.
         """
-        if self.have == len(self.chain) or self.chain[self.have] != token:
-            self.chain.cut(self.have)
-            self.chain.append(token)
-        self.have += 1
-        self.reason = self._ends(token)
-        if self.reason:
-            self.chain.cut(self.have)
-            self.branch.clear()
-        return self.reason is not None
-
-    def _ends(self, token: int) -> FinishReason | None:
-        if token in self._eos:
-            return FinishReason.EOS
-        finish_at = self._request.finish_at
-        if finish_at is not None and finish_at(self.chain.view((), self.have)) is not None:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self.have >= self.limit else None
+        for count, token in enumerate(tokens, 1):
+            reason = None
+            if token in self._eos:
+                reason = FinishReason.EOS
+            elif (
+                self._finish_at is not None
+                and self._finish_at(self.chain.view((), start + count)) is not None
+            ):
+                reason = FinishReason.STOP
+            elif start + count >= self.limit:
+                reason = FinishReason.LENGTH
+            if reason is not None:
+                return tokens[:count], reason
+        return tokens, None

@@ -6,24 +6,24 @@ import random
 from math import inf
 
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.protocol.edge.types import EdgeConfig, EdgeEvent, EdgeState
+from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState, SessionConfig
 
 _SILENCE = (1, 1, 2)
 """Timeouts from one sign of silence to the next: polls after 1 and 2 of them, a re-open after 4."""
 
 
-class EdgeTimers:
+class SessionTimers:
     """All timers of a session. Times are on the caller's clock, in seconds; `inf` is never.
 
     Args:
         config: their lengths.
-        rtt: makes the answer timeout.
+        rtt: its answer timeout is read here.
         rng: jitter of opens.
         deadline: of the request.
     """
 
     def __init__(
-        self, config: EdgeConfig, rtt: RoundTrip, rng: random.Random, deadline: float | None
+        self, config: SessionConfig, rtt: RoundTrip, rng: random.Random, deadline: float | None
     ) -> None:
         self._config = config
         self._rtt = rtt

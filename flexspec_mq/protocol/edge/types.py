@@ -62,7 +62,7 @@ class SessionRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeConfig:
+class SessionConfig:
     """Timers and bounds of an edge session, in seconds unless stated.
 
     Attributes:
@@ -117,30 +117,37 @@ class DraftToken:
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
-    """What the drafter shall draft next: the token after `context`, and maybe some more.
+    """What a drafter shall draft next for a session: the token after `context`, and maybe some more.
 
-    The drafter answers each token with `EdgeSession.drafted(start, digest, guess, now)`, asking anew for the
+    The drafter answers each token with `EdgeSession.drafted(start, digest, token, now)`, asking anew for the
     request after each, so that a rejection reaches it within one token.
 
     Attributes:
+        session: whose.
+        context: prompt, committed tokens and pending draft; a view, valid for ever.
+        identity: the session's; its sampling parameters are the target's, so that both throw the same dice.
+        committed: tokens of `context` that are committed, the prompt included; the others may go again.
+        prompt_length: tokens of `context` that are the prompt.
         start: position of that token, counted in generated tokens.
         digest: of the chain at `start`; names the prefix, so late answers are recognised.
-        context: prompt, committed tokens and drafted branch; a view, valid for ever.
-        committed: how many tokens of `context` are committed, the prompt included; the others may go again.
         most: tokens until the batch is full, at least 1.
-        survival: probability that the target takes all of the branch so far, 1 without one.
-        stop: the survival below which a token is not wanted, see `Plan.stop`.
-        price: tokens that the session would get in the time that one token takes the draft model; 0 while unknown.
+        joint_acceptance: probability that the target takes all of the pending draft, 1 without one.
+        confidence_threshold: the joint acceptance below which a token is not wanted, see `Plan`.
+        opportunity_cost: tokens that the session would get in the time that one token takes the draft model; 0 while
+            unknown.
     """
 
-    start: int
-    digest: int
+    session: int
     context: Sequence[int]
+    identity: Identity
     committed: int
+    prompt_length: int = 0
+    start: int = 0
+    digest: int = 0
     most: int = 1
-    survival: float = 1.0
-    stop: float = 0.0
-    price: float = 0.0
+    joint_acceptance: float = 1.0
+    confidence_threshold: float = 0.0
+    opportunity_cost: float = 0.0
 
 
 @dataclass(slots=True)
@@ -162,7 +169,7 @@ class EdgeCounters:
         early: verdicts that start beyond our chain.
         looked_up: of the judged ones, those that a lookup had drafted.
         looked_up_accepted: of these, accepted.
-        withheld: drafter results not taken because of the plan's stop.
+        withheld: drafter results not taken because of the plan's confidence threshold.
         stale: drafter results for a prefix that is gone.
         busy, unknown: errors of that kind.
         named: opens that named the beginning of the prompt.
@@ -194,11 +201,28 @@ class EdgeCounters:
     ignored: int = 0
     closes: int = 0
 
+    def meets(self, drafted: Sequence[DraftToken], *, wrong: bool) -> None:
+        """The target has decided where these were drafted; `wrong` says that the last of them was."""
+        self.judged += len(drafted)
+        self.accepted += len(drafted) - wrong
+        for place, token in enumerate(drafted, 1):
+            if token.origin == "lookup":
+                self.looked_up += 1
+                self.looked_up_accepted += not (wrong and place == len(drafted))
+
 
 class EdgeEvent(StrEnum):
-    """What happens to a session beside messages and drafts."""
+    """What happens to a session."""
 
     START = "start"
+    VERDICT = "verdict"
+    BUSY = "error: busy"
+    NEED_PREFIX = "error: need prefix"
+    UNKNOWN = "error: unknown session"
+    INTERNAL = "error: internal"
+    REFUSED = "error: refused"
+    DRAFTED = "drafted token"
+    NO_DRAFT = "drafter stops"
     OPEN_DUE = "open due"
     SILENT = "silent"
     STALLED = "stalled"
@@ -208,4 +232,6 @@ class EdgeEvent(StrEnum):
     LINK_UP = "link up"
     LINK_DOWN = "link down"
     GONE = "worker gone"
+    NO_WORKER = "nobody subscribes"
+    PREFIX_LOST = "named worker gone"
     CANCEL = "cancel"

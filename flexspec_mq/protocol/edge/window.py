@@ -62,10 +62,6 @@ class Window:
         self.sent_to = end
         return span
 
-    def unsent(self, have: int, tip: int) -> int:
-        """Drafted tokens beyond `have` that wait to be sent."""
-        return tip - max(self.sent_to, have)
-
     def next_end(self, plan: Plan, have: int, tip: int, *, drafting: bool) -> int | None:
         """Where the batch that is due now would end, or None if none is due.
 
@@ -80,7 +76,7 @@ class Window:
         """
         if len(self.in_flight) >= plan.in_flight:
             return None
-        drafted = self.unsent(have, tip)
+        drafted = tip - max(self.sent_to, have)
         if self.sent_to < have:
             return min(self.sent_to + MAX_DRAFT_TOKENS, have + min(drafted, plan.draft_length))
         if drafted and not drafting:

@@ -23,7 +23,6 @@ from edge_node.api.app import create_app
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
 from edge_node.api.state import Api
-from edge_node.fleet.directory import LinkWatch
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
@@ -191,16 +190,13 @@ async def served(
             edge=f"ae{number}", version=version, give_up=give_up, queue_patience=queue_patience
         )
         node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,))
-        watch = LinkWatch(mqtt_link)
-        await stack.enter_async_context(node.running(watch, link_to(f"e-ae{number}")))
-        app = create_app(
-            node, Speech(max_context), link=watch, policy=lambda: FixedPolicy(plan), settings=api_settings
-        )
+        await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
+        app = create_app(node, Speech(max_context), policy=lambda: FixedPolicy(plan), settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         run = asyncio.create_task(serve(app, started=port.set_result))
         stack.push_async_callback(_stop, run)
         await asyncio.wait_for(port, PATIENCE)
-        await until(lambda: not workers or version in watch.workers.versions())
+        await until(lambda: not workers or version in node.directory.versions())
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=PATIENCE, trust_env=False))
         yield Served(f"http://127.0.0.1:{port.result()}", node, app.state.api, app, daemons, run, http)
 

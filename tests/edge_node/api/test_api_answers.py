@@ -229,7 +229,7 @@ async def test_probes(mosquitto: PrivateBroker) -> None:
         assert (await api.http.get(f"{api.url}/readyz")).json() == {"status": "ready"}
         api.daemons[0].worker.stop()
         await asyncio.wait([api.daemons[0].run])
-        await until(lambda: api.version not in api.api.link.workers.versions())
+        await until(lambda: api.version not in api.node.directory.versions())
         answer = await api.http.get(f"{api.url}/readyz")
         assert answer.status_code == 503
         assert answer.json()["reason"] == f"no worker of {api.version} is known to be online"

@@ -13,12 +13,12 @@ import pytest
 from broker.launcher import PrivateBroker
 from edge_node.api.daemon import serve_node
 from edge_node.api.settings import ApiSettings
-from edge_node.fleet.directory import STALE, Workers
+from edge_node.fleet.directory import STALE, WorkerDirectory
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.errors import LinkError, UsageError
+from flexspec_mq.errors import LinkError, RemoteProtocolError, UsageError
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -135,7 +135,7 @@ def status(
 
 def test_workers_come_and_go() -> None:
     now = 0.0
-    workers = Workers(lambda: now)
+    workers = WorkerDirectory(lambda: now)
     workers.take("w", status(exactness="exact"))
     assert workers.versions() == {"base": 5}
     assert workers.exactness("base") == "exact"
@@ -149,15 +149,40 @@ def test_workers_come_and_go() -> None:
     workers.take("w2", b"")
     assert workers.versions() == {}
     workers.take("w", status())
-    workers.take("w", b"no status")
-    workers.take("other", status())  # speaks for somebody else
+    with pytest.raises(RemoteProtocolError, match="cannot be read"):
+        workers.take("w", b"no status")
+    with pytest.raises(RemoteProtocolError, match="is that of w"):
+        workers.take("other", status())
     assert len(workers.online()) == 1
+    newest = workers.status("base")
+    assert newest is not None
+    assert newest.worker == "w"
     now = STALE + 1
     assert workers.online() == []
+    assert workers.status("base") is None
+    workers.take(
+        "w", status("online", epoch=4)
+    )  # of an older life, however long ago we heard of the newer one
+    assert workers.online() == []
+    workers.take("w", status())
+    assert len(workers.online()) == 1
+
+
+async def test_a_version_is_waited_for() -> None:
+    workers = WorkerDirectory()
+    assert not await workers.wait_for("base", 0.01)
+    waits = [asyncio.create_task(workers.wait_for("base", PATIENCE)) for _ in range(2)]
+    await asyncio.sleep(0)
+    workers.take("w", status(version="other"))
+    await asyncio.sleep(0)
+    assert not any(wait.done() for wait in waits)
+    workers.take("w2", status(worker="w2"))
+    assert await asyncio.gather(*waits) == [True, True]
+    assert await workers.wait_for("base", 0.0)
 
 
 def test_workers_known_are_bounded() -> None:
-    workers = Workers()
+    workers = WorkerDirectory()
     for number in range(1100):
         workers.take(f"w{number}", status(worker=f"w{number}"))
     assert len(workers.online()) == 1024

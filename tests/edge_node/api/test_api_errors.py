@@ -233,7 +233,7 @@ async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
     async with served(own_mosquitto, link_patience=0.2) as api:
         assert (await api.chat(max_tokens=5)).status_code == 200
         own_mosquitto.kill()
-        await until(lambda: not api.api.link.is_up)
+        await until(lambda: not api.node.link_up)
         answer = await api.http.get(f"{api.url}/readyz")
         assert answer.status_code == 503
         assert answer.json()["reason"] == "the edge node has no link to its broker"
@@ -241,7 +241,7 @@ async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
         assert await api.metric("flexspec_edge_link_up") == 0
         said(await api.chat(), 503, "broker_unreachable")
         await asyncio.to_thread(own_mosquitto.start)
-        await until(lambda: api.api.link.is_up)
+        await until(lambda: api.node.link_up)
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
@@ -252,7 +252,7 @@ async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) ->
         answer = asyncio.create_task(api.chat(max_tokens=30, seed=1, ignore_eos=True))
         await until(lambda: api.daemons[0].kept == 1)
         own_mosquitto.kill()
-        await until(lambda: not api.api.link.is_up)
+        await until(lambda: not api.node.link_up)
         verifier.gate.set()
         await asyncio.to_thread(own_mosquitto.start)
         assert (await answer).json()["usage"]["completion_tokens"] == 30
@@ -261,9 +261,7 @@ async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) ->
 async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         port = int(api.url.rpartition(":")[2])
-        api.app.state.api = type(api.api)(
-            ApiSettings(port=port), api.api.texts, api.api.link, api.api.metrics, 0
-        )
+        api.app.state.api = type(api.api)(ApiSettings(port=port), api.api.texts, api.node, api.api.metrics, 0)
         with pytest.raises(UsageError, match="is taken"):
             await asyncio.wait_for(serve(api.app), 10)
         assert (await api.chat(max_tokens=2)).status_code == 200
@@ -272,7 +270,7 @@ async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
 async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         settings = ApiSettings(host="192.0.2.1", insecure_anywhere=True)
-        api.app.state.api = type(api.api)(settings, api.api.texts, api.api.link, api.api.metrics, 0)
+        api.app.state.api = type(api.api)(settings, api.api.texts, api.node, api.api.metrics, 0)
         with pytest.raises(UsageError, match="cannot listen"):
             await asyncio.wait_for(serve(api.app), 10)
 

@@ -12,7 +12,7 @@ async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:
         own = api.daemons[0].worker.machine.counters
         assert (await api.chat(model="av-other")).status_code == 404
         async with worker_at(links_to(mosquitto), "av-w", FakeVerifier(), version="av-other") as other:
-            await until(lambda: "av-other" in api.api.link.workers.versions())
+            await until(lambda: "av-other" in api.node.directory.versions())
             answer = (await api.chat(model="av-other", seed=1, max_tokens=20)).json()
             assert answer["model"] == answer["usage"]["flexspec"]["version"] == "av-other"
             tokens, _ = expected(ids_of("hello"), 1, 20)

@@ -1,0 +1,44 @@
+"""What a user is told when a session fails: what went wrong, and what helps."""
+
+from __future__ import annotations
+
+from flexspec_mq.errors import FlexSpecError, RemoteProtocolError, WorkerError
+from schemas.messages import Error, ErrorCode
+
+
+def hopeless(version: str, *, nobody: bool, queued: bool) -> WorkerError:
+    """No worker came to this text in time.
+
+    Args:
+        version: asked for.
+        nobody: the broker knows nobody who serves it.
+        queued: workers have said that they have too much to do.
+    """
+    if nobody:
+        return WorkerError(f"no worker serves {version}", hint="start one, or ask for another version")
+    if queued:
+        return WorkerError(
+            f"the workers of {version} have too much to do: this text waited too long for its turn",
+            hint="start more workers of this version, or ask again later",
+        )
+    return WorkerError(
+        f"no worker of {version} answered in time",
+        hint="look at the workers' status and at the broker's access rules",
+    )
+
+
+def repeated(why: str) -> WorkerError:
+    """Attempt after attempt went wrong."""
+    return WorkerError(
+        why, hint="look at the logs of the version's workers, and check that all of them run the same weights"
+    )
+
+
+def refused(error: Error) -> FlexSpecError:
+    """A worker will never take this session."""
+    said = f"worker {error.worker} refused the session: {error.detail or error.code.name.lower()}"
+    if error.code is ErrorCode.FINGERPRINT:
+        return WorkerError(said, hint="edge and worker must use the same tokenizer; check the version")
+    if error.code is ErrorCode.CONTEXT:
+        return WorkerError(said, hint="shorten the prompt or lower the limit")
+    return RemoteProtocolError(said, hint="edge and worker may be of different releases")
