@@ -23,6 +23,7 @@ from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.site.topology import free_port
 from tests.daemons import until
 from tests.doctor.setups import (
     Told,
@@ -38,7 +39,6 @@ from tests.doctor.setups import (
     worker,
 )
 from tests.edge_node.api.served import served
-from tests.integration.processes import free_port
 
 
 def names_in(folder: Path) -> list[str]:
