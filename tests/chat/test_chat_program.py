@@ -194,8 +194,9 @@ def test_a_missing_package_is_named(missing: str) -> None:
         f"import sys; sys.modules[{missing!r}] = None\nfrom flexspec_mq.cli import main\nsys.exit(main(['chat']))"
     )
     assert done.returncode == 2
+    command = f"{sys.executable} -m pip install '.[chat]'"
     assert done.stderr == (
-        f"error: flexspec chat needs {missing}\n  hint: install it with: pip install 'flexspec-mq[chat]'\n"
+        f"error: flexspec chat needs {missing}\n  hint: install it, in a checkout of FlexSpec MQ: {command}\n"
     )
 
 

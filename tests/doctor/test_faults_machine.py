@@ -246,7 +246,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     assert failed.state is State.FAILED
     assert "asked for is >=99,<100" in failed.detail
     assert "no-such-package is not installed" in failed.detail
-    assert "flexspec-mq[models]" in failed.advice
+    assert "pip install '.[models]'" in failed.advice
     assert warned.state is State.WARNING
     assert warned.detail == "no-such-server is not installed: nothing is served"
     assert "rich" not in failed.detail + warned.detail
@@ -393,5 +393,5 @@ async def test_packages_without_torch() -> None:
     assert told.failures == ["packages", "model missing", "broker down"]
     found = told.document["findings"][0]
     assert "torch is not installed" in found["detail"]
-    assert "pip install 'flexspec-mq[models]'" in found["advice"]
+    assert "pip install '.[models]'" in found["advice"]
     assert told.code == 1
