@@ -39,7 +39,7 @@ _STREAMING = ("--draft=none", "--no-lookup", "--draft-length=0", "--in-flight=1"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(run, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,11 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str], screen: Screen | None = None) -> int:
+    """Run the demo with these flags on a screen, standard output by default; returns the exit code."""
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
-    return asyncio.run(_run(args, Screen()))
+    return asyncio.run(_run(args, screen or Screen()))
 
 
 async def _run(args: argparse.Namespace, screen: Screen) -> int:
