@@ -11,6 +11,7 @@ are faster than streaming; intervals are 95 % by the bootstrap over questions.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shlex
 import sys
@@ -24,11 +25,12 @@ from benchmarks.pricing import seconds
 from benchmarks.pricing.bootstrap import shown
 from benchmarks.pricing.seconds import Sample
 from benchmarks.pricing.setup import ALL, chosen_questions, say
-from benchmarks.pricing.site import LOOPBACK, Site, site
+from benchmarks.pricing.site import Site, site
 from benchmarks.questions import Question
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import built_in
+from flexspec_mq.site.topology import LOOPBACK
 from schemas.messages import MAX_AHEAD
 
 QUICK_QUESTIONS, QUICK_TOKENS = 2, 12
@@ -96,7 +98,7 @@ def sides(options: Namespace) -> dict[str, list[str]]:
     return found
 
 
-def ask_all(
+async def ask_all(
     place: Site, names: Sequence[str], questions: Sequence[Question], options: Namespace
 ) -> list[Sample]:
     """Have every side answer every question."""
@@ -104,11 +106,11 @@ def ask_all(
     order = list(names)
     samples = []
     for name in order:
-        place.ask(name, body(WARM_UP, options, 0))
+        await place.ask(name, body(WARM_UP, options, 0))
     for number, question in enumerate(questions):
         rng.shuffle(order)
         for name in order:
-            answer = place.ask(name, body(question.text, options, 1 + number))
+            answer = await place.ask(name, body(question.text, options, 1 + number))
             samples.append(Sample.of_answer(number, question.category, name, answer))
         say(f"  {number + 1} of {len(questions)} questions")
     return samples
@@ -195,7 +197,7 @@ def show(title: str, found: dict[str, Any]) -> None:
     print()
 
 
-def measure(options: Namespace) -> int:
+async def measure(options: Namespace) -> int:
     """Measure and print.
 
     Raises:
@@ -214,8 +216,8 @@ def measure(options: Namespace) -> int:
         for delay in options.delays_ms:
             title = f"{link}, {delay:g} ms on top of each forward"
             say(title)
-            with site(link, options.seed, edges, target=options.target, delay_ms=delay) as place:
-                samples = ask_all(place, list(edges), questions, options)
+            async with site(link, options.seed, edges, target=options.target, delay_ms=delay) as place:
+                samples = await ask_all(place, list(edges), questions, options)
             found = compare(samples, options.seed)
             differ = [questions[number].name for number in seconds.differing(samples)]
             wrong += [f"{title}: question {name}" for name in differ]
@@ -236,7 +238,7 @@ def measure(options: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run_main(lambda arguments: measure(build_parser().parse_args(arguments)), argv)
+    return run_main(lambda arguments: asyncio.run(measure(build_parser().parse_args(arguments))), argv)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from broker import check
 from broker.certificates import files_in, make_certificates
 from broker.config import render
 from broker.handing_out import hand_out
-from broker.launcher import PrivateBroker, end_with_parent
+from broker.launcher import PrivateBroker
 from broker.running import announced, stop
 from broker.settings import PROGRAM, BrokerSettings, ListenerOptions, Role, ServerTls, User
 from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings import add_flags, add_show_command, load, show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import getpass
 import os
@@ -24,9 +23,9 @@ from typing import Self
 from broker.config import render
 from broker.programs import program
 from broker.settings import BrokerSettings
+from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
 
-_PR_SET_PDEATHSIG = 1
 _PORTS_TRIED = 5
 _LOG = "mosquitto.log"
 _LAST_LINES = 3
@@ -208,16 +207,6 @@ class PrivateBroker:
         if self._directory is not None:
             shutil.rmtree(self._directory)
             self._directory = None
-
-
-def end_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """Make a function that has the calling process receive `number` when its parent ends (Linux)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-
-    return ask
 
 
 def _free_port(host: str) -> int:

@@ -17,7 +17,7 @@ from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
-from flexspec_mq.errors import Cancelled, UsageError
+from flexspec_mq.errors import Cancelled, UsageError, how_to_install
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.preflight import preflight
@@ -107,7 +107,7 @@ async def _worker(config: CloudConfig, engine: ModelEngine) -> AsyncIterator[Clo
         from cloud_worker.metrics import Metrics
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"--metrics-port needs {error.name}", hint="install it with: pip install 'flexspec-mq[serve]'"
+            f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
         ) from error
     worker = CloudWorker(config.worker, engine)
     pages = Metrics(worker).pages()

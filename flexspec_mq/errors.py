@@ -24,6 +24,7 @@ The message says what happened, `hint` what to do about it.
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 
@@ -128,3 +129,9 @@ class Cancelled(FlexSpecError):
     """The user stopped it."""
 
     exit_code = 130
+
+
+def how_to_install(extras: str) -> str:
+    """What a user types for the packages of extras, separated by commas; no index has this package."""
+    what = f"'.[{extras}]'" if extras else "."
+    return f"in a checkout of FlexSpec MQ: {sys.executable} -m pip install {what}"

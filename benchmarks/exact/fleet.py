@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.exact.worker import Trace
-from broker.launcher import end_with_parent
-
-_READY_WITHIN = 300.0
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.site.process import Process, python
 
 
 @dataclass(slots=True)
 class _Worker:
-    process: asyncio.subprocess.Process
+    process: Process
     ready: bool = False
     stopped: bool = False
 
@@ -56,34 +53,22 @@ class Fleet:
         """Add a worker, with a prefill budget drawn anew, and wait until it serves.
 
         Raises:
-            RuntimeError: it ended or took more than five minutes.
+            FlexSpecError: it ended or took more than five minutes.
         """
         number = self.started
         self.started += 1
         # Small and odd ones cut prefixes into many pieces, anywhere.
         prefill = self.rng.choice((17, 33, 64, 101, 128, 256))
+        command = python(
+            *("benchmarks.exact.worker", str(self.folder / f"trace-{number}")),
+            *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), *self.arguments),
+        )
         log = self.folder / f"worker-{number}.log"
-        with log.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "benchmarks.exact.worker", str(self.folder / f"trace-{number}")),
-                *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), *self.arguments),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                preexec_fn=end_with_parent(signal.SIGKILL),
-            )
-        worker = _Worker(process)
+        worker = _Worker(await Process.start(f"worker {number}", command, log=log))
         self._workers.append(worker)
-        assert process.stdout is not None  # noqa: S101  made with a pipe
-        try:
-            async with asyncio.timeout(_READY_WITHIN):
-                line = await process.stdout.readline()
-        except TimeoutError:
-            line = b""
-        if not line:
-            raise RuntimeError(f"worker {number} did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
-        if b'"exact"' not in line:
-            self.say(f"worker {number} says: {line.decode().strip()}")
+        ready = await worker.process.event()
+        if ready["exactness"] != "exact":
+            self.say(f"worker {number} says: {ready}")
         worker.ready = True
 
     def strike(self) -> bool:
@@ -109,15 +94,14 @@ class Fleet:
         """Raise what a background task raised.
 
         Raises:
-            RuntimeError: a replacement did not start, or a worker ended by itself.
+            FlexSpecError: a replacement did not start, or a worker ended by itself.
         """
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
         for worker in self._workers:
-            if worker.ready and worker.process.returncode is not None:
-                code = worker.process.returncode
-                raise RuntimeError(f"a worker ended by itself with code {code}; see {self.folder}")
+            if worker.ready and not worker.process.runs:
+                raise FlexSpecError(f"the {worker.process.name} ended by itself; see {worker.process.log}")
 
     async def end(self) -> None:
         """Kill all."""
@@ -125,9 +109,7 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for worker in self._workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGKILL)
-            await worker.process.wait()
+            await worker.process.kill()
 
     def trace(self) -> Trace:
         """What all of them did so far."""
@@ -141,11 +123,11 @@ class Fleet:
         await self.start()
 
     async def _hang(self, victim: _Worker, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT later: a worker that comes back with sessions that others hold by then."""
+        """Have it hang for a while: a worker that comes back with sessions that others hold by then."""
         victim.stopped = True
-        victim.process.send_signal(signal.SIGSTOP)
+        victim.process.pause()
         try:
             await asyncio.sleep(seconds)
         finally:
-            victim.process.send_signal(signal.SIGCONT)
+            victim.process.resume()
             victim.stopped = False

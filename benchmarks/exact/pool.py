@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
-import sys
 from dataclasses import asdict, dataclass, field
+from math import inf
 
 from benchmarks.exact.reference import Text, Written
-from broker.launcher import end_with_parent
-
-_LONGEST_LINE = 2**22
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.site.process import python, running
 
 
 @dataclass(slots=True)
@@ -43,7 +39,7 @@ class ReferencePool:
         """Have a text written; see `reference.Reference.write`. Any number may wait.
 
         Raises:
-            RuntimeError: the process ended.
+            FlexSpecError: the process ended.
         """
         answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         self.backlog += 1
@@ -60,28 +56,13 @@ class ReferencePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", self.module, self.folder, self.dtype),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            limit=_LONGEST_LINE,
-            preexec_fn=end_with_parent(signal.SIGKILL),
-        )
-        assert process.stdin is not None  # noqa: S101  made with pipes
-        assert process.stdout is not None  # noqa: S101
-        try:
+        command = python(self.module, self.folder, self.dtype)
+        env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        async with running("reference process", command, env=env) as process:
             while True:
                 text, answer = await self._queue.get()
-                process.stdin.write(json.dumps(asdict(text)).encode() + b"\n")
-                line = await process.stdout.readline()
-                if not line:
-                    answer.set_exception(RuntimeError("a reference process ended"))
-                    continue
-                answer.set_result(Written(**json.loads(line)))
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+                try:
+                    await process.send(asdict(text))
+                    answer.set_result(Written(**await process.event(within=inf)))
+                except FlexSpecError as error:
+                    answer.set_exception(error)

@@ -146,7 +146,7 @@ class Stress:
             Figures for the report.
 
         Raises:
-            RuntimeError: a worker or a reference process ended by itself.
+            FlexSpecError: a worker or a reference process ended by itself.
         """
         began = time.monotonic()
         weather = Weather(random.Random(self.rng.random()))

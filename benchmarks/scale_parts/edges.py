@@ -13,9 +13,10 @@ from benchmarks._common import percentile, table
 from benchmarks.scale_parts import null
 from benchmarks.scale_parts.generator import prompt_of
 from benchmarks.scale_parts.orders import Order
-from benchmarks.scale_parts.processes import Child
 from benchmarks.scale_parts.system import Measured, WorkerPlan, generators, in_window, load, null_workers
 from broker.launcher import PrivateBroker
+from flexspec_mq.site.process import Process
+from flexspec_mq.site.topology import Daemon
 
 LIMIT = 32
 """Tokens of a text."""
@@ -70,7 +71,7 @@ class _Run:
     """Levels of load on one system."""
 
     def __init__(
-        self, options: Namespace, broker: PrivateBroker, workers: Sequence[Child], loaders: Sequence[Child]
+        self, options: Namespace, broker: PrivateBroker, workers: Sequence[Daemon], loaders: Sequence[Process]
     ) -> None:
         self._options = options
         self._broker = broker

@@ -7,6 +7,16 @@ from typing import TypeAlias
 
 import msgspec
 
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.site.process import Process
+
+LONGEST_ANSWER = 2**27
+"""Bytes: a minute of rounds."""
+
+
+class BenchmarkError(FlexSpecError):
+    """A part of the benchmark did not do what it was asked to."""
+
 
 class Crowd(msgspec.Struct, frozen=True, kw_only=True):
     """The edges of one load generator.
@@ -132,6 +142,16 @@ class Outcome(msgspec.Struct, tag=True):
 
 
 Answer: TypeAlias = Ready | Mark | Outcome
+
+
+async def answer(child: Process, within: float) -> Answer:
+    """The next line of a child.
+
+    Raises:
+        FlexSpecError: it ended or was silent for `within` seconds.
+    """
+    found: Answer = msgspec.json.decode(await child.line(within), type=Answer)
+    return found
 
 
 def say(answer: Answer) -> None:

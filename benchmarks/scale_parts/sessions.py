@@ -25,12 +25,14 @@ import msgspec
 from benchmarks._common import percentile, table
 from benchmarks.questions import OWN, read_questions
 from benchmarks.scale_parts.cpu import between, take
-from benchmarks.scale_parts.orders import Crowd, Mark, Order, Outcome
-from benchmarks.scale_parts.processes import BenchmarkError, Child, child, figures, metrics_port, since
-from benchmarks.scale_parts.system import SOON
+from benchmarks.scale_parts.orders import BenchmarkError, Crowd, Mark, Order, Outcome, answer
+from benchmarks.scale_parts.system import SOON, generator
 from broker.launcher import PrivateBroker
 from edge_node.drafting.load import load as load_draft
 from edge_node.settings import EdgeSettings
+from flexspec_mq.site.figures import since
+from flexspec_mq.site.process import Process, Processes, python
+from flexspec_mq.site.topology import Daemon, free_port
 
 SESSIONS = (1, 4, 16)
 BAR = 5.0
@@ -117,11 +119,13 @@ async def _system(options: Namespace, folder: Path) -> AsyncIterator[_System]:
     prompts = _prompts(draft.loaded.tokenizer, options)
     async with AsyncExitStack() as stack:
         broker = stack.enter_context(PrivateBroker())
-        where = ("--broker", f"127.0.0.1:{broker.port}", "--worker", "w1", "--metrics-port", "0")
+        processes = await stack.enter_async_context(Processes())
+        metrics = free_port()
+        where = ("--broker", f"127.0.0.1:{broker.port}", "--worker", "w1", "--metrics-port", str(metrics))
         what = ("--target", options.target, "--dtype", options.dtype, "--threads", str(options.threads))
-        worker = await stack.enter_async_context(
-            child("worker", folder, "cloud_worker", "--ready-json", *where, *what)
-        )
+        command = python("cloud_worker", "--ready-json", *where, *what)
+        worker = Daemon(await processes.start("worker", command, log=folder / "worker.log"), metrics)
+        await worker.process.line()
         crowd = Crowd(
             port=broker.port,
             first=0,
@@ -130,9 +134,7 @@ async def _system(options: Namespace, folder: Path) -> AsyncIterator[_System]:
             eos=draft.loaded.eos,
             right=None,
         )
-        edges = await stack.enter_async_context(
-            child("edges", folder, "benchmarks.scale_parts.generator", msgspec.json.encode(crowd).decode())
-        )
+        edges = await generator(processes, "edges", folder, crowd)
         yield _System(options, broker, worker, edges, prompts)
 
 
@@ -154,35 +156,39 @@ class _System:
     """A worker with a model, and edges in one process."""
 
     def __init__(
-        self, options: Namespace, broker: PrivateBroker, worker: Child, edges: Child, prompts: list[list[int]]
+        self,
+        options: Namespace,
+        broker: PrivateBroker,
+        worker: Daemon,
+        edges: Process,
+        prompts: list[list[int]],
     ) -> None:
         self._options = options
         self._edges = edges
         self._prompts = prompts
-        self._metrics = metrics_port(worker.log)
-        self._pids = {"worker": worker.pid, "broker": broker.pid or 0, "edges": edges.pid}
+        self._worker = worker
+        self._pids = {"worker": worker.process.pid, "broker": broker.pid or 0, "edges": edges.pid}
 
     async def turn(self, sessions: int, ahead: int, texts: Texts, *, tokens: int) -> Turn:
         """Have so many texts written at a time, until one of them has got `tokens` in the steady part."""
-        self._edges.send(
-            Order(
-                version="base",
-                seed=self._options.seed,
-                active=sessions,
-                limit=64 + 8 * tokens,
-                ahead=ahead,
-                qos=self._options.qos,
-                starts=time.monotonic() + SOON,
-                prompts=self._prompts,
-                known=False,
-                steady=tokens,
-            )
+        order = Order(
+            version="base",
+            seed=self._options.seed,
+            active=sessions,
+            limit=64 + 8 * tokens,
+            ahead=ahead,
+            qos=self._options.qos,
+            starts=time.monotonic() + SOON,
+            prompts=self._prompts,
+            known=False,
+            steady=tokens,
         )
+        await self._edges.send(msgspec.json.encode(order))
         await self._mark("writing")
-        begun, before = take(self._pids), await figures(self._metrics)
+        begun, before = take(self._pids), await self._worker.figures()
         await self._mark("ended")
-        ended, after = take(self._pids), await figures(self._metrics)
-        outcome = await self._edges.answer(300.0)
+        ended, after = take(self._pids), await self._worker.figures()
+        outcome = await answer(self._edges, 300.0)
         if not isinstance(outcome, Outcome) or outcome.failures:
             raise BenchmarkError(f"the edges did not write all texts: {outcome}")
         for edge, text in zip(outcome.edges, outcome.written, strict=True):
@@ -191,9 +197,9 @@ class _System:
         return _turn(steady_rate(outcome), rise, use.seconds, {**use.processes}, use.others)
 
     async def _mark(self, what: str) -> None:
-        answer = await self._edges.answer(300.0)
-        if not isinstance(answer, Mark) or answer.what != what:
-            raise BenchmarkError(f"the edges said {answer} instead of {what!r}")
+        found = await answer(self._edges, 300.0)
+        if not isinstance(found, Mark) or found.what != what:
+            raise BenchmarkError(f"the edges said {found} instead of {what!r}")
 
 
 def steady_rate(outcome: Outcome) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import msgspec
 
 from benchmarks.scale_parts import null
 from benchmarks.scale_parts.cpu import Sample, Use, between, take
-from benchmarks.scale_parts.orders import Crowd, Order, Outcome
-from benchmarks.scale_parts.processes import BenchmarkError, Child, child, figures, since
+from benchmarks.scale_parts.orders import LONGEST_ANSWER, BenchmarkError, Crowd, Order, Outcome, answer
 from broker.launcher import PrivateBroker
+from flexspec_mq.site.figures import since
+from flexspec_mq.site.process import Process, Processes, python
+from flexspec_mq.site.topology import Daemon
 
 SOON = 0.2
 """Seconds from sending an order to its start, so that all generators have it."""
@@ -48,31 +50,30 @@ class Measured:
 @asynccontextmanager
 async def null_workers(
     broker: PrivateBroker, folder: Path, version: str, plans: Sequence[WorkerPlan]
-) -> AsyncIterator[list[Child]]:
+) -> AsyncIterator[list[Daemon]]:
     """Run workers of one version, named after it."""
-    async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(
-                child(
-                    f"{version}-w{number}",
-                    folder,
-                    "benchmarks.scale_parts.worker",
-                    *("--port", str(broker.port), "--worker", f"{version}-w{number}", "--version", version),
-                    *("--step-ms", str(plan.step_ms), "--token-ms", str(plan.token_ms)),
-                    *("--batch", str(plan.batch), "--capacity", str(plan.capacity)),
-                )
+    async with Processes() as processes:
+        made = []
+        for number, plan in enumerate(plans):
+            name = f"{version}-w{number}"
+            command = python(
+                "benchmarks.scale_parts.worker",
+                *("--port", str(broker.port), "--worker", name, "--version", version),
+                *("--step-ms", str(plan.step_ms), "--token-ms", str(plan.token_ms)),
+                *("--batch", str(plan.batch), "--capacity", str(plan.capacity)),
             )
-            for number, plan in enumerate(plans)
-        ]
+            worker = await processes.start(name, command, log=folder / f"{name}.log")
+            made.append(Daemon(worker, (await worker.event())["metrics"]))
+        yield made
 
 
 @asynccontextmanager
 async def generators(
     broker: PrivateBroker, folder: Path, *, edges: int, processes: int, right: float
-) -> AsyncIterator[list[Child]]:
+) -> AsyncIterator[list[Process]]:
     """Run load generators with null drafts; the edges are dealt out evenly."""
-    async with AsyncExitStack() as stack:
-        made: list[Child] = []
+    async with Processes() as started:
+        made: list[Process] = []
         first = 0
         for number in range(processes):
             count = edges // processes + (number < edges % processes)
@@ -85,13 +86,20 @@ async def generators(
                 right=right,
             )
             first += count
-            words = ("benchmarks.scale_parts.generator", msgspec.json.encode(crowd).decode())
-            made.append(await stack.enter_async_context(child(f"generator {number}", folder, *words)))
+            made.append(await generator(started, f"generator {number}", folder, crowd))
         yield made
 
 
+async def generator(processes: Processes, name: str, folder: Path, crowd: Crowd) -> Process:
+    """Start a load generator and wait until it is ready."""
+    command = python("benchmarks.scale_parts.generator", msgspec.json.encode(crowd).decode())
+    made = await processes.start(name, command, log=folder / f"{name}.log", longest_line=LONGEST_ANSWER)
+    await made.line()
+    return made
+
+
 async def load(
-    broker: PrivateBroker, workers: Sequence[Child], loaders: Sequence[Child], order: Order
+    broker: PrivateBroker, workers: Sequence[Daemon], loaders: Sequence[Process], order: Order
 ) -> Measured:
     """Have an order carried out by all generators, and measure in its window.
 
@@ -102,18 +110,20 @@ async def load(
         order: with a window that has not begun.
 
     Raises:
-        BenchmarkError: a generator ended or hangs.
+        FlexSpecError: a generator ended or hangs.
     """
-    pids = {"broker": broker.pid or 0} | {one.name: one.pid for one in (*workers, *loaders)}
+    pids = {"broker": broker.pid or 0} | {
+        one.name: one.pid for one in (*(worker.process for worker in workers), *loaders)
+    }
     for loader in loaders:
-        loader.send(order)
+        await loader.send(msgspec.json.encode(order))
     begun, before = await _sample(order.window[0], pids, workers)
     ended, after = await _sample(order.window[1], pids, workers)
     outcome = Outcome()
-    for answer in await asyncio.gather(*(loader.answer(order.patience + 60.0) for loader in loaders)):
-        if not isinstance(answer, Outcome):
-            raise BenchmarkError(f"a generator answered {answer}")
-        outcome.add(answer)
+    for found in await asyncio.gather(*(answer(loader, order.patience + 60.0) for loader in loaders)):
+        if not isinstance(found, Outcome):
+            raise BenchmarkError(f"a generator answered {found}")
+        outcome.add(found)
     rise = {name: since(before[name], after[name]) for name in before}
     return Measured(outcome, between(begun, ended), rise)
 
@@ -126,10 +136,10 @@ def in_window(order: Order, now: float, *, ramp: float, seconds: float) -> Order
 
 
 async def _sample(
-    at: float, pids: dict[str, int], workers: Sequence[Child]
+    at: float, pids: dict[str, int], workers: Sequence[Daemon]
 ) -> tuple[Sample, dict[str, dict[str, float]]]:
     loop = asyncio.get_running_loop()
     await asyncio.sleep(max(0.0, at - loop.time()))
     sample = take(pids)
-    pages = await asyncio.gather(*(figures(worker.ready.metrics) for worker in workers))
+    pages = await asyncio.gather(*(worker.figures() for worker in workers))
     return sample, {worker.name: page for worker, page in zip(workers, pages, strict=True)}

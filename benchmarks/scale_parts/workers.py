@@ -14,9 +14,9 @@ from typing import Any
 from benchmarks._common import percentile, table
 from benchmarks.scale_parts import null
 from benchmarks.scale_parts.orders import Order
-from benchmarks.scale_parts.processes import Child
 from benchmarks.scale_parts.system import Measured, WorkerPlan, generators, in_window, load, null_workers
 from broker.launcher import PrivateBroker
+from flexspec_mq.site.process import Process
 
 BAR = 1.8
 """Rounds per second of two workers, over those of one."""
@@ -81,7 +81,7 @@ async def measure(options: Namespace, folder: Path) -> dict[str, Any]:
 
 async def _once(
     options: Namespace,
-    where: tuple[PrivateBroker, Sequence[Child], Path],
+    where: tuple[PrivateBroker, Sequence[Process], Path],
     version: str,
     plans: Sequence[WorkerPlan],
 ) -> Measured:

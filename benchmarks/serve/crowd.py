@@ -11,8 +11,9 @@ from typing import Any
 import httpx2
 
 from benchmarks.serve.client import Answer, ask, ask_all, unbounded
-from benchmarks.serve.daemons import Daemon, Footprint, settled, site
+from benchmarks.serve.daemons import QUICK_STATUS, Footprint, settled, with_broker
 from benchmarks.serve.texts import Asked
+from flexspec_mq.site.topology import Daemon
 
 EDGES = 4
 _WARM = 0.25
@@ -61,9 +62,9 @@ async def at_once(
     Returns:
         A verdict for each of the two: errors and wrong texts of all rounds, times of the most uneven one.
     """
-    async with site() as here, unbounded() as http:
+    async with with_broker() as here, unbounded() as http:
         _, *edges = await asyncio.gather(
-            here.worker("w1"), *(here.edge(f"e{number}") for number in range(EDGES))
+            here.worker("w1", *QUICK_STATUS), *(here.edge(f"e{number}") for number in range(EDGES))
         )
         bodies = [one.body() for one in asked]
         await ask_all(http, [edge.url for edge in edges], bodies[:EDGES])
@@ -112,8 +113,8 @@ async def soak(
     say: Callable[[str], None],
 ) -> Soak:
     """So many requests, so many at a time, through one edge node and one worker."""
-    async with site() as here:
-        worker, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
+    async with with_broker() as here:
+        worker, edge = await asyncio.gather(here.worker("w1", *QUICK_STATUS), here.edge("e1"))
         daemons = {"worker": worker, "edge node": edge}
         todo = [asked[number % len(asked)] for number in range(requests)]
         quarter = round(_WARM * requests)
@@ -144,12 +145,10 @@ async def _closed_loop(url: str, asked: Sequence[Asked], at_a_time: int) -> list
 
 
 async def _footprints(daemons: Mapping[str, Daemon]) -> dict[str, Footprint]:
-    async with httpx2.AsyncClient() as http:
-        for daemon in daemons.values():
-            await settled(daemon, http)
+    for daemon in daemons.values():
+        await settled(daemon)
     # The connections of the loop are closed by now; those that ask are new each time.
-    async with httpx2.AsyncClient() as http:
-        return {name: await daemon.footprint(http) for name, daemon in daemons.items()}
+    return {name: await Footprint.of(daemon) for name, daemon in daemons.items()}
 
 
 def _tell(say: Callable[[str], None], done: int, found: Mapping[str, Footprint]) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.serve.client import Answer, ask, unbounded
-from benchmarks.serve.daemons import Site, site
+from benchmarks.serve.daemons import QUICK_STATUS, with_broker
+from flexspec_mq.site.topology import Site
 
 STREAMS = 8
 PLANS = {"drafting": (), "streaming": ("--draft", "none", "--no-lookup", "--ahead", "64")}
@@ -42,9 +43,9 @@ async def long_prompts(
     """
     rng = random.Random(seed)
     found = {name: Gaps() for name in PLANS}
-    async with site() as here:
+    async with with_broker() as here:
         _, *started = await asyncio.gather(
-            here.worker("w1"), *(here.edge(name, *flags) for name, flags in PLANS.items())
+            here.worker("w1", *QUICK_STATUS), *(here.edge(name, *flags) for name, flags in PLANS.items())
         )
         edges = {edge.name: edge.url for edge in started}
         for url in edges.values():  # a worker's and an edge node's first texts are slower

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from benchmarks.serve.client import Answer, ask_all, unbounded
 from benchmarks.serve.crowd import Verdict
-from benchmarks.serve.daemons import Daemon, Site, site
+from benchmarks.serve.daemons import END_WITHIN, QUICK_STATUS, with_broker
 from benchmarks.serve.texts import Asked
+from flexspec_mq.site.topology import Daemon, Site
 
 WAYS: dict[str, tuple[signal.Signals, tuple[str, ...]]] = {
     "SIGTERM, time to finish": (signal.SIGTERM, ("--drain", "60")),
@@ -43,9 +44,11 @@ async def stops(
     """Two workers under load, of which one goes, in each of the ways."""
     found = {}
     for name, (number, flags) in WAYS.items():
-        async with site() as here:
+        async with with_broker() as here:
             victim, _, edge = await asyncio.gather(
-                here.worker("w1", *flags), here.worker("w2", *flags), here.edge("e1")
+                here.worker("w1", *QUICK_STATUS, *flags),
+                here.worker("w2", *QUICK_STATUS, *flags),
+                here.edge("e1"),
             )
             found[name] = await _stop(here, victim, edge, number, asked, references)
         one = found[name]
@@ -69,13 +72,13 @@ async def _stop(
         held = 0
         while held < half // 4 and not early.done():
             await asyncio.sleep(0.1)
-            figures = await victim.figures(http)
+            figures = await victim.figures()
             if figures["flexspec_worker_tokens_total"] > half:
                 held = int(figures["flexspec_worker_live_sessions"])
         if early.done():
             raise SystemExit(f"the texts were over before a worker could go; see {here.folder}")
         late = group.create_task(ask_all(http, [edge.url], [one.body() for one in asked[half:]]))
-        code = await victim.end(number)
+        code = await victim.process.end(number, END_WITHIN)
         answers: list[Answer] = [*await early, *await late]
     gaps = [gap for answer in answers for gap in answer.gaps(0.0, float("inf"))]
     return Stop(Verdict.of(asked, answers, references), held, code, max(gaps))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.serve.client import Answer, ask, unbounded
-from benchmarks.serve.daemons import site
+from benchmarks.serve.daemons import QUICK_STATUS, with_broker
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ async def second_turns(
     """
     rng = random.Random(seed)
     found = []
-    async with site() as here, unbounded() as http:
+    async with with_broker() as here, unbounded() as http:
         _, warm, cold = await asyncio.gather(
-            here.worker("w1"), here.edge("warm"), here.edge("cold", "--no-reuse")
+            here.worker("w1", *QUICK_STATUS), here.edge("warm"), here.edge("cold", "--no-reuse")
         )
         for number in range(rounds):
             said = _long_question(questions, history, rng, number)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.chat.settings import add_arguments, from_arguments
 from flexspec_mq.chat.wishes import NUMBERS, Wishes
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError
+from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
 from flexspec_mq.settings import add_show_command, show
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _main(argv: Sequence[str]) -> int:
         import prompt_toolkit  # noqa: F401
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"flexspec chat needs {error.name}", hint="install it with: pip install 'flexspec-mq[chat]'"
+            f"flexspec chat needs {error.name}", hint=f"install it, {how_to_install('chat')}"
         ) from error
     return asyncio.run(_run(options, wishes))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,3 +61,20 @@ async def stoppable(ending: Callable[[], None] | None = None) -> AsyncIterator[N
             if stopped:
                 raise Cancelled("stopped by the user") from None
             raise
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM inside a block that ends other processes, so that none is left running.
+
+    Only the main thread may say so; on another one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import asyncio
+import math
+import secrets
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.demo.place import Place, place
-from flexspec_mq.demo.processes import Child, Family
+from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.screen import Screen, live_line
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.site.process import python
+from flexspec_mq.site.topology import NO_FILE, site
+from schemas.messages import MAX_AHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from flexspec_mq.site.process import Process
+    from flexspec_mq.site.topology import Daemon, Say, Site
+    from flexspec_mq.terminal.answer import Answer
+
+T = TypeVar("T")
 
 PROMPT = "Explain in a few sentences why the sky is blue."
 
-_START = 300.0
-"""Seconds that a process may stay silent while it loads a model, on a slow machine."""
 _ANSWER = 120.0
 """Seconds without anything new in an answer."""
+_PLAN = ("draft", "draft_length", "in_flight", "ahead", "qos")
+_SAYS = ("--log-format", "human")
+_STREAMING = ("--draft=none", "--no-lookup", "--draft-length=0", "--in-flight=1", f"--ahead={MAX_AHEAD}")
+"""Flags of an edge node that drafts nothing and lets the worker run ahead."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(run, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The demo's flags."""
     parser = argparse.ArgumentParser(prog="flexspec demo", description=__doc__)
     parser.add_argument("--prompt", default=PROMPT, help="what to ask")
-    parser.add_argument("--chat", action="store_true", help="talk over several turns")
+    parser.add_argument(
+        "--chat", action="store_true", help="talk over several turns, with the commands of flexspec chat"
+    )
     parser.add_argument(
         "--target", default="default", help="model folder or hub name (default: SmolLM2-135M)"
     )
@@ -50,99 +67,128 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str], screen: Screen | None = None) -> int:
+    """Run the demo with these flags on a screen, standard output by default; returns the exit code."""
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
-    screen = Screen()
-    # The link goes last: its end would take the processes on it along, without a word.
-    with place(args.link, args.seed or 0) as where, Family() as family:
-        edge = _start(family, where, args, screen)
-        screen.legend()
+    return asyncio.run(_run(args, screen or Screen()))
+
+
+async def _run(args: argparse.Namespace, screen: Screen) -> int:
+    """Run the demo; returns the exit code."""
+    plan = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in _PLAN]
+    async with site(link=args.link, seed=args.seed or 0, with_us=signal.SIGTERM) as here:
+        code = 0
         if args.chat:
-            _chat(edge, screen)
+            api = await _start(here, args, screen, partial(here.edge, "edge", *_SAYS, *plan))
+            code = await _chat(here, args, api)
         else:
-            screen.question(args.prompt)
-            _answer(edge, screen, args.prompt)
-        for line in where.summary():
-            screen.say(line)
-    return 0
+            if args.seed is None:
+                args.seed = secrets.randbits(32)  # so that streaming writes the same text
+            edge = await _start(here, args, screen, partial(_asked, here, args, "edge", plan))
+            await _compare(here, args, screen, edge)
+        if here.link is not None:
+            for line in here.link.counters.lines():
+                screen.say(line)
+    return code
 
 
-def _start(family: Family, where: Place, args: argparse.Namespace, screen: Screen) -> Child:
+async def _start(
+    here: Site, args: argparse.Namespace, screen: Screen, edge: Callable[..., Coroutine[Any, Any, T]]
+) -> T:
     """Start broker, worker and edge; return the edge when all of them are ready."""
     with screen.bars("broker", "worker", "edge") as tell:
         tell("starting", "broker")
-        broker = family.start(
-            "broker", where.cloud("broker", "run", "--ready-json", *where.listen), lambda _line: None
-        )
-        port = broker.wait_for(lambda event: "port" in event, 30.0)["port"]
-        screen.say(f"broker   Mosquitto on {where.host}:{port}{where.note}")
+        await here.start_broker()
+        behind = "" if here.link is None else f", the device behind {here.link.plan.name}"
+        screen.say(f"broker   Mosquitto on {here.host}:{here.port}{behind}")
         tell("ready: 100 %", "broker")
-        at = ["--broker", f"{where.host}:{port}", "--log-format", "human"]
-        worker = family.start(
-            "worker",
-            where.cloud("cloud_worker", *at, f"--target={args.target}", "--worker", "demo", "--ready-json"),
-            lambda line: tell(line, "worker"),
+        target = f"--target={args.target}"
+        worker, device = await _together(
+            here.worker("worker", *_SAYS, target, say=lambda line: tell(line, "worker")),
+            edge(say=lambda line: tell(line, "edge")),
         )
-        edge = family.start(
-            "edge",
-            where.device("edge_node", "chat", *at, *_edge_flags(args)),
-            lambda line: tell(line, "edge"),
-        )
-        ready = worker.wait_for(lambda event: "ready" in event, _START)
-        screen.say(f"worker   {ready['target']}, verification {ready['exactness']}")
-        edge.wait_for(lambda event: event["type"] == "waiting", _START)
+        screen.say(f"worker   {worker.ready['target']}, verification {worker.ready['exactness']}")
         screen.say(f"edge     draft of {args.draft_length} tokens a batch, QoS {args.qos}")
+    return device
+
+
+async def _together(worker: Coroutine[Any, Any, Daemon], edge: Coroutine[Any, Any, T]) -> tuple[Daemon, T]:
+    """Both, or the first error."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(worker), group.create_task(edge)
+    except* FlexSpecError as errors:
+        raise errors.exceptions[0] from None
+    return one.result(), other.result()
+
+
+async def _asked(
+    here: Site, args: argparse.Namespace, name: str, plan: Sequence[str], say: Say | None = None
+) -> Process:
+    """An edge node that is asked over its standard input, once it waits for that."""
+    text = [f"--max-tokens={args.max_tokens}", f"--temperature={args.temperature}", f"--seed={args.seed}"]
+    command = python("edge_node", "chat", *here.at_broker, f"--edge={name}", "--events", *_SAYS, *text, *plan)
+    edge = await here.start(name, "device", command, say)
+    await edge.event(lambda event: event["type"] == "waiting")
     return edge
 
 
-def _edge_flags(args: argparse.Namespace) -> list[str]:
-    flags = ["--events", f"--draft={args.draft}"]
-    for name in ("max_tokens", "temperature", "seed", "draft_length", "in_flight", "ahead", "qos"):
-        value = getattr(args, name)
-        if value is not None:
-            flags.append(f"--{name.replace('_', '-')}={value}")
-    return flags
+async def _chat(here: Site, args: argparse.Namespace, edge: Daemon) -> int:
+    """``flexspec chat`` in this terminal, where the device is; its exit code, without that of a refused line."""
+    flags = [f"--url={edge.url}", "--history=none", f"--max-tokens={args.max_tokens}"]
+    flags += [f"--temperature={args.temperature}", *([] if args.seed is None else [f"--seed={args.seed}"])]
+    command = python("flexspec_mq.cli", "chat", *flags, *NO_FILE)
+    with on_signal(lambda: None, signal.SIGINT):  # Ctrl-C is the chat's: it ends an answer
+        code = await (await here.start("chat", "device", command, terminal=True)).wait(math.inf)
+    return 0 if code == UsageError.exit_code else code
 
 
-def _chat(edge: Child, screen: Screen) -> None:
-    screen.say("Write a line and press Enter; Ctrl-D ends the conversation.")
-    while (said := screen.ask()) is not None:
-        if said.strip():
-            try:
-                _answer(edge, screen, said)
-            except UsageError as error:  # the conversation stands as it was before this line
-                screen.say(f"error: {error.message}")
-                screen.say(f"  hint: {error.hint}")
-
-
-def _answer(edge: Child, screen: Screen, prompt: str) -> None:
-    """Ask, show the answer as it comes, then its figures.
+async def _compare(here: Site, args: argparse.Namespace, screen: Screen, edge: Process) -> None:
+    """Show the answer as it comes, and its figures; then those of streaming, where it does not stream already.
 
     Raises:
-        UsageError: the edge refused the prompt, and waits for another.
-        FlexSpecError: there was none.
+        FlexSpecError: streaming wrote another text.
     """
-    edge.send({"say": prompt})
-    finish: dict[str, Any] = {}
-    refused: UsageError | None = None
+    screen.legend()
+    screen.question(args.prompt)
     with screen.answer() as answer:
-        for event in edge.events(_ANSWER):
-            if event["type"] == "text":
-                answer.text(event["pieces"])
-            elif event["type"] == "stats":
-                answer.note(live_line(event))
-            elif event["type"] == "finish":
-                finish = event
-            elif event["type"] == "refused":
-                refused = UsageError(event["error"], hint=event["hint"])
-            elif event["type"] == "waiting":
-                break
-            if finish.get("error"):
-                break
-    if refused is not None:
-        raise refused
-    if finish.get("error"):
-        raise FlexSpecError(finish["error"], hint=finish["hint"])
-    screen.summary(finish)
+        drafted = await _answer(edge, args.prompt, answer)
+    screen.summary(drafted)
+    if args.ahead and not args.draft_length:
+        return
+    tokenizer = [] if args.target == "default" else [f"--tokenizer={args.target}"]
+    plan = (*_STREAMING, *tokenizer, f"--qos={args.qos}")
+    with screen.bars("streaming") as tell:
+        tell("the same once more, streamed without drafts", "streaming")
+        streaming = await _asked(here, args, "streaming", plan)
+        streamed = await _answer(streaming, args.prompt)
+    if streamed["tokens"] != drafted["tokens"]:
+        raise FlexSpecError("the target alone wrote another text", hint="this is a bug: please report it")
+    screen.comparison(drafted["stats"], streamed["stats"], on_link=here.link is not None)
+
+
+async def _answer(edge: Process, prompt: str, shown: Answer | None = None) -> dict[str, Any]:
+    """Ask, show the answer as it comes, and return its `finish` event.
+
+    Raises:
+        UsageError: the edge refused the prompt.
+        FlexSpecError: there is no answer.
+    """
+    await edge.send({"say": prompt})
+    finish: dict[str, Any] = {}
+    async for event in edge.events(_ANSWER):
+        if event["type"] == "refused":
+            raise UsageError(event["error"], hint=event["hint"])
+        if event["type"] == "finish":
+            finish = event
+        if event["type"] == "waiting":
+            break
+        if finish.get("error"):
+            raise FlexSpecError(finish["error"], hint=finish["hint"])
+        if shown is not None and event["type"] == "text":
+            shown.text(event["pieces"])
+        elif shown is not None and event["type"] == "stats":
+            shown.note(live_line(event))
+    return finish

@@ -54,13 +54,6 @@ class Screen:
         """What was asked."""
         self._console.print(Text.assemble(("\n› ", "bold"), printable(prompt)))
 
-    def ask(self) -> str | None:
-        """The next line of the user; None at the end of input."""
-        try:
-            return self._console.input("\n[bold]›[/bold] ")
-        except EOFError:
-            return None
-
     def answer(self) -> Answer:
         """Where the next answer is shown."""
         return Answer(self._console)
@@ -72,6 +65,11 @@ class Screen:
         for name, value in summary_rows(stats, finish["reason"]):
             table.add_row(Text(name, style="dim"), value)
         self._console.print(table)
+
+    def comparison(self, drafted: dict[str, Any], streamed: dict[str, Any], *, on_link: bool) -> None:
+        """What the same text took as a plain stream; statistics of both texts."""
+        for line in comparison(drafted, streamed, on_link=on_link):
+            self.say(line)
 
 
 def live_line(stats: dict[str, Any]) -> str:
@@ -105,6 +103,19 @@ def summary_rows(stats: dict[str, Any], reason: str) -> list[tuple[str, str]]:
         ("MQTT payload", f"{stats['bytes_up']} B up, {stats['bytes_down']} B down"),
         ("recoveries", f"{stats['polls']} polls, {stats['reopens']} re-opens"),
     ]
+
+
+def comparison(drafted: dict[str, Any], streamed: dict[str, Any], *, on_link: bool) -> list[str]:
+    """How long the same text took with drafts and without, in words; one try of each."""
+    ours, theirs = drafted["seconds"], streamed["seconds"]
+    took = f"{ours / theirs:.1f} times as long (one try each)"
+    lines = [f"with drafts {ours:.1f} s, the same text streamed without drafts {theirs:.1f} s: {took}"]
+    if ours > theirs and not on_link:
+        lines.append(
+            "Draft and target share this machine's processor here, and no network lies between them: "
+            "docs/benchmarks.md says where drafts win."
+        )
+    return lines
 
 
 def _share(stats: dict[str, Any]) -> str:

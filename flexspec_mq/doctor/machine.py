@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import socket
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -17,7 +16,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.default import models_cache
 
 if TYPE_CHECKING:
@@ -102,9 +101,9 @@ def check_packages(findings: Findings, needed: tuple[str, ...], useful: dict[str
     if not fits(platform.python_version(), oldest):
         wrong.insert(0, f"Python is {platform.python_version()}, asked for is {oldest}")
     if wrong:
-        extras = f"[{','.join(needed)}]" if needed else ""
-        install = f"{sys.executable} -m pip install 'flexspec-mq{extras}'"
-        findings.fail("packages", "packages", "; ".join(wrong), f"install them: {install}")
+        findings.fail(
+            "packages", "packages", "; ".join(wrong), f"install them, {how_to_install(','.join(needed))}"
+        )
     elif not asked:
         detail = f"Python {platform.python_version()}; flexspec-mq is not installed as a package"
         findings.warn("packages", detail, "its packages could not be compared: pip install it")
@@ -113,8 +112,9 @@ def check_packages(findings: Findings, needed: tuple[str, ...], useful: dict[str
     for extra, loss in useful.items():
         lacking = [said for one in asked if one.extra == extra and (said := one.complaint())]
         if lacking:
-            install = f"{sys.executable} -m pip install 'flexspec-mq[{extra}]'"
-            findings.warn("packages", f"{'; '.join(lacking)}: {loss}", f"if you want it: {install}")
+            findings.warn(
+                "packages", f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}"
+            )
 
 
 def _oldest_python() -> str:

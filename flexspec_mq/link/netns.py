@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -16,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from flexspec_mq.daemon.children import as_child
+from flexspec_mq.daemon.signals import deaf
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.link import namespaces
 from flexspec_mq.link.counters import LinkCounters
@@ -23,7 +24,6 @@ from flexspec_mq.link.keeper import ADDRESS_A, ADDRESS_B, Ready
 from flexspec_mq.link.profiles import LinkPlan, built_in
 
 Side = Literal["a", "b"]
-_PR_SET_PDEATHSIG = 1
 _START = 30.0
 _ANSWER = 10.0
 _END = 30.0
@@ -126,7 +126,7 @@ class NetnsLink:
     def _run(self, side: Side, command: Sequence[str], options: dict[str, Any]) -> subprocess.Popen[Any]:
         if not command:
             raise ValueError("a command has at least one word")
-        options.setdefault("preexec_fn", _end_with_parent)
+        options.setdefault("preexec_fn", as_child(signal.SIGTERM))
         process: subprocess.Popen[Any] = subprocess.Popen(self.inside(side, command), **options)
         self._processes.append(process)
         return process
@@ -177,23 +177,8 @@ def netns_link(profile: str | LinkPlan, seed: int = 0) -> Iterator[NetnsLink]:
     try:
         yield link
     finally:
-        # A second Ctrl-C must not leave anything running; only the main thread may say so.
-        with _deaf():
+        with deaf():  # a second Ctrl-C must not leave anything running
             link.close()
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    try:
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _stop(process: subprocess.Popen[Any]) -> None:
@@ -205,8 +190,3 @@ def _stop(process: subprocess.Popen[Any]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
-
-
-def _end_with_parent() -> None:
-    """In the child, before it runs: ask the kernel to end it when the thread that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -18,7 +18,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.log_silencing import quiet_transformers
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -157,7 +157,7 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
     if missing:
         raise ModelError(
             f"converting the default model needs {', '.join(missing)}",
-            hint=f"install them with: {sys.executable} -m pip install 'flexspec-mq[models,gguf]'",
+            hint=f"install them, {how_to_install('models,gguf')}",
         )
     tell(f"converting {DEFAULT_MODEL_NAME}, once: loading libraries")
     import torch

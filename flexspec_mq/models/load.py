@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import fingerprint
 from flexspec_mq.models.hub import ask_hub
@@ -159,8 +158,9 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
 def _need_libraries() -> None:
     missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
     if missing:
-        command = f"{sys.executable} -m pip install 'flexspec-mq[models]'"
-        raise ModelError(f"running a model needs {', '.join(missing)}", hint=f"install with: {command}")
+        raise ModelError(
+            f"running a model needs {', '.join(missing)}", hint=f"install them, {how_to_install('models')}"
+        )
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,
@@ -188,7 +188,7 @@ class _Run:
         if can_draw():
             draw(files.history, files.picture)
         else:
-            log.info("no picture of the training: install with pip install 'flexspec-mq[train]'")
+            log.info("no picture of the training; if you want one, %s", how_to_install("train"))
         log.info("saved after %d steps: %s", trainer.progress.step, json.dumps(reached.figures()))
         return reached
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from benchmarks import answers
 from benchmarks.pricing import seconds
 from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.seconds import Sample
-from benchmarks.pricing.site import Cores
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 
@@ -99,7 +97,7 @@ class SaidOtherwise:
         self.asked: list[tuple[str, str]] = []
         self._names = names
 
-    def ask(self, edge: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def ask(self, edge: str, body: dict[str, Any]) -> dict[str, Any]:
         text = body["messages"][0]["content"]
         self.asked.append((edge, text))
         own = {"drafted": 1, "accepted": 1, "rounds": 1, "bytes_up": 1, "bytes_down": 1}
@@ -113,10 +111,10 @@ def test_texts_that_differ_fail_the_run(
 ) -> None:
     places: list[SaidOtherwise] = []
 
-    @contextmanager
-    def site(
+    @asynccontextmanager
+    async def site(
         _link: str, _seed: int, edges: Mapping[str, Sequence[str]], **_more: object
-    ) -> Iterator[SaidOtherwise]:
+    ) -> AsyncIterator[SaidOtherwise]:
         places.append(SaidOtherwise(list(edges)))
         yield places[-1]
 
@@ -153,12 +151,6 @@ def test_bad_values_are_named(arguments: list[str], named: str, capsys: pytest.C
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
     assert named in printed.err
-
-
-def test_two_cores_are_used_where_there_are_two() -> None:
-    cores, allowed = Cores.of_this_process(), os.sched_getaffinity(0)
-    assert {cores.cloud, cores.device} <= allowed
-    assert (cores.cloud != cores.device) is (len(allowed) > 1)
 
 
 @pytest.mark.timeout(300)

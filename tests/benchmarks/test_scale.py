@@ -15,11 +15,11 @@ from benchmarks.scale_parts import null
 from benchmarks.scale_parts.cpu import Sample, Use, between, machine_ticks, process_ticks, take
 from benchmarks.scale_parts.generator import prompt_of, seed_of
 from benchmarks.scale_parts.orders import Order, Outcome
-from benchmarks.scale_parts.processes import parse_figures, since
 from benchmarks.scale_parts.sessions import Texts, steady_rate
 from benchmarks.scale_parts.stopwatch import Stopwatch
 from flexspec_mq.codec import Codec
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.site.figures import parse_figures, since
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 

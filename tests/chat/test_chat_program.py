@@ -18,9 +18,9 @@ from flexspec_mq.chat.main import build_parser, main
 from flexspec_mq.chat.settings import PROGRAM, ChatOptions
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.flags import explained
+from flexspec_mq.site.topology import free_port
 from tests.daemons import PATIENCE, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
-from tests.integration.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,8 +194,9 @@ def test_a_missing_package_is_named(missing: str) -> None:
         f"import sys; sys.modules[{missing!r}] = None\nfrom flexspec_mq.cli import main\nsys.exit(main(['chat']))"
     )
     assert done.returncode == 2
+    command = f"{sys.executable} -m pip install '.[chat]'"
     assert done.stderr == (
-        f"error: flexspec chat needs {missing}\n  hint: install it with: pip install 'flexspec-mq[chat]'\n"
+        f"error: flexspec chat needs {missing}\n  hint: install it, in a checkout of FlexSpec MQ: {command}\n"
     )
 
 

@@ -20,8 +20,9 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from broker.launcher import PrivateBroker, end_with_parent
-from tests.integration.processes import PATIENCE, ROOT, Process, start_worker, status
+from broker.launcher import PrivateBroker
+from flexspec_mq.daemon.children import as_child
+from tests.integration.processes import PATIENCE, start, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -83,15 +84,14 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 250, 0, 0))  # no line of ours is broken
 
     def prepare() -> None:
-        end_with_parent(signal.SIGKILL)()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        as_child(signal.SIGKILL)()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     # The size of the terminal that the tests run on, or of none, is not this one's.
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "flexspec_mq.cli", "chat", *arguments,
-        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True, preexec_fn=prepare,
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=prepare,
         env={**inherited, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
     )  # fmt: skip
     os.close(theirs)
@@ -110,13 +110,13 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
 async def port(module_mosquitto: PrivateBroker) -> AsyncIterator[int]:
     """A worker, and an edge node that serves its API; the port."""
     worker = await start_worker(module_mosquitto, "w1")
-    edge = await Process.start(
+    edge = await start(
         *("edge_node", "serve", "--broker", f"127.0.0.1:{module_mosquitto.port}", "--edge", "e1"),
         *("--api-port", "0", "--ready-json"),
     )
     try:
-        await worker.line(lambda line: bool(line.get("ready")))
-        yield int((await edge.line(lambda line: bool(line.get("ready"))))["port"])
+        await worker.event(lambda line: bool(line.get("ready")))
+        yield int((await edge.event(lambda line: bool(line.get("ready"))))["port"])
     finally:
         await edge.kill()
         await worker.kill()

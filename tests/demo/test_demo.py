@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from flexspec_mq.daemon.children import as_child
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -36,6 +39,7 @@ def demo(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=as_child(signal.SIGKILL),  # noqa: PLW1509  two system calls
     )
 
 
@@ -53,24 +57,28 @@ def test_it_answers_and_leaves_nothing_behind() -> None:
     assert "Name three rivers." in out
     assert '{"say"' not in out
     assert "acceptance" in out
+    assert re.search(r"with drafts \d+\.\d s, the same text streamed without drafts \d+\.\d s: ", out)
     assert len(seen) >= 3
     assert not any(alive(pid) for pid in seen)
 
 
 def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
-    said = "\n".join(["word " * 9000, "Name a river."])
+    said = "\n".join(["/help", "word " * 9000, "Name a river.", "/stats"])
     done = subprocess.run(
         [sys.executable, "-m", "flexspec_mq.demo", "--chat", "--max-tokens=8"],
         input=said,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
-    refused = done.stdout.index("error: ")
+    assert done.returncode == 0, done.stdout
+    help_, refused = done.stdout.index("/temperature [N | none]"), done.stdout.index("error: ")
+    assert help_ < refused
     assert "context" in done.stdout[refused:]
-    assert done.stdout.index("tokens per round") > refused
+    assert done.stdout.index("8 tokens in ") > refused
+    assert "acceptance: " in done.stdout[refused:]
 
 
 def test_ctrl_c_in_mid_answer_leaves_nothing_behind() -> None:

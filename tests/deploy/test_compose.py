@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from broker.launcher import end_with_parent
 from broker.settings import BrokerSettings, Role, ServerTls, User
 from edge_node.api.auth import OPEN
+from flexspec_mq.daemon.children import as_child
+from flexspec_mq.site.topology import free_port
 from tests.broker.test_launcher import answers, until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
-from tests.integration.processes import free_port
 
 SERVICES: dict[str, Any] = compose()["services"]
 FOLDER = "/run/flexspec"
@@ -114,7 +114,7 @@ def script(name: str, *arguments: str | Path, **more: Any) -> subprocess.Popen[s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=end_with_parent(signal.SIGKILL),  # noqa: PLW1509  one prctl, no lock, no allocation
+        preexec_fn=as_child(signal.SIGKILL),  # noqa: PLW1509  one prctl, no lock, no allocation
         **more,
     )
 

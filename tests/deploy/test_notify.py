@@ -14,8 +14,9 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.site.topology import free_port
 from tests.deploy.files import compose
-from tests.integration.processes import PATIENCE, Process, free_port, start_worker
+from tests.integration.processes import PATIENCE, ended, start, start_worker
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 
@@ -77,14 +78,14 @@ async def test_a_worker_is_ready_when_it_serves(
     more = ("--target", str(tiny), "--version", "notify", "--metrics-port", port)
     worker = await start_worker(mosquitto, "notify-w", *more)
     try:
-        await worker.line(lambda line: bool(line.get("ready")))
+        await worker.event(lambda line: bool(line.get("ready")))
         where = f"{mosquitto.host}:{mosquitto.port}"
         assert lines(manager) == ["READY=1", f"STATUS=worker notify-w serves version notify at {where}"]
         async with httpx2.AsyncClient(timeout=PATIENCE) as http:
             assert (await http.get(f"http://127.0.0.1:{port}{probed('worker')}")).status_code == 200
-        worker.signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGTERM)
         assert lines(manager) == ["STOPPING=1", "STATUS=draining"]
-        assert (await worker.end())[0] == 0
+        assert (await ended(worker))[0] == 0
     finally:
         await worker.kill()
 
@@ -93,20 +94,20 @@ async def test_a_worker_is_ready_when_it_serves(
 async def test_an_edge_node_is_ready_when_its_api_answers(
     manager: socket.socket, mosquitto: PrivateBroker, tiny: Path
 ) -> None:
-    edge = await Process.start(
+    edge = await start(
         *("edge_node", "serve", "--broker", f"{mosquitto.host}:{mosquitto.port}", "--edge", "notify-e"),
         *("--draft", "none", "--tokenizer", str(tiny), "--api-port", "0", "--ready-json"),
     )
     try:
-        port = (await edge.line(lambda line: bool(line.get("ready"))))["port"]
+        port = (await edge.event(lambda line: bool(line.get("ready"))))["port"]
         said = lines(manager)
         assert said[0] == "READY=1"
         assert said[1].startswith(f"STATUS=edge notify-e serves http://127.0.0.1:{port}/v1;")
         async with httpx2.AsyncClient(timeout=PATIENCE) as http:
             answer = await http.get(f"http://127.0.0.1:{port}{probed('edge')}")
         assert (answer.status_code, list(answer.json())) == (503, ["status", "reason"])
-        edge.signal(signal.SIGTERM)
+        edge.send_signal(signal.SIGTERM)
         assert lines(manager)[0] == "STOPPING=1"
-        assert (await edge.end())[0] == 0
+        assert (await ended(edge))[0] == 0
     finally:
         await edge.kill()

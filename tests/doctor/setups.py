@@ -22,12 +22,13 @@ import cloud_worker.__main__ as cloud
 import edge_node.cli.parser as edge
 import edge_node.doctor.examine
 from broker.access import access_file
-from broker.launcher import PrivateBroker, end_with_parent
+from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker import doctor as cloud_doctor
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
 from edge_node.drafting.load import DraftModel
+from flexspec_mq.daemon.children import as_child
 from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
@@ -211,12 +212,6 @@ async def command(*arguments: str, env: dict[str, str] | None = None, timeout: f
     return Told(process.returncode, out.decode(), err.decode())
 
 
-def _as_from_a_terminal() -> None:
-    """End with the test; and let Ctrl-C end us, also where whoever runs the tests ignores it."""
-    end_with_parent(signal.SIGKILL)()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     """Start ``python …``; it ends with the test at the latest."""
     return await asyncio.create_subprocess_exec(
@@ -227,7 +222,7 @@ async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.s
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "default", **(env or {})},
-        preexec_fn=_as_from_a_terminal,
+        preexec_fn=as_child(signal.SIGKILL),
     )
 
 

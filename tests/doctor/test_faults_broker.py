@@ -19,10 +19,11 @@ from broker.launcher import PrivateBroker
 from broker.programs import program
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.findings import State
+from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnose import Cause, diagnose
 from tests.doctor.setups import answering, at, look, named, the_fault
-from tests.integration.processes import PATIENCE, free_port
+from tests.integration.processes import PATIENCE
 
 
 def cause(port: int, host: str = "127.0.0.1", tls: TlsSettings | None = None, wait: float = 3.0) -> Cause:

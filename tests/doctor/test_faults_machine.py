@@ -23,6 +23,7 @@ from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.site.topology import free_port
 from tests.daemons import until
 from tests.doctor.setups import (
     Told,
@@ -38,7 +39,6 @@ from tests.doctor.setups import (
     worker,
 )
 from tests.edge_node.api.served import served
-from tests.integration.processes import free_port
 
 
 def names_in(folder: Path) -> list[str]:
@@ -246,7 +246,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     assert failed.state is State.FAILED
     assert "asked for is >=99,<100" in failed.detail
     assert "no-such-package is not installed" in failed.detail
-    assert "flexspec-mq[models]" in failed.advice
+    assert "pip install '.[models]'" in failed.advice
     assert warned.state is State.WARNING
     assert warned.detail == "no-such-server is not installed: nothing is served"
     assert "rich" not in failed.detail + warned.detail
@@ -393,5 +393,5 @@ async def test_packages_without_torch() -> None:
     assert told.failures == ["packages", "model missing", "broker down"]
     found = told.document["findings"][0]
     assert "torch is not installed" in found["detail"]
-    assert "pip install 'flexspec-mq[models]'" in found["advice"]
+    assert "pip install '.[models]'" in found["advice"]
     assert told.code == 1

@@ -11,8 +11,9 @@ import pytest
 from broker.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
+from flexspec_mq.site.topology import free_port
 from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor
-from tests.integration.processes import Process, free_port
+from tests.integration.processes import ended, start
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -59,10 +60,10 @@ async def test_zero_complaints(tmp_path: Path) -> None:
                 "".join(f"{key} = {value!r}\n" for key, value in given.items()).replace('"', "'")
             )
             flags[part] = ("--config", str(files[part]))
-        worker = await Process.start("cloud_worker", *flags["cloud"], "--ready-json")
+        worker = await start("cloud_worker", *flags["cloud"], "--ready-json")
         edge = None
         try:
-            await worker.line(lambda line: bool(line.get("ready")))
+            await worker.event(lambda line: bool(line.get("ready")))
             # Before the edge node runs: a session of the doctor's own.
             told = await doctor(
                 "--json", "--edge-config", str(files["edge"]), "--cloud-config", str(files["cloud"])
@@ -76,8 +77,8 @@ async def test_zero_complaints(tmp_path: Path) -> None:
             assert seen["text"].endswith("verification exact")
             assert "already running" in details(told, "cloud")["metrics"]
             # Beside it: through its API. It must not be disturbed.
-            edge = await Process.start("edge_node", "serve", *flags["edge"], "--ready-json")
-            await edge.line(lambda line: bool(line.get("ready")))
+            edge = await start("edge_node", "serve", *flags["edge"], "--ready-json")
+            await edge.event(lambda line: bool(line.get("ready")))
             told = await doctor("edge", "--json", *flags["edge"])
             seen = details(told, "edge")
             assert "already running" in seen["api"]
@@ -85,9 +86,9 @@ async def test_zero_complaints(tmp_path: Path) -> None:
             assert "from the running edge node" in seen["text"]
             for process in (edge, worker):
                 assert process.runs
-                process.signal(signal.SIGTERM)
-            assert (await edge.end())[0] == 0
-            assert (await worker.end())[0] == 0
+                process.send_signal(signal.SIGTERM)
+            assert (await ended(edge))[0] == 0
+            assert (await ended(worker))[0] == 0
         finally:
             for one in (edge, worker):
                 if one is not None:

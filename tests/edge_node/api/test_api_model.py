@@ -26,10 +26,11 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import read
-from tests.integration.processes import PATIENCE, free_port, start_worker, status
+from tests.integration.processes import PATIENCE, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
