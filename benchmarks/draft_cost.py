@@ -175,7 +175,7 @@ def measure(options: Namespace) -> int:
         if name != TARGET
     )
     print(f"\ncheapest: {best[1]}, at most {best[0]:.3f} of the target's token")
-    layers = load_text(folder).config.get_text_config().num_hidden_layers
+    layers = load_text(folder).config["num_hidden_layers"]
     results = {
         "draft_layers": layers,
         "tokens": {str(context): by_name for context, by_name in contexts.items()},

@@ -15,7 +15,7 @@ from flexspec_mq.models.load import load_target
 from flexspec_mq.models.text import Turn, decode, encode_turns
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from flexspec_mq.models.tokenizer import Tokenizer
 
 _MOST_PROMPT = 160
 _DICE = ((0.0, 1.0), (0.7, 1.0), (1.0, 0.95))
@@ -54,7 +54,7 @@ class Tokens:
     def __init__(self) -> None:
         self.folder = str(default_model_path(lambda _line: None))
         loaded = load_target(self.folder)
-        self.tokenizer: PreTrainedTokenizerBase = loaded.tokenizer
+        self.tokenizer: Tokenizer = loaded.tokenizer
         self.eos = loaded.eos
 
     def questions(self, questions: Sequence[str], limit: int, *, rounds: int = 1) -> list[Asked]:

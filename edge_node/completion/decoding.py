@@ -11,8 +11,7 @@ from flexspec_mq.models.text import StreamDecoder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedTokenizerBase
-
+    from flexspec_mq.models.tokenizer import Tokenizer
     from flexspec_mq.protocol.effects import Commit
 
 
@@ -24,7 +23,7 @@ class PieceDecoder:
         stops: strings that end the text and are not shown.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._decoder = StreamDecoder(tokenizer)
         self._filter = StopFilter(stops)
         self._held: list[Piece] = []  # decoded, and not shown yet
@@ -70,7 +69,7 @@ class StopFinder:
     It reads each committed token once. They never change, and come in order.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._decoder = StreamDecoder(tokenizer)
         self._filter = StopFilter(stops)
         self._read = 0

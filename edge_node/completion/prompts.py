@@ -8,16 +8,15 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn, encode_turns
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from edge_node.completion.options import Prompt
+    from flexspec_mq.models.tokenizer import Tokenizer
 
 
 class TextModel(Protocol):
     """What a text needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer that draft and targets share."""
         ...
 

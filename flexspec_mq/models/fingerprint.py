@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from flexspec_mq.models.tokenizer import Tokenizer
 
 FINGERPRINT_BYTES = 16
 
@@ -35,7 +35,7 @@ class TokenizerContents:
     template: dict[str, str]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenizerContents:
+    def of(cls, tokenizer: Tokenizer) -> TokenizerContents:
         """Read them from a loaded tokenizer."""
         roles: dict[str, Any] = dict(tokenizer.special_tokens_map)
         special: dict[str, Any] = {
@@ -62,17 +62,17 @@ class TokenizerContents:
         return whole.digest()
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> bytes:
+def fingerprint(tokenizer: Tokenizer) -> bytes:
     """BLAKE2b-128 of vocabulary contents, special tokens and chat template: 16 bytes."""
     return TokenizerContents.of(tokenizer).digest()
 
 
-def left_out_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def left_out_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of the tokens that a decoded text does not show, such as the end of a turn."""
     return frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
 
 
-def describe_difference(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> str:
+def describe_difference(a: Tokenizer, b: Tokenizer) -> str:
     """Say in one sentence how the contents of two tokenizers differ; empty when their fingerprints agree."""
     ours, theirs = TokenizerContents.of(a), TokenizerContents.of(b)
     found = [_vocabulary_difference(ours.vocabulary, theirs.vocabulary)]

@@ -9,7 +9,10 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.models.checkpoint import Config, first_line, read_checkpoint
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import fingerprint
 from flexspec_mq.models.hub import ask_hub
@@ -17,7 +20,9 @@ from flexspec_mq.models.log_silencing import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from flexspec_mq.models.tokenizer import Tokenizer
 
 DTYPES = ("bfloat16", "float16", "float32")
 UNSTATED_CONTEXT = 131_072
@@ -34,7 +39,8 @@ class LoadedText:
 
     Attributes:
         source: the checkpoint's folder, or its name on the hub.
-        config: as transformers reads it.
+        config: sizes and kinds of the model.
+        generation: what its makers recommend for writing, as ``generation_config.json`` says it; may be empty.
         fingerprint: of the tokenizer's contents, 16 bytes.
         eos: ids that end a text, ascending; the model's generation settings first, then its configuration,
             then its tokenizer decide.
@@ -44,8 +50,9 @@ class LoadedText:
     """
 
     source: Path | str
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
+    config: Config
+    generation: Config
+    tokenizer: Tokenizer
     fingerprint: bytes
     eos: tuple[int, ...]
     vocab_size: int
@@ -112,9 +119,9 @@ def load_target(
     text = load_text(name_or_path, progress=progress)
     local = isinstance(text.source, Path)
     model = _load_weights(text.source, local, torch_dtype, attn_implementation)
-    known = {field.name: getattr(text, field.name) for field in fields(text)}
-    known["eos"] = _eos(model.generation_config, text.config, text.tokenizer)
-    return LoadedModel(model=_move(model, torch_device), **known)
+    return LoadedModel(
+        model=_move(model, torch_device), **{field.name: getattr(text, field.name) for field in fields(text)}
+    )
 
 
 def load_text(name_or_path: str | Path | None = None, *, progress: Progress | None = None) -> LoadedText:
@@ -135,20 +142,21 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
         tell(f"asking the model hub for {source}")
         ask_hub(str(source))
     tell(f"loading {_name(name_or_path, source)}")
-    config = _load_config(source, local)
-    tokenizer = _load_tokenizer(source, local)
-    vocab_size = int(config.get_text_config().vocab_size)
+    config, tokenizer = read_checkpoint(source)
+    vocab_size = int(config["vocab_size"])
     if len(tokenizer) > vocab_size:
         raise ModelError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {vocab_size}",
             hint="model and tokenizer do not belong together",
         )
+    generation = _generation(source)
     return LoadedText(
         source=source,
         config=config,
+        generation=generation,
         tokenizer=tokenizer,
         fingerprint=fingerprint(tokenizer),
-        eos=_eos(_load_generation(source, local), config, tokenizer),
+        eos=_eos(generation, config, tokenizer),
         vocab_size=vocab_size,
         max_context=_max_context(config, tokenizer),
         name=_name(name_or_path, source),
@@ -184,7 +192,7 @@ def _device(name: str) -> torch.device:
     # torch says with an AssertionError that it was built without a kind of device.
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ModelError(
-            f"device {name!r} cannot be used here: {_first_line(error)}",
+            f"device {name!r} cannot be used here: {first_line(error)}",
             hint="use cpu, or install a torch build for it",
         ) from error
     if device.type == "meta":
@@ -192,70 +200,21 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load_config(source: Path | str, local: bool) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    if isinstance(source, Path) and not (source / "config.json").is_file():
-        raise ModelError(
-            f"{source} is no checkpoint folder: it has no config.json", hint="name another folder"
-        )
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise ModelError(
-            f"cannot read the configuration of {source}: {_first_line(error)}",
-            hint="only architectures that transformers itself knows can be loaded",
-        ) from error
-    if not _is_causal_lm(config):
-        kind = ", ".join(config.architectures or [config.model_type])
-        raise ModelError(
-            f"{source} is no causal language model but {kind}",
-            hint="a target must predict the next token, like Llama, Qwen or SmolLM2",
-        )
-    return config
-
-
-def _is_causal_lm(config: Any) -> bool:
-    """By the class that was saved; without one, by kind, and kinds that also fill in blanks (BERT) fail."""
-    from transformers.models.auto import modeling_auto as auto
-
-    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if config.model_type not in causal or config.is_encoder_decoder:
-        return False
-    if not config.architectures:
-        return config.model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    known = {name for names in causal.values() for name in ([names] if isinstance(names, str) else names)}
-    return any(architecture in known for architecture in config.architectures)
-
-
-def _load_tokenizer(source: Path | str, local: bool) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except Exception as error:
-        # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
-        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError, TypeError)):
-            raise
-        raise ModelError(
-            f"cannot load the tokenizer of {source}: {_first_line(error)}",
-            hint="the folder needs tokenizer.json (or its older forms) beside the weights",
-        ) from error
-    return tokenizer
-
-
-def _load_generation(source: Path | str, local: bool) -> Any:
-    """The model's generation settings, None when it has none of its own."""
+def _generation(source: Path | str) -> Config:
+    """What a model's makers recommend for writing; empty when they say nothing, or nothing that can be read."""
+    if isinstance(source, Path):
+        try:
+            return msgspec.json.decode((source / "generation_config.json").read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError):
+            return {}
     from transformers import GenerationConfig
 
     try:
         with quiet_transformers():
-            return GenerationConfig.from_pretrained(source, local_files_only=local)
+            found: Config = GenerationConfig.from_pretrained(source).to_dict()
     except OSError:
-        return None
+        return {}
+    return found
 
 
 def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_implementation: str) -> Any:
@@ -273,12 +232,12 @@ def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_impl
             )
     except (ValueError, ImportError) as error:
         raise ModelError(
-            f"transformers refuses {source} with attention {attn_implementation!r}: {_first_line(error)}",
+            f"transformers refuses {source} with attention {attn_implementation!r}: {first_line(error)}",
             hint="another attention implementation may fit, such as eager",
         ) from error
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"cannot load the weights of {source}: {_first_line(error)}",
+            f"cannot load the weights of {source}: {first_line(error)}",
             hint="a file may be cut off or damaged: fetch it again",
         ) from error
     model, report = loaded
@@ -297,22 +256,22 @@ def _move(model: Any, device: torch.device) -> PreTrainedModel:
         moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
     except RuntimeError as error:
         raise ModelError(
-            f"the model does not fit on {device}: {_first_line(error)}",
+            f"the model does not fit on {device}: {first_line(error)}",
             hint="use a smaller dtype or another device",
         ) from error
     return moved
 
 
-def _eos(generation: Any, config: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    settings = (generation, config.get_text_config(), tokenizer)
-    for stated in (getattr(where, "eos_token_id", None) for where in settings):
+def _eos(generation: Config, config: Config, tokenizer: Tokenizer) -> tuple[int, ...]:
+    settings = (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.eos_token_id)
+    for stated in settings:
         if stated is not None:
             return tuple(sorted({stated} if isinstance(stated, int) else set(stated)))
     return ()
 
 
-def _max_context(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+def _max_context(config: Config, tokenizer: Tokenizer) -> int:
+    stated = config.get("max_position_embeddings")
     if stated is None and tokenizer.model_max_length < UNSTATED_CONTEXT:
         stated = tokenizer.model_max_length
     return int(stated or UNSTATED_CONTEXT)
@@ -322,7 +281,3 @@ def _name(name_or_path: str | Path | None, source: Path | str) -> str:
     if name_or_path is None or str(name_or_path) == "default":
         return DEFAULT_MODEL_NAME
     return source.resolve().name if isinstance(source, Path) else source
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -11,7 +11,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.fingerprint import left_out_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from flexspec_mq.models.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
 
@@ -45,9 +45,7 @@ def text_from_bytes(data: bytes, *, source: str = "the prompt") -> str:
         ) from error
 
 
-def encode_turns(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, max_context: int
-) -> tuple[int, ...]:
+def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: int) -> tuple[int, ...]:
     """Turn a conversation into the token ids that the target continues.
 
     With a chat template the ids end where the assistant's next turn begins. A base model has no template: the
@@ -77,7 +75,7 @@ def encode_turns(
     return tuple(ids)
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The text of generated ids, special tokens left out and nothing tidied up."""
     return cast(
         "str", tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -95,7 +93,7 @@ class StreamDecoder:
     Each call decodes the held-back ids and a few before them, never the whole text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._skipped = left_out_ids(tokenizer)
         self._window: list[int] = []
@@ -147,7 +145,7 @@ def _check(turns: Sequence[Turn]) -> None:
             ) from error
 
 
-def _through_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
+def _through_template(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[int]:
     from jinja2 import TemplateError
 
     messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.text import Turn, encode_turns
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from transformers import PreTrainedTokenizerBase
+    from flexspec_mq.models.tokenizer import Tokenizer
 
 _MARK = "Where a user's words go."
 
@@ -33,9 +33,7 @@ def read_prompts(path: Path) -> list[str]:
         ) from error
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], longest: int
-) -> list[tuple[int, ...]]:
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], longest: int) -> list[tuple[int, ...]]:
     """Token ids that the target continues, of prompts that are not blank and have ``longest`` tokens at most.
 
     Repeated prompts are left out, so that a text is told from others by its prompt and temperature.
@@ -49,7 +47,7 @@ def encode_prompts(
     return list(found)
 
 
-def invitation(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def invitation(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids of the chat template up to where a user's words begin: what the target continues as a user would.
 
     Raises:
@@ -59,7 +57,7 @@ def invitation(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         raise ModelError(
             "the model has no chat template, so it cannot invent prompts", hint="give prompts of your own"
         )
-    rendered = cast("Any", tokenizer).apply_chat_template(
+    rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
     )
     before = str(rendered).split(_MARK, maxsplit=1)[0]

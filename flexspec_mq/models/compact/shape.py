@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.compact.rotary import Rotary
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from flexspec_mq.models.checkpoint import Config
 
 FAMILIES = ("llama", "mistral", "qwen2")
 """Model types of transformers that have Llama's layers, some with biases."""
@@ -45,29 +45,28 @@ class Shape:
     rotary: Rotary
 
     @classmethod
-    def of(cls, config: PretrainedConfig) -> Shape:
+    def of(cls, config: Config) -> Shape:
         """Read the sizes from a configuration.
 
         Raises:
             ModelError: the model is built in another way.
         """
-        text: Any = config.get_text_config()
-        _check(text)
-        heads = int(text.num_attention_heads)
-        head = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-        rotary = Rotary.of(text.rope_parameters, head)
+        _check(config)
+        heads = int(config["num_attention_heads"])
+        head = int(config.get("head_dim") or config["hidden_size"] // heads)
+        rotary = Rotary.of(config["rope_parameters"], head)
         if rotary is None:
-            raise refused(f"rotary positions as in {dict(text.rope_parameters)}")
+            raise refused(f"rotary positions as in {dict(config['rope_parameters'])}")
         return cls(
-            layers=int(text.num_hidden_layers),
-            width=int(text.hidden_size),
-            inner=int(text.intermediate_size),
+            layers=int(config["num_hidden_layers"]),
+            width=int(config["hidden_size"]),
+            inner=int(config["intermediate_size"]),
             queries=heads,
-            keys=int(getattr(text, "num_key_value_heads", None) or heads),
+            keys=int(config.get("num_key_value_heads") or heads),
             head=head,
-            epsilon=float(text.rms_norm_eps),
-            vocab_size=int(text.vocab_size),
-            tied=bool(text.tie_word_embeddings),
+            epsilon=float(config["rms_norm_eps"]),
+            vocab_size=int(config["vocab_size"]),
+            tied=bool(config["tie_word_embeddings"]),
             rotary=rotary,
         )
 
@@ -81,17 +80,17 @@ def refused(what: str) -> UnknownModel:
     return UnknownModel(f"the compact draft engine does not know {what}", hint=OTHERWISE)
 
 
-def _check(text: Any) -> None:
+def _check(config: Config) -> None:
     """Refuse what would be computed wrongly.
 
     Raises:
         ModelError: naming it.
     """
-    if text.model_type not in FAMILIES:
-        raise refused(f"models of type {text.model_type!r}, only {', '.join(FAMILIES)}")
-    if text.hidden_act != "silu":
-        raise refused(f"the activation {text.hidden_act!r}")
-    kinds = set(getattr(text, "layer_types", None) or ())
-    windowed = bool(getattr(text, "use_sliding_window", True)) and getattr(text, "sliding_window", None)
+    if config["model_type"] not in FAMILIES:
+        raise refused(f"models of type {config['model_type']!r}, only {', '.join(FAMILIES)}")
+    if config["hidden_act"] != "silu":
+        raise refused(f"the activation {config['hidden_act']!r}")
+    kinds = set(config.get("layer_types") or ())
+    windowed = config.get("use_sliding_window", True) and config.get("sliding_window")
     if kinds - {"full_attention"} or (not kinds and windowed):
         raise refused("attention with a sliding window")

@@ -101,13 +101,17 @@ def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Pa
     return materialise(base_path, delta_path or default_delta_path(), out_dir)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a folder has the files that make it a draft."""
+    return all((folder / name).is_file() for name in (MARKER, WEIGHTS, "config.json"))
+
+
 def _holds(out_dir: Path, marker: dict[str, Any]) -> bool:
     try:
         found = json.loads((out_dir / MARKER).read_text())
     except (OSError, ValueError):
         return False
-    complete = (out_dir / WEIGHTS).exists() and (out_dir / "config.json").exists()
-    return complete and bool(found == json.loads(json.dumps(marker)))
+    return is_complete(out_dir) and bool(found == json.loads(json.dumps(marker)))
 
 
 def _write_checkpoint(

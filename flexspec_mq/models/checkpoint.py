@@ -1,0 +1,201 @@
+"""A checkpoint's configuration and tokenizer, read without transformers where that gives the same.
+
+Importing transformers takes longer than all else that a draft needs. It is not needed for a folder whose
+``config.json`` is a Llama's with everything stated, beside a ``tokenizer.json`` that needs nothing added to it.
+Whatever else is found, damage included, is left to transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.log_silencing import quiet_transformers
+from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, is_plain
+
+if TYPE_CHECKING:
+    from flexspec_mq.models.tokenizer import Tokenizer
+
+Config = Mapping[str, Any]
+"""A ``config.json`` as transformers fills it in: of a model of several parts, the part that writes text."""
+
+_SETTINGS = {*ROLES, "backend", "clean_up_tokenization_spaces", "is_local", "local_files_only", "model_max_length",
+             "tokenizer_class"}  # fmt: skip
+"""Keys of tokenizer_config.json whose meaning is known here."""
+_OTHER_FILES = (
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "additional_chat_templates",
+)
+"""Files beside tokenizer.json that would change it."""
+_NO_LIMIT = int(1e30)
+"""Where transformers has no limit of its own on a text's length."""
+
+_Count = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class _Llama(msgspec.Struct):
+    """What a ``config.json`` must state, and in which types."""
+
+    model_type: Literal["llama"]
+    architectures: tuple[Literal["LlamaForCausalLM"]]
+    vocab_size: _Count
+    hidden_size: _Count
+    intermediate_size: _Count
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    num_key_value_heads: _Count
+    head_dim: _Count
+    hidden_act: str
+    max_position_embeddings: _Count
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    rope_parameters: dict[str, float | int | str]
+    eos_token_id: int | list[int] | None
+    rope_scaling: None = None
+    rope_theta: None = None
+    partial_rotary_factor: None = None
+    quantization_config: None = None
+    auto_map: None = None
+
+
+class _Added(msgspec.Struct):
+    content: str
+    special: bool
+
+
+class _TokenizerFile(msgspec.Struct):
+    """What a ``tokenizer.json`` must and must not have for transformers to leave it as it is."""
+
+    added_tokens: list[_Added]
+    post_processor: dict[str, Any]
+    truncation: None = None
+    padding: None = None
+
+
+def read_checkpoint(source: Path | str) -> tuple[Config, Tokenizer]:
+    """Configuration and tokenizer of a causal LM.
+
+    Args:
+        source: a folder, or a name on the model hub.
+
+    Raises:
+        ModelError: no causal LM, or files that are missing or damaged.
+    """
+    plain = read_plainly(source) if isinstance(source, Path) else None
+    return plain or (_config(source), _tokenizer(source))
+
+
+def read_plainly(folder: Path) -> tuple[Config, PlainTokenizer] | None:
+    """Configuration and tokenizer of a checkpoint folder; None when it takes transformers to read them."""
+    try:
+        text = (folder / "config.json").read_bytes()
+        stated = msgspec.json.decode(text, type=_Llama)
+        tokenizer = _plain_tokenizer(folder)
+    except (OSError, ValueError, TypeError):
+        return None
+    whole = stated.hidden_size % stated.num_attention_heads == 0
+    if tokenizer is None or not whole or not {"rope_type", "rope_theta"} <= stated.rope_parameters.keys():
+        return None
+    return json.loads(text), tokenizer
+
+
+def _plain_tokenizer(folder: Path) -> PlainTokenizer | None:
+    """None for one that transformers would change after it has read it.
+
+    Raises:
+        OSError, TypeError, ValueError: A file is missing, damaged, or has what is not known here.
+    """
+    settings = dict(json.loads((folder / "tokenizer_config.json").read_text("utf-8")))
+    special = {role: settings[role] for role in ROLES if settings.get(role) is not None}
+    text = (folder / "tokenizer.json").read_text("utf-8")
+    added = msgspec.json.decode(text, type=_TokenizerFile).added_tokens
+    path = folder / "chat_template.jinja"
+    template = path.read_text("utf-8") if path.exists() else None
+    plain = (
+        settings.keys() <= _SETTINGS
+        and settings.get("tokenizer_class") == "TokenizersBackend"
+        and not any((folder / name).exists() for name in _OTHER_FILES)
+        and {*map(str, special.values())} <= {token.content for token in added if token.special}
+        and (template is None or is_plain(template))
+    )
+    if not plain:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        backend = Tokenizer.from_str(text)
+    except Exception as error:
+        # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
+        raise ValueError(str(error)) from error
+    return PlainTokenizer(backend, special, template, int(settings.get("model_max_length", _NO_LIMIT)))
+
+
+def _config(source: Path | str) -> Config:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    if isinstance(source, Path) and not (source / "config.json").is_file():
+        raise ModelError(
+            f"{source} is no checkpoint folder: it has no config.json", hint="name another folder"
+        )
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source, local_files_only=isinstance(source, Path))
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ModelError(
+            f"cannot read the configuration of {source}: {first_line(error)}",
+            hint="only architectures that transformers itself knows can be loaded",
+        ) from error
+    if not _is_causal_lm(config):
+        kind = ", ".join(config.architectures or [config.model_type])
+        raise ModelError(
+            f"{source} is no causal language model but {kind}",
+            hint="a target must predict the next token, like Llama, Qwen or SmolLM2",
+        )
+    text = config.get_text_config()
+    # Some families have other names for what all have, such as GPT-2's n_positions.
+    return {**text.to_dict(), **{name: getattr(text, name, None) for name in text.attribute_map}}
+
+
+def _is_causal_lm(config: Any) -> bool:
+    """By the class that was saved; without one, by kind, and kinds that also fill in blanks (BERT) fail."""
+    from transformers.models.auto import modeling_auto as auto
+
+    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.model_type not in causal or config.is_encoder_decoder:
+        return False
+    if not config.architectures:
+        return config.model_type not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    known = {name for names in causal.values() for name in ([names] if isinstance(names, str) else names)}
+    return any(architecture in known for architecture in config.architectures)
+
+
+def _tokenizer(source: Path | str) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+                source, local_files_only=isinstance(source, Path)
+            )
+    except Exception as error:
+        # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError, TypeError)):
+            raise
+        raise ModelError(
+            f"cannot load the tokenizer of {source}: {first_line(error)}",
+            hint="the folder needs tokenizer.json (or its older forms) beside the weights",
+        ) from error
+    return tokenizer
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; libraries' messages go on for pages."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

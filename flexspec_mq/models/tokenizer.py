@@ -1,0 +1,201 @@
+"""What texts need of a tokenizer, and one that is made without transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jinja2 import Template
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Backend
+
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Roles that a token may have, in transformers' order."""
+_VARIABLES = {*ROLES, "messages", "add_generation_prompt", "tools", "documents"}
+"""What a chat template may read here; transformers gives others more, such as the date."""
+
+
+class Tokenizer(Protocol):
+    """The part of transformers' interface of tokenizers that is used."""
+
+    chat_template: Any
+    model_max_length: Any
+
+    def __len__(self) -> int: ...
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, Any]:
+        """Role → token."""
+        ...
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
+        """Id → token that is not of the model's own vocabulary, or special."""
+        ...
+
+    @property
+    def eos_token_id(self) -> Any:
+        """What ends a text; None if nothing does."""
+        ...
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of the tokens that have roles, each once."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token → id."""
+        ...
+
+    def convert_ids_to_tokens(self, ids: int) -> Any:
+        """The token of an id."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text; with what the tokenizer puts around each text, unless told otherwise."""
+        ...
+
+    def decode(
+        self,
+        token_ids: list[int],
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+    ) -> Any:
+        """The text of ids."""
+        ...
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        *,
+        add_generation_prompt: bool = False,
+        return_dict: bool = False,
+        tokenize: bool = True,
+    ) -> Any:
+        """Ids of a conversation, or its text.
+
+        Raises:
+            jinja2.TemplateError: The template refuses the turns.
+        """
+        ...
+
+
+class PlainTokenizer:
+    """A tokenizer with the part of transformers' interface that texts need, and the same ids and texts.
+
+    Attributes:
+        special_tokens_map: role → token.
+        chat_template: source of the template; None for a base model.
+        model_max_length: tokens of a text.
+    """
+
+    def __init__(self, backend: Backend, special: dict[str, str], template: str | None, longest: int) -> None:
+        self.special_tokens_map = special
+        self.chat_template = template
+        self.model_max_length = longest
+        self._backend = backend
+        self._template = None if template is None else _compiled(template)
+
+    def __len__(self) -> int:
+        """Tokens of the vocabulary, added ones included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
+        """Id → token that is not of the model's own vocabulary, or special."""
+        return self._backend.get_added_tokens_decoder()
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """What ends a text."""
+        eos = self.special_tokens_map.get("eos_token")
+        return None if eos is None else self._backend.token_to_id(eos)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of the tokens that have roles, each once."""
+        found = (self._backend.token_to_id(self.special_tokens_map.get(role, "")) for role in ROLES)
+        return list(dict.fromkeys(token for token in found if token is not None))
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token → id."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
+    def convert_ids_to_tokens(self, ids: int) -> str | None:
+        """The token of an id; None if there is none."""
+        return self._backend.id_to_token(ids)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text; with what the tokenizer puts around each text, unless told otherwise."""
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(
+        self,
+        token_ids: list[int],
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+    ) -> str:
+        """The text of ids. Nothing is ever tidied up."""
+        del clean_up_tokenization_spaces
+        return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = False,
+        return_dict: bool = False,
+        tokenize: bool = True,
+    ) -> list[int] | str:
+        """Ids of a conversation, or its text.
+
+        Raises:
+            jinja2.TemplateError: The template refuses the turns.
+        """
+        del return_dict
+        assert self._template is not None  # noqa: S101  who asks has seen that there is one
+        text = self._template.render(
+            messages=conversation,
+            add_generation_prompt=add_generation_prompt,
+            tools=None,
+            documents=None,
+            **self.special_tokens_map,
+        )
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
+
+def _environment() -> Any:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    # Of these, transformers has safer ones of its own.
+    del made.globals["dict"], made.globals["namespace"]
+    made.globals["raise_exception"] = refuse
+    return made
+
+
+def _compiled(template: str) -> Template:
+    found: Template = _environment().from_string(template)
+    return found
+
+
+def is_plain(template: str) -> bool:
+    """Whether a template reads only what a `PlainTokenizer` gives it."""
+    from jinja2 import TemplateError, meta, nodes
+
+    try:
+        parsed = _environment().parse(template)
+    except TemplateError:
+        return False
+    filters = {found.name for found in parsed.find_all(nodes.Filter)}
+    return meta.find_undeclared_variables(parsed) <= _VARIABLES and "tojson" not in filters

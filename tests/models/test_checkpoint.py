@@ -1,0 +1,255 @@
+"""What is read without transformers is what transformers reads; all that might not be is left to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoTokenizer
+
+from flexspec_mq.models.checkpoint import read_plainly
+from flexspec_mq.models.compact.shape import Shape
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.fingerprint import fingerprint
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
+from tests.models.tiny_checkpoints import (
+    TEMPLATE,
+    byte_fallback_tokenizer,
+    byte_level_tokenizer,
+    save,
+    tiny_llama,
+)
+
+STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}" + TEMPLATE
+TURNS = [{"role": "user", "content": " </s>né\n"}, {"role": "assistant", "content": "日 cat"}]
+TEXTS = (
+    "",
+    "the cat",
+    " </s><s> two\n\n",
+    "naïve 日本 \N{GRINNING FACE}\r\n\t",
+    "<unk>a  b",
+    "def f(x):\n    return 1",
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "tiny"
+    return save(path, tiny_llama(), byte_level_tokenizer(("cat",), TEMPLATE))
+
+
+def both(folder: Path) -> tuple[PlainTokenizer, Any]:
+    found = read_plainly(folder)
+    assert found is not None
+    return found[1], AutoTokenizer.from_pretrained(folder)
+
+
+def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
+    assert fingerprint(ours) == fingerprint(theirs)
+    assert len(ours) == len(theirs)
+    assert (ours.model_max_length, ours.eos_token_id) == (theirs.model_max_length, theirs.eos_token_id)
+    assert (ours.all_special_ids, ours.chat_template) == (theirs.all_special_ids, theirs.chat_template)
+    for token in (0, 2, 5, len(ours) - 1):
+        assert ours.convert_ids_to_tokens(token) == theirs.convert_ids_to_tokens(token)
+    for text in TEXTS:
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.encode(text, add_special_tokens=False) == theirs.encode(text, add_special_tokens=False)
+        for skip in (True, False):
+            options = {"skip_special_tokens": skip, "clean_up_tokenization_spaces": False}
+            ids = ours.encode(text)
+            assert ours.decode(ids, **options) == theirs.decode(ids, **options)
+    if ours.chat_template:
+        for going_on in (True, False):
+            options = {"add_generation_prompt": going_on, "return_dict": False}
+            assert ours.apply_chat_template(TURNS, **options) == theirs.apply_chat_template(TURNS, **options)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        byte_level_tokenizer(),
+        byte_level_tokenizer(("cat", "dog"), TEMPLATE),
+        byte_level_tokenizer((), STRICT),
+        byte_fallback_tokenizer(),
+    ],
+    ids=["base", "chat", "strict", "byte fallback"],
+)
+def test_tiny_tokenizers_are_read_as_transformers_reads_them(made: Any, tmp_path: Path) -> None:
+    assert_same(*both(save(tmp_path / "m", tiny_llama(), made)))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=40), ids=st.lists(st.integers(0, 259), max_size=20))
+def test_any_text_and_any_ids(folder: Path, text: str, ids: list[int]) -> None:
+    ours, theirs = _pair(folder)
+    assert ours.encode(text) == theirs.encode(text)
+    assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(
+        ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    turns = [{"role": "user", "content": text}]
+    assert ours.apply_chat_template(turns) == theirs.apply_chat_template(turns, return_dict=False)
+
+
+_PAIRS: dict[Path, tuple[PlainTokenizer, Any]] = {}
+
+
+def _pair(folder: Path) -> tuple[PlainTokenizer, Any]:
+    if folder not in _PAIRS:
+        _PAIRS[folder] = both(folder)
+    return _PAIRS[folder]
+
+
+def test_a_template_may_refuse(tmp_path: Path) -> None:
+    for tokenizer in both(save(tmp_path / "m", tiny_llama(), byte_level_tokenizer((), STRICT))):
+        with pytest.raises(TemplateError, match="user first"):
+            tokenizer.apply_chat_template(TURNS[1:], add_generation_prompt=True, return_dict=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True, "num_key_value_heads": 2, "eos_token_id": [2, 9]},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}},
+    ],
+)
+def test_sizes_are_those_that_transformers_reads(changes: dict[str, Any], tmp_path: Path) -> None:
+    found = read_plainly(save(tmp_path / "m", tiny_llama(**changes)))
+    assert found is not None
+    theirs = AutoConfig.from_pretrained(tmp_path / "m").get_text_config().to_dict()
+    assert Shape.of(found[0]) == Shape.of(theirs)
+    keys = ("max_position_embeddings", "vocab_size", "eos_token_id")
+    assert {key: found[0][key] for key in keys} == {key: theirs[key] for key in keys}
+
+
+def edit(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Change keys of a JSON file; None removes one."""
+
+    def change(folder: Path) -> None:
+        found = json.loads((folder / name).read_text())
+        for key, value in changes.items():
+            found.pop(key, None)
+            if value is not None:
+                found[key] = value
+        (folder / name).write_text(json.dumps(found))
+
+    return change
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return change
+
+
+def special_only_by_name(folder: Path) -> None:
+    found = json.loads((folder / "tokenizer.json").read_text())
+    for token in found["added_tokens"]:
+        token["special"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+
+
+CONFIG, SETTINGS, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
+LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], None]] = {
+    "another architecture": edit(CONFIG, model_type="mistral", architectures=["MistralForCausalLM"]),
+    "another head": edit(CONFIG, architectures=["LlamaForSequenceClassification"]),
+    "no class": edit(CONFIG, architectures=None),
+    "a default of transformers": edit(CONFIG, num_key_value_heads=None),
+    "older names of rotary positions": edit(CONFIG, rope_parameters=None, rope_theta=10000.0),
+    "rotary positions of no kind": edit(CONFIG, rope_parameters={"rope_theta": 10000.0}),
+    "quantised weights": edit(CONFIG, quantization_config={"quant_method": "gptq"}),
+    "code of its own": edit(CONFIG, auto_map={"AutoConfig": "x.Y"}),
+    "a width of wrong type": edit(CONFIG, hidden_size="many"),
+    "no width": edit(CONFIG, hidden_size=0),
+    "a width that heads do not divide": edit(CONFIG, hidden_size=17),
+    "broken configuration": write(CONFIG, "{"),
+    "a tokenizer class": edit(SETTINGS, tokenizer_class="LlamaTokenizer"),
+    "no tokenizer class": edit(SETTINGS, tokenizer_class=None),
+    "a setting not known here": edit(SETTINGS, add_prefix_space=True),
+    "a token that must be added": edit(SETTINGS, pad_token="<pad>"),  # noqa: S106
+    "a token that is no text": edit(SETTINGS, eos_token={"content": "</s>"}),
+    "settings of another form": write(SETTINGS, "[]"),
+    "broken settings": write(SETTINGS, "[3]"),
+    "a length that is none": edit(SETTINGS, model_max_length=["x"]),
+    "truncation": edit(
+        TOKENIZER,
+        truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    ),
+    "no post-processor": edit(TOKENIZER, post_processor=None),
+    "a broken tokenizer": write(TOKENIZER, "{"),
+    "a tokenizer of another kind": edit(TOKENIZER, model=3),
+    "special tokens by name only": special_only_by_name,
+    "more tokens in a file": write("added_tokens.json", "{}"),
+    "roles in a file": write("special_tokens_map.json", "{}"),
+    "a template that asks for the date": write("chat_template.jinja", "{{ strftime_now('%Y') }}"),
+    "a template with a namespace": write("chat_template.jinja", "{% set ns = namespace(a=1) %}{{ ns.a }}"),
+    "a template that writes JSON": write("chat_template.jinja", "{{ messages | tojson }}"),
+    "a template with a foreign tag": write("chat_template.jinja", "{% generation %}x{% endgeneration %}"),
+    "a broken template": write("chat_template.jinja", "{% if %}"),
+}
+
+
+@pytest.mark.parametrize("what", LEFT_TO_TRANSFORMERS)
+def test_what_might_differ_is_left_to_transformers(what: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "m", tiny_llama(), byte_level_tokenizer(("cat",), TEMPLATE))
+    assert read_plainly(path) is not None
+    LEFT_TO_TRANSFORMERS[what](path)
+    assert read_plainly(path) is None
+
+
+def test_more_templates_in_a_folder_are_left_to_transformers(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", tiny_llama(), byte_level_tokenizer((), TEMPLATE))
+    (path / "additional_chat_templates").mkdir()
+    assert read_plainly(path) is None
+
+
+def test_recommendations_are_read_as_they_stand(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", tiny_llama())
+    (path / "generation_config.json").write_text('{"eos_token_id": 7, "temperature": 0.6, "top_k": 20}')
+    found = load_text(path)
+    assert (found.eos, found.generation["temperature"], found.generation["top_k"]) == ((7,), 0.6, 20)
+    (path / "generation_config.json").write_text("{")
+    assert (load_text(path).eos, load_text(path).generation) == ((2,), {})
+
+
+CODE = """
+import sys
+from pathlib import Path
+from flexspec_mq.models.compact.load import Choice, load_compact
+from flexspec_mq.models.load import load_text
+text = load_text(sys.argv[1])
+load_compact(Path(sys.argv[1]), text, Choice("bf16", 0))
+print(text.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], return_dict=False))
+print([name for name in ("transformers", "huggingface_hub", "sympy") if name in sys.modules])
+"""
+
+
+def test_a_compact_draft_needs_no_import_of_transformers(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(folder)], capture_output=True, text=True, timeout=100, check=True
+    )
+    ids, loaded = done.stdout.splitlines()
+    assert json.loads(ids) == load_text(folder).tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}]
+    )
+    assert loaded == "[]"
+
+
+@pytest.mark.model
+def test_the_default_model_and_its_draft() -> None:
+    for path in (default_model_path(), default_draft_path()):
+        assert_same(*both(path))
+        found = read_plainly(path)
+        assert found is not None
+        assert Shape.of(found[0]) == Shape.of(AutoConfig.from_pretrained(path).get_text_config().to_dict())
