@@ -78,9 +78,9 @@ class CloudWorker:
         self.ready = asyncio.Event()
         """Set when the link is up for the first time."""
         self._changes: list[Change] = []
-        self._gathering = BatchingWindow()
-        self._outbox = PublishQueue()
-        self._refusals = ErrorRateLimiter()
+        self._window = BatchingWindow()
+        self._publish_queue = PublishQueue()
+        self._error_limit = ErrorRateLimiter()
         self.malformed = 0
         """Messages that could not be read."""
         self.on_step: Callable[[StepResult, float], None] | None = None
@@ -112,7 +112,7 @@ class CloudWorker:
     @property
     def held(self) -> float:
         """Seconds that steps have waited for sessions that were about to come back."""
-        return self._gathering.held
+        return self._window.held
 
     def stop(self) -> None:
         """Drain: take no new sessions, let those that are here end, then return from `run`."""
@@ -155,7 +155,7 @@ class CloudWorker:
                         ("receive", self._receive_loop, link),
                         ("step", self._step_loop, thread),
                         ("timer", self._timer_loop, link),
-                        ("publish", self._outbox.run, link),
+                        ("publish", self._publish_queue.run, link),
                     )
                 ]
                 await self._stopping.wait()
@@ -180,8 +180,8 @@ class CloudWorker:
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self._machine))
         self._do(self._machine.release(time.monotonic()))
-        if not await self._outbox.flush(_FAREWELL):
-            _log.warning("left with %d messages unpublished", len(self._outbox))
+        if not await self._publish_queue.flush(_FAREWELL):
+            _log.warning("left with %d messages unpublished", len(self._publish_queue))
 
     async def _leave_share(self, link: Link) -> None:
         # Also while the link is down: the filter is forgotten all the same, so the next connection is without it.
@@ -226,7 +226,7 @@ class CloudWorker:
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""
         self.malformed += 1
-        if self._refusals.may_answer(edge, now):
+        if self._error_limit.may_answer(edge, now):
             _log.warning("edge %s sent what cannot be read: %s", edge, why)
             error = Error(0, 0, ErrorCode.MALFORMED, 0, self._settings.worker, why[:300])
             self._do([Reply(edge, error, 0)])
@@ -240,11 +240,11 @@ class CloudWorker:
                     name, why = message.code.name.lower(), message.detail
                     _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
-                self._outbox.put(Outbound(topic, self._codec.encode(message), effect.qos))
+                self._publish_queue.put(Outbound(topic, self._codec.encode(message), effect.qos))
             elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
-                self._gathering.forget(effect.key)
+                self._window.forget(effect.key)
         if self._changes or self._machine.has_work():
             self._work.set()
         self._timer.set()
@@ -254,31 +254,31 @@ class CloudWorker:
         while True:
             if thread.idle:
                 await self._work.wait()
-            await self._gather()
+            await self._await_others()
             self._work.clear()
             began = time.monotonic()
             changes, self._changes = self._changes, []
             items = self._machine.take_work(began, self._settings.batch)
-            self._gathering.took(items)
+            self._window.took(items)
             done = await thread.round(changes, items)
             now = time.monotonic()
             if done.results:
-                self._gathering.stepped(now - began)
+                self._window.stepped(now - began)
             for result in done.results:
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
-                    self._gathering.answered(item.key, now)
+                    self._window.answered(item.key, now)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     self._do(self._machine.result(item, tokens, queue, result.compute_ms, now))
             for item in done.failed:
                 self._do(self._machine.failed(item, now))
 
-    async def _gather(self) -> None:
+    async def _await_others(self) -> None:
         """Wait a moment for sessions that were just answered, if all are better off in one step with them."""
         began = now = time.monotonic()
         ready = self._machine.ready()
-        while len(ready) < self._settings.batch and (wait := self._gathering.wait(ready, now)) > 0:
+        while len(ready) < self._settings.batch and (wait := self._window.wait(ready, now)) > 0:
             self._work.clear()
             try:
                 async with asyncio.timeout(wait):
@@ -286,7 +286,7 @@ class CloudWorker:
             except TimeoutError:
                 break
             now, ready = time.monotonic(), self._machine.ready()
-        self._gathering.held += time.monotonic() - began
+        self._window.held += time.monotonic() - began
 
     async def _timer_loop(self, link: Link) -> None:
         status_due = -inf
@@ -311,7 +311,7 @@ class CloudWorker:
         """Renew the retained status; while the link is down the next birth will do it."""
         if link.is_up:
             for message in self._birth():
-                self._outbox.put(message)
+                self._publish_queue.put(message)
 
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self._machine.draining else "online"

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
-from cloud_worker.engine.interface import Facts, Memory, StepResult
+from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.noise_prefetch import NoisePrefetch
@@ -118,7 +118,7 @@ class ModelEngine:
     def __init__(
         self, target: Target, settings: WorkerSettings, *, kv_bytes: int | None = None, step_ms: float = 250.0
     ) -> None:
-        loaded, proof = target.loaded, target.proof
+        loaded, proof, generation = target.loaded, target.proof, target.packed.model.generation_config
         limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
         self._budget = PrefillBudget(
             most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
@@ -137,6 +137,7 @@ class ModelEngine:
             dtype=settings.dtype,
             room=self._caches.room,
             keeps=True,
+            recommended=Recommended.of({} if generation is None else generation.to_dict()),
         )
 
     @property

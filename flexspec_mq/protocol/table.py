@@ -94,12 +94,17 @@ class TransitionTable(Generic[S, E]):
             )
 
     def markdown(self) -> str:
-        """The rows as a Markdown table."""
-        lines = ["| state | event | condition | action | next |", "|---|---|---|---|---|"]
+        """The rows as a Markdown table; states and events for which the same is said share a line."""
+        said: dict[tuple[S, str], list[E]] = {}
         for row in self:
             following = SAME if row.next == (row.state,) else ", ".join(row.next)
-            lines.append(f"| {row.state} | {row.event} | {row.condition} | {row.action} | {following} |")
-        return "\n".join(lines)
+            text = f"{row.condition} | {row.action} | {following} |"
+            said.setdefault((row.state, text), []).append(row.event)
+        states: dict[tuple[str, str], list[S]] = {}
+        for (state, text), events in said.items():
+            states.setdefault((", ".join(events), text), []).append(state)
+        lines = [f"| {', '.join(where)} | {events} | {text}" for (events, text), where in states.items()]
+        return "\n".join(["| state | event | condition | action | next |", "|---|---|---|---|---|", *lines])
 
     def mermaid(self) -> str:
         """The changes of state as a Mermaid diagram; rows that stay where they are are left out."""

@@ -39,7 +39,7 @@ MODEL = packed("grouped", torch.bfloat16)
 LIMIT = 12
 
 
-def verifier(worker: str, **options: Any) -> ModelEngine:
+def engine_of(worker: str, **options: Any) -> ModelEngine:
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
         fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny"
@@ -53,7 +53,7 @@ async def serving(broker: PrivateBroker, worker: str, **options: Any) -> AsyncIt
     """A worker of a version of its own, so that tests on one broker do not meet."""
     link = LinkSettings(host=broker.host, port=broker.port, client_id=f"w-{worker}")
     settings = WorkerSettings(worker=worker, version=worker[:3], drain=0.0)
-    daemon = CloudWorker(settings, verifier(worker, **options))
+    daemon = CloudWorker(settings, engine_of(worker, **options))
     run = asyncio.create_task(daemon.run(mqtt_link, link))
     try:
         await asyncio.wait_for(daemon.ready.wait(), PATIENCE)
@@ -202,4 +202,4 @@ async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: Priv
 
 def test_a_memory_that_holds_hardly_anything_is_refused() -> None:
     with pytest.raises(UsageError, match="hold 64 tokens"):
-        verifier("w", kv_bytes=GRAIN * MODEL.new_kv().token_bytes)
+        engine_of("w", kv_bytes=GRAIN * MODEL.new_kv().token_bytes)

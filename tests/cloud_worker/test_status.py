@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.status import status_of
 from flexspec_mq.codec import Codec
+from flexspec_mq.models.attention import register
+from flexspec_mq.models.invariance import Proof
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import PackedModel
 from schemas.status import WorkerStatus
+from tests.models.tiny_checkpoints import save, tiny_llama
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,17 @@ def test_the_status_recommends_what_the_makers_do(
     codec = Codec()
     read = codec.decode_status(codec.encode_status(status), WorkerStatus)
     assert (read.temperature, read.top_k, read.top_p) == expected
+
+
+def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    said = {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2}
+    folder = save(tmp_path, tiny_llama())
+    (folder / "generation_config.json").write_text(json.dumps(said), encoding="utf-8")
+    settings = WorkerSettings(worker="w", target=str(folder), dtype="float32")
+    loaded = load_target(folder, dtype="float32", attn_implementation=register())
+    target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0))
+    facts = ModelEngine(target, settings).facts
+    assert facts.recommended == Recommended(temperature=0.6, top_k=50)
 
 
 def test_a_status_of_an_older_worker_recommends_nothing() -> None:

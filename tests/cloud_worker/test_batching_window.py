@@ -40,22 +40,22 @@ def item(key: SessionKey, since: float) -> WorkItem:
 
 def knowing(**takes: float) -> BatchingWindow:
     """After one step, at 0, whose sessions a, b, c came back after so many seconds."""
-    gathering = BatchingWindow()
-    gathering.stepped(STEP)
+    window = BatchingWindow()
+    window.stepped(STEP)
     for name, took in takes.items():
         key = {"a": A, "b": B, "c": C}[name]
-        gathering.answered(key, -100.0)
-        gathering.took([item(key, -100.0 + took)])
-        gathering.answered(key, 0.0)
-    return gathering
+        window.answered(key, -100.0)
+        window.took([item(key, -100.0 + took)])
+        window.answered(key, 0.0)
+    return window
 
 
 def test_sessions_that_come_back_soon_are_waited_for() -> None:
-    gathering = knowing(a=0.01, b=0.02)
-    assert gathering.wait({A}, 0.0) == pytest.approx(0.03)  # half as much again as b takes
-    assert gathering.wait({A}, 0.02) == pytest.approx(0.01)
-    assert gathering.wait({A, B}, 0.02) <= 0.0
-    assert gathering.wait({A}, 0.031) <= 0.0
+    window = knowing(a=0.01, b=0.02)
+    assert window.wait({A}, 0.0) == pytest.approx(0.03)  # half as much again as b takes
+    assert window.wait({A}, 0.02) == pytest.approx(0.01)
+    assert window.wait({A, B}, 0.02) <= 0.0
+    assert window.wait({A}, 0.031) <= 0.0
 
 
 def test_no_step_waits_longer_than_a_share_of_a_step() -> None:
@@ -67,26 +67,26 @@ def test_no_step_waits_longer_than_a_share_of_a_step() -> None:
 def test_many_are_not_held_up_for_one_that_takes_long() -> None:
     """With 15 here, 16 in 390 ms are fewer per second than 15 in 300 ms; with one here, two are more than one."""
     many = {("e", number) for number in range(10, 25)}
-    gathering = knowing(a=0.09)
-    assert gathering.wait(many, 0.0) == 0.0
-    assert gathering.wait({C}, 0.0) > 0.0
+    window = knowing(a=0.09)
+    assert window.wait(many, 0.0) == 0.0
+    assert window.wait({C}, 0.0) > 0.0
     # One that takes 10 ms is worth its time, and is not waited for as long as the other would be.
     assert knowing(a=0.09, b=0.01).wait(many, 0.0) == pytest.approx(0.015)
 
 
 def test_the_shortest_of_the_newest_steps_counts() -> None:
-    gathering = knowing(a=0.01, b=0.05)
-    gathering.stepped(0.03)
-    assert gathering.wait({A}, 0.0) == 0.0
+    window = knowing(a=0.01, b=0.05)
+    window.stepped(0.03)
+    assert window.wait({A}, 0.0) == 0.0
     for _ in range(4):
-        gathering.stepped(STEP)
-    assert gathering.wait({A}, 0.0) > 0.0
+        window.stepped(STEP)
+    assert window.wait({A}, 0.0) > 0.0
 
 
 def test_nobody_is_waited_for_before_it_came_back_once_or_before_a_step() -> None:
-    gathering = knowing(a=0.01)
-    gathering.answered(B, 0.0)
-    assert gathering.wait({A}, 0.0) == 0.0
+    window = knowing(a=0.01)
+    window.answered(B, 0.0)
+    assert window.wait({A}, 0.0) == 0.0
     assert BatchingWindow().wait({A}, 0.0) == 0.0
 
 
@@ -95,21 +95,21 @@ def test_with_nothing_ready_there_is_no_step_to_hold() -> None:
 
 
 def test_one_that_was_late_is_late_until_it_is_soon_again() -> None:
-    gathering = knowing(a=0.01, b=0.01)
-    gathering.took([item(B, 0.5)])
-    gathering.answered(B, 1.0)
-    assert gathering.wait({A}, 1.0) == 0.0
+    window = knowing(a=0.01, b=0.01)
+    window.took([item(B, 0.5)])
+    window.answered(B, 1.0)
+    assert window.wait({A}, 1.0) == 0.0
     for number in range(2, 12):
-        gathering.took([item(B, number - 1 + 0.01)])
-        gathering.answered(B, float(number))
-    assert 0.0 < gathering.wait({A}, 11.0) < 0.1
+        window.took([item(B, number - 1 + 0.01)])
+        window.answered(B, float(number))
+    assert 0.0 < window.wait({A}, 11.0) < 0.1
 
 
 def test_one_that_is_gone_is_forgotten() -> None:
-    gathering = knowing(a=0.01, b=0.01)
-    gathering.forget(B)
-    assert gathering.wait({A}, 0.0) == 0.0
-    gathering.forget(C)  # need not be known
+    window = knowing(a=0.01, b=0.01)
+    window.forget(B)
+    assert window.wait({A}, 0.0) == 0.0
+    window.forget(C)  # need not be known
 
 
 async def test_sessions_that_ask_for_each_token_share_their_steps() -> None:

@@ -20,7 +20,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.cloud_worker.test_prefix_reuse import START, edge, turn, verifier
+from tests.cloud_worker.test_prefix_reuse import START, edge, engine_of, turn
 from tests.daemons import PATIENCE, FakeVerifier, check, edge_at, link_to, until, wanting
 
 
@@ -60,7 +60,7 @@ async def watched(
     broker: PrivateBroker, worker: str, **options: object
 ) -> AsyncIterator[tuple[CloudWorker, int]]:
     settings = WorkerSettings(worker=worker, version=worker[:3], drain=PATIENCE)
-    daemon = CloudWorker(settings, verifier(worker, **options))
+    daemon = CloudWorker(settings, engine_of(worker, **options))
     link = LinkSettings(host=broker.host, port=broker.port, client_id=f"w-{worker}")
     async with serving(daemon) as port:
         run = asyncio.create_task(daemon.run(mqtt_link, link))
@@ -112,14 +112,14 @@ async def test_busy_answers_and_shared_forwards_are_counted() -> None:
         assert seen["flexspec_worker_tasks"] > 4  # four loops, and this test
         assert seen["process_open_fds"] > 0
         assert seen["flexspec_worker_refusals_total/busy"] == daemon.machine.counters.busy > 0
-        assert "flexspec_worker_kv_bytes" not in seen  # this verifier does not tell
+        assert "flexspec_worker_kv_bytes" not in seen  # this engine does not tell
         daemon.stop()
         await asyncio.wait_for(run, PATIENCE)
 
 
 async def test_readiness_follows_the_link_and_the_drain(own_mosquitto: PrivateBroker) -> None:
     settings = WorkerSettings(worker="oc0", version="oc0", drain=PATIENCE)
-    daemon = CloudWorker(settings, verifier("oc0"))
+    daemon = CloudWorker(settings, engine_of("oc0"))
     async with serving(daemon) as port:
         assert await get(port, "/healthz") == (200, "ok\n")
         assert await get(port, "/readyz") == (503, "not connected to the broker\n")
