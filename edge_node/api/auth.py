@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
+from edge_node.api.request_ids import LOGGED
 from edge_node.api.streaming import send_error
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.settings.hosts import is_loopback
@@ -67,7 +68,7 @@ class AuthMiddleware:
             elif not status:
                 await send_error(counted, error)
         except Exception:  # noqa: BLE001  the top of a request; logged with its traceback
-            _log.exception("a request to %s failed", self._label(scope))
+            _log.exception("request %s to %s failed", scope[LOGGED], self._label(scope))
             if not status:
                 await send_error(
                     counted, ApiError(500, "the edge node failed; its log says how", code="internal")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = b"x-request-id"
+LOGGED = "flexspec.request_id"
+"""Key of the scope: the id of an answer that is not a text."""
 
 _SANE = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -38,13 +40,15 @@ class RequestIds:
             return
         asked = Headers(scope=scope).get(HEADER.decode(), "")
         own = asked.encode() if _SANE.fullmatch(asked) else None
+        fallback = own or new_id().encode()
+        scope = {**scope, LOGGED: fallback.decode()}
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", [])]
                 said = next((value for name, value in headers if name == HEADER), None)
                 headers = [header for header in headers if header[0] != HEADER]
-                message = {**message, "headers": [*headers, (HEADER, own or said or new_id().encode())]}
+                message = {**message, "headers": [*headers, (HEADER, own or said or fallback)]}
             await send(message)
 
         await self._app(scope, receive, named)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from flexspec_mq.chat.refusals import AGAIN, refused
-from flexspec_mq.chat.wire import Chunk, Failure, Models, Refusal, read
+from flexspec_mq.chat.wire import Failed, read
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
+from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -52,13 +53,13 @@ class Api:
         """
         answer = await self._send(self._http.build_request("GET", f"{self._url}/v1/models"))
         try:
-            return [model.id for model in read(await self._body(answer), Models).data]
+            return [model.id for model in read(await self._body(answer), ModelList).data]
         finally:
             await answer.aclose()
 
     async def answer(
         self, body: dict[str, Any], key: str, on_wait: Callable[[Waiting], None]
-    ) -> AsyncGenerator[Chunk]:
+    ) -> AsyncGenerator[ChatCompletionChunk]:
         """The events of an answer; closing the iterator, or cancelling it, stops the text up to the worker.
 
         Args:
@@ -87,15 +88,14 @@ class Api:
         finally:
             await answer.aclose()
 
-    async def _events(self, answer: httpx2.Response) -> AsyncGenerator[Chunk]:
+    async def _events(self, answer: httpx2.Response) -> AsyncGenerator[ChatCompletionChunk]:
         try:
             async for event in httpx2.EventSource(answer, max_event_size=MAX_EVENT):
                 if event.data == _DONE:
                     return
-                chunk = read(event.data, Chunk)
-                if chunk.error is not None:
-                    raise refused(chunk.error)
-                yield chunk
+                if (error := read(event.data, Failed).error) is not None:
+                    raise refused(error)
+                yield read(event.data, ChatCompletionChunk)
         except httpx2.SSEError as error:
             raise RemoteProtocolError(
                 f"the API answered with no stream: {error}", hint="check the address after --url"
@@ -130,6 +130,7 @@ class Api:
                 _failure(await self._body(answer), answer),
                 status=answer.status_code,
                 retry_after=answer.headers.get("retry-after"),
+                request=answer.headers.get("x-request-id"),
             )
         finally:
             await answer.aclose()
@@ -152,12 +153,12 @@ class Api:
         return LinkDown("the connection to the API broke in the middle of the answer", hint=AGAIN)
 
 
-def _failure(body: bytes, answer: httpx2.Response) -> Failure:
+def _failure(body: bytes, answer: httpx2.Response) -> Error:
     """What a refusal says; something else than the API, a proxy for example, says it in its own way."""
     try:
-        return read(body, Refusal).error
+        return read(body, ErrorBody).error
     except RemoteProtocolError:
-        return Failure(f"what answers is no API of an edge node: {answer.reason_phrase}")
+        return Error(message=f"what answers is no API of an edge node: {answer.reason_phrase}")
 
 
 @asynccontextmanager

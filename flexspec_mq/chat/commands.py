@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexspec_mq.chat.wishes import NONE, NUMBERS
+from flexspec_mq.chat.options import NONE, NUMBERS
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.terminal.printable import printable
 
@@ -78,9 +78,9 @@ def find(name: str) -> Command:
 
 async def _model(session: Session, name: str) -> None:
     known = await session.api.models()
-    wishes = session.conversation.wishes
+    options = session.conversation.options
     if not name:
-        current = wishes.model or session.version or (known[0] if len(known) == 1 else None)
+        current = options.model or session.version or (known[0] if len(known) == 1 else None)
         for each in known:
             session.view.say(f"{'*' if each == current else ' '} {each}")
         if current is None:
@@ -89,7 +89,7 @@ async def _model(session: Session, name: str) -> None:
             session.view.say(f"* {current} (gone)")
         return
     check_model(name, known)
-    wishes.model = name
+    options.model = name
     session.view.say(f"model: {name}")
 
 
@@ -108,10 +108,10 @@ def _number(name: str) -> Command:
     word = name.replace("_", "-")
 
     async def run(session: Session, text: str) -> None:
-        wishes = session.conversation.wishes
+        options = session.conversation.options
         if text:
-            setattr(wishes, name, None if text == NONE else number.read(name, text))
-        value = getattr(wishes, name)
+            setattr(options, name, None if text == NONE else number.read(name, text))
+        value = getattr(options, name)
         last = f"; the last one was {session.seed}" if name == "seed" and session.seed is not None else ""
         session.view.say(f"{word}: {number.unset if value is None else value}{last if value is None else ''}")
 
@@ -119,10 +119,10 @@ def _number(name: str) -> Command:
 
 
 async def _system(session: Session, text: str) -> None:
-    wishes = session.conversation.wishes
+    options = session.conversation.options
     if text:
-        wishes.system = None if text == NONE else text
-    session.view.say(f"system: {wishes.system or NONE}")
+        options.system = None if text == NONE else text
+    session.view.say(f"system: {options.system or NONE}")
 
 
 async def _retry(session: Session, _: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flexspec_mq.chat.wishes import NUMBERS, Wishes
+from flexspec_mq.chat.options import NUMBERS, GenerationOptions
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,23 +48,23 @@ class Conversation:
     """What was said so far.
 
     Attributes:
-        wishes: for the next answer.
+        options: for the next answer.
         exchanges: the oldest first.
         unanswered: the last question, if it failed; the conversation stands as it was before it.
     """
 
-    wishes: Wishes
+    options: GenerationOptions
     exchanges: list[Exchange] = field(default_factory=list)
     unanswered: str | None = None
 
     def body(self, question: str) -> dict[str, Any]:
         """The request for the answer to a question, with all that was said before."""
-        said = [] if self.wishes.system is None else [("system", self.wishes.system)]
+        said = [] if self.options.system is None else [("system", self.options.system)]
         for exchange in self.exchanges:
             said += [("user", exchange.question), ("assistant", exchange.answer)]
         said.append(("user", question))
         messages = [{"role": role, "content": content} for role, content in said]
-        return {**self.wishes.fields(), "messages": messages}
+        return {**self.options.fields(), "messages": messages}
 
     def answered(self, question: str, answer: str, *, whole: bool = True) -> None:
         """The exchange becomes part of the conversation."""
@@ -83,7 +83,7 @@ class Conversation:
         return self.exchanges.pop().question if self.exchanges else None
 
     def clear(self) -> None:
-        """Forget what was said; the wishes stay."""
+        """Forget what was said; the options stay."""
         self.exchanges, self.unanswered = [], None
 
     def save(self, path: Path) -> None:
@@ -94,13 +94,13 @@ class Conversation:
         """
         if path.exists():
             _read(path)  # another file is not written over by a slip of the fingers
-        wishes = self.wishes
+        options = self.options
         saved = Saved(
             flexspec_chat=FORMAT,
             exchanges=self.exchanges,
-            model=wishes.model,
-            system=wishes.system,
-            **{name: getattr(wishes, name) for name in NUMBERS},
+            model=options.model,
+            system=options.system,
+            **{name: getattr(options, name) for name in NUMBERS},
         )
         data = msgspec.json.format(msgspec.json.encode(saved), indent=2) + b"\n"
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -124,7 +124,7 @@ class Conversation:
                 number.read(name, str(value))
         self.exchanges, self.unanswered = list(saved.exchanges), None
         for name in ("model", "system", *NUMBERS):
-            setattr(self.wishes, name, getattr(saved, name))
+            setattr(self.options, name, getattr(saved, name))
 
 
 def _read(path: Path) -> Saved:

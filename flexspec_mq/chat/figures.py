@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 
-from flexspec_mq.chat.wire import Usage
+from schemas.openai import Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Took:
+class Figures:
     """One answer, as the client saw it.
 
     Attributes:
@@ -38,13 +38,13 @@ class Clock:
         if self._first is None:
             self._first = time.monotonic()
 
-    def took(self, usage: Usage | None, reason: str | None) -> Took:
+    def took(self, usage: Usage | None, reason: str | None) -> Figures:
         """The answer is over."""
         first = None if self._first is None else self._first - self._began
-        return Took(time.monotonic() - self._began, first, usage, reason)
+        return Figures(time.monotonic() - self._began, first, usage, reason)
 
 
-def line(took: Took) -> str:
+def line(took: Figures) -> str:
     """The figures of one answer in one line."""
     usage, first = took.usage, "–" if took.first is None else f"{took.first:.2f} s"
     if usage is None:
@@ -53,7 +53,8 @@ def line(took: Took) -> str:
     parts = [
         f"{tokens} tokens in {took.seconds:.1f} s, {_rate(tokens, took.seconds)}",
         f"first text {first}",
-        f"accepted {found.accepted} of {found.drafted}{_share(found.accepted, found.drafted)}",
+        f"accepted {found.accepted} of {found.drafted}{_share(found.accepted, found.drafted)}"
+        + (f", {found.looked_up} by lookup" if found.looked_up else ""),
         f"{found.rounds} rounds",
         f"{size(found.bytes_up)} up, {size(found.bytes_down)} down",
         f"seed {'–' if found.seed is None else found.seed}",
@@ -72,7 +73,7 @@ class Totals:
         failed: questions without an answer.
     """
 
-    took: list[Took] = field(default_factory=list)
+    took: list[Figures] = field(default_factory=list)
     failed: int = 0
 
     def rows(self) -> list[tuple[str, str]]:
@@ -98,6 +99,8 @@ class Totals:
             ("rounds", f"{rounds}, {tokens / rounds if rounds else 0:.2f} tokens each"),
             ("MQTT payload", f"{size(up)} up, {size(down)} down"),
         ]
+        if looked_up := sum(usage.flexspec.looked_up for usage in usages):
+            rows.append(("by lookup", f"{looked_up} of the accepted tokens"))
         if firsts:
             rows.append(
                 ("first text after", f"{median(firsts):.2f} s in the middle, {max(firsts):.2f} s at most")

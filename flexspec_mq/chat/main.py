@@ -9,9 +9,10 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
+from flexspec_mq.chat.options import NUMBERS, GenerationOptions
 from flexspec_mq.chat.settings import add_arguments, from_arguments
-from flexspec_mq.chat.wishes import NUMBERS, Wishes
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
 from flexspec_mq.settings import add_show_command, show
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from flexspec_mq.chat.lines import Lines
     from flexspec_mq.chat.session import Session
     from flexspec_mq.chat.settings import ChatOptions
+
+_INTERRUPT = (signal.SIGINT,)
+"""Ctrl-C ends what is under way, not the chat."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +54,10 @@ def _main(argv: Sequence[str]) -> int:
     if args.command == "config":
         show(loaded, json=args.json)
         return 0
-    options = loaded.settings.chat
+    settings = loaded.settings.chat
     given = {name: text for name in NUMBERS if (text := getattr(args, name)) is not None}
-    wishes = Wishes(
-        model=options.model,
+    options = GenerationOptions(
+        model=settings.model,
         system=args.system,
         **{name: NUMBERS[name].read(name, text) for name, text in given.items()},  # type: ignore[arg-type]
     )
@@ -64,50 +68,40 @@ def _main(argv: Sequence[str]) -> int:
         raise UsageError(
             f"flexspec chat needs {error.name}", hint=f"install it, {how_to_install('chat')}"
         ) from error
-    return asyncio.run(_run(options, wishes))
+    return asyncio.run(_run(settings, options))
 
 
-async def _run(options: ChatOptions, wishes: Wishes) -> int:
+async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
     from flexspec_mq.chat.api import api_at
     from flexspec_mq.chat.commands import COMMANDS, check_model
     from flexspec_mq.chat.conversation import Conversation
     from flexspec_mq.chat.lines import lines
-    from flexspec_mq.chat.session import Session, interruptible
+    from flexspec_mq.chat.session import Session
     from flexspec_mq.chat.view import View
 
     people = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
-    view = View(people=people, color=options.color)
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  a coroutine always runs in a task
-    for number in (signal.SIGTERM, signal.SIGHUP):  # leave the terminal as it was, and tell the node
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    async with api_at(options) as api:
-        turns = lines(people=people, history=options.history_file, words=COMMANDS)
-        session = Session(api, Conversation(wishes), view)
-
-        async def look() -> None:
+    view = View(people=people, color=settings.color)
+    # What ends the program leaves the terminal as it was, and tells the node.
+    async with stoppable(numbers=(signal.SIGTERM, signal.SIGHUP)), api_at(settings) as api:
+        turns = lines(people=people, history=settings.history_file, words=COMMANDS)
+        session = Session(api, Conversation(options), view)
+        async with stoppable(numbers=_INTERRUPT):
             known = await api.models()
-            if wishes.model is not None:
-                check_model(wishes.model, known)
-            if people:
-                view.say(f"{options.base} · {wishes.model or ', '.join(known)} · /help lists the commands")
-
-        try:
-            await interruptible(look())
-            if options.in_the_clear:
-                view.aside(f"what is said to {options.base} can be read on its way: it is not https")
-            view.legend()
-            return await _talk(session, turns)
-        except asyncio.CancelledError:
-            raise Cancelled("stopped") from None
+        if options.model is not None:
+            check_model(options.model, known)
+        if people:
+            view.say(f"{settings.base} · {options.model or ', '.join(known)} · /help lists the commands")
+        if settings.in_the_clear:
+            view.aside(f"what is said to {settings.base} can be read on its way: it is not https")
+        view.legend()
+        return await _talk(session, turns)
 
 
 async def _talk(session: Session, turns: Lines) -> int:
     """Turn after turn until the user ends; returns the exit code."""
     from flexspec_mq.chat.commands import Quit, take
-    from flexspec_mq.chat.session import interruptible
 
     code = 0
     while True:
@@ -115,7 +109,8 @@ async def _talk(session: Session, turns: Lines) -> int:
             said = await turns.next()
             if said is None:
                 return code
-            await interruptible(take(session, said))
+            async with stoppable(numbers=_INTERRUPT):
+                await take(session, said)
         except Quit:
             return code
         except Cancelled:

@@ -16,7 +16,7 @@ from flexspec_mq.errors import (
 from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
-    from flexspec_mq.chat.wire import Failure
+    from schemas.openai import Error
 
 AGAIN = "/retry asks again"
 
@@ -34,21 +34,28 @@ _BY_CODE: dict[str | int | None, tuple[type[FlexSpecError], str]] = {
 }
 
 
-def refused(failure: Failure, *, status: int | None = None, retry_after: str | None = None) -> FlexSpecError:
+def refused(
+    failure: Error, *, status: int | None = None, retry_after: str | None = None, request: str | None = None
+) -> FlexSpecError:
     """The error that a refusal is.
 
     Args:
         failure: as the API says it.
         status: HTTP status; None in the middle of a stream.
         retry_after: of the header of that name.
+        request: its id, by which the node's log knows it.
     """
     kind, hint = _BY_CODE.get(failure.code) or _by_status(status)
     if retry_after:
         seconds = f"{retry_after} s" if retry_after.isdigit() else retry_after
         hint = f"{hint or AGAIN}; the API says: in {seconds}"
     where = "in the middle of the answer" if status is None else f"HTTP {status}"
+    if request:
+        where += f", request {request}"
     # It may end in front of a terminal by ways that do not know where it comes from.
-    return kind(f"{printable(failure.message) or 'the API refused'} ({where})", hint=printable(hint))
+    return kind(
+        f"{printable(failure.message) or 'the API refused'} ({printable(where)})", hint=printable(hint)
+    )
 
 
 def _by_status(status: int | None) -> tuple[type[FlexSpecError], str]:

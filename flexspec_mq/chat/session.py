@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import uuid
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from flexspec_mq.chat.figures import Clock, Totals, line
-from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError
+from flexspec_mq.chat.wire import content, pieces, reason
+from flexspec_mq.errors import FlexSpecError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from flexspec_mq.chat.api import Api
     from flexspec_mq.chat.conversation import Conversation
     from flexspec_mq.chat.view import View
-    from flexspec_mq.chat.wire import Usage
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.terminal.answer import Answer
+    from schemas.openai import Usage
 
 WAITING = "waiting for the first text · Ctrl-C stops"
 
@@ -77,13 +75,13 @@ class Session:
         key = uuid.uuid4().hex
         async with aclosing(self.api.answer(self.conversation.body(question), key, wait)) as chunks:
             async for chunk in chunks:
-                if chunk.content:
+                if text := content(chunk):
                     answer.clock.text()
-                    answer.text += chunk.content
+                    answer.text += text
                     shown.note("")
-                    shown.text(chunk.pieces)
+                    shown.text(pieces(chunk))
                 answer.usage = chunk.usage or answer.usage
-                answer.reason = chunk.reason or answer.reason
+                answer.reason = reason(chunk) or answer.reason
                 self.version = chunk.model or self.version
 
     def _stopped(self, question: str, answer: _Answer) -> None:
@@ -105,31 +103,3 @@ class _Answer:
         self.text = ""
         self.usage: Usage | None = None
         self.reason: str | None = None
-
-
-async def interruptible(work: Coroutine[Any, Any, Any]) -> None:
-    """Run `work`, which Ctrl-C cancels.
-
-    Raises:
-        Cancelled: it was.
-    """
-    task = asyncio.create_task(work, name="turn")
-    loop = asyncio.get_running_loop()
-    interrupted = False
-
-    def interrupt() -> None:
-        nonlocal interrupted
-        interrupted = True
-        task.cancel()
-
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not interrupted:
-            raise
-        with suppress(asyncio.CancelledError):
-            await task
-        raise Cancelled("stopped by the user") from None
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)

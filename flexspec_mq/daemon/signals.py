@@ -34,11 +34,14 @@ def on_signal(callback: Callable[[], object], *numbers: signal.Signals) -> Itera
 
 
 @asynccontextmanager
-async def stoppable(ending: Callable[[], None] | None = None) -> AsyncIterator[None]:
-    """SIGTERM and Ctrl-C cancel what runs inside, so that peers are told.
+async def stoppable(
+    ending: Callable[[], None] | None = None, numbers: tuple[signal.Signals, ...] = ENDING
+) -> AsyncIterator[None]:
+    """Signals cancel what runs inside, so that peers are told.
 
     Args:
         ending: told that one of them came, before anything ends.
+        numbers: of the signals.
 
     Raises:
         Cancelled: one of them came.
@@ -54,11 +57,12 @@ async def stoppable(ending: Callable[[], None] | None = None) -> AsyncIterator[N
             ending()
         task.cancel()
 
-    with on_signal(stop):
+    with on_signal(stop, *numbers):
         try:
             yield
         except asyncio.CancelledError:
             if stopped:
+                task.uncancel()  # the task may go on after the block
                 raise Cancelled("stopped by the user") from None
             raise
 

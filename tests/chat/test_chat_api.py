@@ -16,10 +16,11 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.chat.api import api_at
 from flexspec_mq.chat.commands import Quit, take
 from flexspec_mq.chat.conversation import Conversation
-from flexspec_mq.chat.session import Session, interruptible
+from flexspec_mq.chat.options import GenerationOptions
+from flexspec_mq.chat.session import Session
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.chat.view import View
-from flexspec_mq.chat.wishes import Wishes
+from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
@@ -40,8 +41,14 @@ async def chat(
     url: str, *, seed: int | None = 5, max_tokens: int = 20, **options: Any
 ) -> AsyncIterator[Session]:
     async with api_at(ChatOptions(url=url, **{"patience": 2.0, **options})) as api:
-        talk = Conversation(Wishes(seed=seed, max_tokens=max_tokens))
+        talk = Conversation(GenerationOptions(seed=seed, max_tokens=max_tokens))
         yield Session(api, talk, View(people=False, color=False))
+
+
+async def interruptible(work: Awaitable[None]) -> None:
+    """As the chat takes a turn."""
+    async with stoppable(numbers=(signal.SIGINT,)):
+        await work
 
 
 def answer(prompt: str, seed: int, limit: int) -> str:
@@ -79,8 +86,8 @@ async def test_models(mosquitto: PrivateBroker, capsys: Output) -> None:
         with pytest.raises(UsageError, match="no model nonesuch") as raised:
             await take(session, "/model nonesuch")
         assert api.version in raised.value.hint
-        assert session.conversation.wishes.model == other.version
-        session.conversation.wishes.model = "gone-since"
+        assert session.conversation.options.model == other.version
+        session.conversation.options.model = "gone-since"
         with pytest.raises(UsageError, match="HTTP 404"):
             await take(session, "hello")
 
@@ -99,15 +106,15 @@ async def test_seeds(mosquitto: PrivateBroker, capsys: Output) -> None:
         assert capsys.readouterr().out == drawn
         assert len(session.conversation.exchanges) == 1
         await take(session, "/seed none")
-        assert session.conversation.wishes.seed is None
+        assert session.conversation.options.seed is None
 
 
 async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Output, tmp_path: Path) -> None:
     async with served(mosquitto) as api, chat(api.url) as session:
-        wishes = session.conversation.wishes
+        options = session.conversation.options
         for said in ("/temperature 0.5", "/top-p 0.9", "/max-tokens 7", "/system be brief"):
             await take(session, said)
-        assert (wishes.temperature, wishes.top_p, wishes.max_tokens) == (0.5, 0.9, 7)
+        assert (options.temperature, options.top_p, options.max_tokens) == (0.5, 0.9, 7)
         await take(session, "hi")
         ids = tokenizer().encode("system.be brief,user.hi,assistant.")
         assert shown(expected(ids, 5, 7)[0]) + "\n" == capsys.readouterr().out
@@ -120,7 +127,7 @@ async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Ou
         await take(session, "/system none")
         assert session.conversation.body("x")["messages"] == [{"role": "user", "content": "x"}]
         await take(session, "/temperature none")
-        assert wishes.temperature is None
+        assert options.temperature is None
         await take(session, "/help")
         listed = capsys.readouterr().err
         assert all(f"/{name}" in listed for name in ("model", "seed", "save FILE", "quit"))
@@ -205,6 +212,7 @@ async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys:
         with pytest.raises(WorkerError, match="429") as raised:
             await take(session, "hello")
         assert raised.value.hint == "/retry asks again; the API says: in 1 s"
+        assert "request req-" in raised.value.message
         verifier.gate.set()
         await blocker
         assert session.conversation.exchanges == []

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.chat.conversation import Conversation, Exchange
-from flexspec_mq.chat.figures import Took, Totals, line, size
+from flexspec_mq.chat.figures import Figures, Totals, line, size
+from flexspec_mq.chat.options import NUMBERS, GenerationOptions
 from flexspec_mq.chat.refusals import refused
-from flexspec_mq.chat.wire import Chunk, Failure, Figures, Usage, read
-from flexspec_mq.chat.wishes import NUMBERS, Wishes
+from flexspec_mq.chat.wire import pieces, read
 from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
+from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
 
 
-def test_a_request_says_all_that_was_said_and_wished() -> None:
-    talk = Conversation(Wishes(model="m", system="short", temperature=0.0, seed=-1))
+def test_a_request_says_all_that_was_said_and_asked_for() -> None:
+    talk = Conversation(GenerationOptions(model="m", system="short", temperature=0.0, seed=-1))
     talk.answered("one", "1")
     assert talk.body("two") == {
         "model": "m", "temperature": 0.0, "seed": -1,
@@ -26,11 +27,11 @@ def test_a_request_says_all_that_was_said_and_wished() -> None:
             {"role": "assistant", "content": "1"}, {"role": "user", "content": "two"},
         ],
     }  # fmt: skip
-    assert Conversation(Wishes()).body("x") == {"messages": [{"role": "user", "content": "x"}]}
+    assert Conversation(GenerationOptions()).body("x") == {"messages": [{"role": "user", "content": "x"}]}
 
 
 def test_questions_are_taken_back() -> None:
-    talk = Conversation(Wishes())
+    talk = Conversation(GenerationOptions())
     assert talk.take_back() is None
     talk.answered("one", "1")
     talk.failed("two")
@@ -42,15 +43,15 @@ def test_questions_are_taken_back() -> None:
 
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "talk.json"
-    talk = Conversation(Wishes(model="m", system="s", temperature=0.5, seed=7))
+    talk = Conversation(GenerationOptions(model="m", system="s", temperature=0.5, seed=7))
     talk.answered("one\n", "é \x1b")
     talk.answered("two", "2", whole=False)
     talk.save(path)
     talk.save(path)  # its own file may be written again
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    other = Conversation(Wishes(max_tokens=9))
+    other = Conversation(GenerationOptions(max_tokens=9))
     other.load(path)
-    assert other.wishes == talk.wishes
+    assert other.options == talk.options
     assert other.exchanges == [Exchange("one\n", "é \x1b"), Exchange("two", "2", whole=False)]
     assert [one.name for one in tmp_path.iterdir()] == ["talk.json"]
 
@@ -58,12 +59,12 @@ def test_files(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_neither_read_nor_written_over(tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("years of work")
-    for use in (Conversation(Wishes()).save, Conversation(Wishes()).load):
+    for use in (Conversation(GenerationOptions()).save, Conversation(GenerationOptions()).load):
         with pytest.raises(UsageError, match="is no conversation"):
             use(path)
     assert path.read_text() == "years of work"
     with pytest.raises(UsageError, match="cannot be written"):
-        Conversation(Wishes()).save(tmp_path / "none" / "x.json")
+        Conversation(GenerationOptions()).save(tmp_path / "none" / "x.json")
 
 
 @pytest.mark.parametrize(
@@ -72,11 +73,11 @@ def test_a_file_of_something_else_is_neither_read_nor_written_over(tmp_path: Pat
 def test_a_broken_file_changes_nothing(tmp_path: Path, more: dict[str, object]) -> None:
     path = tmp_path / "talk.json"
     path.write_text(json.dumps({"flexspec_chat": 1, "exchanges": [], **more}))
-    talk = Conversation(Wishes(seed=3))
+    talk = Conversation(GenerationOptions(seed=3))
     talk.answered("a", "b")
     with pytest.raises(UsageError):
         talk.load(path)
-    assert (talk.wishes.seed, len(talk.exchanges)) == (3, 1)
+    assert (talk.options.seed, len(talk.exchanges)) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -101,48 +102,67 @@ def test_large_seeds_keep_all_digits() -> None:
 
 
 def test_pieces_that_are_not_the_text_are_not_believed() -> None:
-    body = (
-        '{"choices": [{"delta": {"content": "abc"}}], "flexspec": {"pieces": [["ab", true], ["%s", false]]}}'
-    )
-    assert read(body % "c", Chunk).pieces == [("ab", True), ("c", False)]
-    assert read(body % "d", Chunk).pieces == [("abc", None)]
-    assert read('{"choices": [{"delta": {"content": "abc"}}]}', Chunk).pieces == [("abc", None)]
+    choice = '{"delta": {"content": "abc"}, "finish_reason": null}'
+    head = f'{{"id": "x", "created": 1, "model": "m", "added later": 1, "choices": [{choice}]'
+    body = head + ', "flexspec": {"pieces": [["ab", true], ["%s", false]]}}'
+    assert pieces(read(body % "c", ChatCompletionChunk)) == [("ab", True), ("c", False)]
+    assert pieces(read(body % "d", ChatCompletionChunk)) == [("abc", None)]
+    assert pieces(read(head + "}", ChatCompletionChunk)) == [("abc", None)]
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"choices": 5}', b"\xff", b"[" * 100_000])
 def test_what_is_no_event_is_a_readable_error(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="no API of an edge node"):
-        read(body, Chunk)
+        read(body, ChatCompletionChunk)
 
 
 def test_a_refusal_cannot_steer_the_terminal() -> None:
-    error = refused(Failure("\x1b[2Jno", "no_worker"), status=503, retry_after="\x1b[2J")
+    error = refused(
+        Error(message="\x1b[2Jno", code="no_worker"), status=503, retry_after="\x1b[2J", request="\x1b[2J"
+    )
     assert "\x1b" not in str(error)
     assert error.exit_code == WorkerError.exit_code
-    assert "\x1b" not in str(refused(Failure("\x1b[2J", 7)))
+    assert "\x1b" not in str(refused(Error(message="\x1b[2J", code=7)))
 
 
-USAGE = Usage(30, 40, Figures(50, 20, 16, 12_345, 900, "base", 7, "exact"))
+TOLD = FlexspecUsage(
+    drafted=50,
+    accepted=20,
+    looked_up=6,
+    rounds=16,
+    bytes_up=12_345,
+    bytes_down=900,
+    version="base",
+    seed=7,
+    exactness="exact",
+)
+USAGE = Usage(prompt_tokens=30, completion_tokens=40, total_tokens=70, flexspec=TOLD)
 
 
 def test_the_line_of_an_answer() -> None:
-    said = line(Took(4.0, 0.5, USAGE, "length"))
+    said = line(Figures(4.0, 0.5, USAGE, "length"))
     for part in (
-        "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%)", "16 rounds",
-        "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
+        "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%), 6 by lookup",
+        "16 rounds", "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
     ):  # fmt: skip
         assert part in said
-    assert line(Took(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
+    assert line(Figures(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
 
 
 def test_totals() -> None:
     totals = Totals(
-        [Took(4.0, 0.5, USAGE, "stop"), Took(6.0, 1.5, USAGE, "stop"), Took(9.0, 2.5, None, None)], 2
+        [
+            Figures(4.0, 0.5, USAGE, "stop"),
+            Figures(6.0, 1.5, USAGE, "stop"),
+            Figures(9.0, 2.5, None, None),
+        ],
+        2,
     )
     rows = dict(totals.rows())
     assert rows["answers"] == "2, and 1 stopped, 2 failed"
     assert rows["tokens"] == "80 written, 8.0 a second; prompts 60"
     assert rows["acceptance"] == "40 of 100 drafted tokens (40%)"
+    assert rows["by lookup"] == "12 of the accepted tokens"
     assert rows["rounds"] == "32, 2.50 tokens each"
     assert rows["MQTT payload"] == "24.7 kB up, 1800 B down"
     assert rows["first text after"] == "1.50 s in the middle, 2.50 s at most"

@@ -168,8 +168,8 @@ async def test_every_answer_has_an_id(mosquitto: PrivateBroker) -> None:
             named = await api.chat(max_tokens=3, stream=stream, headers={**api.key, "x-request-id": "mine"})
             assert named.headers.get_list("x-request-id") == ["mine"]
         for odd in ("", "x" * 129, "a b", "caf\u00e9"):
-            bytes_of_it: Any = {"x-request-id": odd.encode("latin-1")}
-            answer = await api.http.get(f"{api.url}/healthz", headers=bytes_of_it)
+            odd_id: Any = {"x-request-id": odd.encode("latin-1")}
+            answer = await api.http.get(f"{api.url}/healthz", headers=odd_id)
             assert answer.headers["x-request-id"].startswith("req-")
 
 

@@ -1,4 +1,4 @@
-"""How answers shall be written, as flags and commands say it; the bounds are those of the API."""
+"""How answers are to be written, as flags and commands say it; the bounds are those of the API."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from flexspec_mq.errors import UsageError
 
 NONE = "none"
-"""The word that takes a wish back."""
+"""The word that unsets an option."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Wishes:
+class GenerationOptions:
     """What a user asked for; None leaves it to the API.
 
     Attributes:
@@ -39,13 +39,13 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A wish that is a number.
+    """An option that is a number.
 
     Attributes:
         kind: of number.
         allowed: in words.
         fits: whether a number is allowed.
-        unset: what holds without the wish, in words.
+        unset: what holds without the option, in words.
         help: what it is.
     """
 
