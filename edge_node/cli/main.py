@@ -18,7 +18,7 @@ from flexspec_mq.doctor import command as doctor
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import show
 from flexspec_mq.transport.arguments import link_settings
-from flexspec_mq.transport.preflight import preflight
+from flexspec_mq.transport.diagnosis.preflight import preflight
 
 if TYPE_CHECKING:
     import argparse

@@ -15,7 +15,7 @@ from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
-from flexspec_mq.transport.diagnose import diagnose
+from flexspec_mq.transport.diagnosis.diagnose import diagnose
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Close, CloseReason
 

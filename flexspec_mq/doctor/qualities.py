@@ -15,7 +15,7 @@ from flexspec_mq.doctor.findings import Findings
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import Connection
-from flexspec_mq.transport.diagnose import diagnose
+from flexspec_mq.transport.diagnosis.diagnose import diagnose
 
 _LACKING, _POOR = "broker lacking", "broker slow or silent"
 """Faults: FlexSpec does not work with this broker; it works, but."""

@@ -73,7 +73,7 @@ def complaint_about(
     trusted = f"the authority in {tls.ca}" if tls.ca is not None else "any authority of this system"
     return (
         (
-            f"{who}{by}, was not signed by {trusted}"
+            f"{who}{by}, is not trusted: it was not signed by {trusted}"
             f"{' (it is self-signed)' if code in _SELF_SIGNED and tls.ca is None else ''}: {error.verify_message}"
         ),
         (

@@ -27,7 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from flexspec_mq.errors import LinkDown, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
-from flexspec_mq.transport.probe import answers_only_older
+from flexspec_mq.transport.diagnosis.probe import answers_only_older
 from flexspec_mq.transport.properties import (
     connect_properties,
     properties_for,

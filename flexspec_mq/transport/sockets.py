@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
 from flexspec_mq.errors import LinkDown, LinkRefused
+from flexspec_mq.settings.hosts import is_loopback
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
+from flexspec_mq.transport.certificates import complaint_about
 
 T = TypeVar("T")
 
@@ -26,31 +29,41 @@ async def open_socket(settings: LinkSettings) -> socket.socket:
         LinkDown: names the host, the port and the system's reason.
         LinkRefused: the broker's certificate is not trusted, or our TLS files cannot be used.
     """
-    where = settings.address
     try:
         async with asyncio.timeout(settings.connect_timeout):
             plain = await _first_that_answers(settings)
-    except TimeoutError:
-        raise LinkDown(
-            f"the broker at {where} did not answer within {settings.connect_timeout:g} s",
-            hint="check the address and the firewall",
-        ) from None
-    except socket.gaierror as error:
-        raise LinkDown(
-            f"the host name of the broker at {where} is not known: {error.strerror}", hint="check the address"
-        ) from None
-    except ConnectionRefusedError:
-        raise LinkDown(
-            f"nothing listens at {where}",
-            hint="is the broker running there? `flexspec-broker run` starts one on this machine",
-        ) from None
-    except OSError as error:
-        raise LinkDown(
-            f"the broker at {where} is unreachable: {error.strerror or error}", hint="check the network"
-        ) from None
+    except (OSError, UnicodeError) as error:
+        message, hint = why_unreachable(settings, error)
+        raise LinkDown(message, hint=hint) from None
     if settings.tls is None:
         return plain
     return await _secure(plain, settings, settings.tls)
+
+
+def why_unreachable(settings: LinkSettings, error: OSError | UnicodeError) -> tuple[str, str]:
+    """Why nothing answers at the broker's address, and what to do."""
+    where, host = settings.address, settings.host
+    if isinstance(error, socket.gaierror | UnicodeError):  # a name that is none cannot be encoded
+        said = getattr(error, "strerror", None) or error
+        return (
+            f"the broker is to be at {where}, and the host name {host} is not known here: {said}",
+            "check the spelling of --broker, and this machine's DNS; an address works without DNS",
+        )
+    if isinstance(error, ConnectionRefusedError):
+        start = "`flexspec-broker run --port 1883` starts one here" if is_loopback(host) else "start it there"
+        return f"nothing listens at {where}", f"is the broker running, on that port? {start}"
+    if isinstance(error, TimeoutError):
+        return (
+            f"{where} did not answer within {settings.connect_timeout:g} s",
+            "check the address, whether that machine is up, and the firewalls on the way",
+        )
+    known = errno.errorcode.get(error.errno or 0, "")
+    return (
+        f"{where} is unreachable: {error.strerror or error}",
+        "this machine has no way there: check its network and routes"
+        if known in {"EHOSTUNREACH", "ENETUNREACH"}
+        else "check the address and this machine's network",
+    )
 
 
 async def _first_that_answers(settings: LinkSettings) -> socket.socket:
@@ -88,10 +101,8 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
             await until_done(secured, secured.do_handshake)
     except ssl.SSLCertVerificationError as error:
         secured.close()
-        raise LinkRefused(
-            f"the broker at {where} shows a certificate that is not trusted: {error.verify_message}",
-            hint="give the certificate authority that signed it, and the host name that it was made for",
-        ) from None
+        message, hint = await asyncio.to_thread(complaint_about, settings, tls, error)  # it asks once more
+        raise LinkRefused(message, hint=hint) from None
     except TimeoutError:
         secured.close()
         raise LinkDown(

@@ -95,7 +95,7 @@ def test_a_mosquitto_that_cannot_start_has_the_last_word(environment: dict[str, 
         (tls / name).write_text("no certificate\n")
     done = run("run", "--certificates", str(tls), env=environment)
     assert done.returncode == 4
-    assert "error: mosquitto on 127.0.0.1:" in done.stderr
+    assert "error: mosquitto " in done.stderr  # it may have answered before it read its files
     assert "hint: it said: " in done.stderr
     assert "ca.crt" in done.stderr.partition("hint: it said: ")[2]
     levels = {json.loads(line)["level"] for line in done.stderr.splitlines() if line.startswith("{")}

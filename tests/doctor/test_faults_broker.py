@@ -21,7 +21,7 @@ from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.findings import State
 from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
-from flexspec_mq.transport.diagnose import Cause, diagnose
+from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
 from tests.doctor.setups import answering, at, look, named, the_fault
 from tests.integration.processes import PATIENCE
 

@@ -6,7 +6,6 @@ with sockets of its own and blocks; call it on a thread. It logs in as nobody an
 
 from __future__ import annotations
 
-import errno
 import socket
 import ssl
 from dataclasses import dataclass, replace
@@ -14,10 +13,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.settings.hosts import is_loopback
 from flexspec_mq.transport.certificates import complaint_about
-from flexspec_mq.transport.probe import CONNECT_5, CONNECT_311
-from flexspec_mq.transport.sockets import tls_context
+from flexspec_mq.transport.diagnosis.probe import CONNECT_5, CONNECT_311
+from flexspec_mq.transport.sockets import tls_context, why_unreachable
 
 if TYPE_CHECKING:
     from flexspec_mq.transport.base import LinkSettings, TlsSettings
@@ -69,7 +67,7 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     try:
         _connect(settings).close()
     except OSError as error:
-        return replace(_unreachable(settings, error), reached=False)
+        return _unreachable(settings, error)
     if settings.tls is None:
         return _plain(settings)
     return _secured(settings, settings.tls)
@@ -84,41 +82,17 @@ def _connect(settings: LinkSettings) -> socket.socket:
 
 
 def _unreachable(settings: LinkSettings, error: OSError) -> Cause:
-    where, host = settings.address, settings.host
-    if isinstance(error, socket.gaierror):
+    elsewhere = _elsewhere(settings) if isinstance(error, ConnectionRefusedError) else []
+    if elsewhere:
         return Cause(
-            "broker down",
-            f"the host name {host} is not known here: {error.strerror}",
-            "check the spelling of --broker, and this machine's DNS; an address works without DNS",
-            final=error.errno in _NO_SUCH_NAME,
+            "wrong port",
+            f"nothing listens at {settings.address}, but {' and '.join(elsewhere)}",
+            f"give that port: --broker {settings.host}:{elsewhere[0].rpartition(' ')[2]}, "
+            "with --tls-ca for one that speaks TLS and without it for one that does not",
+            reached=False,
         )
-    if isinstance(error, ConnectionRefusedError):
-        elsewhere = _elsewhere(settings)
-        if elsewhere:
-            return Cause(
-                "wrong port",
-                f"nothing listens at {where}, but {' and '.join(elsewhere)}",
-                f"give that port: --broker {host}:{elsewhere[0].rpartition(' ')[2]}, "
-                "with --tls-ca for one that speaks TLS and without it for one that does not",
-            )
-        start = "`flexspec-broker run --port 1883` starts one here" if is_loopback(host) else "start it there"
-        return Cause(
-            "broker down", f"nothing listens at {where}", f"is the broker running, on that port? {start}"
-        )
-    if isinstance(error, TimeoutError):
-        return Cause(
-            "broker down",
-            f"{where} did not answer within {settings.connect_timeout:g} s",
-            "check the address, whether that machine is up, and the firewalls on the way",
-        )
-    known = errno.errorcode.get(error.errno or 0, "")
-    return Cause(
-        "broker down",
-        f"{where} is unreachable: {error.strerror or error}",
-        "this machine has no way there: check its network and routes"
-        if known in {"EHOSTUNREACH", "ENETUNREACH"}
-        else "check the address and this machine's network",
-    )
+    unknown = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
+    return Cause("broker down", *why_unreachable(settings, error), reached=False, final=unknown)
 
 
 def _elsewhere(settings: LinkSettings) -> list[str]:

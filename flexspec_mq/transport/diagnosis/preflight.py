@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.transport.diagnose import Cause, diagnose
+from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
