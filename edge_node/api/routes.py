@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -72,8 +73,9 @@ async def _text(
     key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
     options = wanted.options(api.version(wanted.model), api.settings.timeout, api.settings.wait)
-    with api.texts.reading(wanted.prompt, options, key) as text:
-        await reply(text, wanted, api.settings, request.receive, send)
+    with ExitStack() as reading:
+        text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
+        await reply(text, wanted, api.settings, request.receive, send, reading.close)
 
 
 def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:

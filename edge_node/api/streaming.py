@@ -13,7 +13,7 @@ from edge_node.api.responses import HEARTBEAT, Chunks, error_event, name, whole
 from flexspec_mq.daemon.tasks import any_of, running
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from starlette.types import Receive, Send
 
@@ -26,14 +26,27 @@ _STREAM = "text/event-stream; charset=utf-8"
 
 
 async def reply(
-    text: Completion, wanted: TextRequest, settings: ApiSettings, receive: Receive, send: Send
+    text: Completion,
+    wanted: TextRequest,
+    settings: ApiSettings,
+    receive: Receive,
+    send: Send,
+    was_read: Callable[[], None] = lambda: None,
 ) -> None:
     """Send a text, as one object or as a stream.
+
+    Args:
+        text: to send.
+        wanted: how.
+        settings: of the API.
+        receive: of the request.
+        send: of the request.
+        was_read: called at the end of the text, before the client can know of it: whoever asks again finds room.
 
     Raises:
         ApiError: the text failed before anything was sent, or the client went away (499).
     """
-    sender = _Sender(send, settings.send_timeout)
+    sender = _Sender(send, settings.send_timeout, was_read)
     work = _stream(text, wanted, settings, sender) if wanted.stream else _whole(text, wanted, sender)
     await _unless_gone(receive, work)
 
@@ -89,11 +102,15 @@ class _Sender:
 
     Args:
         patience: seconds that one chunk may take; None is no bound.
+        before_last: called before the last part of a body.
     """
 
-    def __init__(self, send: Send, patience: float | None) -> None:
+    def __init__(
+        self, send: Send, patience: float | None, before_last: Callable[[], None] = lambda: None
+    ) -> None:
         self._send = send
         self._patience = patience
+        self._before_last = before_last
 
     async def start(self, status: int, kind: str, headers: dict[str, str]) -> None:
         """Send status and headers."""
@@ -107,6 +124,8 @@ class _Sender:
         Raises:
             ApiError: 499; the client does not read.
         """
+        if not more:
+            self._before_last()
         try:
             async with asyncio.timeout(self._patience):
                 await self._send({"type": "http.response.body", "body": data, "more_body": more})
