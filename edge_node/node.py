@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, Self
 
 from edge_node.drafting.thread import DrafterThread
@@ -181,19 +182,23 @@ class EdgeNode:
         """
         async with connect(self._link_settings(base)) as link:
             self._link = link
-            async with running(self._loops(link, everyone=everyone), "edge node"):
-                try:
-                    await link.wait_up()
-                    yield self
-                finally:
-                    for generation in list(self._sessions.values()):
-                        self.cancel(generation)
-                    if not await self._queue.flush(_FAREWELL):
-                        _log.info("left with %d messages unpublished", len(self._queue))
-            if self._tick is not None:
-                self._tick.cancel()
-            self._drafting.close()
-            self._link = None
+            try:
+                async with running(self._loops(link, everyone=everyone), "edge node"):
+                    try:
+                        await link.wait_up()
+                        yield self
+                    finally:
+                        await self._farewell()
+            finally:
+                self._drafting.close()
+                self._link = None
+
+    async def _farewell(self) -> None:
+        """Tell the workers of the texts that are still being written."""
+        for generation in list(self._sessions.values()):
+            self.cancel(generation)
+        if not await self._queue.flush(_FAREWELL):
+            _log.info("left with %d messages unpublished", len(self._queue))
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more.
@@ -358,14 +363,13 @@ class EdgeNode:
                 self._end(generation, effect)
             else:
                 generation.put(effect)
-        if generation.session not in self._sessions:
+        session, machine = generation.session, generation.machine
+        if session not in self._sessions:
             return
-        machine = generation.machine
-        self.directory.liveness.holds(generation.session, machine.worker)
+        self.directory.liveness.holds(session, machine.worker)
         self._tick_by(machine.next_tick())
-        if machine.draft_request() is not None:
-            self._to_draft[generation.session] = generation
-            self._draft_work.set()
+        self._to_draft[session] = generation
+        self._draft_work.set()
 
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
@@ -426,7 +430,7 @@ class EdgeNode:
                 self._draft_work.clear()
                 await self._draft_work.wait()
                 continue
-            drafted = await self._drafting.round(freed, [request for _, request in wanted])
+            drafted = await self._drafting.round(freed, list(map(itemgetter(1), wanted)))
             for (generation, request), tokens in zip(wanted, drafted, strict=True):
                 if tokens is not None:
                     self._drafted(generation, request, tokens)
@@ -450,14 +454,19 @@ class EdgeNode:
         machine = generation.machine
         if not tokens and generation.session in self._sessions:
             self._do(generation, machine.draft_stopped(request.start, request.digest, now))
-        following: DraftRequest | None = request
-        for token in tokens:
-            if following is None or generation.session not in self._sessions:
+        before = 0
+        for place, token in enumerate(tokens):
+            if generation.session not in self._sessions:
                 return
-            self._do(generation, machine.drafted(following.start, following.digest, token, now))
-            start, following = following.start, machine.draft_request()
-            if following is not None and (following.start, following.context[-1]) != (start + 1, token.token):
-                return  # the text has changed meanwhile
+            if place:
+                following = machine.draft_request()
+                if following is None or machine.counters.drafted == before:
+                    return  # enough, or the text has changed meanwhile
+                request = following
+            before = machine.counters.drafted
+            effects = machine.drafted(request.start, request.digest, token, now)
+            if effects:
+                self._do(generation, effects)
 
     def _tick_by(self, due: float | None) -> None:
         """Look at the timers when this is due, on the event loop's clock, which is the machines' too."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
 
     from edge_node.drafting.interface import Drafted, Drafter, DraftRequest
 
+    _Round = tuple[asyncio.Future[list[Drafted]], Sequence[int], Sequence[DraftRequest]]
+
 _log = logging.getLogger(__name__)
 
 
 class DrafterThread:
-    """Asks a drafter, on one thread of its own.
+    """Asks a drafter, on one thread of its own, which starts with the first round.
 
     Drafts are hints: a drafter that raises is not asked again, and the texts go on without it.
 
@@ -26,7 +29,9 @@ class DrafterThread:
 
     def __init__(self, drafter: Drafter | None) -> None:
         self._drafter = drafter
-        self._thread = ThreadPoolExecutor(1, "drafter")
+        self._thread: Thread | None = None
+        self._rounds: SimpleQueue[_Round | None] = SimpleQueue()
+        """As long as the rounds that somebody waits for: the node asks for one after the other."""
 
     @property
     def works(self) -> bool:
@@ -39,20 +44,25 @@ class DrafterThread:
 
     def round(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> asyncio.Future[list[Drafted]]:
         """Free sessions and draft for each that wants it."""
+        if self._thread is None:
+            self._thread = Thread(target=self._loop, name="drafter")
+            self._thread.start()
         answer: asyncio.Future[list[Drafted]] = asyncio.get_running_loop().create_future()
-        self._thread.submit(self._answer, answer, freed, wanted)
+        self._rounds.put((answer, freed, wanted))
         return answer
 
     def close(self) -> None:
         """Take no more work. A forward that runs now is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._rounds.put(None)
 
-    def _answer(
-        self, answer: asyncio.Future[list[Drafted]], freed: Sequence[int], wanted: Sequence[DraftRequest]
-    ) -> None:
-        """On the drafter's thread. Nobody waits for an answer that is done by then: it was cancelled."""
-        found = self._run(freed, wanted)
-        answer.get_loop().call_soon_threadsafe(_settle, answer, found)
+    def _loop(self) -> None:
+        while (asked := self._rounds.get()) is not None:
+            answer, freed, wanted = asked
+            found = self._run(freed, wanted)
+            try:
+                answer.get_loop().call_soon_threadsafe(_settle, answer, found)
+            except RuntimeError:  # the event loop has been closed meanwhile: nobody waits for it
+                return
 
     def _run(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """On the drafter's thread."""
@@ -71,5 +81,6 @@ class DrafterThread:
 
 
 def _settle(answer: asyncio.Future[list[Drafted]], found: list[Drafted]) -> None:
+    """On the event loop. An answer that is done was cancelled."""
     if not answer.done():
         answer.set_result(found)

@@ -29,18 +29,19 @@ class Controller:
 
     def __init__(self) -> None:
         self.draft_time = DraftTime()
-        self._round_trips: ExpiringMap[str, tuple[float, float]] = ExpiringMap(
-            most=_WORKERS, life=_REMEMBERED
-        )
+        self._round_trips: ExpiringMap[str, RoundTrip] = ExpiringMap(most=_WORKERS)
 
-    def measured(self, worker: str, round_trip: float, deviation: float, now: float) -> None:
-        """A session's smoothed round trip to a worker, and its deviation, both in seconds."""
-        self._round_trips.put(worker, (round_trip, deviation), now)
+    def adopted(self, worker: str, round_trip: RoundTrip, now: float) -> None:
+        """A session measures its round trip to this worker from now on."""
+        self._round_trips.put(worker, round_trip, now)
 
-    def round_trip(self, worker: str | None, now: float) -> tuple[float, float] | None:
-        """Smoothed round trip and deviation of a worker, the newest of any for None; None while nothing is known."""
-        name = next(reversed(self._round_trips), None) if worker is None else worker
-        return None if name is None else self._round_trips.get(name, now)
+    def round_trip(self, worker: str | None, now: float) -> RoundTrip | None:
+        """The newest round trip to a worker, or to any for None, if one was measured lately."""
+        for name in reversed(self._round_trips):
+            known = self._round_trips.get(name, now)
+            if known is not None and worker in (None, name) and now - known.measured_at < _REMEMBERED:
+                return known
+        return None
 
 
 class SessionController:
@@ -50,35 +51,31 @@ class SessionController:
         node: what the node knows, and is told what this session sees.
         policy: asked for plans.
         round_trip: of this session.
+
+    Attributes:
+        draft_time: of the node.
+        rate: of this session's tokens.
+        opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
+            the newest plan; 0 while unknown.
     """
 
     def __init__(self, node: Controller, policy: Policy, round_trip: RoundTrip) -> None:
         self._node = node
         self._policy = policy
+        self.draft_time = node.draft_time
         self.round_trip = round_trip
         self.rate = Rate()
+        self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
         """The first open goes to this worker, or to any: start with what the node knows of the way there."""
         known = self._node.round_trip(worker, now)
         if known is not None:
-            self.round_trip.assume(*known)
+            self.round_trip.assume(known)
 
-    @property
-    def opportunity_cost(self) -> float:
-        """Tokens that the session would get in the time that one token takes the draft model; 0 while unknown."""
-        return (self._node.draft_time.seconds or 0.0) * (self.rate.per_second or 0.0)
-
-    def answered(self, worker: str | None, echo: int, queue_ms: int, compute_ms: int, now: float) -> None:
-        """Take a verdict's echo and times; the adopted worker, whom it is of, may be unknown."""
-        mine = self.round_trip
-        sampled = mine.answered(echo, queue_ms, compute_ms, now)
-        if sampled and worker is not None and mine.smoothed is not None:
-            self._node.measured(worker, mine.smoothed, mine.deviation, now)
-
-    def drafted(self, seconds: float) -> None:
-        """A token of the draft model took so long."""
-        self._node.draft_time.took(seconds)
+    def adopted(self, worker: str, now: float) -> None:
+        """The session's messages go to this worker now."""
+        self._node.adopted(worker, self.round_trip, now)
 
     def observe(self, *, drafted: int, accepted: int, committed: int) -> Observation:
         """What a policy plans from, with counts of the session."""
@@ -88,13 +85,15 @@ class SessionController:
             rtt_var=mine.deviation,
             queue=mine.queue,
             compute=mine.compute,
-            draft_time=self._node.draft_time.seconds,
+            draft_time=self.draft_time.seconds,
             rate=self.rate.per_second,
             drafted=drafted,
             accepted=accepted,
             committed=committed,
         )
 
-    def plan(self, seen: Observation) -> Plan:
-        """Ask the policy for the plan of the next batch."""
+    def plan(self, *, drafted: int, accepted: int, committed: int) -> Plan:
+        """Ask the policy for the plan of the next batch, with counts of the session."""
+        seen = self.observe(drafted=drafted, accepted=accepted, committed=committed)
+        self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
         return self._policy.plan(seen)

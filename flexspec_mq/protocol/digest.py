@@ -101,7 +101,7 @@ class Chain:
     def append(self, token: int) -> int:
         """Add one token at the end; return the digest there."""
         self._tokens.append(token)
-        digest = after(self._digests[-1], token)
+        digest = crc32(_LE32.pack(token), self._digests[-1])
         self._digests.append(digest)
         return digest
 

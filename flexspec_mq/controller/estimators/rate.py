@@ -6,19 +6,19 @@ _SMOOTHING = 1 / 8
 
 
 class Rate:
-    """Tokens per second, smoothed over about eight rounds. Silence counts once it has ended."""
+    """Tokens per second, smoothed over about eight rounds. Silence counts once it has ended.
 
-    __slots__ = ("_before", "_seconds", "_tokens")
+    Attributes:
+        per_second: None before a sample: the first tokens come after the prompt has been read, and tell nothing.
+    """
+
+    __slots__ = ("_before", "_seconds", "_tokens", "per_second")
 
     def __init__(self) -> None:
         self._before: float | None = None
         self._seconds = 0.0
         self._tokens = 0.0
-
-    @property
-    def per_second(self) -> float | None:
-        """None before a sample: the first tokens come after the prompt has been read, and tell nothing."""
-        return self._tokens / self._seconds if self._seconds > 0 else None
+        self.per_second: float | None = None
 
     def got(self, tokens: int, now: float) -> None:
         """So many tokens were committed now, seconds on any clock that does not go back."""
@@ -28,6 +28,7 @@ class Rate:
         took = now - before
         if not self._seconds:
             self._seconds, self._tokens = took, float(tokens)
-            return
-        self._seconds += (took - self._seconds) * _SMOOTHING
-        self._tokens += (tokens - self._tokens) * _SMOOTHING
+        else:
+            self._seconds += (took - self._seconds) * _SMOOTHING
+            self._tokens += (tokens - self._tokens) * _SMOOTHING
+        self.per_second = self._tokens / self._seconds if self._seconds > 0 else None

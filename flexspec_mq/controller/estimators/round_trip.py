@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 
 _MAX_OUTSTANDING = 64
 
@@ -19,6 +20,7 @@ class RoundTrip:
 
     Attributes:
         smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
+        measured_at: time of the newest sample; minus infinity before the first.
         queue, compute: newest ones of the worker, in seconds.
         timeout: seconds after which silence is worth a question.
     """
@@ -30,19 +32,19 @@ class RoundTrip:
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._computed = False
         self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
-        self._measured = False
+        self.measured_at = -inf
         self.smoothed: float | None = None
         self.deviation = 0.0
         self.queue = 0.0
         self.compute = 0.0
         self.timeout = self._timeout()
 
-    def assume(self, smoothed: float, deviation: float) -> None:
+    def assume(self, known: RoundTrip) -> None:
         """Begin with what an earlier session measured. The first sample replaces it, as if it had not been there.
 
         The first timeout can only get longer by it than `initial`: how long the worker computes is still unknown.
         """
-        self.smoothed, self.deviation = smoothed, deviation
+        self.smoothed, self.deviation = known.smoothed, known.deviation
         self.timeout = self._timeout()
 
     def sent(self, seq: int, now: float) -> None:
@@ -51,8 +53,8 @@ class RoundTrip:
         if len(self._sent) > _MAX_OUTSTANDING:
             self._sent.popitem(last=False)
 
-    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> bool:
-        """Take a verdict's echo and times; return whether they gave a sample.
+    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> None:
+        """Take a verdict's echo and times.
 
         Args:
             seq: echoed.
@@ -69,13 +71,12 @@ class RoundTrip:
         while self._sent and next(iter(self._sent)) <= seq:
             self._sent.popitem(last=False)
         if at is not None:
-            self._sample(max(0.0, now - at - (queue_ms + compute_ms) / 1000))
+            self._sample(max(0.0, now - at - (queue_ms + compute_ms) / 1000), now)
         self.timeout = self._timeout()
-        return at is not None
 
-    def _sample(self, elapsed: float) -> None:
-        if self.smoothed is None or not self._measured:
-            self._measured = True
+    def _sample(self, elapsed: float, now: float) -> None:
+        first, self.measured_at = self.measured_at == -inf, now
+        if first or self.smoothed is None:
             self.smoothed, self.deviation = elapsed, elapsed / 2
             return
         self.deviation += (abs(self.smoothed - elapsed) - self.deviation) / 4

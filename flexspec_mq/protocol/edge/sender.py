@@ -10,8 +10,8 @@ from flexspec_mq.protocol.prefix import prefix_name
 from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll, Prefix
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.controller import SessionController
-    from flexspec_mq.controller.plan import Observation, Plan
+    from flexspec_mq.controller.estimators.round_trip import RoundTrip
+    from flexspec_mq.controller.plan import Plan
     from flexspec_mq.protocol.edge.text import SessionText
     from flexspec_mq.protocol.edge.types import SessionRequest
 
@@ -21,19 +21,15 @@ class Sender:
 
     Args:
         request: the generation.
-        control: makes plans, and is told when a message goes out that wants an answer.
+        rtt: told of each message that wants an answer.
         text: to read.
-
-    Attributes:
-        plan: for the next batch; None when the policy is to be asked anew. To read.
     """
 
-    def __init__(self, request: SessionRequest, control: SessionController, text: SessionText) -> None:
+    def __init__(self, request: SessionRequest, rtt: RoundTrip, text: SessionText) -> None:
         self._request = request
-        self._control = control
+        self._rtt = rtt
         self._text = text
         self._window = Window()
-        self.plan: Plan | None = None
         self._qos = 0
         self._seq = 0
         self._with_open: Span | None = None
@@ -52,11 +48,6 @@ class Sender:
         """Whether the adopted worker owes us an answer."""
         return self._ahead > 0 or bool(self._window.in_flight)
 
-    def planned(self, seen: Observation) -> Plan:
-        """Ask the policy for the plan of the next batch."""
-        self.plan = self._control.plan(seen)
-        return self.plan
-
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
         text = self._text
@@ -74,12 +65,10 @@ class Sender:
         """The adopted worker is known to hold the first `end` tokens."""
         self._window.holds(end)
 
-    def progressed(self, *, rolled_back: bool) -> None:
-        """Tokens were committed: plan anew, and forget what was in flight if it was wrong."""
-        self.plan = None
-        if rolled_back:
-            self._window.roll_back()
-            self._with_open = None
+    def rolled_back(self) -> None:
+        """The pending draft was wrong, and with it all that is in flight."""
+        self._window.roll_back()
+        self._with_open = None
 
     # What goes out
 
@@ -132,12 +121,11 @@ class Sender:
         )
 
     def _stamp(self, plan: Plan, now: float) -> int:
-        """A message goes out by this plan now. The next one asks the policy again."""
-        self.plan = None
+        """A message goes out by this plan now, that wants an answer: its number."""
         self._qos = plan.qos
         self._credited, self._ahead = self._text.have, plan.ahead
         self._seq += 1
-        self._control.round_trip.sent(self._seq, now)
+        self._rtt.sent(self._seq, now)
         return self._seq
 
     def _tokens(self, kind: type[Draft | Poll], plan: Plan, span: Span, now: float) -> Send:
@@ -152,4 +140,4 @@ class Sender:
             text.chain.tokens(span.start, span.end),
             plan.ahead,
         )
-        return Send(self._to, message, plan.qos, 2 * self._control.round_trip.timeout)
+        return Send(self._to, message, plan.qos, 2 * self._rtt.timeout)

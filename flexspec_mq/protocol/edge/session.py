@@ -131,13 +131,16 @@ class EdgeSession:
         self._text = SessionText(request)
         self._peers = Peers(config.max_known)
         self._timers = SessionTimers(config, self._rtt, rng, request.deadline)
-        self._sender = Sender(request, self._control, self._text)
+        self._sender = Sender(request, self._rtt, self._text)
         self._out: list[Effect] = []
         self._state = EdgeState.NEW
         self._online = True
         self._finished: FinishReason | None = None
+        self._plan: Plan | None = None
         self._wanted: DraftRequest | None = None
         self._wanted_since = 0.0
+        self._quiet = False  # nothing has happened that makes anything due to be sent
+        self._expecting = False  # the adopted worker owes us an answer
         self._stopped = False  # nothing is drafted at the tip until something new is committed
         self._named = False  # the newest open named the beginning of the prompt, to one worker
         self._asked = False  # polled because of a hole, and nothing new since
@@ -185,8 +188,13 @@ class EdgeSession:
 
     @property
     def plan(self) -> Plan:
-        """The plan for the next batch."""
-        return self._sender.plan or self._sender.planned(self.observation)
+        """The plan for the next batch. The policy is asked after each batch and each commit."""
+        if self._plan is None:
+            counters = self.counters
+            self._plan = self._control.plan(
+                drafted=counters.judged, accepted=counters.accepted, committed=self._text.have
+            )
+        return self._plan
 
     @property
     def observation(self) -> Observation:
@@ -285,34 +293,35 @@ class EdgeSession:
     def _settle(self, now: float) -> list[Effect]:
         """After every event: send what is ready, and note who waits for what."""
         if self._state is EdgeState.ACTIVE:
-            if self._online:
-                self._pump(now)
-            self._timers.expect(now, expecting=self._sender.expecting)
-        before, self._wanted = self._wanted, self._want()
-        wanted = self._wanted
-        if wanted is not None and (
-            before is None or before.start != wanted.start or before.digest != wanted.digest
-        ):
-            self._wanted_since = now
+            if not self._quiet:
+                if self._online:
+                    self._pump(now)
+                self._expecting = self._sender.expecting
+            if not (self._quiet and self._expecting):
+                self._timers.expect(now, expecting=self._expecting)
+        self._quiet = False
+        self._want(now)
         out, self._out = self._out, []
         return out
 
-    def _want(self) -> DraftRequest | None:
-        """What to draft: nothing while K drafted tokens wait to be sent, or more would be of no use."""
-        text, state = self._text, self._state
-        if self._stopped or text.capped or (state is not EdgeState.ACTIVE and state is not EdgeState.OPENING):
-            return None
-        plan = self.plan
+    def _want(self, now: float) -> None:
+        """Note what to draft: nothing while K drafted tokens wait to be sent, or more would be of no use."""
+        text, before, self._wanted = self._text, self._wanted, None
+        if self._stopped or text.capped or self._state not in _LIVE:
+            return
+        plan = self._plan or self.plan
         room = self._sender.room(plan)
         if room <= 0:
-            return None
-        prompt = len(self._request.prompt)
-        return DraftRequest(
-            self._request.session,
-            text.context,
-            self._request.identity,
-            prompt + text.have,
-            prompt,
+            return
+        if before is None or before.start != text.tip or before.digest != text.digest:
+            self._wanted_since = now
+        request, prompt = self._request, self._request.prompt
+        self._wanted = DraftRequest(
+            request.session,
+            text.chain.view(prompt, text.tip),
+            request.identity,
+            len(prompt) + text.have,
+            len(prompt),
             text.tip,
             text.digest,
             room,
@@ -325,7 +334,7 @@ class EdgeSession:
         """Send every batch that is due, then run-ahead credit if the worker may be short of it."""
         sender, text = self._sender, self._text
         while True:
-            plan = self.plan
+            plan = self._plan or self.plan
             drafting = not (plan.draft_length == 0 or self._stopped or text.capped)
             batch = sender.batch(plan, now, drafting=drafting)
             if batch is None:
@@ -338,6 +347,7 @@ class EdgeSession:
             self._send(credit, now)
 
     def _send(self, send: Send, now: float) -> None:
+        self._plan = None
         self._timers.sent(now)
         self._out.append(send)
 
@@ -359,6 +369,7 @@ class EdgeSession:
         counters.reopens += counters.opens > 1
         counters.batches += 1
         expiry = self._timers.next_open(now)
+        self._plan = None
         self._out.append(self._sender.open(plan, attempt, now, expiry, named=self._named))
 
     def _start(self, now: float) -> None:
@@ -376,13 +387,16 @@ class EdgeSession:
         text, counters = self._text, self.counters
         if text.capped or start != text.tip or digest != text.digest:
             counters.stale += 1
+            self._quiet = True
             return
         # The first token is not timed: the draft read the prompt for it.
         if token.origin == "model" and self._wanted is not None and counters.drafted:
-            self._control.drafted(now - self._wanted_since)
-        if text.draft(token, self.plan.confidence_threshold):
+            self._control.draft_time.took(now - self._wanted_since)
+        plan = self._plan or self.plan
+        if text.draft(token, plan.confidence_threshold):
             counters.drafted += 1
             self._stopped = False
+            self._quiet = self._wanted is not None and self._wanted.most > 1 and not text.capped
         else:
             counters.withheld += 1
             self._stopped = True
@@ -396,12 +410,10 @@ class EdgeSession:
         self._nobody = False
         # An answer without tokens came at once: its `queue` tells of work that still waits.
         queue = verdict.queue if verdict.tokens else 0
+        self._rtt.answered(verdict.echo, queue, verdict.compute, now)
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
-        self._control.answered(
-            self._peers.worker if mine else None, verdict.echo, queue, verdict.compute, now
-        )
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
             self._commit(verdict, now, mine=mine)
@@ -425,6 +437,7 @@ class EdgeSession:
             self._state = EdgeState.ACTIVE
             self._asked = False
             self._timers.adopted(verdict.lease, now)
+            self._control.adopted(worker, now)
         elif peers.worker is not None and worker != peers.worker:
             self._close(worker, verdict.attempt, CloseReason.ELSEWHERE)
 
@@ -456,7 +469,9 @@ class EdgeSession:
         self._timers.progressed(now)
         self._failures = self._undone = 0
         self._asked = self._stopped = False
-        self._sender.progressed(rolled_back=added.rolled_back)
+        self._plan = None
+        if added.rolled_back:
+            self._sender.rolled_back()
 
     def _ask(self, now: float) -> None:
         """Poll because of a hole; once, until something new is committed."""

@@ -5,15 +5,17 @@ Correctness rests here and on the tag of the worker's results; everything about 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import attrgetter
 
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import FinishReason, Origin
 from schemas.messages import Verdict
+
+_ORIGIN = attrgetter("origin")
 
 
 class Agreement(Enum):
@@ -48,7 +50,7 @@ class Committed:
     def origins(self) -> tuple[Origin | None, ...]:
         """Per token, who had drafted it; None where the target wrote it."""
         right = self.met[:-1] if self.rolled_back else self.met
-        return (*[token.origin for token in right], *(None,) * (len(self.tokens) - len(right)))
+        return (*map(_ORIGIN, right), *(None,) * (len(self.tokens) - len(right)))
 
 
 class SessionText:
@@ -70,13 +72,12 @@ class SessionText:
 
     def __init__(self, request: SessionRequest) -> None:
         identity = request.identity
-        self._prompt = request.prompt
         self._finish_at = request.finish_at
         self._eos = frozenset() if identity.ignore_eos else frozenset(identity.eos)
         self.limit = identity.limit
         self.chain = chains.chain_for(identity, request.version, request.prompt)
         self.pending = PendingDraft()
-        self.have = 0
+        self.have = self.tip = 0
         self.reason: FinishReason | None = None
         self._add(request.committed)
 
@@ -84,11 +85,6 @@ class SessionText:
     def committed(self) -> tuple[int, ...]:
         """Copy of the committed tokens."""
         return self.chain.tokens(0, self.have)
-
-    @property
-    def context(self) -> Sequence[int]:
-        """View of prompt, committed tokens and pending draft."""
-        return self.chain.view(self._prompt, self.tip)
 
     def draft(self, token: DraftToken, threshold: float) -> bool:
         """Append a drafted token, if the whole draft is then taken with probability `threshold` at least."""
@@ -125,12 +121,14 @@ class SessionText:
         differs = chain.mismatch(start, tokens)
         if differs is not None:
             chain.cut(differs)
-        chain.extend(tokens[len(chain) - start :])
+            self.tip = differs
+        chain.extend(tokens[self.tip - start :])
+        self.tip = max(self.tip, start + len(tokens))
         tokens, self.reason = self._until_end(start, tokens)
         self.have += len(tokens)
         if self.reason is not None:
             chain.cut(self.have)
-        self.tip = len(chain)
+            self.tip = self.have
         self.digest = chain.digest(self.tip)
         self.capped = self.tip >= self.limit - 1 or (
             self.tip > self.have and chain[self.tip - 1] in self._eos

@@ -39,7 +39,8 @@ class Window:
     def holds(self, end: int) -> None:
         """The worker is known to hold the first `end` tokens of our chain."""
         self.held = max(self.held, end)
-        self.in_flight = [span for span in self.in_flight if span.end >= self.held]
+        while self.in_flight and self.in_flight[0].end < self.held:
+            self.in_flight.pop(0)
         self.sent_to = max(self.sent_to, self.held)
 
     def roll_back(self) -> None:
