@@ -15,10 +15,10 @@ from broker.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.errors import LinkRefused
+from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis.preflight import preflight
 from tests.doctor.setups import answering
-from tests.integration.processes import free_port
 
 NO_NAME = "broker..example"
 """No server of names can know it, whether there is one or not."""
