@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 
 import flexspec_mq
 from flexspec_mq.daemon.main import run_main
@@ -122,6 +120,9 @@ def _schema(args: argparse.Namespace) -> None:
 
 
 def _version(_args: argparse.Namespace) -> None:
+    import platform
+    from importlib import metadata
+
     _say(f"flexspec-mq {flexspec_mq.__version__}")
     _say(f"python {platform.python_version()}")
     for name in ("torch", "transformers", "aiomqtt", "paho-mqtt"):
