@@ -8,7 +8,7 @@ nobody else anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import ClassVar
 
@@ -47,12 +47,18 @@ from schemas.messages import (
 )
 
 _E, _S = WorkerEvent, WorkerState
-_Row = Transition
-_CREATE = "create and hello; full, draining or of another version: busy; prefix not here: need_prefix"
-_REVIVE = "at or below the closed attempt: ignore; else as if absent"
-_POLL = "as draft, then verdict from min(`have`, n)"
-_CLOSE = "at or above the attempt: free, or keep the text; below: ignore"
-_RESULT = "extend and send a verdict; of another chain: drop, truncate"
+_Rows = tuple[
+    tuple[WorkerState, ...], tuple[WorkerEvent, ...], Callable[..., None], tuple[WorkerState, ...], str, str
+]
+_GONE, _HERE = (_S.ABSENT, _S.TOMB), (_S.LIVE, _S.FINISHED)
+# Conditions and what is done, case by case.
+_CREATE = ("room; full, draining or of another version; prefix not here", "create, hello; busy; need_prefix")
+_REVIVE = ("at or below the closed attempt; above", "ignore; as if absent")
+_REOPEN = ("lower attempt; the same; higher; another text", "ignore; hello; merge, hello; refuse")
+_DRAFT = ("usable or early; stale or duplicate; after a gap", "hold; drop; report the gap")
+_CLOSE = ("at or above the attempt; below", "free, or keep the text; ignore")
+_RESULT = ("of this chain; of another", "extend, verdict; drop, truncate")
+_FAILED = ("the item under way; another", "free, internal error; ignore")
 _EVENTS = {Draft: WorkerEvent.DRAFT, Poll: WorkerEvent.POLL, Close: WorkerEvent.CLOSE}
 
 
@@ -449,45 +455,34 @@ class WorkerMachine:
         elif session.ready_since is None:
             session.ready_since = now
 
-    TABLE: ClassVar = TransitionTable[WorkerState, WorkerEvent](
-        (
-            _Row(_S.ABSENT, _E.OPEN, _create, (_S.LIVE, _S.FINISHED, _S.ABSENT), _CREATE),
-            _Row(_S.ABSENT, _E.DRAFT, _unknown, (_S.ABSENT,), "unknown"),
-            _Row(_S.ABSENT, _E.POLL, _unknown, (_S.ABSENT,), "unknown"),
-            _Row(_S.ABSENT, _E.CLOSE, _bury, (_S.TOMB,), "remember the attempt"),
-            _Row(_S.ABSENT, _E.RESULT, _drop_result, (_S.ABSENT,), "drop; free, or leave to the kept text"),
-            _Row(_S.ABSENT, _E.FAILED, _ignore, (_S.ABSENT,), "ignore"),
-            _Row(_S.TOMB, _E.OPEN, _revive, (_S.LIVE, _S.FINISHED, _S.TOMB), _REVIVE),
-            _Row(_S.TOMB, _E.DRAFT, _unknown, (_S.TOMB,), "unknown"),
-            _Row(_S.TOMB, _E.POLL, _unknown, (_S.TOMB,), "unknown"),
-            _Row(_S.TOMB, _E.CLOSE, _bury, (_S.TOMB,), "remember the attempt, if it is higher"),
-            _Row(_S.TOMB, _E.RESULT, _drop_result, (_S.TOMB,), "drop; free, or leave to the kept text"),
-            _Row(_S.TOMB, _E.FAILED, _ignore, (_S.TOMB,), "ignore"),
-            _Row(_S.LIVE, _E.OPEN, _reopen, (_S.LIVE, _S.FINISHED), "ignore, hello, or merge and hello"),
-            _Row(_S.LIVE, _E.DRAFT, _draft, (_S.LIVE,), "hold, drop, or report a gap"),
-            _Row(_S.LIVE, _E.POLL, _draft, (_S.LIVE,), _POLL),
-            _Row(_S.LIVE, _E.CLOSE, _close, (_S.TOMB, _S.LIVE), _CLOSE),
-            _Row(_S.LIVE, _E.RESULT, _result, (_S.LIVE, _S.FINISHED), _RESULT),
-            _Row(
-                _S.LIVE,
-                _E.FAILED,
-                _fail,
-                (_S.TOMB, _S.LIVE),
-                "free, tell the edge; a superseded item: ignore",
-            ),
-            _Row(_S.LIVE, _E.EXPIRED, _drop, (_S.TOMB,), "free"),
-            _Row(_S.LIVE, _E.RELEASED, _let_go, (_S.TOMB,), "unknown, free"),
-            _Row(_S.FINISHED, _E.OPEN, _reopen, (_S.FINISHED, _S.LIVE), "ignore, hello, or merge and hello"),
-            _Row(_S.FINISHED, _E.DRAFT, _draft, (_S.FINISHED,), "ignore"),
-            _Row(_S.FINISHED, _E.POLL, _draft, (_S.FINISHED,), "verdict from min(`have`, n)"),
-            _Row(_S.FINISHED, _E.CLOSE, _close, (_S.TOMB, _S.FINISHED), _CLOSE),
-            _Row(_S.FINISHED, _E.RESULT, _result, (_S.FINISHED,), "drop, truncate"),
-            _Row(_S.FINISHED, _E.FAILED, _fail, (_S.TOMB, _S.FINISHED), "as when live"),
-            _Row(_S.FINISHED, _E.EXPIRED, _drop, (_S.TOMB,), "free"),
-            _Row(_S.FINISHED, _E.DISPLACED, _drop, (_S.TOMB,), "free, as the oldest of too many"),
-            _Row(_S.FINISHED, _E.RELEASED, _let_go, (_S.TOMB,), "unknown, free"),
-        )
+    ROWS: ClassVar[tuple[_Rows, ...]] = (
+        ((_S.ABSENT,), (_E.OPEN,), _create, (_S.LIVE, _S.FINISHED, _S.ABSENT), *_CREATE),
+        ((_S.TOMB,), (_E.OPEN,), _revive, (_S.LIVE, _S.FINISHED, _S.TOMB), *_REVIVE),
+        (_HERE, (_E.OPEN,), _reopen, _HERE, *_REOPEN),
+        (_GONE, (_E.DRAFT, _E.POLL), _unknown, (), "", "unknown"),
+        ((_S.LIVE,), (_E.DRAFT,), _draft, (), *_DRAFT),
+        ((_S.LIVE,), (_E.POLL,), _draft, (), "", "as draft, then verdict from min(`have`, n)"),
+        ((_S.FINISHED,), (_E.DRAFT,), _draft, (), "", "ignore"),
+        ((_S.FINISHED,), (_E.POLL,), _draft, (), "", "verdict from min(`have`, n)"),
+        (_GONE, (_E.CLOSE,), _bury, (_S.TOMB,), "", "remember the attempt"),
+        ((_S.LIVE,), (_E.CLOSE,), _close, (_S.TOMB, _S.LIVE), *_CLOSE),
+        ((_S.FINISHED,), (_E.CLOSE,), _close, (_S.TOMB, _S.FINISHED), *_CLOSE),
+        (_GONE, (_E.RESULT,), _drop_result, (), "text kept; else", "drop; drop, free"),
+        ((_S.LIVE,), (_E.RESULT,), _result, (_S.LIVE, _S.FINISHED), *_RESULT),
+        ((_S.FINISHED,), (_E.RESULT,), _result, (), "", "drop, truncate"),
+        (_GONE, (_E.FAILED,), _ignore, (), "", "ignore"),
+        ((_S.LIVE,), (_E.FAILED,), _fail, (_S.TOMB, _S.LIVE), *_FAILED),
+        ((_S.FINISHED,), (_E.FAILED,), _fail, (_S.TOMB, _S.FINISHED), *_FAILED),
+        (_HERE, (_E.EXPIRED,), _drop, (_S.TOMB,), "", "free"),
+        (_HERE, (_E.RELEASED,), _let_go, (_S.TOMB,), "", "unknown, free"),
+        ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )
+    """States, events, handler, states where it may lead (none: it stays), condition and action."""
 
 
-TABLE = WorkerMachine.TABLE
+TABLE: TransitionTable[WorkerState, WorkerEvent] = TransitionTable(
+    Transition(state, event, handler, leads or (state,), action, condition)
+    for states, events, handler, leads, condition, action in WorkerMachine.ROWS
+    for event in events
+    for state in states
+)
