@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.protocol.edge import session
 from flexspec_mq.protocol.table import TransitionTable
 from flexspec_mq.protocol.worker import machine
 
-TABLES: Mapping[str, TransitionTable[Any, Any]] = {"worker": machine.TABLE}
+TABLES: Mapping[str, TransitionTable[Any, Any]] = {"edge": session.TABLE, "worker": machine.TABLE}
 """Of both sides, by the name that their place in the document has."""
 
 

@@ -33,7 +33,7 @@ def test_the_command_writes_what_is_missing_and_checks_it(tmp_path: Path) -> Non
 
 
 def test_a_document_without_a_place_is_an_error() -> None:
-    with pytest.raises(UsageError, match="no place for the table of the worker"):
+    with pytest.raises(UsageError, match="no place for the table of the edge"):
         rendered("# Nothing\n")
 
 
