@@ -38,13 +38,11 @@ def guess_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None 
             of its token, whichever columns there are.
     """
 
-    def guess(
-        logits: npt.NDArray[np.float32], params: SamplingParams, position: int, streak: int
-    ) -> DraftToken:
+    def guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, run: int) -> DraftToken:
         drawn = None
         if ids is not None and params.temperature > 0.0:
             drawn = words_of(params.seed, position, ids)
-        column, features = features_of(logits, params, position, streak, drawn)
+        column, features = features_of(logits, params, position, run, drawn)
         token = column if ids is None else int(ids[column])
         if calibration is None:
             return DraftToken(token, math.exp(features[_LOGP]))

@@ -53,8 +53,8 @@ class Commit:
     Attributes:
         start: position of the first one.
         tokens: at least one.
-        origins: per token, who had drafted it in this edge's own branch before the verdict came; None where the
-            target wrote it.
+        origins: per token, who had drafted it, in this edge's own pending draft, before the verdict came; None where
+            the target wrote it.
     """
 
     start: int

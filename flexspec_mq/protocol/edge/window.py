@@ -44,7 +44,7 @@ class Window:
         self.sent_to = max(self.sent_to, self.held)
 
     def roll_back(self) -> None:
-        """The branch is gone and all in flight with it; sending restarts at what the worker holds."""
+        """The pending draft is gone and all in flight with it; sending restarts at what the worker holds."""
         self.in_flight = []
         self.sent_to = self.held
 

@@ -1,0 +1,116 @@
+"""What a node learns outlives its sessions, and what a new session makes of it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.protocol.edge.session import DraftToken, EdgeSession, Reuse, SessionConfig, SessionRequest
+from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.world import identity
+from schemas.messages import Open
+from tests.protocol.test_edge_rules import PROMPT, verdict
+
+CONFIG = SessionConfig()
+
+
+def session(controller: Controller, *, now: float = 0.0, reuse: Reuse | None = None) -> EdgeSession:
+    request = SessionRequest(session=1, version="v", identity=identity(), prompt=PROMPT, reuse=reuse)
+    machine = EdgeSession(request, FixedPolicy(Plan(4, 1)), random.Random(1), CONFIG, controller)
+    (effect,) = machine.start(now)
+    assert isinstance(effect, Send)
+    assert isinstance(effect.message, Open)
+    return machine
+
+
+def first_wait(controller: Controller, now: float = 0.0) -> float:
+    """Seconds after which a new session asks again."""
+    at = session(controller, now=now).next_tick()
+    assert at is not None
+    return at - now
+
+
+def answered(controller: Controller, seconds: float, *, worker: str = "w", now: float = 0.0) -> None:
+    """A session whose open is answered by a worker's hello after so long."""
+    hello = verdict((), (), worker=worker)
+    machine = session(controller, now=now)
+    machine.receive(type(hello)(*[getattr(hello, name) for name in hello.__struct_fields__]), now + seconds)
+    echo = {name: getattr(hello, name) for name in hello.__struct_fields__} | {"echo": 1}
+    machine.receive(type(hello)(**echo), now + seconds)
+    assert machine.observation.rtt == pytest.approx(seconds)
+
+
+def test_a_new_session_waits_as_long_as_the_nodes_round_trip_asks_for() -> None:
+    """Three seconds there and back: with a timeout of one second it would open again before any answer can come."""
+    controller = Controller()
+    assert 1.0 <= first_wait(controller) < 2.0
+    answered(controller, 3.0)
+    # smoothed 3, deviation 1.5: 3 + 4 · 1.5, bounded by 5, and jittered to at most the double
+    assert CONFIG.max_rto <= first_wait(controller, 10.0) < 2 * CONFIG.max_rto
+
+
+def test_a_short_round_trip_never_shortens_the_first_wait() -> None:
+    """How long the worker reads and computes is unknown: nothing is asked sooner than without the knowledge."""
+    controller = Controller()
+    answered(controller, 0.001)
+    assert 1.0 <= first_wait(controller, 10.0) < 2.0
+
+
+def test_the_first_sample_of_a_session_replaces_what_was_known() -> None:
+    known, mine = RoundTrip(1.0, 0.15, 5.0), RoundTrip(1.0, 0.15, 5.0)
+    known.sent(1, 0.0)
+    known.answered(1, 0, 0, 3.0)
+    mine.assume(known)
+    assert (mine.smoothed, mine.timeout) == (3.0, 5.0)
+    mine.sent(1, 10.0)
+    mine.answered(1, 0, 10, 10.11)
+    alone = RoundTrip(1.0, 0.15, 5.0)
+    alone.sent(1, 10.0)
+    alone.answered(1, 0, 10, 10.11)
+    assert (mine.smoothed, mine.deviation, mine.timeout) == (alone.smoothed, alone.deviation, alone.timeout)
+
+
+def test_a_round_trip_is_known_for_a_while_and_by_worker() -> None:
+    controller = Controller()
+    answered(controller, 3.0, worker="far")
+    answered(controller, 0.5, worker="near", now=5.0)
+    newest, far = controller.round_trip(None, 10.0), controller.round_trip("far", 10.0)
+    assert newest is not None
+    assert far is not None
+    assert newest.smoothed == pytest.approx(0.5)
+    assert far.smoothed == pytest.approx(3.0)
+    assert controller.round_trip("nobody", 10.0) is None
+    assert controller.round_trip("far", 10_000.0) is None
+    named = EdgeSession(
+        SessionRequest(session=2, version="v", identity=identity(), prompt=PROMPT, reuse=Reuse("far", 2)),
+        FixedPolicy(Plan(4, 1)), random.Random(1), CONFIG, controller,
+    )  # fmt: skip
+    named.start(10.0)
+    assert named.observation.rtt == pytest.approx(3.0)
+
+
+def test_what_a_token_costs_the_draft_is_known_to_the_next_session() -> None:
+    controller = Controller()
+    machine = session(controller)
+    for now in (0.5, 0.52, 0.54):
+        wanted = machine.draft_request()
+        assert wanted is not None
+        machine.drafted(wanted.start, wanted.digest, DraftToken(7), now)
+    assert session(controller, now=1.0).observation.draft_time == pytest.approx(0.02)
+    assert Controller().draft_time.seconds is None
+
+
+def test_workers_known_are_bounded() -> None:
+    controller = Controller()
+    for number in range(100):
+        measured = RoundTrip(1.0, 0.15, 5.0)
+        measured.sent(1, 0.0)
+        measured.answered(1, 0, 0, 0.1)
+        controller.adopted(f"w{number}", measured, 0.0)
+    known = [number for number in range(100) if controller.round_trip(f"w{number}", 1.0) is not None]
+    assert known == list(range(36, 100))
