@@ -46,6 +46,15 @@ class ApiOptions:
         float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
     ] = 600.0
 
+    api_wait: Annotated[
+        float,
+        Setting(
+            help="seconds that a text waits for a worker while none serves its version; 0 says so at once",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 0.0
+
     def __post_init__(self) -> None:
         """Refuse what no API can be made of.
 
@@ -79,4 +88,5 @@ class ApiOptions:
             lenient=self.lenient,
             max_texts=self.api_texts,
             timeout=self.api_timeout,
+            wait=self.api_wait,
         )

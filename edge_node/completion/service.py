@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Waiting = Callable[[str, list[str], float], None]
 """Told the version that no worker serves, versions that are online, and seconds that one is waited for."""
 
-_SURE = 1.2
+_SURE = 1.0
 """Seconds for which nobody must serve a version before that is said: a worker may just be starting again."""
-_STATUS = 0.5
+_STATUS = 0.3
 """Seconds that the retained status of a version's workers may take, once the link is up."""
 _LOOK = 0.05
 

@@ -247,6 +247,23 @@ def test_no_worker(capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: Pr
     assert finish["error"] == "no worker serves nobodys"
 
 
+def test_nobody_is_waited_for_unless_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker
+) -> None:
+    """Long before --give-up, which is 30 s."""
+    ask = ["ask", "hi", "--draft", str(tiny), *at(mosquitto), "--version", "nobodys", "--events"]
+    for wait in (None, 2.5):
+        code = edge(ask if wait is None else [*ask, "--wait", str(wait)])
+        said = capsys.readouterr()
+        assert code == 5
+        assert "error: no worker serves nobodys\n  hint: start one; " in said.err
+        events = [json.loads(line) for line in said.out.splitlines()]
+        told = [(event["version"], event["seconds"]) for event in events if event["type"] == "no_worker"]
+        assert told == ([] if wait is None else [("nobodys", wait)])
+        assert ("no worker serves nobodys; waiting up to 2.5 s" in said.err) == (wait is not None)
+        assert (wait or 0.0) < events[-1]["stats"]["seconds"] < (wait or 0.0) + 2.0
+
+
 def test_a_prompt_longer_than_the_context(
     capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker
 ) -> None:

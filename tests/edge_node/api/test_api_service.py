@@ -1,0 +1,166 @@
+"""Whether anybody serves a version, and what its workers recommend: what is told of it, and how soon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from cloud_worker.engine.interface import Facts, Recommended
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.models.text import decode
+from flexspec_mq.protocol.worker.types import WorkItem
+from tests.daemons import FakeVerifier, until, worker_at
+from tests.edge_node.api.served import Served, expected, ids_of, links_to, served, shown, tokenizer
+
+SOON = 2.0
+"""Seconds within which a user is told."""
+
+
+async def refused(api: Served, **more: Any) -> tuple[str, float]:
+    """What a text is refused with, and after how many seconds; 503 with the code for it."""
+    began = time.monotonic()
+    answer = await api.chat(**more)
+    took = time.monotonic() - began
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (503, "no_worker")
+    assert api.node.sessions == 0
+    return error["message"], took
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nobody_serves_the_version_and_that_is_said_at_once(
+    mosquitto: PrivateBroker, stream: bool
+) -> None:
+    async with served(mosquitto, workers=0) as api:
+        said, took = await refused(api, stream=stream)
+        assert took < SOON
+        assert said == f"no worker serves {api.version} (start one; no version is online)"
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos: int) -> None:
+    """At QoS 0 the broker does not say that nobody listens; the status of another version shows that we can see."""
+    async with (
+        served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api,
+        worker_at(links_to(mosquitto), "asv-w", FakeVerifier(), version="asv-other"),
+    ):
+        await until(lambda: "asv-other" in api.api.versions())
+        said, took = await refused(api)
+        assert took < SOON
+        assert "ask for one that is online:" in said
+        assert "asv-other" in said
+
+
+async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0) as api:
+        api.node.directory.blind = True
+        assert (await refused(api))[1] < SOON
+
+
+@pytest.mark.parametrize("blind", [False, True])
+async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: PrivateBroker, blind: bool) -> None:
+    async with served(mosquitto, workers=0, wait=20.0) as api:
+        api.node.directory.blind = blind
+        asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
+        await asyncio.sleep(SOON + 0.5)
+        assert not asking.done()
+        async with worker_at(links_to(mosquitto), f"asw-{blind}", FakeVerifier(), version=api.version):
+            answer = (await asking).json()
+        assert answer["choices"][0]["message"]["content"] == shown(expected(ids_of("hello"), 3, 20)[0])
+
+
+async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0, wait=1.0) as api:
+        took = (await refused(api))[1]
+        assert 1.0 < took < 1.0 + SOON
+
+
+async def test_a_busy_worker_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, queue_patience=SOON + 0.5) as api:
+        api.daemons[0].worker.machine.drain(time.monotonic())  # to an edge the same as full
+        began = time.monotonic()
+        assert (await api.chat()).json()["error"]["code"] == "workers_busy"
+        assert time.monotonic() - began > SOON
+
+
+async def test_a_text_that_has_begun_survives_its_worker(mosquitto: PrivateBroker) -> None:
+    """Nobody serves the version for longer than a new text would wait."""
+    async with served(mosquitto) as api:
+        asked: dict[str, Any] = {"seed": 5, "max_tokens": 2000, "ignore_eos": True}
+        asking = asyncio.create_task(api.chat(**asked))
+        await until(lambda: api.daemons[0].worker.machine.counters.opened == 1)
+        await api.daemons[0].kill()
+        await asyncio.sleep(SOON + 0.5)
+        assert not asking.done()
+        async with worker_at(links_to(mosquitto), "ass-w", FakeVerifier(), version=api.version):
+            answer = (await asking).json()
+        tokens, _ = expected(ids_of("hello"), 5, 2000, ignore_eos=True)
+        assert answer["choices"][0]["message"]["content"] == shown(tokens)
+
+
+class Opinionated(FakeVerifier):
+    """A target whose makers recommend something.
+
+    Attributes:
+        asked: temperature, top-k and top-p of each step's items.
+    """
+
+    def __init__(self, recommended: Recommended) -> None:
+        super().__init__(self._note)
+        self._recommended = recommended
+        self.asked: set[tuple[float, int, float]] = set()
+
+    def _note(self, items: Sequence[WorkItem]) -> None:
+        self.asked |= {(round(i.identity.temperature, 6), i.identity.top_k, i.identity.top_p) for i in items}
+
+    @property
+    def facts(self) -> Facts:
+        return replace(super().facts, recommended=self._recommended)
+
+
+@pytest.mark.parametrize(
+    ("recommended", "asked", "used"),
+    [
+        (Recommended(0.5, 20, 0.75), {}, (0.5, 20, 0.75)),
+        (Recommended(0.5, 20, 0.75), {"temperature": 0.25, "top_k": 0}, (0.25, 0, 0.75)),
+        (Recommended(0.5, 20, 0.75), {"temperature": 0}, (0.0, 20, 0.75)),
+        (Recommended(), {}, (1.0, 0, 1.0)),
+        (Recommended(temperature=0.5), {"top_p": 0.5}, (0.5, 0, 0.5)),
+    ],
+)
+async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(
+    mosquitto: PrivateBroker,
+    recommended: Recommended,
+    asked: dict[str, Any],
+    used: tuple[float, int, float],
+) -> None:
+    verifier = Opinionated(recommended)
+    async with served(mosquitto, verifier=verifier) as api:
+        usage = (await api.chat(max_tokens=3, **asked)).json()["usage"]["flexspec"]
+        assert (usage["temperature"], usage["top_k"], usage["top_p"]) == used
+        assert verifier.asked == {used}
+
+
+async def test_a_text_does_not_end_inside_a_character(mosquitto: PrivateBroker) -> None:
+    broken = "\N{REPLACEMENT CHARACTER}"
+
+    def ends_inside(seed: int) -> bool:
+        return decode(tokenizer(), expected(ids_of("hello"), seed, 7, ignore_eos=True)[0]).endswith(broken)
+
+    seeds = [seed for seed in range(200) if ends_inside(seed)][:3]
+    assert seeds
+    async with served(mosquitto) as api:
+        for seed in seeds:
+            answer = (await api.chat(seed=seed, max_tokens=7, ignore_eos=True)).json()
+            written = decode(tokenizer(), expected(ids_of("hello"), seed, 7, ignore_eos=True)[0])
+            assert answer["choices"][0]["message"]["content"] == written.rstrip(broken)
+            assert answer["choices"][0]["finish_reason"] == "length"
+            assert (
+                answer["usage"]["completion_tokens"] == 7
+            )  # all that was written, whether it is shown or not
