@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cloud_worker.engine.interface import Facts, StepResult
+from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
+from edge_node.drafting.interface import Drafted, DraftRequest
+from edge_node.drafting.simulated import SimulatedDrafter
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -31,12 +33,13 @@ from schemas.messages import Identity
 PATIENCE = 30.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""
 
+CONTEXT = 200_000
 TARGET = Target(eos_every=200)
 PLAN = Plan(draft_length=4, in_flight=2, qos=1)
 
 
-class FakeVerifier:
-    """An `Engine` over the fake target.
+class FakeVerifier(SimulatedEngine):
+    """The fake target, watched.
 
     Attributes:
         batches: prompts of the items in each step, in order.
@@ -46,28 +49,21 @@ class FakeVerifier:
     """
 
     def __init__(self, before: Callable[[Sequence[WorkItem]], None] | None = None) -> None:
+        facts = Facts(FINGERPRINT, CONTEXT, VOCAB, "exact", None, "fake", "fake")
+        super().__init__(facts, TARGET.forward)
         self.batches: list[list[tuple[int, ...]]] = []
         self.held: set[SessionKey] = set()
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.before = before
-        self._pending: dict[SessionKey, WorkItem] = {}
-
-    @property
-    def facts(self) -> Facts:
-        return Facts(FINGERPRINT, 200_000, VOCAB, "exact", None, "fake", "fake")
-
-    @property
-    def memory(self) -> None:
-        return None
 
     def add(self, item: WorkItem) -> None:
-        self._pending[item.key] = item
+        super().add(item)
         self.held.add(item.key)
 
     def free(self, key: SessionKey) -> None:
-        self._pending.pop(key, None)
+        super().free(key)
         self.held.discard(key)
 
     def release(self, key: SessionKey) -> None:
@@ -76,9 +72,6 @@ class FakeVerifier:
     def transfer(self, source: SessionKey, key: SessionKey) -> None:
         raise AssertionError(f"it keeps nothing of {source} for {key}")
 
-    def idle(self) -> bool:
-        return not self._pending
-
     def step(self) -> StepResult:
         items = list(self._pending.values())
         self.entered.set()
@@ -86,29 +79,27 @@ class FakeVerifier:
         self.batches.append([tuple(item.context[: item.prompt_length]) for item in items])
         if self.before is not None:
             self.before(items)
-        self._pending = {}
-        return StepResult([(item, TARGET.forward(item)) for item in items], 1)
+        return super().step()
 
 
-@dataclass
-class FakeDrafter:
-    """A `Drafter` that is right in a share `accuracy` of prefixes."""
+class FakeDrafter(SimulatedDrafter):
+    """The fake draft, watched.
 
-    accuracy: float = 0.7
-    held: set[int] = field(default_factory=set)
-    fails: bool = False
+    Args:
+        accuracy: share of prefixes in which it is right.
+    """
 
-    def fits(self, context: Sequence[int]) -> bool:
-        return len(context) < 200_000
+    def __init__(self, accuracy: float = 0.7) -> None:
+        super().__init__(lambda seed, context: draft_token(TARGET, seed, context, accuracy), CONTEXT)
+        self.accuracy = accuracy
+        self.held: set[int] = set()
+        self.fails = False
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         if self.fails:
             raise RuntimeError("the drafter is out of memory")
         self.held.update(one.session for one in wanted)
-        return [
-            (DraftToken(draft_token(TARGET, one.identity.seed, one.context, self.accuracy)),)
-            for one in wanted
-        ]
+        return super().draft(wanted)
 
     def free(self, session: int) -> None:
         self.held.discard(session)

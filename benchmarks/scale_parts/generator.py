@@ -15,12 +15,13 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
-from benchmarks.scale_parts import null
 from benchmarks.scale_parts.orders import Crowd, Mark, Order, Outcome, Ready, say
 from benchmarks.scale_parts.stopwatch import Stopwatch
+from edge_node.drafting.simulated import SimulatedDrafter
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -29,6 +30,7 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.simulator import null
 from flexspec_mq.transport.base import LinkSettings
 
 PROMPT = 16
@@ -183,7 +185,9 @@ async def serve(crowd: Crowd) -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=2**24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    drafter = None if crowd.right is None else null.NullDrafter(crowd.right)
+    drafter = None
+    if crowd.right is not None:
+        drafter = SimulatedDrafter(partial(null.guess, right=crowd.right), null.CONTEXT)
     async with AsyncExitStack() as stack:
         edges = []
         for number in range(crowd.first, crowd.first + crowd.count):

@@ -12,15 +12,17 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from benchmarks.scale_parts.null import Cost, NullEngine
 from benchmarks.scale_parts.orders import Ready, say
 from cloud_worker.__main__ import draining
+from cloud_worker.engine.interface import Facts
+from cloud_worker.engine.simulated import Cost, SimulatedEngine
 from cloud_worker.metrics import Metrics
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.daemon import probes
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.tasks import any_of, running
+from flexspec_mq.simulator import null
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 
@@ -47,7 +49,8 @@ async def serve(options: argparse.Namespace) -> None:
         batch=options.batch,
         drain=0.0,
     )
-    engine = NullEngine(Cost(options.step_ms / 1000, options.token_ms / 1000))
+    facts = Facts(null.FINGERPRINT, null.CONTEXT, null.VOCABULARY, "exact", None, "none", "none")
+    engine = SimulatedEngine(facts, null.decide, Cost(options.step_ms / 1000, options.token_ms / 1000))
     worker = CloudWorker(settings, engine)
     base = LinkSettings(port=options.port, client_id=f"w-{options.worker}", give_up_after=30.0)
     async with (

@@ -111,10 +111,10 @@ def comparison(drafted: dict[str, Any], streamed: dict[str, Any], *, on_link: bo
     took = f"{ours / theirs:.1f} times as long (one try each)"
     lines = [f"with drafts {ours:.1f} s, the same text streamed without drafts {theirs:.1f} s: {took}"]
     if ours > theirs and not on_link:
-        lines.append(
-            "Draft and target share this machine's processor here, and no network lies between them: "
-            "docs/benchmarks.md says where drafts win."
-        )
+        lines += [
+            "Here both sides share a processor and no network lies between them, so drafts cost more than they save;",
+            "docs/benchmarks.md says where they win.",
+        ]
     return lines
 
 

@@ -19,6 +19,7 @@ from flexspec_mq.simulator.world import (
     VOCAB,
     Cell,
     ChangingPolicy,
+    Host,
     Link,
     Target,
     World,
@@ -50,6 +51,7 @@ class Tally:
 
 
 def request(rng: random.Random, session: int, now: float, target: Target) -> SessionRequest:
+    """A session of any kind; some go on with what an earlier one committed."""
     limit = rng.choice((1, 2, 5, 20, 60, 120))
     stop = rng.choice((None, None, rng.randrange(VOCAB - 1)))
     base = SessionRequest(
@@ -75,6 +77,7 @@ def request(rng: random.Random, session: int, now: float, target: Target) -> Ses
 
 
 def build(rng: random.Random, *, flips: float) -> World:
+    """A world of any kind, without sessions."""
     link = Link(
         rng,
         delay=rng.choice((0.005, 0.04, 0.3, 1.5)),
@@ -133,6 +136,19 @@ def _more_turns(world: World, rng: random.Random, plans: list[Plan]) -> None:
     world.finished = finished
 
 
+def _cancel(world: World) -> None:
+    """Once in a while, the user of a session has enough of it."""
+    cell = world.rng.choice(world.cells)
+    if world.rng.random() < 0.3:
+        world.edge(cell, cell.machine.cancel(world.now))
+
+
+def _drop_half(world: World, host: Host) -> None:
+    """No room: half of what the engine holds is dropped, and read again."""
+    for key in world.rng.sample(sorted(host.cached), len(host.cached) // 2):
+        del host.cached[key]
+
+
 def _fault(world: World) -> None:
     rng = world.rng
     host = rng.choice(world.hosts)
@@ -149,15 +165,12 @@ def _fault(world: World) -> None:
             host.subscribed = False
             world.at(rng.uniform(1, 10), lambda: _replace(world, host.name))
         case 5:
-            cell = rng.choice(world.cells)
-            if rng.random() < 0.3:
-                world._edge(cell, cell.machine.cancel(world.now))
+            _cancel(world)
         case 6:
             host.subscribed = False
             world.at(rng.uniform(0.5, 5), lambda: setattr(host, "subscribed", True))
-        case 7:  # no room: what the engine holds is dropped, and read again
-            for key in rng.sample(sorted(host.cached), len(host.cached) // 2):
-                del host.cached[key]
+        case 7:
+            _drop_half(world, host)
         case _:
             for cell in world.cells:
                 world.gone(cell, host.name)
@@ -247,6 +260,7 @@ def _count(world: World, seed: int, tally: Tally) -> None:
 
 
 def main() -> int:
+    """Run as many schedules as asked and say what they saw; 1 if one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=int)
     parser.add_argument("--first", type=int, default=0)

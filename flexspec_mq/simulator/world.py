@@ -43,6 +43,7 @@ EDGE = "edge"
 
 
 def identity(*, seed: int = 1, limit: int = 40, ignore_eos: bool = False) -> Identity:
+    """What a session of the fake target is."""
     return Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, limit)
 
 
@@ -66,12 +67,14 @@ class Target:
     decided: set[tuple[int, ...]] = field(default_factory=set)
 
     def token(self, seed: int, prefix: Sequence[int]) -> int:
+        """The token after `prefix`, without flips."""
         value = _hash(seed, tuple(prefix))
         if value % self.eos_every == 0:
             return EOS
         return value // 64 % (VOCAB - 1)
 
     def decide(self, seed: int, prefix: tuple[int, ...]) -> int:
+        """The token after `prefix` in this forward."""
         token = self.token(seed, prefix)
         if self.flips and self.rng.random() < self.flips:
             token = (token + 1) % (VOCAB - 1)
@@ -130,6 +133,7 @@ class ChangingPolicy:
         self.asked = 0
 
     def plan(self, seen: Observation) -> Plan:
+        """One of the plans."""
         assert seen.accepted <= seen.drafted
         self.asked += 1
         return self.rng.choice(self.plans)
@@ -159,6 +163,7 @@ class Link:
         return delays
 
     def heal(self) -> None:
+        """Nothing goes wrong any more."""
         self.loss = self.duplicate = self.late = self.jitter = 0.0
 
 
@@ -241,6 +246,7 @@ class World:
     # Time
 
     def at(self, delay: float, action: Callable[[], None]) -> None:
+        """Have something happen so many seconds from now."""
         heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
 
     def step(self, until: float) -> bool:
@@ -264,13 +270,14 @@ class World:
         for cell in self.cells:
             at = cell.machine.next_tick()
             if at is not None and at <= self.now:
-                self._edge(cell, cell.machine.tick(self.now))
+                self.edge(cell, cell.machine.tick(self.now))
         for host in self.hosts:
             at = host.machine.next_tick()
             if host.alive and at is not None and at <= self.now:
                 self._worker(host, host.machine.tick(self.now))
 
     def run(self, seconds: float) -> None:
+        """Let so much time pass."""
         until = self.now + seconds
         while self.step(until):
             pass
@@ -285,15 +292,17 @@ class World:
         draft_time: float = 0.008,
         config: SessionConfig | None = None,
     ) -> Cell:
+        """Begin a session."""
         machine = EdgeSession(request, policy, random.Random(self.rng.random()), config)
         cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))
         self.cells.append(cell)
         if not self.online:
             machine.link_down(self.now)
-        self._edge(cell, machine.start(self.now))
+        self.edge(cell, machine.start(self.now))
         return cell
 
-    def _edge(self, cell: Cell, effects: Sequence[Effect]) -> None:
+    def edge(self, cell: Cell, effects: Sequence[Effect]) -> None:
+        """Carry out what an edge's session wants."""
         for effect in effects:
             match effect:
                 case Send():
@@ -325,18 +334,18 @@ class World:
         def done() -> None:
             cell.drafting = False
             if self.rng.random() < self.early_stops:
-                self._edge(cell, cell.machine.draft_stopped(start, digest, self.now))
+                self.edge(cell, cell.machine.draft_stopped(start, digest, self.now))
                 return
             token = draft_token(self.target, cell.request.identity.seed, context, cell.accuracy)
             doubt = _hash("doubt", context) % 1000 / 1000 if self.doubts else 0.0
-            self._edge(cell, cell.machine.drafted(start, digest, DraftToken(token, 1 - doubt), self.now))
+            self.edge(cell, cell.machine.drafted(start, digest, DraftToken(token, 1 - doubt), self.now))
 
         self.at(cell.draft_time, done)
 
     def _publish(self, cell: Cell, send: Send) -> None:
         takers = [host for host in self.hosts if host.subscribed]
         if send.to_worker is None and not takers:
-            self.at(0.01, lambda: self._edge(cell, cell.machine.no_worker(self.now)))
+            self.at(0.01, lambda: self.edge(cell, cell.machine.no_worker(self.now)))
             return
         if send.to_worker is None:
             self.turn += 1
@@ -344,18 +353,19 @@ class World:
         else:
             host = next(h for h in self.hosts if h.name == send.to_worker)
             if isinstance(send.message, Open) and host.hung and self.rng.random() < 0.3:
-                self.at(0.01, lambda: self._edge(cell, cell.machine.prefix_lost(self.now)))
+                self.at(0.01, lambda: self.edge(cell, cell.machine.prefix_lost(self.now)))
                 return
         version = cell.request.version if send.to_worker is None else None
         self._carry(lambda: self._deliver(host, send, version))
 
     def set_link(self, *, up: bool) -> None:
+        """Connect all edges, or cut them off."""
         if up == self.online:
             return
         self.online = up
         for cell in self.cells:
             machine = cell.machine
-            self._edge(cell, machine.link_up(self.now) if up else machine.link_down(self.now))
+            self.edge(cell, machine.link_up(self.now) if up else machine.link_down(self.now))
 
     def _to_edge(self, message: Verdict | Error) -> None:
         if not self.online:
@@ -363,7 +373,7 @@ class World:
             return
         for cell in self.cells:
             if cell.request.session == message.session:
-                self._edge(cell, cell.machine.receive(message, self.now))
+                self.edge(cell, cell.machine.receive(message, self.now))
                 return
         if isinstance(message, Verdict):
             for effect in close_unknown(message):
@@ -393,14 +403,14 @@ class World:
                     host.pending.pop(key, None)
                 case Transfer(source, key):
                     assert source[0] == key[0]
-                    prompt = len(host.machine._sessions[key].prompt)
+                    prompt = len(host.machine.sessions[key].prompt)
                     if source in host.cached:
                         host.cached[key] = min(host.cached.pop(source), prompt - 1)
                 case Truncate(key, length):
                     if key in host.cached:
-                        prompt = len(host.machine._sessions[key].prompt)
+                        prompt = len(host.machine.sessions[key].prompt)
                         host.cached[key] = min(host.cached[key], prompt + length)
-        for session in host.machine._sessions.values():
+        for session in host.machine.sessions.values():
             self.most_held = max(self.most_held, len(session.held))
         self._compute(host)
 
@@ -463,7 +473,7 @@ class World:
     def gone(self, cell: Cell, name: str) -> None:
         """The worker's will reaches an edge."""
         if self.online:
-            self._edge(cell, cell.machine.worker_gone(name, self.now))
+            self.edge(cell, cell.machine.worker_gone(name, self.now))
 
     def hang(self, host: Host, seconds: float) -> None:
         """Nothing goes in or out for a while; what is computed comes late."""
@@ -494,4 +504,5 @@ class World:
         assert len(cell.finishes) == (cell.machine.state is EdgeState.DONE)
 
     def drained(self) -> bool:
+        """Whether no worker keeps anything."""
         return all(not (host.machine.kept or host.machine.prefixes or host.cached) for host in self.hosts)

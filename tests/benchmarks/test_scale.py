@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from benchmarks import scale
-from benchmarks.scale_parts import null
 from benchmarks.scale_parts.cpu import Sample, Use, between, machine_ticks, process_ticks, take
 from benchmarks.scale_parts.generator import prompt_of, seed_of
 from benchmarks.scale_parts.orders import Order, Outcome
 from benchmarks.scale_parts.sessions import Texts, steady_rate
 from benchmarks.scale_parts.stopwatch import Stopwatch
+from cloud_worker.engine.interface import Facts
+from cloud_worker.engine.simulated import FREE, Cost, SimulatedEngine
 from flexspec_mq.codec import Codec
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.simulator import null
 from flexspec_mq.site.figures import parse_figures, since
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -26,6 +28,8 @@ from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 CODEC = Codec()
 
 pytestmark = pytest.mark.alone
+
+FACTS = Facts(null.FINGERPRINT, null.CONTEXT, null.VOCABULARY, "exact", None, "none", "none")
 
 
 def item(seed: int, context: tuple[int, ...], draft: tuple[int, ...], session: int = 1) -> WorkItem:
@@ -67,7 +71,7 @@ def test_the_null_draft_is_right_as_often_as_it_is_told(right: float) -> None:
 def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> None:
     """Every session writes the text that it writes alone, in as many rounds as foretold."""
     k, right, limit, prompt = 4, 0.7, 30, (5, 6)
-    verifier = null.NullEngine(null.Cost())
+    verifier = SimulatedEngine(FACTS, null.decide, FREE)
     texts: dict[int, list[int]] = {seed: [] for seed in range(shared)}
     rounds = dict.fromkeys(texts, 0)
     while any(len(text) < limit for text in texts.values()):
@@ -90,7 +94,7 @@ def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> 
 
 
 def test_a_step_of_a_modelled_device_takes_its_time_and_no_processor() -> None:
-    verifier = null.NullEngine(null.Cost(step=0.05, token=0.01))
+    verifier = SimulatedEngine(FACTS, null.decide, Cost(step=0.05, token=0.01))
     verifier.add(item(1, (5, 6), (7, 8)))
     began, used = time.perf_counter(), time.process_time()
     result = verifier.step()

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flexspec_mq.demo.screen import Screen, live_line, summary_rows
+from flexspec_mq.demo.screen import Screen, comparison, live_line, summary_rows
 
 STATS: dict[str, Any] = {
     "tokens": 30,
@@ -88,3 +88,13 @@ def test_the_summary_says_why_it_ended() -> None:
     screen.summary({"stats": STATS, "reason": "length"})
     assert "the limit of tokens was reached" in out.getvalue()
     assert "1 polls, 0 re-opens" in out.getvalue()
+
+
+def test_both_times_are_told_and_why_drafts_lose_on_one_machine() -> None:
+    slow, quick = {"seconds": 7.5}, {"seconds": 5.0}
+    first, *why = comparison(slow, quick, on_link=False)
+    assert "with drafts 7.5 s" in first
+    assert "streamed without drafts 5.0 s: 1.5 times as long" in first
+    assert "docs/benchmarks.md" in why[-1]
+    assert len(comparison(slow, quick, on_link=True)) == len(comparison(quick, slow, on_link=False)) == 1
+    assert "0.7 times as long" in comparison(quick, slow, on_link=False)[0]

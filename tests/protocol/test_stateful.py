@@ -185,7 +185,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(index=INDEX)
     def cancel(self, index: int) -> None:
         cell = self.world.cells[index % len(self.world.cells)]
-        self.world._edge(cell, cell.machine.cancel(self.world.now))
+        self.world.edge(cell, cell.machine.cancel(self.world.now))
 
     @invariant()
     def the_text_is_right(self) -> None:

@@ -8,7 +8,7 @@ nobody else anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import ClassVar
 
@@ -97,6 +97,11 @@ class WorkerMachine:
     def live(self) -> Counter[str]:
         """Live sessions by target version."""
         return Counter(session.version for session in self._sessions.values() if session.ended is Fin.NONE)
+
+    @property
+    def sessions(self) -> Mapping[SessionKey, WorkerSession]:
+        """All that are kept, finished ones included; to be read only."""
+        return self._sessions
 
     @property
     def draining(self) -> bool:

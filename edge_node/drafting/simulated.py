@@ -1,0 +1,34 @@
+"""A drafter without weights, for tests and for measuring all that is around one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class SimulatedDrafter:
+    """A `Drafter` over a function, that takes no time.
+
+    Args:
+        guess: the token after a context, by the session's seed.
+        longest: context that it drafts for.
+    """
+
+    def __init__(self, guess: Callable[[int, Sequence[int]], int], longest: int) -> None:
+        self._guess = guess
+        self._longest = longest
+
+    def fits(self, context: Sequence[int]) -> bool:
+        """Whether a token after `context` can be drafted at all."""
+        return len(context) < self._longest
+
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        """One token for each."""
+        return [(DraftToken(self._guess(one.identity.seed, one.context)),) for one in wanted]
+
+    def free(self, session: int) -> None:
+        """There is nothing to forget."""
