@@ -82,7 +82,7 @@ def other_weights() -> PackedModel:
 OTHERS: dict[str, Callable[[], PackedModel]] = {
     "weights": other_weights,
     "dtype": lambda: packed("grouped", torch.bfloat16),
-    "shapes": lambda: packed("grouped", torch.float32, Shapes(16, 64, 64)),
+    "shapes": lambda: packed("grouped", torch.float32, Shapes(64, 64, 64)),
     "heads": lambda: packed("all", torch.float32),
     "architecture": lambda: PackedModel(tiny("grouped", torch.float32, window=4000)),
 }
