@@ -407,20 +407,18 @@ class EdgeNode:
 
     def _lost(self, generation: Generation, send: Send, error: LinkDown | PublishRefused) -> None:
         """A publish failed. The protocol covers it, except that it wants to know when nobody listens."""
-        _log.info("session %d: lost a message: %s", generation.session, error.message)
-        if not isinstance(error, PublishRefused):
-            return
-        nobody = error.reason_code == NO_SUBSCRIBERS
-        if nobody and send.to_worker is not None:
-            self._prefixes.forget(send.to_worker)
-        if generation.session not in self._sessions:
-            return
-        machine, now = generation.machine, time.monotonic()
-        if nobody and isinstance(send.message, Open):
-            named = send.to_worker is not None
-            self._do(generation, machine.prefix_lost(now) if named else machine.no_worker(now))
-        elif error.reason_code in _FINAL_REFUSALS and not isinstance(send.message, Close):
+        alive, machine, now = generation.session in self._sessions, generation.machine, time.monotonic()
+        reason = error.reason_code if isinstance(error, PublishRefused) else None
+        if reason == NO_SUBSCRIBERS:
+            if send.to_worker is not None:
+                self._prefixes.forget(send.to_worker)
+            if alive and isinstance(send.message, Open):
+                named = send.to_worker is not None
+                self._do(generation, machine.prefix_lost(now) if named else machine.no_worker(now))
+        elif alive and reason in _FINAL_REFUSALS and not isinstance(send.message, Close):
             self._give_up(generation, error)  # the broker will never take this message
+        else:
+            _log.info("session %d: lost a message: %s", generation.session, error.message)
 
     async def _draft_loop(self) -> None:
         while True:

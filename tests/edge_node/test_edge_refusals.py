@@ -10,7 +10,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.errors import LocalProtocolError, PublishRefused
+from flexspec_mq.errors import LocalProtocolError, PublishRefused, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
@@ -59,3 +59,20 @@ async def test_a_worker_that_is_told_to_leave_while_its_link_is_down_takes_nothi
             assert leaving.worker.machine.counters.busy == 0
         leaving.verifier.gate.set()
         assert (await read(held))[0] == alone(held.request)
+
+
+async def test_that_nobody_serves_a_version_is_told_to_the_texts_that_ask_for_it() -> None:
+    """A message that is lost belongs to one text, whichever topic it was for."""
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link, give_up=0.3) as node:
+        daemon.verifier.gate.clear()
+        here = node.generate(wanting(1))
+        await until(lambda: here.machine.worker == "w1")
+        elsewhere = node.generate(replace(wanting(2), version="other"))
+        _, finish = await read(elsewhere)
+        assert isinstance(finish.error, WorkerError)
+        assert finish.error.message == "no worker serves other"
+        assert here.machine.finished is None
+        daemon.verifier.gate.set()
+        assert (await read(here))[0] == alone(here.request)
+        assert here.machine.counters.opens == 1

@@ -13,20 +13,15 @@ import pytest
 from broker.launcher import PrivateBroker
 from edge_node.api.daemon import serve_node
 from edge_node.api.settings import ApiSettings
-from edge_node.fleet.directory import STALE, WorkerDirectory
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.codec import Codec
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.errors import LinkError, RemoteProtocolError, UsageError
+from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.status import WorkerStatus
 from tests.daemons import PATIENCE, FakeDrafter, FakeVerifier, until, worker_at
 from tests.edge_node.api.served import PLAN, Speech, links_to
-
-CODEC = Codec()
 
 
 async def daemon(
@@ -123,66 +118,3 @@ async def test_a_link_that_fails_later_ends_it_too(own_mosquitto: PrivateBroker)
     own_mosquitto.kill()
     with pytest.raises(LinkError):
         await asyncio.wait_for(run, PATIENCE)
-
-
-def status(
-    state: str = "online", *, worker: str = "w", version: str = "base", epoch: int = 5, **more: str
-) -> bytes:
-    return CODEC.encode_status(
-        WorkerStatus(state=state, epoch=epoch, at=0.0, worker=worker, version=version, **more)  # type: ignore[arg-type]
-    )
-
-
-def test_workers_come_and_go() -> None:
-    now = 0.0
-    workers = WorkerDirectory(lambda: now)
-    workers.take("w", status(exactness="exact"))
-    assert workers.versions() == {"base": 5}
-    assert workers.exactness("base") == "exact"
-    workers.take("w2", status(worker="w2", epoch=3, exactness="exact up to ties"))
-    assert workers.versions() == {"base": 3}
-    assert workers.exactness("base") == "exact up to ties"
-    assert workers.exactness("other") == "unknown"
-    workers.take("w", status("gone", epoch=4))  # the will of an older life
-    assert len(workers.online()) == 2
-    workers.take("w", status("draining"))
-    workers.take("w2", b"")
-    assert workers.versions() == {}
-    workers.take("w", status())
-    with pytest.raises(RemoteProtocolError, match="cannot be read"):
-        workers.take("w", b"no status")
-    with pytest.raises(RemoteProtocolError, match="is that of w"):
-        workers.take("other", status())
-    assert len(workers.online()) == 1
-    newest = workers.status("base")
-    assert newest is not None
-    assert newest.worker == "w"
-    now = STALE + 1
-    assert workers.online() == []
-    assert workers.status("base") is None
-    workers.take(
-        "w", status("online", epoch=4)
-    )  # of an older life, however long ago we heard of the newer one
-    assert workers.online() == []
-    workers.take("w", status())
-    assert len(workers.online()) == 1
-
-
-async def test_a_version_is_waited_for() -> None:
-    workers = WorkerDirectory()
-    assert not await workers.wait_for("base", 0.01)
-    waits = [asyncio.create_task(workers.wait_for("base", PATIENCE)) for _ in range(2)]
-    await asyncio.sleep(0)
-    workers.take("w", status(version="other"))
-    await asyncio.sleep(0)
-    assert not any(wait.done() for wait in waits)
-    workers.take("w2", status(worker="w2"))
-    assert await asyncio.gather(*waits) == [True, True]
-    assert await workers.wait_for("base", 0.0)
-
-
-def test_workers_known_are_bounded() -> None:
-    workers = WorkerDirectory()
-    for number in range(1100):
-        workers.take(f"w{number}", status(worker=f"w{number}"))
-    assert len(workers.online()) == 1024

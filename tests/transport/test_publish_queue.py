@@ -41,14 +41,14 @@ class FakeLink:
 
 
 @asynccontextmanager
-async def running(outbox: PublishQueue, link: FakeLink) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(outbox.run(link))  # type: ignore[arg-type]
+async def running(queue: PublishQueue, link: FakeLink) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(queue.run(link))  # type: ignore[arg-type]
     try:
         yield task
     finally:
         task.cancel()
         await asyncio.wait([task])
-    assert link.waiting == 0, "a publish outlived the outbox"
+    assert link.waiting == 0, "a publish outlived the queue"
 
 
 def numbered(count: int, qos: int) -> list[Outbound]:
@@ -57,36 +57,36 @@ def numbered(count: int, qos: int) -> list[Outbound]:
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_all_is_published_in_order(qos: int) -> None:
-    link, outbox = FakeLink(), PublishQueue(outstanding=4)
-    async with running(outbox, link):
+    link, queue = FakeLink(), PublishQueue(outstanding=4)
+    async with running(queue, link):
         for message in numbered(50, qos):
-            outbox.put(message)
-        assert await outbox.flush(PATIENCE)
+            queue.put(message)
+        assert await queue.flush(PATIENCE)
         assert link.sent == [str(number) for number in range(50)]
         assert link.most_waiting <= (4 if qos else 1)
-        assert await outbox.flush(0.0), "nothing waits any more"
+        assert await queue.flush(0.0), "nothing waits any more"
 
 
 async def test_acknowledgements_may_be_outstanding_up_to_a_bound() -> None:
-    link, outbox = FakeLink(), PublishQueue(outstanding=4)
+    link, queue = FakeLink(), PublishQueue(outstanding=4)
     link.gate.clear()
-    async with running(outbox, link):
+    async with running(queue, link):
         for message in numbered(50, 1):
-            outbox.put(message)
-        assert not await outbox.flush(0.05)
+            queue.put(message)
+        assert not await queue.flush(0.05)
         assert link.waiting == 4
         link.gate.set()
-        assert await outbox.flush(PATIENCE)
+        assert await queue.flush(PATIENCE)
     assert len(link.sent) == 50
 
 
 async def test_on_overflow_the_oldest_goes_and_is_counted() -> None:
-    link, outbox = FakeLink(), PublishQueue(bound=10)
+    link, queue = FakeLink(), PublishQueue(bound=10)
     for message in numbered(25, 0):
-        outbox.put(message)
-    assert (len(outbox), outbox.dropped) == (10, 15)
-    async with running(outbox, link):
-        assert await outbox.flush(PATIENCE)
+        queue.put(message)
+    assert (len(queue), queue.dropped) == (10, 15)
+    async with running(queue, link):
+        assert await queue.flush(PATIENCE)
     assert link.sent == [str(number) for number in range(15, 25)]
 
 
@@ -97,35 +97,35 @@ async def test_on_overflow_the_oldest_goes_and_is_counted() -> None:
 async def test_what_is_lost_is_told_to_its_owner(qos: int, error: LinkDown | PublishRefused) -> None:
     told: list[tuple[str, LinkDown | PublishRefused]] = []
     link = FakeLink()
-    outbox = PublishQueue()
+    queue = PublishQueue()
     link.error = error
-    async with running(outbox, link):
+    async with running(queue, link):
         for message in numbered(3, qos):
-            outbox.put(message, lambda why, topic=message.topic: told.append((topic, why)))  # type: ignore[misc]
-        outbox.put(Outbound("nobody wants to know", b"", qos))
-        assert await outbox.flush(PATIENCE)
+            queue.put(message, lambda why, topic=message.topic: told.append((topic, why)))  # type: ignore[misc]
+        queue.put(Outbound("nobody wants to know", b"", qos))
+        assert await queue.flush(PATIENCE)
     assert told == [("0", error), ("1", error), ("2", error)]
-    assert outbox.lost == 4
+    assert queue.lost == 4
 
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_a_link_that_fails_for_good_ends_the_loop(qos: int) -> None:
-    link, outbox = FakeLink(), PublishQueue()
+    link, queue = FakeLink(), PublishQueue()
     link.error = LinkError("gave up")
-    async with running(outbox, link) as task:
-        outbox.put(Outbound("x", b"", qos))
+    async with running(queue, link) as task:
+        queue.put(Outbound("x", b"", qos))
         with pytest.raises(LinkError, match="gave up"):
             await asyncio.wait_for(task, PATIENCE)
 
 
 @pytest.mark.parametrize("qos", [0, 1])
 async def test_flush_waits_for_a_publish_that_is_under_way(qos: int) -> None:
-    link, outbox = FakeLink(), PublishQueue()
+    link, queue = FakeLink(), PublishQueue()
     link.gate.clear()
-    async with running(outbox, link):
-        outbox.put(Outbound("x", b"", qos))
-        assert not await outbox.flush(0.05)
+    async with running(queue, link):
+        queue.put(Outbound("x", b"", qos))
+        assert not await queue.flush(0.05)
         assert link.waiting == 1
         link.gate.set()
-        assert await outbox.flush(PATIENCE)
+        assert await queue.flush(PATIENCE)
         assert link.sent == ["x"]

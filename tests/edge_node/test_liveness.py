@@ -31,25 +31,25 @@ def status(state: State, epoch: int, worker: str = "w1") -> WorkerStatus:
     ],
 )
 def test_what_a_status_says(seen: list[tuple[State, int]], news: tuple[State, int], over: bool) -> None:
-    presence = WorkerLiveness()
-    presence.holds(1, "w1")
+    liveness = WorkerLiveness()
+    liveness.holds(1, "w1")
     for state, epoch in seen:
-        presence.ended(status(state, epoch))
-    assert presence.ended(status(*news)) is over
+        liveness.ended(status(state, epoch))
+    assert liveness.ended(status(*news)) is over
 
 
 async def test_only_workers_with_sessions_count_and_nothing_is_kept_of_others() -> None:
-    presence = WorkerLiveness()
-    assert not presence.ended(status("gone", 1))
-    presence.holds(1, "w1")
-    presence.holds(2, "w1")
-    presence.holds(3, "w2")
-    assert presence.workers == {"w1", "w2"}
-    assert presence.sessions_of("w1") == [1, 2]
-    assert not presence.ended(status("online", 9))
-    presence.holds(1, "w2")
-    presence.holds(2, None)
-    presence.holds(2, None)
-    assert presence.workers == {"w2"}
-    presence.holds(1, "w1")
-    assert not presence.ended(status("online", 10)), "an epoch of before was kept"
+    liveness = WorkerLiveness()
+    assert not liveness.ended(status("gone", 1))
+    liveness.holds(1, "w1")
+    liveness.holds(2, "w1")
+    liveness.holds(3, "w2")
+    assert liveness.workers == {"w1", "w2"}
+    assert liveness.sessions_of("w1") == [1, 2]
+    assert not liveness.ended(status("online", 9))
+    liveness.holds(1, "w2")
+    liveness.holds(2, None)
+    liveness.holds(2, None)
+    assert liveness.workers == {"w2"}
+    liveness.holds(1, "w1")
+    assert not liveness.ended(status("online", 10)), "an epoch of before was kept"
