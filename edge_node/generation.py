@@ -28,6 +28,7 @@ class GenerationRequest:
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
         version: target version to ask for; None is the node's.
+        prediction: token ids that the text will probably have; drafted from, and never more than that.
     """
 
     prompt: tuple[int, ...]
@@ -38,6 +39,7 @@ class GenerationRequest:
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     timeout: float | None = None
     version: str | None = None
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -233,6 +233,7 @@ class EdgeNode:
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
                 reuse=self._prefixes.offer(version, request.prompt, now),
+                prediction=request.prediction,
             ),
             request.policy,
             self._rng,

@@ -8,12 +8,13 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
 from edge_node.completion.figures import Clock
 from edge_node.completion.options import SEED_BITS
-from edge_node.completion.prompts import encode
+from edge_node.completion.prompts import encode, encode_prediction
 from edge_node.completion.service import Service
 from edge_node.generation import GenerationRequest
 from flexspec_mq.daemon.tasks import any_of, running
@@ -78,7 +79,9 @@ class CompletionGenerator:
             LinkError: there is no link to the broker.
         """
         clock = Clock()
-        ids = await asyncio.get_running_loop().run_in_executor(self._encoder, encode, self.model, prompt)
+        encoded = await asyncio.get_running_loop().run_in_executor(
+            self._encoder, self._encoded, prompt, options
+        )
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a user who has seen nothing yet can still go elsewhere.
         if not await self.node.wait_up(self._link_patience):
@@ -86,12 +89,28 @@ class CompletionGenerator:
                 "the edge node has no link to its broker, and did not get one within "
                 f"{self._link_patience:g} s"
             )
-        writing = Writing(self, ids, options, clock, waiting)
+        writing = Writing(self, encoded, options, clock, waiting)
         await writing.begin()
         try:
             yield writing
         finally:
             self.node.cancel(writing.generation)
+
+    def _encoded(self, prompt: Prompt, options: CompletionOptions) -> _Encoded:
+        ids = encode(self.model, prompt)
+        room = self.model.max_context - len(ids)
+        limit = room if options.limit is None else min(options.limit, room)
+        prediction = encode_prediction(self.model, options.prediction, limit) if options.prediction else ()
+        return _Encoded(ids, limit, prediction)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A request in tokens: the prompt, how many to write at most, and what they will probably be."""
+
+    prompt: tuple[int, ...]
+    limit: int
+    prediction: tuple[int, ...]
 
 
 class Writing:
@@ -110,13 +129,13 @@ class Writing:
     def __init__(
         self,
         by: CompletionGenerator,
-        prompt: tuple[int, ...],
+        encoded: _Encoded,
         options: CompletionOptions,
         clock: Clock,
         waiting: Waiting | None,
     ) -> None:
         self._by = by
-        self._prompt = prompt
+        self._encoded = encoded
         self._options = options
         self._clock = clock
         self._version = options.version or by.node.version
@@ -174,18 +193,18 @@ class Writing:
             yield event
 
     def _open(self) -> None:
-        options, model = self._options, self._by.model
-        room = model.max_context - len(self._prompt)
+        options, encoded = self._options, self._encoded
         self.generation = self._by.node.generate(
             GenerationRequest(
-                prompt=self._prompt,
+                prompt=encoded.prompt,
                 sampling=options.sampling(self._drawn, self._by.node.directory.recommended(self._version)),
-                limit=room if options.limit is None else min(options.limit, room),
+                limit=encoded.limit,
                 policy=self._by.policy(),
                 ignore_eos=options.ignore_eos,
-                finish_at=StopFinder(model.tokenizer, options.stops) if options.stops else None,
+                finish_at=StopFinder(self._by.model.tokenizer, options.stops) if options.stops else None,
                 timeout=self._left,
                 version=options.version,
+                prediction=encoded.prediction,
             )
         )
         _log.info("session %d of version %s begins", self.generation.session, self._version)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from flexspec_mq.models.tokenizer import Tokenizer
 
 
+_CHARACTERS = 8
+"""Of a token of a prediction at most, on average; a part of more is not read."""
+
+
 class TextModel(Protocol):
     """What a text needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
 
@@ -63,6 +67,18 @@ def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
             hint="shorten the prompt or drop the oldest turns",
         )
     return ids
+
+
+def encode_prediction(model: TextModel, prediction: str, most: int) -> tuple[int, ...]:
+    """The token ids of the first part of a predicted text. May take a while.
+
+    Args:
+        model: whose tokenizer to use.
+        prediction: of any length.
+        most: tokens that are of use.
+    """
+    text = prediction[: most * _CHARACTERS]
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False)[:most])
 
 
 def _turns(model: TextModel, turns: list[Turn]) -> tuple[int, ...]:

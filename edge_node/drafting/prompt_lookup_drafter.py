@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-from edge_node.drafting.prompt_lookup import Lookup
+from edge_node.drafting.prompt_lookup import LONGEST, Lookup
 from edge_node.drafting.prompt_lookup_confidence import LookupRecord
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ LEAST = 0.05
 class SessionLookup:
     """One session's decided tokens, and how its lookups have fared.
 
+    What its user predicts stands before them, after the end of the prompt, as it would in an earlier text. So the
+    first predicted token is found when the text begins.
+
     Args:
         one: the first that is wanted of it.
     """
@@ -26,6 +29,10 @@ class SessionLookup:
         self._lookup = Lookup()
         self._record = LookupRecord(one.identity.temperature)
         self._prompt = one.prompt_length
+        if one.prediction:
+            self._lookup.extend(one.context[max(0, self._prompt - LONGEST) : self._prompt])
+            self._lookup.extend(one.prediction)
+        self._before = len(self._lookup)
 
     def follow(self, one: DraftRequest) -> tuple[int, ...]:
         """Learn what has been decided since; returns the branch.
@@ -33,7 +40,7 @@ class SessionLookup:
         What the prompt repeats tells nothing of the target, so only generated tokens are counted.
         """
         context, committed = one.context, one.committed
-        for place in range(len(self._lookup), committed):
+        for place in range(len(self._lookup) - self._before, committed):
             token = context[place]
             if place >= self._prompt and (found := self._lookup.find()) is not None:
                 self._record.count(found, right=found.token == token)

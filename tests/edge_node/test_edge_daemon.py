@@ -362,3 +362,22 @@ def test_only_a_workers_status_is_taken_for_one() -> None:
     assert topics.worker_of_status("f1/w/w1") == "w1"
     for other in ("f1/v/w1", "f1/w/w1/x", "f2/w/w1", "f1/w"):
         assert topics.worker_of_status(other) is None
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+async def test_a_prediction_speeds_a_text_up_and_never_changes_it(temperature: float) -> None:
+    """It is drafted from the first token on; where it is wrong, the text is the target's all the same."""
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"):
+        node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
+        async with node.running(broker.link, link_to("e-edge")):
+            plain = wanting(1, limit=60, plan=Plan(8, 1, 1))
+            plain = replace(plain, sampling=replace(plain.sampling, temperature=temperature))
+            text = alone(plain)
+            edited = (*text[:20], 7, 7, 7, *text[23:])
+            predictions = [(), text, edited, tuple(reversed(text)), (3,)]
+            generations = await check(node, [replace(plain, prediction=one) for one in predictions])
+    rounds = [generation.machine.counters.rounds for generation in generations]
+    assert rounds[1] <= 60 / 3
+    assert rounds[1] <= rounds[2] < rounds[0] / 2
+    assert generations[1].machine.counters.looked_up_accepted >= 40

@@ -170,3 +170,21 @@ def test_a_freed_session_is_forgotten() -> None:
     assert drafter.draft([wanted([9, 8, 7], 3)]) == [[]]
     assert drafter.fits([1] * 5)
     assert not drafter.fits([1] * 6)
+
+
+def test_what_is_predicted_is_found_from_the_first_token_on() -> None:
+    prompt = (5, 6, 7)
+    prediction = (1, 2, 3, 4)
+    request = asked(1, prompt, prompt_length=3, most=4, prediction=prediction)
+    (drafted,) = PromptLookupDrafter(max_context=100).draft([request])
+    assert drafted is not None
+    assert tuple(one.token for one in drafted) == prediction[: len(drafted)]
+    assert drafted
+
+
+def test_a_prediction_does_not_count_as_what_the_target_wrote() -> None:
+    """It is no evidence of how often lookups are right."""
+    request = asked(1, (5, 6, 7), prompt_length=3, prediction=(1, 2) * 20)
+    session, found = SessionLookup(request), Found(1, 2, Support.ALL)
+    session.follow(request)
+    assert session._record.confidence(found) == LookupRecord(0.0).confidence(found)

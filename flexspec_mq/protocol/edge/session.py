@@ -328,6 +328,7 @@ class EdgeSession:
             text.pending.joint_acceptance,
             plan.confidence_threshold,
             self._control.opportunity_cost,
+            request.prediction,
         )
 
     def _pump(self, now: float) -> None:

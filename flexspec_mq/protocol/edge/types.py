@@ -49,6 +49,7 @@ class SessionRequest:
             text right there (its value should be that length; a shorter one cannot take back what was shown).
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
+        prediction: token ids that the text will probably have; for the drafter alone.
     """
 
     session: int
@@ -59,6 +60,7 @@ class SessionRequest:
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     deadline: float | None = None
     reuse: Reuse | None = None
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ class DraftRequest:
         confidence_threshold: the joint acceptance below which a token is not wanted, see `Plan`.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model; 0 while
             unknown.
+        prediction: token ids that the text will probably have, as the user says.
     """
 
     session: int
@@ -148,6 +151,7 @@ class DraftRequest:
     joint_acceptance: float = 1.0
     confidence_threshold: float = 0.0
     opportunity_cost: float = 0.0
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

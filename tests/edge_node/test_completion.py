@@ -1,0 +1,115 @@
+"""One path from a request to a text: what `ask`, `chat` and `batch` show of it, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from edge_node.completion.events import events
+from edge_node.completion.generator import CompletionGenerator
+from edge_node.completion.options import CompletionOptions
+from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.errors import TimeIsOver, UsageError, WorkerError
+from flexspec_mq.models.text import Turn
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
+from flexspec_mq.transport.memory import MemoryBroker
+from tests.daemons import FakeVerifier, link_to, worker_at
+from tests.edge_node.api.served import Speech, expected, ids_of, shown
+
+HELLO = (Turn("user", "hello"),)
+WHOLE: dict[str, Any] = {"temperature": 0.0, "seed": 4, "limit": 60, "ignore_eos": True}
+
+
+@asynccontextmanager
+async def generator(broker: MemoryBroker) -> AsyncIterator[CompletionGenerator]:
+    """An edge that drafts by lookup alone."""
+    node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
+    async with node.running(broker.link, link_to("e-edge"), everyone=True):
+        made = CompletionGenerator(node, Speech(), lambda: FixedPolicy(Plan(8, 1, 1)), 5.0)
+        yield made
+        made.close()
+        assert not node.sessions
+
+
+async def written(
+    by: CompletionGenerator, prompt: Any = HELLO, found: list[dict[str, Any]] | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """All events of a text, also in `found`, where they stay if it fails."""
+    found = [] if found is None else found
+    async for one in events(by, prompt, CompletionOptions(**options), found.append):
+        found.append(one)
+    return found
+
+
+async def test_events_of_a_text() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), generator(broker) as by:
+        start, *middle, finish = await written(by, **WHOLE)
+    tokens, _ = expected(ids_of("hello"), 4, 60, ignore_eos=True)
+    assert start == {"type": "start", "prompt_tokens": len(ids_of("hello")), "seed": 4}
+    assert {one["type"] for one in middle} == {"text", "stats"}
+    text = "".join(piece for one in middle if one["type"] == "text" for piece, _ in one["pieces"])
+    assert text == finish["text"] == shown(tokens)
+    assert (finish["reason"], tuple(finish["tokens"]), finish["stats"]["tokens"]) == ("length", tokens, 60)
+    assert finish["stats"]["looked_up"] == finish["stats"]["accepted"]
+    assert (middle[-3]["worker"], finish["stats"]["version"]) == ("w1", "base")
+
+
+async def test_a_predicted_text_takes_fewer_rounds_and_is_the_same() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), generator(broker) as by:
+        plain = (await written(by, **WHOLE))[-1]
+        predicted = (await written(by, **WHOLE, prediction=plain["text"]))[-1]
+        wrong = (await written(by, **WHOLE, prediction="not at all " * 100_000))[-1]
+    assert plain["tokens"] == predicted["tokens"] == wrong["tokens"]
+    assert predicted["stats"]["rounds"] < plain["stats"]["rounds"]
+    assert predicted["stats"]["looked_up"] > plain["stats"]["looked_up"]
+
+
+@pytest.mark.parametrize("stop", [4, 9])
+async def test_a_stop_string_ends_what_is_shown(stop: int) -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), generator(broker) as by:
+        text = (await written(by, **WHOLE))[-1]["text"]
+        found = text[stop : stop + 3]
+        finish = (await written(by, **WHOLE, stops=(found,)))[-1]
+    assert (finish["reason"], finish["text"]) == ("stop", text[: text.index(found)])
+
+
+async def test_a_text_that_fails_finishes_with_what_made_it_fail() -> None:
+    broker = MemoryBroker()
+    found: list[dict[str, Any]] = []
+    async with generator(broker) as by:
+        with pytest.raises(WorkerError, match="no worker serves base"):
+            await written(by, found=found, **WHOLE, wait=0.5)
+    assert [one["type"] for one in found] == ["start", "no_worker", "finish"]
+    assert found[1] == {"type": "no_worker", "version": "base", "online": [], "seconds": 0.5}
+    assert (found[2]["reason"], found[2]["error"]) == ("failed", "no worker serves base")
+    assert found[2]["stats"]["seconds"] < 2.5
+
+
+async def test_a_text_whose_time_is_over_says_so() -> None:
+    broker, verifier = MemoryBroker(), FakeVerifier()
+    verifier.gate.clear()
+    found: list[dict[str, Any]] = []
+    async with worker_at(broker.link, "w1", verifier), generator(broker) as by:
+        with pytest.raises(TimeIsOver, match=r"not complete after 0\.3 s"):
+            await written(by, found=found, **WHOLE, timeout=0.3)
+        verifier.gate.set()
+    assert found[-1]["reason"] == "deadline"
+
+
+@pytest.mark.parametrize("prompt", ["", (), (Turn("user", " "),), (10**6,), "x" * 60_000])
+async def test_prompts_that_cannot_be_taken(prompt: Any) -> None:
+    found: list[dict[str, Any]] = []
+    async with generator(MemoryBroker()) as by:
+        with pytest.raises(UsageError):
+            await written(by, prompt, found, **WHOLE)
+    assert not found
