@@ -90,47 +90,48 @@ class PlainTokenizer:
         special_tokens_map: role → token.
         chat_template: source of the template; None for a base model.
         model_max_length: tokens of a text.
+        backend_tokenizer: of the tokenizers library.
     """
 
     def __init__(self, backend: Backend, special: dict[str, str], template: str | None, longest: int) -> None:
         self.special_tokens_map = special
         self.chat_template = template
         self.model_max_length = longest
-        self._backend = backend
+        self.backend_tokenizer = backend
         self._template = None if template is None else _compiled(template)
 
     def __len__(self) -> int:
         """Tokens of the vocabulary, added ones included."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
         """Id → token that is not of the model's own vocabulary, or special."""
-        return self._backend.get_added_tokens_decoder()
+        return self.backend_tokenizer.get_added_tokens_decoder()
 
     @property
     def eos_token_id(self) -> int | None:
         """What ends a text."""
         eos = self.special_tokens_map.get("eos_token")
-        return None if eos is None else self._backend.token_to_id(eos)
+        return None if eos is None else self.backend_tokenizer.token_to_id(eos)
 
     @property
     def all_special_ids(self) -> list[int]:
         """Ids of the tokens that have roles, each once."""
-        found = (self._backend.token_to_id(self.special_tokens_map.get(role, "")) for role in ROLES)
+        found = (self.backend_tokenizer.token_to_id(self.special_tokens_map.get(role, "")) for role in ROLES)
         return list(dict.fromkeys(token for token in found if token is not None))
 
     def get_vocab(self) -> dict[str, int]:
         """Token → id."""
-        return dict(self._backend.get_vocab(with_added_tokens=True))
+        return dict(self.backend_tokenizer.get_vocab(with_added_tokens=True))
 
     def convert_ids_to_tokens(self, ids: int) -> str | None:
         """The token of an id; None if there is none."""
-        return self._backend.id_to_token(ids)
+        return self.backend_tokenizer.id_to_token(ids)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text; with what the tokenizer puts around each text, unless told otherwise."""
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(
         self,
@@ -141,7 +142,7 @@ class PlainTokenizer:
     ) -> str:
         """The text of ids. Nothing is ever tidied up."""
         del clean_up_tokenization_spaces
-        return str(self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens))
+        return str(self.backend_tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens))
 
     def apply_chat_template(
         self,
