@@ -23,7 +23,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
-	@echo "  make demo CHAT=1         a conversation in the terminal"
+	@echo "  make demo CHAT=1         a conversation in the terminal, as of flexspec chat"
 	@echo "  make demo LINK=4g        over an emulated network; needs root. flexspec link profiles lists them"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
