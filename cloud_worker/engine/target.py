@@ -65,6 +65,5 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
         attn_implementation=register(),
         progress=say,
     )
-    packed = PackedModel(loaded.model)
-    proof, remembered = proved(packed, again=settings.prove, progress=_every(2.0, say))
+    packed, proof, remembered = proved(loaded.model, again=settings.prove, progress=_every(2.0, say))
     return Target(loaded, packed, proof, remembered)

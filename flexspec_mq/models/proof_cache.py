@@ -19,14 +19,16 @@ import torch
 import transformers
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.attention import Shapes
 from flexspec_mq.models.default import cache_folder
 from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.sampling import choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from flexspec_mq.models.packed import PackedModel
+    from transformers import PreTrainedModel
 
 MOST = 32
 """Entries that are kept; the one that was written longest ago goes first."""
@@ -62,43 +64,57 @@ Facts = dict[str, str]
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     facts: Facts
+    shapes: Shapes
     proof: Proof
+    seal: str = ""
+
+    def sealed(self) -> str:
+        """A digest of all the rest."""
+        return _digest([msgspec.json.encode((self.facts, self.shapes, self.proof))])
 
 
 def proved(
-    model: PackedModel, *, again: bool = False, progress: Callable[[float], None] | None = None
-) -> tuple[Proof, bool]:
-    """The proof for a model as it will be used: remembered, or made now and kept.
+    network: PreTrainedModel,
+    shapes: Shapes | None = None,
+    *,
+    again: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[PackedModel, Proof, bool]:
+    """A model that reads several sessions, and the proof for it: remembered, or made now and kept.
 
     Args:
-        model: on its device, under the thread count that it will be used with.
-        again: make it even if it is remembered.
+        network: on its device, under the thread count that it will be used with.
+        shapes: as for `PackedModel`; what this machine needs is remembered too.
+        again: make the proof even if it is remembered.
         progress: as for `prove`.
 
     Returns:
-        The proof, and whether it was remembered. One that cannot be read is made anew, one that cannot be kept is
-        only not remembered.
+        The model, the proof, and whether it was remembered. A proof that cannot be read is made anew, one that cannot
+        be kept is only not remembered.
+
+    Raises:
+        ModelError: the model's attention cannot be packed.
     """
-    facts = facts_of(model)
+    facts = facts_of(network, shapes)
     path = _path(facts)
     found = None if again or path is None else _read(path, facts)
     if found is not None:
-        return found, True
+        return PackedModel(network, found.shapes), found.proof, True
+    model = PackedModel(network, shapes)
     proof = prove(model, progress=progress)
     if path is not None:
-        _keep(path, _Entry(facts, proof))
-    return proof, False
+        _keep(path, _Entry(facts, model.shapes, proof))
+    return model, proof, False
 
 
-def facts_of(model: PackedModel) -> Facts:
-    """All that a proof for this model depends on, each as a digest or in words."""
-    network = model.model
+def facts_of(network: PreTrainedModel, shapes: Shapes | None) -> Facts:
+    """All that shapes and proof for this model depend on, each as a digest or in words."""
     device = next(network.parameters()).device
     ours = [Path(inspect.getfile(part)).parent for part in (prove, choose)]
     return {
         "weights": _digest(_tensors(network)),
         "architecture": f"{type(network).__qualname__} {network.config.to_json_string(use_diff=False)}",
-        "shapes": f"{model.shapes} {model.heads}",
+        "shapes": str(shapes),
         "code": _digest(
             path.read_bytes()
             for path in (*sorted(file for folder in ours for file in folder.glob("*.py")), _source(network))
@@ -169,19 +185,18 @@ def _path(facts: Facts) -> Path | None:
         return None
 
 
-def _read(path: Path, facts: Facts) -> Proof | None:
-    """The proof of an entry; None if it is missing, damaged, or of something else."""
+def _read(path: Path, facts: Facts) -> _Entry | None:
+    """An entry; None if it is missing, damaged, or of something else."""
     try:
         entry = msgspec.json.decode(path.read_bytes(), type=_Entry)
     except (OSError, msgspec.DecodeError):
         return None
-    proof = entry.proof
-    sound = proof.rows > 0 and 0 <= proof.differing <= proof.rows and 0 <= proof.flip_rate <= 1
-    return proof if sound and entry.facts == facts and proof.exact == (proof.differing == 0) else None
+    return entry if entry.facts == facts and entry.seal == entry.sealed() else None
 
 
 def _keep(path: Path, entry: _Entry) -> None:
     """Write an entry, whole or not at all, and forget the oldest ones."""
+    entry.seal = entry.sealed()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
