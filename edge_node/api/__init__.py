@@ -4,12 +4,14 @@
 |---|---|
 | `options`, `settings` | what the user says about it; what the API is told when it starts |
 | `errors` | errors in OpenAI's shape, and which status each of ours gets |
-| `validation`, `requests`, `messages` | from a JSON body to a `TextRequest`; what is refused, by name |
-| `responses` | OpenAI's response objects |
+| `validation`, `requests` | from a JSON body, by the types of `schemas.openai`, to a `TextRequest` |
+| `responses` | OpenAI's response objects, of the same types |
 | `request_body`, `streaming` | bytes in, bytes out, clients that go away |
 | `metrics` | for Prometheus |
-| `auth` | the key, the host's name, errors in one shape |
+| `auth` | the key, the host's name, the bound of requests, errors in one shape |
+| `request_ids` | an `x-request-id` on every answer |
 | `state`, `routes`, `app` | what each path does |
+| `connections` | how many connections, and how long each may take to ask for something |
 | `server`, `daemon` | the listening socket; node and API together |
 
 The text itself comes from `edge_node.completion`.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from edge_node.completion.prompt_length import least_tokens
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.models.text import Turn, encode_turns, render_turns
 
 if TYPE_CHECKING:
     from edge_node.completion.options import Prompt
@@ -46,6 +47,7 @@ def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
         PromptError: it is empty, too long, names what is no token, or the chat template refuses it.
     """
     if isinstance(prompt, str):
+        _check_length(model, prompt)
         ids = tuple(model.tokenizer.encode(prompt))
     elif prompt and isinstance(prompt[0], int):
         ids = tuple(token for token in prompt if isinstance(token, int))
@@ -58,16 +60,29 @@ def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
     if not ids:
         raise PromptError("the prompt is empty")
     if len(ids) >= model.max_context:
-        raise PromptTooLong(
-            f"the prompt has {len(ids)} tokens and the model's context {model.max_context}, new tokens included",
-            hint="shorten the prompt or drop the oldest turns",
-        )
+        raise _too_long(model, f"{len(ids)}")
     return ids
+
+
+def _check_length(model: TextModel, text: str) -> None:
+    """Refuse a text that can be seen not to fit before it is tokenised, which takes seconds for megabytes."""
+    if len(text) >= model.max_context and (least := least_tokens(model.tokenizer, text)) >= model.max_context:
+        raise _too_long(model, f"at least {least}")
+
+
+def _too_long(model: TextModel, count: str) -> PromptTooLong:
+    return PromptTooLong(
+        f"the prompt has {count} tokens and the model's context {model.max_context}, new tokens included",
+        hint="shorten the prompt or drop the oldest turns",
+    )
 
 
 def _turns(model: TextModel, turns: list[Turn]) -> tuple[int, ...]:
     try:
-        # The length is checked by the caller, for all kinds of prompts.
+        _check_length(model, render_turns(model.tokenizer, turns))
+        # The length in tokens is checked by the caller, for all kinds of prompts.
         return encode_turns(model.tokenizer, turns, max_context=2**62)
+    except PromptTooLong:
+        raise
     except UsageError as error:
         raise PromptError(error.message, hint=error.hint) from error

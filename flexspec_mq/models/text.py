@@ -60,11 +60,8 @@ def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: in
         UsageError: No turns, the last one is blank, a text is not UTF-8, the template refuses the order of
             the turns, or the prompt does not fit.
     """
-    _check(turns)
-    if tokenizer.chat_template:
-        ids = _through_template(tokenizer, turns)
-    else:
-        ids = tokenizer.encode("\n\n".join(turn.content for turn in turns))
+    # A template writes the special tokens itself.
+    ids = tokenizer.encode(render_turns(tokenizer, turns), add_special_tokens=not tokenizer.chat_template)
     if not ids:
         raise UsageError("the prompt is empty", hint="write something to continue")
     if len(ids) >= max_context:
@@ -73,6 +70,29 @@ def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: in
             hint="shorten the prompt or drop the oldest turns",
         )
     return tuple(ids)
+
+
+def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn]) -> str:
+    """The text of a conversation whose tokens `encode_turns` gives.
+
+    Raises:
+        UsageError: No turns, the last one is blank, a text is not UTF-8, or the template refuses their order.
+    """
+    _check(turns)
+    if not tokenizer.chat_template:
+        return "\n\n".join(turn.content for turn in turns)
+    from jinja2 import TemplateError
+
+    messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        return cast(
+            "str", tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+    except TemplateError as error:
+        raise UsageError(
+            f"the model's chat template refuses these turns: {error}",
+            hint="most templates want user and assistant in turn, with the user's turn last",
+        ) from error
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -143,17 +163,3 @@ def _check(turns: Sequence[Turn]) -> None:
                 f"the prompt is not UTF-8: character {error.start} is no character",
                 hint="check the encoding of the terminal or file it comes from",
             ) from error
-
-
-def _through_template(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[int]:
-    from jinja2 import TemplateError
-
-    messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
-    try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    except TemplateError as error:
-        raise UsageError(
-            f"the model's chat template refuses these turns: {error}",
-            hint="most templates want user and assistant in turn, with the user's turn last",
-        ) from error
-    return cast("list[int]", ids)
