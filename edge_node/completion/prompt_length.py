@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
     from flexspec_mq.models.tokenizer import Tokenizer
 
 _NFC_SHRINKS = 4
@@ -39,12 +41,14 @@ def least_tokens(tokenizer: Tokenizer, text: str) -> int:
     return 0 if math.isinf(most) else math.ceil(len(dropped.sub("", text)) / most)
 
 
-@lru_cache(maxsize=4)
 def token_length(tokenizer: Tokenizer) -> TokenLength:
     """What is known of BPE tokenizers without whitespace around special tokens, and whose steps drop no character."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return _UNKNOWN
+    return _UNKNOWN if backend is None else _read(backend)
+
+
+@lru_cache(maxsize=4)
+def _read(backend: Backend) -> TokenLength:
     found: dict[str, Any] = json.loads(backend.to_str())
     shrinks = math.prod(_shrinks(one) for one in _steps(found["normalizer"], "normalizers"))
     kept = all(_keeps(one) for one in _steps(found["pre_tokenizer"], "pretokenizers"))

@@ -72,10 +72,18 @@ class Number:
 
 NUMBERS = {
     "temperature": Number(
-        float, "a number from 0 to 2", lambda x: 0 <= x <= 2, "the API's, 1", "0 is greedy, 1 as the target"
+        float,
+        "a number from 0 to 2",
+        lambda x: 0 <= x <= 2,
+        "as the target's makers recommend",
+        "0 is greedy, 1 as the target",
     ),
     "top_p": Number(
-        float, "a number above 0, at most 1", lambda x: 0 < x <= 1, "the API's, 1", "keep this mass of tokens"
+        float,
+        "a number above 0, at most 1",
+        lambda x: 0 < x <= 1,
+        "as the target's makers recommend",
+        "keep this mass of tokens",
     ),
     "max_tokens": Number(
         int,

@@ -25,8 +25,6 @@ class Tokenizer(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __hash__(self) -> int: ...
-
     @property
     def special_tokens_map(self) -> Mapping[str, Any]:
         """Role → token."""
@@ -110,6 +108,11 @@ class PlainTokenizer:
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
         """Id → token that is not of the model's own vocabulary, or special."""
         return self.backend_tokenizer.get_added_tokens_decoder()
+
+    @property
+    def backend_tokenizer(self) -> Backend:
+        """What encodes."""
+        return self._backend
 
     @property
     def eos_token_id(self) -> int | None:
