@@ -25,6 +25,8 @@ class Tokenizer(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __hash__(self) -> int: ...
+
     @property
     def special_tokens_map(self) -> Mapping[str, Any]:
         """Role → token."""
