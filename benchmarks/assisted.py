@@ -33,7 +33,8 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import resolve
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 12
 BAR_POINTS = 1.0

@@ -37,7 +37,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.packed import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from schemas.messages import Draft
 
 QUICK_QUESTIONS, QUICK_TOKENS = 6, 16

@@ -27,7 +27,8 @@ from flexspec_mq.models.compact.load import AUTO_IDS, Choice, load_compact
 from flexspec_mq.models.compact.ranks import read_ranks
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.packed import ModelInput, PackedModel
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
     from flexspec_mq.models.runner import ModelRunner

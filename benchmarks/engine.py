@@ -28,7 +28,8 @@ from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.load import LoadedText, load_target
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.noise import gumbel
 from flexspec_mq.sampling.params import SamplingParams

@@ -12,7 +12,8 @@ from benchmarks import _common
 from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.invariance import prove
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import ModelInput, PackedModel
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput
 
 _UNPADDED = Shapes(min_rows=1, context_grain=1, value_block=10**9)
 _CASES = {"1 session, 1 row": (1, 1), "1 session, 5 rows": (1, 5), "8 sessions, 5 rows each": (8, 5)}

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
 from cloud_worker.engine.engine import EngineCore
-from flexspec_mq.models.packed import ModelInput
+from flexspec_mq.models.runner import ModelInput
 
 _RECORD = 4
 

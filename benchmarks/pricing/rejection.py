@@ -18,7 +18,8 @@ from benchmarks.rounds import Job, Tally
 from cloud_worker.engine.engine import sampling
 from edge_node.drafting.interface import DraftToken
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 
 PREFILL = 256
 """Prompt tokens that one forward reads."""

@@ -14,7 +14,8 @@ from cloud_worker.engine.noise_prefetch import NoisePrefetch
 from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class ModelEngine:
     def __init__(
         self, target: Target, settings: WorkerSettings, *, kv_bytes: int | None = None, step_ms: float = 250.0
     ) -> None:
-        loaded, proof, generation = target.loaded, target.proof, target.packed.model.generation_config
+        loaded, proof = target.loaded, target.proof
         limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
         self._budget = PrefillBudget(
             most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
@@ -137,7 +138,7 @@ class ModelEngine:
             dtype=settings.dtype,
             room=self._caches.room,
             keeps=True,
-            recommended=Recommended.of({} if generation is None else generation.to_dict()),
+            recommended=Recommended.of(loaded.generation),
         )
 
     @property

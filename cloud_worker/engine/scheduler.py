@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flexspec_mq.models.packed import ModelInput
+from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

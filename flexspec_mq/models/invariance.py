@@ -17,8 +17,8 @@ import torch
 
 from flexspec_mq.models.attention import Packed, Segment
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import ModelInput, to_numpy
 from flexspec_mq.models.product_probe import compare
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 

@@ -9,15 +9,12 @@ import torch
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.attention import IMPLEMENTATION, Heads, Packed, Segment, Shapes
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel
-
-
-__all__ = ["ModelInput", "PackedModel", "to_numpy"]
 
 
 class PackedModel:

@@ -25,6 +25,8 @@ class Tokenizer(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __hash__(self) -> int: ...
+
     @property
     def special_tokens_map(self) -> Mapping[str, Any]:
         """Role → token."""
@@ -90,6 +92,7 @@ class PlainTokenizer:
         special_tokens_map: role → token.
         chat_template: source of the template; None for a base model.
         model_max_length: tokens of a text.
+        backend_tokenizer: of the tokenizers library.
         backend_tokenizer: of the tokenizers library.
     """
 

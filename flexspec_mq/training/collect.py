@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 

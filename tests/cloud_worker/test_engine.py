@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore, sampling
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams

@@ -25,7 +25,7 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.invariance import Proof
 from flexspec_mq.models.kv import GRAIN
-from flexspec_mq.models.packed import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -42,7 +42,7 @@ LIMIT = 12
 def engine_of(worker: str, **options: Any) -> ModelEngine:
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
-        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny"
+        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny", generation={}
     )
     target = Target(cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0))
     return ModelEngine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)

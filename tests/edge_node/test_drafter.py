@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from edge_node.drafting.kv_pool import LEAST, DraftKVPool
 from edge_node.drafting.model_drafter import ModelDrafter
-from flexspec_mq.models.packed import ModelInput, PackedModel
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams
 from tests.edge_node.asking import asked
 from tests.models.tiny_packed import VOCABULARY, packed

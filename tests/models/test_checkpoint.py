@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +59,9 @@ def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
     assert len(ours) == len(theirs)
     assert (ours.model_max_length, ours.eos_token_id) == (theirs.model_max_length, theirs.eos_token_id)
     assert (ours.all_special_ids, ours.chat_template) == (theirs.all_special_ids, theirs.chat_template)
+    # What bounds the length of a prompt before it is encoded reads the backend.
+    backends = [json.loads(cast("Any", each).backend_tokenizer.to_str()) for each in (ours, theirs)]
+    assert backends[0] == backends[1]
     for token in (0, 2, 5, len(ours) - 1):
         assert ours.convert_ids_to_tokens(token) == theirs.convert_ids_to_tokens(token)
     for text in TEXTS:

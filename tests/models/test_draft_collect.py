@@ -20,7 +20,8 @@ pytest.importorskip("transformers")
 import torch
 
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.training.collect import PREFILL, Order, write_texts
 from flexspec_mq.training.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders

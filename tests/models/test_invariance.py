@@ -13,8 +13,9 @@ from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance import Proof, prove
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import ModelInput, PackedModel
+from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.product_probe import compare, kinds_of, least_rows
+from flexspec_mq.models.runner import ModelInput
 from tests.models.tiny_packed import HEADS, packed, tiny
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -19,8 +19,9 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import ModelInput, PackedModel, to_numpy
+from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.product_probe import compare
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

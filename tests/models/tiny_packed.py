@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import ModelInput, PackedModel
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput
 
 VOCABULARY = 128
 HEADS = {"grouped": (4, 2), "all": (2, 2), "one": (4, 1)}
