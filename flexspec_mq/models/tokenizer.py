@@ -113,11 +113,6 @@ class PlainTokenizer:
         return self.backend_tokenizer.get_added_tokens_decoder()
 
     @property
-    def backend_tokenizer(self) -> Backend:
-        """What encodes."""
-        return self._backend
-
-    @property
     def eos_token_id(self) -> int | None:
         """What ends a text."""
         eos = self.special_tokens_map.get("eos_token")
