@@ -19,7 +19,7 @@ from benchmarks._common import finish, parser, percentile, table
 from benchmarks.questions import OWN, Question, read_questions, spread
 from benchmarks.rounds import Job, Rounds, Tally, work_item
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.engine import EngineCore, sampling
+from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting import load as draft_model
 from edge_node.drafting.interface import Drafter, DraftRequest
@@ -29,6 +29,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
@@ -121,7 +122,7 @@ def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namesp
                 False,
                 options.tokens,
             )
-            sampling(identity)
+            SamplingParams.of(identity)
             series.append(Job(question.category, prompt, identity))
         jobs.append(series)
     return jobs

@@ -32,12 +32,13 @@ from benchmarks.pricing.overlap import (
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
 from benchmarks.rounds import Job, Rounds, Tally
-from cloud_worker.engine.engine import EngineCore, sampling
+from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Draft
 
 QUICK_QUESTIONS, QUICK_TOKENS = 6, 16
@@ -117,22 +118,22 @@ class Comparison:
         return self.found.setdefault(job.identity.temperature, {}).setdefault(job.name, Found())
 
     def _replay(self, job: Job, tokens: Sequence[int], found: Found) -> None:
-        params = sampling(job.identity)
+        params = SamplingParams.of(job.identity)
         models = (self._models.target.packed, self._models.draft)
         kvs = [model.new_kv() for model in models]
         context = [*job.prompt, *tokens[:-1]]
         for begin in range(len(job.prompt) - 1, len(context), _ROWS):
-            feed = context[begin : begin + _ROWS]
+            piece = context[begin : begin + _ROWS]
             logits = []
             for model, kv in zip(models, kvs, strict=True):
                 read(model, kv, context[:begin])
-                logits.append(to_numpy(model.forward([ModelInput(kv, feed, len(feed))])))
+                logits.append(to_numpy(model.forward([ModelInput(kv, piece, len(piece))])))
             for target_row, draft_row in zip(*logits, strict=True):
                 p, q = probabilities(target_row, params), probabilities(draft_row, params)
                 accepted = (coupling_acceptance(p, q), rejection_acceptance(p, q), coupling_bound(p, q))
                 found.accepted += np.array(accepted)
                 found.kept += int((q > 0.0).sum())
-            found.positions += len(feed)
+            found.positions += len(piece)
 
 
 def draft_bytes(texts: Sequence[Sequence[int]], k: int) -> float | None:

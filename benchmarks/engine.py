@@ -104,13 +104,13 @@ def forward_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[st
         model.forward([ModelInput(kv, text[:-1], 0)])
 
     def case(sessions: int, tokens: int) -> float:
-        feeds = [
+        inputs = [
             ModelInput(kv, [*text[-1:], *text[: tokens - 1]], tokens)
             for kv, text in zip(kvs[:sessions], texts, strict=False)
         ]
-        spent = timed(lambda: model.forward(feeds))
-        for feed in feeds:
-            feed.kv.roll_back(feed.kv.length - tokens)
+        spent = timed(lambda: model.forward(inputs))
+        for model_input in inputs:
+            model_input.kv.roll_back(model_input.kv.length - tokens)
         return spent
 
     return {

@@ -31,7 +31,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.netns import NetnsLink, netns_link
-from flexspec_mq.link.profiles import MTU, WAYS, Figure, Figures, LinkPlan, Profile, Way, built_in
+from flexspec_mq.link.profiles import MTU, WAYS, Figure, LinkPlan, Profile, Way, WayFigures, built_in
 
 SMALL = 100
 """Payload bytes of a probe for delay and loss."""
@@ -113,7 +113,7 @@ def measure(name: str, profile: Profile, seed: int, seconds: Seconds) -> list[di
     ]
 
 
-def compare(said: Figures, delays: dict[str, Any], losses: dict[str, Any], rate: float) -> dict[str, Any]:
+def compare(said: WayFigures, delays: dict[str, Any], losses: dict[str, Any], rate: float) -> dict[str, Any]:
     """What was measured one way, beside what the profile says."""
     delay = said.delay_ms.value + said.jitter_ms.value + (SMALL + IP_UDP) * 8 / said.rate_mbit.value / 1e3
     share = said.loss_percent.value / 100

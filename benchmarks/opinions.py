@@ -1,11 +1,10 @@
-"""What a draft's guess and a lookup's are worth beside each other, and what each stop is worth: on held-out text.
+"""What a draft's proposal and a lookup's are worth beside each other, and what each stop is worth: on held-out text.
 
 Replays rows of target-written text that no draft was trained on (``flexspec draft collect`` writes such text; one
 prompt in fifty is held out). At each position of an answer the draft, as a device runs it, the lookup and the target
-choose with common dice. From that the weights of `edge_node.drafting.confidence_fusion` are fitted
-anew, and rounds are counted for
-several stops, so that a stop can be chosen without the questions that the result is published on. What a draft would
-have sent after a wrong token is taken from the text's next positions, as everywhere in replays.
+choose with common dice. From that the weights of `edge_node.drafting.confidence_fusion` are fitted anew, and rounds
+are counted for several stops, so that a stop can be chosen without the questions that the result is published on.
+What a draft would have sent after a wrong token is taken from the text's next positions, as everywhere in replays.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,7 @@ from edge_node.drafting.confidence_fusion import better, log_odds
 from edge_node.drafting.interface import DraftToken
 from edge_node.drafting.prompt_lookup import Lookup
 from edge_node.drafting.prompt_lookup_confidence import LookupRecord
-from edge_node.drafting.proposal import guess_of, read_calibration
+from edge_node.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load import Choice, load_compact
@@ -42,6 +41,9 @@ from flexspec_mq.training.calibrate import newton
 from flexspec_mq.training.coupling import Rounds
 from flexspec_mq.training.measuring import spread
 from flexspec_mq.training.rows import TextRows, load_rows
+
+if TYPE_CHECKING:
+    from edge_node.drafting.proposal import Proposer
 
 QUICK_ROWS = 4
 STOPS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
@@ -57,7 +59,7 @@ class Seen:
     Attributes:
         row: of the text.
         temperature: at which all choose.
-        draft: the draft's guess.
+        draft: the draft's proposal.
         lookup: the lookup's, if there is any.
         target: the token that the target chooses.
     """
@@ -85,7 +87,7 @@ def look(
     text: TextRows,
     row: int,
     logits: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
-    guess: Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken],
+    proposer: Proposer,
     temperature: float,
 ) -> Iterator[Seen]:
     """Replay one answer.
@@ -94,7 +96,7 @@ def look(
         text: where it comes from.
         row: which.
         logits: of draft and target, a row for each of the answer's tokens.
-        guess: makes guesses of the draft's.
+        proposer: makes the draft's proposals.
         temperature: of all choices.
     """
     ids = text.row(row).tolist()
@@ -102,11 +104,11 @@ def look(
     params = SamplingParams(temperature, seed=row)
     lookup, record = Lookup(), LookupRecord(temperature)
     lookup.extend(ids[:first])
-    streak = 0
+    accepted_run = 0
     for place, (mine, theirs) in enumerate(zip(*logits, strict=True)):
         target = choose(theirs, params, first + place)
-        drafted = guess(mine, params, first + place, streak)
-        streak = streak + 1 if drafted.token == target else 0
+        drafted = proposer(mine, params, first + place, accepted_run)
+        accepted_run = accepted_run + 1 if drafted.token == target else 0
         found = lookup.find()
         if found is None:
             yield Seen(row, temperature, drafted, None, target)
@@ -142,9 +144,9 @@ def log_loss(seen: Sequence[Seen], chosen: Callable[[Seen], DraftToken]) -> floa
     """Mean of minus the natural logarithm of the probability that was given to what happened."""
     lost = 0.0
     for one in seen:
-        guess = chosen(one)
-        likely = min(max(guess.confidence, 1e-6), 1 - 1e-6)
-        lost -= math.log(likely if guess.token == one.target else 1 - likely)
+        proposal = chosen(one)
+        likely = min(max(proposal.confidence, 1e-6), 1 - 1e-6)
+        lost -= math.log(likely if proposal.token == one.target else 1 - likely)
     return lost / max(1, len(seen))
 
 
@@ -155,15 +157,15 @@ def play(seen: Sequence[Seen], chosen: Callable[[Seen], DraftToken], stop: float
     for one in seen:
         by_row.setdefault(one.row, []).append(one)
     for answer in by_row.values():
-        guesses = [chosen(one) for one in answer]
-        accepted = [guess.token == one.target for guess, one in zip(guesses, answer, strict=True)]
-        confidence = [guess.confidence for guess in guesses]
+        proposals = [chosen(one) for one in answer]
+        accepted = [proposal.token == one.target for proposal, one in zip(proposals, answer, strict=True)]
+        confidence = [proposal.confidence for proposal in proposals]
         rounds.play(np.array(accepted), np.array(confidence), MOST, stop)
     return rounds
 
 
 def by_draft(one: Seen) -> DraftToken:
-    """The draft's guess, whatever was found."""
+    """The draft's proposal, whatever was found."""
     return one.draft
 
 
@@ -214,7 +216,7 @@ def _seen(options: Namespace, text: TextRows, rows: Sequence[int]) -> Iterator[S
     folder = default_draft_path(say) if options.draft == "default" else Path(options.draft)
     loaded = load_text(str(folder), progress=say)
     draft = load_compact(folder, loaded, Choice())
-    guess = guess_of(read_calibration(folder), draft.ids)
+    proposer = proposer_of(read_calibration(folder), draft.ids)
     target = load_target(options.target, progress=say).model
     said = time.monotonic()
     for done, row in enumerate(rows):
@@ -229,7 +231,7 @@ def _seen(options: Namespace, text: TextRows, rows: Sequence[int]) -> Iterator[S
             )
         logits = _read(draft, ids.tolist(), len(ids) - first), to_numpy(whole.logits[0, :-1].float())
         for temperature in options.temperatures:
-            yield from look(text, row, logits, guess, temperature)
+            yield from look(text, row, logits, proposer, temperature)
 
 
 def _read(draft: CompactModel, ids: list[int], answer: int) -> npt.NDArray[np.float32]:

@@ -65,11 +65,11 @@ class Tally:
         self.empty += not draft
         self._widen(len(draft))
         survives = True
-        for position, guess in enumerate(draft):
-            found = guess.origin == "lookup"
+        for position, proposal in enumerate(draft):
+            found = proposal.origin == "lookup"
             self.judged += survives
-            self.expected += survives * guess.confidence
-            survives = survives and position < len(decided) and guess.token == decided[position]
+            self.expected += survives * proposal.confidence
+            survives = survives and position < len(decided) and proposal.token == decided[position]
             self.offered[position] += 1
             self.reached[position] += survives
             self.looked_up += found
@@ -129,7 +129,7 @@ class _Text:
     later: list[Job]
     job: Job
     context: list[int]
-    branch: PendingDraft = field(default_factory=PendingDraft)
+    pending: PendingDraft = field(default_factory=PendingDraft)
     stopped: bool = False
     tally: Tally = field(default_factory=Tally)
 
@@ -145,7 +145,7 @@ class _Text:
 
     @property
     def draft(self) -> tuple[int, ...]:
-        return tuple(guess.token for guess in self.branch.tokens)
+        return tuple(proposal.token for proposal in self.pending.tokens)
 
     def room(self, k: int) -> int:
         """How many tokens more are of use now."""
@@ -154,13 +154,13 @@ class _Text:
             return 0
         return min(k, identity.limit - self.written - 1) - len(draft)
 
-    def take(self, guesses: Sequence[DraftToken], plan: Plan) -> None:
+    def take(self, proposals: Sequence[DraftToken], plan: Plan) -> None:
         """As the protocol's machine does: one by one, and nothing more from the first that does not survive."""
-        self.stopped = not guesses
-        for guess in guesses:
+        self.stopped = not proposals
+        for proposal in proposals:
             if self.room(plan.draft_length) <= 0:
                 return
-            if not self.branch.add(guess, plan.confidence_threshold):
+            if not self.pending.add(proposal, plan.confidence_threshold):
                 self.stopped = True
                 return
 
@@ -215,13 +215,13 @@ class Rounds:
 
     def _draft(self, texts: Sequence[_Text]) -> None:
         for text in texts:
-            text.branch.clear()
+            text.pending.clear()
             text.stopped = not self._drafter.fits(text.context)
         while drafting := [text for text in texts if text.room(self._plan.draft_length) > 0]:
             wanted = [self._wanted(text) for text in drafting]
-            for text, guesses in zip(drafting, self._drafter.draft(wanted), strict=True):
-                if guesses is not None:
-                    text.take(guesses, self._plan)
+            for text, proposals in zip(drafting, self._drafter.draft(wanted), strict=True):
+                if proposals is not None:
+                    text.take(proposals, self._plan)
                     text.stopped |= not self._drafter.fits([*text.context, *text.draft])
 
     def _wanted(self, text: _Text) -> DraftRequest:
@@ -232,7 +232,7 @@ class Rounds:
             committed=len(text.context),
             prompt_length=len(text.job.prompt),
             most=text.room(self._plan.draft_length),
-            joint_acceptance=text.branch.joint_acceptance,
+            joint_acceptance=text.pending.joint_acceptance,
             confidence_threshold=self._plan.confidence_threshold,
             opportunity_cost=self._price,
         )
@@ -244,7 +244,7 @@ class Rounds:
         while self._engine.scheduler.pending:
             for item, tokens in self._engine.step():
                 text = by_session[item.key[1]]
-                text.tally.count(tuple(text.branch.tokens), tokens)
+                text.tally.count(tuple(text.pending.tokens), tokens)
                 text.context += tokens
 
 

@@ -4,7 +4,7 @@
 - workers: rounds per second of two null-model workers over one, and how `$share` deals sessions out
 - edges: many simulated edges on one broker and two null-model workers, the load raised until something is full
 
-A null model is a hash of the prefix that holds the verifier's thread as a device would, so that texts can be checked
+A null model is a hash of the prefix that holds the engine's thread as a device would, so that texts can be checked
 and this machine's cores are not what is measured where they need not be. Everything else is real: Mosquitto, worker
 daemons and edge nodes in processes of their own. All texts are checked.
 """

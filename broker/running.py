@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import BrokerError
 
 
@@ -26,7 +27,7 @@ def _directory() -> Path:
 def announced(port: int) -> Iterator[None]:
     """Leave a note for `stop` while this process runs a broker on `port`."""
     note = _directory() / f"{port}.json"
-    note.write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid()), "port": port}))
+    note.write_text(json.dumps({"pid": os.getpid(), "started": started(os.getpid()), "port": port}))
     try:
         yield
     finally:
@@ -42,15 +43,15 @@ def stop(port: int | None, *, timeout: float = 10.0) -> list[int]:
     stopped = []
     for note in sorted(_directory().glob("*.json")):
         found = json.loads(note.read_text())
-        pid, started = int(found["pid"]), found["started"]
+        pid, since = int(found["pid"]), int(found["started"])
         if port not in (None, found["port"]):
             continue
-        if _started(pid) != started:  # it crashed, and the number may be another process's by now
+        if started(pid) != since:  # it crashed, and the number may be another process's by now
             note.unlink(missing_ok=True)
             continue
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
-        while _started(pid) == started:
+        while started(pid) == since:
             if time.monotonic() > deadline:
                 raise BrokerError(f"the broker on port {found['port']} (process {pid}) does not end")
             time.sleep(0.02)
@@ -59,12 +60,3 @@ def stop(port: int | None, *, timeout: float = 10.0) -> list[int]:
         where = "" if port is None else f" on port {port}"
         raise BrokerError(f"no broker started by `flexspec-broker run` runs{where}")
     return stopped
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a process in the kernel's clock ticks; None if there is none, or only its remains."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else fields[19]

@@ -14,12 +14,12 @@ from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import (
     Loaded,
     Program,
+    Section,
     Setting,
     add_flags,
     load,
     named_after_user,
     topic_name,
-    verify,
 )
 from flexspec_mq.transport.arguments import LinkOptions
 
@@ -35,7 +35,7 @@ def _random_name() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
+class WorkerSettings(Section):
     """One worker process; `Setting.help` has the words.
 
     A worker's name is short, because it is paid for on every draft.
@@ -88,17 +88,9 @@ class WorkerSettings:
         float, Setting(help="seconds between two status documents", unit="seconds", least=0.1)
     ] = 5.0
 
-    def __post_init__(self) -> None:
-        """Refuse what no worker can be made of.
-
-        Raises:
-            UsageError: naming the value.
-        """
-        verify(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricsOptions:
+class MetricsOptions(Section):
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer."""
 
     metrics_port: Annotated[
@@ -109,14 +101,6 @@ class MetricsOptions:
     metrics_anywhere: Annotated[
         bool, Setting(help="let them, which know no login, listen beyond this machine")
     ] = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be served.
-
-        Raises:
-            UsageError: naming the setting.
-        """
-        verify(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

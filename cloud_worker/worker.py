@@ -20,7 +20,8 @@ from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.status import status_of
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.errors import LinkDown, LocalProtocolError, RemoteProtocolError
+from flexspec_mq.daemon.tasks import endless
+from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
@@ -29,8 +30,8 @@ from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
-    from typing import Any, Literal
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Literal
 
     from cloud_worker.engine.interface import Engine, Memory, StepResult
     from cloud_worker.settings import WorkerSettings
@@ -150,7 +151,7 @@ class CloudWorker:
             async with connect(self.link_settings(base)) as link, asyncio.TaskGroup() as group:
                 self._link = link
                 loops = [
-                    group.create_task(_endless(name, loop, *args), name=name)
+                    group.create_task(endless(name, loop, *args), name=name)
                     for name, loop, *args in (
                         ("receive", self._receive_loop, link),
                         ("step", self._step_loop, thread),
@@ -321,8 +322,3 @@ class CloudWorker:
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         load = len(self._machine)
         return status_of(self._settings, self._engine.facts, state, epoch=self._epoch, load=load)
-
-
-async def _endless(name: str, loop: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-    await loop(*args)
-    raise LocalProtocolError(f"the {name} loop ended by itself")

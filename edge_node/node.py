@@ -36,7 +36,8 @@ from flexspec_mq.errors import (
     UsageError,
 )
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
-from flexspec_mq.protocol.edge.session import EdgeSession, SessionConfig, SessionRequest, close_unknown
+from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
+from flexspec_mq.protocol.edge.types import SessionConfig, SessionRequest
 from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,

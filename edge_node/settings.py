@@ -8,7 +8,7 @@ from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.settings import Setting, topic_name, verify
+from flexspec_mq.settings import Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 _VERSION = topic_name("version")
@@ -19,7 +19,7 @@ def _random_name() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeSettings:
+class EdgeSettings(Section):
     """One device; `Setting.help` has the words for most.
 
     Attributes:
@@ -93,14 +93,6 @@ class EdgeSettings:
     ] = True
     session_expiry: int = 300
     ephemeral: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what no edge can be made of.
-
-        Raises:
-            UsageError: naming the value.
-        """
-        verify(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

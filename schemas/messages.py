@@ -254,6 +254,4 @@ class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):
     detail: Annotated[str, Meta(max_length=300)] = ""
 
 
-EdgeToWorker = Open | Draft | Poll | Close
-WorkerToEdge = Verdict | Error
 Message = Open | Draft | Poll | Close | Verdict | Error

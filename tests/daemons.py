@@ -1,4 +1,4 @@
-"""Daemons over the in-memory broker, with a verifier and a drafter that are pure functions of the prefix."""
+"""Daemons over the in-memory broker, with an engine and a drafter that are pure functions of the prefix."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, Target, draft_token
+from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import Identity
@@ -34,11 +34,11 @@ PATIENCE = 30.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""
 
 CONTEXT = 200_000
-TARGET = Target(eos_every=200)
+TARGET = FakeTarget(eos_every=200)
 PLAN = Plan(draft_length=4, in_flight=2, qos=1)
 
 
-class FakeVerifier(SimulatedEngine):
+class FakeEngine(SimulatedEngine):
     """The fake target, watched.
 
     Attributes:
@@ -114,7 +114,7 @@ class Daemon:
     """A worker that runs."""
 
     worker: CloudWorker
-    verifier: FakeVerifier
+    engine: FakeEngine
     run: asyncio.Task[None]
 
     @property
@@ -129,15 +129,15 @@ class Daemon:
 
 @asynccontextmanager
 async def worker_at(
-    connect: LinkFactory, name: str, verifier: FakeVerifier | None = None, **settings: Any
+    connect: LinkFactory, name: str, engine: FakeEngine | None = None, **settings: Any
 ) -> AsyncIterator[Daemon]:
     """Run a worker; on leaving it drains at once."""
-    verifier = verifier or FakeVerifier()
+    engine = engine or FakeEngine()
     worker = CloudWorker(
-        WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}), verifier
+        WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}), engine
     )
     run = asyncio.create_task(worker.run(connect, link_to(f"w-{name}")))
-    daemon = Daemon(worker, verifier, run)
+    daemon = Daemon(worker, engine, run)
     try:
         await asyncio.wait(
             [run, ready := asyncio.create_task(worker.ready.wait())], return_when=asyncio.FIRST_COMPLETED
@@ -147,7 +147,7 @@ async def worker_at(
             run.result()
         yield daemon
     finally:
-        verifier.gate.set()
+        engine.gate.set()
         worker.stop()
         done, _ = await asyncio.wait([run], timeout=PATIENCE)
         assert done, "the worker does not end"

@@ -37,7 +37,7 @@ def _draft(drafter: ModelDrafter) -> None:
     context = list(range(100, 200))
     while len(context) < 120:
         drafted = drafter.draft([DraftRequest(1, context, greedy, len(context))])[0]
-        context += [guess.token for guess in drafted or ()]
+        context += [one.token for one in drafted or ()]
 
 
 def main(folder: str, engine: str) -> None:

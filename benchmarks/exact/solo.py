@@ -26,12 +26,12 @@ def write(model: PackedModel, text: Text) -> Written:
     """Write a text: the prompt in one forward, then token by token, nothing else in any of them."""
     kv = model.new_kv()
     written = Written(text.number, [], "")
-    feed = ModelInput(kv, text.prompt)
+    model_input = ModelInput(kv, text.prompt)
     while not written.reason:
-        logits = to_numpy(model.forward([feed]))[0]
+        logits = to_numpy(model.forward([model_input]))[0]
         written.tokens.append(choose(logits, text.dice, len(text.prompt) + len(written.tokens)))
         written.reason = text.finish(written.tokens) or ""
-        feed = ModelInput(kv, written.tokens[-1:])
+        model_input = ModelInput(kv, written.tokens[-1:])
     return written
 
 

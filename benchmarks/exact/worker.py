@@ -58,11 +58,11 @@ def trace_to(path: str) -> None:
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     class TracedCore(EngineCore):
-        def forward(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
-            cut = sum(not feed.rows for feed in feeds)
-            drafted = sum(feed.rows - 1 for feed in feeds if feed.rows)
-            os.write(out, bytes((len(feeds), cut, min(drafted, 255), 0)))
-            return super().forward(feeds)
+        def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+            cut = sum(not model_input.rows for model_input in inputs)
+            drafted = sum(model_input.rows - 1 for model_input in inputs if model_input.rows)
+            os.write(out, bytes((len(inputs), cut, min(drafted, 255), 0)))
+            return super().forward(inputs)
 
     vars(engine)["EngineCore"] = TracedCore
 

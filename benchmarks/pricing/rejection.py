@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks.pricing.overlap import Floats, probabilities
 from benchmarks.rounds import Job, Tally
-from cloud_worker.engine.engine import sampling
 from edge_node.drafting.interface import DraftToken
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.sampling.params import SamplingParams
 
 PREFILL = 256
 """Prompt tokens that one forward reads."""
@@ -146,29 +146,29 @@ class RejectionRounds:
         for text in texts:
             text.draft, text.q = [], []
         while drafting := [text for text in texts if text.may_draft(self._k)]:
-            feeds = []
+            inputs = []
             for text in drafting:
                 context = [*text.context, *text.draft]
                 known = text.draft_kv.match(context[:-1])
-                feeds.append(ModelInput(text.draft_kv, context[known:]))
-            for text, row in zip(drafting, to_numpy(self._draft.forward(feeds)), strict=True):
-                q = probabilities(row, sampling(text.job.identity))
+                inputs.append(ModelInput(text.draft_kv, context[known:]))
+            for text, row in zip(drafting, to_numpy(self._draft.forward(inputs)), strict=True):
+                q = probabilities(row, SamplingParams.of(text.job.identity))
                 text.q.append(q)
                 text.draft.append(draw(q, text.rng))
 
     def _verify(self, texts: Sequence[_Text]) -> None:
-        feeds = []
+        inputs = []
         for text in texts:
             known = text.target_kv.match(text.context[:-1])
-            feeds.append(
+            inputs.append(
                 ModelInput(text.target_kv, [*text.context[known:], *text.draft], len(text.draft) + 1)
             )
-        logits = to_numpy(self._target.forward(feeds))
+        logits = to_numpy(self._target.forward(inputs))
         row = 0
-        for text, feed in zip(texts, feeds, strict=True):
-            params = sampling(text.job.identity)
-            p = [probabilities(one, params) for one in logits[row : row + feed.rows]]
-            row += feed.rows
+        for text, model_input in zip(texts, inputs, strict=True):
+            params = SamplingParams.of(text.job.identity)
+            p = [probabilities(one, params) for one in logits[row : row + model_input.rows]]
+            row += model_input.rows
             decided = verify(p, text.q, text.draft, text.job.identity.eos, text.rng)
             text.tally.count([DraftToken(token) for token in text.draft], decided)
             text.context += decided

@@ -14,7 +14,6 @@ from benchmarks._common import parser
 from benchmarks.questions import OWN, Question, read_questions, spread
 from benchmarks.rounds import Job
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.engine import sampling
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting.model_drafter import ModelDrafter
@@ -24,6 +23,7 @@ from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import LoadedModel, load_target
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ def make_jobs(
                     False,
                     options.tokens,
                 )
-                sampling(identity)
+                SamplingParams.of(identity)
                 series.append(Job(str(place), prompt, identity))
         jobs.append(series)
     return jobs

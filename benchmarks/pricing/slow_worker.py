@@ -25,8 +25,8 @@ def slow_down(seconds: float) -> None:
     """Have every engine of this process take so much longer for a forward."""
 
     class SlowCore(EngineCore):
-        def forward(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
-            logits = super().forward(feeds)
+        def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+            logits = super().forward(inputs)
             time.sleep(seconds)
             return logits
 

@@ -187,7 +187,7 @@ async def serve(crowd: Crowd) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     drafter = None
     if crowd.right is not None:
-        drafter = SimulatedDrafter(partial(null.guess, right=crowd.right), null.CONTEXT)
+        drafter = SimulatedDrafter(partial(null.draft_token, right=crowd.right), null.CONTEXT)
     async with AsyncExitStack() as stack:
         edges = []
         for number in range(crowd.first, crowd.first + crowd.count):

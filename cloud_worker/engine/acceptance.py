@@ -32,7 +32,7 @@ def decide(
 
     Args:
         logits: float32 of shape [len(draft) + 1, vocabulary].
-        draft: guesses for `position` on.
+        draft: drafted tokens for `position` on.
         params: the session's.
         position: of the first token to decide, in prompt + text.
         eos: ids that end the text; empty when the session ignores them.
@@ -42,9 +42,9 @@ def decide(
         1 to ``len(draft) + 1`` tokens.
     """
     decided: list[int] = []
-    for row, guess in zip(logits, [*draft, None], strict=True):
+    for row, drafted in zip(logits, [*draft, None], strict=True):
         token = choose(row, params, position + len(decided), None if decided else drawn)
         decided.append(token)
-        if token != guess or token in eos:
+        if token != drafted or token in eos:
             break
     return tuple(decided)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
-    from schemas.messages import Identity
 
 _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
@@ -69,37 +68,37 @@ class EngineCore:
             MemoryError: see `Scheduler.schedule`.
         """
         scheduled = self.scheduler.schedule()
-        self.batch, self.fed = len(scheduled), sum(len(one.feed.tokens) for one in scheduled)
+        self.batch, self.fed = len(scheduled), sum(len(one.model_input.tokens) for one in scheduled)
         if not scheduled:
             return []
-        deciding = [one.item if one.feed.rows else None for one in scheduled]
+        deciding = [one.item if one.model_input.rows else None for one in scheduled]
         noises = [
-            None if item is None else self._noise.draw(sampling(item.identity), len(item.context))
+            None if item is None else self._noise.draw(SamplingParams.of(item.identity), len(item.context))
             for item in deciding
         ]
-        logits = self.forward([one.feed for one in scheduled])
+        logits = self.forward([one.model_input for one in scheduled])
         decided = []
         for item, rows, noise in zip(deciding, logits, noises, strict=True):
             if item is None:
                 continue
             eos = () if item.identity.ignore_eos else item.identity.eos
             drawn = None if noise is None else noise.result()
-            tokens = decide(rows, item.draft, sampling(item.identity), len(item.context), eos, drawn)
+            tokens = decide(rows, item.draft, SamplingParams.of(item.identity), len(item.context), eos, drawn)
             if self.scheduler.settle(item, tokens):
                 decided.append((item, tokens))
         return decided
 
-    def forward(self, feeds: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
-        """Run one forward; the keys and values of each feed then hold its tokens.
+    def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+        """Run one forward; the keys and values of each input then hold its tokens.
 
         Args:
-            feeds: at most one per session, with room for its tokens.
+            inputs: at most one per session, with room for its tokens.
 
         Returns:
-            For each feed, float32 logits of shape [its rows, vocabulary].
+            For each input, float32 logits of shape [its rows, vocabulary].
         """
-        logits = to_numpy(self._model.forward(feeds))
-        ends = [0, *accumulate(feed.rows for feed in feeds)]
+        logits = to_numpy(self._model.forward(inputs))
+        ends = [0, *accumulate(model_input.rows for model_input in inputs)]
         return [logits[begin:end] for begin, end in pairwise(ends)]
 
 
@@ -132,7 +131,7 @@ class ModelEngine:
             fingerprint=loaded.fingerprint,
             max_context=loaded.max_context,
             vocab_size=loaded.vocab_size,
-            exactness="exact" if proof.exact else "exact up to ties",
+            exactness=proof.word,
             flip_rate=None if proof.exact else proof.flip_rate,
             device=settings.device,
             dtype=settings.dtype,
@@ -188,8 +187,3 @@ def _check_room(caches: KVCache) -> None:
             f"{caches.limit} bytes for keys and values hold {caches.room} tokens of this model, less than {_LEAST}",
             hint="allow more memory, or free some",
         )
-
-
-def sampling(identity: Identity) -> SamplingParams:
-    """The sampling parameters that an identity names."""
-    return SamplingParams(identity.temperature, identity.top_k, identity.top_p, identity.seed)

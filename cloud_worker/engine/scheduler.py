@@ -33,11 +33,11 @@ class Scheduled:
     """An item's share of a forward.
 
     Attributes:
-        feed: what it reads, with its keys and values; it has no rows while the prefix is not read to its end.
+        model_input: what it reads, with its keys and values; it has no rows while the prefix is not read to its end.
     """
 
     item: WorkItem
-    feed: ModelInput
+    model_input: ModelInput
 
 
 class Scheduler:
@@ -99,7 +99,7 @@ class Scheduler:
         self._steps += 1
         ready, reading = self._shares()
         chosen = self._with_room(ready | reading)
-        self.writing = sum(len(one.feed.tokens) for one in chosen if one.item.key in ready)
+        self.writing = sum(len(one.model_input.tokens) for one in chosen if one.item.key in ready)
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
             chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget(0)))})
@@ -127,13 +127,13 @@ class Scheduler:
         chosen = []
         for key, item in self.pending.items():
             most = shares.get(key, 0)
-            feed = self._feed(item, most, waiting) if most else None
-            if feed is not None:
-                chosen.append(Scheduled(item, feed))
+            model_input = self._model_input(item, most, waiting) if most else None
+            if model_input is not None:
+                chosen.append(Scheduled(item, model_input))
                 self._served[key] = self._steps
         return chosen
 
-    def _feed(self, item: WorkItem, most: int, waiting: Sequence[SessionKey]) -> ModelInput | None:
+    def _model_input(self, item: WorkItem, most: int, waiting: Sequence[SessionKey]) -> ModelInput | None:
         """Up to `most` tokens of an item, at the cost of others' caches where it must be; None if there is no room.
 
         The cache is rolled back to what it shares with the item's prefix, so it can never disagree with it.
@@ -146,11 +146,11 @@ class Scheduler:
         if kv is None:
             return None
         context = list(item.context)
-        feed = [*context[kv.length :], *item.draft]
-        if len(feed) <= most:
-            return ModelInput(kv, feed, len(item.draft) + 1)
+        tokens = [*context[kv.length :], *item.draft]
+        if len(tokens) <= most:
+            return ModelInput(kv, tokens, len(item.draft) + 1)
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
-        return ModelInput(kv, feed[: min(most, len(context) - kv.length - 1)], 0)
+        return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0)
 
     def _budget(self, writing: int) -> int:
         budget = self._prefill_budget

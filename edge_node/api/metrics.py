@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 _TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:

@@ -16,8 +16,6 @@ from schemas import openai
 COMPLETION_TOKENS = 16
 """Tokens of a completion that names no limit, as OpenAI's."""
 
-_Asked = openai.ChatCompletionRequest | openai.CompletionRequest
-
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",

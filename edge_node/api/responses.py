@@ -10,7 +10,6 @@ from msgspec import UNSET
 from schemas import openai
 
 if TYPE_CHECKING:
-    from edge_node.api.errors import ApiError
     from edge_node.api.requests import TextRequest
     from edge_node.completion.completion import Completion, End
     from edge_node.completion.figures import Figures
@@ -22,11 +21,6 @@ HEARTBEAT = b": still writing\n\n"
 def event(found: msgspec.Struct) -> bytes:
     """One server-sent event; JSON has no line break, so it is one line."""
     return b"data: " + msgspec.json.encode(found) + b"\n\n"
-
-
-def error_event(error: ApiError) -> bytes:
-    """What a stream says instead of going on."""
-    return event(error.body())
 
 
 def usage(figures: Figures) -> openai.Usage:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.routing import Route
 
 from edge_node.api.errors import ApiError, bad
-from edge_node.api.metrics import CONTENT_TYPE
 from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.streaming import reply, send_bytes, send_json
@@ -112,7 +112,7 @@ async def _ready(api: Api, _request: Request, send: Send) -> None:
 
 
 async def _metrics(api: Api, _request: Request, send: Send) -> None:
-    await send_bytes(send, 200, CONTENT_TYPE, api.metrics.page())
+    await send_bytes(send, 200, CONTENT_TYPE_LATEST, api.metrics.page())
 
 
 def refuse(_request: Request, error: Exception) -> Response:

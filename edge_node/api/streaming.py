@@ -9,7 +9,7 @@ import msgspec
 
 from edge_node.api.errors import ApiError, api_error
 from edge_node.api.request_body import gone
-from edge_node.api.responses import HEARTBEAT, Chunks, error_event, name, whole
+from edge_node.api.responses import HEARTBEAT, Chunks, event, name, whole
 from flexspec_mq.daemon.tasks import any_of, running
 
 if TYPE_CHECKING:
@@ -92,9 +92,8 @@ async def _stream(text: Completion, wanted: TextRequest, settings: ApiSettings, 
     async for piece in text.read(settings.heartbeat):
         await sender.body(chunks.piece(piece) if piece else HEARTBEAT)
     end = await text.ended()
-    await sender.body(
-        chunks.last(end) if end.error is None else error_event(api_error(end.error)), more=False
-    )
+    last = chunks.last(end) if end.error is None else event(api_error(end.error).body())
+    await sender.body(last, more=False)
 
 
 class _Sender:

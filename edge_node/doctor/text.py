@@ -16,6 +16,7 @@ from edge_node.doctor.api import post
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.doctor.link import quietly
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from edge_node.config import EdgeConfig
     from edge_node.doctor.api import Answering
     from edge_node.drafting.load import DraftModel
-    from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.doctor.watching import Watch
     from flexspec_mq.transport.base import Link, LinkEvent, LinkSettings
@@ -102,7 +102,7 @@ async def check_text(
     @asynccontextmanager
     async def connect(settings: LinkSettings) -> AsyncIterator[Link]:
         bare = replace(settings, will=None, birth=no_birth, session_expiry=0)
-        async with mqtt_link(bare, on_wait=_quietly) as link:
+        async with mqtt_link(bare, on_wait=quietly) as link:
             gate.append(_OnlyOurs(link))
             yield gate[0]
 
@@ -224,7 +224,3 @@ async def check_text_over_api(findings: Findings, answering: Answering, config: 
         f"the running edge node at {answering.url} refused a text ({status}): {why.get('message', 'no reason')}",
         hint if status == 401 else str(why.get("hint") or "look into its log"),
     )
-
-
-def _quietly(_waiting: Waiting) -> None:
-    """The last error is told, not each."""

@@ -9,48 +9,48 @@ if TYPE_CHECKING:
 
 
 class AcceptedRun:
-    """One session's guesses, and how many of them the text took, one after another.
+    """One session's proposals, and how many of them the text took, one after another.
 
-    A token that nobody guessed (the prompt's, a lookup's) neither adds to the run nor ends it. Tokens of
+    A token that nobody proposed (the prompt's, a lookup's) neither adds to the run nor ends it. Tokens of
     the pending draft count as what they were drafted for, until the text turns out otherwise.
     """
 
-    __slots__ = ("_guesses", "_length")
+    __slots__ = ("_length", "_proposals")
 
     def __init__(self) -> None:
-        self._guesses: dict[int, int] = {}
+        self._proposals: dict[int, int] = {}
         self._length = 0
 
-    def guessed(self, position: int, token: int) -> None:
+    def proposed(self, position: int, token: int) -> None:
         """The draft would go on with this token.
 
         Args:
             position: tokens of prompt and text before it.
             token: its id.
         """
-        self._guesses[position] = token
+        self._proposals[position] = token
 
     def keep(self, known: int) -> None:
-        """Forget what was guessed after more than so many tokens: the text turned out otherwise there.
+        """Forget what was proposed after more than so many tokens: the text turned out otherwise there.
 
         Args:
             known: tokens at the front of the context that are what the draft has read.
         """
-        self._guesses = {place: token for place, token in self._guesses.items() if place <= known}
+        self._proposals = {place: token for place, token in self._proposals.items() if place <= known}
 
     def length(self, context: Sequence[int], committed: int) -> int:
-        """Guesses before the end of the context that were right, one after another.
+        """Proposals before the end of the context that were right, one after another.
 
         Args:
             context: prompt, committed tokens and pending draft.
             committed: how many of them are decided for good.
         """
         length = self._length
-        for place, token in sorted(self._guesses.items()):
+        for place, token in sorted(self._proposals.items()):
             if place >= len(context):
                 break
             length = length + 1 if context[place] == token else 0
             if place < committed:
                 self._length = length
-                del self._guesses[place]
+                del self._proposals[place]
         return length

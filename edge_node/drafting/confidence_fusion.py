@@ -1,4 +1,4 @@
-"""What a draft's guess and a lookup's are worth when both are known: each is a witness about the other.
+"""What a draft's proposal and a lookup's are worth when both are known: each is a witness about the other.
 
 Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 27,248 tokens of
 held-out text that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with an earlier draft of 10 + 4 layers,
@@ -26,7 +26,7 @@ _LOOKUP_ALONE = (-1.335, -0.279, 0.909)
 
 
 def better(draft: DraftToken, lookup: DraftToken | None) -> DraftToken:
-    """The guess that the target rather takes, with what both know of it. It is the draft's where they agree."""
+    """The proposal that the target rather takes, with what both know of it. It is the draft's where they agree."""
     if lookup is None:
         return draft
     if draft.token == lookup.token:

@@ -53,18 +53,18 @@ class HybridDrafter:
         beside: list[DraftToken | None] = [None] * len(wanted)
         asked: list[int] = []
         for place, one in enumerate(wanted):
-            session, branch = self._lookup.session(one)
-            run = session.run(one, branch)
+            session, pending = self._lookup.session(one)
+            run = session.run(one, pending)
             if self._model.fits(one.context):
-                beside[place] = run[0] if run else session.guess(branch)
+                beside[place] = run[0] if run else session.propose(pending)
                 run = run[: self._unaided(one, run)]
                 if not run:
                     asked.append(place)
                     continue
             found[place] = run
         if len(asked) == len(wanted):
-            for place, guesses in zip(asked, self._model.draft(wanted), strict=True):
-                found[place] = guesses and (self._chosen(guesses[0], beside[place]),)
+            for place, proposals in zip(asked, self._model.draft(wanted), strict=True):
+                found[place] = proposals and (self._chosen(proposals[0], beside[place]),)
         return found
 
     def free(self, session: int) -> None:
@@ -77,18 +77,18 @@ class HybridDrafter:
         cost = one.opportunity_cost or _COST
         riding: list[float] = []  # tokens expected after each of them
         after = 0.0
-        for guess in reversed(run):
+        for proposal in reversed(run):
             riding.append(after)
-            after = guess.confidence * (1 + after)
+            after = proposal.confidence * (1 + after)
         together = one.joint_acceptance
-        for place, guess in enumerate(run):
-            gain = self._strength * (1 - guess.confidence) ** _FADES
+        for place, proposal in enumerate(run):
+            gain = self._strength * (1 - proposal.confidence) ** _FADES
             if together * gain * (1 + riding[-1 - place]) > cost:
                 return place
-            together *= guess.confidence
+            together *= proposal.confidence
         return len(run)
 
-    def _chosen(self, guess: DraftToken, beside: DraftToken | None) -> DraftToken:
+    def _chosen(self, proposal: DraftToken, beside: DraftToken | None) -> DraftToken:
         if beside is None:
-            self._strength += (guess.confidence - self._strength) * _SMOOTHING
-        return better(guess, beside)
+            self._strength += (proposal.confidence - self._strength) * _SMOOTHING
+        return better(proposal, beside)

@@ -15,7 +15,7 @@ has nothing to say there; None when it has nothing yet and wants to be asked aga
 
 
 class Drafter(Protocol):
-    """Guesses tokens. Used on one thread of its own."""
+    """Proposes tokens. Used on one thread of its own."""
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""

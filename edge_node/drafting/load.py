@@ -11,7 +11,7 @@ import torch
 from edge_node.drafting.hybrid import HybridDrafter
 from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
-from edge_node.drafting.proposal import guess_of, read_calibration
+from edge_node.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load import Choice, load_compact
 from flexspec_mq.models.compact.shape import UnknownModel
@@ -157,6 +157,6 @@ def _ready(
 ) -> DraftModel:
     """The drafter over a network whose columns are `ids`, as confident as its folder says."""
     calibration = read_calibration(loaded.source) if isinstance(loaded.source, Path) else None
-    model = ModelDrafter(network, max_context=loaded.max_context, guess=guess_of(calibration, ids))
+    model = ModelDrafter(network, max_context=loaded.max_context, proposer=proposer_of(calibration, ids))
     drafter = assemble(model, lookup=settings.lookup, max_context=loaded.max_context)
     return DraftModel(loaded, drafter, model, engine)

@@ -1,4 +1,4 @@
-"""The drafter: guesses one token for each of several sessions in one forward. Knows token ids only.
+"""The drafter: proposes one token for each of several sessions in one forward. Knows token ids only.
 
 Everything here runs on one thread, never on the event loop. It yields after every token, so that a rejection
 reaches it within one.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.drafting.accepted_run import AcceptedRun
 from edge_node.drafting.kv_pool import DraftKVPool
-from edge_node.drafting.proposal import guess_of
+from edge_node.drafting.proposal import proposer_of
 from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-    from edge_node.drafting.proposal import GuessOf
+    from edge_node.drafting.proposal import Proposer
     from flexspec_mq.models.kv import SessionKV
 
 _QUANTUM = 16
@@ -55,11 +55,11 @@ class ModelDrafter:
     Args:
         model: the draft, packed.
         max_context: positions that it has; beyond them it has nothing to say.
-        guess: turns a row of its logits into a guess; None for an uncalibrated one.
+        proposer: turns a row of its logits into a proposal; None for an uncalibrated one.
         prefill: tokens of unread prefixes that one forward may read.
         beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
             hold them up.
-        kept: tokens of ended texts whose keys and values are kept for a next turn.
+        pool: tokens of ended texts whose keys and values are kept for a next turn.
     """
 
     def __init__(
@@ -67,30 +67,30 @@ class ModelDrafter:
         model: ModelRunner,
         *,
         max_context: int,
-        guess: GuessOf | None = None,
+        proposer: Proposer | None = None,
         prefill: int = 256,
         beside: int = 32,
-        kept: int = 8192,
+        pool: int = 8192,
     ) -> None:
         self._model = model
         self._max_context = max_context
-        self._guess = guess or guess_of(None)
+        self._proposer = proposer or proposer_of(None)
         self._prefill = prefill
         self._beside = min(beside, prefill)
         self._sessions: dict[int, _Session] = {}
-        self._kept = DraftKVPool(kept)
+        self._pool = DraftKVPool(pool)
         self._forwards = 0
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """One forward over all that are ready, and over as much of the others' prefixes as it may read."""
         self._forwards += 1
         found: list[Drafted] = [None] * len(wanted)
-        places, feeds = self._feeds(wanted)
-        logits = to_numpy(self._model.forward(feeds))
+        places, inputs = self._inputs(wanted)
+        logits = to_numpy(self._model.forward(inputs))
         row = 0
-        for place, feed in zip(places, feeds, strict=True):
-            if feed.rows:
-                found[place] = (self._guessed(wanted[place], logits[row]),)
+        for place, model_input in zip(places, inputs, strict=True):
+            if model_input.rows:
+                found[place] = (self._proposed(wanted[place], logits[row]),)
                 row += 1
         return found
 
@@ -98,21 +98,21 @@ class ModelDrafter:
         """The session's text has ended; what was read may serve its next turn."""
         ended = self._sessions.pop(session, None)
         if ended is not None:
-            self._kept.put(ended.kv)
+            self._pool.put(ended.kv)
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
-    def _guessed(self, one: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken:
+    def _proposed(self, one: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken:
         position = len(one.context)
         session = self._sessions[one.session]
         lasted = session.run.length(one.context, one.committed)
-        guess = self._guess(logits, session.params, position, lasted)
-        session.run.guessed(position, guess.token)
-        return guess
+        proposal = self._proposer(logits, session.params, position, lasted)
+        session.run.proposed(position, proposal.token)
+        return proposal
 
-    def _feeds(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput]]:
+    def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput]]:
         """What each of them feeds, and which they are; those whose turn it is not are left out."""
         sessions, unread = [], []
         for one in wanted:
@@ -124,12 +124,12 @@ class ModelDrafter:
             unread.append(len(one.context) - read)
         shares = self._shares(sessions, unread)
         places = [place for place, share in enumerate(shares) if share]
-        return places, [self._feed(wanted[place], unread[place], shares[place]) for place in places]
+        return places, [self._model_input(wanted[place], unread[place], shares[place]) for place in places]
 
     def _session(self, one: DraftRequest, context: Sequence[int]) -> _Session:
         session = self._sessions.get(one.session)
         if session is None:
-            kv = self._kept.take(context) or self._model.new_kv()
+            kv = self._pool.take(context) or self._model.new_kv()
             session = self._sessions[one.session] = _Session(kv, SamplingParams.of(one.identity))
         return session
 
@@ -148,7 +148,7 @@ class ModelDrafter:
             sessions[place].read_at = self._forwards
         return shares
 
-    def _feed(self, one: DraftRequest, unread: int, share: int) -> ModelInput:
+    def _model_input(self, one: DraftRequest, unread: int, share: int) -> ModelInput:
         begin = len(one.context) - unread
         return ModelInput(
             self._sessions[one.session].kv, one.context[begin : begin + share], int(share == unread)

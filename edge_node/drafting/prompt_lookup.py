@@ -89,17 +89,17 @@ class Lookup:
             self._pair_before.append(self._pairs.get((before, token), _NONE))
             self._pairs[before, token] = place
 
-    def find(self, branch: Sequence[int] = ()) -> Found | None:
-        """What followed the longest earlier occurrence of the end of text and branch; None if there is none.
+    def find(self, pending: Sequence[int] = ()) -> Found | None:
+        """What followed the longest earlier occurrence of the end of text and pending draft; None if there is none.
 
         Args:
-            branch: tokens that follow the text, but may go again. No occurrence is looked for that ends in them.
+            pending: tokens that follow the text, but may go again. No occurrence is looked for that ends in them.
         """
-        tail = [*self._tokens[-LONGEST:], *branch][-LONGEST:]
-        end = len(self._tokens) + len(branch)
+        tail = [*self._tokens[-LONGEST:], *pending][-LONGEST:]
+        end = len(self._tokens) + len(pending)
         places = self._places(tail, end)
         if not places:
-            return self._single(tail, end, branch)
+            return self._single(tail, end, pending)
         best, most = places[0], 0
         for place in places:
             length = self._common(place, tail)
@@ -107,8 +107,8 @@ class Lookup:
                 best, most = place, length
                 if length == len(tail):
                     break
-        token = self._after(best, branch)
-        return Found(token, most, self._support(token, places, branch))
+        token = self._after(best, pending)
+        return Found(token, most, self._support(token, places, pending))
 
     def _places(self, tail: list[int], end: int) -> list[int]:
         """After which the last two tokens have stood before, the newest first."""
@@ -128,22 +128,22 @@ class Lookup:
             length += 1
         return length
 
-    def _single(self, tail: list[int], end: int, branch: Sequence[int]) -> Found | None:
+    def _single(self, tail: list[int], end: int, pending: Sequence[int]) -> Found | None:
         if not tail:
             return None
         place = self._singles.get(tail[-1], _NONE)
         if place == end:
             place = self._single_before[place]
-        return None if place == _NONE else Found(self._after(place, branch), 1, Support.SINGLE)
+        return None if place == _NONE else Found(self._after(place, pending), 1, Support.SINGLE)
 
-    def _after(self, place: int, branch: Sequence[int]) -> int:
+    def _after(self, place: int, pending: Sequence[int]) -> int:
         size = len(self._tokens)
-        return self._tokens[place] if place < size else branch[place - size]
+        return self._tokens[place] if place < size else pending[place - size]
 
-    def _support(self, token: int, places: list[int], branch: Sequence[int]) -> Support:
+    def _support(self, token: int, places: list[int], pending: Sequence[int]) -> Support:
         if len(places) == 1:
             return Support.ALONE
-        votes = sum(self._after(place, branch) == token for place in places)
+        votes = sum(self._after(place, pending) == token for place in places)
         if votes == len(places):
             return Support.ALL
         return Support.MOST if 2 * votes >= len(places) else Support.FEW

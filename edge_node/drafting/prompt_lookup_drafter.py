@@ -35,7 +35,7 @@ class SessionLookup:
         self._before = len(self._lookup)
 
     def follow(self, one: DraftRequest) -> tuple[int, ...]:
-        """Learn what has been decided since; returns the branch.
+        """Learn what has been decided since; returns the pending draft.
 
         What the prompt repeats tells nothing of the target, so only generated tokens are counted.
         """
@@ -47,24 +47,24 @@ class SessionLookup:
             self._lookup.extend((token,))
         return tuple(context[committed:])
 
-    def guess(self, branch: Sequence[int]) -> DraftToken | None:
-        """The next token, if the end of text and branch has occurred before."""
-        found = self._lookup.find(branch)
+    def propose(self, pending: Sequence[int]) -> DraftToken | None:
+        """The next token, if the end of text and pending draft has occurred before."""
+        found = self._lookup.find(pending)
         if found is None:
             return None
         return DraftToken(found.token, self._record.confidence(found), "lookup")
 
-    def run(self, one: DraftRequest, branch: Sequence[int]) -> list[DraftToken]:
+    def run(self, one: DraftRequest, pending: Sequence[int]) -> list[DraftToken]:
         """Tokens one after the other, as long as they are wanted and survive."""
         found: list[DraftToken] = []
-        path = list(branch)
+        path = list(pending)
         together, least = one.joint_acceptance, max(one.confidence_threshold, LEAST)
-        while len(found) < one.most and (guess := self.guess(path)) is not None:
-            together *= guess.confidence
+        while len(found) < one.most and (proposal := self.propose(path)) is not None:
+            together *= proposal.confidence
             if together < least:
                 break
-            found.append(guess)
-            path.append(guess.token)
+            found.append(proposal)
+            path.append(proposal.token)
         return found
 
 
@@ -87,8 +87,8 @@ class PromptLookupDrafter:
         """What each session's text says about how it goes on; it never wants to be asked again."""
         found: list[Drafted] = []
         for one in wanted:
-            session, branch = self.session(one)
-            found.append(session.run(one, branch))
+            session, pending = self.session(one)
+            found.append(session.run(one, pending))
         return found
 
     def free(self, session: int) -> None:
@@ -96,7 +96,7 @@ class PromptLookupDrafter:
         self._sessions.pop(session, None)
 
     def session(self, one: DraftRequest) -> tuple[SessionLookup, tuple[int, ...]]:
-        """The session that is wanted, with all that is decided; and the branch."""
+        """The session that is wanted, with all that is decided; and the pending draft."""
         session = self._sessions.get(one.session)
         if session is None:
             session = self._sessions[one.session] = SessionLookup(one)

@@ -1,4 +1,4 @@
-"""From a row of the draft's logits to a guess, as confident as the draft's calibration says."""
+"""From a row of the draft's logits to a proposal, as confident as the draft's calibration says."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from flexspec_mq.sampling.params import SamplingParams
 
-    GuessOf = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken]
+    Proposer = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken]
     """Called with logits of shape [columns], sampling parameters, the token's position in prompt + text, and how many
     of the draft's choices before it were right, one after another."""
 
 _LOGP = COLUMNS.index("logp")
 
 
-def guess_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None = None) -> GuessOf:
-    """What makes guesses of logits.
+def proposer_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None = None) -> Proposer:
+    """What makes proposals of logits.
 
     Args:
         calibration: of the draft. Without one, a token is as likely to be taken as the draft itself finds it at
@@ -38,7 +38,9 @@ def guess_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None 
             of its token, whichever columns there are.
     """
 
-    def guess(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, run: int) -> DraftToken:
+    def propose(
+        logits: npt.NDArray[np.float32], params: SamplingParams, position: int, run: int
+    ) -> DraftToken:
         drawn = None
         if ids is not None and params.temperature > 0.0:
             drawn = words_of(params.seed, position, ids)
@@ -48,7 +50,7 @@ def guess_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None 
             return DraftToken(token, math.exp(features[_LOGP]))
         return DraftToken(token, calibration.probability(features))
 
-    return guess
+    return propose
 
 
 def read_calibration(folder: Path) -> Calibration | None:

@@ -14,12 +14,12 @@ class SimulatedDrafter:
     """A `Drafter` over a function, that takes no time.
 
     Args:
-        guess: the token after a context, by the session's seed.
+        propose: the token after a context, by the session's seed.
         longest: context that it drafts for.
     """
 
-    def __init__(self, guess: Callable[[int, Sequence[int]], int], longest: int) -> None:
-        self._guess = guess
+    def __init__(self, propose: Callable[[int, Sequence[int]], int], longest: int) -> None:
+        self._propose = propose
         self._longest = longest
 
     def fits(self, context: Sequence[int]) -> bool:
@@ -28,7 +28,7 @@ class SimulatedDrafter:
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """One token for each."""
-        return [(DraftToken(self._guess(one.identity.seed, one.context)),) for one in wanted]
+        return [(DraftToken(self._propose(one.identity.seed, one.context)),) for one in wanted]
 
     def free(self, session: int) -> None:
         """There is nothing to forget."""

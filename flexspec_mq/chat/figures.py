@@ -10,7 +10,7 @@ from schemas.openai import Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class AnswerFigures:
     """One answer, as the client saw it.
 
     Attributes:
@@ -38,13 +38,13 @@ class Clock:
         if self._first is None:
             self._first = time.monotonic()
 
-    def took(self, usage: Usage | None, reason: str | None) -> Figures:
+    def took(self, usage: Usage | None, reason: str | None) -> AnswerFigures:
         """The answer is over."""
         first = None if self._first is None else self._first - self._began
-        return Figures(time.monotonic() - self._began, first, usage, reason)
+        return AnswerFigures(time.monotonic() - self._began, first, usage, reason)
 
 
-def line(took: Figures) -> str:
+def line(took: AnswerFigures) -> str:
     """The figures of one answer in one line."""
     usage, first = took.usage, "–" if took.first is None else f"{took.first:.2f} s"
     if usage is None:
@@ -73,7 +73,7 @@ class Totals:
         failed: questions without an answer.
     """
 
-    took: list[Figures] = field(default_factory=list)
+    took: list[AnswerFigures] = field(default_factory=list)
     failed: int = 0
 
     def rows(self) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Loaded, Program, Setting, add_flags, load, verify
+from flexspec_mq.settings import Complaint, Loaded, Program, Section, Setting, add_flags, load
 from flexspec_mq.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _url(value: str) -> Complaint | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatOptions:
+class ChatOptions(Section):
     """Where the API is; `Setting.help` has the words."""
 
     url: Annotated[str, Setting(help="address of the API", check=_url)] = "http://127.0.0.1:8080"
@@ -62,14 +62,6 @@ class ChatOptions:
         ),
     ] = ""
     color: Annotated[bool, Setting(help="colours on a terminal")] = True
-
-    def __post_init__(self) -> None:
-        """Refuse what no API can be reached with.
-
-        Raises:
-            UsageError: naming the setting.
-        """
-        verify(self)
 
     @property
     def base(self) -> str:

@@ -1,4 +1,4 @@
-"""What holds for every process that we start: it ends with us, and Ctrl-C reaches it."""
+"""What holds for every process that we start: it ends with us, Ctrl-C reaches it, and it can be told from others."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ctypes
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_START_FIELD = 19  # of /proc/<pid>/stat, counted after the command's name
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None]:
@@ -31,3 +33,16 @@ def as_child(number: signal.Signals) -> Callable[[], None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return prepare
+
+
+def started(pid: int) -> int | None:
+    """Start time of a process in ticks since boot, which tells it from a later one of the same number.
+
+    None when there is none, or only a zombie.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[_START_FIELD])

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from flexspec_mq.daemon.progress import say, stages
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
-from flexspec_mq.settings import Setting, give, verify
+from flexspec_mq.settings import Section, Setting, give
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
@@ -44,7 +44,7 @@ _program = logging.getLogger("flexspec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogOptions:
+class LogOptions(Section):
     """What is logged, and how."""
 
     log_level: Annotated[str, Setting(help="least important lines to log", choices=_LEVELS)] = "warning"
@@ -56,14 +56,6 @@ class LogOptions:
             choices=("auto", "human", "json"),
         ),
     ] = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse unknown words.
-
-        Raises:
-            UsageError: naming the value.
-        """
-        verify(self)
 
 
 class _Verbose(argparse.Action):

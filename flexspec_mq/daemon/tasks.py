@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flexspec_mq.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -30,12 +30,11 @@ async def any_of(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
-async def first_of(wait: Coroutine[Any, Any, T], loops: Sequence[asyncio.Task[None]]) -> T:
-    """Wait for `wait`, unless a loop ends before: that is an error, and is raised."""
-    async with running(wait, "wait") as task:
-        await any_of(task, *loops)
-        for loop in loops:
-            if loop.done():
-                loop.result()
-                raise LocalProtocolError(f"the {loop.get_name()} loop ended by itself")
-        return task.result()
+async def endless(name: str, loop: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+    """Run a loop of a daemon, which is not called before this is: a task may be cancelled before it begins.
+
+    Raises:
+        LocalProtocolError: it ended by itself.
+    """
+    await loop(*args)
+    raise LocalProtocolError(f"the {name} loop ended by itself")

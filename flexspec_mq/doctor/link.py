@@ -65,7 +65,7 @@ async def logged_in(
     findings.tell("logging in")
     async with contextlib.AsyncExitStack() as stack:
         try:
-            link = await stack.enter_async_context(mqtt_link(as_doctor(settings, patience), on_wait=_quietly))
+            link = await stack.enter_async_context(mqtt_link(as_doctor(settings, patience), on_wait=quietly))
             await link.wait_up(2 * patience)
         except LinkError as error:
             fault = "login refused" if isinstance(error, LinkRefused) else "broker down"
@@ -145,5 +145,5 @@ async def check_qualities(findings: Findings, settings: LinkSettings) -> None:
         findings.ok(name, "; ".join(f"{one.name}: {one.detail}" for one in found.all))
 
 
-def _quietly(_waiting: Waiting) -> None:
+def quietly(_waiting: Waiting) -> None:
     """The last error is told, not each."""

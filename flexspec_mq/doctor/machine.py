@@ -16,6 +16,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.default import models_cache
 
@@ -229,14 +230,12 @@ def just_before(number: int, epoch: float) -> bool:
         number: of the process.
         epoch: seconds since the Unix epoch.
     """
-    try:
-        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
-        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-    except OSError:
+    ticks = started(number)
+    if ticks is None:
         return False
-    ticks = int(stat.rpartition(")")[2].split()[19])
-    started = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    return -2.0 < epoch - started < _LOADING
+    uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    began = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return -2.0 < epoch - began < _LOADING
 
 
 def ports_of(number: int) -> list[int]:

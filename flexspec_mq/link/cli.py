@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -13,12 +14,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
+from flexspec_mq.link.keeper import terminated
 from flexspec_mq.link.netns import NetnsLink, netns_link
 from flexspec_mq.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from flexspec_mq.link.profiles_table import profiles_table
@@ -126,7 +128,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError("side a has two commands", hint="give --a or a COMMAND after --, not both")
     commands = (_words(args.b), _words(args.a) or list(args.command))
     plan = _plan(args)
-    before = signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, terminated)
     try:
         with netns_link(plan) as link:
             code = _run_inside(link, commands, time.monotonic() + args.duration)
@@ -164,17 +166,16 @@ def _proxy(args: argparse.Namespace) -> int:
 
     async def serve() -> None:
         stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with proxy_link(
-            plan, target, listen=listen, cut_every=args.cut_every, insecure_anywhere=args.insecure_anywhere
-        ) as proxy:
-            _say(f"{plan.name} from {proxy.host}:{proxy.port} to {target[0]}:{target[1]}")
-            try:
-                async with asyncio.timeout(args.duration):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+        anywhere = args.insecure_anywhere
+        carried = proxy_link(
+            plan, target, listen=listen, cut_every=args.cut_every, insecure_anywhere=anywhere
+        )
+        with on_signal(stop.set):
+            async with carried as proxy:
+                _say(f"{plan.name} from {proxy.host}:{proxy.port} to {target[0]}:{target[1]}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(args.duration):
+                        await stop.wait()
         counts = {"connections": proxy.connections, "refused": proxy.refused, "cuts": proxy.cuts}
         _report(plan, proxy.counters, counts)
 
@@ -216,10 +217,6 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
-
-
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _say(text: str) -> None:

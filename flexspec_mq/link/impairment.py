@@ -19,7 +19,7 @@ from collections import deque
 from typing import NamedTuple
 
 from flexspec_mq.link.counters import WayCounters
-from flexspec_mq.link.profiles import Figures, LinkPlan, Way
+from flexspec_mq.link.profiles import LinkPlan, Way, WayFigures
 from flexspec_mq.link.rate import Serializer, StateRate, TraceRate
 from flexspec_mq.link.timeline import OutageTimeline, StateTimeline
 
@@ -147,7 +147,7 @@ class Impairment:
         return _Chance(self._rng.expovariate(1.0), self._rng.random())
 
     def _pass(
-        self, now: float, size: int, figures: Figures, chance: _Chance
+        self, now: float, size: int, figures: WayFigures, chance: _Chance
     ) -> tuple[tuple[float, float], float]:
         """Through jitter, rate and delay: start and end of sending, and the time of arrival."""
         extra = chance.jitter * figures.jitter_ms.value / 1000

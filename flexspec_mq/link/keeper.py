@@ -38,7 +38,7 @@ class Ready(msgspec.Struct):
 
 def main() -> int:
     """Serve one link on standard input and output; returns the exit code."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     names: tuple[str, ...] = ()
     tuns: list[int] = []
@@ -80,7 +80,8 @@ def _answer(message: msgspec.Struct) -> None:
         os.write(1, msgspec.json.encode(message) + b"\n")
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
+def terminated(_number: int, _frame: FrameType | None) -> None:
+    """Handler of SIGTERM: end in order, with the exit code that a shell gives to it."""
     raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -18,6 +18,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
 
 NETNS_FOLDER = Path("/run/netns")
@@ -26,7 +27,6 @@ _NAME = re.compile(r"fmq-(\d+)-(\d+)-[0-9a-f]{6}-[ab]")
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT = 20.0
 _PATIENCE = 2.0
-_START_FIELD = 19  # of /proc/<pid>/stat, counted after the command's name
 
 
 def check_requirements() -> None:
@@ -51,7 +51,7 @@ def check_requirements() -> None:
 def new_names() -> tuple[str, str]:
     """Names of the namespaces of sides a and b, owned by this process."""
     pid = os.getpid()
-    stem = f"fmq-{pid}-{_started(pid)}-{secrets.token_hex(3)}"
+    stem = f"fmq-{pid}-{started(pid)}-{secrets.token_hex(3)}"
     return f"{stem}-a", f"{stem}-b"
 
 
@@ -101,7 +101,7 @@ def sweep() -> list[str]:
     left = []
     for name in existing():
         found = _NAME.fullmatch(name)
-        if found and _started(int(found[1])) != int(found[2]):
+        if found and started(int(found[1])) != int(found[2]):
             remove(name)
             left.append(name)
     return left
@@ -154,13 +154,3 @@ def _setns(handle: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(handle, _CLONE_NEWNET):
         raise FlexSpecError(f"a namespace cannot be entered: {os.strerror(ctypes.get_errno())}")
-
-
-def _started(pid: int) -> int:
-    """Start time of a process in ticks since boot; -1 when there is none, or it is a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
-    except OSError:
-        return -1
-    fields = text.rpartition(")")[2].split()
-    return -1 if fields[0] in {"Z", "X"} else int(fields[_START_FIELD])

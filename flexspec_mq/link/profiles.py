@@ -27,7 +27,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
 
 
-class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WayFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One way of a link in one state. Units are in the names; kB are 1,000 bytes."""
 
     delay_ms: Figure
@@ -46,12 +46,12 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    up: Figures
-    down: Figures
+    up: WayFigures
+    down: WayFigures
     dwell_s: Figure | None = None
     next: dict[str, Annotated[float, msgspec.Meta(gt=0)]] = {}
 
-    def figures(self, way: Way) -> Figures:
+    def figures(self, way: Way) -> WayFigures:
         """Those of one way."""
         return self.up if way == "up" else self.down
 
@@ -173,7 +173,7 @@ def _wrong_states(profile: Profile) -> str:
     return ""
 
 
-def _wrong_figures(figures: Figures) -> str:
+def _wrong_figures(figures: WayFigures) -> str:
     if not figures.rate_mbit.value:
         return "a rate must be above 0; outages say when nothing passes"
     if figures.loss_percent.value > 100:

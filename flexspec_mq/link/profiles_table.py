@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexspec_mq.link.profiles import WAYS, Catalogue, Figure, Figures, State, Way
+from flexspec_mq.link.profiles import WAYS, Catalogue, Figure, State, Way, WayFigures
 
 _ARROWS = {"up": "a to b", "down": "b to a"}
 
@@ -45,5 +45,5 @@ def profiles_table(catalogue: Catalogue) -> list[str]:
 
 
 def _cells(state: State, way: Way) -> tuple[Figure, ...]:
-    figures: Figures = state.figures(way)
+    figures: WayFigures = state.figures(way)
     return figures.delay_ms, figures.jitter_ms, figures.rate_mbit, figures.loss_percent, figures.queue_kb

@@ -3,7 +3,7 @@
 One sequence is read token by token. Then it is read in other shapes: in one piece, in odd pieces, as verification
 of several tokens, and packed with other sessions. Every row of logits must have the same bits. Long contexts are
 checked on the attention alone, with random tensors, because reading thousands of tokens would take minutes. The
-matrix products are checked once more with sums that cancel, which show what rounding would hide (`products`).
+matrix products are checked once more with sums that cancel, which show what rounding would hide (`product_probe`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -51,7 +51,7 @@ class Proof:
     seconds: float
 
     @property
-    def word(self) -> str:
+    def word(self) -> Literal["exact", "exact up to ties"]:
         """As status documents say it."""
         return "exact" if self.exact else "exact up to ties"
 

@@ -57,27 +57,27 @@ class PackedModel:
         return SessionKV(self._layers, self.heads.keys, self.heads.size, self._like)
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all feeds.
+    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+        """Read the tokens of all inputs.
 
         Args:
-            feeds: at most one per session.
+            inputs: at most one per session.
 
         Returns:
-            float32 logits of shape [sum of rows, vocabulary], feed by feed, on the model's device.
+            float32 logits of shape [sum of rows, vocabulary], input by input, on the model's device.
         """
         device = self._like.device
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         segments: list[Segment] = []
-        for feed in feeds:
-            base, count = feed.kv.length, len(feed.tokens)
-            feed.kv.reserve(base + count)
-            segments.append(Segment(feed.kv, len(ids), count, base))
-            ids += feed.tokens
+        for model_input in inputs:
+            base, count = model_input.kv.length, len(model_input.tokens)
+            model_input.kv.reserve(base + count)
+            segments.append(Segment(model_input.kv, len(ids), count, base))
+            ids += model_input.tokens
             positions += range(base, base + count)
-            wanted += range(len(ids) - feed.rows, len(ids))
+            wanted += range(len(ids) - model_input.rows, len(ids))
         padding = max(0, self.shapes.min_rows - len(ids))
         wanted_padded = wanted + wanted[:1] * max(0, self.shapes.min_rows - len(wanted)) if wanted else [0]
         output = self.model(
@@ -87,6 +87,6 @@ class PackedModel:
             logits_to_keep=torch.tensor(wanted_padded, device=device),
             flexspec=Packed(segments, len(ids) + padding, self.heads, self.shapes, self._like),
         )
-        for feed in feeds:
-            feed.kv.tokens += feed.tokens
+        for model_input in inputs:
+            model_input.kv.tokens += model_input.tokens
         return cast("torch.Tensor", output.logits[0, : len(wanted)].float())

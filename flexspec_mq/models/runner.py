@@ -37,14 +37,14 @@ class ModelRunner(Protocol):
         """Empty keys and values for a new session."""
         ...
 
-    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all feeds.
+    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+        """Read the tokens of all inputs.
 
         Args:
-            feeds: at most one per session.
+            inputs: at most one per session.
 
         Returns:
-            float32 logits of shape [sum of rows, columns], feed by feed; a column is a token id unless the runner
+            float32 logits of shape [sum of rows, columns], input by input; a column is a token id unless the runner
             says which ids its columns are.
         """
         ...

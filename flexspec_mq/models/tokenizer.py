@@ -93,7 +93,6 @@ class PlainTokenizer:
         chat_template: source of the template; None for a base model.
         model_max_length: tokens of a text.
         backend_tokenizer: of the tokenizers library.
-        backend_tokenizer: of the tokenizers library.
     """
 
     def __init__(self, backend: Backend, special: dict[str, str], template: str | None, longest: int) -> None:

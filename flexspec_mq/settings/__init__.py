@@ -9,23 +9,20 @@ from text elsewhere. Nothing here knows a daemon: its sections are in its ``sett
 broker's address in `transport.arguments`, logs in `daemon.logs`. What cannot be used is a `UsageError`.
 """
 
-from flexspec_mq.settings.declare import Complaint, Entry, Origin, Program, Setting, complaint, verify
+from flexspec_mq.settings.declare import Complaint, Program, Section, Setting, complaint, verify
 from flexspec_mq.settings.flags import add_flags
 from flexspec_mq.settings.load import Loaded, give, load
 from flexspec_mq.settings.names import named_after_user, topic_name
-from flexspec_mq.settings.show import add_show_command, as_json, as_table, show
+from flexspec_mq.settings.show import add_show_command, show
 
 __all__ = [
     "Complaint",
-    "Entry",
     "Loaded",
-    "Origin",
     "Program",
+    "Section",
     "Setting",
     "add_flags",
     "add_show_command",
-    "as_json",
-    "as_table",
     "complaint",
     "give",
     "load",

@@ -186,7 +186,7 @@ def _entries(section: str, kind: type[Any]) -> Iterator[Entry]:
 
 
 def verify(section: Any) -> None:
-    """Refuse a section that breaks a rule of its settings; for ``__post_init__``.
+    """Refuse a section that breaks a rule of its settings; for a ``__post_init__`` that has more to refuse.
 
     Raises:
         UsageError: naming the first value that does.
@@ -194,6 +194,20 @@ def verify(section: Any) -> None:
     for entry in _entries("", type(section)):
         if found := entry.setting.complaint(entry.key, getattr(section, entry.key)):
             raise UsageError(found.message, hint=found.allowed)
+
+
+class Section:
+    """Base of a section that has no rules but those of its settings.
+
+    Raises:
+        UsageError: a value breaks one; names the first that does.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no daemon can be made of."""
+        verify(self)
 
 
 def complaint(check: Callable[..., object], *values: object) -> Complaint | None:

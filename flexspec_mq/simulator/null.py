@@ -20,7 +20,7 @@ def token(seed: int, prefix: Sequence[int]) -> int:
     return 1 + _hash(b"target", seed, array("I", prefix)) % (VOCABULARY - 1)
 
 
-def guess(seed: int, prefix: Sequence[int], right: float) -> int:
+def draft_token(seed: int, prefix: Sequence[int], right: float) -> int:
     """What the null draft says instead: the same in a share `right` of all prefixes, and always the same for one."""
     found = token(seed, prefix)
     if _hash(b"draft", seed, array("I", prefix)) % 10_000 < 10_000 * right:
@@ -45,7 +45,7 @@ def rounds(seed: int, prompt: Sequence[int], limit: int, *, k: int, right: float
         count += 1
         for place in range(k + 1):
             decided = token(seed, prefix)
-            drafted = guess(seed, prefix, right) if place < k else None
+            drafted = draft_token(seed, prefix, right) if place < k else None
             prefix.append(decided)
             if drafted != decided or len(prefix) == end:
                 break

@@ -12,16 +12,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from flexspec_mq.simulator.world import (
     VOCAB,
     Cell,
     ChangingPolicy,
+    FakeTarget,
     Host,
     Link,
-    Target,
     World,
     held,
     identity,
@@ -50,7 +50,7 @@ class Tally:
     worker: Counter[str] = field(default_factory=Counter)
 
 
-def request(rng: random.Random, session: int, now: float, target: Target) -> SessionRequest:
+def request(rng: random.Random, session: int, now: float, target: FakeTarget) -> SessionRequest:
     """A session of any kind; some go on with what an earlier one committed."""
     limit = rng.choice((1, 2, 5, 20, 60, 120))
     stop = rng.choice((None, None, rng.randrange(VOCAB - 1)))
@@ -95,7 +95,7 @@ def build(rng: random.Random, *, flips: float) -> World:
         prefix_life=rng.choice((2.0, 30.0)),
         lease=rng.choice((3, 30)),
     )
-    target = Target(flips=flips, rng=random.Random(rng.random()))
+    target = FakeTarget(flips=flips, rng=random.Random(rng.random()))
     forward = rng.choice(((0.02, 0.001), (0.05, 0.001), (0.4, 0.02)))
     reading = rng.choice((None, None, 1, 3))
     return World(rng, target, link, rng.randint(1, 3), config, forward, reading)
@@ -117,7 +117,7 @@ def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None
         prompt=prompt,
         finish_at=base.finish_at,
         deadline=base.deadline,
-        reuse=world.recent.offer("v", prompt, world.now),
+        reuse=world.prefixes.offer("v", prompt, world.now),
     )
 
 

@@ -12,14 +12,8 @@ from zlib import crc32
 
 from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
-from flexspec_mq.protocol.edge.session import (
-    DraftToken,
-    EdgeSession,
-    EdgeState,
-    SessionConfig,
-    SessionRequest,
-    close_unknown,
-)
+from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionConfig, SessionRequest
 from flexspec_mq.protocol.effects import (
     Commit,
     Effect,
@@ -52,7 +46,7 @@ def _hash(*parts: object) -> int:
 
 
 @dataclass
-class Target:
+class FakeTarget:
     """Decides tokens as a pure function of seed and prefix, except near ties, which flip between forwards.
 
     Args:
@@ -102,11 +96,11 @@ class Target:
         prefix = tuple(item.context)
         assert len(prefix) == item.prompt_length + item.start
         out: list[int] = []
-        for guess in (*item.draft, None):
+        for drafted in (*item.draft, None):
             token = self.decide(item.identity.seed, prefix)
             out.append(token)
             prefix = (*prefix, token)
-            if token != guess or (token in item.identity.eos and not item.identity.ignore_eos):
+            if token != drafted or (token in item.identity.eos and not item.identity.ignore_eos):
                 break
         return tuple(out)
 
@@ -116,7 +110,7 @@ def held(max_context: int) -> dict[str, VersionFacts]:
     return {"v": VersionFacts(FINGERPRINT, max_context, VOCAB)}
 
 
-def draft_token(target: Target, seed: int, context: Sequence[int], accuracy: float) -> int:
+def draft_token(target: FakeTarget, seed: int, context: Sequence[int], accuracy: float) -> int:
     """The fake draft: right in a share `accuracy` of prefixes, always the same for one prefix."""
     token = target.token(seed, context)
     if _hash("draft", seed, tuple(context)) % 1000 < 1000 * accuracy:
@@ -212,7 +206,7 @@ class World:
     def __init__(
         self,
         rng: random.Random,
-        target: Target,
+        target: FakeTarget,
         link: Link,
         workers: int,
         config: WorkerConfig,
@@ -230,7 +224,7 @@ class World:
         self.cells: list[Cell] = []
         self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
         self.turn = 0
-        self.recent = PrefixIndex(least=1, life=1000.0)
+        self.prefixes = PrefixIndex(least=1, life=1000.0)
         self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
         self.doubts = False  # drafted tokens have confidences of all kinds
@@ -317,7 +311,7 @@ class World:
                     cell.finishes.append(effect)
                     cell.finished_at = self.now
                     if cell.machine.written is not None:
-                        self.recent.remember("v", cell.machine.written, self.now)
+                        self.prefixes.remember("v", cell.machine.written, self.now)
                     if self.finished is not None:
                         self.finished(cell)
         assert tuple(cell.shown) == cell.machine.committed

@@ -100,8 +100,8 @@ def write_texts(
             active.append(_Text(order, order.params(), model.new_kv()))
         if not active:
             return
-        feeds, places = _feeds(active)
-        logits = to_numpy(model.forward(feeds))
+        inputs, places = _inputs(active)
+        logits = to_numpy(model.forward(inputs))
         for row, text in enumerate(places):
             text.tokens.append(choose(logits[row], text.params, text.kv.length))
         for text in [text for text in places if _ended(text, eos)]:
@@ -110,9 +110,9 @@ def write_texts(
         on_step(len(places))
 
 
-def _feeds(active: Iterable[_Text]) -> tuple[list[ModelInput], list[_Text]]:
+def _inputs(active: Iterable[_Text]) -> tuple[list[ModelInput], list[_Text]]:
     """One token of each text that is being written, pieces of prompts as far as they fit."""
-    feeds, places = [], []
+    inputs, places = [], []
     budget = PREFILL
     for text in active:
         unread = text.unread
@@ -122,13 +122,13 @@ def _feeds(active: Iterable[_Text]) -> tuple[list[ModelInput], list[_Text]]:
             if not piece:
                 continue
             if len(piece) < len(unread):
-                feeds.append(ModelInput(text.kv, piece, 0))
+                inputs.append(ModelInput(text.kv, piece, 0))
                 continue
             unread = piece
-        feeds.append(ModelInput(text.kv, unread, 1))
+        inputs.append(ModelInput(text.kv, unread, 1))
         places.append(text)
-    # Rows of logits come feed by feed, so those that want none may stand anywhere.
-    return feeds, places
+    # Rows of logits come input by input, so those that want none may stand anywhere.
+    return inputs, places
 
 
 def _ended(text: _Text, eos: frozenset[int]) -> bool:

@@ -68,15 +68,15 @@ def coupled(
         first = len(row.backbone) - len(row.answer)
         student = run_head(draft, n, row.backbone.to(weight.dtype)[None])[0, first - 1 : -1]
         parts: dict[float, list[tuple[Floats, npt.NDArray[np.bool_]]]] = defaultdict(list)
-        streaks = dict.fromkeys(temperatures, 0)
+        runs = dict.fromkeys(temperatures, 0)
         for span in chunks(len(student)):
             mine = (student[span] @ weight.T).float().numpy()
             theirs = (row.final[span].to(weight.dtype) @ weight.T).float().numpy()
             for temperature in temperatures:
                 params = SamplingParams(temperature, seed=number)
-                found = samples(mine, theirs, params, first + span.start, streaks[temperature])
+                found = samples(mine, theirs, params, first + span.start, runs[temperature])
                 parts[temperature].append(found)
-                streaks[temperature] = _streak(streaks[temperature], found[1])
+                runs[temperature] = _accepted_run(runs[temperature], found[1])
         for temperature, pieces in parts.items():
             features, accepted = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
             yield Coupled(number, temperature, features, accepted)
@@ -87,7 +87,7 @@ def samples(
     target: npt.NDArray[np.float32],
     params: SamplingParams,
     first: int,
-    streak: int = 0,
+    accepted_run: int = 0,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """What `calibrate.fit` takes, from the logits of both models over one stretch of the target's text.
 
@@ -96,7 +96,7 @@ def samples(
         target: the same, each row after the same prefix.
         params: which dice both throw.
         first: position of the first row's token in prompt + text.
-        streak: before the first row.
+        accepted_run: before the first row.
 
     Returns:
         Features, float64 of shape [positions, 5], and whether the target takes the draft's token, [positions].
@@ -104,9 +104,9 @@ def samples(
     features = np.empty((len(draft), len(COLUMNS)))
     accepted = np.empty(len(draft), dtype=np.bool_)
     for row, (mine, theirs) in enumerate(zip(draft, target, strict=True)):
-        token, features[row] = features_of(mine, params, first + row, streak)
+        token, features[row] = features_of(mine, params, first + row, accepted_run)
         accepted[row] = choose(theirs, params, first + row) == token
-        streak = streak + 1 if accepted[row] else 0
+        accepted_run = accepted_run + 1 if accepted[row] else 0
     return features, accepted
 
 
@@ -141,9 +141,9 @@ class Rounds:
         """
         position, length = 0, len(accepted)
         while position < length:
-            survival = np.cumprod(confidence[position : position + k])
-            below = np.flatnonzero(survival < stop)
-            drafted = int(below[0]) if len(below) else len(survival)
+            together = np.cumprod(confidence[position : position + k])
+            below = np.flatnonzero(together < stop)
+            drafted = int(below[0]) if len(below) else len(together)
             wrong = np.flatnonzero(~accepted[position : position + drafted])
             taken = int(wrong[0]) if len(wrong) else drafted
             self.rounds += 1
@@ -212,7 +212,7 @@ def figures(
     return found
 
 
-def _streak(before: int, accepted: npt.NDArray[np.bool_]) -> int:
+def _accepted_run(before: int, accepted: npt.NDArray[np.bool_]) -> int:
     """How many choices in a row were the target's, at the end of these."""
     wrong = np.flatnonzero(~accepted)
     return len(accepted) - 1 - int(wrong[-1]) if len(wrong) else before + len(accepted)

@@ -10,6 +10,7 @@ import torch
 
 from flexspec_mq.training.architecture import lm_head_weight, run_head, teacher_states
 from flexspec_mq.training.losses import chunks
+from flexspec_mq.training.rows import make_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -182,28 +183,21 @@ def write_answers(
     """
     from transformers import AutoTokenizer
 
-    from flexspec_mq.training.rows import TextRows
-
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     template = cast("Any", tokenizer).apply_chat_template
     asked: list[list[int]] = template(chats, add_generation_prompt=True, return_dict=False)
     ends = base.generation_config.eos_token_id if base.generation_config else None
     end = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    rows: list[list[int]] = [[] for _ in asked]
+    answers: list[list[int]] = [[] for _ in asked]
     order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     for start in range(0, len(order), BATCH_PROMPTS):
         batch = order[start : start + BATCH_PROMPTS]
         for i, answer in zip(batch, _greedy(base, [asked[i] for i in batch], max_new), strict=True):
             stop = next((j + 1 for j, token in enumerate(answer) if token in end), len(answer))
-            rows[i] = asked[i] + answer[:stop]
+            answers[i] = answer[:stop]
         on_prompts(len(batch))
-    return TextRows(
-        ids=np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]),
-        start=np.cumsum([0, *map(len, rows)], dtype=np.int64),
-        prompt_len=np.asarray([len(prompt) for prompt in asked], dtype=np.int32),
-        temperature=np.zeros(len(rows), dtype=np.float32),
-    )
+    return make_rows(asked, answers, [0.0] * len(asked))
 
 
 def _greedy(base: PreTrainedModel, prompts: list[list[int]], max_new: int) -> list[list[int]]:

@@ -71,7 +71,7 @@ class Rules:
 
     Attributes:
         k: Draft tokens per round, at most.
-        stop: A batch ends before the token at which its survival falls below this; 0 never stops early.
+        stop: A batch ends before the token at which its joint acceptance falls below this; 0 never stops early.
         temperatures: At which both models choose.
     """
 

@@ -19,9 +19,9 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.delta import (
     METADATA_KEY,
     DeltaMeta,
+    fingerprint_of,
     read_delta,
     read_start,
-    start_fingerprint,
 )
 from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, origin_of, top_level, unpack
 
@@ -156,7 +156,7 @@ def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> tuple[
         )
     layers = read_start(base_path, meta.start)
     packed = pack(tensors, layers, meta.n, meta.start, bits)
-    save_delta(out, packed, replace(meta, bits=bits, start_fingerprint=start_fingerprint(layers)))
+    save_delta(out, packed, replace(meta, bits=bits, start_fingerprint=fingerprint_of(layers)))
     after = unpack(packed, layers, meta.n, meta.start, bits)
     return relative_error(tensors, after), relative_error(
         *(_added(side, layers, meta) for side in (tensors, after))

@@ -25,6 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from flexspec_mq.daemon.tasks import any_of
 from flexspec_mq.errors import LinkDown, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.diagnosis.probe import answers_only_older
@@ -35,7 +36,7 @@ from flexspec_mq.transport.properties import (
     will_properties,
 )
 from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, subscribe_refusal
-from flexspec_mq.transport.send_quota import Window
+from flexspec_mq.transport.send_quota import SendQuota
 from flexspec_mq.transport.sockets import open_socket
 
 _FAILURE = 0x80
@@ -102,7 +103,7 @@ class Connection(aiomqtt.Client):
         self.limits = Limits()
         self.on_lost: Callable[[str], None] = _ignore
         self._deliver = deliver
-        self._window = Window(_RECEIVE_MAXIMUM)
+        self._quota = SendQuota(_RECEIVE_MAXIMUM)
         self._acks: dict[int, _Ack] = {}
         self._socket: socket.socket | None = None
         self._loop_thread = threading.get_ident()
@@ -123,7 +124,7 @@ class Connection(aiomqtt.Client):
         self._client._create_socket = lambda: made  # type: ignore[method-assign]  # noqa: SLF001
         entering: asyncio.Future[Any] = asyncio.ensure_future(self.__aenter__())
         try:
-            await asyncio.wait((entering, self.lost), return_when=asyncio.FIRST_COMPLETED)
+            await any_of(entering, self.lost)
         finally:
             if not entering.done():
                 self._note_lost("the connection was given up while it was being made")
@@ -179,7 +180,7 @@ class Connection(aiomqtt.Client):
         try:
             async with asyncio.timeout(self.settings.publish_timeout):
                 if message.qos > 0:
-                    await self._window.acquire()
+                    await self._quota.acquire()
                 return await self._start_publish(message)
         except TimeoutError:
             reason = f"a publish was not acknowledged within {self.settings.publish_timeout:g} s"
@@ -238,7 +239,7 @@ class Connection(aiomqtt.Client):
         """Await one of aiomqtt's calls, but not beyond the end of the connection."""
         task = asyncio.ensure_future(call)
         try:
-            await asyncio.wait({task, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+            await any_of(task, self.lost)
             if not task.done():
                 raise LinkDown(self.lost.result())
             return task.result()
@@ -252,7 +253,7 @@ class Connection(aiomqtt.Client):
             return
         self.lost.set_result(reason)
         self.on_lost(reason)
-        self._window.abort(reason)
+        self._quota.abort(reason)
         acks, self._acks = self._acks, {}
         for ack in acks.values():
             if not ack.code.done():
@@ -278,7 +279,7 @@ class Connection(aiomqtt.Client):
                 getattr(properties, "MaximumQoS", 2),
                 getattr(properties, "RetainAvailable", 1) != 0,
             )
-            self._window = Window(self.limits.receive_maximum)
+            self._quota = SendQuota(self.limits.receive_maximum)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(
@@ -339,7 +340,7 @@ class Connection(aiomqtt.Client):
         if ack is None:
             return
         if ack.in_window:
-            self._window.release()
+            self._quota.release()
         if not ack.code.done():  # else the call was cancelled and nobody waits
             ack.code.set_result(code)
 

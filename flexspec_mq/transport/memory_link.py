@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound, Subscription
-from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
+from flexspec_mq.transport.filters import check_filter, check_qos
 from flexspec_mq.transport.state import LinkState
 
 if TYPE_CHECKING:
@@ -102,32 +102,10 @@ class MemoryLink(LinkState):
         if self._attached and generation == self.generation:
             self._inbox.put_message(message)
 
-    async def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int = 0,
-        retain: bool = False,
-        expiry: float | None = None,
-    ) -> None:
-        """Hand one message to the broker; see `Link.publish`."""
-        check_topic(topic)
-        check_qos(qos)
-        try:
-            self._require_up()
-            await asyncio.sleep(0)  # as any real link, it lets others run
-            self._require_up()
-        except LinkDown:
-            self._counters.publish_lost += 1
-            raise
-        try:
-            self._broker.send(self.settings.client_id, Outbound(topic, payload, qos, retain, expiry))
-        except PublishRefused:
-            self._counters.publish_refused += 1
-            raise
-        self._counters.published += 1
-        self._counters.bytes_out += len(payload)
+    async def _send(self, message: Outbound) -> None:
+        await asyncio.sleep(0)  # as any real link, it lets others run
+        self._require_up()
+        self._broker.send(self.settings.client_id, message)
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
         """Subscribe now and on each later connection; see `Link.subscribe`."""

@@ -20,7 +20,7 @@ from flexspec_mq.transport.base import (
     Outbound,
 )
 from flexspec_mq.transport.connection import Connection
-from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
+from flexspec_mq.transport.filters import check_filter, check_qos
 from flexspec_mq.transport.refusals import publish_refusal
 from flexspec_mq.transport.state import LinkState, supervised
 
@@ -154,44 +154,18 @@ class MqttLink(LinkState):
         self._mark_down(str(waiting.error).partition("\n")[0])
         self._on_wait(waiting)
 
-    def _current(self) -> Connection:
-        """The connection, if there is one to use."""
-        self._require_up()
-        if self._connection is None:
+    async def _send(self, message: Outbound) -> None:
+        connection = self._connection
+        if connection is None:
             raise LinkDown(f"the link to {self.settings.address} was closed")
-        return self._connection
-
-    async def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int = 0,
-        retain: bool = False,
-        expiry: float | None = None,
-    ) -> None:
-        """Hand one message to the broker; see `Link.publish`."""
-        check_topic(topic)
-        check_qos(qos)
-        message = Outbound(topic, payload, qos, retain, expiry)
+        self._check_limits(connection, message)
+        self._publishing += 1
         try:
-            connection = self._current()
-            self._check_limits(connection, message)
-            self._publishing += 1
-            try:
-                code = await connection.send(message)
-            finally:
-                self._publishing -= 1
-            if code >= _FAILURE or (code == NO_SUBSCRIBERS and not retain):
-                raise publish_refusal(topic, code)
-        except PublishRefused:
-            self._counters.publish_refused += 1
-            raise
-        except LinkDown:
-            self._counters.publish_lost += 1
-            raise
-        self._counters.published += 1
-        self._counters.bytes_out += len(payload)
+            code = await connection.send(message)
+        finally:
+            self._publishing -= 1
+        if code >= _FAILURE or (code == NO_SUBSCRIBERS and not message.retain):
+            raise publish_refusal(message.topic, code)
 
     def _check_limits(self, connection: Connection, message: Outbound) -> None:
         limits = connection.limits

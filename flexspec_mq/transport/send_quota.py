@@ -8,7 +8,7 @@ from collections import deque
 from flexspec_mq.errors import LinkDown
 
 
-class Window:
+class SendQuota:
     """A first-come semaphore whose waiters are woken by the end of the connection.
 
     Its queue is bounded by the callers: `LinkSettings.outbound_queue`.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
-from flexspec_mq.errors import LinkDown, LinkError, LinkRefused
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     LinkCounters,
     LinkDownEvent,
     LinkEvent,
     LinkSettings,
     LinkUpEvent,
+    Outbound,
 )
-from flexspec_mq.transport.filters import check_filter, check_qos
+from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
 from flexspec_mq.transport.inbox import Inbox
 
 
-class LinkState:
+class LinkState(ABC):
     """Base of the links. The subclass says what happened; users ask and wait.
 
     Attributes:
@@ -75,6 +77,38 @@ class LinkState:
         except LinkError:
             self._failure_told = True
             raise
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        expiry: float | None = None,
+    ) -> None:
+        """Hand one message to the broker; see `Link.publish`."""
+        check_topic(topic)
+        check_qos(qos)
+        try:
+            self._require_up()
+            await self._send(Outbound(topic, payload, qos, retain, expiry))
+        except PublishRefused:
+            self._counters.publish_refused += 1
+            raise
+        except LinkDown:
+            self._counters.publish_lost += 1
+            raise
+        self._counters.published += 1
+        self._counters.bytes_out += len(payload)
+
+    @abstractmethod
+    async def _send(self, message: Outbound) -> None:
+        """Hand a message that may be sent to the broker; the link was up a moment ago.
+
+        Raises:
+            LinkDown, PublishRefused: as of `publish`.
+        """
 
     def raise_untold(self) -> None:
         """Raise the failure that nobody has been told of.

@@ -62,16 +62,18 @@ def test_the_null_model_is_a_pure_function_in_which_every_token_counts() -> None
 @pytest.mark.parametrize("right", [0.0, 0.8, 1.0])
 def test_the_null_draft_is_right_as_often_as_it_is_told(right: float) -> None:
     prefixes = [(number, 2, 3) for number in range(1000)]
-    hits = sum(null.guess(1, prefix, right) == null.token(1, prefix) for prefix in prefixes)
+    hits = sum(null.draft_token(1, prefix, right) == null.token(1, prefix) for prefix in prefixes)
     assert abs(hits / 1000 - right) < 0.06  # more than four standard deviations
-    assert [null.guess(1, one, right) for one in prefixes] == [null.guess(1, one, right) for one in prefixes]
+    assert [null.draft_token(1, one, right) for one in prefixes] == [
+        null.draft_token(1, one, right) for one in prefixes
+    ]
 
 
 @pytest.mark.parametrize("shared", [1, 3, 16])
 def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> None:
     """Every session writes the text that it writes alone, in as many rounds as foretold."""
     k, right, limit, prompt = 4, 0.7, 30, (5, 6)
-    verifier = SimulatedEngine(FACTS, null.decide, FREE)
+    engine = SimulatedEngine(FACTS, null.decide, FREE)
     texts: dict[int, list[int]] = {seed: [] for seed in range(shared)}
     rounds = dict.fromkeys(texts, 0)
     while any(len(text) < limit for text in texts.values()):
@@ -80,33 +82,33 @@ def test_what_shares_a_step_and_what_was_drafted_change_no_text(shared: int) -> 
                 context = (*prompt, *text)
                 draft: list[int] = []
                 while text and len(draft) < min(k, limit - len(text) - 1):
-                    draft.append(null.guess(seed, (*context, *draft), right))
-                verifier.add(item(seed, context, tuple(draft), seed))
-        result = verifier.step()
+                    draft.append(null.draft_token(seed, (*context, *draft), right))
+                engine.add(item(seed, context, tuple(draft), seed))
+        result = engine.step()
         assert result.batch == len(result.decided)
         for one, tokens in result.decided:
             texts[one.key[1]] += tokens
             rounds[one.key[1]] += 1
-    assert verifier.idle()
+    assert engine.idle()
     for seed, text in texts.items():
         assert text == null.text(seed, prompt, limit)
         assert rounds[seed] == null.rounds(seed, prompt, limit, k=k, right=right)
 
 
 def test_a_step_of_a_modelled_device_takes_its_time_and_no_processor() -> None:
-    verifier = SimulatedEngine(FACTS, null.decide, Cost(step=0.05, token=0.01))
-    verifier.add(item(1, (5, 6), (7, 8)))
+    engine = SimulatedEngine(FACTS, null.decide, Cost(step=0.05, token=0.01))
+    engine.add(item(1, (5, 6), (7, 8)))
     began, used = time.perf_counter(), time.process_time()
-    result = verifier.step()
+    result = engine.step()
     assert time.perf_counter() - began >= 0.05 + 0.01 * 4
     assert time.process_time() - used < 0.04
     assert result.fed == 4
     # What was read once is not read again: the last token and the draft are.
-    verifier.add(item(1, (5, 6, *result.decided[0][1]), (9,)))
-    assert verifier.step().fed == 2
-    verifier.free(("e", 1))
-    verifier.add(item(1, (5, 6), ()))
-    assert verifier.step().fed == 2
+    engine.add(item(1, (5, 6, *result.decided[0][1]), (9,)))
+    assert engine.step().fed == 2
+    engine.free(("e", 1))
+    engine.add(item(1, (5, 6), ()))
+    assert engine.step().fed == 2
 
 
 def test_no_two_texts_of_a_run_share_a_seed() -> None:

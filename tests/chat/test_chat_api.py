@@ -30,7 +30,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
-from tests.daemons import PATIENCE, FakeVerifier, until
+from tests.daemons import PATIENCE, FakeEngine, until
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
 
 Output = pytest.CaptureFixture[str]
@@ -175,16 +175,16 @@ async def test_ctrl_c_stops_the_answer_up_to_the_worker_and_the_chat_goes_on(
 
 
 async def test_ctrl_c_before_any_text(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
-    async with served(mosquitto, verifier=verifier) as api, chat(api.url) as session:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine) as api, chat(api.url) as session:
         asking = asyncio.create_task(interruptible(take(session, "hello")))
         await until(lambda: api.node.sessions == 1)
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Cancelled):
             await asking
         assert session.conversation.exchanges == []
-        verifier.gate.set()
+        engine.gate.set()
         await take(session, "/retry")
         assert session.conversation.exchanges[0].question == "hello"
 
@@ -204,16 +204,16 @@ async def test_keys(mosquitto: PrivateBroker, tmp_path: Path) -> None:
 
 
 async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys: Output) -> None:
-    verifier = FakeVerifier()
-    async with served(mosquitto, verifier=verifier, max_texts=1) as api, chat(api.url) as session:
-        verifier.gate.clear()
+    engine = FakeEngine()
+    async with served(mosquitto, engine=engine, max_texts=1) as api, chat(api.url) as session:
+        engine.gate.clear()
         blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
         await until(lambda: len(api.api.texts) == 1)
         with pytest.raises(WorkerError, match="429") as raised:
             await take(session, "hello")
         assert raised.value.hint == "/retry asks again; the API says: in 1 s"
         assert "request req-" in raised.value.message
-        verifier.gate.set()
+        engine.gate.set()
         await blocker
         await until(lambda: not api.api.texts)  # its answer arrives a little earlier
         assert session.conversation.exchanges == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.chat.conversation import Conversation, Exchange
-from flexspec_mq.chat.figures import Figures, Totals, line, size
+from flexspec_mq.chat.figures import AnswerFigures, Totals, line, size
 from flexspec_mq.chat.options import NUMBERS, GenerationOptions
 from flexspec_mq.chat.refusals import refused
 from flexspec_mq.chat.wire import pieces, read
@@ -140,21 +140,21 @@ USAGE = Usage(prompt_tokens=30, completion_tokens=40, total_tokens=70, flexspec=
 
 
 def test_the_line_of_an_answer() -> None:
-    said = line(Figures(4.0, 0.5, USAGE, "length"))
+    said = line(AnswerFigures(4.0, 0.5, USAGE, "length"))
     for part in (
         "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%), 6 by lookup",
         "16 rounds", "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
     ):  # fmt: skip
         assert part in said
-    assert line(Figures(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
+    assert line(AnswerFigures(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
 
 
 def test_totals() -> None:
     totals = Totals(
         [
-            Figures(4.0, 0.5, USAGE, "stop"),
-            Figures(6.0, 1.5, USAGE, "stop"),
-            Figures(9.0, 2.5, None, None),
+            AnswerFigures(4.0, 0.5, USAGE, "stop"),
+            AnswerFigures(6.0, 1.5, USAGE, "stop"),
+            AnswerFigures(9.0, 2.5, None, None),
         ],
         2,
     )

@@ -14,7 +14,7 @@ from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import Identity
-from tests.daemons import FakeVerifier, check, edge_at, until, wanting, worker_at
+from tests.daemons import FakeEngine, check, edge_at, until, wanting, worker_at
 
 pytestmark = pytest.mark.alone
 
@@ -119,14 +119,14 @@ async def test_sessions_that_ask_for_each_token_share_their_steps() -> None:
     def slow(_: Sequence[WorkItem]) -> None:
         time.sleep(spent)
 
-    broker, verifier = MemoryBroker(), FakeVerifier(slow)
-    async with worker_at(broker.link, "w1", verifier) as daemon, edge_at(broker.link) as node:
+    broker, engine = MemoryBroker(), FakeEngine(slow)
+    async with worker_at(broker.link, "w1", engine) as daemon, edge_at(broker.link) as node:
         plan = Plan(draft_length=0, qos=1)
         requests = [wanting(number, limit=tokens, plan=plan) for number in range(sessions)]
         early = asyncio.create_task(check(node, requests[: sessions // 2]))
-        await until(verifier.entered.is_set)
+        await until(engine.entered.is_set)
         await check(node, requests[sessions // 2 :])
         await early
         assert daemon.worker.machine.counters.decided == sessions * tokens
-    steady = [len(batch) for batch in verifier.batches[6:-6]]
+    steady = [len(batch) for batch in engine.batches[6:-6]]
     assert sum(steady) / len(steady) > 0.75 * sessions, steady

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.engine import EngineCore, sampling
+from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -42,11 +42,11 @@ def written(number: int) -> tuple[int, ...]:
     model, prompt = model_of(), PROMPTS[number]
     kv = model.new_kv()
     tokens: list[int] = []
-    feed = ModelInput(kv, prompt)
+    model_input = ModelInput(kv, prompt)
     while len(tokens) < LIMIT:
-        row = to_numpy(model.forward([feed]))[0]
-        tokens.append(choose(row, sampling(identity(number)), len(prompt) + len(tokens)))
-        feed = ModelInput(kv, tokens[-1:])
+        row = to_numpy(model.forward([model_input]))[0]
+        tokens.append(choose(row, SamplingParams.of(identity(number)), len(prompt) + len(tokens)))
+        model_input = ModelInput(kv, tokens[-1:])
     return tuple(tokens)
 
 
@@ -183,7 +183,7 @@ def test_unread_counts_prefix_and_draft() -> None:
 
 
 def scheduled(engine: EngineCore) -> list[tuple[int, int]]:
-    return sorted((one.item.key[1], len(one.feed.tokens)) for one in engine.scheduler.schedule())
+    return sorted((one.item.key[1], len(one.model_input.tokens)) for one in engine.scheduler.schedule())
 
 
 def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
@@ -223,4 +223,4 @@ def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
 
 def test_sampling_parameters_come_from_the_identity() -> None:
     one = Identity(1, bytes(16), 0.5, 7, 0.25, 2**64 - 1, (2,), False, 10)
-    assert sampling(one) == SamplingParams(0.5, 7, 0.25, 2**64 - 1)
+    assert SamplingParams.of(one) == SamplingParams(0.5, 7, 0.25, 2**64 - 1)

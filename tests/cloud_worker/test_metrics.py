@@ -21,7 +21,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.cloud_worker.test_prefix_reuse import START, edge, engine_of, turn
-from tests.daemons import PATIENCE, FakeVerifier, check, edge_at, link_to, until, wanting
+from tests.daemons import PATIENCE, FakeEngine, check, edge_at, link_to, until, wanting
 
 
 async def ask(port: int, request: bytes) -> tuple[int, Mapping[str, str], str]:
@@ -102,7 +102,7 @@ async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) 
 
 async def test_busy_answers_and_shared_forwards_are_counted() -> None:
     broker = MemoryBroker()
-    fake = FakeVerifier()
+    fake = FakeEngine()
     daemon = CloudWorker(WorkerSettings(worker="w1", capacity=1, drain=0.0), fake)
     run = asyncio.create_task(daemon.run(broker.link, link_to("w-w1")))
     async with serving(daemon) as port:
@@ -139,7 +139,7 @@ async def test_readiness_follows_the_link_and_the_drain(own_mosquitto: PrivateBr
 
 @asynccontextmanager
 async def idle() -> AsyncIterator[int]:
-    async with serving(CloudWorker(WorkerSettings(worker="w"), FakeVerifier())) as port:
+    async with serving(CloudWorker(WorkerSettings(worker="w"), FakeEngine())) as port:
         yield port
 
 
@@ -188,21 +188,21 @@ async def test_it_ends_although_a_client_hangs() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", ""])  # noqa: S104
 async def test_beyond_this_machine_only_in_as_many_words(host: str) -> None:
-    daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
+    daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
     with pytest.raises(UsageError, match="read by others"):
         async with serving(daemon, host=host):
             pass
 
 
 async def test_beyond_this_machine_when_it_is_said() -> None:
-    daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
+    daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
     async with serving(daemon, host="0.0.0.0", anywhere=True) as port:  # noqa: S104
         assert (await get(port, "/healthz"))[0] == 200
 
 
 async def test_a_port_that_is_taken_is_an_error_with_its_number() -> None:
     async with idle() as port:
-        daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
+        daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
         with pytest.raises(UsageError, match=re.escape(f"127.0.0.1:{port}")):
             async with serving(daemon, port=port):
                 pass
@@ -214,7 +214,7 @@ async def test_a_port_that_is_taken_is_an_error_with_its_number() -> None:
 async def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
     pages = []
     for malformed in (3, 4):
-        daemon = CloudWorker(WorkerSettings(worker="w"), FakeVerifier())
+        daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
         daemon.malformed = malformed
         pages.append(Metrics(daemon).page().decode())
     assert "flexspec_worker_malformed_total 3.0" in pages[0]

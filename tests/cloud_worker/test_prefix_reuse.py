@@ -76,11 +76,11 @@ async def edge(broker: PrivateBroker, version: str, *, reuse: bool = True) -> As
 def alone(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
     """What the target writes, one token at a time, from an empty cache."""
     kv, tokens = MODEL.new_kv(), list(prompt)
-    feed = ModelInput(kv, prompt)
+    model_input = ModelInput(kv, prompt)
     for _ in range(LIMIT):
-        row = to_numpy(MODEL.forward([feed]))[0]
+        row = to_numpy(MODEL.forward([model_input]))[0]
         tokens.append(choose(row, SamplingParams(0.8, 0, 1.0, seed), len(tokens)))
-        feed = ModelInput(kv, tokens[-1:])
+        model_input = ModelInput(kv, tokens[-1:])
     return tuple(tokens[len(prompt) :])
 
 

@@ -26,7 +26,7 @@ from schemas.messages import Error, ErrorCode
 from schemas.status import WorkerStatus
 from tests.daemons import (
     PATIENCE,
-    FakeVerifier,
+    FakeEngine,
     alone,
     check,
     edge_at,
@@ -44,23 +44,23 @@ CODEC = Codec()
 
 async def test_all_sessions_with_work_share_one_forward() -> None:
     async with world() as (_, (daemon,), node):
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         first = node.generate(wanting(0))
-        await until(daemon.verifier.entered.is_set)
+        await until(daemon.engine.entered.is_set)
         others = [node.generate(wanting(number)) for number in range(1, 13)]
         await until(lambda: len(daemon.worker.machine) == 13)
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         for generation in (first, *others):
             assert (await read(generation))[0] == alone(generation.request)
-    assert daemon.verifier.batches[0] == [(0, 1, 2)]
-    assert sorted(daemon.verifier.batches[1]) == [(number, 1, 2) for number in range(1, 13)]
+    assert daemon.engine.batches[0] == [(0, 1, 2)]
+    assert sorted(daemon.engine.batches[1]) == [(number, 1, 2) for number in range(1, 13)]
 
 
 async def test_many_sessions_leave_nothing_behind() -> None:
     async with world(["w1", "w2"]) as (_, daemons, node):
         generations = await check(node, [wanting(number, ignore_eos=False) for number in range(40)])
         assert all(generation.machine.counters.polls == 0 for generation in generations)
-        await until(lambda: all(not d.kept and not d.verifier.held for d in daemons))
+        await until(lambda: all(not d.kept and not d.engine.held for d in daemons))
         assert all(daemon.worker.machine.counters.opened > 5 for daemon in daemons)
         assert sum(daemon.worker.machine.counters.opened for daemon in daemons) == 40
 
@@ -87,15 +87,15 @@ async def test_faults_change_no_text(seed: int, qos: int) -> None:
 
 async def test_cancel_reaches_the_worker_while_a_forward_runs() -> None:
     async with world() as (_, (daemon,), node):
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generation = node.generate(wanting(1))
-        await until(daemon.verifier.entered.is_set)
+        await until(daemon.engine.entered.is_set)
         node.cancel(generation)
         tokens, finish = await read(generation)
         assert (tokens, finish.reason) == ((), FinishReason.CANCELLED)
         await until(lambda: not daemon.kept)
-        daemon.verifier.gate.set()
-        await until(lambda: not daemon.verifier.held)
+        daemon.engine.gate.set()
+        await until(lambda: not daemon.engine.held)
         assert daemon.worker.machine.counters.dropped == 1
         await check(node, [wanting(2)])
 
@@ -118,7 +118,7 @@ async def test_an_edge_that_vanishes_costs_its_lease() -> None:
         await ghost.publish("f1/o/base/ghost", CODEC.encode(opening()), qos=1)
         await until(lambda: daemon.kept == 1)
         await check(node, [wanting(1)])
-        await until(lambda: daemon.kept == 0 and not daemon.verifier.held)
+        await until(lambda: daemon.kept == 0 and not daemon.engine.held)
         assert daemon.worker.machine.counters.expired == 1
 
 
@@ -128,14 +128,14 @@ async def test_an_edge_that_vanishes_costs_its_lease() -> None:
 async def test_a_drain_lets_sessions_end_where_they_are() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1", drain=PATIENCE) as old, edge_at(broker.link) as node:
-        old.verifier.gate.clear()
+        old.engine.gate.clear()
         staying = node.generate(wanting(1))
-        await until(old.verifier.entered.is_set)
+        await until(old.engine.entered.is_set)
         async with worker_at(broker.link, "w2") as new:
             old.worker.stop()
             await until(lambda: old.worker.machine.draining)
             coming = [node.generate(wanting(number)) for number in (2, 3)]
-            old.verifier.gate.set()
+            old.engine.gate.set()
             for generation in (staying, *coming):
                 assert (await read(generation))[0] == alone(generation.request)
             await asyncio.wait_for(old.run, PATIENCE)
@@ -149,7 +149,7 @@ async def test_a_drain_that_is_over_moves_sessions_at_once() -> None:
     broker = MemoryBroker()
     async with edge_at(broker.link) as node:
         async with worker_at(broker.link, "w1") as old:
-            old.verifier.gate.clear()
+            old.engine.gate.clear()
             generations = [node.generate(wanting(number)) for number in range(6)]
             await until(lambda: len(old.worker.machine) == 6)
             async with worker_at(broker.link, "w2") as new:
@@ -165,7 +165,7 @@ async def test_a_drain_that_is_over_moves_sessions_at_once() -> None:
 async def test_a_worker_that_is_stopped_before_it_ever_connected_ends() -> None:
     broker = MemoryBroker()
     broker.stop()
-    worker = CloudWorker(WorkerSettings(worker="w1", drain=PATIENCE), FakeVerifier())
+    worker = CloudWorker(WorkerSettings(worker="w1", drain=PATIENCE), FakeEngine())
     run = asyncio.create_task(worker.run(broker.link, link_to("w-w1")))
     worker.stop()
     await asyncio.wait_for(run, PATIENCE)
@@ -174,9 +174,9 @@ async def test_a_worker_that_is_stopped_before_it_ever_connected_ends() -> None:
 async def test_the_first_signal_drains_and_the_second_aborts() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1", drain=PATIENCE) as daemon, edge_at(broker.link) as node:
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generation = node.generate(wanting(1))
-        await until(daemon.verifier.entered.is_set)
+        await until(daemon.engine.entered.is_set)
 
         async def serve() -> None:
             with draining(daemon.worker, daemon.run):
@@ -203,18 +203,18 @@ async def test_a_forward_that_fails_for_all_fails_for_none() -> None:
             raise MemoryError("a batch of more than one session does not fit")
 
     broker = MemoryBroker()
-    verifier = FakeVerifier(out_of_memory)
-    async with worker_at(broker.link, "w1", verifier) as daemon, edge_at(broker.link) as node:
-        verifier.gate.clear()
+    engine = FakeEngine(out_of_memory)
+    async with worker_at(broker.link, "w1", engine) as daemon, edge_at(broker.link) as node:
+        engine.gate.clear()
         generations = [node.generate(wanting(number)) for number in range(4)]
         await until(lambda: len(daemon.worker.machine) == 4)
-        verifier.gate.set()
+        engine.gate.set()
         for generation in generations:
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.reopens == 0
         assert daemon.worker.machine.counters.failed == 0
-        assert any(len(batch) > 1 for batch in verifier.batches)
-        await until(lambda: not verifier.held)
+        assert any(len(batch) > 1 for batch in engine.batches)
+        await until(lambda: not engine.held)
 
 
 async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -223,13 +223,13 @@ async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogC
             raise ValueError("the thirteenth prompt is poison")
 
     broker = MemoryBroker()
-    verifier = FakeVerifier(poisoned)
-    async with worker_at(broker.link, "w1", verifier) as daemon, edge_at(broker.link) as node:
-        verifier.gate.clear()
+    engine = FakeEngine(poisoned)
+    async with worker_at(broker.link, "w1", engine) as daemon, edge_at(broker.link) as node:
+        engine.gate.clear()
         poison = node.generate(wanting(13))
         others = [node.generate(wanting(number)) for number in range(5)]
         await until(lambda: len(daemon.worker.machine) == 6)
-        verifier.gate.set()
+        engine.gate.set()
         for generation in others:
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.reopens == 0
@@ -239,7 +239,7 @@ async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogC
         assert poison.machine.counters.reopens >= 1
         node.cancel(poison)
         await check(node, [wanting(14)])
-        await until(lambda: not verifier.held)
+        await until(lambda: not engine.held)
     logged = [record for record in caplog.records if record.exc_info]
     assert any(f"edge/{poison.session} cannot be computed" in record.getMessage() for record in logged)
 
@@ -249,7 +249,7 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
     rogue_settings = LinkSettings(client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),))
     async with world() as (broker, (daemon,), node), broker.link(rogue_settings) as rogue:
         await rogue.wait_up()
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         writing = [node.generate(wanting(number)) for number in range(4)]
         await until(lambda: len(daemon.worker.machine) == 4)
         for payload in hostile():
@@ -258,7 +258,7 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
         await rogue.publish("f1/d/w1/no name", CODEC.encode(opening()))
         await rogue.publish("f1/d/w1/", CODEC.encode(opening()))
         await until(lambda: daemon.worker.malformed == 2 * len(hostile()) + 2)
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         for generation in writing:
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.reopens == 0
@@ -311,7 +311,7 @@ async def test_a_broker_that_refuses_ends_the_worker() -> None:
 
 
 async def test_a_verifier_thread_that_dies_takes_the_worker_down() -> None:
-    class Broken(FakeVerifier):
+    class Broken(FakeEngine):
         def free(self, key: tuple[str, int]) -> None:
             raise RuntimeError(f"cannot free {key}")
 
@@ -332,7 +332,7 @@ async def test_an_idle_worker_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1", status_every=60.0) as daemon, edge_at(broker.link) as node:
         await check(node, [wanting(1)])
-        await until(lambda: not daemon.verifier.held)
+        await until(lambda: not daemon.engine.held)
         looks = 0
         machine = daemon.worker.machine
         look = machine.next_tick
@@ -351,10 +351,10 @@ async def test_the_status_tells_load_and_state(caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.INFO)
     async with world() as (broker, (daemon,), node):
         assert status_of(broker, "w1").state == "online"
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generation = node.generate(wanting(1))
         await until(lambda: status_of(broker, "w1").load == 1)
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         await read(generation)
         await until(lambda: status_of(broker, "w1").load == 0)
     assert status_of(broker, "w1").state == "gone"

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from flexspec_mq.daemon.signals import on_signal, stoppable
-from flexspec_mq.daemon.tasks import any_of, first_of, running
+from flexspec_mq.daemon.tasks import any_of, endless, running
 from flexspec_mq.errors import Cancelled, LocalProtocolError
 
 
@@ -35,21 +35,20 @@ async def test_a_failed_task_does_not_hide_in_its_block() -> None:
 
 
 async def test_the_first_of_several_is_the_waited_one() -> None:
-    async with running(_for_ever(), "loop") as loop:
-        assert await first_of(asyncio.sleep(0.0, "done"), [loop]) == "done"
+    async with running(_for_ever(), "loop") as loop, running(asyncio.sleep(0.0, "done"), "wait") as wait:
+        await any_of(wait, loop)
+        assert wait.result() == "done"
         assert not loop.done()
 
 
 async def test_a_loop_that_fails_first_is_raised() -> None:
-    async with running(_fails(), "loop") as loop:
-        with pytest.raises(ValueError, match="broken"):
-            await first_of(_for_ever(), [loop])
+    with pytest.raises(ValueError, match="broken"):
+        await endless("loop", _fails)
 
 
 async def test_a_loop_that_ends_by_itself_is_an_error() -> None:
-    async with running(asyncio.sleep(0.0), "step") as loop:
-        with pytest.raises(LocalProtocolError, match="step loop ended by itself"):
-            await first_of(_for_ever(), [loop])
+    with pytest.raises(LocalProtocolError, match="step loop ended by itself"):
+        await endless("step", asyncio.sleep, 0.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -34,7 +34,7 @@ from flexspec_mq.doctor.watching import Listening
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.daemons import Daemon, FakeDrafter, FakeVerifier, worker_at
+from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import Speech
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ async def worker(
     where: PrivateBroker, name: str = WORKER, user: User | None = None, **settings: Any
 ) -> AsyncIterator[Daemon]:
     """A worker whose target is a pure function."""
-    async with worker_at(links_to(where, user), name, FakeVerifier(), **settings) as daemon:
+    async with worker_at(links_to(where, user), name, FakeEngine(), **settings) as daemon:
         yield daemon
 
 

@@ -42,7 +42,7 @@ def test_a_streak_is_that_of_the_guesses_made_after_this_very_text(
                 streak.keep(common(read, context[:-1]))
                 read = context
                 assert streak.length(context, committed) == expected(context, guesses)
-                streak.guessed(len(context), token)
+                streak.proposed(len(context), token)
                 guesses[tuple(context)] = token
                 if data.draw(st.booleans()):
                     token = data.draw(TOKENS)  # a lookup was surer
@@ -54,12 +54,12 @@ def test_a_streak_is_that_of_the_guesses_made_after_this_very_text(
 def test_what_nobody_guessed_neither_adds_nor_ends() -> None:
     streak = AcceptedRun()
     assert streak.length([7, 8], 2) == 0
-    streak.guessed(2, 9)
+    streak.proposed(2, 9)
     assert streak.length([7, 8, 9], 2) == 1
     assert streak.length([7, 8, 9, 5, 6], 5) == 1
-    streak.guessed(5, 1)
+    streak.proposed(5, 1)
     assert streak.length([7, 8, 9, 5, 6, 1], 5) == 2
     assert streak.length([7, 8, 9, 5, 6, 2], 6) == 0
-    streak.guessed(6, 3)
+    streak.proposed(6, 3)
     streak.keep(5)  # a rejection before it
     assert streak.length([7, 8, 9, 5, 6, 2, 4], 7) == 0

@@ -20,7 +20,7 @@ from flexspec_mq.errors import TimeIsOver, UsageError, WorkerError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.memory import MemoryBroker
-from tests.daemons import FakeVerifier, link_to, worker_at
+from tests.daemons import FakeEngine, link_to, worker_at
 from tests.edge_node.api.served import Speech, expected, ids_of, shown
 
 HELLO = (Turn("user", "hello"),)
@@ -96,13 +96,13 @@ async def test_a_text_that_fails_finishes_with_what_made_it_fail() -> None:
 
 
 async def test_a_text_whose_time_is_over_says_so() -> None:
-    broker, verifier = MemoryBroker(), FakeVerifier()
-    verifier.gate.clear()
+    broker, engine = MemoryBroker(), FakeEngine()
+    engine.gate.clear()
     found: list[dict[str, Any]] = []
-    async with worker_at(broker.link, "w1", verifier), generator(broker) as by:
+    async with worker_at(broker.link, "w1", engine), generator(broker) as by:
         with pytest.raises(TimeIsOver, match=r"not complete after 0\.3 s"):
             await written(by, found=found, **WHOLE, timeout=0.3)
-        verifier.gate.set()
+        engine.gate.set()
     assert found[-1]["reason"] == "deadline"
 
 

@@ -15,7 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from edge_node.drafting.interface import Drafted
 from edge_node.drafting.load import load
 from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.proposal import guess_of
+from edge_node.drafting.proposal import proposer_of
 from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.ranks import RANKS
@@ -110,10 +110,10 @@ class Fixed:
     def new_kv(self) -> SessionKV:
         return SessionKV(1, 1, 2, torch.empty(0))
 
-    def forward(self, feeds: list[ModelInput]) -> torch.Tensor:
-        for feed in feeds:
-            feed.kv.tokens += feed.tokens
-        return self.logits.expand(sum(feed.rows for feed in feeds), -1)
+    def forward(self, inputs: list[ModelInput]) -> torch.Tensor:
+        for model_input in inputs:
+            model_input.kv.tokens += model_input.tokens
+        return self.logits.expand(sum(model_input.rows for model_input in inputs), -1)
 
 
 @given(
@@ -131,5 +131,5 @@ def test_a_columns_dice_are_its_tokens(
     others = data.draw(st.sets(st.integers(0, len(logits) - 1)))
     ids = np.array(sorted({wanted, *others}), dtype=np.int64)
     network: Any = Fixed([logits[token] for token in ids])
-    drafter = ModelDrafter(network, max_context=99, guess=guess_of(None, ids))
+    drafter = ModelDrafter(network, max_context=99, proposer=proposer_of(None, ids))
     assert tokens(drafter.draft([asked(1, CONTEXT, params)])) == [wanted]

@@ -27,9 +27,9 @@ class Recording(PackedModel):
         super().__init__(model.model, model.shapes)
         self.fed: list[list[int]] = []
 
-    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
-        self.fed.append([len(feed.tokens) for feed in feeds])
-        return super().forward(feeds)
+    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+        self.fed.append([len(model_input.tokens) for model_input in inputs])
+        return super().forward(inputs)
 
 
 @pytest.fixture(scope="module")

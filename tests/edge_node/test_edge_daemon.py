@@ -122,7 +122,7 @@ async def test_leaving_tells_the_workers() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon:
         async with edge_at(broker.link) as node:
-            daemon.verifier.gate.clear()
+            daemon.engine.gate.clear()
             generations = [node.generate(wanting(number)) for number in range(3)]
             await until(lambda: all(generation.machine.worker for generation in generations))
         for generation in generations:
@@ -133,11 +133,11 @@ async def test_leaving_tells_the_workers() -> None:
 
 async def test_a_deadline_ends_one_text() -> None:
     async with world() as (_, (daemon,), node):
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         late = node.generate(wanting(1, timeout=0.1))
         patient = node.generate(wanting(2))
         assert (await read(late))[1].reason is FinishReason.DEADLINE
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         assert (await read(patient))[0] == alone(patient.request)
 
 
@@ -152,10 +152,10 @@ async def test_another_worker_takes_over_from_one_that_is_killed() -> None:
 
         def hang(_: object) -> None:
             if all(len(generation.machine.committed) >= 20 for generation in generations):
-                first.verifier.gate.clear()
+                first.engine.gate.clear()
 
-        first.verifier.before = hang
-        await until(lambda: not first.verifier.gate.is_set())
+        first.engine.before = hang
+        await until(lambda: not first.engine.gate.is_set())
         assert not any(generation.machine.finished for generation in generations)
         async with worker_at(broker.link, "w2"):
             began = asyncio.get_running_loop().time()
@@ -164,20 +164,20 @@ async def test_another_worker_takes_over_from_one_that_is_killed() -> None:
                 assert (await read(generation))[0] == alone(generation.request)
                 assert generation.machine.counters.reopens == 1
             assert asyncio.get_running_loop().time() - began < PATIENCE / 3
-        first.verifier.gate.set()
+        first.engine.gate.set()
 
 
 async def test_a_will_is_heard_only_while_the_worker_holds_a_session() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generation = node.generate(wanting(1))
         await until(lambda: generation.machine.worker == "w1")
         await until(lambda: node.directory.liveness.workers == {"w1"})
         polls = generation.machine.counters.polls
         broker.cut("w-w1")  # its will says gone; it comes back by itself
         await until(lambda: generation.machine.counters.polls > polls)
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0
         assert not node.directory.liveness.workers
@@ -211,14 +211,14 @@ async def test_another_vocabulary_is_an_error_at_once() -> None:
 async def test_a_broker_that_goes_and_comes_back_changes_no_text(forget: bool) -> None:
     async with world(["w1", "w2"]) as (broker, daemons, node):
         for daemon in daemons:
-            daemon.verifier.gate.clear()
+            daemon.engine.gate.clear()
         generations = [node.generate(wanting(number)) for number in range(6)]
         await until(lambda: sum(daemon.kept for daemon in daemons) == 6)
         broker.stop(forget=forget)
         await until(lambda: not broker.connected())
         offline = node.generate(wanting(77))
         for daemon in daemons:
-            daemon.verifier.gate.set()
+            daemon.engine.gate.set()
         broker.start()
         for generation in (*generations, offline):
             assert (await read(generation))[0] == alone(generation.request)
@@ -227,7 +227,7 @@ async def test_a_broker_that_goes_and_comes_back_changes_no_text(forget: bool) -
 async def test_a_link_that_fails_for_good_fails_every_text() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generations = [node.generate(wanting(number)) for number in range(3)]
         await until(lambda: daemon.kept == 3)
         async with broker.link(link_to("e-edge")) as thief:
@@ -255,7 +255,7 @@ async def test_a_broker_that_refuses_is_an_error_before_anything_is_written() ->
 async def test_garbage_from_workers_disturbs_nobody() -> None:
     async with world() as (broker, (daemon,), node), broker.link(link_to("rogue")) as rogue:
         await rogue.wait_up()
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generation = node.generate(wanting(1))
         await until(lambda: node.directory.liveness.workers == {"w1"})
         noise = [
@@ -269,7 +269,7 @@ async def test_garbage_from_workers_disturbs_nobody() -> None:
         for payload in (b"{", b'{"state": "gone"}', b"[" * 10_000, broker.retained("f1/e/edge") or b""):
             await rogue.publish("f1/w/w1", payload, qos=1)
         await until(lambda: node.malformed == len(noise) + 4)
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0
 
@@ -292,7 +292,7 @@ async def test_a_forged_verdict_for_nobody_is_answered_by_a_close_once() -> None
 
 async def test_a_prompt_that_no_message_can_hold_fails_alone() -> None:
     async with world() as (_, (daemon,), node):
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         other = node.generate(wanting(1))
         request = wanting(2)
         huge = node.generate(
@@ -306,7 +306,7 @@ async def test_a_prompt_that_no_message_can_hold_fails_alone() -> None:
         finish = (await read(huge))[1]
         assert isinstance(finish.error, UsageError)
         assert node.sessions == 1
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         assert (await read(other))[0] == alone(other.request)
 
 
@@ -340,7 +340,7 @@ async def test_an_edge_that_waits_sleeps(monkeypatch: pytest.MonkeyPatch) -> Non
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
         await check(node, [wanting(1)])
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         generation = node.generate(wanting(2))
         await until(lambda: len(daemon.worker.machine) == 1)
         looks = 0
@@ -354,7 +354,7 @@ async def test_an_edge_that_waits_sleeps(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(generation.machine, "next_tick", counted)
         await asyncio.sleep(0.3)  # the window of the measurement: a few polls of a silent worker fit in
         assert looks < 40
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         await read(generation)
 
 

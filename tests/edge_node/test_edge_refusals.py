@@ -46,7 +46,7 @@ async def test_a_broker_that_takes_no_such_message_is_named() -> None:
 async def test_a_worker_that_is_told_to_leave_while_its_link_is_down_takes_nothing_more() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1", drain=30.0) as leaving, edge_at(broker.link) as node:
-        leaving.verifier.gate.clear()
+        leaving.engine.gate.clear()
         held = node.generate(wanting(0))
         await until(lambda: held.machine.worker == "w1")
         broker.stop()
@@ -57,7 +57,7 @@ async def test_a_worker_that_is_told_to_leave_while_its_link_is_down_takes_nothi
             await until(lambda: broker.retained("f1/w/w1") is not None)
             await asyncio.gather(*(check(node, [wanting(number)]) for number in range(1, 9)))
             assert leaving.worker.machine.counters.busy == 0
-        leaving.verifier.gate.set()
+        leaving.engine.gate.set()
         assert (await read(held))[0] == alone(held.request)
 
 
@@ -65,7 +65,7 @@ async def test_that_nobody_serves_a_version_is_told_to_the_texts_that_ask_for_it
     """A message that is lost belongs to one text, whichever topic it was for."""
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link, give_up=0.3) as node:
-        daemon.verifier.gate.clear()
+        daemon.engine.gate.clear()
         here = node.generate(wanting(1))
         await until(lambda: here.machine.worker == "w1")
         elsewhere = node.generate(replace(wanting(2), version="other"))
@@ -73,6 +73,6 @@ async def test_that_nobody_serves_a_version_is_told_to_the_texts_that_ask_for_it
         assert isinstance(finish.error, WorkerError)
         assert finish.error.message == "no worker serves other"
         assert here.machine.finished is None
-        daemon.verifier.gate.set()
+        daemon.engine.gate.set()
         assert (await read(here))[0] == alone(here.request)
         assert here.machine.counters.opens == 1

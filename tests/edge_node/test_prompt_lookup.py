@@ -142,7 +142,7 @@ def test_a_run_ends_where_it_is_not_wanted_any_more(
         assert 0 <= guess.confidence <= 1
         survival *= guess.confidence
         assert survival >= max(stop, LEAST)
-        assert guess == session.guess(path)
+        assert guess == session.propose(path)
         path.append(guess.token)
     assert len(path) <= len(branch) + most
 
@@ -155,7 +155,7 @@ def test_only_what_the_target_wrote_is_counted() -> None:
     for one in (as_prompt, as_text):
         session = SessionLookup(one)
         session.follow(one)
-        guess = session.guess(())
+        guess = session.propose(())
         assert guess is not None
         assert guess.token == 1
         said.append(guess.confidence)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.proposal import guess_of, read_calibration
+from edge_node.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, Calibration, features_of
@@ -33,10 +33,10 @@ CALIBRATION = Calibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0
 def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
     logits = np.random.default_rng(3).standard_normal(500).astype(np.float32) * 2
     params = SamplingParams(temperature, 0, 1.0, 5)
-    guess = guess_of(CALIBRATION)(logits, params, 9, 4)
+    guess = proposer_of(CALIBRATION)(logits, params, 9, 4)
     assert guess.token == choose(logits, params, 9)
     assert guess.confidence == CALIBRATION.probability(features_of(logits, params, 9, 4)[1])
-    plain = guess_of(None)(logits, params, 9, 4)
+    plain = proposer_of(None)(logits, params, 9, 4)
     assert plain.token == guess.token
     likely = np.exp(logits.astype(np.float64))
     assert plain.confidence == pytest.approx(likely[plain.token] / likely.sum(), rel=1e-4)
@@ -46,7 +46,7 @@ def test_the_drafter_guesses_with_what_it_was_given() -> None:
     model = packed("grouped", torch.float32)
     params = SamplingParams(0.7, 0, 1.0, 5)
     wanted = [asked(1, (3, 4, 5), params)]
-    (calibrated,) = ModelDrafter(model, max_context=64, guess=guess_of(CALIBRATION)).draft(wanted)
+    (calibrated,) = ModelDrafter(model, max_context=64, proposer=proposer_of(CALIBRATION)).draft(wanted)
     (plain,) = ModelDrafter(model, max_context=64).draft(wanted)
     assert calibrated
     assert plain
@@ -64,11 +64,11 @@ def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
         def new_kv(self) -> SessionKV:
             return self._model.new_kv()
 
-        def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
-            read = self._model.forward(feeds)
+        def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+            read = self._model.forward(inputs)
             return (torch.arange(read.shape[1]) % 7 * 0.3).expand(read.shape)
 
-    drafter = ModelDrafter(Constant(), max_context=64, guess=guess_of(CALIBRATION))
+    drafter = ModelDrafter(Constant(), max_context=64, proposer=proposer_of(CALIBRATION))
     params = SamplingParams()
 
     def confidence(*context: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.link.profiles import Figure, Figures, LinkPlan, Outages, Profile, State
+from flexspec_mq.link.profiles import Figure, LinkPlan, Outages, Profile, State, WayFigures
 
 
 def figure(value: float) -> Figure:
@@ -17,16 +17,16 @@ def figure(value: float) -> Figure:
 
 def figures(
     delay: float = 10.0, jitter: float = 0.0, rate: float = 8.0, loss: float = 0.0, queue: float = 1000.0
-) -> Figures:
-    return Figures(figure(delay), figure(jitter), figure(rate), figure(loss), figure(queue))
+) -> WayFigures:
+    return WayFigures(figure(delay), figure(jitter), figure(rate), figure(loss), figure(queue))
 
 
-def state(both: Figures, name: str = "steady", dwell: float | None = None) -> State:
+def state(both: WayFigures, name: str = "steady", dwell: float | None = None) -> State:
     return State(name, both, both, None if dwell is None else figure(dwell))
 
 
 def plan(
-    both: Figures | None = None, *, outages: Outages | None = None, seed: int = 0, reorder: bool = False
+    both: WayFigures | None = None, *, outages: Outages | None = None, seed: int = 0, reorder: bool = False
 ) -> LinkPlan:
     return LinkPlan("test", Profile("a test", (state(both or figures()),), outages), seed, reorder)
 

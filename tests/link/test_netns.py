@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
+from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link import namespaces
 from flexspec_mq.link.netns import NetnsLink, netns_link
@@ -39,7 +40,7 @@ def gone(*names: str) -> bool:
 
 
 def alive(pid: int) -> bool:
-    return namespaces._started(pid) != -1
+    return started(pid) is not None
 
 
 def probe(link: NetnsLink, side: Literal["a", "b"], *words: str) -> subprocess.Popen[str]:

@@ -146,17 +146,17 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
     model, wanted = of_kind(folders["llama"], weights)
     kvs = [model.new_kv() for _ in range(4)]
     for step in steps:
-        feeds: list[ModelInput] = []
+        inputs: list[ModelInput] = []
         places: list[int] = []
         for session, share in step:
             kv = kvs[session]
             tokens = TEXT[kv.length : kv.length + share]
             if tokens:
                 places += range(kv.length, kv.length + len(tokens))
-                feeds.append(ModelInput(kv, tokens, len(tokens)))
-        if not feeds:
+                inputs.append(ModelInput(kv, tokens, len(tokens)))
+        if not inputs:
             continue
-        assert distance(model.forward(feeds), wanted[places]) < 0.03
+        assert distance(model.forward(inputs), wanted[places]) < 0.03
         first = kvs[step[0][0]]
         kept = first.length
         model.forward([ModelInput(first, [319] * 3, 0)])
@@ -165,12 +165,12 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
 
 def test_rows_are_those_asked_for(folders: dict[str, Path]) -> None:
     model, wanted = of_kind(folders["llama"], "bf16")
-    feeds = [
+    inputs = [
         ModelInput(model.new_kv(), TEXT[:9], 2),
         ModelInput(model.new_kv(), TEXT[:5], 0),
         ModelInput(model.new_kv(), TEXT[:7]),
     ]
-    found = model.forward(feeds)
+    found = model.forward(inputs)
     assert found.shape == (3, 320)
     assert found.dtype == torch.float32
     assert distance(found, wanted[[7, 8, 6]]) < 0.03

@@ -62,9 +62,9 @@ class Unsteady(PackedModel):
 
     step = 0.0
 
-    def forward(self, feeds: list[ModelInput]) -> torch.Tensor:  # type: ignore[override]
-        total = sum(len(feed.tokens) for feed in feeds)
-        rows = super().forward(feeds)
+    def forward(self, inputs: list[ModelInput]) -> torch.Tensor:  # type: ignore[override]
+        total = sum(len(model_input.tokens) for model_input in inputs)
+        rows = super().forward(inputs)
         return rows + self.step * total * torch.arange(rows.shape[1])
 
 

@@ -80,20 +80,20 @@ def test_company_does_not_matter(kind: tuple[str, str], sessions: list[tuple[int
     """Sessions at different places of the text, each with a share of its own, in any order and any number."""
     rng = random.Random(seed)
     model, wanted = model_of(*kind), alone(*kind)
-    feeds = []
+    inputs = []
     for length, share in sessions:
         kv = model.new_kv()
         if length:
             model.forward([ModelInput(kv, TEXT[:length], 0)])
-        feeds.append(ModelInput(kv, TEXT[length : length + share], rng.randint(0, share)))
-    starts = [feed.kv.length for feed in feeds]
-    rows = model.forward(feeds)
-    assert len(rows) == sum(feed.rows for feed in feeds)
+        inputs.append(ModelInput(kv, TEXT[length : length + share], rng.randint(0, share)))
+    starts = [model_input.kv.length for model_input in inputs]
+    rows = model.forward(inputs)
+    assert len(rows) == sum(model_input.rows for model_input in inputs)
     at = 0
-    for start, feed in zip(starts, feeds, strict=True):
-        end = start + len(feed.tokens)
-        assert torch.equal(rows[at : at + feed.rows], wanted[end - feed.rows : end])
-        at += feed.rows
+    for start, model_input in zip(starts, inputs, strict=True):
+        end = start + len(model_input.tokens)
+        assert torch.equal(rows[at : at + model_input.rows], wanted[end - model_input.rows : end])
+        at += model_input.rows
 
 
 def test_tokens_of_all_feeds_are_remembered() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import Link, Target, World, held, identity
+from flexspec_mq.simulator.world import FakeTarget, Link, World, held, identity
 
 LIMIT = 120
 CONFIG = WorkerConfig(worker="w", versions=held(512))
@@ -18,7 +18,7 @@ CONFIG = WorkerConfig(worker="w", versions=held(512))
 
 def _world(delay: float, sessions: int, plan: Plan, accuracy: float, limit: int = LIMIT) -> World:
     rng = random.Random(7)
-    world = World(rng, Target(eos_every=10**9), Link(rng, delay=delay), 1, CONFIG)
+    world = World(rng, FakeTarget(eos_every=10**9), Link(rng, delay=delay), 1, CONFIG)
     world.early_stops = 0.0
     for number in range(1, sessions + 1):
         request = SessionRequest(

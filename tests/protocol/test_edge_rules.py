@@ -11,13 +11,8 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, WorkerError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.edge.session import (
-    DraftToken,
-    EdgeSession,
-    EdgeState,
-    SessionRequest,
-    close_unknown,
-)
+from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.simulator.world import EOS, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict

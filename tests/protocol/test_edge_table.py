@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.protocol.edge.session import TABLE, DraftToken, EdgeSession, EdgeState
-from flexspec_mq.protocol.edge.types import EdgeEvent
+from flexspec_mq.protocol.edge.session import TABLE, EdgeSession
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeEvent, EdgeState
 from flexspec_mq.protocol.table import UnexpectedEvent
 from schemas.messages import Close, Error, ErrorCode
 from tests.protocol.test_edge_rules import sent, session, started, verdict

@@ -6,10 +6,10 @@ import random
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import VOCAB, Link, Target, World, held, identity
+from flexspec_mq.simulator.world import VOCAB, FakeTarget, Link, World, held, identity
 
 PROMPT = 160
 CONFIG = WorkerConfig(worker="w", versions=held(512), capacity=256)
@@ -19,7 +19,7 @@ def overloaded(sessions: int, *, reading: int = 17, forward: float = 0.3, worker
     """`sessions` prompts at once at workers that read `reading` tokens of them in each forward."""
     rng = random.Random(5)
     link = Link(rng, delay=0.02, jitter=0.01)
-    world = World(rng, Target(eos_every=10**9), link, workers, CONFIG, (forward, 0.0), reading)
+    world = World(rng, FakeTarget(eos_every=10**9), link, workers, CONFIG, (forward, 0.0), reading)
     for number in range(1, sessions + 1):
         request = SessionRequest(
             session=number,

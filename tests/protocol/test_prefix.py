@@ -12,12 +12,13 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.edge.session import EdgeSession, EdgeState, Reuse, SessionRequest, Written
+from flexspec_mq.protocol.edge.session import EdgeSession
+from flexspec_mq.protocol.edge.types import EdgeState, Reuse, SessionRequest, Written
 from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Reply, Send, Transfer, WorkerEffect
 from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState
-from flexspec_mq.simulator.world import FINGERPRINT, Link, Target, World, held, identity
+from flexspec_mq.simulator.world import FINGERPRINT, FakeTarget, Link, World, held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Prefix, Verdict
 from tests.protocol.test_worker_rules import CONFIG, decide, item
 
@@ -308,7 +309,7 @@ def turns(world: World, count: int, *, wait: float = 0.0) -> None:
             version="v",
             identity=identity(seed=number, limit=10, ignore_eos=True),
             prompt=prompt,
-            reuse=world.recent.offer("v", prompt, world.now),
+            reuse=world.prefixes.offer("v", prompt, world.now),
         )
         cell = world.add(request, FixedPolicy(Plan(4, 1)), 0.7)
         while not cell.finishes:
@@ -321,7 +322,7 @@ def turns(world: World, count: int, *, wait: float = 0.0) -> None:
 def chat_world(workers: int = 1) -> World:
     rng = random.Random(1)
     config = replace(KEEPING, versions=held(512), prefixes=4)
-    return World(rng, Target(), Link(rng), workers, config, reading=64)
+    return World(rng, FakeTarget(), Link(rng), workers, config, reading=64)
 
 
 def test_every_later_turn_sends_and_reads_only_what_is_new() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
-from flexspec_mq.protocol.edge.session import Reuse, Written
+from flexspec_mq.protocol.edge.types import Reuse, Written
 
 IDS = st.lists(st.integers(0, 1), max_size=12).map(tuple)
 

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import Cell, Link, Target, World, held, identity
+from flexspec_mq.simulator.world import Cell, FakeTarget, Link, World, held, identity
 
 MAIL = 100
 INDEX = st.integers(0, MAIL)
@@ -67,7 +67,7 @@ class Schedule(RuleBasedStateMachine):
             prefixes=capacity,
             prefix_life=15.0,
         )
-        target = Target(eos_every=25, flips=self.flips, rng=random.Random(seed))
+        target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed))
         self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
         self.world.mail = []
         self.dials: list[Dial] = []
@@ -106,7 +106,7 @@ class Schedule(RuleBasedStateMachine):
             version="v",
             identity=identity(seed=number, limit=10),
             prompt=prompt,
-            reuse=self.world.recent.offer("v", prompt, self.world.now),
+            reuse=self.world.prefixes.offer("v", prompt, self.world.now),
         )
         dial = Dial(plan)
         self.dials.append(dial)

@@ -15,10 +15,11 @@ from flexspec_mq.controller.policies.confidence import LEAST, MOST, ConfidencePo
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
-from flexspec_mq.protocol.edge.session import DraftToken, EdgeSession, SessionRequest
+from flexspec_mq.protocol.edge.session import EdgeSession
+from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Send
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import Link, Target, World, held, identity
+from flexspec_mq.simulator.world import FakeTarget, Link, World, held, identity
 from schemas.messages import Draft
 from tests.protocol.test_edge_rules import started, verdict
 
@@ -174,7 +175,7 @@ def test_on_a_clean_link_a_stop_changes_no_text_and_costs_no_poll(
     length: int, in_flight: int, ahead: int, stop: float, delay: float
 ) -> None:
     rng = random.Random(7)
-    world = World(rng, Target(eos_every=10**9), Link(rng, delay=delay), 1, CONFIG)
+    world = World(rng, FakeTarget(eos_every=10**9), Link(rng, delay=delay), 1, CONFIG)
     world.early_stops, world.doubts = 0.0, True
     for number in (1, 2):
         request = SessionRequest(

@@ -11,7 +11,7 @@ from flexspec_mq.errors import LinkDown, LinkError, UsageError
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
 from flexspec_mq.transport.filters import check_filter, matches, split_share
 from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
-from flexspec_mq.transport.send_quota import Window
+from flexspec_mq.transport.send_quota import SendQuota
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_a_second_consumer_is_refused() -> None:
 
 
 async def test_the_window_is_first_come_and_survives_cancelled_waiters() -> None:
-    window = Window(1)
+    window = SendQuota(1)
     await window.acquire()
     order: list[int] = []
 

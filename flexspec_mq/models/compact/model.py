@@ -100,27 +100,27 @@ class CompactModel:
         return SessionKV(len(self._layers), self.shape.keys, self.shape.head, self._like)
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all feeds.
+    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+        """Read the tokens of all inputs.
 
         Args:
-            feeds: at most one per session.
+            inputs: at most one per session.
 
         Returns:
-            float32 logits of shape [sum of rows, columns], feed by feed; `ids` says which token a column is.
+            float32 logits of shape [sum of rows, columns], input by input; `ids` says which token a column is.
         """
         shape = self.shape
         tokens: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         views: list[_View] = []
-        for feed in feeds:
-            base, count = feed.kv.length, len(feed.tokens)
-            feed.kv.reserve(base + count)
-            views.append(_View(feed.kv, slice(len(tokens), len(tokens) + count), base, shape))
-            tokens += feed.tokens
+        for model_input in inputs:
+            base, count = model_input.kv.length, len(model_input.tokens)
+            model_input.kv.reserve(base + count)
+            views.append(_View(model_input.kv, slice(len(tokens), len(tokens) + count), base, shape))
+            tokens += model_input.tokens
             positions += range(base, base + count)
-            wanted += range(len(tokens) - feed.rows, len(tokens))
+            wanted += range(len(tokens) - model_input.rows, len(tokens))
         rows = len(tokens)
         cosines, sines = self._turns.at(positions)
         # The sum of all layers is kept in float32; products are of bfloat16.
@@ -136,8 +136,8 @@ class CompactModel:
             state += layer.merge(mixed.view(rows, width))
             gate, up = layer.widen(self._normed(state)).chunk(2, dim=1)
             state += layer.narrow(functional.silu(gate).mul_(up))
-        for feed in feeds:
-            feed.kv.tokens += feed.tokens
+        for model_input in inputs:
+            model_input.kv.tokens += model_input.tokens
         if not wanted:
             return torch.empty((0, self.columns))
         if len(wanted) < rows:

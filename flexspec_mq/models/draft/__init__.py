@@ -1,7 +1,7 @@
-"""The draft model: how it is built from a base, trained, measured and shipped.
+"""The draft model as devices load it; `flexspec_mq.training` makes it.
 
-``artifact`` makes the checkpoint that a device loads; the other modules are needed only to train and measure.
-Importing this package imports no torch.
+``artifact`` makes the checkpoint from a base and a ``delta``, which ``unpacking`` makes whole; ``confidence`` is what
+its calibration means. Importing this package imports no torch.
 """
 
 from flexspec_mq.models.draft.artifact import default_delta_path, export, materialise

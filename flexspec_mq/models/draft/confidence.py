@@ -5,11 +5,11 @@ draft's by more than the *margin* of the choice: the distance, in logits, betwee
 perturbed score. That is the first feature. How far the two models' logits lie apart depends on how sure the draft
 is, which the log-probability of the token and that of the likeliest one tell (they differ where the dice chose
 another), and the temperature says how much the other tokens' noise counts. And a draft that has been right for some
-tokens is likelier to be right again than one that just failed, whatever its logits say: the *streak*.
+tokens is likelier to be right again than one that just failed, whatever its logits say: the *accepted run*.
 
-The basis is smooth and small (thirteen numbers): what matters of a margin or a streak is its order of magnitude,
-hence the logarithms; the square lets the curve level off; the products with the temperature let one set of weights
-serve all of them.
+The basis is smooth and small (thirteen numbers): what matters of a margin or an accepted run is its order of
+magnitude, hence the logarithms; the square lets the curve level off; the products with the temperature let one set of
+weights serve all of them.
 
 numpy only: a device needs no more.
 """
@@ -46,13 +46,13 @@ BASIS = 2
 
 _WEIGHTS = 13
 _OLD_BASIS, _OLD_WEIGHTS = 1, 10
-"""Knew no streak: its functions are the first of this one's."""
-_MOST_STREAK = 63.0
+"""Knew no accepted run: its functions are the first of this one's."""
+_MOST_RUN = 63.0
 _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
 
 
 def features_of(
-    logits: Logits, params: SamplingParams, position: int, streak: int, drawn: Words | None = None
+    logits: Logits, params: SamplingParams, position: int, accepted_run: int, drawn: Words | None = None
 ) -> tuple[int, Floats]:
     """Choose a token as `choose` does, and say what its confidence depends on.
 
@@ -60,7 +60,7 @@ def features_of(
         logits: of the draft, float32 of shape [vocabulary].
         params: the session's.
         position: index of the token in prompt + text.
-        streak: see `COLUMNS`.
+        accepted_run: see `COLUMNS`.
         drawn: as for `choose`.
 
     Returns:
@@ -69,7 +69,7 @@ def features_of(
     token, margin = choose_with_margin(logits, params, position, drawn)
     top = float(logits.max())
     mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
-    found = (margin, float(logits[token]) - top - mass, -mass, params.temperature, streak)
+    found = (margin, float(logits[token]) - top - mass, -mass, params.temperature, accepted_run)
     return token, np.array(found, dtype=np.float64)
 
 
@@ -126,14 +126,14 @@ class Calibration:
 
 def basis_of(features: Floats) -> Floats:
     """The functions that a calibration weighs: from features [n, 5] to float64 [n, 13]."""
-    margin, logp, top, temperature, streak = features.T
+    margin, logp, top, temperature, accepted_run = features.T
     size = np.log1p(np.minimum(margin, _MOST_MARGIN))
     logp, top = np.maximum(logp, _LEAST_LOGP), np.maximum(top, _LEAST_LOGP)
     constant = np.ones_like(size)
-    lasted = np.log1p(np.minimum(streak, _MOST_STREAK))
+    lasted = np.log1p(np.minimum(accepted_run, _MOST_RUN))
     products = (size * temperature, logp * temperature, top * temperature, size * logp)
-    by_streak = (lasted, lasted * size, lasted * logp)
-    return np.stack([constant, size, size * size, logp, top, temperature, *products, *by_streak], axis=1)
+    by_run = (lasted, lasted * size, lasted * logp)
+    return np.stack([constant, size, size * size, logp, top, temperature, *products, *by_run], axis=1)
 
 
 def sigmoid(scores: Floats) -> Floats:

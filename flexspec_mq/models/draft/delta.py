@@ -84,7 +84,7 @@ def shared_fingerprint(shared: Mapping[str, torch.Tensor], n: int) -> str:
     layers = {name.split(".")[2] for name in shared if name.startswith("model.layers.")}
     if len(layers) != n or "model.embed_tokens.weight" not in shared:
         raise ModelError(f"the base has no embedding or fewer than {n} layers under Llama's names")
-    return _fingerprint(shared)
+    return fingerprint_of(shared)
 
 
 def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -99,11 +99,6 @@ def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]
     if missing := wanted - {name.split(".")[2] for name in found}:
         raise ModelError(f"{base_path} has no layer {', '.join(sorted(missing))} under Llama's names")
     return found
-
-
-def start_fingerprint(start_layers: Mapping[str, torch.Tensor]) -> str:
-    """BLAKE2b over what ``read_start`` read: a packed delta is right only on top of these very layers."""
-    return _fingerprint(start_layers)
 
 
 def read_meta(path: Path) -> DeltaMeta:
@@ -171,7 +166,7 @@ def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.
     if meta.bits is None:
         return meta, tensors
     layers = read_start(base_path, meta.start)
-    check_fingerprint(meta.start_fingerprint, start_fingerprint(layers), path, base_path)
+    check_fingerprint(meta.start_fingerprint, fingerprint_of(layers), path, base_path)
     return meta, unpack(tensors, layers, meta.n, meta.start, meta.bits)
 
 
@@ -220,7 +215,8 @@ def _is_shared(name: str, n: int) -> bool:
     return name in {"model.embed_tokens.weight", "lm_head.weight"}
 
 
-def _fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+def fingerprint_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """BLAKE2b over tensors with their names, such as the layers on top of which alone a packed delta is right."""
     import torch
 
     whole = hashlib.blake2b(digest_size=16)

@@ -24,7 +24,6 @@ from flexspec_mq.protocol.edge.types import (
     EdgeCounters,
     EdgeEvent,
     EdgeState,
-    Reuse,
     SessionConfig,
     SessionRequest,
     Written,
@@ -40,20 +39,6 @@ if TYPE_CHECKING:
 
     _States = tuple[EdgeState, ...]
     _Rows = tuple[_States, tuple[EdgeEvent, ...], Callable[..., None], _States, str, str]
-
-__all__ = [
-    "TABLE",
-    "DraftRequest",
-    "DraftToken",
-    "EdgeCounters",
-    "EdgeSession",
-    "EdgeState",
-    "Reuse",
-    "SessionConfig",
-    "SessionRequest",
-    "Written",
-    "close_unknown",
-]
 
 _CLOSE_REASONS = {
     FinishReason.CANCELLED: CloseReason.CANCELLED,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import SessionKey
@@ -290,11 +292,6 @@ class WorkerSession:
         """The next verdict shall begin at what the edge is known to have."""
         self.sent = min(self.have, len(self.chain))
 
-    @property
-    def streaming(self) -> bool:
-        """Whether the worker may decode on without being asked."""
-        return self._ahead > 0
-
     def verdict(self, now: float, *, echo: int | None = None, times: tuple[int, int] = (0, 0)) -> Verdict:
         """All that was decided since the last verdict, and note it as sent.
 
@@ -328,18 +325,4 @@ class WorkerSession:
         """A verdict from what the edge has, saying that something before its newest batch is missing."""
         self.ask_again()
         verdict = self.verdict(now, times=times)
-        if verdict.fin is not Fin.NONE:
-            return verdict
-        return Verdict(
-            verdict.session,
-            verdict.attempt,
-            verdict.echo,
-            verdict.start,
-            verdict.tokens,
-            verdict.digest,
-            Fin.GAP,
-            verdict.queue,
-            verdict.compute,
-            verdict.worker,
-            verdict.lease,
-        )
+        return msgspec.structs.replace(verdict, fin=Fin.GAP) if verdict.fin is Fin.NONE else verdict

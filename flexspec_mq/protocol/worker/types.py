@@ -111,7 +111,7 @@ class WorkItem:
         context: prompt + decided tokens; a view, valid for ever.
         prompt_length: where the generated tokens begin in `context`. The noise's absolute position of the
             first token to decide is ``len(context)``.
-        draft: guesses for positions `start` on; cut so that the limit is never passed.
+        draft: drafted tokens for positions `start` on; cut so that the limit is never passed.
         identity: sampling parameters, seed, end-of-text ids.
         seq: newest batch that went in, echoed for round-trip samples.
         waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from flexspec_mq.errors import Cancelled
 from flexspec_mq.training.commands.measure import print_figures
 from flexspec_mq.training.commands.parts import (
     add_base,
+    add_numbers,
     add_threads,
     base_path,
     interruptible,
-    show_log,
-    use_threads,
+    prepare,
+    stopped,
 )
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
@@ -56,8 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="TEXTS",
         help="answers at most, those of earlier runs included (default: all)",
     )
-    for flag, default, metavar, text in _NUMBERS:
-        add(flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+    add_numbers(collect, _NUMBERS)
     add_threads(collect)
 
 
@@ -76,13 +74,11 @@ def _collect(args: argparse.Namespace) -> int:
         seed=args.seed,
         save_seconds=args.save_minutes * 60,
     )
-    show_log(unless_terminal=True)  # where the progress bar is
-    use_threads(args)
+    prepare(args)
     with interruptible() as stop:
         rows = collect_text(CollectFiles(base_path(args), tuple(args.prompts), args.out), config, stop.is_set)
     if rows is None:
-        print(f"stopped; give the same command again to go on ({args.out})", file=sys.stderr)  # noqa: T201
-        return Cancelled.exit_code
+        return stopped(args.out)
     print_figures(
         {"rows": len(rows), "answer_tokens": int(rows.answer_len.sum()), "tokens": int(rows.length.sum())}
     )

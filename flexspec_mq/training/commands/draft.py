@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from flexspec_mq.errors import Cancelled, UsageError
+from flexspec_mq.errors import UsageError
 from flexspec_mq.training.commands import collect as cli_collect
 from flexspec_mq.training.commands import measure as cli_measure
 from flexspec_mq.training.commands.parts import (
     add_base,
     add_delta,
+    add_numbers,
     add_threads,
     base_path,
     interruptible,
-    show_log,
-    use_threads,
+    prepare,
+    stopped,
 )
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
@@ -91,8 +91,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "trained further, and below them the layers that --layers leaves out of its backbone"
     )
     add("--from-delta", type=Path, metavar="FILE", help=about_earlier)
-    for flag, default, metavar, text in _NUMBERS:
-        add(flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+    add_numbers(train, _NUMBERS)
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
     about_temperatures = (
@@ -148,13 +147,11 @@ def _train(args: argparse.Namespace) -> int:
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta)
     saving = Saving(args.save_minutes * 60, args.history_steps, args.calibration_rows)
-    show_log(unless_terminal=True)  # where the progress bar is
-    use_threads(args)
+    prepare(args)
     with interruptible() as stop:
         result = train_draft(files, config, saving, stop.is_set)
     if result is None:
-        print(f"stopped; give the same command again to go on ({args.out})", file=sys.stderr)  # noqa: T201
-        return Cancelled.exit_code
+        return stopped(args.out)
     cli_measure.print_figures(result.figures())
     return 0
 

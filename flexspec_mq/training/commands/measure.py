@@ -13,14 +13,14 @@ from flexspec_mq.training.commands.parts import (
     add_delta,
     add_threads,
     base_path,
-    show_log,
-    use_threads,
+    prepare,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _TEXT_HELP = ".npz of target-written rows; those held out from training count"
+_LIMIT_HELP = "rows at most, evenly spread (default: %(default)s)"
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,13 +92,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add = calibrate.add_argument
     add("--text", type=Path, required=True, nargs="+", metavar="FILE", help=_TEXT_HELP)
     add("--out", type=Path, metavar="FILE", help="the delta to write (default: in place of the old one)")
-    add(
-        "--limit",
-        type=int,
-        default=60,
-        metavar="ROWS",
-        help="rows at most, evenly spread (default: %(default)s)",
-    )
+    add("--limit", type=int, default=60, metavar="ROWS", help=_LIMIT_HELP)
     add_threads(calibrate)
 
 
@@ -115,21 +109,9 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add = pack.add_argument
     add("--out", type=Path, required=True, metavar="FILE", help="the packed delta to write")
     add("--bits", type=int, choices=(4, 8), default=4, help="bits of a weight (default: %(default)s)")
-    add(
-        "--text",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=f"measure before and after: {_TEXT_HELP}",
-    )
-    add(
-        "--limit",
-        type=int,
-        default=60,
-        metavar="ROWS",
-        help="rows at most, evenly spread (default: %(default)s)",
-    )
+    about_text = f"measure before and after: {_TEXT_HELP}"
+    add("--text", type=Path, nargs="+", default=[], metavar="FILE", help=about_text)
+    add("--limit", type=int, default=60, metavar="ROWS", help=_LIMIT_HELP)
     add_threads(pack)
 
 
@@ -138,8 +120,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     rules = Rules(args.draft_tokens, args.stop, tuple(args.temperatures))
     files = EvaluateFiles(base_path(args), args.delta, args.draft, tuple(args.text), args.prompts, args.keep)
-    show_log(unless_terminal=True)
-    use_threads(args)
+    prepare(args)
     print_figures(evaluate_draft(files, limit=args.limit, max_new=args.max_new, rules=rules))
     return 0
 
@@ -147,8 +128,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     from flexspec_mq.training.measuring import calibrate_delta
 
-    show_log(unless_terminal=True)
-    use_threads(args)
+    prepare(args)
     found = calibrate_delta(base_path(args), args.delta, args.text, args.out or args.delta, args.limit)
     print(found.table(), file=sys.stderr)  # noqa: T201
     print_figures(found.figures())
@@ -158,8 +138,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> int:
     from flexspec_mq.training.packing import pack_file
 
-    show_log(unless_terminal=True)
-    use_threads(args)
+    prepare(args)
     base = base_path(args)
     weights, added = pack_file(args.delta, base, args.out, args.bits)
     sizes = {"bytes_before": args.delta.stat().st_size, "bytes": args.out.stat().st_size}

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +30,18 @@ def add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> 
     parser.add_argument("--delta", type=Path, required=required, metavar="FILE", help=text)
 
 
+def add_numbers(
+    parser: argparse.ArgumentParser, numbers: Iterable[tuple[str, int | float, str, str]]
+) -> None:
+    """Flags for numbers: each with its default, the name of its value, and its help."""
+    for flag, default, metavar, text in numbers:
+        parser.add_argument(
+            flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
+        )
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """``--threads``; `use_threads` heeds it."""
+    """``--threads``; `prepare` heeds it."""
     parser.add_argument(
         "--threads", type=int, default=1, help="processor threads to use (default: %(default)s)"
     )
@@ -52,19 +62,25 @@ def base_path(args: argparse.Namespace) -> Path:
     return found
 
 
-def use_threads(args: argparse.Namespace) -> None:
-    """Let torch use as many as ``--threads`` says."""
+def prepare(args: argparse.Namespace) -> None:
+    """Log lines on standard error, but on a terminal, where a bar is; torch uses as many ``--threads`` as it is told.
+
+    Raises:
+        UsageError: That is none.
+    """
     import torch
 
+    if not sys.stderr.isatty():
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads < 1:
         raise UsageError(f"--threads {args.threads}: at least one is needed")
     torch.set_num_threads(args.threads)
 
 
-def show_log(*, unless_terminal: bool = False) -> None:
-    """Log lines on standard error; on a terminal perhaps not, where a bar is."""
-    if not (unless_terminal and sys.stderr.isatty()):
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def stopped(out: Path) -> int:
+    """Say how to go on with what was stopped; the exit code."""
+    print(f"stopped; give the same command again to go on ({out})", file=sys.stderr)  # noqa: T201
+    return Cancelled.exit_code
 
 
 @contextmanager

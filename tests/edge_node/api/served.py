@@ -28,12 +28,12 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.text import decode
-from flexspec_mq.protocol.edge.session import SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Identity
-from tests.daemons import PATIENCE, TARGET, Daemon, FakeDrafter, FakeVerifier, until, worker_at
+from tests.daemons import PATIENCE, TARGET, Daemon, FakeDrafter, FakeEngine, until, worker_at
 
 CONTEXT = 50_000
 UNKNOWN, END = "<unk>", "</s>"
@@ -160,7 +160,7 @@ async def served(
     broker: PrivateBroker,
     *,
     workers: int = 1,
-    verifier: FakeVerifier | None = None,
+    engine: FakeEngine | None = None,
     give_up: float = PATIENCE,
     queue_patience: float = 900.0,
     plan: Plan = PLAN,
@@ -183,7 +183,7 @@ async def served(
             factory: LinkFactory = links_to(broker)
             daemons.append(
                 await stack.enter_async_context(
-                    worker_at(factory, f"aw{number}-{each}", verifier, version=version, **(worker or {}))
+                    worker_at(factory, f"aw{number}-{each}", engine, version=version, **(worker or {}))
                 )
             )
         edge = EdgeSettings(

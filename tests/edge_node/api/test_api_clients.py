@@ -14,7 +14,7 @@ from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
 from edge_node.completion.completion import Completion, End
-from tests.daemons import FakeVerifier, until
+from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown
 
 LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
@@ -39,7 +39,7 @@ async def test_a_client_that_leaves_a_stream_cancels_up_to_the_worker(mosquitto:
         assert api.daemons[0].kept == 1
         await answer.aclose()
         await until(lambda: api.node.sessions == 0 and len(api.api.texts) == 0)
-        await until(lambda: api.daemons[0].kept == 0 and not api.daemons[0].verifier.held)
+        await until(lambda: api.daemons[0].kept == 0 and not api.daemons[0].engine.held)
         assert await api.metric('flexspec_edge_texts_total{outcome="cancelled"}') == 1
         path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="499"}'
         assert await api.metric(path) == 1
@@ -47,31 +47,31 @@ async def test_a_client_that_leaves_a_stream_cancels_up_to_the_worker(mosquitto:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_before_any_text(mosquitto: PrivateBroker, stream: bool) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
-    async with served(mosquitto, verifier=verifier) as api:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine) as api:
         asking = asyncio.create_task(api.chat(stream=stream))
         await until(lambda: api.node.sessions == 1)
         asking.cancel()
         await until(lambda: api.node.sessions == 0 and len(api.api.texts) == 0)
-        verifier.gate.set()
+        engine.gate.set()
         await until(lambda: api.daemons[0].kept == 0)
         path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="499"}'
         assert await api.metric(path) == 1
 
 
 async def test_the_same_key_attaches_to_the_text_that_is_written(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
+    engine = FakeEngine()
+    engine.gate.clear()
     key = {"idempotency-key": "k1"}
-    async with served(mosquitto, verifier=verifier) as api:
+    async with served(mosquitto, engine=engine) as api:
         first = asyncio.create_task(api.chat(max_tokens=30, headers=key))
         await until(lambda: api.node.sessions == 1)
         second = asyncio.create_task(api.chat(max_tokens=30, headers=key))
         await until(lambda: _readers(api) == 2)
         first.cancel()  # one leaves, the text goes on for the other
         await until(lambda: _readers(api) == 1)
-        verifier.gate.set()
+        engine.gate.set()
         answer = (await second).json()
         assert answer["usage"]["completion_tokens"] <= 30
         again = (await api.chat(max_tokens=30, headers=key)).json()
@@ -87,19 +87,19 @@ def _readers(api: Served) -> int:
 
 async def test_the_official_client_with_a_key(mosquitto: PrivateBroker) -> None:
     """It sends no key by itself; given one, it sends the same one with each of its retries."""
-    verifier = FakeVerifier()
-    async with served(mosquitto, verifier=verifier, max_texts=1) as api:
+    engine = FakeEngine()
+    async with served(mosquitto, engine=engine, max_texts=1) as api:
         client = api.client.with_options(max_retries=5)
         asked: dict[str, Any] = {
             "model": api.version, "messages": [{"role": "user", "content": "x"}], "max_tokens": 20,
             "extra_headers": {"Idempotency-Key": "once"},
         }  # fmt: skip
-        verifier.gate.clear()
+        engine.gate.clear()
         blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
         await until(lambda: len(api.api.texts) == 1)
         asking = asyncio.create_task(client.chat.completions.create(**asked))
         await api.refusal()
-        verifier.gate.set()
+        engine.gate.set()
         await blocker
         answer = await asking
         assert await client.chat.completions.create(**asked) == answer
@@ -142,15 +142,15 @@ async def test_a_key_used_for_another_body(mosquitto: PrivateBroker) -> None:
 
 
 async def test_a_text_that_failed_or_was_left_frees_its_key(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
+    engine = FakeEngine()
+    engine.gate.clear()
     key = {"idempotency-key": "k"}
-    async with served(mosquitto, verifier=verifier, timeout=2.0) as api:
+    async with served(mosquitto, engine=engine, timeout=2.0) as api:
         assert (await api.chat(max_tokens=20, headers=key)).status_code == 504
-        verifier.gate.set()
+        engine.gate.set()
         first = (await api.chat(max_tokens=20, headers=key)).json()
         assert first["usage"]["completion_tokens"] <= 20
-    async with served(mosquitto, verifier=FakeVerifier(), version=api.version) as api:
+    async with served(mosquitto, engine=FakeEngine(), version=api.version) as api:
         # Without a seed of the client's, key and body make one, so what was left half-read comes again.
         answer = (await api.chat(max_tokens=20, headers=key)).json()
         assert answer["choices"] == first["choices"]
@@ -177,14 +177,14 @@ async def test_kept_texts_are_bounded(mosquitto: PrivateBroker) -> None:
 
 
 async def test_too_many_readers_of_one_text(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
-    async with served(mosquitto, verifier=verifier, max_readers=2) as api:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine, max_readers=2) as api:
         key = {"idempotency-key": "k"}
         reading = [asyncio.create_task(api.chat(max_tokens=5, headers=key)) for _ in range(2)]
         await until(lambda: _readers(api) == 2)
         assert (await api.chat(max_tokens=5, headers=key)).status_code == 429
-        verifier.gate.set()
+        engine.gate.set()
         first, second = await asyncio.gather(*reading)
         assert first.json() == second.json()
 
@@ -265,10 +265,10 @@ async def test_a_client_over_tcp_that_does_not_read(mosquitto: PrivateBroker) ->
 
 
 async def test_the_end_of_the_server(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    async with served(mosquitto, verifier=verifier) as api:
+    engine = FakeEngine()
+    async with served(mosquitto, engine=engine) as api:
         answer, parts = await begin(api)
-        verifier.gate.clear()
+        engine.gate.clear()
         waiting = asyncio.create_task(api.chat("other"))
         await until(lambda: api.node.sessions == 2)
         reading = asyncio.create_task(_rest(parts))
@@ -280,7 +280,7 @@ async def test_the_end_of_the_server(mosquitto: PrivateBroker) -> None:
         assert last.startswith('data: {"error":')
         assert '"code":"stopping"' in last
         assert (await waiting).status_code == 503
-        verifier.gate.set()
+        engine.gate.set()
         await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
         await answer.aclose()
         with pytest.raises(httpx2.ConnectError):

@@ -20,7 +20,7 @@ from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.daemons import PATIENCE, FakeDrafter, FakeVerifier, until, worker_at
+from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until, worker_at
 from tests.edge_node.api.served import PLAN, Speech, links_to
 
 
@@ -77,10 +77,10 @@ async def test_it_answers_while_the_broker_is_out_of_reach() -> None:
 
 
 async def test_cancelling_it_tells_the_workers(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    async with worker_at(links_to(mosquitto), "ad-worker", verifier, version="ad-end") as worker:
+    engine = FakeEngine()
+    async with worker_at(links_to(mosquitto), "ad-worker", engine, version="ad-end") as worker:
         async with running(mosquitto.port, "ad-end") as (run, url), httpx2.AsyncClient() as http:
-            verifier.gate.clear()
+            engine.gate.clear()
             async with asyncio.timeout(PATIENCE):
                 while (await http.get(f"{url}/readyz")).status_code != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -91,7 +91,7 @@ async def test_cancelling_it_tells_the_workers(mosquitto: PrivateBroker) -> None
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
             await asyncio.wait([run], timeout=PATIENCE)
             assert run.cancelled()
-        verifier.gate.set()
+        engine.gate.set()
         await until(lambda: worker.kept == 0)
         assert worker.worker.machine.counters.closed == 1
 

@@ -18,7 +18,7 @@ from edge_node.api.settings import ApiSettings
 from flexspec_mq.errors import RemoteProtocolError, UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import MAX_PROMPT_TOKENS
-from tests.daemons import FakeVerifier, until
+from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import served
 
 LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
@@ -156,15 +156,15 @@ async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:
 
 
 async def test_the_deadline(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    async with served(mosquitto, verifier=verifier, timeout=0.3) as api:
-        verifier.gate.clear()
+    engine = FakeEngine()
+    async with served(mosquitto, engine=engine, timeout=0.3) as api:
+        engine.gate.clear()
         with pytest.raises(openai.InternalServerError) as raised:
             await api.client.chat.completions.create(
                 model=api.version, messages=[{"role": "user", "content": "x"}]
             )
         assert raised.value.status_code == 504
-        verifier.gate.set()
+        engine.gate.set()
         await until(lambda: api.daemons[0].kept == 0)
         assert await api.metric('flexspec_edge_texts_total{outcome="deadline"}') == 1
 
@@ -175,10 +175,10 @@ async def test_a_failure_in_mid_stream_is_an_error_event(mosquitto: PrivateBroke
     def stop_in_mid_text(items: Sequence[WorkItem]) -> None:
         steps.update(item.key for item in items)
         if sum(count >= 3 for count in steps.values()) == 2:
-            verifier.gate.clear()
+            engine.gate.clear()
 
-    verifier = FakeVerifier(stop_in_mid_text)
-    async with served(mosquitto, verifier=verifier, timeout=3.0) as api:
+    engine = FakeEngine(stop_in_mid_text)
+    async with served(mosquitto, engine=engine, timeout=3.0) as api:
         raw = asyncio.create_task(api.chat("raw", stream=True, **LONG))
         stream = await api.client.chat.completions.create(
             model=api.version, messages=[{"role": "user", "content": "x"}], stream=True, max_tokens=40_000,
@@ -200,23 +200,23 @@ async def _collect(stream: Any, chunks: list[Any]) -> None:
 
 
 async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
-    async with served(mosquitto, verifier=verifier, max_texts=2) as api:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine, max_texts=2) as api:
         running = [asyncio.create_task(api.chat(f"q{n}", max_tokens=5)) for n in range(2)]
         await until(lambda: len(api.api.texts) == 2)
         answer = await api.chat(max_tokens=5)
         assert said(answer, 429, "too_many_texts")["type"] == "rate_limit_error"
         assert int(answer.headers["retry-after"]) >= 1
-        verifier.gate.set()
+        engine.gate.set()
         assert [one.status_code for one in await asyncio.gather(*running)] == [200, 200]
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
 async def test_the_official_client_waits_and_asks_again(mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    verifier.gate.clear()
-    async with served(mosquitto, verifier=verifier, max_texts=1) as api:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine, max_texts=1) as api:
         first = asyncio.create_task(api.chat(max_tokens=5))
         await until(lambda: len(api.api.texts) == 1)
         patient = api.client.with_options(max_retries=3).chat.completions.create(
@@ -224,7 +224,7 @@ async def test_the_official_client_waits_and_asks_again(mosquitto: PrivateBroker
         )
         second = asyncio.create_task(patient)
         await api.refusal()
-        verifier.gate.set()
+        engine.gate.set()
         assert (await first).status_code == 200
         assert (await second).usage is not None
 
@@ -246,14 +246,14 @@ async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
 
 
 async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) -> None:
-    verifier = FakeVerifier()
-    async with served(own_mosquitto, verifier=verifier) as api:
-        verifier.gate.clear()
+    engine = FakeEngine()
+    async with served(own_mosquitto, engine=engine) as api:
+        engine.gate.clear()
         answer = asyncio.create_task(api.chat(max_tokens=30, seed=1, ignore_eos=True))
         await until(lambda: api.daemons[0].kept == 1)
         own_mosquitto.kill()
         await until(lambda: not api.node.link_up)
-        verifier.gate.set()
+        engine.gate.set()
         await asyncio.to_thread(own_mosquitto.start)
         assert (await answer).json()["usage"]["completion_tokens"] == 30
 

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from broker.launcher import PrivateBroker
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.link.proxy import proxy_link
-from tests.daemons import FakeVerifier, until
+from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 
 PLANS = {
@@ -88,8 +88,8 @@ async def test_a_completion_that_is_cancelled_is_cancelled_up_to_the_worker(
 
 async def test_errors_as_the_official_client_raises_them(mosquitto: PrivateBroker) -> None:
     """The ones that test_api_errors reads as plain HTTP."""
-    verifier = FakeVerifier()
-    async with served(mosquitto, verifier=verifier, max_texts=1, max_body=4000, api_key="hush") as api:
+    engine = FakeEngine()
+    async with served(mosquitto, engine=engine, max_texts=1, max_body=4000, api_key="hush") as api:
 
         async def refused(status: int, code: str, kind: type[openai.APIStatusError], **more: Any) -> None:
             asked: dict[str, Any] = {"model": api.version, "prompt": "x", "max_tokens": 3} | more
@@ -112,13 +112,13 @@ async def test_errors_as_the_official_client_raises_them(mosquitto: PrivateBroke
         await refused(
             422, "idempotency_key_reused", openai.UnprocessableEntityError, prompt="y", extra_headers=key
         )
-        verifier.gate.clear()
+        engine.gate.clear()
         first = asyncio.create_task(
             api.client.completions.create(model=api.version, prompt="x", max_tokens=3)
         )
         await until(lambda: len(api.api.texts) == 1)
         await refused(429, "too_many_texts", openai.RateLimitError)
-        verifier.gate.set()
+        engine.gate.set()
         await first
     async with served(mosquitto, workers=0, give_up=0.5) as api:
         with pytest.raises(openai.InternalServerError) as raised:

@@ -15,7 +15,7 @@ from cloud_worker.engine.interface import Facts, Recommended
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.worker.types import WorkItem
-from tests.daemons import FakeVerifier, until, worker_at
+from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.served import Served, expected, ids_of, links_to, served, shown, tokenizer
 
 SOON = 2.0
@@ -48,7 +48,7 @@ async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos:
     """At QoS 0 the broker does not say that nobody listens; the status of another version shows that we can see."""
     async with (
         served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api,
-        worker_at(links_to(mosquitto), "asv-w", FakeVerifier(), version="asv-other"),
+        worker_at(links_to(mosquitto), "asv-w", FakeEngine(), version="asv-other"),
     ):
         await until(lambda: "asv-other" in api.api.versions())
         said, took = await refused(api)
@@ -70,7 +70,7 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
         asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
         await asyncio.sleep(SOON + 0.5)
         assert not asking.done()
-        async with worker_at(links_to(mosquitto), f"asw-{blind}", FakeVerifier(), version=api.version):
+        async with worker_at(links_to(mosquitto), f"asw-{blind}", FakeEngine(), version=api.version):
             answer = (await asking).json()
         assert answer["choices"][0]["message"]["content"] == shown(expected(ids_of("hello"), 3, 20)[0])
 
@@ -98,13 +98,13 @@ async def test_a_text_that_has_begun_survives_its_worker(mosquitto: PrivateBroke
         await api.daemons[0].kill()
         await asyncio.sleep(SOON + 0.5)
         assert not asking.done()
-        async with worker_at(links_to(mosquitto), "ass-w", FakeVerifier(), version=api.version):
+        async with worker_at(links_to(mosquitto), "ass-w", FakeEngine(), version=api.version):
             answer = (await asking).json()
         tokens, _ = expected(ids_of("hello"), 5, 2000, ignore_eos=True)
         assert answer["choices"][0]["message"]["content"] == shown(tokens)
 
 
-class Opinionated(FakeVerifier):
+class Opinionated(FakeEngine):
     """A target whose makers recommend something.
 
     Attributes:
@@ -140,11 +140,11 @@ async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(
     asked: dict[str, Any],
     used: tuple[float, int, float],
 ) -> None:
-    verifier = Opinionated(recommended)
-    async with served(mosquitto, verifier=verifier) as api:
+    engine = Opinionated(recommended)
+    async with served(mosquitto, engine=engine) as api:
         usage = (await api.chat(max_tokens=3, **asked)).json()["usage"]["flexspec"]
         assert (usage["temperature"], usage["top_k"], usage["top_p"]) == used
-        assert verifier.asked == {used}
+        assert engine.asked == {used}
 
 
 async def test_a_text_does_not_end_inside_a_character(mosquitto: PrivateBroker) -> None:
