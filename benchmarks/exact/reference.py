@@ -9,7 +9,8 @@ A matrix product with few rows takes another kernel and other bits, so a forward
 several times over: 2 equal rows in bfloat16, 16 in float32. In bfloat16 the attention is transformers' ``eager``,
 which multiplies the queries of each text apart; so that one is never alone, each step reads the token before the new
 one again. In float32 its sums depend on the context's length, so `fixed_order_attention` below replaces it: rows
-padded to 16, contexts to multiples of 64, values summed in blocks of 64 from the left. Above 1,024 positions
+padded to 16, contexts to multiples of 64, values summed in blocks of 64 from the left. The same in bfloat16 on a
+processor where zeros behind a sum change its bits, with the longest block where they do not. Above 1,024 positions
 ``eager`` itself changes its sums with the length; texts must stay below.
 """
 
@@ -19,6 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from benchmarks.exact.dice import Dice, choose
 
 MAX_CONTEXT = 1024
-_BLOCK = 64
+_GRAIN = 64
 _LEAST_ROWS = 16
 _FIXED_ORDER = "exactness_reference"
 
@@ -97,17 +99,19 @@ class Reference:
     """
 
     def __init__(self, folder: str, dtype: str) -> None:
-        fixed = dtype == "float32"
-        AttentionInterface.register(_FIXED_ORDER, fixed_order_attention)
+        kind = getattr(torch, dtype)
+        block = 64 if dtype == "float32" else steady_block(kind)
+        fixed = block < MAX_CONTEXT
+        AttentionInterface.register(_FIXED_ORDER, partial(fixed_order_attention, block=block))
         AttentionMaskInterface.register(_FIXED_ORDER, _no_mask)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=kind,
             attn_implementation=_FIXED_ORDER if fixed else "eager",
             local_files_only=True,
         )
         self._model = loaded.eval()
-        self.copies = _LEAST_ROWS if fixed else 2
+        self.copies = _LEAST_ROWS if dtype == "float32" else 2
 
     def write(self, text: Text) -> Written:
         """Write a text: its prompt in one forward, then one new token in each, and nothing else in any of them.
@@ -155,6 +159,30 @@ class Reference:
         return logits
 
 
+def steady_block(dtype: torch.dtype) -> int:
+    """Positions, halved from 1,024 on, over which zeros behind weights and values do not change their sums."""
+    generator = torch.Generator().manual_seed(7)
+    block = MAX_CONTEXT
+    while block > _GRAIN and not all(
+        _steady(at, block, dtype, generator) for at in range(_GRAIN, block, _GRAIN)
+    ):
+        block //= 2
+    return block
+
+
+def _steady(positions: int, block: int, dtype: torch.dtype, generator: torch.Generator) -> bool:
+    """Whether sums over `positions` that cancel to rounding keep their bits when zeros follow, up to the block."""
+    order = torch.randperm(positions, generator=generator)
+    weights, values = torch.zeros(1, 16, block, dtype=dtype), torch.zeros(1, block, 64, dtype=dtype)
+    drawn = torch.randn(16, positions // 2, generator=generator)
+    weights[0, :, :positions] = torch.cat((drawn, -drawn), 1)[:, order].to(dtype)
+    drawn = torch.randn(positions // 2, 64, generator=generator)
+    values[0, :positions] = torch.cat((drawn, drawn), 0)[order].to(dtype)
+    short = weights[:, :, :positions] @ values[:, :positions]
+    longer = range(positions + _GRAIN, block + 1, _GRAIN)
+    return all(torch.equal(weights[:, :, :end] @ values[:, :end], short) for end in longer)
+
+
 def fixed_order_attention(
     _module: torch.nn.Module,
     query: torch.Tensor,
@@ -162,6 +190,8 @@ def fixed_order_attention(
     value: torch.Tensor,
     _attention_mask: torch.Tensor | None,
     scaling: float,
+    *,
+    block: int,
     **_kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention whose sums run in one order.
@@ -171,6 +201,7 @@ def fixed_order_attention(
         key: [batch, kv heads, context, size].
         value: as key.
         scaling: of the scores.
+        block: values that are summed at a time.
 
     Returns:
         [batch, rows, heads, size], and None.
@@ -178,7 +209,7 @@ def fixed_order_attention(
     batch, heads, rows, size = query.shape
     kv_heads, context = key.shape[1:3]
     mixed = torch.empty_like(query)
-    padding = -context % _BLOCK
+    padding = -context % _GRAIN
     visible = torch.ones(rows, context, dtype=torch.bool).tril(context - rows)
     visible = torch.nn.functional.pad(visible, (0, padding))
     for head in range(heads):
@@ -187,12 +218,13 @@ def fixed_order_attention(
         values = torch.nn.functional.pad(value[:, kv_head], (0, 0, 0, padding))
         queries = torch.nn.functional.pad(query[:, head], (0, 0, 0, max(0, _LEAST_ROWS - rows)))
         scores = (queries @ keys.transpose(1, 2))[:, :rows] * scaling
-        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
+        masked = scores.float().masked_fill(~visible, -torch.inf)
+        weights = torch.softmax(masked, dim=-1).to(query.dtype)
         weights = torch.nn.functional.pad(weights, (0, 0, 0, max(0, _LEAST_ROWS - rows)))
-        total = torch.zeros(batch, queries.shape[1], size)
-        for start in range(0, context + padding, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            total = total + weights[:, :, block] @ values[:, block]
+        total = torch.zeros(batch, queries.shape[1], size, dtype=query.dtype)
+        for start in range(0, context + padding, block):
+            span = slice(start, start + block)
+            total = total + weights[:, :, span] @ values[:, span]
         mixed[:, head] = total[:, :rows]
     return mixed.transpose(1, 2).contiguous(), None
 

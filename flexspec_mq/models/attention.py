@@ -16,7 +16,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from flexspec_mq.models.product_probe import least_rows
+from flexspec_mq.models.product_probe import largest_block, least_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,21 +42,23 @@ class Shapes:
 
     @classmethod
     def for_dtype(cls, dtype: torch.dtype) -> Shapes:
-        """The least numbers that any CPU we know needs."""
+        """The easiest numbers that are enough on a CPU we know."""
         if dtype == torch.float32:
             return cls(min_rows=8, context_grain=64, value_block=64)
         return cls(min_rows=2, context_grain=64, value_block=1024)
 
     @classmethod
-    def for_model(cls, model: torch.nn.Module, like: torch.Tensor) -> Shapes:
-        """The numbers for the linear layers of a model on this machine: as many rows as its products need.
+    def for_model(cls, model: torch.nn.Module, like: torch.Tensor, head_size: int) -> Shapes:
+        """The numbers for a model on this machine: as many rows as its products need, as long sums as may be padded.
 
         Args:
-            model: any.
+            model: any; its linear layers are imitated.
             like: a tensor on its device and in its dtype.
+            head_size: of its attention.
         """
-        least = cls.for_dtype(like.dtype)
-        return replace(least, min_rows=least_rows(model, like, least.min_rows))
+        easy = cls.for_dtype(like.dtype)
+        block = largest_block(like, head_size, easy.value_block, easy.context_grain)
+        return replace(easy, min_rows=least_rows(model, like, easy.min_rows), value_block=block)
 
 
 @dataclass(frozen=True, slots=True)

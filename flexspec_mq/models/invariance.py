@@ -17,7 +17,7 @@ import torch
 
 from flexspec_mq.models.attention import Packed, Segment
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.product_probe import compare
+from flexspec_mq.models.product_probe import compare, compare_padded
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _PREFIX = 52
 _SINGLE = 24
+_LONGEST_BLOCK = 1024
+"""Positions up to which padded sums are compared."""
 _CONTEXTS = (17, 63, 64, 65, 200, 511, 512, 513, 1000, 1023, 1024, 1025, 2047, 3000)
 
 
@@ -93,9 +95,12 @@ def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None
     long_rows, long_differing = _long_contexts(model, seed)
     like = base.span(0, 0)
     product_rows, product_differing = compare(model.model, like, model.shapes.min_rows, seed)
+    shapes = model.shapes
+    block = min(shapes.value_block, _LONGEST_BLOCK)
+    padded_rows, padded_differing = compare_padded(like, model.heads.size, block, shapes.context_grain, seed)
     report(1.0)
-    rows += long_rows + product_rows
-    bad = differing + long_differing + product_differing
+    rows += long_rows + product_rows + padded_rows
+    bad = differing + long_differing + product_differing + padded_differing
     return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
 
 

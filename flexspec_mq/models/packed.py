@@ -50,7 +50,7 @@ class PackedModel:
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         )
         self._like = torch.empty(0, dtype=model.dtype, device=model.device)
-        self.shapes = shapes or Shapes.for_model(model, self._like)
+        self.shapes = shapes or Shapes.for_model(model, self._like, self.heads.size)
 
     def new_kv(self) -> SessionKV:
         """Empty keys and values for a new session."""

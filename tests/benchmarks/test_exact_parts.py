@@ -61,14 +61,15 @@ def test_a_text_ends_with_end_of_text_stop_or_length(tokens: list[int], reason: 
     assert TEXT.finish(tokens) == reason
 
 
+@pytest.mark.parametrize("block", [64, 256])
 @pytest.mark.parametrize("rows", [1, 5, 70])
-def test_attention_in_fixed_order_is_attention(rows: int) -> None:
+def test_attention_in_fixed_order_is_attention(rows: int, block: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     query = torch.randn((2, 4, rows, 8), generator=generator)
     key, value = torch.randn((2, 2, 2, 100, 8), generator=generator)
     mask = torch.ones(rows, 100, dtype=torch.bool).tril(100 - rows)
     wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
-    found, _ = fixed_order_attention(torch.nn.Module(), query, key, value, None, 8**-0.5)
+    found, _ = fixed_order_attention(torch.nn.Module(), query, key, value, None, 8**-0.5, block=block)
     assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-5)
 
 

@@ -14,9 +14,9 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance import Proof, prove
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel
-from flexspec_mq.models.product_probe import compare, kinds_of, least_rows
+from flexspec_mq.models.product_probe import compare, compare_padded, kinds_of, largest_block, least_rows
 from flexspec_mq.models.runner import ModelInput
-from tests.models.tiny_packed import HEADS, packed, tiny
+from tests.models.tiny_packed import HEAD_SIZE, HEADS, packed, tiny
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -55,6 +55,25 @@ def test_products_are_compared_from_the_least_number_of_rows_on(dtype: str) -> N
     assert compare(model, like, least, 0)[1] == 0
     assert least == 2 or compare(model, like, least // 2, 0)[1] > 0
     assert least_rows(model, like, 16) == max(least, 16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_are_as_long_as_zeros_behind_them_change_nothing(dtype: str) -> None:
+    like = torch.empty(0, dtype=DTYPES[dtype])
+    block = largest_block(like, HEAD_SIZE, 1024, 64)
+    assert block in (64, 128, 256, 512, 1024)
+    for seed in range(3):
+        assert block == 64 or compare_padded(like, HEAD_SIZE, block, 64, seed)[1] == 0
+        assert block == 1024 or compare_padded(like, HEAD_SIZE, 2 * block, 64, seed)[1] > 0
+    assert largest_block(like, HEAD_SIZE, 128, 64) == min(block, 128)
+
+
+def test_sums_that_zeros_change_break_the_proof() -> None:
+    """float32 over 512 positions is such a sum on every processor that we know."""
+    model = packed("grouped", torch.float32)
+    assert prove(model).exact
+    longer = PackedModel(model.model, replace(model.shapes, value_block=512))
+    assert not prove(longer).exact
 
 
 class Unsteady(PackedModel):

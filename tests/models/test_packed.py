@@ -150,7 +150,8 @@ def test_a_model_with_another_attention_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_shapes_follow_the_dtype_and_what_products_need_here(dtype: torch.dtype) -> None:
     model, least = packed("all", dtype), Shapes.for_dtype(dtype)
-    assert replace(model.shapes, min_rows=least.min_rows) == least
+    assert replace(model.shapes, min_rows=least.min_rows, value_block=least.value_block) == least
+    assert 64 <= model.shapes.value_block <= least.value_block
     assert least.min_rows <= model.shapes.min_rows <= 32
     assert compare(model.model, torch.empty(0, dtype=dtype), model.shapes.min_rows, seed=3)[1] == 0
     if model.shapes.min_rows > least.min_rows:
