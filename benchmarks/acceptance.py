@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._common import finish, parser, percentile, table
-from benchmarks.questions import OWN, Question, read_questions, spread
-from benchmarks.rounds import Job, Rounds, Tally, work_item
+from benchmarks.parts.questions import OWN, Question, read_questions, spread
+from benchmarks.parts.rounds import Job, Rounds, Tally, work_item
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings

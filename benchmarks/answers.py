@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser, table
+from benchmarks.parts.questions import Question
 from benchmarks.pricing import seconds
 from benchmarks.pricing.bootstrap import shown
 from benchmarks.pricing.seconds import Sample
 from benchmarks.pricing.setup import ALL, chosen_questions, say
 from benchmarks.pricing.site import Site, site
-from benchmarks.questions import Question
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import built_in

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._common import finish, table
+from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing import bootstrap, gaps, setup
 from benchmarks.pricing.bootstrap import Floats
 from benchmarks.pricing.overlap import (
@@ -31,7 +32,6 @@ from benchmarks.pricing.overlap import (
 )
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import ALL, Models, Progress
-from benchmarks.rounds import Job, Rounds, Tally
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan

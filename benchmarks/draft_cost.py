@@ -115,7 +115,7 @@ def measure_loading(folder: Path, engine: str) -> dict[str, Any]:
     Raises:
         ModelError: it failed there.
     """
-    command = (sys.executable, "-m", "benchmarks.draft_parts.loading", str(folder), engine)
+    command = (sys.executable, "-m", "benchmarks.parts.loading", str(folder), engine)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "".join(done.stderr.splitlines()[-1:])

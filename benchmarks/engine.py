@@ -20,8 +20,8 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchmarks._common import finish, interleaved, parser, percentile, table
-from benchmarks.questions import OWN, read_questions
-from benchmarks.rounds import Job, work_item
+from benchmarks.parts.questions import OWN, read_questions
+from benchmarks.parts.rounds import Job, work_item
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings

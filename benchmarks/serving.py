@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks import _common
-from benchmarks.questions import OWN, Question, read_questions, spread
+from benchmarks.parts.questions import OWN, Question, read_questions, spread
 from benchmarks.serve.crowd import Soak, Verdict, at_once, soak
 from benchmarks.serve.long import STREAMS, long_prompts
 from benchmarks.serve.stops import stops

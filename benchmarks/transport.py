@@ -22,8 +22,8 @@ from typing import Any, cast
 import aiomqtt
 
 from benchmarks._common import finish, parser, percentile, table
-from benchmarks.capture import captured
-from benchmarks.rawmqtt import RawClient
+from benchmarks.parts.capture import captured
+from benchmarks.parts.rawmqtt import RawClient
 from broker.launcher import PrivateBroker
 from flexspec_mq.codec import Codec
 from flexspec_mq.topics import draft_filter, draft_topic, verdict_topic

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.rounds import Job, Tally
+from benchmarks.parts.rounds import Job, Tally
 from edge_node.drafting.interface import DraftToken
 from flexspec_mq.models.log_silencing import quiet_transformers
 
@@ -61,7 +61,7 @@ class _Watch:
 
 
 class AssistedRounds:
-    """As `benchmarks.rounds.Rounds`, by ``generate(assistant_model=…)``.
+    """As `benchmarks.parts.rounds.Rounds`, by ``generate(assistant_model=…)``.
 
     Args:
         target: checkpoint folder.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.parts.rounds import Tally
 from benchmarks.pricing import bootstrap
 from benchmarks.pricing.bootstrap import Ends, Floats, Interval
-from benchmarks.rounds import Tally
 
 Statistic = Callable[[Floats], Floats]
 

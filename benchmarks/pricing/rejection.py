@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from benchmarks.parts.rounds import Job, Tally
 from benchmarks.pricing.overlap import Floats, probabilities
-from benchmarks.rounds import Job, Tally
 from edge_node.drafting.interface import DraftToken
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel
@@ -97,7 +97,7 @@ class _Text:
 
 
 class RejectionRounds:
-    """As `benchmarks.rounds.Rounds`, by rejection sampling. Temperatures must be above 0.
+    """As `benchmarks.parts.rounds.Rounds`, by rejection sampling. Temperatures must be above 0.
 
     Args:
         target: the target, packed.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks._common import parser
-from benchmarks.questions import OWN, Question, read_questions, spread
-from benchmarks.rounds import Job
+from benchmarks.parts.questions import OWN, Question, read_questions, spread
+from benchmarks.parts.rounds import Job
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings

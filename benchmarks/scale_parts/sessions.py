@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from benchmarks._common import percentile, table
-from benchmarks.questions import OWN, read_questions
+from benchmarks.parts.questions import OWN, read_questions
 from benchmarks.scale_parts.cpu import between, take
 from benchmarks.scale_parts.orders import BenchmarkError, Crowd, Mark, Order, Outcome, answer
 from benchmarks.scale_parts.system import SOON, generator

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.exact.dice import Dice, distribution
 from benchmarks.exact.draws import chi_squared
+from benchmarks.parts.rounds import Tally
 from benchmarks.pricing import bootstrap, gaps
 from benchmarks.pricing.overlap import (
     coupling_acceptance,
@@ -21,7 +22,6 @@ from benchmarks.pricing.overlap import (
     rejection_acceptance,
 )
 from benchmarks.pricing.rejection import draw, verify
-from benchmarks.rounds import Tally
 from edge_node.drafting.interface import DraftToken
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams

@@ -15,10 +15,10 @@ import torch
 
 from benchmarks import assisted, coupling
 from benchmarks.exact.draws import chi_squared
+from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.overlap import probabilities
 from benchmarks.pricing.rejection import RejectionRounds
-from benchmarks.rounds import Job, Rounds, Tally
 from cloud_worker.engine.engine import EngineCore
 from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.controller.plan import Plan

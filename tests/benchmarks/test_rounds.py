@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.rounds import Job, Rounds, Tally
+from benchmarks.parts.rounds import Job, Rounds, Tally
 from cloud_worker.engine.engine import EngineCore
 from edge_node.drafting.hybrid import HybridDrafter
 from edge_node.drafting.interface import Drafter, DraftToken

@@ -1,6 +1,6 @@
 """Load a draft as an edge node does, draft a little, in a process that imports nothing else, and say what that took.
 
-``python -m benchmarks.draft_parts.loading FOLDER ENGINE`` prints one JSON object. The engine ``none`` loads only
+``python -m benchmarks.parts.loading FOLDER ENGINE`` prints one JSON object. The engine ``none`` loads only
 what texts need.
 """
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from flexspec_mq.errors import UsageError
 
-OWN = Path(__file__).with_name("prompts.jsonl")
+OWN = Path(__file__).parents[1] / "prompts.jsonl"
 """Questions that come with the benchmarks."""
 
 T = TypeVar("T")
