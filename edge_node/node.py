@@ -109,6 +109,7 @@ class EdgeNode:
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
+        self._linked = asyncio.Event()  # as far as the receive loop, and with it every session, knows
         self._queue = PublishQueue()
         self._verdicts = topics.verdict_topic(settings.edge)
         self._to_draft: dict[int, Generation] = {}
@@ -141,7 +142,7 @@ class EdgeNode:
     @property
     def link_up(self) -> bool:
         """Whether there is a link, and it is up."""
-        return self._link is not None and self._link.is_up
+        return self._link is not None and self._link.is_up and self._linked.is_set()
 
     async def wait_up(self, timeout: float) -> bool:
         """Wait for the link up to `timeout` seconds; tell whether it is up.
@@ -152,10 +153,16 @@ class EdgeNode:
         if self._link is None:
             return False
         try:
-            await self._link.wait_up(timeout)
-        except LinkDown:
+            async with asyncio.timeout(timeout):
+                await self._wait_linked(self._link)
+        except (LinkDown, TimeoutError):
             return False
         return True
+
+    async def _wait_linked(self, link: Link) -> None:
+        """Wait until the link is up and the sessions know: one that began before would open twice when it learns."""
+        await link.wait_up()
+        await self._linked.wait()
 
     async def wait_broken(self) -> None:
         """Wait until the node is broken.
@@ -186,7 +193,7 @@ class EdgeNode:
             try:
                 async with running(self._loops(link, everyone=everyone), "edge node"):
                     try:
-                        await link.wait_up()
+                        await self._wait_linked(link)
                         yield self
                     finally:
                         await self._farewell()
@@ -298,6 +305,7 @@ class EdgeNode:
             for generation in list(self._sessions.values()):
                 self._end(generation, Finish(FinishReason.FAILED, self._failure))
             self._broken.set()
+            self._linked.set()  # whoever waits for the link learns what broke the node
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -306,6 +314,10 @@ class EdgeNode:
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
+            if isinstance(event, LinkUpEvent):
+                self._linked.set()
+            else:
+                self._linked.clear()
             for generation in list(self._sessions.values()):
                 if isinstance(event, LinkUpEvent):
                     self._do(generation, generation.machine.link_up(now))

@@ -20,6 +20,7 @@ from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, draft_token
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.faults import Delay, Scope
 from flexspec_mq.transport.memory import MemoryBroker
 from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
 from schemas.status import EdgeStatus
@@ -181,6 +182,26 @@ async def test_a_will_is_heard_only_while_the_worker_holds_a_session() -> None:
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0
         assert not node.directory.liveness.workers
+
+
+async def test_texts_that_begin_with_the_link_open_once() -> None:
+    """Were it news to a session that the link is up, it would open again at a random moment, before its answer."""
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"):
+        broker.faults.append(Delay(0.1, random.Random(0), Scope("f1/#")))
+        async with edge_at(broker.link) as node:
+            generations = [node.generate(wanting(number, limit=3)) for number in range(12)]
+            for generation in generations:
+                assert (await read(generation))[0] == alone(generation.request)
+            assert [generation.machine.counters.opens for generation in generations] == [1] * 12
+            link = node._link
+            assert link is not None
+            broker.cut("e-edge")
+            await until(lambda: link.counters.connects == 2)
+            assert await node.wait_up(PATIENCE)
+            generation = node.generate(wanting(12, limit=3))
+            assert (await read(generation))[0] == alone(generation.request)
+            assert generation.machine.counters.opens == 1
 
 
 async def test_no_worker_is_an_error_after_a_while() -> None:
