@@ -31,7 +31,7 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import Inbound, LinkCounters, LinkEvent, LinkSettings
+from flexspec_mq.transport.base import Inbound, LinkCounters, LinkEvent, LinkSettings, LinkUpEvent
 from schemas.messages import Draft, Fin, Open, Poll, Verdict
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class ScriptedWorker:
         self.counters = LinkCounters()
         self.rounds: list[tuple[int, int]] = []
         self._events: asyncio.Queue[LinkEvent] = asyncio.Queue()
+        self._events.put_nowait(LinkUpEvent(1, session_present=False))
         self._chain = chains.Chain(0)
 
     @asynccontextmanager
@@ -126,7 +127,7 @@ class ScriptedWorker:
         raise AssertionError(reason)
 
     async def events(self) -> AsyncIterator[LinkEvent]:
-        """Verdicts."""
+        """The link is up; then verdicts."""
         while True:
             yield await self._events.get()
 
