@@ -243,9 +243,9 @@ def measure(options: Namespace) -> int:
     if draft.drafter is None or draft.loaded.fingerprint != target.loaded.fingerprint:
         raise FingerprintError("draft and target have different tokenizers")
     jobs = make_jobs(questions, target.loaded, options)
-    engine = EngineCore(target.packed)
+    engine = EngineCore(target.model)
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
-    whole = EngineCore(target.packed, prefill=2**20)  # reads a prompt in one forward
+    whole = EngineCore(target.model, prefill=2**20)  # reads a prompt in one forward
     times = measure_time(timed, whole, draft.model) if draft.model is not None else {}
     plan = Plan(options.k, confidence_threshold=options.stop)
     rounds = Rounds(engine, draft.drafter, plan, at_once=options.at_once, price=options.price)

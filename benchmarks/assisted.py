@@ -32,8 +32,8 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.invariance import Provable
 from flexspec_mq.models.load import resolve
-from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 12
@@ -87,14 +87,12 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
         one = of(job)
         one.theirs.add(tally)
         if job.identity.temperature == 0.0:
-            one.margins += margin(
-                models.target.packed, job.prompt, texts[job.name, job.identity.seed], tokens
-            )
+            one.margins += margin(models.target.model, job.prompt, texts[job.name, job.identity.seed], tokens)
         progress.step()
 
     greedy = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature == 0.0])]
     sampled = [kept for series in jobs if (kept := [job for job in series if job.identity.temperature > 0.0])]
-    target, k, at_once = models.target.packed, options.k, options.at_once
+    target, k, at_once = models.target.model, options.k, options.at_once
     Rounds(EngineCore(target), models.drafter, Plan(k), at_once=at_once).run(greedy, by_us)
     RejectionRounds(target, models.draft, k=k, at_once=at_once).run(sampled, by_us)
     progress = Progress("transformers", total)
@@ -103,7 +101,7 @@ def run(jobs: Sequence[Sequence[Job]], models: Models, theirs: AssistedRounds, o
 
 
 def margin(
-    target: PackedModel, prompt: Sequence[int], ours: Sequence[int], theirs: Sequence[int]
+    target: Provable, prompt: Sequence[int], ours: Sequence[int], theirs: Sequence[int]
 ) -> list[float]:
     """How far apart the target's logits of the first two tokens that differ are; empty when none does.
 

@@ -90,8 +90,8 @@ class Comparison:
 
     def __init__(self, models: Models, *, k: int, at_once: int) -> None:
         self._models = models
-        self._coupling = Rounds(EngineCore(models.target.packed), models.drafter, Plan(k), at_once=at_once)
-        self._rejection = RejectionRounds(models.target.packed, models.draft, k=k, at_once=at_once)
+        self._coupling = Rounds(EngineCore(models.target.model), models.drafter, Plan(k), at_once=at_once)
+        self._rejection = RejectionRounds(models.target.model, models.draft, k=k, at_once=at_once)
         self.found: dict[float, dict[str, Found]] = {}
         self.texts: list[tuple[int, ...]] = []
 
@@ -119,7 +119,7 @@ class Comparison:
 
     def _replay(self, job: Job, tokens: Sequence[int], found: Found) -> None:
         params = SamplingParams.of(job.identity)
-        models = (self._models.target.packed, self._models.draft)
+        models = (self._models.target.model, self._models.draft)
         kvs = [model.new_kv() for model in models]
         context = [*job.prompt, *tokens[:-1]]
         for begin in range(len(job.prompt) - 1, len(context), _ROWS):

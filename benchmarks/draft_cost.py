@@ -22,12 +22,11 @@ import torch
 from benchmarks._common import finish, interleaved, parser, percentile, table
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.compact.load import AUTO_IDS, Choice, load_compact
 from flexspec_mq.models.compact.ranks import read_ranks
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.invariance import Provable
 from flexspec_mq.models.load import LoadedText, load_target
-from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.noise import gumbel
@@ -97,7 +97,7 @@ def timed(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def forward_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def forward_cases(model: Provable, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """The packed forward alone, by sessions and tokens of each."""
     kvs = [model.new_kv() for _ in texts]
     for kv, text in zip(kvs, texts, strict=True):
@@ -149,7 +149,7 @@ def step_cases(engine: EngineCore, loaded: LoadedText, texts: Sequence[Sequence[
     }
 
 
-def choice_cases(model: PackedModel, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def choice_cases(model: Provable, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """The sampling of 16 rows of real logits, and the noise as a whole vocabulary would need it."""
     logits = to_numpy(model.forward([ModelInput(model.new_kv(), text, 1) for text in texts]))
 
@@ -242,11 +242,11 @@ def measure(options: Namespace) -> int:
     target = cloud_target.load(settings, lambda text: print(text, file=sys.stderr, flush=True))
     reference = load_target(options.target, dtype=options.dtype, attn_implementation=options.reference)
     texts = contexts(target.loaded, options)
-    engine = EngineCore(target.packed, prefill=2**20)
+    engine = EngineCore(target.model, prefill=2**20)
     cases = {
-        **forward_cases(target.packed, texts),
+        **forward_cases(target.model, texts),
         **step_cases(engine, target.loaded, texts),
-        **choice_cases(target.packed, texts),
+        **choice_cases(target.model, texts),
         **Reference(reference.model, texts, options.generate).cases(),
     }
     for case in cases.values():

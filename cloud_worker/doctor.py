@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from cloud_worker.settings import CloudConfig, MetricsOptions, WorkerSettings
     from flexspec_mq.doctor.findings import Finding, Findings
-    from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import Link, LinkSettings
 
-    Load = Callable[[WorkerSettings], LoadedModel]
+    Load = Callable[[WorkerSettings], LoadedText]
 
 CHECKS = (
     *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "family"),
@@ -40,23 +40,16 @@ _NOBODY = "flexspec-doctor"
 """A version and an edge that nobody has: what is sent to them disturbs nobody."""
 
 
-def load(settings: WorkerSettings) -> LoadedModel:
+def load(settings: WorkerSettings) -> LoadedText:
     """Load the target as the worker does, without the proof that it then does.
 
     Raises:
         ModelError: it cannot be loaded, or not be packed.
     """
-    from flexspec_mq.models.attention import register
-    from flexspec_mq.models.load import load_target
-    from flexspec_mq.models.packed import PackedModel
+    from cloud_worker.engine.target import candidate_of
 
-    loaded = load_target(
-        settings.target,
-        device=settings.device,
-        dtype=settings.dtype,
-        attn_implementation=register(),
-    )
-    PackedModel(loaded.model)
+    loaded, candidate, _ = candidate_of(settings, lambda _: None)
+    candidate.build(None)
     return loaded
 
 
@@ -140,7 +133,7 @@ async def _with_broker(
     findings: Findings,
     config: CloudConfig,
     base: LinkSettings,
-    loading: asyncio.Task[LoadedModel | None],
+    loading: asyncio.Task[LoadedText | None],
     here: str,
     listening: Listening,
 ) -> None:
@@ -243,7 +236,7 @@ async def _reaches_us(link: Link, topic: str, heard: asyncio.Queue[str]) -> bool
 
 
 def _check_family(
-    findings: Findings, settings: WorkerSettings, watch: Watch, target: LoadedModel | None
+    findings: Findings, settings: WorkerSettings, watch: Watch, target: LoadedText | None
 ) -> None:
     """Workers that share a version must share a tokenizer, or sessions could not move between them."""
     others = [
@@ -275,7 +268,7 @@ def _check_family(
     )
 
 
-async def _target(findings: Findings, settings: WorkerSettings, load: Load) -> LoadedModel | None:
+async def _target(findings: Findings, settings: WorkerSettings, load: Load) -> LoadedText | None:
     what = f"the target {settings.target}"
     if settings.target == "default" and model.unprepared_default(findings, what):
         return None

@@ -57,6 +57,14 @@ class WorkerSettings(Section):
     dtype: Annotated[str, Setting(help="of the weights and the forward: bfloat16, float16 or float32")] = (
         "bfloat16"
     )
+    engine: Annotated[
+        str,
+        Setting(
+            help="what runs the target: 'compact' is quick on a CPU and knows models like Llama, 'transformers' "
+            "knows all and runs on a GPU, 'auto' takes the first that can",
+            choices=("auto", "compact", "transformers"),
+        ),
+    ] = "auto"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
     prove: Annotated[
         bool,

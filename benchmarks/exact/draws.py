@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.exact.dice import Dice, distribution
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams

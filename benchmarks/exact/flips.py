@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from benchmarks.exact.dice import Dice, choose
 from benchmarks.exact.reference import Reference, Text
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 
 _PIECE = 5

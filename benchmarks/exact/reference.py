@@ -6,12 +6,13 @@ lines with a text to write each on standard input, JSON lines with the answers o
     python -m benchmarks.exact.reference FOLDER DTYPE
 
 A matrix product with few rows takes another kernel and other bits, so a forward reads the one text that is written
-several times over: 2 equal rows in bfloat16, 16 in float32. In bfloat16 the attention is transformers' ``eager``,
-which multiplies the queries of each text apart; so that one is never alone, each step reads the token before the new
-one again. In float32 its sums depend on the context's length, so `fixed_order_attention` below replaces it: rows
-padded to 16, contexts to multiples of 64, values summed in blocks of 64 from the left. The same in bfloat16 on a
-processor where zeros behind a sum change its bits, with the longest block where they do not. Above 1,024 positions
-``eager`` itself changes its sums with the length; texts must stay below.
+several times over: 2 equal rows in bfloat16, 16 in float32. Where a processor has AMX, more than 32 rows in bfloat16
+take another one again, so prompts are read in pieces of 16 tokens. In bfloat16 the attention is transformers'
+``eager``, which multiplies the queries of each text apart; so that one is never alone, each step reads the token
+before the new one again. In float32 its sums depend on the context's length, so `fixed_order_attention` below
+replaces it: rows padded to 16, contexts to multiples of 64, values summed in blocks of 64 from the left. The same in
+bfloat16 on a processor where zeros behind a sum, or more rows, change its bits, with the longest block where they do
+not. Above 1,024 positions ``eager`` itself changes its sums with the length; texts must stay below.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from benchmarks.exact.dice import Dice, choose
 MAX_CONTEXT = 1024
 _GRAIN = 64
 _LEAST_ROWS = 16
+_PIECE = 16
 _FIXED_ORDER = "exactness_reference"
 
 Rows = npt.NDArray[np.float32]
@@ -101,7 +103,7 @@ class Reference:
     def __init__(self, folder: str, dtype: str) -> None:
         kind = getattr(torch, dtype)
         block = 64 if dtype == "float32" else steady_block(kind)
-        fixed = block < MAX_CONTEXT
+        fixed = block < MAX_CONTEXT or not steady_at_any_length(kind)
         AttentionInterface.register(_FIXED_ORDER, partial(fixed_order_attention, block=block))
         AttentionMaskInterface.register(_FIXED_ORDER, _no_mask)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -114,7 +116,7 @@ class Reference:
         self.copies = _LEAST_ROWS if dtype == "float32" else 2
 
     def write(self, text: Text) -> Written:
-        """Write a text: its prompt in one forward, then one new token in each, and nothing else in any of them.
+        """Write a text: its prompt in pieces, then one new token in each, and nothing else in any of them.
 
         Raises:
             ValueError: the context would pass 1,024 positions.
@@ -134,10 +136,11 @@ class Reference:
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Rows]:
-        """Read prompts of one length in one forward; returns the cache and the last logits [prompts, vocabulary]."""
+        """Read prompts of one length; returns the cache and the last logits [prompts, vocabulary]."""
         cache = DynamicCache(config=self._model.config)
         ids = torch.tensor([list(prompt) for prompt in prompts])
-        output = self._model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+        for piece in torch.split(ids, _PIECE, dim=1):
+            output = self._model(input_ids=piece, cache=cache, use_cache=True, logits_to_keep=1)
         return cache, output.logits[:, -1].float().numpy()
 
     def next(self, cache: DynamicCache, newest: Sequence[Sequence[int]]) -> Rows:
@@ -160,7 +163,7 @@ class Reference:
 
 
 def steady_block(dtype: torch.dtype) -> int:
-    """Positions, halved from 1,024 on, over which zeros behind weights and values do not change their sums."""
+    """Positions, halved from 1,024 on, over which zeros behind weights and values, or more rows, change no sum."""
     generator = torch.Generator().manual_seed(7)
     block = MAX_CONTEXT
     while block > _GRAIN and not all(
@@ -170,7 +173,18 @@ def steady_block(dtype: torch.dtype) -> int:
     return block
 
 
-def _steady(positions: int, block: int, dtype: torch.dtype, generator: torch.Generator) -> bool:
+def steady_at_any_length(dtype: torch.dtype) -> bool:
+    """Whether zeros behind sums of any even length up to two grains change none; ``eager`` pads nothing."""
+    generator = torch.Generator().manual_seed(7)
+    return all(
+        _steady(at, -(-at // _GRAIN) * _GRAIN, dtype, generator, step=-at % _GRAIN or _GRAIN)
+        for at in range(2, 2 * _GRAIN, 2)
+    )
+
+
+def _steady(
+    positions: int, block: int, dtype: torch.dtype, generator: torch.Generator, step: int = _GRAIN
+) -> bool:
     """Whether sums over `positions` that cancel to rounding keep their bits when zeros follow, up to the block."""
     order = torch.randperm(positions, generator=generator)
     weights, values = torch.zeros(1, 16, block, dtype=dtype), torch.zeros(1, block, 64, dtype=dtype)
@@ -179,8 +193,11 @@ def _steady(positions: int, block: int, dtype: torch.dtype, generator: torch.Gen
     drawn = torch.randn(positions // 2, 64, generator=generator)
     values[0, :positions] = torch.cat((drawn, drawn), 0)[order].to(dtype)
     short = weights[:, :, :positions] @ values[:, :positions]
-    longer = range(positions + _GRAIN, block + 1, _GRAIN)
-    return all(torch.equal(weights[:, :, :end] @ values[:, :end], short) for end in longer)
+    longer = range(positions + step, block + 1, step)
+    more = torch.cat([weights] * 8, dim=1)[:, :, :positions]
+    return all(torch.equal(weights[:, :, :end] @ values[:, :end], short) for end in longer) and all(
+        torch.equal((more[:, :rows] @ values[:, :positions])[:, :16], short) for rows in (32, 40, 48, 64, 128)
+    )
 
 
 def fixed_order_attention(

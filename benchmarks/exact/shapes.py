@@ -9,13 +9,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks import _common
-from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.invariance import prove
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.shapes import Shapes
 
-_UNPADDED = Shapes(min_rows=1, context_grain=1, value_block=10**9)
+_UNPADDED = Shapes(min_rows=1, max_rows=None, attention_rows=1, context_grain=1, value_block=10**9)
 _CASES = {"1 session, 1 row": (1, 1), "1 session, 5 rows": (1, 5), "8 sessions, 5 rows each": (8, 5)}
 _CONTEXT = 200
 
@@ -33,8 +33,10 @@ def measure(
     Returns:
         Seconds of the proof, medians in ms for a forward behind about 200 tokens, their ratios, and the messages.
     """
-    loaded = load_target(folder, dtype=dtype, attn_implementation=register())
-    padded, plain = PackedModel(loaded.model), PackedModel(loaded.model, _UNPADDED)
+    padded, plain = (
+        PackedModel(load_target(folder, dtype=dtype, attn_implementation=register()).model, shapes)
+        for shapes in (None, _UNPADDED)
+    )
     say(f"{dtype}: proving")
     proof = prove(padded)
     say(f"{dtype}: {proof}")

@@ -16,9 +16,8 @@ import torch
 
 from benchmarks.exact.dice import choose
 from benchmarks.exact.reference import Text, Written
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 
 

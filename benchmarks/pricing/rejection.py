@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.parts.rounds import Job, Tally
 from benchmarks.pricing.overlap import Floats, probabilities
 from edge_node.drafting.interface import DraftToken
+from flexspec_mq.models.invariance import Provable
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -106,7 +106,7 @@ class RejectionRounds:
         at_once: texts that share the forwards.
     """
 
-    def __init__(self, target: PackedModel, draft: PackedModel, *, k: int, at_once: int) -> None:
+    def __init__(self, target: Provable, draft: Provable, *, k: int, at_once: int) -> None:
         self._target = target
         self._draft = draft
         self._k = k
@@ -174,7 +174,7 @@ class RejectionRounds:
             text.context += decided
 
 
-def read(model: PackedModel, kv: SessionKV, tokens: Sequence[int]) -> None:
+def read(model: Provable, kv: SessionKV, tokens: Sequence[int]) -> None:
     """Read what `kv` does not hold yet of `tokens`, some at a time."""
     for begin in range(kv.match(tokens), len(tokens), PREFILL):
         model.forward([ModelInput(kv, tokens[begin : begin + PREFILL], 0)])

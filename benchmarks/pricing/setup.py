@@ -18,10 +18,9 @@ from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import FingerprintError, UsageError
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.draft.default import default_draft_path
-from flexspec_mq.models.load import LoadedModel, load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.load import LoadedText, load_target
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
@@ -116,7 +115,7 @@ def load_models(options: Namespace) -> Models:
 
 def make_jobs(
     questions: Sequence[Question],
-    loaded: LoadedModel,
+    loaded: LoadedText,
     options: Namespace,
     *,
     top_p: float = 1.0,

@@ -14,7 +14,6 @@ from cloud_worker.engine.noise_prefetch import NoisePrefetch
 from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.models.invariance import Provable
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
 
@@ -50,7 +50,7 @@ class EngineCore:
 
     def __init__(
         self,
-        model: PackedModel,
+        model: Provable,
         *,
         limit: int | None = None,
         prefill: int = 256,
@@ -123,7 +123,7 @@ class ModelEngine:
         self._budget = PrefillBudget(
             most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
         )
-        self._core = EngineCore(target.packed, limit=limit, budget=self._budget)
+        self._core = EngineCore(target.model, limit=limit, budget=self._budget)
         self._scheduler = self._core.scheduler
         self._caches = self._scheduler.caches
         _check_room(self._caches)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.models.attention import register
-from flexspec_mq.models.invariance import Proof
-from flexspec_mq.models.load import LoadedModel, load_target
-from flexspec_mq.models.packed import PackedModel
-from flexspec_mq.models.proof_cache import proved
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.invariance import Proof, Provable
+from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
+from flexspec_mq.models.proof_cache import Candidate, proved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cloud_worker.settings import WorkerSettings
+
+_KERNELS = 256
+"""Kernels that oneDNN keeps, one for each shape of a product and 0.6 MB each; it would keep 1,024."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +30,16 @@ class Target:
     """A target that is ready to verify.
 
     Attributes:
+        loaded: what is to be known of it without its weights.
+        model: runs it.
+        engine: ``compact`` or ``transformers``.
         remembered: the proof was made at an earlier start.
     """
 
-    loaded: LoadedModel
-    packed: PackedModel
+    loaded: LoadedText
+    model: Provable
     proof: Proof
+    engine: str
     remembered: bool = False
 
 
@@ -57,13 +66,49 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     Raises:
         ModelError: the model cannot be loaded or packed.
     """
+    loaded, candidate, engine = candidate_of(settings, say)
+    model, proof, remembered = proved(candidate, again=settings.prove, progress=_every(2.0, say))
+    return Target(loaded, model, proof, engine, remembered)
+
+
+def candidate_of(
+    settings: WorkerSettings, say: Callable[[str], None]
+) -> tuple[LoadedText, Candidate[Provable], str]:
+    """The model, not yet proved, and the name of its engine: the compact one where it knows the model.
+
+    Raises:
+        ModelError: the model cannot be loaded, or not by the engine that is asked for.
+    """
     torch.set_num_threads(settings.threads)
-    loaded = load_target(
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
+    if settings.engine != "transformers":
+        try:
+            loaded = load_text(settings.target, progress=say)
+            return loaded, _compact(loaded, settings), "compact"
+        except UnknownModel:
+            if settings.engine == "compact":
+                raise
+    # These import transformers' models, which the compact engine does without.
+    from flexspec_mq.models.packed import candidate, register
+
+    model = load_target(
         settings.target,
         device=settings.device,
         dtype=settings.dtype,
         attn_implementation=register(),
         progress=say,
     )
-    packed, proof, remembered = proved(loaded.model, again=settings.prove, progress=_every(2.0, say))
-    return Target(loaded, packed, proof, remembered)
+    return model, candidate(model.model), "transformers"
+
+
+def _compact(loaded: LoadedText, settings: WorkerSettings) -> Candidate[Provable]:
+    if settings.device != "cpu":
+        raise UnknownModel(
+            f"the compact engine runs on cpu, not on {settings.device}", hint="--engine transformers"
+        )
+    if not isinstance(loaded.source, Path):
+        raise UnknownModel(
+            f"the compact engine reads folders, not the model hub's {loaded.source}",
+            hint="download the target first, or use --engine transformers",
+        )
+    return Checkpoint(loaded.source, loaded, torch_dtype(settings.dtype)).candidate()

@@ -135,8 +135,7 @@ def _compact(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> D
 
 def _by_transformers(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
     # These import transformers' models, which a compact draft does without.
-    from flexspec_mq.models.attention import register
-    from flexspec_mq.models.packed import PackedModel
+    from flexspec_mq.models.packed import PackedModel, register
 
     loaded = load_target(
         path,

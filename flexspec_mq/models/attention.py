@@ -2,63 +2,26 @@
 
 Each session's queries attend to that session's keys only. Three rules make a row's bits independent of its
 neighbours: the context is padded to a multiple of `context_grain` and masked, so that the softmax always takes the
-same path; products have at least `min_rows` rows, so that they never fall to a matrix-vector kernel; and the sum
-over values runs in blocks of `value_block` positions at fixed borders, added in order, where masked positions add
-exact zeros. Which numbers are needed depends on the dtype and the machine; `invariance` proves that they suffice.
+same path; products have at least `attention_rows` rows, so that they never fall to a matrix-vector kernel; and the
+sum over values runs in blocks of `value_block` positions at fixed borders, added in order, where masked positions
+add exact zeros. Which numbers are needed depends on the dtype and the machine; `invariance` proves that they suffice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
-
-from flexspec_mq.models.product_probe import largest_block, least_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from flexspec_mq.models.kv import SessionKV
+    from flexspec_mq.models.shapes import Shapes
 
-IMPLEMENTATION = "flexspec_packed"
-
-
-@dataclass(frozen=True, slots=True)
-class Shapes:
-    """What keeps the kernels the same.
-
-    Attributes:
-        min_rows: least rows of a product.
-        context_grain: contexts are padded to a multiple of this; at most the grain of the KV memory.
-        value_block: positions whose values are summed by one product.
-    """
-
-    min_rows: int
-    context_grain: int
-    value_block: int
-
-    @classmethod
-    def for_dtype(cls, dtype: torch.dtype) -> Shapes:
-        """The easiest numbers that are enough on a CPU we know."""
-        if dtype == torch.float32:
-            return cls(min_rows=8, context_grain=64, value_block=64)
-        return cls(min_rows=2, context_grain=64, value_block=1024)
-
-    @classmethod
-    def for_model(cls, model: torch.nn.Module, like: torch.Tensor, head_size: int) -> Shapes:
-        """The numbers for a model on this machine: as many rows as its products need, as long sums as may be padded.
-
-        Args:
-            model: any; its linear layers are imitated.
-            like: a tensor on its device and in its dtype.
-            head_size: of its attention.
-        """
-        easy = cls.for_dtype(like.dtype)
-        block = largest_block(like, head_size, easy.value_block, easy.context_grain)
-        return replace(easy, min_rows=least_rows(model, like, easy.min_rows), value_block=block)
+_MOST_QUERIES = 64
+"""Tokens of a session that attend together: a prompt's first ones need not look at all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +64,12 @@ class Segment:
         """Length of the padded context."""
         return -(-(self.base + self.count) // shapes.context_grain) * shapes.context_grain
 
+    def cut(self) -> Iterator[Segment]:
+        """In pieces of at most `_MOST_QUERIES` tokens."""
+        for at in range(0, self.count, _MOST_QUERIES):
+            count = min(_MOST_QUERIES, self.count - at)
+            yield Segment(self.kv, self.start + at, count, self.base + at)
+
 
 class Packed:
     """The segments of one forward, with all that is the same in every layer made once.
@@ -110,7 +79,14 @@ class Packed:
     """
 
     def __init__(
-        self, segments: Sequence[Segment], rows: int, heads: Heads, shapes: Shapes, like: torch.Tensor
+        self,
+        segments: Sequence[Segment],
+        rows: int,
+        heads: Heads,
+        shapes: Shapes,
+        like: torch.Tensor,
+        *,
+        stride: int | None = None,
     ) -> None:
         """Lay out the buffers.
 
@@ -121,61 +97,55 @@ class Packed:
             heads: of the model.
             shapes: padding.
             like: a tensor on the device and in the dtype of the model.
+            stride: heads in each row of the queries that `attend` gets, if more than those of queries.
         """
         by_length: dict[int, list[Segment]] = {}
-        for segment in segments:
-            by_length.setdefault(segment.padded(shapes), []).append(segment)
+        for piece in (piece for segment in segments for piece in segment.cut()):
+            by_length.setdefault(piece.padded(shapes), []).append(piece)
         blocks = [_Block(segment, heads, shapes) for group in by_length.values() for segment in group]
         total = sum(heads.keys * block.rows for block in blocks)
         self._heads = heads
         self._queries = like.new_empty((total, heads.size))
         self._mixed = like.new_empty((total, heads.size))
-        gather = torch.cat([block.gather() for block in blocks])
+        row, head = (torch.cat(parts) for parts in zip(*(block.gather() for block in blocks), strict=True))
         scatter = torch.zeros(rows * heads.queries, dtype=torch.long)
         # A padding row repeats a real one, and either may answer for both: they have the same bits.
-        scatter[gather] = torch.arange(total)
-        self._gather, self._scatter = gather.to(like.device), scatter.to(like.device)
+        scatter[row * heads.queries + head] = torch.arange(total)
+        self._gather = (row * (stride or heads.queries) + head).to(like.device)
+        self._scatter = scatter.to(like.device)
         self._groups: list[_Group] = []
         self._writes = [
             (slice(s.start, s.start + s.count), s.kv.span(s.base, s.base + s.count).unbind(0))
             for s in segments
         ]
-        first = row = 0
+        first = taken = 0
         for padded, group in by_length.items():
             mine = blocks[first : first + len(group)]
-            taken = heads.keys * sum(block.rows for block in mine)
-            piece = slice(row, row + taken)
-            self._groups.append(_Group(mine, padded, shapes, self._queries[piece], self._mixed[piece]))
-            first, row = first + len(group), row + taken
+            cut = slice(taken, taken + heads.keys * sum(block.rows for block in mine))
+            self._groups.append(_Group(mine, padded, shapes, self._queries[cut], self._mixed[cut]))
+            first, taken = first + len(group), cut.stop
 
     def attend(
-        self,
-        layer: int,
-        projected: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        scale: float,
-        window: int | None = None,
+        self, layer: int, queries: torch.Tensor, fresh: torch.Tensor, scale: float, window: int | None = None
     ) -> torch.Tensor:
         """Store the new keys and values of a layer, and attend.
 
         Args:
             layer: which.
-            projected: queries [1, heads, rows, head size], keys and values [1, kv heads, rows, head size].
+            queries: [rows, stride, head size], after the position embedding; heads of queries come first in a row.
+            fresh: keys and values, [2, kv heads, rows, head size].
             scale: of the scores.
             window: positions that a query sees, itself included; None is all.
 
         Returns:
-            [1, rows, heads, head size].
+            [rows, heads x head size].
         """
-        query, key, value = projected
-        both = torch.cat((key, value))
         for rows, into in self._writes:
-            into[layer].copy_(both[:, :, rows])
-        by_row = query[0].transpose(0, 1)
-        count = by_row.shape[0]
-        torch.index_select(by_row.reshape(-1, self._heads.size), 0, self._gather, out=self._queries)
+            into[layer].copy_(fresh[:, :, rows])
+        torch.index_select(queries.reshape(-1, self._heads.size), 0, self._gather, out=self._queries)
         for group in self._groups:
             group.attend(layer, scale, window)
-        return self._mixed[self._scatter].view(1, count, self._heads.queries, self._heads.size)
+        return self._mixed.index_select(0, self._scatter).view(-1, self._heads.queries * self._heads.size)
 
 
 class _Block:
@@ -185,14 +155,14 @@ class _Block:
         self.segment = segment
         self.heads = heads
         self.used = heads.group * segment.count
-        self.rows = max(self.used, shapes.min_rows)
+        self.rows = max(self.used, shapes.attention_rows)
 
-    def gather(self) -> torch.Tensor:
-        """Which of [rows of the input x heads] each row is; padding repeats the last one."""
+    def gather(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which row of the input and which head of queries each row is; padding repeats the last one."""
         local = torch.arange(self.rows).clamp_(max=self.used - 1)
         head = torch.arange(self.heads.keys)[:, None] * self.heads.group + local // self.segment.count
         row = self.segment.start + local % self.segment.count
-        return (row * self.heads.queries + head).flatten()
+        return row.expand_as(head).flatten(), head.flatten()
 
     def mask(self, padded: int, window: int | None, device: torch.device) -> torch.Tensor:
         """Float32 [count, padded]: 0 where a query may look and -inf elsewhere."""
@@ -277,46 +247,3 @@ class _Group:
             local = torch.arange(block.rows, device=device).clamp_(max=block.used - 1) % block.segment.count
             rows.append(block.mask(self._padded, window, device)[local].repeat(block.heads.keys, 1))
         return torch.cat(rows)[:, None]
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    _attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    *,
-    flexspec: Packed,
-    sliding_window: int | None = None,
-    **_kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention function in the form that transformers calls.
-
-    Args:
-        module: the attention module; gives the layer's index.
-        query: [1, heads, rows, head size], after the position embedding.
-        key: [1, kv heads, rows, head size].
-        value: as key.
-        scaling: of the scores; default head size to the power -0.5.
-        flexspec: the segments, passed through the model's keyword arguments.
-        sliding_window: positions that a query sees, itself included.
-
-    Returns:
-        [1, rows, heads, head size], and None for the weights.
-    """
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    return flexspec.attend(layer, (query, key, value), scale, sliding_window), None
-
-
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """Each segment brings its own mask, so the model builds none."""
-    return
-
-
-def register() -> str:
-    """Make the implementation known to transformers and return its name."""
-    AttentionInterface.register(IMPLEMENTATION, packed_attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
-    return IMPLEMENTATION

@@ -11,27 +11,45 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
 from flexspec_mq.models.attention import Packed, Segment
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.product_probe import compare, compare_padded
-from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.product_probe import compare, compare_attention, compare_padded
+from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flexspec_mq.models.packed import PackedModel
+    from flexspec_mq.models.attention import Heads
+    from flexspec_mq.models.product_probe import Products
+    from flexspec_mq.models.shapes import Shapes
 
 _PREFIX = 52
 _SINGLE = 24
 _LONGEST_BLOCK = 1024
 """Positions up to which padded sums are compared."""
 _CONTEXTS = (17, 63, 64, 65, 200, 511, 512, 513, 1000, 1023, 1024, 1025, 2047, 3000)
+
+
+class Provable(ModelRunner, Protocol):
+    """A runner that says of what it is made: `PackedModel`, `ExactModel`.
+
+    Attributes:
+        vocab_size: width of the logits.
+        heads: of its attention.
+        products: with weights.
+        shapes: of products.
+    """
+
+    vocab_size: int
+    heads: Heads
+    products: Products
+    shapes: Shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,7 @@ class Proof:
         )
 
 
-def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Proof:
+def prove(model: Provable, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Proof:
     """Compare shapes on random tokens.
 
     Args:
@@ -92,19 +110,22 @@ def prove(model: PackedModel, *, seed: int = 0, progress: Callable[[float], None
     rows = sum(len(other) for other in others)
     differing = sum(int((other != single).any(dim=-1).sum()) for other in others)
     flips = [_flips(single, other) for other in others]
-    long_rows, long_differing = _long_contexts(model, seed)
-    like = base.span(0, 0)
-    product_rows, product_differing = compare(model.model, like, model.shapes.min_rows, seed)
-    shapes = model.shapes
+    shapes, like = model.shapes, base.span(0, 0)
+    size, grain = model.heads.size, shapes.context_grain
     block = min(shapes.value_block, _LONGEST_BLOCK)
-    padded_rows, padded_differing = compare_padded(like, model.heads.size, block, shapes.context_grain, seed)
+    checks = [
+        (rows, differing),
+        _long_contexts(model, seed),
+        compare(model.products, like, shapes.min_rows, shapes.max_rows, seed),
+        compare_attention(like, size, shapes.attention_rows, block, grain, seed),
+        compare_padded(like, size, block, grain, seed),
+    ]
     report(1.0)
-    rows += long_rows + product_rows + padded_rows
-    bad = differing + long_differing + product_differing + padded_differing
+    rows, bad = (sum(counts) for counts in zip(*checks, strict=True))
     return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
 
 
-def _other_shapes(model: PackedModel, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
+def _other_shapes(model: Provable, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
     """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
     found = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
     odd = [rng.choice((1, 2, 3, 7, 8, 9, 16, 17)) for _ in ids]
@@ -117,7 +138,7 @@ def _other_shapes(model: PackedModel, ids: list[int], rng: random.Random) -> lis
 
 
 def _in_pieces(
-    model: PackedModel, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
+    model: Provable, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
 ) -> torch.Tensor:
     kv = model.new_kv()
     model.forward([ModelInput(kv, ids[:_PREFIX], 0)])
@@ -142,7 +163,7 @@ def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
     return sum(changed) / len(changed)
 
 
-def _long_contexts(model: PackedModel, seed: int) -> tuple[int, int]:
+def _long_contexts(model: Provable, seed: int) -> tuple[int, int]:
     """Rows compared and rows that differ, of attention over long contexts with random tensors."""
     heads = model.heads
     like = model.new_kv().layer(0)[0]
@@ -165,10 +186,10 @@ def _long_contexts(model: PackedModel, seed: int) -> tuple[int, int]:
     return rows, differing
 
 
-def _attend_at(model: PackedModel, kv: SessionKV, query: torch.Tensor, base: int) -> torch.Tensor:
+def _attend_at(model: Provable, kv: SessionKV, query: torch.Tensor, base: int) -> torch.Tensor:
     """Attend with queries that follow `base` tokens; their own keys and values are in `kv` already."""
     count = query.shape[1]
     packed = Packed([Segment(kv, 0, count, base)], count, model.heads, model.shapes, query)
-    keys, values = kv.span(base, base + count)[0].clone()
-    projected = query[None], keys[None], values[None]
-    return packed.attend(0, projected, model.heads.size**-0.5)[0]
+    fresh = kv.span(base, base + count)[0].clone()
+    mixed = packed.attend(0, query.transpose(0, 1), fresh, model.heads.size**-0.5)
+    return mixed.view(count, model.heads.queries, model.heads.size)

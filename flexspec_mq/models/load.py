@@ -115,10 +115,10 @@ def load_target(
             not to be had here, or a hub that does not answer.
     """
     _need_libraries()
-    torch_dtype, torch_device = _dtype(dtype), _device(device)
+    weights_dtype, torch_device = torch_dtype(dtype), _device(device)
     text = load_text(name_or_path, progress=progress)
     local = isinstance(text.source, Path)
-    model = _load_weights(text.source, local, torch_dtype, attn_implementation)
+    model = _load_weights(text.source, local, weights_dtype, attn_implementation)
     return LoadedModel(
         model=_move(model, torch_device), **{field.name: getattr(text, field.name) for field in fields(text)}
     )
@@ -171,7 +171,12 @@ def _need_libraries() -> None:
         )
 
 
-def _dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """One of `DTYPES`, as torch has it.
+
+    Raises:
+        ModelError: another name.
+    """
     import torch
 
     if name not in DTYPES:

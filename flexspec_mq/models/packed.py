@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import transformers
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.attention import IMPLEMENTATION, Heads, Packed, Segment, Shapes
+from flexspec_mq.models.attention import Heads, Packed, Segment
 from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.product_probe import Products
+from flexspec_mq.models.proof_cache import Candidate, digest
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.shapes import Shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedModel
+
+IMPLEMENTATION = "flexspec_packed"
 
 
 class PackedModel:
     """A causal language model that reads several sessions in one forward.
 
-    The model must have been loaded with the attention implementation that `attention.register` names.
+    The model must have been loaded with the attention implementation that `register` names.
+
+    Attributes:
+        model: of transformers; from now on its linear layers multiply as `shapes` says.
+        vocab_size: width of the logits.
+        heads: of its attention.
+        products: with weights.
+        shapes: of products.
     """
 
     def __init__(self, model: PreTrainedModel, shapes: Shapes | None = None) -> None:
@@ -50,7 +69,11 @@ class PackedModel:
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         )
         self._like = torch.empty(0, dtype=model.dtype, device=model.device)
-        self.shapes = shapes or Shapes.for_model(model, self._like, self.heads.size)
+        self.products = Products.of_linear_layers(model)
+        self.shapes = shapes or Shapes.for_products(self.products, self._like, self.heads.size)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.forward = partial(_in_pieces, module, self.shapes)  # type: ignore[method-assign]
 
     def new_kv(self) -> SessionKV:
         """Empty keys and values for a new session."""
@@ -78,8 +101,8 @@ class PackedModel:
             ids += model_input.tokens
             positions += range(base, base + count)
             wanted += range(len(ids) - model_input.rows, len(ids))
-        padding = max(0, self.shapes.min_rows - len(ids))
-        wanted_padded = wanted + wanted[:1] * max(0, self.shapes.min_rows - len(wanted)) if wanted else [0]
+        padding = self.shapes.padded(len(ids)) - len(ids)
+        wanted_padded = wanted + wanted[:1] * (self.shapes.padded(len(wanted)) - len(wanted)) or [0]
         output = self.model(
             input_ids=torch.tensor([ids + [0] * padding], device=device),
             position_ids=torch.tensor([positions + [0] * padding], device=device),
@@ -90,3 +113,77 @@ class PackedModel:
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
         return cast("torch.Tensor", output.logits[0, : len(wanted)].float())
+
+
+def candidate(network: PreTrainedModel) -> Candidate[PackedModel]:
+    """A loaded model to be proved.
+
+    Args:
+        network: on its device, loaded with the attention that `register` names.
+    """
+    return Candidate(
+        build=partial(PackedModel, network),
+        weights=digest(_tensors(network)),
+        architecture=f"{type(network).__qualname__} transformers {transformers.__version__} "
+        f"{network.config.to_json_string(use_diff=False)}",
+        source=Path(inspect.getfile(type(network))),
+        device=network.device,
+    )
+
+
+def _tensors(network: torch.nn.Module) -> Iterator[Any]:
+    """Name, dtype and shape of each parameter and buffer, and its bytes."""
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _in_pieces(layer: torch.nn.Linear, shapes: Shapes, x: torch.Tensor) -> torch.Tensor:
+    """What a linear layer does with [1, rows, width], in products of as many rows as keep their bits."""
+    pieces = [functional.linear(piece, layer.weight, layer.bias) for piece in shapes.pieces(x.flatten(0, -2))]
+    together = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return together.view(*x.shape[:-1], -1)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    *,
+    flexspec: Packed,
+    sliding_window: int | None = None,
+    **_kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention function in the form that transformers calls.
+
+    Args:
+        module: the attention module; gives the layer's index.
+        query: [1, heads, rows, head size], after the position embedding.
+        key: [1, kv heads, rows, head size].
+        value: as key.
+        scaling: of the scores; default head size to the power -0.5.
+        flexspec: the segments, passed through the model's keyword arguments.
+        sliding_window: positions that a query sees, itself included.
+
+    Returns:
+        [1, rows, heads, head size], and None for the weights.
+    """
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    mixed = flexspec.attend(layer, query[0].transpose(0, 1), torch.cat((key, value)), scale, sliding_window)
+    return mixed.view(1, query.shape[2], query.shape[1], query.shape[3]), None
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    """Each segment brings its own mask, so the model builds none."""
+    return
+
+
+def register() -> str:
+    """Make the implementation known to transformers and return its name."""
+    AttentionInterface.register(IMPLEMENTATION, packed_attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+    return IMPLEMENTATION

@@ -3,81 +3,264 @@
 In half precision two orders of a sum mostly round to the same bits, so ordinary numbers find another kernel once in
 thousands of rows. Here every product is a sum of pairs a·w + (-a)·w in a random order: it should be 0, and what is
 left of it is nothing but rounding, which another order changes nearly always.
+
+Libraries choose kernels by a product's number of rows. In bfloat16 one row, or up to 32 where the processor has AMX,
+take another one than many; in float32 up to 15.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-_COUNTS = (*range(1, 10), 15, 16, 17, 24, 31, 32, 33, 48, 63, 64)
-"""Rows; those in between take the same kernels as far as we know."""
-_TOP = 65
+COUNTS = (*range(1, 11), 15, 16, 17, 24, 31, 32, 33, 36, 37, 48, 49, 63, 64, 65, 96, 128, 129)
+"""Rows; those in between take the same kernels as far as we know, and so do those above."""
+_FEW = 32
+"""Rows: a product that is cut into pieces of fewer than these would be slow, and one that is padded to more."""
 _FINEST_PADDING = 16
 """Positions; contexts that are padded less, or not at all, are compared in these steps."""
-_MOST_PADDING = 32
-"""Rows that a product is padded to at most."""
+_WIDEST = 4096
+"""Outputs up to which a choice is asked for; the proof then asks with all of them."""
+_HEADS = 3
+"""Heads of keys in the products of attention."""
 
 Kind = tuple[int, int, bool]
 """Width of the input, width of the output, whether there is a bias."""
+Product = Callable[[torch.Tensor], torch.Tensor]
+"""[rows, width of the input] → [rows, width of the output]."""
 
 
-def kinds_of(model: torch.nn.Module) -> list[Kind]:
-    """The kinds of linear layers that a model has, each once."""
-    layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
-    return sorted({(layer.in_features, layer.out_features, layer.bias is not None) for layer in layers})
+@dataclass(frozen=True, slots=True)
+class Products:
+    """The products with weights that a model is made of.
+
+    Attributes:
+        kinds: each once.
+        make: from weights [out, in] and bias [out] to what multiplies with them.
+    """
+
+    kinds: tuple[Kind, ...]
+    make: Callable[[torch.Tensor, torch.Tensor | None], Product]
+
+    @classmethod
+    def of_linear_layers(cls, model: torch.nn.Module) -> Products:
+        """Those of a model's linear layers."""
+        layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        kinds = {(layer.in_features, layer.out_features, layer.bias is not None) for layer in layers}
+        return cls(tuple(sorted(kinds)), _linear)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    return lambda x: functional.linear(x, weight, bias)
+
+
+def row_range(products: Products, like: torch.Tensor) -> tuple[int, int | None] | None:
+    """From how many rows to how many a product's bits do not depend on their number, on this machine.
+
+    Args:
+        products: of the model.
+        like: a tensor on the device and in the dtype of the model.
+
+    Returns:
+        The range with the fewest rows that reaches `_FEW`; no upper end where there is none. None if there is no such
+        range: the proof tells then.
+    """
+    return _row_range(products, like.dtype, like.device, torch.get_num_threads())
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode()
+def _row_range(
+    products: Products, dtype: torch.dtype, device: torch.device, _threads: int
+) -> tuple[int, int | None] | None:
+    like = torch.empty(0, dtype=dtype, device=device)
+    edges: set[int] = set()
+    for kind in _narrowed(products.kinds):
+        weight, bias, x = _cancelling_product(kind, like, 0)
+        product = products.make(weight, bias)
+        edges |= set(_edges(product(x[:count]) for count in COUNTS))
+    return _widest(edges)
+
+
+def _narrowed(kinds: Iterable[Kind]) -> Iterator[Kind]:
+    return ((width, min(out, _WIDEST), biased) for width, out, biased in kinds)
+
+
+def _widest(edges: set[int]) -> tuple[int, int | None] | None:
+    """The first range of counts that is long enough; `edges` are counts behind which another kernel begins."""
+    first = COUNTS[0]
+    for count, following in pairwise(COUNTS):
+        if count in edges:
+            if count >= _FEW:
+                return first, count
+            first = following
+    return (first, None) if first <= _FEW else None
+
+
+def _edges(results: Iterable[torch.Tensor]) -> Iterator[int]:
+    """The counts, in ascending order, whose rows have other bits in the result for the next count."""
+    for before, after in pairwise(results):
+        count = before.shape[-2]
+        if not torch.equal(before, after[..., :count, :]):
+            yield count
 
 
 @torch.inference_mode()
-def compare(model: torch.nn.Module, like: torch.Tensor, least: int, seed: int) -> tuple[int, int]:
-    """Compare products of fewer rows with those of 65.
+def compare(
+    products: Products, like: torch.Tensor, least: int, most: int | None, seed: int
+) -> tuple[int, int]:
+    """Compare products of few rows with those of the most, and rows with themselves at another place.
 
     Args:
-        model: whose linear layers are imitated.
+        products: of the model.
         like: a tensor on the device and in the dtype of the model.
         least: rows that a product has at least.
+        most: rows that it has at most.
         seed: of the numbers.
 
     Returns:
         Rows compared, and rows with other bits.
     """
     rows = differing = 0
-    for kind in kinds_of(model):
-        for found in _differences(kind, like, least, torch.Generator().manual_seed(seed)):
+    counts = [count for count in COUNTS if count >= least and (most is None or count <= most)]
+    for kind in products.kinds:
+        weight, bias, x = _cancelling_product(kind, like, seed)
+        product = products.make(weight, bias)
+        together = product(x[: counts[-1]])
+        moved = product(x[: counts[-1]].roll(1, 0)).roll(-1, 0)
+        for found in (moved, *(product(x[:count]) for count in counts[:-1])):
             rows += len(found)
-            differing += int(found.sum())
+            differing += int((found != together[: len(found)]).any(dim=-1).sum())
     return rows, differing
 
 
-def least_rows(model: torch.nn.Module, like: torch.Tensor, at_least: int) -> int:
-    """The rows that a product must have for its bits not to depend on how many there are, on this machine.
+@torch.inference_mode()
+def same_bits(one: Products, other: Products, like: torch.Tensor, least: int, most: int | None) -> bool:
+    """Whether two ways of multiplying give the same bits for all numbers of rows that are allowed."""
+    counts = [count for count in COUNTS if count >= least and (most is None or count <= most)]
+    for kind in _narrowed(one.kinds):
+        weight, bias, x = _cancelling_product(kind, like, 1)
+        first, second = one.make(weight, bias), other.make(weight, bias)
+        if not all(torch.equal(first(x[:count]), second(x[:count])) for count in (counts[0], counts[-1])):
+            return False
+    return True
+
+
+def _cancelling_product(
+    kind: Kind, like: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Weights, bias, and as many rows as the largest count."""
+    width, out, biased = kind
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(width // 2 * 2, generator=generator)
+    # A few hundred rows of weights, repeated: the kernel depends on how many there are, not on what they hold.
+    few = _cancelling(min(out, 256), width, 1.0, order, generator).to(like)
+    weight = few.repeat(-(-out // len(few)), 1)[:out].contiguous()
+    bias = like.new_zeros(out) if biased else None
+    return weight, bias, _cancelling(COUNTS[-1], width, -1.0, order, generator).to(like)
+
+
+def _cancelling(
+    count: int, width: int, sign: float, order: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Rows of pairs: the product of two such rows of other signs is nothing but rounding; float32 [count, width]."""
+    numbers = torch.randn((count, width // 2), generator=generator)
+    pairs = torch.cat((numbers, sign * numbers), dim=1)[:, order]
+    return functional.pad(pairs, (0, width - pairs.shape[1]))
+
+
+def attention_shapes(like: torch.Tensor, size: int, at_most: int, grain: int) -> tuple[int, int]:
+    """Rows that a product of attention needs, and positions that one may sum, so that neither changes a bit.
 
     Args:
-        model: whose linear layers are imitated.
         like: a tensor on the device and in the dtype of the model.
-        at_least: the answer where fewer rows would do, and where no number of rows is enough: the proof tells then.
+        size: of a head.
+        at_most: positions, where nothing changes; they are halved until that holds.
+        grain: contexts are padded to multiples of it; the fewest positions.
     """
-    return _least_rows(tuple(kinds_of(model)), like.dtype, like.device, torch.get_num_threads(), at_least)
+    return _attention_shapes(like.dtype, like.device, torch.get_num_threads(), size, at_most, grain)
 
 
 @lru_cache(maxsize=64)
+def _attention_shapes(
+    dtype: torch.dtype, device: torch.device, _threads: int, size: int, at_most: int, grain: int
+) -> tuple[int, int]:
+    like, block = torch.empty(0, dtype=dtype, device=device), at_most
+    while True:
+        if block <= grain or not compare_padded(like, size, block, grain, 0)[1]:
+            edges = {
+                edge
+                for results in _attention_products(like, size, block, grain, 0)
+                for edge in _edges(results)
+            }
+            found = _widest(edges)
+            if found is not None and found[1] is None:
+                return found[0], block
+        if block <= grain:  # nothing is enough: the proof tells
+            return 1, grain
+        block = max(grain, block // 2)
+
+
+def compare_attention(
+    like: torch.Tensor, size: int, least: int, block: int, grain: int, seed: int
+) -> tuple[int, int]:
+    """Compare products of attention with few rows with those of many; rows compared, and rows with other bits.
+
+    Args:
+        like: a tensor on the device and in the dtype of the model.
+        size: of a head.
+        least: rows that a product has at least.
+        block: positions that one product sums at most.
+        grain: contexts are padded to multiples of it.
+        seed: of the numbers.
+    """
+    rows = differing = 0
+    for results in _attention_products(like, size, block, grain, seed):
+        found = [result for result in results if result.shape[-2] >= least]
+        for result in found[:-1]:
+            rows += result.shape[-2]
+            other = (result != found[-1][:, : result.shape[-2]]).any(dim=-1)
+            differing += int(other.any(dim=0).sum())
+    return rows, differing
+
+
 @torch.inference_mode()
-def _least_rows(
-    kinds: tuple[Kind, ...], dtype: torch.dtype, device: torch.device, _threads: int, at_least: int
-) -> int:
-    like = torch.empty(0, dtype=dtype, device=device)
-    worst = 0
-    for kind in kinds:
-        for found in _differences(kind, like, at_least, torch.Generator().manual_seed(0)):
-            if found.any():
-                worst = max(worst, len(found))
-    found_at = max(at_least, 1 << worst.bit_length())
-    return found_at if found_at <= _MOST_PADDING else at_least
+def _attention_products(
+    like: torch.Tensor, size: int, block: int, grain: int, seed: int
+) -> Iterator[list[torch.Tensor]]:
+    """Scores and mixed values, [heads, count, …] for each count, of keys and values as they lie in memory."""
+    generator = torch.Generator().manual_seed(seed)
+    grain = max(grain, _FINEST_PADDING)
+    longest = max(block, 2 * grain)
+    memory = like.new_zeros((2, _HEADS, longest + grain, size))
+    for positions in sorted({grain, max(grain, block // 2), min(block, longest)}):
+        order = torch.randperm(size // 2 * 2, generator=generator)
+        memory[0, :, :longest] = _cancelling(longest, size, 1.0, order, generator).to(like)
+        queries = _heads(_cancelling(COUNTS[-1], size, -1.0, order, generator).to(like))
+        keys = memory[0].transpose(1, 2)
+        # However long the padded context is, the scores of its first positions are the same.
+        yield [torch.bmm(queries[:, :count].contiguous(), keys[:, :, :positions]) for count in COUNTS] + [
+            torch.bmm(queries, keys[:, :, :longest])[:, :, :positions]
+        ]
+        order = torch.randperm(positions, generator=generator)
+        memory[1, :, :positions] = _cancelling(size, positions, 1.0, order, generator).T.to(like)
+        weights = _heads(_cancelling(COUNTS[-1], positions, -1.0, order, generator).to(like))
+        values = memory[1, :, :positions]
+        yield [torch.bmm(weights[:, :count].contiguous(), values) for count in COUNTS]
+
+
+def _heads(rows: torch.Tensor) -> torch.Tensor:
+    """The same rows for each head."""
+    return rows.expand(_HEADS, *rows.shape).contiguous()
 
 
 @torch.inference_mode()
@@ -100,64 +283,16 @@ def compare_padded(like: torch.Tensor, size: int, block: int, grain: int, seed: 
     generator = torch.Generator().manual_seed(seed)
     rows = differing = 0
     grain = max(grain, _FINEST_PADDING)
+    count = 65
     for positions in range(grain, block, grain):
         order = torch.randperm(positions, generator=generator)
-        half = torch.randn((1, _TOP, positions // 2), generator=generator)
-        weights = like.new_zeros((1, _TOP, block))
-        weights[:, :, :positions] = torch.cat((half, -half), dim=2)[:, :, order].to(like)
-        half = torch.randn((1, positions // 2, size), generator=generator)
+        weights = like.new_zeros((1, count, block))
+        weights[0, :, :positions] = _cancelling(count, positions, -1.0, order, generator).to(like)
         values = like.new_zeros((1, block, size))
-        values[:, :positions] = torch.cat((half, half), dim=1)[:, order].to(like)
+        values[0, :positions] = _cancelling(size, positions, 1.0, order, generator).T.to(like)
         alone = torch.bmm(weights[:, :, :positions], values[:, :positions])
         for padded in range(positions + grain, block + 1, grain):
             found = torch.bmm(weights[:, :, :padded], values[:, :padded]) != alone
-            rows += _TOP
+            rows += count
             differing += int(found.any(dim=-1).sum())
     return rows, differing
-
-
-def largest_block(like: torch.Tensor, size: int, at_most: int, grain: int) -> int:
-    """The positions that one product may sum so that padding them changes no bit, on this machine.
-
-    Args:
-        like: a tensor on the device and in the dtype of the model.
-        size: of a head.
-        at_most: the answer where nothing changes; it is halved until that holds.
-        grain: contexts are padded to multiples of it; the least answer.
-    """
-    return _largest_block(like.dtype, like.device, torch.get_num_threads(), size, at_most, grain)
-
-
-@lru_cache(maxsize=64)
-def _largest_block(
-    dtype: torch.dtype, device: torch.device, _threads: int, size: int, at_most: int, grain: int
-) -> int:
-    like, block = torch.empty(0, dtype=dtype, device=device), at_most
-    while block > grain and compare_padded(like, size, block, grain, 0)[1]:
-        block = max(grain, block // 2)
-    return block
-
-
-def _differences(
-    kind: Kind, like: torch.Tensor, least: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
-    """For each number of rows from `least` on, which of them differ."""
-    width, out, biased = kind
-    half = width // 2
-    order = torch.randperm(2 * half, generator=generator)
-    padding = (0, width - 2 * half)
-
-    def cancelling(count: int, sign: float) -> torch.Tensor:
-        numbers = torch.randn((count, half), generator=generator)
-        pairs = torch.cat((numbers, sign * numbers), dim=1)[:, order]
-        return torch.nn.functional.pad(pairs, padding).to(like)
-
-    # A few hundred rows of weights, repeated: the kernel depends on how many there are, not on what they hold.
-    few = cancelling(min(out, 256), 1.0)
-    weight = few.repeat(-(-out // len(few)), 1)[:out].contiguous()
-    bias = like.new_zeros(out) if biased else None
-    x = cancelling(_TOP, -1.0)
-    together = torch.nn.functional.linear(x, weight, bias)
-    for count in _COUNTS:
-        if count >= least:
-            yield (torch.nn.functional.linear(x[:count], weight, bias) != together[:count]).any(dim=-1)

@@ -11,24 +11,21 @@ import hashlib
 import inspect
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import torch
-import transformers
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.attention import Shapes
 from flexspec_mq.models.default import cache_folder
-from flexspec_mq.models.invariance import Proof, prove
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.invariance import Proof, Provable, prove
+from flexspec_mq.models.shapes import Shapes
 from flexspec_mq.sampling import choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from transformers import PreTrainedModel
 
 MOST = 32
 """Entries that are kept; the one that was written longest ago goes first."""
@@ -60,6 +57,8 @@ _VARIABLES = (
 """Beginnings of environment variables that choose kernels."""
 
 Facts = dict[str, str]
+Model = TypeVar("Model", bound=Provable)
+Model_co = TypeVar("Model_co", bound=Provable, covariant=True)
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,21 +69,40 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
     def sealed(self) -> str:
         """A digest of all the rest."""
-        return _digest([msgspec.json.encode((self.facts, self.shapes, self.proof))])
+        return digest([msgspec.json.encode((self.facts, self.shapes, self.proof))])
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Generic[Model_co]):
+    """A model that is not proved yet.
+
+    Attributes:
+        build: makes it, with shapes that are known or with those that this machine needs.
+        weights: digest of them.
+        architecture: in words, all that decides how they are used.
+        source: the library's file with its code, if it runs through one.
+        device: where.
+    """
+
+    build: Callable[[Shapes | None], Model_co]
+    weights: str
+    architecture: str
+    device: torch.device
+    source: Path | None = None
 
 
 def proved(
-    network: PreTrainedModel,
+    candidate: Candidate[Model],
     shapes: Shapes | None = None,
     *,
     again: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> tuple[PackedModel, Proof, bool]:
+) -> tuple[Model, Proof, bool]:
     """A model that reads several sessions, and the proof for it: remembered, or made now and kept.
 
     Args:
-        network: on its device, under the thread count that it will be used with.
-        shapes: as for `PackedModel`; what this machine needs is remembered too.
+        candidate: under the thread count that it will be used with.
+        shapes: of products; by default those that this machine needs, which are remembered too.
         again: make the proof even if it is remembered.
         progress: as for `prove`.
 
@@ -93,60 +111,46 @@ def proved(
         be kept is only not remembered.
 
     Raises:
-        ModelError: the model's attention cannot be packed.
+        ModelError: the model cannot be made.
     """
-    facts = facts_of(network, shapes)
+    facts = facts_of(candidate, shapes)
     path = _path(facts)
     found = None if again or path is None else _read(path, facts)
     if found is not None:
-        return PackedModel(network, found.shapes), found.proof, True
-    model = PackedModel(network, shapes)
+        return candidate.build(found.shapes), found.proof, True
+    model = candidate.build(shapes)
     proof = prove(model, progress=progress)
     if path is not None:
         _keep(path, _Entry(facts, model.shapes, proof))
     return model, proof, False
 
 
-def facts_of(network: PreTrainedModel, shapes: Shapes | None) -> Facts:
+def facts_of(candidate: Candidate[Any], shapes: Shapes | None) -> Facts:
     """All that shapes and proof for this model depend on, each as a digest or in words."""
-    device = next(network.parameters()).device
     ours = [Path(inspect.getfile(part)).parent for part in (prove, choose)]
+    files = sorted(file for folder in ours for file in folder.rglob("*.py"))
     return {
-        "weights": _digest(_tensors(network)),
-        "architecture": f"{type(network).__qualname__} {network.config.to_json_string(use_diff=False)}",
+        "weights": candidate.weights,
+        "architecture": candidate.architecture,
         "shapes": str(shapes),
-        "code": _digest(
-            path.read_bytes()
-            for path in (*sorted(file for folder in ours for file in folder.glob("*.py")), _source(network))
-        ),
-        "libraries": f"torch {torch.__version__} {torch.version.git_version} transformers {transformers.__version__} "
-        f"libc {' '.join(platform.libc_ver())}",
+        "code": digest(path.read_bytes() for path in (*files, candidate.source) if path is not None),
+        "libraries": f"torch {torch.__version__} {torch.version.git_version} libc {' '.join(platform.libc_ver())}",
         "build": torch.__config__.show(),
         "threads": f"{torch.__config__.parallel_info()} {len(os.sched_getaffinity(0))} cores",
         "kernels": f"{_switches()} {torch.backends.cpu.get_cpu_capability()}",
         "variables": repr(sorted(item for item in os.environ.items() if item[0].startswith(_VARIABLES))),
         "processor": f"{platform.machine()} {_processor()}",
-        "device": f"{device} {_accelerator(device)}",
+        "device": f"{candidate.device} {_accelerator(candidate.device)}",
     }
 
 
-def _digest(parts: Iterable[Any]) -> str:
+def digest(parts: Iterable[Any]) -> str:
+    """SHA-256 of parts, each with its length."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(len(part).to_bytes(8, "big"))
         whole.update(part)
     return whole.hexdigest()
-
-
-def _tensors(network: torch.nn.Module) -> Iterable[Any]:
-    """Name, dtype and shape of each parameter and buffer, and its bytes."""
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
-        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _source(network: torch.nn.Module) -> Path:
-    return Path(inspect.getfile(type(network)))
 
 
 def _switches() -> str:
@@ -180,7 +184,7 @@ def _accelerator(device: torch.device) -> str:
 def _path(facts: Facts) -> Path | None:
     """Where the entry is; None where there is no folder for it."""
     try:
-        return cache_folder("proofs") / f"{_digest([msgspec.json.encode(facts)])}.json"
+        return cache_folder("proofs") / f"{digest([msgspec.json.encode(facts)])}.json"
     except ModelError:
         return None
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.text import decode
 from flexspec_mq.training.collect import Order, write_texts
 from flexspec_mq.training.progress import progress_bar

@@ -22,9 +22,8 @@ from benchmarks.pricing.rejection import RejectionRounds
 from cloud_worker.engine.engine import EngineCore
 from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity

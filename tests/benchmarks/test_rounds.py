@@ -14,9 +14,8 @@ from edge_node.drafting.interface import Drafter, DraftToken
 from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from schemas.messages import Identity
 from tests.models.tiny_checkpoints import save, tiny_llama
 

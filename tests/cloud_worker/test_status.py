@@ -14,10 +14,9 @@ from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.status import status_of
 from flexspec_mq.codec import Codec
-from flexspec_mq.models.attention import register
 from flexspec_mq.models.invariance import Proof
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from schemas.status import WorkerStatus
 from tests.models.tiny_checkpoints import save, tiny_llama
 
@@ -55,7 +54,7 @@ def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(said), encoding="utf-8")
     settings = WorkerSettings(worker="w", target=str(folder), dtype="float32")
     loaded = load_target(folder, dtype="float32", attn_implementation=register())
-    target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0))
+    target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0), "transformers")
     facts = ModelEngine(target, settings).facts
     assert facts.recommended == Recommended(temperature=0.6, top_k=50)
 

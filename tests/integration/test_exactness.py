@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
 
+from benchmarks.exact.dice import Dice
+from benchmarks.exact.reference import Reference, Text
 from broker.launcher import PrivateBroker
 from edge_node.drafting.load import DraftModel
 from edge_node.drafting.load import load as load_draft
@@ -26,7 +27,6 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Commit, Finish
-from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.site.process import Process
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
@@ -110,35 +110,18 @@ def request(
 
 
 @lru_cache
-def target_model() -> Any:
+def reference() -> Reference:
     torch.set_num_threads(1)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        default_model_path(), dtype=torch.bfloat16, attn_implementation="eager", local_files_only=True
-    )
-    return model.eval()
+    return Reference(str(default_model_path()), "bfloat16")
 
 
 @lru_cache
 def alone(
     prompt: tuple[int, ...], params: SamplingParams, limit: int, eos: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """What the target alone writes, by transformers' own code: the prompt in one forward, then token by token.
-
-    Two identical texts, and the last token but one read again with each new one, because torch multiplies a single
-    row with another kernel.
-    """
-    model = target_model()
-    text: list[int] = []
-    cache = DynamicCache(config=model.config)
-    ids = torch.tensor([prompt, prompt])
-    with torch.inference_mode():
-        while len(text) < limit and not (text and text[-1] in eos):
-            out = model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
-            token = choose(out.logits[0, -1].float().numpy(), params, len(prompt) + len(text))
-            cache.crop(-1)
-            ids = torch.tensor([[ids[0, -1], token]] * 2)
-            text.append(token)
-    return tuple(text)
+    """What the target alone writes, by transformers' own code and a second writing of how tokens are chosen."""
+    dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
+    return tuple(reference().write(Text(0, prompt, dice, limit, eos)).tokens)
 
 
 async def read(generation: Generation, at: Callable[[int], None] = lambda _: None) -> tuple[int, ...]:

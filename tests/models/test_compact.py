@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,22 +70,20 @@ def drawn(model: Any) -> Any:
 
 
 def built(kind: str) -> Any:
-    match kind:
-        case "llama":
-            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES)))
-        case "tied, biases everywhere":
-            more: dict[str, Any] = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
-            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, **more)))
-        case "wide heads, all keys":
-            changed = {**SIZES, "num_key_value_heads": 4, "head_dim": 32}
-            return drawn(LlamaForCausalLM(LlamaConfig(**changed)))
-        case "llama3":
-            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)))
-        case "linear":
-            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LINEAR)))
-        case "qwen2":
-            return drawn(Qwen2ForCausalLM(Qwen2Config(**SIZES)))
-    raise AssertionError(kind)
+    made: dict[str, Callable[[], Any]] = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+        "tied, biases everywhere": lambda: LlamaForCausalLM(
+            LlamaConfig(**SIZES, tie_word_embeddings=True, attention_bias=True, mlp_bias=True)
+        ),
+        "wide heads, all keys": lambda: LlamaForCausalLM(
+            LlamaConfig(**{**SIZES, "num_key_value_heads": 4, "head_dim": 32})
+        ),
+        "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
+        "linear": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LINEAR)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32)),
+    }
+    return drawn(made[kind]())
 
 
 KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2")

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance import Proof, prove
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
-from flexspec_mq.models.product_probe import compare, compare_padded, kinds_of, largest_block, least_rows
+from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.product_probe import (
+    COUNTS,
+    Product,
+    Products,
+    attention_shapes,
+    compare,
+    compare_attention,
+    compare_padded,
+    row_range,
+)
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.shapes import Shapes
 from tests.models.tiny_packed import HEAD_SIZE, HEADS, packed, tiny
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -33,39 +43,81 @@ def test_tiny_models_are_exact(heads: str, dtype: str) -> None:
     assert seen[-1] == 1.0
 
 
-def test_products_too_narrow_for_two_rows_are_found() -> None:
-    """Keys and values 16 wide: two rows take another kernel, which shows in the logits of one text in many."""
-    narrow = tiny("grouped", torch.bfloat16, head_size=8)
-    two = prove(PackedModel(narrow, replace(Shapes.for_dtype(torch.bfloat16), min_rows=2)))
-    assert not two.exact
-    assert two.differing > 0
-    padded = PackedModel(narrow)
-    assert padded.shapes.min_rows == 8
-    assert prove(padded).exact
+def test_products_that_are_given_too_few_rows_are_found() -> None:
+    """float32: fewer than 16 rows take another kernel on every processor that we know."""
+    model = tiny("grouped", torch.float32)
+    few = prove(PackedModel(model, replace(PackedModel(model).shapes, min_rows=1)))
+    assert not few.exact
+    assert few.differing > 0
+    assert prove(PackedModel(model)).exact
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_products_are_compared_from_the_least_number_of_rows_on(dtype: str) -> None:
+def test_products_are_compared_over_the_rows_that_may_be(dtype: str) -> None:
     like = torch.empty(0, dtype=DTYPES[dtype])
     model = torch.nn.Sequential(torch.nn.Linear(1536, 576), torch.nn.Linear(1536, 576, bias=False))
-    assert kinds_of(model) == [(1536, 576, False), (1536, 576, True)]
-    rows, differing = compare(model, like, 1, 0)
-    assert 0 < differing < rows  # a single row takes a matrix-vector kernel
-    least = least_rows(model, like, 2)
-    assert compare(model, like, least, 0)[1] == 0
-    assert least == 2 or compare(model, like, least // 2, 0)[1] > 0
-    assert least_rows(model, like, 16) == max(least, 16)
+    products = Products.of_linear_layers(model)
+    assert products.kinds == ((1536, 576, False), (1536, 576, True))
+    rows, differing = compare(products, like, 1, None, 0)
+    assert 0 < differing < rows  # no kernel serves all numbers of rows
+    found = row_range(products, like)
+    assert found is not None
+    least, most = found
+    assert least <= 32 <= (most or 32)
+    assert compare(products, like, least, most, 0)[1] == 0
+    if least > 1:
+        fewer = COUNTS[COUNTS.index(least) - 1]
+        assert compare(products, like, fewer, most, 0)[1] > 0
+    if most is not None:
+        assert compare(products, like, least, None, 0)[1] > 0
+
+
+def steps(*edges: int) -> Callable[[torch.Tensor, torch.Tensor | None], Product]:
+    """Products that take another kernel above each of these numbers of rows."""
+    return lambda _weight, _bias: lambda x: x + sum(len(x) > edge for edge in edges)
+
+
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        ((), (1, None)),
+        ((1,), (2, None)),
+        ((15,), (16, None)),
+        ((32,), (1, 32)),
+        ((32, 36), (1, 32)),
+        ((1, 64), (2, 64)),
+        ((31,), (32, None)),
+        ((24,), (31, None)),
+        ((16, 36, 128), (17, 36)),
+        (tuple(COUNTS), (32, 32)),
+        ((1, 8, 16, 24, 31, 33), (32, 33)),
+    ],
+)
+def test_the_range_is_the_first_that_is_long_enough(
+    edges: tuple[int, ...], expected: tuple[int, int | None] | None
+) -> None:
+    assert row_range(Products(((8, 8, False),), steps(*edges)), torch.empty(0)) == expected
+
+
+def test_a_kernel_that_looks_at_a_rows_place_is_found() -> None:
+    def make(_weight: torch.Tensor, _bias: torch.Tensor | None) -> Product:
+        return lambda x: x + torch.arange(len(x))[:, None] % 2
+
+    assert compare(Products(((8, 8, False),), make), torch.empty(0), 1, None, 0)[1] > 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_are_as_long_as_zeros_behind_them_change_nothing(dtype: str) -> None:
     like = torch.empty(0, dtype=DTYPES[dtype])
-    block = largest_block(like, HEAD_SIZE, 1024, 64)
+    rows, block = attention_shapes(like, HEAD_SIZE, 1024, 64)
     assert block in (64, 128, 256, 512, 1024)
     for seed in range(3):
         assert block == 64 or compare_padded(like, HEAD_SIZE, block, 64, seed)[1] == 0
-        assert block == 1024 or compare_padded(like, HEAD_SIZE, 2 * block, 64, seed)[1] > 0
-    assert largest_block(like, HEAD_SIZE, 128, 64) == min(block, 128)
+        assert compare_attention(like, HEAD_SIZE, rows, block, 64, seed)[1] == 0
+    longer = compare_padded(like, HEAD_SIZE, 2 * block, 64, 0)[1]
+    assert block == 1024 or longer + compare_attention(like, HEAD_SIZE, rows, 2 * block, 64, 0)[1] > 0
+    assert rows == 1 or compare_attention(like, HEAD_SIZE, 1, block, 64, 0)[1] > 0
+    assert attention_shapes(like, HEAD_SIZE, 128, 64)[1] == min(block, 128)
 
 
 def test_sums_that_zeros_change_break_the_proof() -> None:
@@ -81,7 +133,7 @@ class Unsteady(PackedModel):
 
     step = 0.0
 
-    def forward(self, inputs: list[ModelInput]) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
         total = sum(len(model_input.tokens) for model_input in inputs)
         rows = super().forward(inputs)
         return rows + self.step * total * torch.arange(rows.shape[1])
@@ -124,6 +176,10 @@ def test_the_default_model_passes_padded_and_fails_unpadded(dtype: str) -> None:
     # Matrix-vector kernels, softmax of short rows, and sums whose blocks depend on the length; four layers show it.
     model.model.layers = model.model.layers[:4]
     model.config.num_hidden_layers = 4
-    bad = prove(PackedModel(model, Shapes(min_rows=1, context_grain=1, value_block=10**9)))
+    bad = prove(
+        PackedModel(
+            model, Shapes(min_rows=1, max_rows=None, attention_rows=1, context_grain=1, value_block=10**9)
+        )
+    )
     assert not bad.exact
     assert bad.differing > 0

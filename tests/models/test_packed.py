@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -15,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
+from benchmarks.exact.reference import Reference
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.attention import Shapes, register
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.product_probe import compare
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.shapes import Shapes
 from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -148,18 +148,28 @@ def test_a_model_with_another_attention_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_shapes_follow_the_dtype_and_what_products_need_here(dtype: torch.dtype) -> None:
-    model, least = packed("all", dtype), Shapes.for_dtype(dtype)
-    assert replace(model.shapes, min_rows=least.min_rows, value_block=least.value_block) == least
-    assert 64 <= model.shapes.value_block <= least.value_block
-    assert least.min_rows <= model.shapes.min_rows <= 32
-    assert compare(model.model, torch.empty(0, dtype=dtype), model.shapes.min_rows, seed=3)[1] == 0
-    if model.shapes.min_rows > least.min_rows:
-        assert compare(model.model, torch.empty(0, dtype=dtype), least.min_rows, seed=3)[1] > 0
+def test_shapes_are_what_products_need_here(dtype: torch.dtype) -> None:
+    model, like = packed("all", dtype), torch.empty(0, dtype=dtype)
+    shapes = model.shapes
+    assert compare(model.products, like, shapes.min_rows, shapes.max_rows, seed=3)[1] == 0
+    assert shapes.min_rows == 1 or compare(model.products, like, 1, None, seed=3)[1] > 0
+    assert shapes.max_rows is None or compare(model.products, like, 1, None, seed=3)[1] > 0
+    assert 64 <= shapes.value_block <= (64 if dtype == torch.float32 else 1024)
 
 
 def test_shapes_that_are_given_are_taken() -> None:
-    assert packed("all", torch.float32, Shapes(4, 16, 16)).shapes == Shapes(4, 16, 16)
+    given = Shapes(4, 16, 4, 16, 16)
+    assert packed("all", torch.float32, given).shapes == given
+
+
+@given(st.integers(1, 500), st.integers(1, 32), st.none() | st.integers(32, 200))
+def test_every_piece_has_enough_rows(count: int, least: int, most: int | None) -> None:
+    shapes = Shapes(least, most, 1, 64, 64)
+    padded = shapes.padded(count)
+    assert count <= padded < count + least
+    pieces = shapes.pieces(torch.arange(padded)[:, None])
+    assert torch.equal(torch.cat(pieces), torch.arange(padded)[:, None])
+    assert all(least <= len(piece) <= (most or padded) for piece in pieces)
 
 
 @pytest.fixture(scope="module", params=DTYPES)
@@ -191,24 +201,19 @@ def test_the_default_model_is_invariant_too(real: tuple[PackedModel, str]) -> No
 
 @pytest.mark.model
 @pytest.mark.timeout(300)
-def test_the_default_model_has_the_bits_of_transformers_eager() -> None:
-    """bfloat16, the prompt in one forward, then one new token at a time in two identical texts.
-
-    The token before is read again, since processors without bfloat16 multiply a single query with another kernel.
-    """
+def test_the_default_model_has_the_bits_of_transformers_own_reading() -> None:
+    """bfloat16, by the exactness benchmark's reference: nothing of ours, one text, one new token at a time."""
     path = default_model_path()
     model = PackedModel(load_target(path, dtype="bfloat16", attn_implementation=register()).model)
-    eager: Any = load_target(path, dtype="bfloat16", attn_implementation="eager").model
+    reference = Reference(str(path), "bfloat16")
     rng = random.Random(4)
     ids = [rng.randrange(model.vocab_size) for _ in range(60)]
-    kv, store = model.new_kv(), DynamicCache(config=eager.config)
-    with torch.inference_mode():
-        model.forward([ModelInput(kv, ids[:40], 0)])
-        eager(input_ids=torch.tensor([ids[:40]] * 2), cache=store, use_cache=True)
-        for pair in pairwise(ids[39:]):
-            store.crop(-1)
-            theirs = eager(input_ids=torch.tensor([pair, pair]), cache=store, use_cache=True).logits[0, -1]
-            assert torch.equal(model.forward([ModelInput(kv, pair[1:])])[0], theirs.float())
+    kv = model.new_kv()
+    model.forward([ModelInput(kv, ids[:40], 0)])
+    cache, _ = reference.read([ids[:40]] * reference.copies)
+    for pair in pairwise(ids[39:]):
+        theirs = reference.next(cache, [pair] * reference.copies)[0]
+        assert torch.equal(model.forward([ModelInput(kv, pair[1:])])[0], torch.from_numpy(theirs))
 
 
 def test_logits_become_numpy_without_a_copy() -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from flexspec_mq.models import proof_cache
-from flexspec_mq.models.attention import Shapes
 from flexspec_mq.models.invariance import Proof, prove
-from flexspec_mq.models.packed import PackedModel
-from flexspec_mq.models.proof_cache import MOST, facts_of, proved
+from flexspec_mq.models.packed import PackedModel, candidate
+from flexspec_mq.models.proof_cache import MOST, Candidate, facts_of, proved
+from flexspec_mq.models.shapes import Shapes
 from tests.models.tiny_packed import tiny
 
 
@@ -38,8 +38,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Proof]:
     return found
 
 
-def model() -> Any:
-    return tiny("grouped", torch.float32)
+def model() -> Candidate[PackedModel]:
+    return candidate(tiny("grouped", torch.float32))
 
 
 def entry(folder: Path) -> Path:
@@ -61,7 +61,7 @@ def test_a_second_start_remembers(made: list[Proof], folder: Path) -> None:
 
 def test_the_rows_that_this_machine_needs_are_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     first, _, _ = proved(model())
-    monkeypatch.setattr(Shapes, "for_model", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(Shapes, "for_products", lambda *_: pytest.fail("asked again"))
     assert proved(model())[0].shapes == first.shapes
 
 
@@ -73,27 +73,27 @@ def test_a_proof_can_be_asked_for_again(made: list[Proof], folder: Path) -> None
 
 
 def test_one_that_failed_is_remembered_as_failed(made: list[Proof]) -> None:
-    bad = Shapes(min_rows=1, context_grain=1, value_block=10**9)
-    _, proof, _ = proved(tiny("grouped", torch.bfloat16), bad)
+    bad = Shapes(min_rows=1, max_rows=None, attention_rows=1, context_grain=1, value_block=10**9)
+    _, proof, _ = proved(candidate(tiny("grouped", torch.bfloat16)), bad)
     assert not proof.exact
-    again, *found = proved(tiny("grouped", torch.bfloat16), bad)
+    again, *found = proved(candidate(tiny("grouped", torch.bfloat16)), bad)
     assert (again.shapes, *found) == (bad, proof, True)
     assert len(made) == 1
 
 
-def other_weights() -> Any:
-    found = model()
+def other_weights() -> Candidate[PackedModel]:
+    found = tiny("grouped", torch.float32)
     with torch.no_grad():
         found.get_parameter("model.layers.1.mlp.up_proj.weight").view(torch.int32)[3, 5] ^= 1
-    return found
+    return candidate(found)
 
 
-OTHERS: dict[str, Callable[[], tuple[Any, Shapes | None]]] = {
+OTHERS: dict[str, Callable[[], tuple[Candidate[PackedModel], Shapes | None]]] = {
     "weights": lambda: (other_weights(), None),
-    "dtype": lambda: (tiny("grouped", torch.bfloat16), None),
-    "shapes": lambda: (model(), Shapes(64, 64, 64)),
-    "heads": lambda: (tiny("all", torch.float32), None),
-    "architecture": lambda: (tiny("grouped", torch.float32, window=4000), None),
+    "dtype": lambda: (candidate(tiny("grouped", torch.bfloat16)), None),
+    "shapes": lambda: (model(), Shapes(64, None, 64, 64, 64)),
+    "heads": lambda: (candidate(tiny("all", torch.float32)), None),
+    "architecture": lambda: (candidate(tiny("grouped", torch.float32, window=4000)), None),
 }
 
 

@@ -19,6 +19,8 @@ KINDS = ("bf16", "int8", "int4", "mixed")
 the attention."""
 FEW_ROWS = 16
 """Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
+_USUAL_ROWS = 16
+"""Rows that weights are reordered for; any number of them can be multiplied then."""
 _PIECE = 2048
 """Rows that are turned into 8 bits at a time."""
 GROUP = 32
@@ -42,16 +44,30 @@ class Matrix(Protocol):
 
 
 class Plain:
-    """Weights as they are, bfloat16 [rows, width]."""
+    """Weights as they are, [rows, width]."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        self._weight = weight.to(torch.bfloat16)
-        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self._weight = weight
+        self._bias = bias
         self.nbytes = self._weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
         return functional.linear(x, self._weight, self._bias)
+
+
+class Reordered:
+    """Weights in the order in which the processor's kernel of oneDNN reads them; the plain ones are not kept."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _USUAL_ROWS)  # noqa: SLF001
+        self._bias = bias
+        self.nbytes = weight.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        kernel = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+        return cast("torch.Tensor", kernel(x, self._weight, self._bias, "none", [], ""))
 
 
 class EightBits:
@@ -134,7 +150,9 @@ def _nearest(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 _MAKERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], Matrix]] = {
-    "bf16": Plain,
+    "bf16": lambda weight, bias: Plain(
+        weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
+    ),
     "int8": EightBits,
     "int4": FourBits,
 }
@@ -187,7 +205,7 @@ def cheapest() -> str:
     if not works("int8"):
         return "bf16"
     eight = _seconds(EightBits(weight), x)
-    if eight > _seconds(Plain(weight), x):
+    if eight > _seconds(make("bf16", weight), x):
         return "bf16"
     return "mixed" if works("int4") and _seconds(FourBits(weight), x) <= eight else "int8"
 

@@ -1,4 +1,7 @@
-"""Rotary positions (Su et al., arXiv 2104.09864) as one table of factors for queries, keys and values together."""
+"""Rotary positions (Su et al., arXiv 2104.09864) as one table of factors for queries, keys and values together.
+
+Computed in float32 in the order of transformers' own code, so that the bits are the same.
+"""
 
 from __future__ import annotations
 
@@ -37,49 +40,56 @@ class Rotary:
         kind = parameters.get("rope_type", "default")
         if kind not in _KINDS or float(parameters.get("partial_rotary_factor", 1.0)) != 1.0:
             return None
-        base = float(parameters["rope_theta"])
-        speeds = [base ** (-2.0 * pair / head) for pair in range(head // 2)]
+        exponents = torch.arange(0, head, 2, dtype=torch.int64).float() / head
+        speeds: torch.Tensor = 1.0 / (float(parameters["rope_theta"]) ** exponents)
         if kind == "linear":
-            speeds = [speed / float(parameters["factor"]) for speed in speeds]
+            speeds /= float(parameters["factor"])
         if kind == "llama3":
-            speeds = [_llama3(speed, parameters) for speed in speeds]
-        return cls(tuple(speeds))
+            speeds = _llama3(speeds, parameters)
+        return cls(tuple(speeds.tolist()))
 
     def table(self, begin: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of positions `begin` to `end`, each float32 [positions, half a head]."""
-        at = torch.arange(begin, end, dtype=torch.float64)[:, None]
-        angles = at * torch.tensor(self.speeds, dtype=torch.float64)
-        return angles.cos().float(), angles.sin().float()
+        angles = torch.arange(begin, end)[:, None].float() * torch.tensor(self.speeds)
+        return angles.cos(), angles.sin()
 
 
-def _llama3(speed: float, parameters: Mapping[str, Any]) -> float:
+def _llama3(speeds: torch.Tensor, parameters: Mapping[str, Any]) -> torch.Tensor:
     """Llama 3.1's stretching: slow pairs turn slower by the factor, quick ones as before, a ramp in between."""
     factor = float(parameters["factor"])
     low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
-    rounds = float(parameters["original_max_position_embeddings"]) * speed / (2.0 * math.pi)
-    share = min(1.0, max(0.0, (rounds - low) / (high - low)))
-    return share * speed + (1.0 - share) * speed / factor
+    original = parameters["original_max_position_embeddings"]
+    waves = 2 * math.pi / speeds
+    slow, quick = waves > original / low, waves < original / high
+    stretched = torch.where(slow, speeds / factor, speeds)
+    share = (original / waves - low) / (high - low)
+    ramp = (1 - share) * stretched / factor + share * stretched
+    return torch.where(~quick & ~slow, ramp, stretched)
 
 
 class Turns:
     """Factors for rows of [queries, keys, values] heads, grown as contexts grow.
 
     A row x = (a, b) of a query or key becomes (a·cos - b·sin, b·cos + a·sin), which is x·c + swap(x)·s. Values
-    have c = 1 and s = 0, so that the three need no cutting, and the scale of the scores is in the queries' factors.
+    have c = 1 and s = 0, so that the three need no cutting, and a scale of the queries is in their factors.
     """
 
-    def __init__(self, rotary: Rotary, heads: tuple[int, int], like: torch.Tensor) -> None:
+    def __init__(
+        self, rotary: Rotary, heads: tuple[int, int], like: torch.Tensor, *, scale: float | None = None
+    ) -> None:
         """Hold nothing yet.
 
         Args:
             rotary: of the model.
             heads: of queries, and of keys.
             like: a tensor on the device and in the dtype of the model.
+            scale: of the queries; by default that of the scores.
         """
+        half = len(rotary.speeds)
+        self._scale = 1.0 / math.sqrt(2 * half) if scale is None else scale
         self._rotary = rotary
         self._heads = heads
         self._like = like
-        half = len(rotary.speeds)
         self._straight = like.new_empty((0, 3, 1, half)), like.new_empty((0, 3, 2, half))
         counts = torch.tensor([heads[0], heads[1], heads[1]])
         self._spread = torch.repeat_interleave(torch.arange(3), counts)
@@ -100,8 +110,7 @@ class Turns:
 
     def _grow(self, end: int) -> None:
         cosines, sines = self._rotary.table(0, end)
-        half = cosines.shape[1]
-        scale = 1.0 / math.sqrt(2 * half)
+        scale = self._scale
         signed = torch.stack((-sines, sines), dim=1)
         c = torch.stack((cosines * scale, cosines, torch.ones_like(cosines)), dim=1)
         s = torch.stack((signed * scale, signed, torch.zeros_like(signed)), dim=1)

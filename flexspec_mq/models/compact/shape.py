@@ -9,11 +9,18 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.compact.rotary import Rotary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flexspec_mq.models.checkpoint import Config
 
 FAMILIES = ("llama", "mistral", "qwen2")
 """Model types of transformers that have Llama's layers, some with biases."""
-OTHERWISE = "--draft-engine transformers runs whatever transformers knows, at its own cost"
+HEAD_NORMS = ("qwen3",)
+"""Those that norm each head of queries and keys besides."""
+OTHERWISE = (
+    "--draft-engine transformers, of a worker --engine transformers, runs whatever transformers knows, "
+    "at its own cost"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,7 @@ class Shape:
         vocab_size: rows of the embedding.
         tied: the LM head is the embedding.
         rotary: how positions turn queries and keys.
+        head_norms: each head of queries and keys has a norm.
     """
 
     layers: int
@@ -43,15 +51,20 @@ class Shape:
     vocab_size: int
     tied: bool
     rotary: Rotary
+    head_norms: bool = False
 
     @classmethod
-    def of(cls, config: Config) -> Shape:
+    def of(cls, config: Config, families: Sequence[str] = FAMILIES) -> Shape:
         """Read the sizes from a configuration.
 
+        Args:
+            config: of the model.
+            families: model types that the caller can run.
+
         Raises:
-            ModelError: the model is built in another way.
+            UnknownModel: the model is built in another way.
         """
-        _check(config)
+        _check(config, families)
         heads = int(config["num_attention_heads"])
         head = int(config.get("head_dim") or config["hidden_size"] // heads)
         rotary = Rotary.of(config["rope_parameters"], head)
@@ -68,6 +81,7 @@ class Shape:
             vocab_size=int(config["vocab_size"]),
             tied=bool(config["tie_word_embeddings"]),
             rotary=rotary,
+            head_norms=config["model_type"] in HEAD_NORMS,
         )
 
 
@@ -77,17 +91,17 @@ class UnknownModel(ModelError):
 
 def refused(what: str) -> UnknownModel:
     """The error for a model that this runner does not know."""
-    return UnknownModel(f"the compact draft engine does not know {what}", hint=OTHERWISE)
+    return UnknownModel(f"the compact engine does not know {what}", hint=OTHERWISE)
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, families: Sequence[str]) -> None:
     """Refuse what would be computed wrongly.
 
     Raises:
         ModelError: naming it.
     """
-    if config["model_type"] not in FAMILIES:
-        raise refused(f"models of type {config['model_type']!r}, only {', '.join(FAMILIES)}")
+    if config["model_type"] not in families:
+        raise refused(f"models of type {config['model_type']!r}, only {', '.join(families)}")
     if config["hidden_act"] != "silu":
         raise refused(f"the activation {config['hidden_act']!r}")
     kinds = set(config.get("layer_types") or ())

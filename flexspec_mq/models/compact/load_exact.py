@@ -1,0 +1,142 @@
+"""From a checkpoint folder to a target that verifies: what this machine's kernels need, then one tensor at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from flexspec_mq.models.compact.exact import ExactEnds, ExactLayer, ExactModel, Norms
+from flexspec_mq.models.compact.matrices import Plain, Reordered
+from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.compact.tensors import (
+    EMBEDDING,
+    FIRST_NORM,
+    HEAD,
+    KEY_NORM,
+    NORM,
+    QUERY_NORM,
+    SECOND_NORM,
+    Tensors,
+    layer_prefix,
+    read_layer,
+)
+from flexspec_mq.models.product_probe import Products, row_range, same_bits
+from flexspec_mq.models.proof_cache import Candidate
+from flexspec_mq.models.shapes import Shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flexspec_mq.models.compact.matrices import Matrix
+    from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.product_probe import Kind
+
+
+class Checkpoint:
+    """A folder whose model this engine can run, its weights not yet read.
+
+    Args:
+        folder: an ordinary checkpoint, config.json and safetensors.
+        text: its configuration and tokenizer.
+        dtype: that it is computed in.
+
+    Raises:
+        UnknownModel: a model that is not built like Llama.
+        ModelError: damaged weights.
+    """
+
+    def __init__(self, folder: Path, text: LoadedText, dtype: torch.dtype) -> None:
+        self.shape = Shape.of(text.config, (*FAMILIES, *HEAD_NORMS))
+        self.dtype = dtype
+        self._tensors = Tensors(folder)
+        self._tensors.check(self.shape)
+
+    def candidate(self) -> Candidate[ExactModel]:
+        """The model, to be proved."""
+        return Candidate(
+            build=self.load,
+            weights=self._tensors.digest(),
+            architecture=f"{self.shape} {self.dtype}",
+            device=torch.device("cpu"),
+        )
+
+    def load(self, shapes: Shapes | None = None) -> ExactModel:
+        """Read the weights.
+
+        Args:
+            shapes: of products; by default what this machine needs.
+
+        Raises:
+            ModelError: a tensor is missing, of another shape, or unreadable.
+        """
+        shape, tensors, dtype = self.shape, self._tensors, self.dtype
+        like = torch.empty(0, dtype=dtype)
+        kinds = self._kinds()
+        reordered = _may_reorder(kinds, like) if shapes is None else shapes.reordered
+        prepare = Reordered if reordered else Plain
+        products = Products(kinds, prepare)
+        shapes = shapes or Shapes.for_products(products, like, shape.head, reordered=reordered)
+
+        def make(weight: torch.Tensor, bias: torch.Tensor | None, _coarse: bool) -> Matrix:
+            return prepare(weight.to(dtype), None if bias is None else bias.to(dtype))
+
+        layers = []
+        for index in range(shape.layers):
+            matrices = read_layer(tensors, index, shape, make, fold=False)
+            layers.append(ExactLayer(matrices, self._norms(index)))
+        whole = (shape.vocab_size, shape.width)
+        with tensors.opened() as read:
+            # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
+            last = read(EMBEDDING if shape.tied else HEAD, whole)
+            # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
+            head = make(last if reordered else last.clone(), None, True)
+            del last
+            # Rows that are looked up take room, others do not.
+            ends = ExactEnds(
+                read(EMBEDDING, whole).to(dtype), read(NORM, (shape.width,)).to(dtype, copy=True), head
+            )
+        return ExactModel(shape, layers, ends, products, shapes)
+
+    def _norms(self, index: int) -> Norms:
+        shape, prefix = self.shape, layer_prefix(index)
+        with self._tensors.opened() as read:
+
+            def weight(name: str, width: int) -> torch.Tensor:
+                return read(f"{prefix}{name}", (width,)).to(self.dtype, copy=True)
+
+            heads = (weight(QUERY_NORM, shape.head), weight(KEY_NORM, shape.head)) if shape.head_norms else ()
+            return Norms(weight(FIRST_NORM, shape.width), weight(SECOND_NORM, shape.width), *heads)
+
+    def _kinds(self) -> tuple[Kind, ...]:
+        shape, prefix = self.shape, layer_prefix(0)
+
+        def biased(*names: str) -> bool:
+            return any(f"{prefix}{name}_proj.bias" in self._tensors for name in names)
+
+        heads = shape.queries * shape.head
+        kinds = {
+            (
+                shape.width,
+                heads + 2 * shape.keys * shape.head,
+                biased(*(f"self_attn.{one}" for one in "qkv")),
+            ),
+            (heads, shape.width, biased("self_attn.o")),
+            (shape.width, 2 * shape.inner, biased("mlp.gate", "mlp.up")),
+            (shape.inner, shape.width, biased("mlp.down")),
+            (shape.width, shape.vocab_size, False),
+        }
+        return tuple(sorted(kinds))
+
+
+def _may_reorder(kinds: tuple[Kind, ...], like: torch.Tensor) -> bool:
+    """Whether reordered weights give the bits of plain ones, for all numbers of rows that both are right for."""
+    plain, reordered = Products(kinds, Plain), Products(kinds, Reordered)
+    try:
+        one, other = row_range(plain, like), row_range(reordered, like)
+        if one is None or other is None:
+            return False
+        ends = [end for end in (one[1], other[1]) if end is not None]
+        return same_bits(plain, reordered, like, max(one[0], other[0]), min(ends, default=None))
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False  # another processor, or a torch without oneDNN

@@ -1,0 +1,165 @@
+"""The compact target: the bits of transformers' own code, whatever shares the forward."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import MistralConfig, MistralForCausalLM
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.compact.exact import ExactModel
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.invariance import Provable, prove
+from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.shapes import Shapes
+from tests.models.test_compact import SIZES, built, drawn
+from tests.models.tiny_checkpoints import save
+
+KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2", "qwen3")
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+TEXT = random.Random(3).choices(range(320), k=200)
+PIECES = st.lists(st.integers(1, 90), min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("exact")
+    return {kind: save(root / str(place), built(kind)) for place, kind in enumerate(KINDS)}
+
+
+def exact(folder: Path, dtype: str) -> ExactModel:
+    return Checkpoint(folder, load_text(folder), DTYPES[dtype]).load()
+
+
+def transformers_own(folder: Path, dtype: str, shapes: Shapes) -> PackedModel:
+    """transformers' modules, with products of the same shapes."""
+    return PackedModel(load_target(folder, dtype=dtype, attn_implementation=register()).model, shapes)
+
+
+def read(model: Provable, text: Sequence[int], pieces: Sequence[int]) -> torch.Tensor:
+    kv, rows = model.new_kv(), []
+    for piece in (*pieces, len(text)):
+        tokens = text[kv.length : kv.length + piece]
+        if tokens:
+            rows.append(model.forward([ModelInput(kv, tokens, len(tokens))]))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_step_rounds_where_transformers_rounds(kind: str, dtype: str, folders: dict[str, Path]) -> None:
+    """So the bits are the same, but where a joined matrix is so narrow that its kernel sums in another order."""
+    model = exact(folders[kind], dtype)
+    wanted = read(transformers_own(folders[kind], dtype, model.shapes), TEXT, [1, 1, 5, 60, 3])
+    found = read(model, TEXT, [1, 1, 5, 60, 3])
+    assert wanted.std() > 0.1
+    if dtype == "bfloat16":
+        assert torch.equal(found, wanted)
+    else:
+        assert (found - wanted).abs().max() < (1e-4 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_it_is_proved(kind: str, dtype: str, folders: dict[str, Path]) -> None:
+    proof = prove(exact(folders[kind], dtype))
+    assert proof.exact, str(proof)
+
+
+@cache
+def of(folder: Path, dtype: str) -> tuple[ExactModel, torch.Tensor]:
+    model = exact(folder, dtype)
+    return model, read(model, TEXT, [1] * len(TEXT))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@settings(max_examples=30, deadline=None)
+@given(pieces=PIECES, company=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 90)), max_size=6))
+def test_neither_pieces_nor_company_matter(
+    dtype: str, folders: dict[str, Path], pieces: list[int], company: list[tuple[int, int]]
+) -> None:
+    model, alone = of(folders["llama"], dtype)
+    others = [model.new_kv() for _ in company]
+    for kv, (_, held) in zip(others, company, strict=True):
+        if held:
+            model.forward([ModelInput(kv, TEXT[:held], 0)])
+    kv, rows = model.new_kv(), []
+    for piece in (*pieces, len(TEXT)):
+        tokens = TEXT[kv.length : kv.length + piece]
+        if not tokens:
+            break
+        beside = [
+            ModelInput(other, TEXT[:count], 1) for other, (count, _) in zip(others, company, strict=True)
+        ]
+        logits = model.forward([*beside[:1], ModelInput(kv, tokens, len(tokens)), *beside[1:]])
+        rows.append(logits[len(beside[:1]) :][: len(tokens)])
+    assert torch.equal(torch.cat(rows), alone[: kv.length])
+
+
+def test_no_rows_give_no_logits(folders: dict[str, Path]) -> None:
+    model, alone = of(folders["llama"], "bfloat16")
+    kv = model.new_kv()
+    assert model.forward([ModelInput(kv, TEXT[:7], 0)]).shape == (0, 320)
+    assert torch.equal(model.forward([ModelInput(kv, TEXT[7:8], 1)]), alone[7:8])
+
+
+def test_what_it_cannot_run_is_said(tmp_path: Path) -> None:
+    windowed = drawn(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=16)))
+    folder = save(tmp_path / "windowed", windowed)
+    with pytest.raises(UnknownModel, match="sliding window"):
+        exact(folder, "bfloat16")
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    folder = save(tmp_path / "cut", built("llama"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        exact(folder, "bfloat16")
+
+
+def test_another_weight_is_another_candidate(tmp_path: Path) -> None:
+    folder = save(tmp_path / "other", built("llama"))
+    before = Checkpoint(folder, load_text(folder), torch.bfloat16).candidate()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] += 1.0
+    save_file(tensors, folder / "model.safetensors")
+    after = Checkpoint(folder, load_text(folder), torch.bfloat16).candidate()
+    assert before.weights != after.weights
+    assert before.architecture == after.architecture
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+def real(request: pytest.FixtureRequest) -> tuple[ExactModel, str]:
+    return exact(default_model_path(), request.param), request.param
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_the_default_model_has_the_bits_of_transformers(real: tuple[ExactModel, str]) -> None:
+    model, dtype = real
+    rng = random.Random(4)
+    text = [rng.randrange(model.vocab_size) for _ in range(300)]
+    pieces = [130, 1, 1, 5, 9, 40]
+    wanted = read(transformers_own(default_model_path(), dtype, model.shapes), text, pieces)
+    assert torch.equal(read(model, text, pieces), wanted)
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_the_default_model_is_proved(real: tuple[ExactModel, str]) -> None:
+    proof = prove(real[0])
+    assert proof.exact, str(proof)
