@@ -65,6 +65,14 @@ class WorkerSettings(Section):
             choices=("auto", "compact", "transformers"),
         ),
     ] = "auto"
+    weights: Annotated[
+        str,
+        Setting(
+            help="of the compact engine; 'int8' and 'int4' take less memory and are quicker for one row, and are "
+            "another target with texts of its own, so they need a --version of their own",
+            choices=("native", "int8", "int4"),
+        ),
+    ] = "native"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
     prove: Annotated[
         bool,

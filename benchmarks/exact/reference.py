@@ -167,7 +167,7 @@ def steady_block(dtype: torch.dtype) -> int:
     generator = torch.Generator().manual_seed(7)
     block = MAX_CONTEXT
     while block > _GRAIN and not all(
-        _steady(at, block, dtype, generator) for at in range(_GRAIN, block, _GRAIN)
+        _steady(at, block, dtype, generator) for at in range(_GRAIN, block + 1, _GRAIN)
     ):
         block //= 2
     return block

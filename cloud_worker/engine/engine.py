@@ -135,6 +135,7 @@ class ModelEngine:
             flip_rate=None if proof.exact else proof.flip_rate,
             device=settings.device,
             dtype=settings.dtype,
+            weights=settings.weights,
             room=self._caches.room,
             keeps=True,
             recommended=Recommended.of(loaded.generation),

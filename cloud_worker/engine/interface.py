@@ -42,6 +42,7 @@ class Facts:
     Attributes:
         fingerprint: of the tokenizer's contents, 16 bytes.
         flip_rate: measured share of tokens that another shape changes; None where it is exact.
+        weights: ``native``, or how many bits they have.
         room: tokens whose keys and values fit at once; None where nothing bounds them.
         keeps: whether it can go on from what it read for an earlier session.
         recommended: how to sample.
@@ -54,6 +55,7 @@ class Facts:
     flip_rate: float | None
     device: str
     dtype: str
+    weights: str = "native"
     room: int | None = None
     keeps: bool = False
     recommended: Recommended = field(default_factory=Recommended)

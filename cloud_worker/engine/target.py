@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.invariance import Proof, Provable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from cloud_worker.settings import WorkerSettings
 
+_NATIVE_VERSION = "base"
+"""The version that workers serve when nobody says another."""
 _KERNELS = 256
 """Kernels that oneDNN keeps, one for each shape of a product and 0.6 MB each; it would keep 1,024."""
 
@@ -78,15 +81,21 @@ def candidate_of(
 
     Raises:
         ModelError: the model cannot be loaded, or not by the engine that is asked for.
+        UsageError: settings that do not go together.
     """
+    if settings.weights != "native" and settings.version == _NATIVE_VERSION:
+        raise UsageError(
+            f"a target with {settings.weights} weights writes texts of its own, so it is another version",
+            hint=f"name it: --version {settings.version}-{settings.weights}",
+        )
     torch.set_num_threads(settings.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
-    if settings.engine != "transformers":
+    if settings.engine != "transformers" or settings.weights != "native":
         try:
             loaded = load_text(settings.target, progress=say)
             return loaded, _compact(loaded, settings), "compact"
         except UnknownModel:
-            if settings.engine == "compact":
+            if settings.engine == "compact" or settings.weights != "native":
                 raise
     # These import transformers' models, which the compact engine does without.
     from flexspec_mq.models.packed import candidate, register
@@ -111,4 +120,4 @@ def _compact(loaded: LoadedText, settings: WorkerSettings) -> Candidate[Provable
             f"the compact engine reads folders, not the model hub's {loaded.source}",
             hint="download the target first, or use --engine transformers",
         )
-    return Checkpoint(loaded.source, loaded, torch_dtype(settings.dtype)).candidate()
+    return Checkpoint(loaded.source, loaded, torch_dtype(settings.dtype), settings.weights).candidate()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
@@ -106,6 +106,26 @@ def test_neither_pieces_nor_company_matter(
         logits = model.forward([*beside[:1], ModelInput(kv, tokens, len(tokens)), *beside[1:]])
         rows.append(logits[len(beside[:1]) :][: len(tokens)])
     assert torch.equal(torch.cat(rows), alone[: kv.length])
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_few_bits_are_another_target_and_exact_to_itself(weights: str, folders: dict[str, Path]) -> None:
+    text = load_text(folders["tied, biases everywhere"])
+    checkpoint = Checkpoint(folders["tied, biases everywhere"], text, torch.bfloat16, weights)
+    native = Checkpoint(folders["tied, biases everywhere"], text, torch.bfloat16)
+    model, whole = checkpoint.load(), native.load()
+    assert model.nbytes < 0.7 * whole.nbytes
+    found, wanted = (read(one, TEXT, [1, 5, 60]) for one in (model, whole))
+    distance = float((found - wanted).norm() / wanted.norm())
+    assert 0.001 < distance < (0.05 if weights == "int8" else 0.3)
+    proof = prove(model)
+    assert proof.exact, str(proof)
+    assert checkpoint.candidate().architecture != native.candidate().architecture
+
+
+def test_few_bits_need_bfloat16(folders: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="int8 weights are multiplied in bfloat16"):
+        Checkpoint(folders["llama"], load_text(folders["llama"]), torch.float32, "int8")
 
 
 def test_no_rows_give_no_logits(folders: dict[str, Path]) -> None:

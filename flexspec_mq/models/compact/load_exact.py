@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.exact import ExactEnds, ExactLayer, ExactModel, Norms
-from flexspec_mq.models.compact.matrices import Plain, Reordered
+from flexspec_mq.models.compact.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
@@ -26,11 +27,17 @@ from flexspec_mq.models.proof_cache import Candidate
 from flexspec_mq.models.shapes import Shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.product_probe import Kind
+
+    Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
+
+WEIGHTS = ("native", "int8", "int4")
+"""What a target's weights can be; ``native`` is as the dtype says."""
 
 
 class Checkpoint:
@@ -40,15 +47,19 @@ class Checkpoint:
         folder: an ordinary checkpoint, config.json and safetensors.
         text: its configuration and tokenizer.
         dtype: that it is computed in.
+        weights: one of `WEIGHTS`. In few bits it is another target, with texts of its own.
 
     Raises:
         UnknownModel: a model that is not built like Llama.
         ModelError: damaged weights.
     """
 
-    def __init__(self, folder: Path, text: LoadedText, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, text: LoadedText, dtype: torch.dtype, weights: str = "native") -> None:
         self.shape = Shape.of(text.config, (*FAMILIES, *HEAD_NORMS))
         self.dtype = dtype
+        self.weights = weights
+        if weights != "native":
+            _check_few_bits(weights, dtype)
         self._tensors = Tensors(folder)
         self._tensors.check(self.shape)
 
@@ -57,7 +68,7 @@ class Checkpoint:
         return Candidate(
             build=self.load,
             weights=self._tensors.digest(),
-            architecture=f"{self.shape} {self.dtype}",
+            architecture=f"{self.shape} {self.dtype} {self.weights}",
             device=torch.device("cpu"),
         )
 
@@ -73,8 +84,10 @@ class Checkpoint:
         shape, tensors, dtype = self.shape, self._tensors, self.dtype
         like = torch.empty(0, dtype=dtype)
         kinds = self._kinds()
-        reordered = _may_reorder(kinds, like) if shapes is None else shapes.reordered
-        prepare = Reordered if reordered else Plain
+        reordered = False
+        if self.weights == "native":
+            reordered = _may_reorder(kinds, like) if shapes is None else shapes.reordered
+        prepare = _prepare(self.weights, reordered=reordered)
         products = Products(kinds, prepare)
         shapes = shapes or Shapes.for_products(products, like, shape.head, reordered=reordered)
 
@@ -90,7 +103,7 @@ class Checkpoint:
             # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
             last = read(EMBEDDING if shape.tied else HEAD, whole)
             # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
-            head = make(last if reordered else last.clone(), None, True)
+            head = make(last.clone() if prepare is Plain else last, None, True)
             del last
             # Rows that are looked up take room, others do not.
             ends = ExactEnds(
@@ -127,6 +140,31 @@ class Checkpoint:
             (shape.width, shape.vocab_size, False),
         }
         return tuple(sorted(kinds))
+
+
+def _prepare(weights: str, *, reordered: bool) -> Prepare:
+    if weights == "int8":
+        return SteadyEightBits
+    if weights == "int4":
+        return _four_bits
+    return Reordered if reordered else Plain
+
+
+def _four_bits(weight: torch.Tensor, bias: torch.Tensor | None) -> Matrix:
+    """8 bits where the kernel of 4 does not take the matrix."""
+    return (FourBits if FourBits.fits(*weight.shape) else SteadyEightBits)(weight, bias)
+
+
+def _check_few_bits(weights: str, dtype: torch.dtype) -> None:
+    if dtype != torch.bfloat16:
+        raise UsageError(
+            f"{weights} weights are multiplied in bfloat16, not in {dtype}", hint="--dtype bfloat16"
+        )
+    if not works(weights):
+        raise UsageError(
+            f"this build of torch cannot compute with {weights} weights on this processor",
+            hint="--weights native",
+        )
 
 
 def _may_reorder(kinds: tuple[Kind, ...], like: torch.Tensor) -> bool:

@@ -96,6 +96,15 @@ class EightBits:
         return out if self._bias is None else out.add_(self._bias)
 
 
+class SteadyEightBits(EightBits):
+    """All rows through the kernel for few: a row's bits do not depend on how many there are."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Multiply."""
+        out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
+        return out if self._bias is None else out.add_(self._bias)
+
+
 class FourBits:
     """One scale and one middle for each `GROUP` weights of a row.
 

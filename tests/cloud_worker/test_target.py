@@ -1,0 +1,76 @@
+"""Which engine runs a target, and what is said where none can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from cloud_worker.engine import target
+from cloud_worker.settings import WorkerSettings
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.compact.exact import ExactModel
+from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.packed import PackedModel
+from tests.models.test_compact import SIZES, built
+from tests.models.tiny_checkpoints import save
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("llama"), built("llama"))
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that the compact engine does not know."""
+    config = MistralConfig(**SIZES, sliding_window=16)
+    return save(tmp_path_factory.mktemp("windowed"), MistralForCausalLM(config))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def load(folder: Path, **settings: Any) -> target.Target:
+    return target.load(WorkerSettings(target=str(folder), **settings), lambda _: None)
+
+
+def test_the_compact_engine_runs_what_it_knows(llama: Path) -> None:
+    found = load(llama)
+    assert isinstance(found.model, ExactModel)
+    assert (found.engine, found.remembered, found.proof.exact) == ("compact", False, True)
+    again = load(llama)
+    assert (again.remembered, again.proof) == (True, found.proof)
+
+
+def test_transformers_runs_the_rest_and_whatever_is_asked_for(llama: Path, windowed: Path) -> None:
+    assert isinstance(load(windowed).model, PackedModel)
+    found = load(llama, engine="transformers")
+    assert (type(found.model), found.engine) == (PackedModel, "transformers")
+    assert found.proof.exact
+
+
+def test_what_was_asked_for_is_not_replaced(windowed: Path) -> None:
+    for asked in ({"engine": "compact"}, {"weights": "int8", "version": "eight"}):
+        with pytest.raises(UnknownModel, match="sliding window"):
+            load(windowed, **asked)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU says")
+def test_another_device_is_for_transformers(llama: Path) -> None:
+    with pytest.raises(UnknownModel, match="runs on cpu, not on cuda"):
+        load(llama, engine="compact", device="cuda")
+
+
+def test_few_bits_need_a_version_of_their_own(llama: Path) -> None:
+    with pytest.raises(UsageError, match="another version") as caught:
+        load(llama, weights="int8")
+    assert "--version base-int8" in caught.value.hint
+    found = load(llama, weights="int8", version="base-int8")
+    assert found.proof.exact
+    assert not load(llama, weights="int4", version="base-int4").remembered
