@@ -213,6 +213,10 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=4):
     reason: CloseReason
 
 
+NO_SESSION = Close(0, 1, 0, CloseReason.FAILED)
+"""A message that a worker reads and has nothing to do for: no session has the number 0."""
+
+
 class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Worker → edge: tokens that the target decided.
 

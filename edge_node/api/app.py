@@ -11,11 +11,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from edge_node.api.auth import AuthMiddleware
-from edge_node.api.metrics import Metrics
 from edge_node.api.request_ids import HEADER, RequestIds
 from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
 from edge_node.completion.generator import CompletionGenerator
+from edge_node.completion.metrics import Metrics
 from edge_node.completion.store import CompletionStore
 
 if TYPE_CHECKING:
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz", "/metrics")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/openapi.json",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+)
 """What requests are counted under."""
 
 
@@ -48,7 +56,7 @@ def create_app(
     Returns:
         The app; `app.state.api` is its `Api`.
     """
-    metrics = Metrics(lambda: node.sessions, lambda: node.link_up)
+    metrics = Metrics(node)
     generator = CompletionGenerator(node, model, policy, settings.link_patience)
     texts = CompletionStore(generator, settings, metrics)
     api = Api(settings, texts, node, metrics, int(time.time()))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from edge_node.api.errors import ApiError
 
 if TYPE_CHECKING:
-    from edge_node.api.metrics import Metrics
     from edge_node.api.settings import ApiSettings
+    from edge_node.completion.metrics import Metrics
     from edge_node.completion.store import CompletionStore
     from edge_node.node import EdgeNode
 

@@ -17,7 +17,7 @@ from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
 from flexspec_mq.transport.diagnosis.diagnose import diagnose
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.messages import Close, CloseReason
+from schemas.messages import NO_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.transport.base import Link, LinkSettings
 
-NOT_A_SESSION = Codec().encode(Close(0, 1, 0, CloseReason.FAILED))
-"""A message that a worker reads and has nothing to do for: no session has the number 0."""
+NOT_A_SESSION = Codec().encode(NO_SESSION)
 _CHECK_SECONDS = 25.0
 
 _RULES = "the access rules of `flexspec-broker` allow it; on a broker of your own, let user {user} {what}"

@@ -109,7 +109,7 @@ async def test_the_key(mosquitto: PrivateBroker) -> None:
             for path in ("/v1/models", "/metrics", "/v1/nothing"):
                 said(await api.http.get(f"{api.url}{path}", headers=headers), 401, "invalid_api_key")
             said(await api.chat(headers=headers), 401, "invalid_api_key")
-        for path in ("/healthz", "/readyz"):
+        for path in ("/healthz", "/readyz", "/openapi.json"):
             assert (await api.http.get(f"{api.url}{path}")).status_code == 200
         assert (await api.http.get(f"{api.url}/metrics", headers=api.key)).status_code == 200
         answer = await api.client.chat.completions.create(
