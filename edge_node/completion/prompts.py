@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from edge_node.completion.prompt_length import least_tokens
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
 
 _CHARACTERS = 8
 """Of a token of a prediction at most, on average; a part of more is not read."""
+_FIRST = 16
+"""Characters of a prompt for each position of the context that are tokenised first: few texts have longer tokens."""
+_UNSETTLED = 256
+"""Tokens at the end of a part that what follows may change."""
 
 
 class TextModel(Protocol):
@@ -81,9 +84,12 @@ def encode_prediction(model: TextModel, prediction: str, most: int) -> tuple[int
 
 
 def _check_length(model: TextModel, text: str) -> None:
-    """Refuse a text that can be seen not to fit before it is tokenised, which takes seconds for megabytes."""
-    if len(text) >= model.max_context and (least := least_tokens(model.tokenizer, text)) >= model.max_context:
-        raise _too_long(model, f"at least {least}")
+    """Refuse a text whose first part alone does not fit: to tokenise megabytes takes seconds."""
+    first = text[: _FIRST * model.max_context]
+    if len(first) < len(text):
+        least = len(model.tokenizer.encode(first)) - _UNSETTLED
+        if least >= model.max_context:
+            raise _too_long(model, f"at least {least}")
 
 
 def _too_long(model: TextModel, count: str) -> PromptTooLong:
