@@ -2,7 +2,7 @@
 
 | module | holds |
 |---|---|
-| `options`, `settings` | what the user says about it; what the API is told when it starts |
+| `settings` | what the API is told when it starts |
 | `errors` | errors in OpenAI's shape, and which status each of ours gets |
 | `validation`, `requests` | from a JSON body, by the types of `schemas.openai`, to a `TextRequest` |
 | `responses` | OpenAI's response objects, of the same types |

@@ -75,11 +75,11 @@ def create_app(
 
 def _cors(settings: ApiSettings) -> list[Middleware]:
     """For web pages of other origins, if any may use the API."""
-    if not settings.cors_origins:
+    if not settings.api_cors_origins:
         return []
     cors = Middleware(
         CORSMiddleware,
-        allow_origins=settings.cors_origins,
+        allow_origins=settings.api_cors_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
         expose_headers=(HEADER.decode(), "retry-after"),

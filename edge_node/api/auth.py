@@ -93,7 +93,7 @@ class AuthMiddleware:
             raise ApiError(503, "too many requests are being answered", code="overloaded", retry_after=1)
         headers = Headers(scope=scope)
         host = _host(headers.get("host", ""))
-        known = not host or is_loopback(host) or host in self._settings.hosts
+        known = not host or is_loopback(host) or host in self._settings.api_hosts
         if self._settings.loopback and not known:
             hint = "use http://127.0.0.1, or name the host with --api-hosts"
             raise ApiError(403, f"this API is not {host}", code="wrong_host", hint=hint)

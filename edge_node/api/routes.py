@@ -76,7 +76,7 @@ async def _text(
     body = parse_object(await read_body(request, api.settings))
     key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
-    options = wanted.options(api.version(wanted.model), api.settings.timeout, api.settings.wait)
+    options = wanted.options(api.version(wanted.model), api.settings.api_timeout, api.settings.api_wait)
     with ExitStack() as reading:
         text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
         await reply(text, wanted, api.settings, request.receive, send, reading.close)

@@ -180,12 +180,12 @@ class CompletionStore:
         return text
 
     def _make_room(self) -> None:
-        if len(self._active) >= self._limits.max_texts:
+        if len(self._active) >= self._limits.api_texts:
             raise self._too_many(f"{len(self._active)} texts are being written or read, as many as may be")
 
     def _too_many(self, message: str) -> TooManyTexts:
         # A place becomes free about every pace / limit seconds.
-        wait = min(30, max(1, math.ceil(self._pace / self._limits.max_texts)))
+        wait = min(30, max(1, math.ceil(self._pace / self._limits.api_texts)))
         return TooManyTexts(message, wait)
 
     async def _outcome(self, text: Completion) -> tuple[End, str]:

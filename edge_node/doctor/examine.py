@@ -63,7 +63,7 @@ async def examine(
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
     base = link_settings(config.link, f"e-{config.node.edge}")
-    config.api.settings(config.node.version)
+    config.api.for_serving()
     async with examination("edge", CHECKS, tell, timeout) as findings:
         machine.check_packages(
             findings, ("models",), {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}

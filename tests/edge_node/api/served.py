@@ -123,7 +123,7 @@ class Served:
 
     @property
     def version(self) -> str:
-        return self.api.settings.version
+        return self.node.version
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         return await self.http.post(
@@ -172,7 +172,7 @@ async def served(
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`."""
     number = next(_numbers)
     version = settings.pop("version", f"api{number}")
-    api_settings = ApiSettings(**{"version": version, "port": 0, "grace": 2.0, **settings})
+    api_settings = ApiSettings(**{"api_port": 0, "grace": 2.0, **settings})
 
     def link_to(name: str) -> LinkSettings:
         return LinkSettings(port=through or broker.port, client_id=name, backoff=0.02, backoff_max=0.1)

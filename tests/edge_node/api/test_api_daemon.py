@@ -37,7 +37,7 @@ async def daemon(
     base = LinkSettings(
         port=broker_port, client_id=f"e-{name}", backoff=0.02, backoff_max=0.1, give_up_after=give_up_after
     )
-    settings = ApiSettings(version=name, port=port, grace=2.0, link_patience=0.1)
+    settings = ApiSettings(api_port=port, grace=2.0, link_patience=0.1)
     await serve_node(
         node, Speech(), mqtt_link, base, policy=lambda: FixedPolicy(PLAN), settings=settings, started=started
     )

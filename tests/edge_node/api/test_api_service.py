@@ -86,7 +86,7 @@ async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: Pr
 
 @pytest.mark.parametrize("blind", [False, True])
 async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: PrivateBroker, blind: bool) -> None:
-    async with served(mosquitto, workers=0, wait=20.0) as api:
+    async with served(mosquitto, workers=0, api_wait=20.0) as api:
         api.node.directory.blind = blind
         asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
         await asyncio.sleep(SOON + 0.5)
@@ -97,7 +97,7 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
 
 
 async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0, wait=1.0) as api:
+    async with served(mosquitto, workers=0, api_wait=1.0) as api:
         took = (await refused(api))[1]
         assert 1.0 < took < 1.0 + SOON
 
