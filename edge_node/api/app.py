@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.prompts import TextModel
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.models.load import LoadedText
 
 PATHS = (
     "/v1/chat/completions",
@@ -40,7 +40,7 @@ PATHS = (
 
 def create_app(
     node: EdgeNode,
-    model: TextModel,
+    model: LoadedText,
     *,
     policy: Callable[[], Policy],
     settings: ApiSettings,

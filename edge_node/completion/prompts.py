@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 
 if TYPE_CHECKING:
     from edge_node.completion.options import Prompt
-    from flexspec_mq.models.tokenizer import Tokenizer
+    from flexspec_mq.models.load import LoadedText
 
 
 _CHARACTERS = 8
@@ -20,25 +20,6 @@ _UNSETTLED = 256
 """Tokens at the end of a part that what follows may change."""
 
 
-class TextModel(Protocol):
-    """What a text needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that draft and targets share."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids are below it."""
-        ...
-
-    @property
-    def max_context(self) -> int:
-        """Positions, prompt and new tokens together."""
-        ...
-
-
 class PromptError(UsageError):
     """The prompt cannot be taken."""
 
@@ -47,7 +28,7 @@ class PromptTooLong(PromptError):
     """The prompt leaves no room in the context."""
 
 
-def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
+def encode(model: LoadedText, prompt: Prompt) -> tuple[int, ...]:
     """The token ids of a prompt, at least one, with room for one more in the context. May take a while.
 
     Raises:
@@ -71,7 +52,7 @@ def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
     return ids
 
 
-def encode_prediction(model: TextModel, prediction: str, most: int) -> tuple[int, ...]:
+def encode_prediction(model: LoadedText, prediction: str, most: int) -> tuple[int, ...]:
     """The token ids of the first part of a predicted text. May take a while.
 
     Args:
@@ -83,7 +64,7 @@ def encode_prediction(model: TextModel, prediction: str, most: int) -> tuple[int
     return tuple(model.tokenizer.encode(text, add_special_tokens=False)[:most])
 
 
-def _check_length(model: TextModel, text: str) -> None:
+def _check_length(model: LoadedText, text: str) -> None:
     """Refuse a text whose first part alone does not fit: to tokenise megabytes takes seconds."""
     first = text[: _FIRST * model.max_context]
     if len(first) < len(text):
@@ -92,14 +73,14 @@ def _check_length(model: TextModel, text: str) -> None:
             raise _too_long(model, f"at least {least}")
 
 
-def _too_long(model: TextModel, count: str) -> PromptTooLong:
+def _too_long(model: LoadedText, count: str) -> PromptTooLong:
     return PromptTooLong(
         f"the prompt has {count} tokens and the model's context {model.max_context}, new tokens included",
         hint="shorten the prompt or drop the oldest turns",
     )
 
 
-def _turns(model: TextModel, turns: list[Turn]) -> tuple[int, ...]:
+def _turns(model: LoadedText, turns: list[Turn]) -> tuple[int, ...]:
     try:
         _check_length(model, render_turns(model.tokenizer, turns))
         # The length in tokens is checked by the caller, for all kinds of prompts.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from edge_node.completion.prompts import PromptTooLong, encode
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
-from tests.edge_node.api.served import Speech, tokenizer
+from tests.edge_node.api.served import speech, tokenizer
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _OWN = [byte for byte in range(256) if chr(byte) in ALPHABET]
@@ -57,19 +56,10 @@ KNOWN = {
 TEXTS = st.text() | st.text("ab \u0301\u0313\u0300\u0345\u03b1", min_size=20)
 
 
-@dataclass(frozen=True)
-class Small:
-    """A model with hardly any context."""
-
-    tokenizer: Any
-    max_context: int = 20
-    vocab_size: int = 300
-
-
 @pytest.mark.parametrize("name", KNOWN)
 @given(text=TEXTS, times=st.integers(1, 1000))
 def test_a_prompt_is_refused_for_no_more_tokens_than_it_has(name: str, text: str, times: int) -> None:
-    model = Small(KNOWN[name])
+    model = speech(20, KNOWN[name])
     actual = len(model.tokenizer.encode(text * times))
     try:
         fits = len(encode(model, text * times)) == actual < model.max_context
@@ -84,7 +74,7 @@ def test_a_prompt_is_refused_for_no_more_tokens_than_it_has(name: str, text: str
 
 
 def test_megabytes_are_refused_by_their_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Speech(max_context=8192)
+    model = speech(max_context=8192)
     read: list[int] = []
     whole = type(model.tokenizer).encode
 

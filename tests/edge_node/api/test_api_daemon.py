@@ -21,7 +21,7 @@ from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until, worker_at
-from tests.edge_node.api.served import PLAN, Speech, links_to
+from tests.edge_node.api.served import PLAN, links_to, speech
 
 
 async def daemon(
@@ -39,7 +39,7 @@ async def daemon(
     )
     settings = ApiSettings(api_port=port, grace=2.0, link_patience=0.1)
     await serve_node(
-        node, Speech(), mqtt_link, base, policy=lambda: FixedPolicy(PLAN), settings=settings, started=started
+        node, speech(), mqtt_link, base, policy=lambda: FixedPolicy(PLAN), settings=settings, started=started
     )
 
 
