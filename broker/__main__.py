@@ -10,6 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 
@@ -17,11 +18,11 @@ import msgspec
 
 from broker import check
 from broker.certificates import files_in, make_certificates
-from broker.config import render
+from broker.config import render, write_private
 from broker.handing_out import hand_out
 from broker.launcher import PrivateBroker
 from broker.running import announced, stop
-from broker.settings import PROGRAM, BrokerSettings, ListenerOptions, Role, ServerTls, User
+from broker.settings import PROGRAM, BrokerSettings, Listener, ListenerOptions, Role, ServerTls, User
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.daemon.main import run_main
@@ -91,18 +92,8 @@ def _settings(listener: ListenerOptions, credentials: Path) -> BrokerSettings:
     users = _users(listener, credentials)
     if listener.hand_out is not None:
         hand_out(listener.hand_out, users, tls)
-    return BrokerSettings(
-        host=listener.host,
-        port=listener.port,
-        tls=tls,
-        users=users,
-        insecure_anywhere=listener.insecure_anywhere,
-        persistence=listener.persistence,
-        max_inflight=listener.max_inflight,
-        max_queued=listener.max_queued,
-        max_packet=listener.max_packet,
-        session_expiry=listener.session_expiry,
-    )
+    same = {field.name: getattr(listener, field.name) for field in fields(Listener)}
+    return BrokerSettings(tls=tls, users=users, **same)
 
 
 def _users(listener: ListenerOptions, credentials: Path) -> tuple[User, ...]:
@@ -123,10 +114,9 @@ def _users(listener: ListenerOptions, credentials: Path) -> tuple[User, ...]:
         User(name, role, known.get(name) or secrets.token_urlsafe(18)) for name, role in wanted.items()
     )
     credentials.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(credentials, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        # Others stay: a user who is left out today may come back, with the password that the device knows.
-        json.dump(known | {user.name: user.password for user in users}, file, indent=2)
+    # Others stay: a user who is left out today may come back, with the password that the device knows.
+    written = known | {user.name: user.password for user in users}
+    write_private(credentials, json.dumps(written, indent=2))
     logs.tell(f"passwords are in {credentials}")
     return users
 

@@ -71,10 +71,10 @@ def render(settings: BrokerSettings, directory: Path) -> Path:
     if settings.persistence:
         (directory / DATA).mkdir(mode=0o700, exist_ok=True)
     if settings.users:
-        _write_private(directory / ACCESS, access_file(settings.users))
+        write_private(directory / ACCESS, access_file(settings.users))
         _write_passwords(settings, directory / PASSWORDS)
     config = directory / CONFIG
-    _write_private(config, config_text(settings, directory))
+    write_private(config, config_text(settings, directory))
     return config
 
 
@@ -83,7 +83,7 @@ def _write_passwords(settings: BrokerSettings, path: Path) -> None:
     for user in settings.users:
         if not user.password or "\n" in user.password:
             raise BrokerError(f"user {user.name} has an empty password, or one with a line break")
-    _write_private(path, "".join(f"{user.name}:{user.password}\n" for user in settings.users))
+    write_private(path, "".join(f"{user.name}:{user.password}\n" for user in settings.users))
     done = subprocess.run(
         [program("mosquitto_passwd"), "-U", str(path)], capture_output=True, text=True, check=False
     )
@@ -93,7 +93,8 @@ def _write_passwords(settings: BrokerSettings, path: Path) -> None:
     path.chmod(0o600)
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from broker.certificates import CA
+from broker.config import write_private
 from broker.settings import ServerTls, User
 
 
@@ -43,7 +43,5 @@ def hand_out(directory: Path, users: Iterable[User], tls: ServerTls | None) -> N
 def _write_whole(path: Path, text: str) -> None:
     """Clients may read it at any moment, so it appears at once or not at all."""
     part = path.with_suffix(".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    write_private(part, text)
     part.replace(path)

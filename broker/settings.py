@@ -60,35 +60,52 @@ class ServerTls:
     require_client_certificates: bool = False
 
 
+def _expiry(value: str) -> Complaint | None:
+    if re.fullmatch(r"[1-9][0-9]*[hdwmy]", value):
+        return None
+    return Complaint(f"session_expiry {value!r} is no time", "a number and h, d, w, m or y, for example 1h")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerSettings:
+class Listener:
+    """What a user says of a Mosquitto that it is told as it is; `Setting.help` has the words."""
+
+    host: Annotated[str, Setting(help="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Setting(help="to listen on; 0 lets `run` find a free one", between=(0, 65535))] = 0
+    insecure_anywhere: Annotated[bool, Setting(help="listen beyond this machine without TLS and users")] = (
+        False
+    )
+    persistence: Annotated[
+        bool, Setting(help="keep sessions across Mosquitto's crashes, written every 5 s")
+    ] = False
+    max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", between=(1, 65535))] = 200
+    max_queued: Annotated[
+        int, Setting(help="messages that wait for a client that is away or slow", least=1)
+    ] = 10_000
+    max_packet: Annotated[int, Setting(help="bytes of one packet", between=(1024, 268_435_456))] = 262_144
+    session_expiry: Annotated[
+        str,
+        Setting(
+            help="longest that the session of an absent client is kept; a number and h, d, w, m or y",
+            check=_expiry,
+        ),
+    ] = "1h"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings(Listener):
     """One Mosquitto.
 
     Attributes:
-        host: address to listen on.
-        port: to listen on; 0 lets the launcher find a free one.
         tls: of the listener; None is plain TCP.
         users: who may connect. Empty: anybody, which is allowed on loopback only.
-        insecure_anywhere: listen beyond loopback without TLS or users all the same.
-        persistence: keep sessions, queues and retained messages on disk, written every 5 s.
-        max_inflight: unacknowledged messages per client, unless the client asks for less.
-        max_queued: messages that wait for a client that is away or slow; the newest beyond it are dropped.
-        max_packet: bytes of one packet.
-        session_expiry: longest that a session of an absent client is kept, in Mosquitto's notation.
         nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
         run_as: system user to change to when started as root; None is Mosquitto's own.
     """
 
-    host: str = "127.0.0.1"
     port: int = 1883
     tls: ServerTls | None = None
     users: tuple[User, ...] = ()
-    insecure_anywhere: bool = False
-    persistence: bool = False
-    max_inflight: int = 200
-    max_queued: int = 10_000
-    max_packet: int = 262_144
-    session_expiry: str = "1h"
     nodelay: bool = True
     run_as: str | None = None
 
@@ -117,18 +134,10 @@ def _users(role: Role) -> Setting:
     return Setting(help=f"a user that is {role.with_article}", check=topic_name("user"), metavar="NAME")
 
 
-def _expiry(value: str) -> Complaint | None:
-    if re.fullmatch(r"[1-9][0-9]*[hdwmy]", value):
-        return None
-    return Complaint(f"session_expiry {value!r} is no time", "a number and h, d, w, m or y, for example 1h")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerOptions:
-    """What a user says of a broker; `BrokerSettings` follows from it, with the passwords and certificates."""
+class ListenerOptions(Listener):
+    """All that a user says of a broker; `BrokerSettings` follows from it, with the passwords and certificates."""
 
-    host: Annotated[str, Setting(help="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Setting(help="to listen on; 0 lets `run` find a free one", between=(0, 65535))] = 0
     edge: Annotated[tuple[str, ...], _users(Role.EDGE)] = ()
     worker: Annotated[tuple[str, ...], _users(Role.WORKER)] = ()
     publisher: Annotated[tuple[str, ...], _users(Role.PUBLISHER)] = ()
@@ -150,24 +159,6 @@ class ListenerOptions:
             metavar="DIR",
         ),
     ] = None
-    insecure_anywhere: Annotated[bool, Setting(help="listen beyond this machine without TLS and users")] = (
-        False
-    )
-    persistence: Annotated[
-        bool, Setting(help="keep sessions across Mosquitto's crashes, written every 5 s")
-    ] = False
-    max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", between=(1, 65535))] = 200
-    max_queued: Annotated[
-        int, Setting(help="messages that wait for a client that is away or slow", least=1)
-    ] = 10_000
-    max_packet: Annotated[int, Setting(help="bytes of one packet", between=(1024, 268_435_456))] = 262_144
-    session_expiry: Annotated[
-        str,
-        Setting(
-            help="longest that the session of an absent client is kept; a number and h, d, w, m or y",
-            check=_expiry,
-        ),
-    ] = "1h"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 
     Load = Callable[[WorkerSettings], LoadedText]
 
-CHECKS = (
-    *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "family"),
-    *("clock", "qualities"),
-)
+_BEHIND = ("login", "name", "access", "family", "clock", "qualities")
+CHECKS = ("packages", "cache", "temp", "model", "metrics", "broker", *_BEHIND)
 """In the order in which they are shown."""
-_PATIENCE = 5.0
-"""Seconds for one answer of the broker."""
 _NOBODY = "flexspec-doctor"
 """A version and an edge that nobody has: what is sent to them disturbs nobody."""
 
@@ -81,11 +77,7 @@ async def examine(
         loading = asyncio.create_task(_target(findings, config.worker, load))
         try:
             here = await on_thread(lambda: check_metrics(findings, config.metrics))
-            if await links.reach(findings, base):
-                await _with_broker(findings, config, base, loading, here, listening)
-            else:
-                names = ("login", "name", "access", "family", "clock", "qualities")
-                findings.skip(names, "the broker cannot be used")
+            await _at_broker(findings, config, base, loading, here, listening)
             tell("loading the target")
             await loading
         finally:
@@ -129,7 +121,7 @@ def _our_worker(host: str, port: int) -> bool:
         connection.close()
 
 
-async def _with_broker(
+async def _at_broker(
     findings: Findings,
     config: CloudConfig,
     base: LinkSettings,
@@ -137,45 +129,28 @@ async def _with_broker(
     here: str,
     listening: Listening,
 ) -> None:
-    async with links.logged_in(findings, base, _PATIENCE) as link:
-        if link is None:
-            findings.skip(("name", "access", "family", "clock", "qualities"), "the broker does not let us in")
-            return
-        watch, heard = Watch(longer=listening.at_most), asyncio.Queue[str](1000)
-        watching = asyncio.create_task(_listen(watch, link, heard))
-        topic = topics.worker_status_topic(config.worker.worker)
-        try:
-            findings.tell("listening for workers")
-            await watch.until(lambda: bool(watch.fights(topic)), listening.at_least)
-            findings.tell("trying the access rules")
-            await _check_access(findings, config, base.username, link, watch, heard)
-            known = watch.newest(topic)
-            if known is not None:
-                here = here or _process_here(base.port, known.status.epoch / 1000)
-            statuses.check_clock(findings, watch, besides=topic if here else "")
-            findings.tell("loading the target")
-            target = await loading
-            _check_family(findings, config.worker, watch, target)
-            # The target is loaded now: nothing of ours takes the time that a round trip is said to need.
-            await links.check_qualities(findings, base)
-            await watch.settled(topic)
-            statuses.check_name(findings, watch, topic, "worker", here)
-        except LinkError as error:
-            statuses.lost(findings, error)
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+    heard = asyncio.Queue[str](1000)
 
+    def note(inbound: Inbound) -> None:
+        if not heard.full():
+            heard.put_nowait(inbound.topic)
 
-async def _listen(watch: Watch, link: Link, heard: asyncio.Queue[str]) -> None:
-    """Collect statuses; topics of all else go to `heard`."""
-    await watch.run(link, lambda inbound: _note(heard, inbound))
+    watch = Watch(longer=listening.at_most, other=note)
+    topic = topics.worker_status_topic(config.worker.worker)
 
+    async def look(link: Link) -> str:
+        findings.tell("listening for workers")
+        await watch.until(lambda: bool(watch.fights(topic)), listening.at_least)
+        findings.tell("trying the access rules")
+        await _check_access(findings, config, base.username, link, watch, heard)
+        known = watch.newest(topic)
+        found = here or ("" if known is None else _process_here(base.port, known.status.epoch / 1000))
+        statuses.check_clock(findings, watch, besides=topic if found else "")
+        findings.tell("loading the target")
+        _check_family(findings, config.worker, watch, await loading)
+        return found
 
-def _note(heard: asyncio.Queue[str], inbound: Inbound) -> None:
-    if not heard.full():
-        heard.put_nowait(inbound.topic)
+    await links.examine_broker(findings, base, _BEHIND, watch, topic, look)
 
 
 async def _check_access(

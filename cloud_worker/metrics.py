@@ -133,6 +133,8 @@ class _Counters(Collector):
             "held_seconds", "Time that steps waited for sessions about to come back", self._worker.held
         )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
+        surprises = machine.surprises.total()
+        yield _total("surprises", "Events that the protocol's table has no row for", surprises)
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))
         by_version = GaugeMetricFamily(
             "flexspec_worker_version_sessions", "Live sessions by target version", labels=["version"]

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.batching_window import BatchingWindow
 from cloud_worker.engine.thread import Change, EngineThread
-from cloud_worker.error_rate_limiter import ErrorRateLimiter
-from cloud_worker.status import status_of
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
@@ -27,7 +26,8 @@ from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
-    from schemas.status import WorkerStatus
 
 _log = logging.getLogger(__name__)
 
 _FAREWELL = 1.0
 """Seconds for the last messages to go out when the worker leaves."""
+_TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
+"""Edges that are remembered as told what cannot be read, and seconds from one such answer to the next: two daemons
+must not answer each other's noise for ever. On overflow the one that was told longest ago is forgotten."""
 _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 
 
@@ -52,6 +54,12 @@ class CloudWorker:
     Args:
         settings: of the worker.
         engine: decides tokens; used on one thread of its own.
+
+    Attributes:
+        machine: the protocol machine; read its counters.
+        ready: set when the link is up for the first time.
+        malformed: messages that could not be read.
+        on_step: told of every step, and when it began.
     """
 
     def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
@@ -59,7 +67,7 @@ class CloudWorker:
         self._settings = settings
         self._codec = Codec()
         self._engine = engine
-        self._machine = WorkerMachine(
+        self.machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
                 versions={
@@ -77,15 +85,12 @@ class CloudWorker:
         self._emptied = asyncio.Event()
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
-        """Set when the link is up for the first time."""
         self._changes: list[Change] = []
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
-        self._error_limit = ErrorRateLimiter()
+        self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
         self.malformed = 0
-        """Messages that could not be read."""
         self.on_step: Callable[[StepResult, float], None] | None = None
-        """Told of every step, and when it began."""
         self._link: Link | None = None
 
     @property
@@ -103,12 +108,7 @@ class CloudWorker:
         """Why it takes no new sessions now; empty if it does, as far as there is room."""
         if self._link is None or not self._link.is_up:
             return "not connected to the broker"
-        return "draining" if self._machine.draining else ""
-
-    @property
-    def machine(self) -> WorkerMachine:
-        """The protocol machine; read its counters."""
-        return self._machine
+        return "draining" if self.machine.draining else ""
 
     @property
     def held(self) -> float:
@@ -171,16 +171,16 @@ class CloudWorker:
 
     async def _drain(self, link: Link) -> None:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
-        _log.info("draining: %d sessions, up to %.0f s", len(self._machine), self._settings.drain)
-        self._do(self._machine.drain(time.monotonic()))
+        _log.info("draining: %d sessions, up to %.0f s", len(self.machine), self._settings.drain)
+        self._do(self.machine.drain(time.monotonic()))
         await self._leave_share(link)
         self._publish_status(link)
         try:
             async with asyncio.timeout(self._settings.drain):
                 await self._until_empty()
         except TimeoutError:
-            _log.warning("%d sessions did not end in time and go to other workers", len(self._machine))
-        self._do(self._machine.release(time.monotonic()))
+            _log.warning("%d sessions did not end in time and go to other workers", len(self.machine))
+        self._do(self.machine.release(time.monotonic()))
         if not await self._publish_queue.flush(_FAREWELL):
             _log.warning("left with %d messages unpublished", len(self._publish_queue))
 
@@ -192,7 +192,7 @@ class CloudWorker:
             _log.info("the share was left without a word: %s", error.message)
 
     async def _until_empty(self) -> None:
-        while len(self._machine):
+        while len(self.machine):
             self._emptied.clear()
             await self._emptied.wait()
 
@@ -222,12 +222,13 @@ class CloudWorker:
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
-        self._do(self._machine.receive(edge, message, now, inbound.qos, version))
+        self._do(self.machine.receive(edge, message, now, inbound.qos, version))
 
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""
         self.malformed += 1
-        if self._error_limit.may_answer(edge, now):
+        if not self._told.get(edge, now):
+            self._told.put(edge, True, now)
             _log.warning("edge %s sent what cannot be read: %s", edge, why)
             error = Error(0, 0, ErrorCode.MALFORMED, 0, self._settings.worker, why[:300])
             self._do([Reply(edge, error, 0)])
@@ -246,7 +247,7 @@ class CloudWorker:
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
                 self._window.forget(effect.key)
-        if self._changes or self._machine.has_work():
+        if self._changes or self.machine.has_work():
             self._work.set()
         self._timer.set()
         self._emptied.set()
@@ -259,7 +260,7 @@ class CloudWorker:
             self._work.clear()
             began = time.monotonic()
             changes, self._changes = self._changes, []
-            items = self._machine.take_work(began, self._settings.batch)
+            items = self.machine.take_work(began, self._settings.batch)
             self._window.took(items)
             done = await thread.round(changes, items)
             now = time.monotonic()
@@ -271,14 +272,14 @@ class CloudWorker:
                 for item, tokens in result.decided:
                     self._window.answered(item.key, now)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
-                    self._do(self._machine.result(item, tokens, queue, result.compute_ms, now))
+                    self._do(self.machine.result(item, tokens, queue, result.compute_ms, now))
             for item in done.failed:
-                self._do(self._machine.failed(item, now))
+                self._do(self.machine.failed(item, now))
 
     async def _await_others(self) -> None:
         """Wait a moment for sessions that were just answered, if all are better off in one step with them."""
         began = now = time.monotonic()
-        ready = self._machine.ready()
+        ready = self.machine.ready()
         while len(ready) < self._settings.batch and (wait := self._window.wait(ready, now)) > 0:
             self._work.clear()
             try:
@@ -286,7 +287,7 @@ class CloudWorker:
                     await self._work.wait()
             except TimeoutError:
                 break
-            now, ready = time.monotonic(), self._machine.ready()
+            now, ready = time.monotonic(), self.machine.ready()
         self._window.held += time.monotonic() - began
 
     async def _timer_loop(self, link: Link) -> None:
@@ -294,10 +295,10 @@ class CloudWorker:
         while True:
             self._timer.clear()
             now = time.monotonic()
-            due = self._machine.next_tick()
+            due = self.machine.next_tick()
             if due is not None and due <= now:
-                self._do(self._machine.tick(now))
-                due = self._machine.next_tick()
+                self._do(self.machine.tick(now))
+                due = self.machine.next_tick()
             if now >= status_due:
                 status_due = now + self._settings.status_every
                 self._publish_status(link)
@@ -315,10 +316,28 @@ class CloudWorker:
                 self._publish_queue.put(message)
 
     def _birth(self) -> Sequence[Outbound]:
-        state: Literal["online", "draining"] = "draining" if self._machine.draining else "online"
+        state: Literal["online", "draining"] = "draining" if self.machine.draining else "online"
         topic = topics.worker_status_topic(self._settings.worker)
         return [Outbound(topic, self._codec.encode_status(self._status(state)), 1, retain=True)]
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
-        load = len(self._machine)
-        return status_of(self._settings, self._engine.facts, state, epoch=self._epoch, load=load)
+        settings, facts = self._settings, self._engine.facts
+        return WorkerStatus(
+            state=state,
+            epoch=self._epoch,
+            at=time.time(),
+            worker=settings.worker,
+            version=settings.version,
+            protocol=PROTOCOL_VERSION,
+            fingerprint=facts.fingerprint.hex(),
+            exactness=facts.exactness,
+            flip_rate=facts.flip_rate,
+            device=facts.device,
+            dtype=facts.dtype,
+            load=len(self.machine),
+            capacity=settings.capacity,
+            lease=settings.lease,
+            temperature=facts.recommended.temperature,
+            top_k=facts.recommended.top_k,
+            top_p=facts.recommended.top_p,
+        )

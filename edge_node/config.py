@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from edge_node.api.options import ApiOptions
+from edge_node.api.settings import ApiSettings
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import Loaded, Program, add_flags, load, named_after_user
@@ -25,7 +25,7 @@ class EdgeConfig:
 
     node: EdgeSettings
     plan: PlanOptions
-    api: ApiOptions
+    api: ApiSettings
     link: LinkOptions
     log: LogOptions
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaul
         defaults: of settings that have others in this command.
     """
     titles = {"plan": "plan", "api": "API", "link": "broker", "log": "log"}
-    without = () if api else tuple(field.name for field in fields(ApiOptions))
+    without = () if api else tuple(field.name for field in fields(ApiSettings))
     add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
 
 

@@ -50,7 +50,7 @@ from flexspec_mq.transport.base import (
     Will,
 )
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import PROTOCOL_VERSION, Close, Error, Identity, Open, Verdict
+from schemas.messages import NO_SESSION, PROTOCOL_VERSION, Close, Error, Identity, Open, Verdict
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class EdgeNode:
         self._broken = asyncio.Event()
         self._failure: FlexSpecError | None = None
         self._quiet_until = 0.0
+        self._surprises = 0  # of texts that are over
         self.directory = WorkerDirectory()
         self.malformed = 0
 
@@ -128,6 +129,11 @@ class EdgeNode:
     def sessions(self) -> int:
         """Texts being written."""
         return len(self._sessions)
+
+    @property
+    def surprises(self) -> int:
+        """Events that the protocol's table had no row for."""
+        return self._surprises + sum(one.machine.surprises.total() for one in self._sessions.values())
 
     @property
     def version(self) -> str:
@@ -258,6 +264,10 @@ class EdgeNode:
         """The user does not want this text any more; its worker is told."""
         if generation.session in self._sessions:
             self._do(generation, generation.machine.cancel(time.monotonic()))
+
+    def ask_who_listens(self, generation: Generation) -> None:
+        """Have the broker say whether a worker listens to opens of the version; of opens at QoS 0 it says nothing."""
+        self._publish(generation, Send(None, NO_SESSION, 1, None))
 
     def _link_settings(self, base: LinkSettings) -> LinkSettings:
         """`base` with this edge's will, birth and subscription.
@@ -411,6 +421,7 @@ class EdgeNode:
         if self._sessions.pop(session, None) is None:
             return
         self.directory.liveness.holds(session, None)
+        self._surprises += machine.surprises.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, time.monotonic())
         self._to_draft.pop(session, None)
@@ -426,9 +437,10 @@ class EdgeNode:
         if reason == NO_SUBSCRIBERS:
             if send.to_worker is not None:
                 self._prefixes.forget(send.to_worker)
-            if alive and isinstance(send.message, Open):
-                named = send.to_worker is not None
-                self._do(generation, machine.prefix_lost(now) if named else machine.no_worker(now))
+            if alive and send.to_worker is None:
+                self._do(generation, machine.no_worker(now))
+            elif alive and isinstance(send.message, Open):
+                self._do(generation, machine.prefix_lost(now))
         elif alive and reason in _FINAL_REFUSALS and not isinstance(send.message, Close):
             self._give_up(generation, error)  # the broker will never take this message
         else:

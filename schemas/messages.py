@@ -144,8 +144,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     prefix: Prefix | None = None
 
 
-class Draft(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Edge → the worker that holds the session: a contiguous batch of drafted tokens.
+class _Batch(msgspec.Struct, frozen=True, array_like=True):
+    """What drafts and polls share.
 
     Attributes:
         have: committed length at the edge.
@@ -173,35 +173,16 @@ class Draft(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     @property
     def start(self) -> int:
-        """Position of the first drafted token."""
-        return self.have + self.offset
-
-
-class Poll(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A draft that must be answered. Retransmission, keepalive and reconnect are all polls."""
-
-    session: U32
-    attempt: Counter
-    seq: Counter
-    have: Position
-    offset: Annotated[int, Meta(ge=-(2**20), le=2**20)]
-    digest: U32
-    tokens: DraftTokens
-    ahead: Counter
-
-    def __post_init__(self) -> None:
-        """Refuse a start before the first generated token.
-
-        Raises:
-            ValueError: `offset` is below ``-have``.
-        """
-        if self.start < 0:
-            raise ValueError(f"start {self.start} is before the first generated token")
-
-    @property
-    def start(self) -> int:
         """Position of the first token."""
         return self.have + self.offset
+
+
+class Draft(_Batch, frozen=True, array_like=True, tag=2):
+    """Edge → the worker that holds the session: a contiguous batch of drafted tokens."""
+
+
+class Poll(_Batch, frozen=True, array_like=True, tag=3):
+    """A draft that must be answered. Retransmission, keepalive and reconnect are all polls."""
 
 
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -211,6 +192,10 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=4):
     attempt: Counter
     have: Position
     reason: CloseReason
+
+
+NO_SESSION = Close(0, 1, 0, CloseReason.FAILED)
+"""A message that a worker reads and has nothing to do for: no session has the number 0."""
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):

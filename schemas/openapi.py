@@ -16,7 +16,7 @@ class _Endpoint:
     """A path and what it takes and gives.
 
     Attributes:
-        gives: the type of the answer; None is Prometheus' text.
+        gives: the type of the answer; None is another object if the path says so, else Prometheus' text.
         chunk: the type of the events of a streamed answer.
         locked: it asks for the key, where there is one.
     """
@@ -49,6 +49,7 @@ ENDPOINTS = (
     ),
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
+    _Endpoint("get", "/openapi.json", "This document.", None, locked=False),
     _Endpoint("get", "/healthz", "Whether the process lives.", openai.Health, locked=False),
     _Endpoint(
         "get", "/readyz", "Whether a text can be written now; 503 if not.", openai.Health, locked=False
@@ -106,7 +107,10 @@ def _operation(endpoint: _Endpoint) -> Json:
 
 def _content(endpoint: _Endpoint) -> Json:
     if endpoint.gives is None:
-        return {"text/plain": {"schema": {"type": "string"}}}
+        media, kind = (
+            ("application/json", "object") if endpoint.path.endswith(".json") else ("text/plain", "string")
+        )
+        return {media: {"schema": {"type": kind}}}
     found = _json(endpoint.gives)
     if endpoint.chunk is not None:
         words = f"Each event's data is one {endpoint.chunk.__name__}, at the end [DONE]; or an ErrorBody."

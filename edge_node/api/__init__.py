@@ -2,12 +2,11 @@
 
 | module | holds |
 |---|---|
-| `options`, `settings` | what the user says about it; what the API is told when it starts |
+| `settings` | what the API is told when it starts |
 | `errors` | errors in OpenAI's shape, and which status each of ours gets |
 | `validation`, `requests` | from a JSON body, by the types of `schemas.openai`, to a `TextRequest` |
 | `responses` | OpenAI's response objects, of the same types |
 | `request_body`, `streaming` | bytes in, bytes out, clients that go away |
-| `metrics` | for Prometheus |
 | `auth` | the key, the host's name, the bound of requests, errors in one shape |
 | `request_ids` | an `x-request-id` on every answer |
 | `state`, `routes`, `app` | what each path does |

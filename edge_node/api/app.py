@@ -11,28 +11,36 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from edge_node.api.auth import AuthMiddleware
-from edge_node.api.metrics import Metrics
 from edge_node.api.request_ids import HEADER, RequestIds
 from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
 from edge_node.completion.generator import CompletionGenerator
+from edge_node.completion.metrics import Metrics
 from edge_node.completion.store import CompletionStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.prompts import TextModel
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.models.load import LoadedText
 
-PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/healthz", "/readyz", "/metrics")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/openapi.json",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+)
 """What requests are counted under."""
 
 
 def create_app(
     node: EdgeNode,
-    model: TextModel,
+    model: LoadedText,
     *,
     policy: Callable[[], Policy],
     settings: ApiSettings,
@@ -48,7 +56,7 @@ def create_app(
     Returns:
         The app; `app.state.api` is its `Api`.
     """
-    metrics = Metrics(lambda: node.sessions, lambda: node.link_up)
+    metrics = Metrics(node)
     generator = CompletionGenerator(node, model, policy, settings.link_patience)
     texts = CompletionStore(generator, settings, metrics)
     api = Api(settings, texts, node, metrics, int(time.time()))
@@ -67,11 +75,11 @@ def create_app(
 
 def _cors(settings: ApiSettings) -> list[Middleware]:
     """For web pages of other origins, if any may use the API."""
-    if not settings.cors_origins:
+    if not settings.api_cors_origins:
         return []
     cors = Middleware(
         CORSMiddleware,
-        allow_origins=settings.cors_origins,
+        allow_origins=settings.api_cors_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
         expose_headers=(HEADER.decode(), "retry-after"),

@@ -17,11 +17,13 @@ from flexspec_mq.settings.hosts import is_loopback
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from edge_node.api.metrics import Metrics
     from edge_node.api.settings import ApiSettings
+    from edge_node.completion.metrics import Metrics
 
-OPEN = ("/healthz", "/readyz")
-"""Paths that need no key: they tell nothing but whether the node works."""
+PROBES = ("/healthz", "/readyz")
+"""Paths that are answered however many requests are under way."""
+OPEN = (*PROBES, "/openapi.json")
+"""Paths that need no key: they tell nothing but whether the node works, and what everybody may know of the API."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         status = 0
-        asks = scope["path"] not in OPEN
+        asks = scope["path"] not in PROBES
         self._asking += asks
 
         async def counted(message: Message) -> None:
@@ -87,11 +89,11 @@ class AuthMiddleware:
         Raises:
             ApiError: 503, 403 or 401.
         """
-        if self._asking > self._settings.max_requests and scope["path"] not in OPEN:
+        if self._asking > self._settings.max_requests and scope["path"] not in PROBES:
             raise ApiError(503, "too many requests are being answered", code="overloaded", retry_after=1)
         headers = Headers(scope=scope)
         host = _host(headers.get("host", ""))
-        known = not host or is_loopback(host) or host in self._settings.hosts
+        known = not host or is_loopback(host) or host in self._settings.api_hosts
         if self._settings.loopback and not known:
             hint = "use http://127.0.0.1, or name the host with --api-hosts"
             raise ApiError(403, f"this API is not {host}", code="wrong_host", hint=hint)

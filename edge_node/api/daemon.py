@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.prompts import TextModel
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkFactory, LinkSettings
 
 
 async def serve_node(
     node: EdgeNode,
-    model: TextModel,
+    model: LoadedText,
     connect: LinkFactory,
     base: LinkSettings,
     *,

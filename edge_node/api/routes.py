@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.routing import Route
@@ -12,10 +14,11 @@ from starlette.routing import Route
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.streaming import reply, send_bytes, send_json
+from edge_node.api.streaming import JSON, reply, send_bytes, send_json
 from edge_node.api.validation import canonical, parse_object
 from edge_node.completion.store import IdempotencyKey
 from schemas.openai import Health, Model, ModelList
+from schemas.openapi import document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,6 +54,7 @@ def routes(api: Api) -> list[Route]:
         ("/v1/completions", "POST", _completion),
         ("/v1/models", "GET", _models),
         ("/v1/models/{model:path}", "GET", _model),
+        ("/openapi.json", "GET", _document),
         ("/healthz", "GET", _health),
         ("/readyz", "GET", _ready),
         ("/metrics", "GET", _metrics),
@@ -72,7 +76,7 @@ async def _text(
     body = parse_object(await read_body(request, api.settings))
     key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
-    options = wanted.options(api.version(wanted.model), api.settings.timeout, api.settings.wait)
+    options = wanted.options(api.version(wanted.model), api.settings.api_timeout, api.settings.api_wait)
     with ExitStack() as reading:
         text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
         await reply(text, wanted, api.settings, request.receive, send, reading.close)
@@ -97,6 +101,16 @@ async def _models(api: Api, _request: Request, send: Send) -> None:
 async def _model(api: Api, request: Request, send: Send) -> None:
     version = api.version(request.path_params["model"])
     await send_json(send, 200, Model(id=version, created=api.versions()[version]))
+
+
+async def _document(_api: Api, _request: Request, send: Send) -> None:
+    await send_bytes(send, 200, JSON, _encoded_document())
+
+
+@cache
+def _encoded_document() -> bytes:
+    """The OpenAPI document; it is about the server that it comes from."""
+    return msgspec.json.encode({**document(), "servers": [{"url": "/"}]})
 
 
 async def _health(_api: Api, _request: Request, send: Send) -> None:

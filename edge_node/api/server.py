@@ -73,7 +73,7 @@ async def serve(app: Starlette, *, started: Callable[[int], None] | None = None)
         try:
             async with running(server.listens.wait(), "api server starts") as starting:
                 await any_of(starting, serving)
-            _log.info("the API listens on %s port %d", api.settings.host, port)
+            _log.info("the API listens on %s port %d", api.settings.api_host, port)
             if started is not None and server.started:
                 started(port)
             await asyncio.wait([serving])
@@ -118,7 +118,7 @@ def _listen(settings: ApiSettings) -> socket.socket:
     Raises:
         UsageError: it cannot be had.
     """
-    host = "127.0.0.1" if settings.host == "localhost" else settings.host
+    host = "127.0.0.1" if settings.api_host == "localhost" else settings.api_host
     try:
         family = socket.AF_INET6 if isinstance(ip_address(host), IPv6Address) else socket.AF_INET
     except ValueError:
@@ -126,11 +126,11 @@ def _listen(settings: ApiSettings) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, settings.port))
+        listener.bind((host, settings.api_port))
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        where = f"{settings.host} port {settings.port}"
+        where = f"{settings.api_host} port {settings.api_port}"
         if error.errno == errno.EADDRINUSE:
             raise UsageError(f"{where} is taken", hint="name another port for the API") from error
         raise UsageError(

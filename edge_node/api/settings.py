@@ -1,99 +1,134 @@
-"""What the API is told when it starts."""
+"""All that the API is told: what a user says of it, as settings of ``flexspec-edge serve``, and its bounds."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Self
 
 from edge_node.completion.limits import CompletionLimits
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Complaint, Setting, verify
 from flexspec_mq.settings.hosts import is_loopback
 
-_POSITIVE = (
-    "max_texts",
-    "max_readers",
-    "max_body",
-    "timeout",
-    "link_patience",
-    "send_timeout",
-    "head_timeout",
-    "body_timeout",
-)
-_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+")
-_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+|null")
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+|null|\*", re.IGNORECASE)
+
+
+def _host(value: str) -> Complaint | None:
+    return None if _HOST.fullmatch(value) else Complaint(f"{value!r} is no host's name", "no scheme, no port")
+
+
+def _origin(value: str) -> Complaint | None:
+    if _ORIGIN.fullmatch(value):
+        return None
+    return Complaint(f"{value!r} is no origin", "for example https://example.org, without a path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings(CompletionLimits):
-    """One API server; `CompletionLimits` says how much it takes on, beyond which it answers 429.
+    """One API server; `Setting.help` has the words for users, `CompletionLimits` says how much it takes on.
 
     Attributes, times in seconds and sizes in bytes:
-        version: target version of the edge node; the model that is used when a request names none.
-        host: address to listen on.
-        port: 0 takes a free one.
-        api_key: what clients must send as ``Authorization: Bearer …``; None asks for nothing.
-        insecure_anywhere: listen beyond loopback although the API speaks no TLS.
-        lenient: ignore fields of requests that are unknown or not supported.
-        hosts: names beside those of loopback by which clients may reach it.
-        cors_origins: web pages that may use it, as ``https://example.org``; ``*`` is all.
         max_body: of a request.
-        timeout: for a whole text, waiting included.
-        wait: for a worker, while none serves the version.
         send_timeout: that a client may take to accept one chunk before it is taken for gone.
         head_timeout: for a request's head to arrive, idle time between two requests included.
         body_timeout: for a request's body to arrive.
         heartbeat: silence in a stream after which an SSE comment is sent.
     """
 
-    version: str = "base"
-    host: str = "127.0.0.1"
-    port: int = 8080
-    api_key: str | None = field(default=None, repr=False)
-    insecure_anywhere: bool = False
-    lenient: bool = False
-    hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
+    api_host: Annotated[str, Setting(help="address that the API listens on")] = "127.0.0.1"
+    api_port: Annotated[int, Setting(help="its port; 0 takes a free one", between=(0, 65_535))] = 8080
+    api_key: Annotated[
+        str | None,
+        Setting(help="what clients must send as a bearer token; file and environment only", secret=True),
+    ] = field(default=None, repr=False)
+    api_key_file: Annotated[
+        Path | None, Setting(help="file with the API key on its first line", replaces="api_key")
+    ] = None
+    api_insecure_anywhere: Annotated[
+        bool, Setting(help="let the API, which speaks no TLS, listen beyond this machine")
+    ] = False
+    api_hosts: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="names beside those of loopback by which clients may reach the API",
+            metavar="HOST",
+            check=_host,
+        ),
+    ] = ()
+    api_cors_origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            help="web pages that may use the API, for example https://example.org; '*' is all",
+            metavar="ORIGIN",
+            check=_origin,
+        ),
+    ] = ()
+    lenient: Annotated[
+        bool, Setting(help="ignore fields of API requests that are unknown or not supported")
+    ] = False
+    api_timeout: Annotated[
+        float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
+    ] = 600.0
+    api_wait: Annotated[
+        float,
+        Setting(
+            help="seconds that a text waits for a worker while none serves its version; 0 says so at once",
+            unit="seconds",
+            least=0,
+        ),
+    ] = 0.0
     max_body: int = 4 * 2**20
-    timeout: float = 600.0
-    wait: float = 0.0
     send_timeout: float = 60.0
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     heartbeat: float = 15.0
 
     def __post_init__(self) -> None:
-        """Refuse what no server can be made of, and what would be open to the world by accident.
+        """Refuse what no API can be made of.
 
         Raises:
-            UsageError: naming the value.
+            UsageError: naming the setting.
         """
-        if not 0 <= self.port < 2**16:
-            raise UsageError(f"API port {self.port} is not between 0 and 65535")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:  # nan is not either
-                raise UsageError(f"{name} {getattr(self, name)} is not above 0")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
-            raise UsageError("the API key is empty or not ASCII", hint="clients send it in an HTTP header")
-        if wrong := next((host for host in self.hosts if not _HOST.fullmatch(host)), None):
-            raise UsageError(f"{wrong!r} is no host's name", hint="without scheme and port, in small letters")
-        if wrong := next(
-            (one for one in self.cors_origins if one != "*" and not _ORIGIN.fullmatch(one)), None
-        ):
+        verify(self)
+        if self.api_key is not None and self.api_key_file is not None:
+            raise UsageError("api_key and api_key_file are both set", hint="leave one of them out")
+
+    def for_serving(self) -> Self:
+        """With the key that the file holds, and names in small letters.
+
+        Raises:
+            UsageError: the key cannot be used, or the API would be open to the world by accident.
+        """
+        if not self.loopback and not self.api_insecure_anywhere:
             raise UsageError(
-                f"{wrong!r} is no origin", hint="for example https://example.org, without a path"
-            )
-        if not self.loopback and not self.insecure_anywhere:
-            raise UsageError(
-                f"the API would listen beyond this machine, on {self.host}, without TLS",
+                f"the API would listen beyond this machine, on {self.api_host}, without TLS",
                 hint="listen on 127.0.0.1, put a TLS proxy before it, or say --api-insecure-anywhere",
             )
+        key = self.api_key
+        if self.api_key_file is not None:
+            try:
+                key = self.api_key_file.read_text(encoding="utf-8").split("\n", 1)[0]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"--api-key-file {self.api_key_file} cannot be read: {error}") from error
+        if key is not None and not (key.isascii() and key.strip()):
+            raise UsageError("the API key is empty or not ASCII", hint="clients send it in an HTTP header")
+        return replace(
+            self,
+            api_key=key,
+            api_key_file=None,
+            api_hosts=tuple(host.lower() for host in self.api_hosts),
+            api_cors_origins=tuple(origin.lower() for origin in self.api_cors_origins),
+        )
 
     @property
     def max_requests(self) -> int:
         """Requests at a time, but for probes; far above what texts need."""
-        return max(512, 4 * self.max_texts)
+        return max(512, 4 * self.api_texts)
 
     @property
     def loopback(self) -> bool:
-        """Whether `host` is this machine only."""
-        return is_loopback(self.host)
+        """Whether `api_host` is this machine only."""
+        return is_loopback(self.api_host)

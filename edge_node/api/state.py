@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from edge_node.api.errors import ApiError
 
 if TYPE_CHECKING:
-    from edge_node.api.metrics import Metrics
     from edge_node.api.settings import ApiSettings
+    from edge_node.completion.metrics import Metrics
     from edge_node.completion.store import CompletionStore
     from edge_node.node import EdgeNode
 
@@ -30,7 +30,7 @@ class Api:
 
     def versions(self) -> dict[str, int]:
         """Versions that can be asked for, and since when; the node's own also while no worker is known."""
-        own = self.settings.version
+        own = self.node.version
         online = {version: epoch // 1000 for version, epoch in self.node.directory.versions().items()}
         return {own: online.get(own, self.since)} | online
 
@@ -41,7 +41,7 @@ class Api:
             ApiError: 404.
         """
         if asked is None:
-            return self.settings.version
+            return self.node.version
         known = self.versions()
         if asked not in known:
             raise ApiError(
@@ -57,6 +57,6 @@ class Api:
         """Why no text can be written now; None when it can."""
         if not self.node.link_up:
             return "the edge node has no link to its broker"
-        if not self.node.directory.blind and self.settings.version not in self.node.directory.versions():
-            return f"no worker of {self.settings.version} is known to be online"
+        if not self.node.directory.blind and self.node.version not in self.node.directory.versions():
+            return f"no worker of {self.node.version} is known to be online"
         return None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.completion import Completion
 
-_JSON = "application/json"
+JSON = "application/json"
 _STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -60,7 +60,7 @@ async def send_json(
     send: Send, status: int, found: msgspec.Struct, headers: dict[str, str] | None = None
 ) -> None:
     """Send a JSON object."""
-    await send_bytes(send, status, _JSON, msgspec.json.encode(found), headers)
+    await send_bytes(send, status, JSON, msgspec.json.encode(found), headers)
 
 
 async def send_bytes(
@@ -76,7 +76,7 @@ async def _whole(text: Completion, wanted: TextRequest, sender: _Sender) -> None
     if end.error is not None:
         raise api_error(end.error, wanted.prompt_field)
     body = msgspec.json.encode(whole(text, wanted, end))
-    await sender.start(200, _JSON, {"content-length": str(len(body)), "x-request-id": name(text, wanted)})
+    await sender.start(200, JSON, {"content-length": str(len(body)), "x-request-id": name(text, wanted)})
     await sender.body(body, more=False)
 
 

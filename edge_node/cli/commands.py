@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
 import sys
-from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
+from flexspec_mq.daemon.stdin import InputLines
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from edge_node.cli.view import SessionView
     from flexspec_mq.models.text import Turn
 
     Command = Callable[[SessionView], Awaitable[None]]
-
-MAX_LINE = 1024 * 1024
-"""Bytes of one line of a chat."""
 
 
 def prepare(args: argparse.Namespace) -> Command:
@@ -119,19 +116,19 @@ async def _chat(view: SessionView) -> None:
     from flexspec_mq.models.text import Turn, text_from_bytes
 
     turns: list[Turn] = []
-    async with _lines() as next_line:
-        while True:
-            view.waiting()
-            try:
-                line = await next_line()
-                if not line:
-                    return
-                said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
-                if said.strip():
-                    answer = await _show(view, [*turns, Turn("user", said)])
-                    turns += [Turn("user", said), Turn("assistant", answer)]
-            except (UsageError, WorkerError, TimeIsOver) as error:
-                view.refused(error)
+    lines = InputLines()
+    while True:
+        view.waiting()
+        try:
+            line = await lines.next()
+            if line is None:
+                return
+            said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+            if said.strip():
+                answer = await _show(view, [*turns, Turn("user", said)])
+                turns += [Turn("user", said), Turn("assistant", answer)]
+        except (UsageError, WorkerError, TimeIsOver) as error:
+            view.refused(error)
 
 
 def _said(line: str, *, as_json: bool) -> str:
@@ -149,65 +146,6 @@ def _said(line: str, *, as_json: bool) -> str:
     if not isinstance(said, str):
         raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
     return said
-
-
-@asynccontextmanager
-async def _lines() -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-    """A function that gives the next line of standard input; empty at its end."""
-    if sys.stdin is None:
-        yield _no_line
-        return
-    kind = os.fstat(sys.stdin.fileno()).st_mode
-    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or sys.stdin.isatty()):
-        yield _line_of_file  # never blocks, and an event loop cannot wait for it
-        return
-    reader = asyncio.StreamReader(limit=MAX_LINE)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), _own_description(sys.stdin.buffer)
-    )
-
-    async def next_line() -> bytes:
-        too_long = False
-        while True:
-            try:
-                line = await reader.readuntil()
-            except asyncio.IncompleteReadError as end:
-                line = end.partial
-            except (
-                asyncio.LimitOverrunError
-            ) as overrun:  # drop what is there, and the rest of the line as it comes
-                await reader.readexactly(overrun.consumed)
-                too_long = True
-                continue
-            if too_long:
-                raise UsageError(f"a line has more than {MAX_LINE} bytes", hint="shorten it")
-            return line
-
-    try:
-        yield next_line
-    finally:
-        transport.close()
-
-
-def _own_description(stream: BinaryIO) -> BinaryIO:
-    """The same input, opened once more where the system allows it.
-
-    The event loop makes it non-blocking, and that would hold for everybody who shares the description: a terminal's
-    standard output, and the shell after us.
-    """
-    try:
-        return cast("BinaryIO", Path(f"/proc/self/fd/{stream.fileno()}").open("rb", buffering=0))
-    except OSError:  # a socket, or no /proc
-        return stream
-
-
-async def _no_line() -> bytes:
-    return b""
-
-
-async def _line_of_file() -> bytes:
-    return sys.stdin.buffer.readline()
 
 
 async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once: int) -> None:

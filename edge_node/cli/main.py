@@ -51,7 +51,7 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
     if args.command == "serve":
-        api = config.api.settings(config.node.version)
+        api = config.api.for_serving()
         preflight(link, logs.tell, daemon=True)
         with logs.logged_stages() as tell:
             draft = _load(config.node, tell)
@@ -118,9 +118,11 @@ async def _serve(
 
     def started(port: int) -> None:
         if ready_json:
-            sys.stdout.write(json.dumps({"ready": True, "host": api.host, "port": port}) + "\n")
+            sys.stdout.write(json.dumps({"ready": True, "host": api.api_host, "port": port}) + "\n")
             sys.stdout.flush()
-        serves = f"edge {config.node.edge} serves http://{api.host}:{port}/v1; the broker is {base.address}"
+        serves = (
+            f"edge {config.node.edge} serves http://{api.api_host}:{port}/v1; the broker is {base.address}"
+        )
         logs.tell(serves)
         notify.ready(serves)
 

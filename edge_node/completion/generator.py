@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from edge_node.completion.attribution import Piece
     from edge_node.completion.figures import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
-    from edge_node.completion.prompts import TextModel
     from edge_node.completion.service import Waiting
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.models.load import LoadedText
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class CompletionGenerator:
     def __init__(
         self,
         node: EdgeNode,
-        model: TextModel,
+        model: LoadedText,
         policy: Callable[[], Policy],
         link_patience: float,
     ) -> None:

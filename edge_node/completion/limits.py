@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from flexspec_mq.settings import Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -10,7 +13,7 @@ class CompletionLimits:
     """Bounds on the texts of one server. Times are seconds.
 
     Attributes:
-        max_texts: texts that are written or read at a time.
+        api_texts: texts that are written or read at a time.
         max_readers: that may read one text at a time, by the same idempotency key.
         link_patience: that a new text waits for the broker.
         keep_for: that a complete text stays under its idempotency key.
@@ -19,7 +22,7 @@ class CompletionLimits:
         grace: for texts to end when the server stops.
     """
 
-    max_texts: int = 64
+    api_texts: Annotated[int, Setting(help="texts written at a time; beyond it 429", least=1)] = 64
     max_readers: int = 16
     link_patience: float = 10.0
     keep_for: float = 600.0

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from edge_node.completion.prompt_length import least_tokens
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 
 if TYPE_CHECKING:
     from edge_node.completion.options import Prompt
-    from flexspec_mq.models.tokenizer import Tokenizer
+    from flexspec_mq.models.load import LoadedText
 
 
 _CHARACTERS = 8
 """Of a token of a prediction at most, on average; a part of more is not read."""
-
-
-class TextModel(Protocol):
-    """What a text needs of a loaded draft; `flexspec_mq.models.load.LoadedText` is one."""
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that draft and targets share."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids are below it."""
-        ...
-
-    @property
-    def max_context(self) -> int:
-        """Positions, prompt and new tokens together."""
-        ...
+_FIRST = 16
+"""Characters of a prompt for each position of the context that are tokenised first: few texts have longer tokens."""
+_UNSETTLED = 256
+"""Tokens at the end of a part that what follows may change."""
 
 
 class PromptError(UsageError):
@@ -44,7 +28,7 @@ class PromptTooLong(PromptError):
     """The prompt leaves no room in the context."""
 
 
-def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
+def encode(model: LoadedText, prompt: Prompt) -> tuple[int, ...]:
     """The token ids of a prompt, at least one, with room for one more in the context. May take a while.
 
     Raises:
@@ -68,7 +52,7 @@ def encode(model: TextModel, prompt: Prompt) -> tuple[int, ...]:
     return ids
 
 
-def encode_prediction(model: TextModel, prediction: str, most: int) -> tuple[int, ...]:
+def encode_prediction(model: LoadedText, prediction: str, most: int) -> tuple[int, ...]:
     """The token ids of the first part of a predicted text. May take a while.
 
     Args:
@@ -80,20 +64,23 @@ def encode_prediction(model: TextModel, prediction: str, most: int) -> tuple[int
     return tuple(model.tokenizer.encode(text, add_special_tokens=False)[:most])
 
 
-def _check_length(model: TextModel, text: str) -> None:
-    """Refuse a text that can be seen not to fit before it is tokenised, which takes seconds for megabytes."""
-    if len(text) >= model.max_context and (least := least_tokens(model.tokenizer, text)) >= model.max_context:
-        raise _too_long(model, f"at least {least}")
+def _check_length(model: LoadedText, text: str) -> None:
+    """Refuse a text whose first part alone does not fit: to tokenise megabytes takes seconds."""
+    first = text[: _FIRST * model.max_context]
+    if len(first) < len(text):
+        least = len(model.tokenizer.encode(first)) - _UNSETTLED
+        if least >= model.max_context:
+            raise _too_long(model, f"at least {least}")
 
 
-def _too_long(model: TextModel, count: str) -> PromptTooLong:
+def _too_long(model: LoadedText, count: str) -> PromptTooLong:
     return PromptTooLong(
         f"the prompt has {count} tokens and the model's context {model.max_context}, new tokens included",
         hint="shorten the prompt or drop the oldest turns",
     )
 
 
-def _turns(model: TextModel, turns: list[Turn]) -> tuple[int, ...]:
+def _turns(model: LoadedText, turns: list[Turn]) -> tuple[int, ...]:
     try:
         _check_length(model, render_turns(model.tokenizer, turns))
         # The length in tokens is checked by the caller, for all kinds of prompts.

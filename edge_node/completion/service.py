@@ -51,9 +51,13 @@ class Service:
 
     async def unserved(self, generation: Generation) -> None:
         """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
-        since = time.monotonic()
-        while time.monotonic() - since < _SURE:
+        began = since = time.monotonic()
+        asked = generation.machine.plan.qos > 0  # by its open
+        while (now := time.monotonic()) - since < _SURE:
             await asyncio.sleep(_LOOK)
+            if not (asked or self._is_online) and now - began > _STATUS:
+                asked = True
+                self._node.ask_who_listens(generation)
             if not self._nobody_serves(generation):
                 since = time.monotonic()
 
@@ -94,4 +98,9 @@ class Service:
         workers, machine = self._directory, generation.machine
         if machine.counters.verdicts or machine.counters.busy or not self._node.link_up:
             return False
-        return self._version not in workers.versions() and (machine.nobody or workers.any)
+        return not self._is_online and (machine.nobody or workers.any)
+
+    @property
+    def _is_online(self) -> bool:
+        """Whether the status of a worker says that it serves the version."""
+        return self._version in self._directory.versions()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from edge_node.completion.completion import Completion, End, Reason
 from edge_node.completion.options import SEED_BITS
@@ -22,9 +22,9 @@ from flexspec_mq.protocol.effects import FinishReason
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_node.completion.figures import Figures
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.limits import CompletionLimits
+    from edge_node.completion.metrics import Metrics
     from edge_node.completion.options import CompletionOptions, Prompt
 
 _REASONS: dict[FinishReason, Reason] = {
@@ -75,26 +75,6 @@ class IdempotencyKey:
         return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
 
 
-class Observer(Protocol):
-    """Told what happens to texts."""
-
-    def began(self, prompt_tokens: int) -> None:
-        """A session was opened."""
-        ...
-
-    def committed(self, tokens: int, seconds: float, *, first: bool) -> None:
-        """Tokens came, so many seconds after the ones before, or after the request."""
-        ...
-
-    def took(self, figures: Figures) -> None:
-        """A session is over."""
-        ...
-
-    def ended(self, outcome: str) -> None:
-        """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """A text under its key."""
@@ -109,13 +89,13 @@ class CompletionStore:
     Args:
         generator: writes them.
         limits: of what it takes on.
-        observer: told what happens.
+        metrics: told what happens.
     """
 
-    def __init__(self, generator: CompletionGenerator, limits: CompletionLimits, observer: Observer) -> None:
+    def __init__(self, generator: CompletionGenerator, limits: CompletionLimits, metrics: Metrics) -> None:
         self._generator = generator
         self._limits = limits
-        self._observer = observer
+        self._metrics = metrics
         self._active: dict[Completion, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
         self._writing: dict[str, _Kept] = {}
         self._complete = ExpiringMap[str, _Kept](
@@ -200,16 +180,16 @@ class CompletionStore:
         return text
 
     def _make_room(self) -> None:
-        if len(self._active) >= self._limits.max_texts:
+        if len(self._active) >= self._limits.api_texts:
             raise self._too_many(f"{len(self._active)} texts are being written or read, as many as may be")
 
     def _too_many(self, message: str) -> TooManyTexts:
         # A place becomes free about every pace / limit seconds.
-        wait = min(30, max(1, math.ceil(self._pace / self._limits.max_texts)))
+        wait = min(30, max(1, math.ceil(self._pace / self._limits.api_texts)))
         return TooManyTexts(message, wait)
 
     async def _outcome(self, text: Completion) -> tuple[End, str]:
-        """Write a text; returns its end, and the outcome for the observer."""
+        """Write a text; returns its end, and the outcome for the metrics."""
         try:
             end = await self._write(text)
         except FlexSpecError as error:
@@ -223,16 +203,16 @@ class CompletionStore:
         last, tokens = text.began, 0
         async with self._generator.writing(text.prompt, text.options) as writing:
             _log.info("text %s is session %d", text.id, writing.generation.session)
-            self._observer.began(writing.figures().prompt_tokens)
+            self._metrics.began(writing.figures().prompt_tokens)
             try:
                 async for pieces in writing.pieces():
                     now, seen = time.monotonic(), writing.tokens
                     if seen > tokens:
-                        self._observer.committed(seen - tokens, now - last, first=not tokens)
+                        self._metrics.committed(seen - tokens, now - last, first=not tokens)
                         last, tokens = now, seen
                     text.add(pieces)
             finally:
-                self._observer.took(writing.figures())
+                self._metrics.took(writing.figures())
             return End(_REASONS[writing.finish.reason], writing.figures())
 
     def _ended(
@@ -244,7 +224,7 @@ class CompletionStore:
         else:
             end, outcome = task.result()
         text.finish(end)
-        self._observer.ended(outcome)
+        self._metrics.ended(outcome)
         now = time.monotonic()
         self._pace += (now - text.began - self._pace) / 8
         kept = self._free(text, key)  # asking again may succeed, unless it is complete

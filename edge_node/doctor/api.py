@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flexspec_mq.doctor.machine import port_complaint, who_listens
 
 if TYPE_CHECKING:
-    from edge_node.api.options import ApiOptions
+    from edge_node.api.settings import ApiSettings
     from flexspec_mq.doctor.findings import Findings
 
 _SECONDS = 3.0
@@ -34,7 +34,7 @@ class Answering:
         return f"http://{self.host}:{self.port}"
 
 
-def check_api(findings: Findings, options: ApiOptions) -> Answering | None:
+def check_api(findings: Findings, options: ApiSettings) -> Answering | None:
     """Whether the API could listen; the edge node that does so already, if it is one of ours. Blocks."""
     findings.tell("looking at the API's port")
     host, port = options.api_host, options.api_port

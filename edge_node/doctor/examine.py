@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
@@ -14,7 +14,7 @@ from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
-from flexspec_mq.errors import LinkError, ModelError
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
 from flexspec_mq.transport.arguments import link_settings
@@ -33,13 +33,9 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-CHECKS = (
-    *("packages", "cache", "temp", "model", "api", "broker", "login", "name", "access", "worker"),
-    *("tokenizer", "clock", "qualities", "text"),
-)
+_BEHIND = ("login", "name", "access", "worker", "tokenizer", "clock", "qualities", "text")
+CHECKS = ("packages", "cache", "temp", "model", "api", "broker", *_BEHIND)
 """In the order in which they are shown."""
-_PATIENCE = 5.0
-"""Seconds for one answer of the broker."""
 
 
 async def examine(
@@ -63,7 +59,7 @@ async def examine(
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
     base = link_settings(config.link, f"e-{config.node.edge}")
-    config.api.settings(config.node.version)
+    config.api.for_serving()
     async with examination("edge", CHECKS, tell, timeout) as findings:
         machine.check_packages(
             findings, ("models",), {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}
@@ -72,13 +68,9 @@ async def examine(
         drafting = asyncio.create_task(_draft(findings, config.node, load))
         try:
             answering = await on_thread(lambda: check_api(findings, config.api))
-            if await links.reach(findings, base):
-                await _with_broker(_Setup(findings, config, base, answering, drafting, listening))
-            else:
-                why = "the broker cannot be used"
-                findings.skip(
-                    ("login", "name", "access", "worker", "tokenizer", "clock", "qualities", "text"), why
-                )
+            setup = _Setup(findings, config, base, answering, drafting, listening)
+            look = partial(_look, setup)
+            await links.examine_broker(findings, base, _BEHIND, setup.watch, setup.status_topic, look)
             tell("loading the draft")
             await drafting
         finally:
@@ -134,31 +126,7 @@ class _Setup:
         return topics.edge_status_topic(self.config.node.edge)
 
 
-async def _with_broker(setup: _Setup) -> None:
-    findings = setup.findings
-    async with links.logged_in(findings, setup.base, _PATIENCE) as link:
-        if link is None:
-            findings.skip(
-                ("name", "access", "worker", "tokenizer", "clock", "qualities", "text"),
-                "the broker does not let us in",
-            )
-            return
-        watching = asyncio.create_task(setup.watch.run(link))
-        try:
-            await _with_link(setup, link)
-            # The draft is loaded now: nothing of ours takes the time that a round trip is said to need.
-            await links.check_qualities(findings, setup.base)
-            await setup.watch.settled(setup.status_topic)
-            statuses.check_name(findings, setup.watch, setup.status_topic, "edge node", setup.here)
-        except LinkError as error:
-            statuses.lost(findings, error)
-        finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
-
-
-async def _with_link(setup: _Setup, link: Link) -> None:
+async def _look(setup: _Setup, link: Link) -> str:
     findings, watch, node = setup.findings, setup.watch, setup.config.node
     findings.tell("listening for workers and other edge nodes")
     # Fresh statuses, and a fight for our name, show only to who waits; the draft is being loaded meanwhile.
@@ -175,9 +143,10 @@ async def _with_link(setup: _Setup, link: Link) -> None:
     if draft is None or not living:
         why = "the draft cannot be loaded" if draft is None else f"no worker serves {node.version!r}"
         findings.skip(("tokenizer", "text"), why)
-        return
-    statuses.check_tokenizer(findings, living, draft.loaded.fingerprint)
-    await _check_text(setup, draft, online)
+    else:
+        statuses.check_tokenizer(findings, living, draft.loaded.fingerprint)
+        await _check_text(setup, draft, online)
+    return setup.here
 
 
 async def _check_access(setup: _Setup, link: Link) -> bool | None:
@@ -231,7 +200,7 @@ async def _check_text(setup: _Setup, draft: DraftModel, online: bool) -> None:
         await check_text(
             findings,
             replace(config, node=replace(config.node, give_up=12.0, queue_patience=5.0)),
-            links.as_doctor(setup.base, _PATIENCE),
+            links.as_doctor(setup.base, links.PATIENCE),
             draft,
             setup.watch,
         )

@@ -188,20 +188,18 @@ def _took_more(watch: Watch, began: float) -> str:
 
 async def check_text_over_api(findings: Findings, answering: Answering, config: EdgeConfig) -> None:
     """Ask the edge node that runs for a few tokens."""
-    settings = config.api.settings(config.node.version)
     body = {
-        "model": settings.version,
+        "model": config.node.version,
         "messages": [{"role": "user", "content": _PROMPT}],
         "max_tokens": _TOKENS,
         "temperature": 0,
     }
+    key = config.api.for_serving().api_key
     began = time.monotonic()
     try:
         async with asyncio.timeout(_SECONDS):
             status, said = await on_thread(
-                lambda: post(
-                    answering.host, answering.port, "/v1/chat/completions", body, settings.api_key, _SECONDS
-                )
+                lambda: post(answering.host, answering.port, "/v1/chat/completions", body, key, _SECONDS)
             )
     except (OSError, http.client.HTTPException, ValueError) as error:
         detail = f"the running edge node at {answering.url} did not answer within {_SECONDS:g} s: {error}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, Completion
@@ -13,6 +11,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.output import ColorDepth
 
+from flexspec_mq.daemon.stdin import InputLines
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 
 GOES_ON = "\\"
 """At the end of a line: the next one belongs to the same turn."""
-MAX_TURN = 2**20
-"""Bytes of a turn on standard input."""
-
-
-class Lines(Protocol):
-    """Gives the user's turns, one at a time."""
-
-    async def next(self) -> str | None:
-        """The next one; None at the end.
-
-        Raises:
-            UsageError: what came cannot be used; the one after it may be.
-        """
 
 
 class Terminal:
@@ -129,18 +115,16 @@ class Pipe:
     """Turns from standard input, a line each."""
 
     def __init__(self) -> None:
-        self._fd = None if sys.stdin is None else sys.stdin.fileno()  # None: closed by whoever started us
-        self._read = bytearray()
-        self._ended = self._fd is None
+        self._lines = InputLines()
 
     async def next(self) -> str | None:
         """The next turn; None at the end.
 
         Raises:
-            UsageError: it is too long, or not UTF-8.
+            UsageError: a line is too long, or not UTF-8; the turn after it may be asked for.
         """
         turn: list[str] = []
-        while (line := await self._line()) is not None:
+        while (line := await self._lines.next()) is not None:
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -150,45 +134,8 @@ class Pipe:
             turn.append(text.removesuffix(GOES_ON))
         return "\n".join(turn) if turn else None
 
-    async def _line(self) -> bytes | None:
-        while b"\n" not in self._read and not self._ended:
-            part = await self._some()
-            self._read += part
-            self._ended = not part
-            if len(self._read) > MAX_TURN and b"\n" not in self._read:
-                self._read.clear()
-                await self._skip()
-                raise UsageError(f"a line has more than {MAX_TURN} bytes", hint="shorten it")
-        if not self._read:
-            return None
-        line, _, rest = bytes(self._read).partition(b"\n")
-        self._read = bytearray(rest)
-        return line.removesuffix(b"\r")
 
-    async def _skip(self) -> None:
-        """Drop what is left of a line."""
-        while not self._ended:
-            part = await self._some()
-            self._ended = not part
-            _, newline, rest = part.partition(b"\n")
-            if newline:
-                self._read += rest
-                return
-
-    async def _some(self) -> bytes:
-        """What is there next; empty at the end. Waits in a way that Ctrl-C ends."""
-        assert self._fd is not None  # noqa: S101  it has ended otherwise
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        try:
-            loop.add_reader(self._fd, ready.set)
-        except OSError:  # a file, for which nobody has to wait
-            return os.read(self._fd, 2**16)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_reader(self._fd)
-        return os.read(self._fd, 2**16)
+Lines = Terminal | Pipe
 
 
 def lines(*, people: bool, history: Callable[[], Path | None], words: Iterable[str]) -> Lines:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.progress import stages
 from flexspec_mq.doctor.findings import Finding, State, as_json, exit_code, show
@@ -14,9 +14,9 @@ from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    Examine = Callable[[Callable[[str], None], float], Awaitable[list[Finding]]]
+    Examine = Callable[[Callable[[str], None], float], Coroutine[Any, Any, list[Finding]]]
 
 TIMEOUT = 60.0
 """Seconds for one daemon's setup, unless told otherwise."""
@@ -67,14 +67,10 @@ def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> 
     try:
         examine = prepare()
         with stages() as tell:
-            findings = asyncio.run(_examined(examine, tell, args.within))
+            findings = asyncio.run(examine(tell, args.within))
     except UsageError as error:
         findings = [Finding("settings", State.FAILED, error.message, error.hint, "settings", part)]
     return tell_findings(findings, time.monotonic() - began, json=args.json)
-
-
-async def _examined(examine: Examine, tell: Callable[[str], None], timeout: float) -> list[Finding]:
-    return await examine(tell, timeout)
 
 
 def tell_findings(findings: Sequence[Finding], seconds: float, *, json: bool) -> int:

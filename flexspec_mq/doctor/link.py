@@ -10,23 +10,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.codec import Codec
-from flexspec_mq.doctor import qualities
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.doctor import qualities, statuses
 from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
 from flexspec_mq.transport.diagnosis.diagnose import diagnose
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.messages import Close, CloseReason
+from schemas.messages import NO_SESSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from flexspec_mq.daemon.retry import Waiting
+    from flexspec_mq.doctor.watching import Watch
     from flexspec_mq.transport.base import Link, LinkSettings
 
-NOT_A_SESSION = Codec().encode(Close(0, 1, 0, CloseReason.FAILED))
-"""A message that a worker reads and has nothing to do for: no session has the number 0."""
+NOT_A_SESSION = Codec().encode(NO_SESSION)
+PATIENCE = 5.0
+"""Seconds for one answer of the broker."""
 _CHECK_SECONDS = 25.0
 
 _RULES = "the access rules of `flexspec-broker` allow it; on a broker of your own, let user {user} {what}"
@@ -58,15 +61,13 @@ async def reach(findings: Findings, settings: LinkSettings) -> bool:
 
 
 @asynccontextmanager
-async def logged_in(
-    findings: Findings, settings: LinkSettings, patience: float
-) -> AsyncIterator[Link | None]:
+async def logged_in(findings: Findings, settings: LinkSettings) -> AsyncIterator[Link | None]:
     """A link of the doctor's own; None if the broker does not let us in, which is then among the findings."""
     findings.tell("logging in")
     async with contextlib.AsyncExitStack() as stack:
         try:
-            link = await stack.enter_async_context(mqtt_link(as_doctor(settings, patience), on_wait=quietly))
-            await link.wait_up(2 * patience)
+            link = await stack.enter_async_context(mqtt_link(as_doctor(settings, PATIENCE), on_wait=quietly))
+            await link.wait_up(2 * PATIENCE)
         except LinkError as error:
             fault = "login refused" if isinstance(error, LinkRefused) else "broker down"
             advice = error.hint or "look into the broker's log"
@@ -80,6 +81,43 @@ async def logged_in(
             return
         findings.ok("login", f"as {settings.username or 'nobody: this broker asks for no login'}")
         yield link
+
+
+async def examine_broker(
+    findings: Findings,
+    settings: LinkSettings,
+    behind: Sequence[str],
+    watch: Watch,
+    topic: str,
+    look: Callable[[Link], Awaitable[str]],
+) -> None:
+    """Reach the broker, log in and look around there; then its qualities, and whether our name is ours alone.
+
+    Args:
+        findings: to add to.
+        settings: of the daemon's link.
+        behind: names of the checks that need the broker, ``login`` first.
+        watch: runs meanwhile.
+        topic: of the daemon's status.
+        look: checks what only this daemon needs, until its model is loaded; returns `here` of `statuses.check_name`.
+    """
+    if not await reach(findings, settings):
+        findings.skip(behind, "the broker cannot be used")
+        return
+    async with logged_in(findings, settings) as link:
+        if link is None:
+            findings.skip(behind[1:], "the broker does not let us in")
+            return
+        async with running(watch.run(link), "watch"):
+            try:
+                here = await look(link)
+                # The model is loaded now: nothing of ours takes the time that a round trip is said to need.
+                await check_qualities(findings, settings)
+                await watch.settled(topic)
+                statuses.check_name(findings, watch, topic, here)
+            except LinkError as error:
+                advice = error.hint or "try again; look into the broker's log meanwhile"
+                findings.fail("link", "link lost", error.message, advice)
 
 
 async def may_publish(link: Link, topic: str, payload: bytes) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import LinkError
+from flexspec_mq import topics
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -126,18 +126,17 @@ def online(watch: Watch, topic: str) -> bool:
     return isinstance(newest.status, EdgeStatus) or _lives(newest)  # edges say it once, workers renew it
 
 
-def check_name(findings: Findings, watch: Watch, topic: str, kind: str, here: str) -> None:
+def check_name(findings: Findings, watch: Watch, topic: str, here: str) -> None:
     """Whether a name is ours alone.
 
     Args:
         findings: to add to.
         watch: that has run for a while.
         topic: of the name's status.
-        kind: ``edge node`` or ``worker``.
         here: the daemon on this machine that may be the one that is online; empty if there is none.
     """
     name = topic.rpartition("/")[2]
-    flag = "--edge" if kind == "edge node" else "--worker"
+    kind, flag = ("edge node", "--edge") if topics.worker_of_status(topic) is None else ("worker", "--worker")
     apart = f"give each its own name ({flag} NAME) and its own user; stop the one that is too many"
     fights = watch.fights(topic)
     if fights:
@@ -210,10 +209,3 @@ def duration(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min" if whole < 172_800 else f"{whole // 86_400} days"
-
-
-def lost(findings: Findings, error: LinkError) -> None:
-    """The link broke while it was used."""
-    findings.fail(
-        "link", "link lost", error.message, error.hint or "try again; look into the broker's log meanwhile"
-    )

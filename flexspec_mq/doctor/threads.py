@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,28 +18,14 @@ async def on_thread(work: Callable[[], T]) -> T:
 
     Unlike the event loop's executor, neither cancellation nor the end of the program waits for it.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: Any, error: BaseException | None) -> None:
-        if done.done():  # nobody waits any more
-            return
-        if error is None:
-            done.set_result(value)
-        else:
-            done.set_exception(error)
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # a cancelled wait is not told to it: what it comes to is dropped
 
     def run() -> None:
-        value: Any = None
-        failure: BaseException | None = None
         try:
-            value = work()
+            done.set_result(work())
         except BaseException as error:  # noqa: BLE001  raised again where it is awaited
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, value, failure)
-        except RuntimeError:  # the loop was closed meanwhile: the doctor has ended
-            return
+            done.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="doctor").start()
-    return await done
+    return await asyncio.wrap_future(done)

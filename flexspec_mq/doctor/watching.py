@@ -77,6 +77,7 @@ class Watch:
     """Collects the statuses of all workers, and of one edge if it is given.
 
     Attributes:
+        other: given what is no status.
         longer: seconds of the whole watch in which a daemon that was thrown out loads its model and comes back.
         blind: filters that the broker refused.
         codec: reads the statuses.
@@ -84,6 +85,7 @@ class Watch:
 
     edge: str | None = None
     longer: float = 20.0
+    other: Callable[[Inbound], None] | None = None
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
@@ -91,13 +93,8 @@ class Watch:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _number: int = 0
 
-    async def run(self, link: Link, other: Callable[[Inbound], None] | None = None) -> None:
-        """Watch until cancelled, or until the link fails, which other checks then tell of.
-
-        Args:
-            link: whose events are read.
-            other: given what is no status.
-        """
+    async def run(self, link: Link) -> None:
+        """Watch until cancelled, or until the link fails, which other checks then tell of."""
         wanted = [topics.worker_status_topic("+")]
         if self.edge is not None:
             wanted.append(topics.edge_status_topic(self.edge))
@@ -110,8 +107,8 @@ class Watch:
             async for event in link.events():
                 if not isinstance(event, Inbound):
                     continue
-                if other is not None and topics.sender_of(event.topic) is not None:
-                    other(event)
+                if self.other is not None and topics.sender_of(event.topic) is not None:
+                    self.other(event)
                 else:
                     self.take(event)
         except LinkError:

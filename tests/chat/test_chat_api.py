@@ -205,7 +205,7 @@ async def test_keys(mosquitto: PrivateBroker, tmp_path: Path) -> None:
 
 async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys: Output) -> None:
     engine = FakeEngine()
-    async with served(mosquitto, engine=engine, max_texts=1) as api, chat(api.url) as session:
+    async with served(mosquitto, engine=engine, api_texts=1) as api, chat(api.url) as session:
         engine.gate.clear()
         blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
         await until(lambda: len(api.api.texts) == 1)

@@ -17,6 +17,7 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.daemon import probes
 from flexspec_mq.errors import UsageError
+from flexspec_mq.protocol.worker.types import WorkerEvent, WorkerState
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -98,6 +99,7 @@ async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) 
     assert seen["flexspec_worker_batch_sessions_sum"] == seen["flexspec_worker_compute_seconds_count"]
     assert seen["flexspec_worker_forward_tokens_sum"] == len(START) + 11 + 2 + 11
     assert seen["flexspec_worker_ready"] == 1
+    assert nothing["flexspec_worker_surprises_total"] == 0
 
 
 async def test_busy_answers_and_shared_forwards_are_counted() -> None:
@@ -216,6 +218,8 @@ async def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
     for malformed in (3, 4):
         daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
         daemon.malformed = malformed
+        daemon.machine.surprises[WorkerState.ABSENT, WorkerEvent.POLL] = malformed + 1
         pages.append(Metrics(daemon).page().decode())
     assert "flexspec_worker_malformed_total 3.0" in pages[0]
     assert "flexspec_worker_malformed_total 4.0" in pages[1]
+    assert "flexspec_worker_surprises_total 5.0" in pages[1]

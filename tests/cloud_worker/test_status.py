@@ -10,13 +10,15 @@ import pytest
 
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
-from cloud_worker.status import status_of
+from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
 from flexspec_mq.models.invariance import Proof
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.transport.base import LinkSettings
 from schemas.status import WorkerStatus
 from tests.models.tiny_checkpoints import save, tiny_llama
 
@@ -42,9 +44,9 @@ def test_the_status_recommends_what_the_makers_do(
     facts = Facts(
         bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", recommended=Recommended.of(generation)
     )
-    status = status_of(WorkerSettings(worker="w"), facts, "online", epoch=1, load=0)
-    codec = Codec()
-    read = codec.decode_status(codec.encode_status(status), WorkerStatus)
+    worker = CloudWorker(WorkerSettings(worker="w"), SimulatedEngine(facts, lambda _: ()))
+    (born,) = worker.link_settings(LinkSettings(client_id="w")).birth()
+    read = Codec().decode_status(born.payload, WorkerStatus)
     assert (read.temperature, read.top_k, read.top_p) == expected
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import pytest
 
 from cloud_worker.__main__ import draining
-from cloud_worker.error_rate_limiter import ErrorRateLimiter
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
@@ -290,16 +289,23 @@ async def test_two_daemons_never_answer_each_others_noise_for_ever() -> None:
         assert echo.counters.received == 1
 
 
-def test_refusals_are_paced_per_edge_and_bounded() -> None:
-    refusals = ErrorRateLimiter(pause=1.0, edges=3)
-    assert refusals.may_answer("a", 0.0)
-    assert not refusals.may_answer("a", 0.9)
-    assert refusals.may_answer("b", 0.9)
-    assert refusals.may_answer("a", 1.0)
-    assert refusals.kept_silent == 1
+async def test_refusals_are_paced_per_edge_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud_worker.worker._TOLD_EDGES", 3)
+    worker = CloudWorker(WorkerSettings(worker="w1"), FakeEngine())
+
+    def answered(edge: str, now: float) -> bool:
+        before = len(worker._publish_queue)
+        worker._refuse(edge, "noise", now)
+        return len(worker._publish_queue) > before
+
+    assert answered("a", 0.0)
+    assert not answered("a", 0.9)
+    assert answered("b", 0.9)
+    assert answered("a", 1.0)
     for number in range(10):
-        assert refusals.may_answer(str(number), 2.0)
-    assert len(refusals) == 3
+        assert answered(str(number), 2.0)
+    assert len(worker._told) == 3
+    assert worker.malformed == 14
 
 
 async def test_a_broker_that_refuses_ends_the_worker() -> None:

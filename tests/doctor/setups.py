@@ -31,11 +31,11 @@ from edge_node.drafting.load import DraftModel
 from flexspec_mq.daemon.children import as_child
 from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
-from flexspec_mq.simulator.world import EOS, FINGERPRINT
+from flexspec_mq.simulator.world import FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
-from tests.edge_node.api.served import Speech
+from tests.edge_node.api.served import speech
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Listening(at_least=1.0, at_most=4.0)
@@ -44,19 +44,10 @@ EDGE, WORKER = "truck", "w1"
 USERS = (User(EDGE, Role.EDGE, "secret-of-truck"), User(WORKER, Role.WORKER, "secret-of-w1"))
 
 
-@dataclass(frozen=True)
-class Loaded(Speech):
-    """A model without weights, as far as the doctor looks."""
-
-    fingerprint: bytes = FINGERPRINT
-    eos: tuple[int, ...] = (EOS,)
-    name: str = "a model without weights"
-
-
 async def look(broker_at: str, *flags: str, fingerprint: bytes = FINGERPRINT) -> list[Finding]:
     """What the doctor of an edge node finds; its draft is a pure function, all else is real."""
     drafter = cast("Any", FakeDrafter())
-    model = DraftModel(cast("Any", Loaded(fingerprint=fingerprint)), drafter)
+    model = DraftModel(replace(speech(), fingerprint=fingerprint), drafter)
     given = ("doctor", "--broker", broker_at, "--draft", "without-weights", *flags)
     if "--edge" not in flags:
         given = (*given, "--edge", EDGE)
@@ -76,7 +67,7 @@ async def look_at_worker(broker_at: str, *flags: str) -> list[Finding]:
         given = (*given, "--worker", WORKER)
     config = cloud_config(cloud.build_parser().parse_args(given)).settings
     return await cloud_doctor.examine(
-        config, lambda _text: None, 50.0, load=lambda _: cast("Any", Loaded()), listening=QUICK
+        config, lambda _text: None, 50.0, load=lambda _: cast("Any", speech()), listening=QUICK
     )
 
 

@@ -21,7 +21,7 @@ from flexspec_mq.models.text import Turn
 from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.memory import MemoryBroker
 from tests.daemons import FakeEngine, link_to, worker_at
-from tests.edge_node.api.served import Speech, expected, ids_of, shown
+from tests.edge_node.api.served import expected, ids_of, shown, speech
 
 HELLO = (Turn("user", "hello"),)
 WHOLE: dict[str, Any] = {"temperature": 0.0, "seed": 4, "limit": 60, "ignore_eos": True}
@@ -32,7 +32,7 @@ async def generator(broker: MemoryBroker) -> AsyncIterator[CompletionGenerator]:
     """An edge that drafts by lookup alone."""
     node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
     async with node.running(broker.link, link_to("e-edge"), everyone=True):
-        made = CompletionGenerator(node, Speech(), lambda: FixedPolicy(Plan(8, 1, 1)), 5.0)
+        made = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), 5.0)
         yield made
         made.close()
         assert not node.sessions

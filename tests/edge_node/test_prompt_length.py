@@ -1,23 +1,22 @@
-"""The bound on tokens by characters is never wrong, and refuses megabytes without tokenising them."""
+"""A prompt is refused by its first part where that alone does not fit, and never for more tokens than it has."""
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE, Unigram, WordLevel
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from edge_node.completion.prompt_length import least_tokens, token_length
 from edge_node.completion.prompts import PromptTooLong, encode
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
-from tests.edge_node.api.served import Speech, tokenizer
+from tests.edge_node.api.served import speech, tokenizer
 
-UNKNOWN = "<unk>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _OWN = [byte for byte in range(256) if chr(byte) in ALPHABET]
 SPELLED = {byte: chr(byte) for byte in _OWN}
@@ -44,66 +43,47 @@ def bpe(
     return PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
 
 
-LACKING = bpe(lacks=(0x04, 0xC3, 0xE2, 0xF1))
 KNOWN = {
     "api": tokenizer(),
     "plain": bpe(),
     "nfc": bpe(normalizer=normalizers.NFC()),
     "sequence": bpe(normalizer=normalizers.Sequence([normalizers.Replace(" ", "_"), normalizers.NFC()])),
     "added": bpe(added=[AddedToken("a long token of its own")]),
+    "strips": bpe(added=[AddedToken("<x>", lstrip=True)]),
+    "lacks bytes": bpe(lacks=(0x04, 0xC3, 0xE2, 0xF1)),
+    "splits at nothing": bpe(split=pre_tokenizers.Split("", "isolated")),
 }
 TEXTS = st.text() | st.text("ab \u0301\u0313\u0300\u0345\u03b1", min_size=20)
 
 
 @pytest.mark.parametrize("name", KNOWN)
-@given(text=TEXTS)
-def test_the_bound_is_never_wrong(name: str, text: str) -> None:
-    found = KNOWN[name]
-    assert least_tokens(found, text) <= len(found.encode(text, add_special_tokens=False))
-    assert (least_tokens(found, text) > 0) == bool(text)
+@given(text=TEXTS, times=st.integers(1, 1000))
+def test_a_prompt_is_refused_for_no_more_tokens_than_it_has(name: str, text: str, times: int) -> None:
+    model = speech(20, KNOWN[name])
+    actual = len(model.tokenizer.encode(text * times))
+    try:
+        fits = len(encode(model, text * times)) == actual < model.max_context
+    except PromptTooLong as error:
+        said = re.search(r"\d+", error.message)
+        assert said is not None
+        assert model.max_context <= int(said[0]) <= actual
+    except UsageError:
+        assert actual == 0
+    else:
+        assert fits
 
 
-def test_what_a_token_can_stand_for() -> None:
-    assert token_length(KNOWN["plain"]).most == len("<unk>")
-    assert token_length(KNOWN["nfc"]).most == 4 * len("<unk>")
-    assert token_length(KNOWN["added"]).most == len("a long token of its own")
+def test_megabytes_are_refused_by_their_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = speech(max_context=8192)
+    read: list[int] = []
+    whole = type(model.tokenizer).encode
 
+    def reading(self: Any, text: str, **more: Any) -> Any:
+        read.append(len(text))
+        return whole(self, text, **more)
 
-def test_bytes_that_a_vocabulary_lacks_make_no_token() -> None:
-    """The default model's has neither some control characters nor the first byte of unassigned planes."""
-    lacking = bpe(lacks=(0x04, 0xC3, 0xE2, 0xF1))
-    for text in ("\x04", "\u00e9", "\u2013", "\U00040000"):
-        assert least_tokens(lacking, text * 1000) == 0
-        assert least_tokens(lacking, f"{text}ab" * 1000) == 400
-    assert least_tokens(lacking, "\u0101\u1001\U0001f600" * 1000) == 600
-    assert token_length(bpe(lacks=(0x80,))).most == math.inf
-
-
-@given(text=st.text(st.characters(exclude_categories=["Cs", "Z"])))
-def test_the_bound_is_never_wrong_where_bytes_are_missing(text: str) -> None:
-    assert least_tokens(LACKING, text) <= len(LACKING.encode(text))
-
-
-@pytest.mark.parametrize(
-    "odd",
-    [
-        bpe(added=[AddedToken("<x>", lstrip=True)]),
-        bpe(split=pre_tokenizers.Whitespace()),
-        bpe(normalizer=normalizers.Strip()),
-        bpe(normalizer=normalizers.Replace("ab", "")),
-        bpe(unk_token=UNKNOWN, fuse_unk=True, split=pre_tokenizers.Metaspace()),
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<unk>": 0}, unk_token=UNKNOWN))),  # type: ignore[no-untyped-call]
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(Unigram([("<unk>", 0.0)], unk_id=0))),  # type: ignore[no-untyped-call]
-    ],
-)  # fmt: skip
-def test_where_nothing_can_be_said(odd: Any) -> None:
-    assert token_length(odd).most == math.inf
-    assert least_tokens(odd, "x" * 10**6) == 0
-
-
-def test_megabytes_are_refused_untokenised(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Speech(max_context=8192)
-    monkeypatch.setattr(type(model.tokenizer), "encode", None)  # whoever calls it fails
+    monkeypatch.setattr(type(model.tokenizer), "encode", reading)
     for prompt in ("ab " * 1_300_000, (Turn("user", "ab " * 1_300_000),)):
         with pytest.raises(PromptTooLong, match=r"at least \d+ tokens"):
             encode(model, prompt)
+    assert read == [16 * 8192, 16 * 8192]

@@ -27,6 +27,7 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB
@@ -64,16 +65,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-@dataclass(frozen=True)
-class Speech:
-    """A `TextModel` without weights."""
-
-    max_context: int = CONTEXT
-    vocab_size: int = VOCAB
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        return tokenizer()
+def speech(max_context: int = CONTEXT, known: PreTrainedTokenizerFast | None = None) -> LoadedText:
+    """A draft without weights, with a tokenizer of its own or with ours."""
+    return LoadedText(
+        source="speech",
+        config={},
+        generation={},
+        tokenizer=known or tokenizer(),
+        fingerprint=FINGERPRINT,
+        eos=(EOS,),
+        vocab_size=VOCAB,
+        max_context=max_context,
+        name="a model without weights",
+    )
 
 
 def ids_of(prompt: str) -> tuple[int, ...]:
@@ -123,7 +127,7 @@ class Served:
 
     @property
     def version(self) -> str:
-        return self.api.settings.version
+        return self.node.version
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         return await self.http.post(
@@ -172,7 +176,7 @@ async def served(
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`."""
     number = next(_numbers)
     version = settings.pop("version", f"api{number}")
-    api_settings = ApiSettings(**{"version": version, "port": 0, "grace": 2.0, **settings})
+    api_settings = ApiSettings(**{"api_port": 0, "grace": 2.0, **settings})
 
     def link_to(name: str) -> LinkSettings:
         return LinkSettings(port=through or broker.port, client_id=name, backoff=0.02, backoff_max=0.1)
@@ -191,7 +195,7 @@ async def served(
         )
         node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,))
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
-        app = create_app(node, Speech(max_context), policy=lambda: FixedPolicy(plan), settings=api_settings)
+        app = create_app(node, speech(max_context), policy=lambda: FixedPolicy(plan), settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         run = asyncio.create_task(serve(app, started=port.set_result))
         stack.push_async_callback(_stop, run)

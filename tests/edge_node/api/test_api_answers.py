@@ -10,7 +10,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from broker.launcher import PrivateBroker
-from tests.daemons import until
+from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
+from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
 
 
@@ -104,6 +105,22 @@ async def test_completions(mosquitto: PrivateBroker) -> None:
         assert short.usage.completion_tokens == 16
 
 
+async def test_events_without_a_row_are_counted_while_a_text_is_written_and_afterwards(
+    mosquitto: PrivateBroker,
+) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine) as api:
+        asking = asyncio.create_task(api.chat(max_tokens=5))
+        await until(lambda: api.node.sessions == 1)
+        (generation,) = api.node._sessions.values()
+        generation.machine.surprises[EdgeState.NEW, EdgeEvent.DRAFTED] += 1  # as the table does
+        assert await api.metric("flexspec_edge_surprises_total") == 1
+        engine.gate.set()
+        assert (await asking).status_code == 200
+        assert await api.metric("flexspec_edge_surprises_total") == 1
+
+
 async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         answer = (await api.chat(seed=9, max_tokens=60, ignore_eos=True)).json()
@@ -124,6 +141,7 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert await api.metric("flexspec_edge_token_seconds_count") == ours["rounds"] - 1
         assert await api.metric('flexspec_edge_texts_total{outcome="length"}') == 1
         assert await api.metric("flexspec_edge_link_up") == 1
+        assert await api.metric("flexspec_edge_surprises_total") == 0
         path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="200"}'
         assert await api.metric(path) == 1
 

@@ -88,7 +88,7 @@ def _readers(api: Served) -> int:
 async def test_the_official_client_with_a_key(mosquitto: PrivateBroker) -> None:
     """It sends no key by itself; given one, it sends the same one with each of its retries."""
     engine = FakeEngine()
-    async with served(mosquitto, engine=engine, max_texts=1) as api:
+    async with served(mosquitto, engine=engine, api_texts=1) as api:
         client = api.client.with_options(max_retries=5)
         asked: dict[str, Any] = {
             "model": api.version, "messages": [{"role": "user", "content": "x"}], "max_tokens": 20,
@@ -145,7 +145,7 @@ async def test_a_text_that_failed_or_was_left_frees_its_key(mosquitto: PrivateBr
     engine = FakeEngine()
     engine.gate.clear()
     key = {"idempotency-key": "k"}
-    async with served(mosquitto, engine=engine, timeout=2.0) as api:
+    async with served(mosquitto, engine=engine, api_timeout=2.0) as api:
         assert (await api.chat(max_tokens=20, headers=key)).status_code == 504
         engine.gate.set()
         first = (await api.chat(max_tokens=20, headers=key)).json()

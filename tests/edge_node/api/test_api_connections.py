@@ -146,7 +146,7 @@ async def test_what_is_no_http(mosquitto: PrivateBroker) -> None:
 
 
 async def test_every_answer_has_an_id(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, api_key="hush", cors_origins=("https://page.example",)) as api:
+    async with served(mosquitto, api_key="hush", api_cors_origins=("https://page.example",)) as api:
         preflight = {"origin": "https://page.example", "access-control-request-method": "POST"}
         asked: list[tuple[str, str, dict[str, str]]] = [
             ("GET", "/healthz", {}), ("GET", "/readyz", {}), ("GET", "/metrics", api.key), ("GET", "/v1/models", {}),
@@ -179,7 +179,7 @@ async def test_a_web_page_may_use_it_only_where_it_is_named(mosquitto: PrivateBr
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type",
     }
-    async with served(mosquitto, cors_origins=("https://page.example",), api_key="hush") as api:
+    async with served(mosquitto, api_cors_origins=("https://page.example",), api_key="hush") as api:
         url = f"{api.url}/v1/chat/completions"
         may = await api.http.options(url, headers={**page, **asks})
         assert may.status_code == 200
@@ -199,7 +199,7 @@ async def test_a_web_page_may_use_it_only_where_it_is_named(mosquitto: PrivateBr
 
 
 async def test_further_names_of_the_host(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, hosts=("host.docker.internal",)) as api:
+    async with served(mosquitto, api_hosts=("host.docker.internal",)) as api:
         for host, status in (
             ("host.docker.internal", 200), ("HOST.docker.internal:8080", 200), ("localhost", 200),
             ("docker.internal", 403), ("host.docker.internal.evil.example", 403),
@@ -210,9 +210,15 @@ async def test_further_names_of_the_host(mosquitto: PrivateBroker) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"hosts": ("http://x",)}, {"hosts": ("x:80",)}, {"cors_origins": ("page.example",)}, {"cors_origins": ("https://x/",)}],
+    [
+        {"api_hosts": ("http://x",)}, {"api_hosts": ("x:80",)}, {"api_cors_origins": ("page.example",)},
+        {"api_cors_origins": ("https://x/",)},
+    ],
 )  # fmt: skip
 def test_names_and_origins_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ApiSettings(**wrong)
-    assert ApiSettings(hosts=("edge-1.lan", "fe80::1"), cors_origins=("*", "http://localhost:3000")).hosts
+    known = ApiSettings(
+        api_hosts=("Edge-1.lan", "fe80::1"), api_cors_origins=("*", "http://localhost:3000")
+    ).for_serving()
+    assert known.api_hosts == ("edge-1.lan", "fe80::1")

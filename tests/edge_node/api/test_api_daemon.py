@@ -21,7 +21,7 @@ from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until, worker_at
-from tests.edge_node.api.served import PLAN, Speech, links_to
+from tests.edge_node.api.served import PLAN, links_to, speech
 
 
 async def daemon(
@@ -37,9 +37,9 @@ async def daemon(
     base = LinkSettings(
         port=broker_port, client_id=f"e-{name}", backoff=0.02, backoff_max=0.1, give_up_after=give_up_after
     )
-    settings = ApiSettings(version=name, port=port, grace=2.0, link_patience=0.1)
+    settings = ApiSettings(api_port=port, grace=2.0, link_patience=0.1)
     await serve_node(
-        node, Speech(), mqtt_link, base, policy=lambda: FixedPolicy(PLAN), settings=settings, started=started
+        node, speech(), mqtt_link, base, policy=lambda: FixedPolicy(PLAN), settings=settings, started=started
     )
 
 

@@ -46,3 +46,12 @@ async def test_answers_errors_and_events(mosquitto: PrivateBroker) -> None:
             fits((await api.http.get(f"{api.url}{path}")).json(), name)
         fits((await api.chat(n=2)).json(), "ErrorBody")
         fits((await api.http.get(f"{api.url}/v1/completions")).json(), "ErrorBody")
+
+
+async def test_it_is_served_and_names_the_server_that_it_comes_from(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        answer = await api.http.get(f"{api.url}/openapi.json")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == {**DOCUMENT, "servers": [{"url": "/"}]}
+        path = 'flexspec_edge_requests_total{endpoint="/openapi.json",status="200"}'
+        assert await api.metric(path) == 1

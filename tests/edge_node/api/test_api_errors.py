@@ -109,7 +109,7 @@ async def test_the_key(mosquitto: PrivateBroker) -> None:
             for path in ("/v1/models", "/metrics", "/v1/nothing"):
                 said(await api.http.get(f"{api.url}{path}", headers=headers), 401, "invalid_api_key")
             said(await api.chat(headers=headers), 401, "invalid_api_key")
-        for path in ("/healthz", "/readyz"):
+        for path in ("/healthz", "/readyz", "/openapi.json"):
             assert (await api.http.get(f"{api.url}{path}")).status_code == 200
         assert (await api.http.get(f"{api.url}/metrics", headers=api.key)).status_code == 200
         answer = await api.client.chat.completions.create(
@@ -157,7 +157,7 @@ async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:
 
 async def test_the_deadline(mosquitto: PrivateBroker) -> None:
     engine = FakeEngine()
-    async with served(mosquitto, engine=engine, timeout=0.3) as api:
+    async with served(mosquitto, engine=engine, api_timeout=0.3) as api:
         engine.gate.clear()
         with pytest.raises(openai.InternalServerError) as raised:
             await api.client.chat.completions.create(
@@ -178,7 +178,7 @@ async def test_a_failure_in_mid_stream_is_an_error_event(mosquitto: PrivateBroke
             engine.gate.clear()
 
     engine = FakeEngine(stop_in_mid_text)
-    async with served(mosquitto, engine=engine, timeout=3.0) as api:
+    async with served(mosquitto, engine=engine, api_timeout=3.0) as api:
         raw = asyncio.create_task(api.chat("raw", stream=True, **LONG))
         stream = await api.client.chat.completions.create(
             model=api.version, messages=[{"role": "user", "content": "x"}], stream=True, max_tokens=40_000,
@@ -202,7 +202,7 @@ async def _collect(stream: Any, chunks: list[Any]) -> None:
 async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with served(mosquitto, engine=engine, max_texts=2) as api:
+    async with served(mosquitto, engine=engine, api_texts=2) as api:
         running = [asyncio.create_task(api.chat(f"q{n}", max_tokens=5)) for n in range(2)]
         await until(lambda: len(api.api.texts) == 2)
         answer = await api.chat(max_tokens=5)
@@ -216,7 +216,7 @@ async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
 async def test_the_official_client_waits_and_asks_again(mosquitto: PrivateBroker) -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with served(mosquitto, engine=engine, max_texts=1) as api:
+    async with served(mosquitto, engine=engine, api_texts=1) as api:
         first = asyncio.create_task(api.chat(max_tokens=5))
         await until(lambda: len(api.api.texts) == 1)
         patient = api.client.with_options(max_retries=3).chat.completions.create(
@@ -261,7 +261,9 @@ async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) ->
 async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         port = int(api.url.rpartition(":")[2])
-        api.app.state.api = type(api.api)(ApiSettings(port=port), api.api.texts, api.node, api.api.metrics, 0)
+        api.app.state.api = type(api.api)(
+            ApiSettings(api_port=port), api.api.texts, api.node, api.api.metrics, 0
+        )
         with pytest.raises(UsageError, match="is taken"):
             await asyncio.wait_for(serve(api.app), 10)
         assert (await api.chat(max_tokens=2)).status_code == 200
@@ -269,7 +271,7 @@ async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
 
 async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
-        settings = ApiSettings(host="192.0.2.1", insecure_anywhere=True)
+        settings = ApiSettings(api_host="192.0.2.1", api_insecure_anywhere=True)
         api.app.state.api = type(api.api)(settings, api.api.texts, api.node, api.api.metrics, 0)
         with pytest.raises(UsageError, match="cannot listen"):
             await asyncio.wait_for(serve(api.app), 10)

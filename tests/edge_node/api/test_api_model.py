@@ -75,7 +75,7 @@ async def api_of(broker: PrivateBroker, draft: DraftModel) -> AsyncIterator[tupl
     run = asyncio.create_task(
         serve_node(
             node, draft.loaded, mqtt_link, base, policy=lambda: FixedPolicy(PLAN),
-            settings=ApiSettings(version=VERSION, port=0), started=port.set_result,
+            settings=ApiSettings(api_port=0), started=port.set_result,
         )
     )  # fmt: skip
     try:

@@ -294,21 +294,21 @@ def test_bodies_that_are_no_json_object(body: bytes) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "edge.example"])  # noqa: S104  what is refused
 def test_beyond_loopback_only_in_as_many_words(host: str) -> None:
     with pytest.raises(UsageError, match="without TLS"):
-        ApiSettings(host=host)
-    assert not ApiSettings(host=host, insecure_anywhere=True).loopback
+        ApiSettings(api_host=host).for_serving()
+    assert not ApiSettings(api_host=host, api_insecure_anywhere=True).for_serving().loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback(host: str) -> None:
-    assert ApiSettings(host=host).loopback
+    assert ApiSettings(api_host=host).for_serving().loopback
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"port": 70_000}, {"timeout": float("nan")}, {"max_texts": 0}, {"api_key": " "}]
+    "wrong", [{"api_port": 70_000}, {"api_timeout": float("nan")}, {"api_texts": 0}, {"api_key": " "}]
 )
 def test_settings_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        ApiSettings(**wrong)
+        ApiSettings(**wrong).for_serving()
 
 
 def test_the_key_is_never_shown() -> None:

@@ -89,7 +89,7 @@ async def test_a_completion_that_is_cancelled_is_cancelled_up_to_the_worker(
 async def test_errors_as_the_official_client_raises_them(mosquitto: PrivateBroker) -> None:
     """The ones that test_api_errors reads as plain HTTP."""
     engine = FakeEngine()
-    async with served(mosquitto, engine=engine, max_texts=1, max_body=4000, api_key="hush") as api:
+    async with served(mosquitto, engine=engine, api_texts=1, max_body=4000, api_key="hush") as api:
 
         async def refused(status: int, code: str, kind: type[openai.APIStatusError], **more: Any) -> None:
             asked: dict[str, Any] = {"model": api.version, "prompt": "x", "max_tokens": 3} | more

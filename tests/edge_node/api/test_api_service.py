@@ -33,11 +33,12 @@ async def refused(api: Served, **more: Any) -> tuple[str, float]:
     return error["message"], took
 
 
+@pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_nobody_serves_the_version_and_that_is_said_at_once(
-    mosquitto: PrivateBroker, stream: bool
+    mosquitto: PrivateBroker, stream: bool, qos: int
 ) -> None:
-    async with served(mosquitto, workers=0) as api:
+    async with served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api:
         said, took = await refused(api, stream=stream)
         assert took < SOON
         assert said == f"no worker serves {api.version} (start one; no version is online)"
@@ -57,15 +58,35 @@ async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos:
         assert "asv-other" in said
 
 
-async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0) as api:
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(
+    mosquitto: PrivateBroker, qos: int
+) -> None:
+    async with served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api:
         api.node.directory.blind = True
         assert (await refused(api))[1] < SOON
 
 
+async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
+    """At QoS 0 the node asks the broker who listens; the worker that hears the question has nothing to do for it."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, workers=0, plan=Plan(4, 1, 0)) as api:
+        api.node.directory.take = lambda *_: None  # type: ignore[method-assign]
+        async with worker_at(links_to(mosquitto), "asn-w", engine, version=api.version) as daemon:
+            asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
+            await asyncio.sleep(SOON + 0.5)
+            assert not asking.done()
+            engine.gate.set()
+            answer = (await asking).json()
+            assert answer["choices"][0]["message"]["content"] == shown(expected(ids_of("hello"), 3, 20)[0])
+            assert daemon.worker.malformed == 0
+            assert daemon.worker.machine.counters.opened == 1
+
+
 @pytest.mark.parametrize("blind", [False, True])
 async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: PrivateBroker, blind: bool) -> None:
-    async with served(mosquitto, workers=0, wait=20.0) as api:
+    async with served(mosquitto, workers=0, api_wait=20.0) as api:
         api.node.directory.blind = blind
         asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
         await asyncio.sleep(SOON + 0.5)
@@ -76,7 +97,7 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
 
 
 async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0, wait=1.0) as api:
+    async with served(mosquitto, workers=0, api_wait=1.0) as api:
         took = (await refused(api))[1]
         assert 1.0 < took < 1.0 + SOON
 

@@ -13,28 +13,32 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
 
     from edge_node.completion.figures import Figures
+    from edge_node.node import EdgeNode
 
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 _TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
 
 
 class Metrics:
-    """All figures of one app; the `Observer` of its texts.
+    """All figures of one app, which is told what happens to its texts.
 
     Args:
-        sessions: gives the number of texts that are being written.
-        link_up: tells whether the link is up.
+        node: read whenever the page is made.
 
     Attributes:
         requests: by endpoint and HTTP status; 499 is a client that went away.
     """
 
-    def __init__(self, sessions: Callable[[], int], link_up: Callable[[], bool]) -> None:
+    def __init__(self, node: EdgeNode) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "flexspec_edge_requests", "HTTP requests", ("endpoint", "status"), registry=registry
@@ -55,21 +59,24 @@ class Metrics:
         )
         self._rounds = Counter("flexspec_edge_rounds", "Verdicts that committed", registry=registry)
         self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
-        Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(sessions)
+        Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(
+            lambda: node.sessions
+        )
         Gauge("flexspec_edge_tasks", "Tasks of the event loop", registry=registry).set_function(
             lambda: len(asyncio.all_tasks())
         )
         ProcessCollector(registry=registry)
         Gauge("flexspec_edge_link_up", "1 while connected to the broker", registry=registry).set_function(
-            lambda: float(link_up())
+            lambda: node.link_up
         )
+        registry.register(_Surprises(node))
 
     def began(self, prompt_tokens: int) -> None:
-        """Count a text that begins."""
+        """A session was opened."""
         self._tokens.labels("prompt").inc(prompt_tokens)
 
     def committed(self, tokens: int, seconds: float, *, first: bool) -> None:
-        """Count tokens that came, so many seconds after the ones before, or after the request."""
+        """Tokens came, so many seconds after the ones before, or after the request."""
         if first:
             self._first_token.observe(seconds)
         else:
@@ -77,7 +84,7 @@ class Metrics:
         self._tokens.labels("completion").inc(tokens)
 
     def took(self, figures: Figures) -> None:
-        """Count what a session took, when it is over."""
+        """A session is over."""
         self._drafted.inc(figures.drafted)
         self._accepted.inc(figures.accepted)
         self._looked_up.inc(figures.looked_up)
@@ -86,9 +93,18 @@ class Metrics:
         self._bytes.labels("down").inc(figures.bytes_down)
 
     def ended(self, outcome: str) -> None:
-        """Count how a text ended."""
+        """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""
         self._texts.labels(outcome).inc()
 
     def page(self) -> bytes:
         """The page that Prometheus reads; made on the event loop."""
         return generate_latest(self._registry)
+
+
+class _Surprises(Collector):
+    def __init__(self, node: EdgeNode) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        what = "Events that the protocol's table has no row for"
+        yield CounterMetricFamily("flexspec_edge_surprises", what, value=self._node.surprises)
