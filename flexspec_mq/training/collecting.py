@@ -152,6 +152,29 @@ def collect_text(
         return None
 
 
+def answer_greedily(base: Path, words: Sequence[str], max_new: int) -> TextRows:
+    """Let the target answer prompts at temperature 0, in their order; blank, repeated and too long ones are left out.
+
+    Args:
+        base: Checkpoint folder of the target.
+        words: What a user would type.
+        max_new: Tokens of an answer at most.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        UsageError: No prompt is left.
+    """
+    model = load_target(base, attn_implementation=register())
+    prompts = encode_prompts(model.tokenizer, words, model.max_context - max_new)
+    if not prompts:
+        raise UsageError("there are no prompts to answer", hint="they are blank or too long")
+    orders = [Order(prompt, 0.0, limit=max_new) for prompt in prompts]
+    written: dict[Order, tuple[int, ...]] = {}
+    writer = _Writer(PackedModel(model.model), frozenset(model.eos), CollectConfig(), lambda: False)
+    writer.write(orders, written.__setitem__, lambda: None, "answers")
+    return make_rows(prompts, [written[order] for order in orders], [0.0] * len(orders))
+
+
 def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> list[Order]:
     """All texts that a finished collection has, in the order in which they are written."""
     pairs = [

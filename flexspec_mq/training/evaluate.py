@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from flexspec_mq.training.architecture import lm_head_weight, run_head, teacher_states
+from flexspec_mq.training.coupling import Rounds
 from flexspec_mq.training.losses import chunks
-from flexspec_mq.training.rows import make_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy.typing as npt
     from torch import nn
-    from transformers import PreTrainedModel
 
     from flexspec_mq.training.cache import StateCache
     from flexspec_mq.training.rows import TextRows
-
-BATCH_PROMPTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +90,6 @@ class Acceptance:
         }
 
 
-def count_rounds(accepted: npt.NDArray[np.bool_], k: int) -> int:
-    """Rounds of up to ``k`` draft tokens that an answer takes.
-
-    Args:
-        accepted: Whether the draft proposes the target's id, given the target's own text before it.
-        k: Draft tokens per round.
-    """
-    rounds = position = 0
-    while position < len(accepted):
-        run = 0
-        while run < k and position + run < len(accepted) and accepted[position + run]:
-            run += 1
-        position += run + 1
-        rounds += 1
-    return rounds
-
-
 @torch.no_grad()
 def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acceptance:
     """Measure a draft on rows that it was not trained on.
@@ -122,7 +100,7 @@ def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acce
         rows: What to replay.
         k: Draft tokens per round.
     """
-    sums = Acceptance()
+    sums, rounds = Acceptance(), Rounds()
     weight = lm_head_weight(draft)
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
@@ -136,8 +114,9 @@ def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acce
             sums.overlap_sum += float(torch.minimum(z.float().softmax(-1), t.float().softmax(-1)).sum())
         sums.positions += len(student)
         if row.greedy:
-            sums.rounds += count_rounds((torch.cat(proposed) == row.answer).numpy(), k)
-            sums.round_tokens += len(student)
+            accepted = (torch.cat(proposed) == row.answer).numpy()
+            rounds.play(accepted, np.ones(len(accepted)), k, stop=0.0)
+    sums.rounds, sums.round_tokens = rounds.rounds, rounds.tokens
     return sums
 
 
@@ -162,52 +141,3 @@ def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
         first = int(text.prompt_len[row])
         greedy = bool(text.temperature[row] == 0)
         yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:], greedy)
-
-
-@torch.inference_mode()
-def write_answers(
-    base: PreTrainedModel,
-    folder: Path,
-    prompts: Sequence[str],
-    max_new: int,
-    on_prompts: Callable[[int], None] = lambda _count: None,
-) -> TextRows:
-    """Let the target answer prompts at temperature 0, through its chat template.
-
-    Args:
-        base: The target.
-        folder: Its checkpoint, for the tokenizer.
-        prompts: What a user would type.
-        max_new: Answer tokens at most.
-        on_prompts: Told how many prompts were answered, after each batch.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    template = cast("Any", tokenizer).apply_chat_template
-    asked: list[list[int]] = template(chats, add_generation_prompt=True, return_dict=False)
-    ends = base.generation_config.eos_token_id if base.generation_config else None
-    end = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    answers: list[list[int]] = [[] for _ in asked]
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
-    for start in range(0, len(order), BATCH_PROMPTS):
-        batch = order[start : start + BATCH_PROMPTS]
-        for i, answer in zip(batch, _greedy(base, [asked[i] for i in batch], max_new), strict=True):
-            stop = next((j + 1 for j, token in enumerate(answer) if token in end), len(answer))
-            answers[i] = answer[:stop]
-        on_prompts(len(batch))
-    return make_rows(asked, answers, [0.0] * len(asked))
-
-
-def _greedy(base: PreTrainedModel, prompts: list[list[int]], max_new: int) -> list[list[int]]:
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    generate = cast("Any", base).generate
-    out = generate(ids, attention_mask=mask, max_new_tokens=max_new, do_sample=False, pad_token_id=0)
-    found: list[list[int]] = out[:, width:].tolist()
-    return found

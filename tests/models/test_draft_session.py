@@ -22,8 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from flexspec_mq.models.draft import materialise
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
 from flexspec_mq.training import session
-from flexspec_mq.training.architecture import load_causal_lm
-from flexspec_mq.training.evaluate import write_answers
+from flexspec_mq.training.collecting import answer_greedily
 from flexspec_mq.training.history import read_lines
 from flexspec_mq.training.packing import save_delta
 from flexspec_mq.training.prompts import read_prompts
@@ -268,14 +267,16 @@ def test_preliminary_deltas_appear_while_training(
 
 
 def test_batched_answers_are_those_of_each_prompt_alone(files: Path) -> None:
-    base = load_causal_lm(files / "base", torch.float32)
     prompts = ["w1 w2", "w3 w4 w5 w6 w7 w8", "w9"]
-    together = write_answers(base, files / "base", prompts, 12)
+    together = answer_greedily(files / "base", ["", *prompts, "w1 w2"], 12)
+    assert len(together) == len(prompts)
     for i, prompt in enumerate(prompts):
-        alone = write_answers(base, files / "base", [prompt], 12)
+        alone = answer_greedily(files / "base", [prompt], 12)
         assert together.row(i).tolist() == alone.row(0).tolist()
         assert together.prompt_len[i] == 2 + len(prompt.split())
         assert 1 <= together.answer_len[i] <= 12
+    with pytest.raises(UsageError, match="no prompts to answer"):
+        answer_greedily(files / "base", [" "], 12)
 
 
 def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) -> None:
