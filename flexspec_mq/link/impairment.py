@@ -52,7 +52,7 @@ class Impairment:
         way: which one this is.
 
     Attributes:
-        counters: what came in and what was dropped; `delivered` counts what went out.
+        counters: what came in and what was dropped; `LinkCounters.went_out` counts what went out.
     """
 
     def __init__(self, plan: LinkPlan, way: Way) -> None:
@@ -114,11 +114,6 @@ class Impairment:
             sent, out = self._pass(until, size, figures, chance)
         self._occupy(sent[1], size)
         return self._in_order(out)
-
-    def delivered(self, size: int) -> None:
-        """Count a packet that went out."""
-        self.counters.packets_out += 1
-        self.counters.bytes_out += size
 
     def backlog(self, now: float) -> int:
         """Bytes that came in and are not sent yet."""

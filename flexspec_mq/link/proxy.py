@@ -50,21 +50,14 @@ class ProxyLink:
         self._ways = {way: Impairment(plan, way) for way in ("up", "down")}
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
+        self._counters = LinkCounters(self._ways["up"].counters, self._ways["down"].counters, unit="payload")
         self._start = time.monotonic()
-        self._written = 0
-        self._late_sum = self._late_max = 0.0
 
     @property
     def counters(self) -> LinkCounters:
         """Chunks and payload bytes so far."""
-        return LinkCounters(
-            up=self._ways["up"].counters,
-            down=self._ways["down"].counters,
-            seconds=self._now(),
-            late_ms_mean=1e3 * self._late_sum / self._written if self._written else 0.0,
-            late_ms_max=1e3 * self._late_max,
-            unit="payload",
-        )
+        self._counters.seconds = self._now()
+        return self._counters
 
     def cut(self) -> None:
         """Break all connections, without a word to either side."""
@@ -152,12 +145,9 @@ class ProxyLink:
                     writer.write_eof()
                 return
             late = self._now() - due
-            self._written += 1
-            self._late_sum += late
-            self._late_max = max(self._late_max, late)
             writer.write(chunk)
             await writer.drain()
-            way.delivered(len(chunk))
+            self._counters.went_out(way.counters, len(chunk), late)
 
     def _now(self) -> float:
         return time.monotonic() - self._start
