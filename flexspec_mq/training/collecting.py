@@ -134,7 +134,7 @@ def collect_text(
     Raises:
         ModelError: A file is unreadable, the model cannot be loaded, or there is nothing to answer.
     """
-    words = [prompt for path in files.prompts for prompt in read_prompts(path)]
+    words = [prompt for path in files.prompts for _, prompt in read_prompts(path, may_be_blank=True)]
     had = load_rows(files.out) if files.out.exists() else None
     model = load_target(files.base, attn_implementation=register())
     writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)

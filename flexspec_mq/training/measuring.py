@@ -191,7 +191,8 @@ def _text_to_replay(files: EvaluateFiles, limit: int, max_new: int = 1) -> TextR
         return load_rows(files.keep)
     if files.prompts is None:
         raise ModelError("nothing to measure on", hint="give text or prompts")
-    text = answer_greedily(files.base, spread(read_prompts(files.prompts), limit), max_new)
+    words = [prompt for _, prompt in read_prompts(files.prompts, may_be_blank=True)]
+    text = answer_greedily(files.base, spread(words, limit), max_new)
     if files.keep is not None:
         save_rows(files.keep, text)
     return text

@@ -165,11 +165,10 @@ def token_ranks(text: TextRows, rows: Sequence[int], first: Sequence[int]) -> np
     answers = [text.row(row)[text.prompt_len[row] :] for row in rows]
     prompts = [text.row(row)[: text.prompt_len[row]] for row in rows]
     size = 1 + max([0, *(int(part.max()) for part in (*answers, *prompts) if len(part)), *first])
-    in_answers, in_prompts = (np.zeros(size, dtype=np.int64) for _ in range(2))
-    for part in answers:
-        in_answers += np.bincount(part, minlength=size)
-    for part in prompts:
-        in_prompts += np.bincount(part, minlength=size)
+    none = np.zeros(0, dtype=np.int64)
+    in_answers, in_prompts = (
+        np.bincount(np.concatenate([none, *some]), minlength=size) for some in (answers, prompts)
+    )
     # The most significant key is the last one.
     order = np.lexsort((np.arange(size), -in_prompts, -in_answers))
     leading = dict.fromkeys(first)

@@ -285,11 +285,13 @@ def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) ->
         run("evaluate", "--base", files / "base", "--delta", other, "--text", files / "text.npz")
     with pytest.raises(ModelError, match="fewer than 6 layers"):  # which the draft that ships wants
         run("evaluate", "--base", files / "base", "--text", files / "text.npz")
-    with pytest.raises(ModelError, match="cannot read prompts"):
+    with pytest.raises(UsageError, match="none cannot be read"):
         read_prompts(tmp_path / "none")
-    (tmp_path / "odd").write_text("{}\n")
-    with pytest.raises(ModelError, match="cannot read prompts"):
+    (tmp_path / "odd").write_text('{"prompt": " "}\n{}\n')
+    with pytest.raises(UsageError, match="odd line 1 has an empty prompt"):
         read_prompts(tmp_path / "odd")
+    with pytest.raises(UsageError, match="odd line 2 is no JSON object"):
+        read_prompts(tmp_path / "odd", may_be_blank=True)
 
 
 def test_text_that_is_no_archive_is_named(tmp_path: Path) -> None:
