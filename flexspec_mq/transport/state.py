@@ -6,7 +6,9 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     LinkCounters,
@@ -52,12 +54,7 @@ class LinkState(ABC):
         return self._counters
 
     async def wait_up(self, timeout: float | None = None) -> None:
-        """Wait until the link is up.
-
-        Raises:
-            LinkDown: not within `timeout` seconds.
-            LinkError: the link failed for good.
-        """
+        """Wait until the link is up; see `Link.wait_up`."""
         try:
             async with asyncio.timeout(timeout):
                 while not self._is_up:
@@ -70,7 +67,7 @@ class LinkState(ABC):
             ) from None
 
     async def events(self) -> AsyncIterator[LinkEvent]:
-        """Messages and changes of the link, in order."""
+        """Messages and changes of the link, in order; see `Link.events`."""
         try:
             async for event in self._inbox.events():
                 yield event
@@ -173,7 +170,7 @@ class LinkState(ABC):
 
 
 @asynccontextmanager
-async def supervised(link: LinkState, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def supervised(link: LinkState, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run `work` beside the body and cancel it with the body's end.
 
     If it dies of an unexpected error, the link fails at once, so the body meets that in its next call, and
@@ -182,13 +179,11 @@ async def supervised(link: LinkState, work: Coroutine[None, None, None]) -> Asyn
     Raises:
         LinkError: the failure of the link, if the body ended in order and nobody was told of it.
     """
-    task = asyncio.create_task(work, name=f"link {link.settings.client_id}")
-    task.add_done_callback(link.on_done)
     try:
-        yield
+        async with running(work, f"link {link.settings.client_id}") as task:
+            task.add_done_callback(link.on_done)
+            yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
         link.close()
         if not task.cancelled() and (bug := task.exception()) is not None:
             raise bug
