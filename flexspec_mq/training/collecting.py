@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.attention import register
 from flexspec_mq.models.load import load_target
@@ -218,11 +219,9 @@ def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> 
         known[numbers[order]] = decode(model.tokenizer, tokens).strip() if ended else ""
 
     def save() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         lines = [json.dumps({"invented": i, "prompt": known[i]}, ensure_ascii=False) for i in sorted(known)]
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     writer.write(list(orders.values()), on_text, save, "prompts invented")
     return [known[number] for number in range(config.invent) if known[number]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 
 if TYPE_CHECKING:
@@ -114,12 +114,9 @@ def _load(path: Path) -> TextRows:
 
 def save_rows(path: Path, rows: TextRows) -> None:
     """Write rows as ``load_rows`` reads them; replaces the file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     arrays = {name: getattr(rows, name) for name in ("ids", "start", "prompt_len", "temperature")}
-    with part.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    part.replace(path)
 
 
 def make_rows(
