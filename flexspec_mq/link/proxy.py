@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from flexspec_mq.daemon.tasks import ended
+from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.impairment import SEGMENT, Impairment
@@ -184,23 +184,18 @@ async def proxy_link(
     except OSError as error:
         raise UsageError(f"{listen[0]}:{listen[1]} cannot be listened on: {error.strerror}") from None
     proxy.host, proxy.port = server.sockets[0].getsockname()[:2]
-    cutting = (
-        asyncio.create_task(_cut_loop(proxy, cut_every, plan.seed), name="link-cut") if cut_every else None
-    )
     try:
-        yield proxy
+        async with running(_cut_loop(proxy, cut_every, plan.seed), "link-cut"):
+            yield proxy
     finally:
-        if cutting is not None:
-            cutting.cancel()
-            await asyncio.wait([cutting])
         server.close()
         await proxy.close()
         await server.wait_closed()
 
 
-async def _cut_loop(proxy: ProxyLink, mean: float, seed: int) -> None:
+async def _cut_loop(proxy: ProxyLink, mean: float | None, seed: int) -> None:
     rng = random.Random(f"cuts/{seed}")  # noqa: S311  an experiment, no secret
-    while True:
+    while mean:
         await asyncio.sleep(rng.expovariate(1 / mean))
         proxy.cut()
 

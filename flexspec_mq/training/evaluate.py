@@ -71,14 +71,6 @@ class Acceptance:
         """Tokens committed per round on greedy answers; the end of an answer cuts its last round short."""
         return self.round_tokens / max(1, self.rounds)
 
-    def add(self, other: Acceptance) -> None:
-        """Take in what other rows gave."""
-        self.positions += other.positions
-        self.matches += other.matches
-        self.overlap_sum += other.overlap_sum
-        self.round_tokens += other.round_tokens
-        self.rounds += other.rounds
-
     def figures(self) -> dict[str, float]:
         """What is worth printing and keeping."""
         return {
@@ -91,7 +83,9 @@ class Acceptance:
 
 
 @torch.no_grad()
-def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acceptance:
+def replay(
+    draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4, sums: Acceptance | None = None
+) -> Acceptance:
     """Measure a draft on rows that it was not trained on.
 
     Args:
@@ -99,8 +93,9 @@ def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acce
         n: Its backbone layers.
         rows: What to replay.
         k: Draft tokens per round.
+        sums: What earlier rows gave, to be added to.
     """
-    sums, rounds = Acceptance(), Rounds()
+    sums, rounds = sums or Acceptance(), Rounds()
     weight = lm_head_weight(draft)
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
@@ -116,7 +111,8 @@ def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acce
         if row.greedy:
             accepted = (torch.cat(proposed) == row.answer).numpy()
             rounds.play(accepted, np.ones(len(accepted)), k, stop=0.0)
-    sums.rounds, sums.round_tokens = rounds.rounds, rounds.tokens
+    sums.rounds += rounds.rounds
+    sums.round_tokens += rounds.tokens
     return sums
 
 

@@ -100,7 +100,7 @@ def evaluate_draft(files: EvaluateFiles, *, limit: int, max_new: int, rules: Rul
     sums = Acceptance()
     answers: list[Coupled] = []
     for number, row in enumerate(_replayed(base, meta.n, text)):
-        sums.add(replay(draft, meta.n, [row], rules.k))
+        replay(draft, meta.n, [row], rules.k, sums)
         answers += coupled(draft, meta.n, [row], rules.temperatures, first_row=number)
     calibration = None if meta.confidence is None else Calibration.from_json(meta.confidence)
     return {**sums.figures(), "temperatures": figures(answers, calibration, rules.k, rules.stop)}

@@ -107,6 +107,28 @@ class LinkState(ABC):
             LinkDown, PublishRefused: as of `publish`.
         """
 
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        """Subscribe now and on each later connection; see `Link.subscribe`."""
+        check_filter(topic_filter)
+        check_qos(qos)
+        self._raise_failure()
+        self.wanted[topic_filter] = qos
+        await self._subscribe(topic_filter, qos)
+
+    @abstractmethod
+    async def _subscribe(self, topic_filter: str, qos: int) -> None:
+        """Tell the broker of a new filter, if there is a connection."""
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Forget the filter, and tell the broker if the link is up; see `Link.unsubscribe`."""
+        self._raise_failure()
+        self.wanted.pop(topic_filter, None)
+        await self._unsubscribe(topic_filter)
+
+    @abstractmethod
+    async def _unsubscribe(self, topic_filter: str) -> None:
+        """Tell the broker that a filter is gone, if there is a connection."""
+
     def raise_untold(self) -> None:
         """Raise the failure that nobody has been told of.
 
