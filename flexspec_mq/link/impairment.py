@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from flexspec_mq.link.counters import WayCounters
 from flexspec_mq.link.profiles import LinkPlan, Way, WayFigures
-from flexspec_mq.link.rate import Serializer, StateRate, TraceRate
+from flexspec_mq.link.rate import StateRate, TraceRate
 from flexspec_mq.link.timeline import OutageTimeline, StateTimeline
 
 SEGMENT = 1448
@@ -64,7 +64,7 @@ class Impairment:
         self.outages = OutageTimeline(spec if hit else None, random.Random(f"outages/{plan.seed}"))  # noqa: S311
         self._rng = random.Random(f"{way} {plan.seed}")  # noqa: S311  an experiment, no secret
         trace = plan.trace(way)
-        self._serializer: Serializer = (
+        self._serializer = (
             TraceRate(trace)
             if trace is not None
             else StateRate(self._states, [figures.rate_mbit.value * 1e6 for figures in self._figures])
