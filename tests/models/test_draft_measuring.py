@@ -23,8 +23,8 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.architecture import build_draft, lm_head_weight
 from flexspec_mq.training.calibrate import calibrate, calibrated, calibration_error
-from flexspec_mq.training.coupling import TEMPERATURES, Coupled, Rounds, coupled, figures, survival
-from flexspec_mq.training.evaluate import Acceptance, fresh_rows
+from flexspec_mq.training.coupling import TEMPERATURES, Coupled, coupled, figures, survival
+from flexspec_mq.training.evaluate import Acceptance, Rounds, fresh_rows
 from flexspec_mq.training.history import COLUMNS, History, draw, read_lines
 from flexspec_mq.training.train import Progress
 from tests.models.test_draft_training import N, some_text, tiny_base
