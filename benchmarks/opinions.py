@@ -38,7 +38,7 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.calibrate import newton
-from flexspec_mq.training.coupling import Rounds
+from flexspec_mq.training.evaluate import Rounds
 from flexspec_mq.training.measuring import spread
 from flexspec_mq.training.rows import TextRows, load_rows
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flexspec_mq.doctor.findings import Finding, Findings, State
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.transport.arguments import address
+from flexspec_mq.settings.hosts import address
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 _MARKS = {State.OK: "ok  ", State.WARNING: "warn", State.FAILED: "FAIL"}

@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import flexspec_mq
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import stages
 
 Command = Callable[[argparse.Namespace], int | None]
+
+_PROGRAMS = {
+    "demo": "write a text with a draft and a target over a local broker",
+    "chat": "talk with an edge node's HTTP API in the terminal",
+    "doctor": "check what this machine's daemons need: what is wrong and how to mend it",
+}
+"""Subcommands with a parser of their own, in ``flexspec_mq.<name>.main``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,16 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    # `_main` hands everything after these to parsers of their own; the entries are for --help.
-    commands.add_parser(
-        "demo", help="write a text with a draft and a target over a local broker", add_help=False
-    )
-    commands.add_parser("chat", help="talk with an edge node's HTTP API in the terminal", add_help=False)
-    commands.add_parser(
-        "doctor",
-        help="check what this machine's daemons need: what is wrong and how to mend it",
-        add_help=False,
-    )
+    for name, about in _PROGRAMS.items():
+        commands.add_parser(name, help=about, add_help=False)
     _add_model_parser(commands)
     add_draft_parser(commands)
     add_link_parser(commands)
@@ -49,18 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _main(argv: Sequence[str]) -> int | None:
-    if argv and argv[0] == "demo":
-        from flexspec_mq.demo import main as demo
-
-        return demo.main(argv[1:])
-    if argv and argv[0] == "chat":
-        from flexspec_mq.chat import main as chat
-
-        return chat.main(argv[1:])
-    if argv and argv[0] == "doctor":
-        from flexspec_mq.doctor import main as doctor
-
-        return doctor.main(argv[1:])
+    if argv and argv[0] in _PROGRAMS:
+        program: Callable[[Sequence[str]], int] = import_module(f"flexspec_mq.{argv[0]}.main").main
+        return program(argv[1:])
     args = build_parser().parse_args(argv)
     func: Command = args.func
     return func(args)

@@ -34,9 +34,9 @@ def open_topic(version: str, edge: str) -> str:
     return f"{ROOT}/o/{version}/{edge}"
 
 
-def open_share(version: str, group: str = "w") -> str:
+def open_share(version: str) -> str:
     """The shared subscription that the workers of `version` share."""
-    return f"$share/{group}/{ROOT}/o/{version}/+"
+    return f"$share/w/{ROOT}/o/{version}/+"
 
 
 def draft_topic(worker: str, edge: str) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import percentile, table
+from benchmarks.scale_parts import null
 from benchmarks.scale_parts.generator import prompt_of
 from benchmarks.scale_parts.orders import Order
 from benchmarks.scale_parts.system import Measured, WorkerPlan, generators, in_window, load, null_workers
 from broker.launcher import PrivateBroker
-from flexspec_mq.simulator import null
 from flexspec_mq.site.process import Process
 from flexspec_mq.site.topology import Daemon
 

@@ -19,6 +19,7 @@ from functools import partial
 
 import msgspec
 
+from benchmarks.scale_parts import null
 from benchmarks.scale_parts.orders import Crowd, Mark, Order, Outcome, Ready, say
 from benchmarks.scale_parts.stopwatch import Stopwatch
 from edge_node.drafting.simulated import SimulatedDrafter
@@ -30,7 +31,6 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.simulator import null
 from flexspec_mq.transport.base import LinkSettings
 
 PROMPT = 16

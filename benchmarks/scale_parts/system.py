@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.scale_parts import null
 from benchmarks.scale_parts.cpu import Sample, Use, between, take
 from benchmarks.scale_parts.orders import LONGEST_ANSWER, BenchmarkError, Crowd, Order, Outcome, answer
 from broker.launcher import PrivateBroker
-from flexspec_mq.simulator import null
 from flexspec_mq.site.figures import since
 from flexspec_mq.site.process import Process, Processes, python
 from flexspec_mq.site.topology import Daemon

@@ -12,6 +12,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from benchmarks.scale_parts import null
 from benchmarks.scale_parts.orders import Ready, say
 from cloud_worker.__main__ import draining
 from cloud_worker.engine.interface import Facts
@@ -22,7 +23,6 @@ from cloud_worker.worker import CloudWorker
 from flexspec_mq.daemon import probes
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.tasks import any_of, running
-from flexspec_mq.simulator import null
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import percentile, table
+from benchmarks.scale_parts import null
 from benchmarks.scale_parts.orders import Order
 from benchmarks.scale_parts.system import Measured, WorkerPlan, generators, in_window, load, null_workers
 from broker.launcher import PrivateBroker
-from flexspec_mq.simulator import null
 from flexspec_mq.site.process import Process
 
 BAR = 1.8

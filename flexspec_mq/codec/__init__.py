@@ -3,7 +3,7 @@
 ::
 
     payload    = flag byte, body
-    flag byte  = protocol version << 4 | compression            framing.py
+    flag byte  = protocol version << 4 | compression            codec.py
     body       = msgpack [type, field, …], maybe compressed     wire.py, compression.py
     token ids  = a msgpack ``bin`` of LEB128 varints            tokens.py
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.estimators.draft_time import DraftTime
-from flexspec_mq.controller.estimators.rate import Rate
+from flexspec_mq.controller.estimators.rate import DraftTime, Rate
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.plan import Observation
 from flexspec_mq.daemon.expiring import ExpiringMap

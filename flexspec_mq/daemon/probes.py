@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.hosts import is_loopback
 
@@ -109,10 +110,7 @@ class _Probes:
 
     async def stop(self) -> None:
         """End what is open."""
-        tasks = list(self._open)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._open)
 
     def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.split(b"\r\n", 1)[0].partition(b" ")

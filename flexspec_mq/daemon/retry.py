@@ -31,14 +31,12 @@ class Waiting:
         what: the thing tried, as a person would say it.
         attempt: that failed just now, from 1.
         delay: seconds until the next one.
-        elapsed: seconds since the first one began.
         error: of this attempt.
     """
 
     what: str
     attempt: int
     delay: float
-    elapsed: float
     error: BaseException
 
     def __str__(self) -> str:
@@ -90,7 +88,7 @@ async def retrying(
         error = state.outcome.exception() if state.outcome else None
         if error is not None:
             delay = state.next_action.sleep if state.next_action else 0.0
-            on_wait(Waiting(what, state.attempt_number, delay, state.seconds_since_start or 0.0, error))
+            on_wait(Waiting(what, state.attempt_number, delay, error))
 
     retries = AsyncRetrying(
         wait=wait_random_exponential(multiplier=backoff.first, max=backoff.top),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flexspec_mq.errors import LocalProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
 T = TypeVar("T")
 
@@ -23,6 +23,14 @@ async def running(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyn
     finally:
         task.cancel()
         await asyncio.wait((task,))
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for them; what they raise is dropped."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def any_of(*tasks: asyncio.Future[Any]) -> None:

@@ -12,11 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flexspec_mq.daemon.main import run_main
+import msgspec
+
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
@@ -24,16 +24,12 @@ from flexspec_mq.link.keeper import terminated
 from flexspec_mq.link.netns import NetnsLink, netns_link
 from flexspec_mq.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from flexspec_mq.link.profiles_table import profiles_table
-from flexspec_mq.link.proxy import Address, proxy_link
+from flexspec_mq.link.proxy import proxy_link
 from flexspec_mq.link.trace import read_trace
+from flexspec_mq.settings.hosts import address
 
 _LOOK = 0.05
 _HOUR = 3600.0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``flexspec link``; returns the exit code."""
-    return run_main(_main, argv)
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,18 +37,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     link = commands.add_parser(
         "link", help="run programs over an emulated network: 4G, satellite, tunnel and others"
     )
-    _fill(link)
-
-
-def _main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="flexspec link", description=__doc__)
-    _fill(parser)
-    args = parser.parse_args(argv)
-    code: int = args.func(args)
-    return code
-
-
-def _fill(link: argparse.ArgumentParser) -> None:
     actions = link.add_subparsers(dest="action", metavar="action", required=True)
     run = actions.add_parser(
         "run",
@@ -86,13 +70,17 @@ def _fill(link: argparse.ArgumentParser) -> None:
     proxy.add_argument("--insecure-anywhere", action="store_true", help="allow --listen beyond loopback")
     proxy.set_defaults(func=_proxy)
     profiles = actions.add_parser("profiles", help="list the profiles with their figures and sources")
-    profiles.add_argument("--profiles-file", type=Path, metavar="TOML", help="profiles of your own")
+    _add_file(profiles)
     profiles.set_defaults(func=_profiles)
+
+
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profiles-file", type=Path, metavar="TOML", help="profiles of your own")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="4g", metavar="NAME", help="see `link profiles` (default: 4g)")
-    parser.add_argument("--profiles-file", type=Path, metavar="TOML", help="profiles of your own")
+    _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
     parser.add_argument(
         "--trace-up", type=Path, metavar="FILE", help="mahimahi trace that replaces the rate, a to b"
@@ -162,7 +150,7 @@ def _run_inside(link: NetnsLink, commands: tuple[list[str], list[str]], ends: fl
 
 def _proxy(args: argparse.Namespace) -> int:
     plan = _plan(args)
-    listen, target = _address(args.listen), _address(args.to)
+    listen, target = address(args.listen, least_port=0), address(args.to)
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -192,7 +180,11 @@ def _profiles(args: argparse.Namespace) -> int:
 def _report(plan: LinkPlan, counters: LinkCounters, more: dict[str, Any]) -> None:
     for line in counters.lines():
         _say(line)
-    _say(json.dumps({"profile": plan.name, "seed": plan.seed, **more, "counters": counters.as_dict()}))
+    _say(
+        json.dumps(
+            {"profile": plan.name, "seed": plan.seed, **more, "counters": msgspec.to_builtins(counters)}
+        )
+    )
 
 
 def _words(command: str | None) -> list[str]:
@@ -200,13 +192,6 @@ def _words(command: str | None) -> list[str]:
         return shlex.split(command or "")
     except ValueError as error:
         raise UsageError(f"{command!r} is no command: {error}") from None
-
-
-def _address(text: str) -> Address:
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"{text!r} is no address", hint="write HOST:PORT, as in 127.0.0.1:1883")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _positive(text: str) -> float:
@@ -222,7 +207,3 @@ def _positive(text: str) -> float:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

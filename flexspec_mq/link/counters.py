@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -43,32 +41,20 @@ class LinkCounters(msgspec.Struct):
     late_ms_max: float = 0.0
     unit: str = "IP"
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        made: dict[str, Any] = msgspec.to_builtins(self)
-        return made
+    def went_out(self, way: WayCounters, size: int, late: float) -> None:
+        """Count a packet of one of the ways, `late` seconds after it was due."""
+        way.packets_out += 1
+        way.bytes_out += size
+        self.late_ms_mean += (1e3 * late - self.late_ms_mean) / (self.up.packets_out + self.down.packets_out)
+        self.late_ms_max = max(self.late_ms_max, 1e3 * late)
 
     def lines(self) -> list[str]:
         """A table for people."""
-        names = ("packets_in", "bytes_in", "packets_out", "bytes_out", "lost", "overflowed", "in_outage")
-        heads = [
-            "way",
-            "packets in",
-            "bytes in",
-            "packets out",
-            "bytes out",
-            "lost",
-            "queue full",
-            "in outage",
-        ]
-        rows = [
-            [title, *(f"{getattr(way, name):,}" for name in names)]
-            for title, way in (("a to b", self.up), ("b to a", self.down))
-        ]
-        widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-        table = [
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            for row in [heads, *rows]
-        ]
+        names = ("packets in", "bytes in", "packets out", "bytes out", "lost", "queue full", "in outage")
+        rows = [["way", *names]]
+        for title, way in (("a to b", self.up), ("b to a", self.down)):
+            rows.append([title, *(f"{count:,}" for count in msgspec.structs.astuple(way))])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(map(str.rjust, row, widths)) for row in rows]
         late = f"{self.late_ms_mean:.2f} ms late in the mean, {self.late_ms_max:.1f} ms at most"
         return [*table, f"{self.unit} bytes over {self.seconds:.1f} s; what went out was {late}"]

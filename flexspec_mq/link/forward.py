@@ -37,9 +37,7 @@ class Forwarder:
         self._to = (tun_b, tun_a)
         self._flying: list[tuple[float, int, int, bytes]] = []
         self._number = 0
-        self._written = 0
-        self._late_sum = 0.0
-        self._late_max = 0.0
+        self._counters = LinkCounters(self._ways[0].counters, self._ways[1].counters)
         self._start = time.monotonic()
 
     def run(self, control: int, command: Callable[[], bool]) -> None:
@@ -66,13 +64,8 @@ class Forwarder:
 
     def counters(self) -> LinkCounters:
         """As of now."""
-        return LinkCounters(
-            up=self._ways[0].counters,
-            down=self._ways[1].counters,
-            seconds=self._now(),
-            late_ms_mean=1e3 * self._late_sum / self._written if self._written else 0.0,
-            late_ms_max=1e3 * self._late_max,
-        )
+        self._counters.seconds = self._now()
+        return self._counters
 
     def _now(self) -> float:
         return time.monotonic() - self._start
@@ -98,7 +91,4 @@ class Forwarder:
             except OSError:  # somebody took that side's interface down
                 self._ways[side].counters.in_outage += 1
                 continue
-            self._ways[side].delivered(len(packet))
-            self._written += 1
-            self._late_sum += now - due
-            self._late_max = max(self._late_max, now - due)
+            self._counters.went_out(self._ways[side].counters, len(packet), now - due)

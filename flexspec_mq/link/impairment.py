@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from flexspec_mq.link.counters import WayCounters
 from flexspec_mq.link.profiles import LinkPlan, Way, WayFigures
-from flexspec_mq.link.rate import Serializer, StateRate, TraceRate
+from flexspec_mq.link.rate import StateRate, TraceRate
 from flexspec_mq.link.timeline import OutageTimeline, StateTimeline
 
 SEGMENT = 1448
@@ -52,7 +52,7 @@ class Impairment:
         way: which one this is.
 
     Attributes:
-        counters: what came in and what was dropped; `delivered` counts what went out.
+        counters: what came in and what was dropped; `LinkCounters.went_out` counts what went out.
     """
 
     def __init__(self, plan: LinkPlan, way: Way) -> None:
@@ -64,7 +64,7 @@ class Impairment:
         self.outages = OutageTimeline(spec if hit else None, random.Random(f"outages/{plan.seed}"))  # noqa: S311
         self._rng = random.Random(f"{way} {plan.seed}")  # noqa: S311  an experiment, no secret
         trace = plan.trace(way)
-        self._serializer: Serializer = (
+        self._serializer = (
             TraceRate(trace)
             if trace is not None
             else StateRate(self._states, [figures.rate_mbit.value * 1e6 for figures in self._figures])
@@ -114,11 +114,6 @@ class Impairment:
             sent, out = self._pass(until, size, figures, chance)
         self._occupy(sent[1], size)
         return self._in_order(out)
-
-    def delivered(self, size: int) -> None:
-        """Count a packet that went out."""
-        self.counters.packets_out += 1
-        self.counters.bytes_out += size
 
     def backlog(self, now: float) -> int:
         """Bytes that came in and are not sent yet."""

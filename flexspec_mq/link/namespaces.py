@@ -16,6 +16,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flexspec_mq.daemon.children import started
@@ -107,18 +109,20 @@ def sweep() -> list[str]:
     return left
 
 
-def enter(name: str) -> None:
-    """Move the calling thread, and what it starts from now on, into a namespace.
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Have the calling thread, and what it starts meanwhile, in a namespace.
 
     Raises:
         FlexSpecError: the kernel refused.
     """
-    _set(NETNS_FOLDER / name)
-
-
-def leave(home: int) -> None:
-    """Move the calling thread to the namespace of an open file of ``/proc/…/ns/net``."""
-    _setns(home)
+    here, there = Path("/proc/thread-self/ns/net"), NETNS_FOLDER / name
+    with here.open("rb", buffering=0) as home, there.open("rb", buffering=0) as away:
+        _setns(away.fileno())
+        try:
+            yield
+        finally:
+            _setns(home.fileno())
 
 
 def run_ip(*arguments: str) -> str:
@@ -139,14 +143,6 @@ def run_ip(*arguments: str) -> str:
             hint="is this a container without CAP_NET_ADMIN and CAP_SYS_ADMIN?",
         )
     return done.stdout
-
-
-def _set(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _setns(handle)
-    finally:
-        os.close(handle)
 
 
 def _setns(handle: int) -> None:

@@ -197,7 +197,7 @@ def all_figures(profile: Profile) -> list[Figure]:
     for state in profile.states:
         found.append(state.dwell_s)
         for way in (state.up, state.down):
-            found += [way.delay_ms, way.jitter_ms, way.rate_mbit, way.loss_percent, way.queue_kb]
+            found += msgspec.structs.astuple(way)
     if profile.outages is not None:
         found += [profile.outages.gap_s, profile.outages.shortest_s, profile.outages.longest_s]
     return [figure for figure in found if figure is not None]

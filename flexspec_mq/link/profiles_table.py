@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flexspec_mq.link.profiles import WAYS, Catalogue, Figure, State, Way, WayFigures
+import msgspec
+
+from flexspec_mq.link.profiles import WAYS, Catalogue, Figure
 
 _ARROWS = {"up": "a to b", "down": "b to a"}
 
@@ -14,12 +16,13 @@ def profiles_table(catalogue: Catalogue) -> list[str]:
     def cell(figure: Figure) -> str:
         return f"{figure.value:g} [{numbers[figure.source]}]"
 
-    heads = ["profile", "state", "way", "delay ms", "jitter ms", "Mbit/s", "loss %", "queue kB"]
-    rows = [heads]
+    rows = [["profile", "state", "way", "delay ms", "jitter ms", "Mbit/s", "loss %", "queue kB"]]
     notes = []
     for name, profile in catalogue.profiles.items():
         for state in profile.states:
-            rows += [[name, state.name, _ARROWS[way], *map(cell, _cells(state, way))] for way in WAYS]
+            for way in WAYS:
+                figures = msgspec.structs.astuple(state.figures(way))
+                rows.append([name, state.name, _ARROWS[way], *map(cell, figures)])
         notes.append(f"{name}: {profile.about}")
         if (out := profile.outages) is not None:
             bounds = (
@@ -29,21 +32,8 @@ def profiles_table(catalogue: Catalogue) -> list[str]:
         for state in profile.states:
             if state.dwell_s is not None:
                 notes[-1] += f"; {state.name} for {cell(state.dwell_s)} s in the mean"
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     sources = [f"[{numbers[key]}] {text}" for key, text in catalogue.sources.items()]
-    return [
-        *lines,
-        "",
-        *notes,
-        "",
-        "Delay is the least one-way delay; jitter is the mean of what comes on top.",
-        *sources,
-    ]
-
-
-def _cells(state: State, way: Way) -> tuple[Figure, ...]:
-    figures: WayFigures = state.figures(way)
-    return figures.delay_ms, figures.jitter_ms, figures.rate_mbit, figures.loss_percent, figures.queue_kb
+    about = "Delay is the least one-way delay; jitter is the mean of what comes on top."
+    return [*lines, "", *notes, "", about, *sources]

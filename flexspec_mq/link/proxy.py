@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.impairment import SEGMENT, Impairment
@@ -50,21 +51,14 @@ class ProxyLink:
         self._ways = {way: Impairment(plan, way) for way in ("up", "down")}
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
+        self._counters = LinkCounters(self._ways["up"].counters, self._ways["down"].counters, unit="payload")
         self._start = time.monotonic()
-        self._written = 0
-        self._late_sum = self._late_max = 0.0
 
     @property
     def counters(self) -> LinkCounters:
         """Chunks and payload bytes so far."""
-        return LinkCounters(
-            up=self._ways["up"].counters,
-            down=self._ways["down"].counters,
-            seconds=self._now(),
-            late_ms_mean=1e3 * self._late_sum / self._written if self._written else 0.0,
-            late_ms_max=1e3 * self._late_max,
-            unit="payload",
-        )
+        self._counters.seconds = self._now()
+        return self._counters
 
     def cut(self) -> None:
         """Break all connections, without a word to either side."""
@@ -88,10 +82,7 @@ class ProxyLink:
 
     async def close(self) -> None:
         """End everything."""
-        handlers = list(self._handlers)
-        for handler in handlers:
-            handler.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
+        await ended(self._handlers)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until both sides have ended it, or one breaks."""
@@ -152,12 +143,9 @@ class ProxyLink:
                     writer.write_eof()
                 return
             late = self._now() - due
-            self._written += 1
-            self._late_sum += late
-            self._late_max = max(self._late_max, late)
             writer.write(chunk)
             await writer.drain()
-            way.delivered(len(chunk))
+            self._counters.went_out(way.counters, len(chunk), late)
 
     def _now(self) -> float:
         return time.monotonic() - self._start
@@ -196,23 +184,18 @@ async def proxy_link(
     except OSError as error:
         raise UsageError(f"{listen[0]}:{listen[1]} cannot be listened on: {error.strerror}") from None
     proxy.host, proxy.port = server.sockets[0].getsockname()[:2]
-    cutting = (
-        asyncio.create_task(_cut_loop(proxy, cut_every, plan.seed), name="link-cut") if cut_every else None
-    )
     try:
-        yield proxy
+        async with running(_cut_loop(proxy, cut_every, plan.seed), "link-cut"):
+            yield proxy
     finally:
-        if cutting is not None:
-            cutting.cancel()
-            await asyncio.wait([cutting])
         server.close()
         await proxy.close()
         await server.wait_closed()
 
 
-async def _cut_loop(proxy: ProxyLink, mean: float, seed: int) -> None:
+async def _cut_loop(proxy: ProxyLink, mean: float | None, seed: int) -> None:
     rng = random.Random(f"cuts/{seed}")  # noqa: S311  an experiment, no secret
-    while True:
+    while mean:
         await asyncio.sleep(rng.expovariate(1 / mean))
         proxy.cut()
 

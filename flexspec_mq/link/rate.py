@@ -1,21 +1,15 @@
-"""How long a packet occupies the link: a rate that may change with the channel's state, or a trace. Pure."""
+"""How long a packet occupies the link: a rate that may change with the channel's state, or a trace. Pure.
+
+Either is a server with one place: packets pass one after the other, in the order of the calls.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Protocol
 
 from flexspec_mq.link.profiles import MTU
 from flexspec_mq.link.timeline import StateTimeline
-
-
-class Serializer(Protocol):
-    """A server with one place: packets pass one after the other, in the order of the calls."""
-
-    def transmit(self, ready: float, size: int) -> tuple[float, float]:
-        """Send `size` bytes that are there from `ready` on; returns start and end in seconds."""
-        ...
 
 
 class StateRate:
@@ -32,7 +26,7 @@ class StateRate:
         self._free = 0.0
 
     def transmit(self, ready: float, size: int) -> tuple[float, float]:
-        """See `Serializer`."""
+        """Send `size` bytes that are there from `ready` on; returns start and end in seconds."""
         time = start = max(ready, self._free)
         bits = size * 8.0
         while True:
@@ -63,7 +57,7 @@ class TraceRate:
         self._left = 0
 
     def transmit(self, ready: float, size: int) -> tuple[float, float]:
-        """See `Serializer`. Start and end are those of the first and the last opportunity taken."""
+        """See `StateRate`. Start and end are those of the first and the last opportunity taken."""
         if not self._left or self._time(self._index) < ready:
             self._index = max(self._index + 1, self._first_from(ready))
             self._left = MTU

@@ -34,15 +34,8 @@ def open_tun(namespace: str, address: str) -> int:
     Raises:
         FlexSpecError: the kernel or `ip` refused.
     """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        namespaces.enter(namespace)
-        try:
-            return _make(address)
-        finally:
-            namespaces.leave(home)
-    finally:
-        os.close(home)
+    with namespaces.inside(namespace):
+        return _make(address)
 
 
 def _make(address: str) -> int:

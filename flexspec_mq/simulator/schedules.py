@@ -9,7 +9,7 @@ import argparse
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
@@ -65,15 +65,7 @@ def request(rng: random.Random, session: int, now: float, target: FakeTarget) ->
     if target.flips or rng.random() < 0.8:
         return base
     truth, _ = target.text(base)
-    return SessionRequest(
-        session=base.session,
-        version=base.version,
-        identity=base.identity,
-        prompt=base.prompt,
-        committed=truth[: rng.randrange(len(truth) + 1)],
-        finish_at=base.finish_at,
-        deadline=base.deadline,
-    )
+    return replace(base, committed=truth[: rng.randrange(len(truth) + 1)])
 
 
 def build(rng: random.Random, *, flips: float) -> World:
@@ -110,13 +102,11 @@ def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None
     limit = min(base.identity.limit, (world.config.room or _CONTEXT) - len(prompt))
     if limit < 1:
         return None
-    return SessionRequest(
-        session=base.session,
-        version=base.version,
+    return replace(
+        base,
         identity=identity(seed=base.identity.seed, limit=limit, ignore_eos=base.identity.ignore_eos),
         prompt=prompt,
-        finish_at=base.finish_at,
-        deadline=base.deadline,
+        committed=(),
         reuse=world.prefixes.offer("v", prompt, world.now),
     )
 

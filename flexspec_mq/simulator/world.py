@@ -13,7 +13,7 @@ from zlib import crc32
 from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
-from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionConfig, SessionRequest
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionRequest
 from flexspec_mq.protocol.effects import (
     Commit,
     Effect,
@@ -34,6 +34,8 @@ FINGERPRINT = bytes(range(16))
 VOCAB = 50
 EOS = 49
 EDGE = "edge"
+LATE_BY = 20.0
+"""Seconds that a message which comes late takes on top, at most."""
 
 
 def identity(*, seed: int = 1, limit: int = 40, ignore_eos: bool = False) -> Identity:
@@ -124,12 +126,10 @@ class ChangingPolicy:
     def __init__(self, plans: Sequence[Plan], rng: random.Random) -> None:
         self.plans = plans
         self.rng = rng
-        self.asked = 0
 
     def plan(self, seen: Observation) -> Plan:
         """One of the plans."""
         assert seen.accepted <= seen.drafted
-        self.asked += 1
         return self.rng.choice(self.plans)
 
 
@@ -143,7 +143,6 @@ class Link:
     loss: float = 0.0
     duplicate: float = 0.0
     late: float = 0.0
-    late_by: float = 20.0
 
     def arrivals(self) -> list[float]:
         """Delay of each copy that arrives."""
@@ -152,7 +151,7 @@ class Link:
         for _ in range(copies):
             if self.rng.random() < self.loss:
                 continue
-            extra = self.rng.random() * self.late_by if self.rng.random() < self.late else 0.0
+            extra = self.rng.random() * LATE_BY if self.rng.random() < self.late else 0.0
             delays.append(self.delay + self.rng.random() * self.jitter + extra)
         return delays
 
@@ -284,10 +283,9 @@ class World:
         policy: Policy,
         accuracy: float,
         draft_time: float = 0.008,
-        config: SessionConfig | None = None,
     ) -> Cell:
         """Begin a session."""
-        machine = EdgeSession(request, policy, random.Random(self.rng.random()), config)
+        machine = EdgeSession(request, policy, random.Random(self.rng.random()))
         cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))
         self.cells.append(cell)
         if not self.online:

@@ -13,34 +13,11 @@ import torch
 from torch import nn
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.log_silencing import quiet_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from transformers import PreTrainedModel
-
-
-def load_causal_lm(path: Path, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """Load a local checkpoint for inference, with attention by torch's scaled dot product.
-
-    Raises:
-        ModelError: The folder holds no causal LM that transformers can load.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, local_files_only=True, attn_implementation="sdpa"
-            )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot load a causal LM from {path}: {error}",
-            hint="point it to a folder with config.json and model.safetensors",
-        ) from error
-    return cast("PreTrainedModel", cast("nn.Module", model).eval())
 
 
 def check_llama_like(model: nn.Module) -> None:

@@ -84,14 +84,14 @@ def calibrate(answers: Sequence[Coupled]) -> tuple[Calibration, Reliability]:
         len(accepted),
         calibration_error(judged, accepted),
         by_temperature,
-        reliability(judged, accepted, BINS),
+        reliability(judged, accepted),
     )
     return fit(features, accepted), found
 
 
 def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.bool_]) -> float:
     """Expected calibration error over bins of equal width, 0 to 1."""
-    bins = reliability(judged, accepted, BINS)
+    bins = reliability(judged, accepted)
     return sum(count * abs(mean - share) for count, mean, share in bins) / max(1, len(accepted))
 
 
@@ -127,14 +127,12 @@ def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -
     return Calibration(tuple(map(float, weights)))
 
 
-def reliability(
-    probabilities: Floats, accepted: npt.NDArray[np.bool_], bins: int = 10
-) -> list[tuple[int, float, float]]:
+def reliability(probabilities: Floats, accepted: npt.NDArray[np.bool_]) -> list[tuple[int, float, float]]:
     """How well probabilities are calibrated: per bin of equal width, count, mean probability, accepted share."""
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     return [
         (int(mine.sum()), float(probabilities[mine].mean()), float(accepted[mine].mean()))
-        for mine in (place == number for number in range(bins))
+        for mine in (place == number for number in range(BINS))
         if mine.any()
     ]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
@@ -133,7 +134,7 @@ def collect_text(
     Raises:
         ModelError: A file is unreadable, the model cannot be loaded, or there is nothing to answer.
     """
-    words = [prompt for path in files.prompts for prompt in read_prompts(path)]
+    words = [prompt for path in files.prompts for _, prompt in read_prompts(path, may_be_blank=True)]
     had = load_rows(files.out) if files.out.exists() else None
     model = load_target(files.base, attn_implementation=register())
     writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
@@ -149,6 +150,29 @@ def collect_text(
         return _answer(writer, prompts, had, files.out)
     except Stopped:
         return None
+
+
+def answer_greedily(base: Path, words: Sequence[str], max_new: int) -> TextRows:
+    """Let the target answer prompts at temperature 0, in their order; blank, repeated and too long ones are left out.
+
+    Args:
+        base: Checkpoint folder of the target.
+        words: What a user would type.
+        max_new: Tokens of an answer at most.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        UsageError: No prompt is left.
+    """
+    model = load_target(base, attn_implementation=register())
+    prompts = encode_prompts(model.tokenizer, words, model.max_context - max_new)
+    if not prompts:
+        raise UsageError("there are no prompts to answer", hint="they are blank or too long")
+    orders = [Order(prompt, 0.0, limit=max_new) for prompt in prompts]
+    written: dict[Order, tuple[int, ...]] = {}
+    writer = _Writer(PackedModel(model.model), frozenset(model.eos), CollectConfig(), lambda: False)
+    writer.write(orders, written.__setitem__, lambda: None, "answers")
+    return make_rows(prompts, [written[order] for order in orders], [0.0] * len(orders))
 
 
 def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> list[Order]:
@@ -194,11 +218,9 @@ def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> 
         known[numbers[order]] = decode(model.tokenizer, tokens).strip() if ended else ""
 
     def save() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         lines = [json.dumps({"invented": i, "prompt": known[i]}, ensure_ascii=False) for i in sorted(known)]
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     writer.write(list(orders.values()), on_text, save, "prompts invented")
     return [known[number] for number in range(config.invent) if known[number]]

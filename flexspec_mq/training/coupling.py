@@ -19,6 +19,7 @@ from flexspec_mq.models.draft.confidence import COLUMNS, Calibration, features_o
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.architecture import lm_head_weight, run_head
+from flexspec_mq.training.evaluate import Rounds
 from flexspec_mq.training.losses import chunks
 
 if TYPE_CHECKING:
@@ -108,58 +109,6 @@ def samples(
         accepted[row] = choose(theirs, params, first + row) == token
         accepted_run = accepted_run + 1 if accepted[row] else 0
     return features, accepted
-
-
-@dataclass(slots=True)
-class Rounds:
-    """Verification rounds, counted.
-
-    Attributes:
-        tokens: Committed: in each round what is accepted, and one more that the target writes.
-        rounds: All, those without a draft included.
-        empty: Of them, without a drafted token.
-        drafted: Tokens sent to the target.
-        accepted: Of them, accepted.
-    """
-
-    tokens: int = 0
-    rounds: int = 0
-    empty: int = 0
-    drafted: int = 0
-    accepted: int = 0
-
-    def play(
-        self, accepted: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64], k: int, stop: float
-    ) -> None:
-        """Add the rounds of one answer.
-
-        Args:
-            accepted: Whether the target takes the draft's token at each position.
-            confidence: How likely the draft thinks that, 0 to 1.
-            k: Drafted tokens of a round, at most.
-            stop: A batch ends before the token at which the product of its confidences falls below this.
-        """
-        position, length = 0, len(accepted)
-        while position < length:
-            together = np.cumprod(confidence[position : position + k])
-            below = np.flatnonzero(together < stop)
-            drafted = int(below[0]) if len(below) else len(together)
-            wrong = np.flatnonzero(~accepted[position : position + drafted])
-            taken = int(wrong[0]) if len(wrong) else drafted
-            self.rounds += 1
-            self.empty += drafted == 0
-            self.drafted += drafted
-            self.accepted += taken
-            position += taken + 1
-        self.tokens += length
-
-    def figures(self) -> dict[str, float]:
-        """What is worth printing."""
-        return {
-            "tokens_per_round": round(self.tokens / max(1, self.rounds), 4),
-            "accepted_per_drafted": round(self.accepted / max(1, self.drafted), 4),
-            "empty_rounds": round(self.empty / max(1, self.rounds), 4),
-        }
 
 
 def survival(answers: Sequence[npt.NDArray[np.bool_]], k: int) -> list[float]:

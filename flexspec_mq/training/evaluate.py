@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from flexspec_mq.training.architecture import lm_head_weight, run_head, teacher_states
 from flexspec_mq.training.losses import chunks
-from flexspec_mq.training.rows import make_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy.typing as npt
     from torch import nn
-    from transformers import PreTrainedModel
 
     from flexspec_mq.training.cache import StateCache
     from flexspec_mq.training.rows import TextRows
-
-BATCH_PROMPTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,58 @@ class Replay:
     final: torch.Tensor
     answer: torch.Tensor
     greedy: bool
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Verification rounds, counted.
+
+    Attributes:
+        tokens: Committed: in each round what is accepted, and one more that the target writes.
+        rounds: All, those without a draft included.
+        empty: Of them, without a drafted token.
+        drafted: Tokens sent to the target.
+        accepted: Of them, accepted.
+    """
+
+    tokens: int = 0
+    rounds: int = 0
+    empty: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def play(
+        self, accepted: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64], k: int, stop: float
+    ) -> None:
+        """Add the rounds of one answer.
+
+        Args:
+            accepted: Whether the target takes the draft's token at each position.
+            confidence: How likely the draft thinks that, 0 to 1.
+            k: Drafted tokens of a round, at most.
+            stop: A batch ends before the token at which the product of its confidences falls below this.
+        """
+        position, length = 0, len(accepted)
+        while position < length:
+            together = np.cumprod(confidence[position : position + k])
+            below = np.flatnonzero(together < stop)
+            drafted = int(below[0]) if len(below) else len(together)
+            wrong = np.flatnonzero(~accepted[position : position + drafted])
+            taken = int(wrong[0]) if len(wrong) else drafted
+            self.rounds += 1
+            self.empty += drafted == 0
+            self.drafted += drafted
+            self.accepted += taken
+            position += taken + 1
+        self.tokens += length
+
+    def figures(self) -> dict[str, float]:
+        """What is worth printing."""
+        return {
+            "tokens_per_round": round(self.tokens / max(1, self.rounds), 4),
+            "accepted_per_drafted": round(self.accepted / max(1, self.drafted), 4),
+            "empty_rounds": round(self.empty / max(1, self.rounds), 4),
+        }
 
 
 @dataclass(slots=True)
@@ -76,14 +123,6 @@ class Acceptance:
         """Tokens committed per round on greedy answers; the end of an answer cuts its last round short."""
         return self.round_tokens / max(1, self.rounds)
 
-    def add(self, other: Acceptance) -> None:
-        """Take in what other rows gave."""
-        self.positions += other.positions
-        self.matches += other.matches
-        self.overlap_sum += other.overlap_sum
-        self.round_tokens += other.round_tokens
-        self.rounds += other.rounds
-
     def figures(self) -> dict[str, float]:
         """What is worth printing and keeping."""
         return {
@@ -95,25 +134,10 @@ class Acceptance:
         }
 
 
-def count_rounds(accepted: npt.NDArray[np.bool_], k: int) -> int:
-    """Rounds of up to ``k`` draft tokens that an answer takes.
-
-    Args:
-        accepted: Whether the draft proposes the target's id, given the target's own text before it.
-        k: Draft tokens per round.
-    """
-    rounds = position = 0
-    while position < len(accepted):
-        run = 0
-        while run < k and position + run < len(accepted) and accepted[position + run]:
-            run += 1
-        position += run + 1
-        rounds += 1
-    return rounds
-
-
 @torch.no_grad()
-def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acceptance:
+def replay(
+    draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4, sums: Acceptance | None = None
+) -> Acceptance:
     """Measure a draft on rows that it was not trained on.
 
     Args:
@@ -121,8 +145,9 @@ def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acce
         n: Its backbone layers.
         rows: What to replay.
         k: Draft tokens per round.
+        sums: What earlier rows gave, to be added to.
     """
-    sums = Acceptance()
+    sums, rounds = sums or Acceptance(), Rounds()
     weight = lm_head_weight(draft)
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
@@ -136,8 +161,10 @@ def replay(draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4) -> Acce
             sums.overlap_sum += float(torch.minimum(z.float().softmax(-1), t.float().softmax(-1)).sum())
         sums.positions += len(student)
         if row.greedy:
-            sums.rounds += count_rounds((torch.cat(proposed) == row.answer).numpy(), k)
-            sums.round_tokens += len(student)
+            accepted = (torch.cat(proposed) == row.answer).numpy()
+            rounds.play(accepted, np.ones(len(accepted)), k, stop=0.0)
+    sums.rounds += rounds.rounds
+    sums.round_tokens += rounds.tokens
     return sums
 
 
@@ -162,52 +189,3 @@ def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
         first = int(text.prompt_len[row])
         greedy = bool(text.temperature[row] == 0)
         yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:], greedy)
-
-
-@torch.inference_mode()
-def write_answers(
-    base: PreTrainedModel,
-    folder: Path,
-    prompts: Sequence[str],
-    max_new: int,
-    on_prompts: Callable[[int], None] = lambda _count: None,
-) -> TextRows:
-    """Let the target answer prompts at temperature 0, through its chat template.
-
-    Args:
-        base: The target.
-        folder: Its checkpoint, for the tokenizer.
-        prompts: What a user would type.
-        max_new: Answer tokens at most.
-        on_prompts: Told how many prompts were answered, after each batch.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    template = cast("Any", tokenizer).apply_chat_template
-    asked: list[list[int]] = template(chats, add_generation_prompt=True, return_dict=False)
-    ends = base.generation_config.eos_token_id if base.generation_config else None
-    end = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    answers: list[list[int]] = [[] for _ in asked]
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
-    for start in range(0, len(order), BATCH_PROMPTS):
-        batch = order[start : start + BATCH_PROMPTS]
-        for i, answer in zip(batch, _greedy(base, [asked[i] for i in batch], max_new), strict=True):
-            stop = next((j + 1 for j, token in enumerate(answer) if token in end), len(answer))
-            answers[i] = answer[:stop]
-        on_prompts(len(batch))
-    return make_rows(asked, answers, [0.0] * len(asked))
-
-
-def _greedy(base: PreTrainedModel, prompts: list[list[int]], max_new: int) -> list[list[int]]:
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    generate = cast("Any", base).generate
-    out = generate(ids, attention_mask=mask, max_new_tokens=max_new, do_sample=False, pad_token_id=0)
-    found: list[list[int]] = out[:, width:].tolist()
-    return found

@@ -7,6 +7,7 @@ import math
 from importlib import util
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 
 if TYPE_CHECKING:
@@ -42,13 +43,10 @@ class History:
         self.path, self.every = path, every
         self._last = step
         lines = [line for line in read_lines(path) if line["step"] <= step] if step and path.exists() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows({name: _shown(value) for name, value in line.items()} for line in lines)
-        part.replace(path)
 
     def step(self, progress: Progress, rate: float) -> None:
         """Add a line if enough steps were done since the last one."""
@@ -117,9 +115,8 @@ def draw(history: Path, out: Path) -> None:
         left, right = figure.subplots(1, 2)
         _loss(left, lines)
         _acceptance(right, lines)
-        part = out.with_name(f".{out.name}.part")
-        figure.savefig(part, format="svg", metadata={"Date": None})
-        part.replace(out)
+        with whole(out) as part:
+            figure.savefig(part, format="svg", metadata={"Date": None})
 
 
 def _loss(axes: Axes, lines: Sequence[dict[str, float]]) -> None:

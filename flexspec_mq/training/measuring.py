@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +19,12 @@ from flexspec_mq.models.draft.delta import (
     read_delta,
     read_meta,
 )
-from flexspec_mq.training.architecture import build_draft, load_causal_lm, trained_parameters
+from flexspec_mq.models.load import load_target
+from flexspec_mq.training.architecture import build_draft, trained_parameters
 from flexspec_mq.training.calibrate import Reliability, calibrate, calibrated
+from flexspec_mq.training.collecting import answer_greedily
 from flexspec_mq.training.coupling import TEMPERATURES, coupled, figures
-from flexspec_mq.training.evaluate import Acceptance, fresh_rows, replay, write_answers
+from flexspec_mq.training.evaluate import Acceptance, fresh_rows, replay
 from flexspec_mq.training.packing import save_delta
 from flexspec_mq.training.progress import progress_bar
 from flexspec_mq.training.prompts import read_prompts
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from flexspec_mq.training.evaluate import Replay
     from flexspec_mq.training.rows import TextRows
 
-log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -96,11 +96,11 @@ def evaluate_draft(files: EvaluateFiles, *, limit: int, max_new: int, rules: Rul
         ModelError: A file is unreadable, or the draft belongs to another base.
     """
     base, draft, meta = _load(files)
-    text = _text_to_replay(files, base, limit, max_new)
+    text = _text_to_replay(files, limit, max_new)
     sums = Acceptance()
     answers: list[Coupled] = []
     for number, row in enumerate(_replayed(base, meta.n, text)):
-        sums.add(replay(draft, meta.n, [row], rules.k))
+        replay(draft, meta.n, [row], rules.k, sums)
         answers += coupled(draft, meta.n, [row], rules.temperatures, first_row=number)
     calibration = None if meta.confidence is None else Calibration.from_json(meta.confidence)
     return {**sums.figures(), "temperatures": figures(answers, calibration, rules.k, rules.stop)}
@@ -123,7 +123,7 @@ def calibrate_delta(
     """
     files = EvaluateFiles(base_path, delta_path, texts=tuple(texts))
     base, draft, meta = _load(files)
-    text = _text_to_replay(files, base, limit, 1)
+    text = _text_to_replay(files, limit)
     calibration, found = calibrate(list(coupled(draft, meta.n, _replayed(base, meta.n, text), TEMPERATURES)))
     _, stored = read_delta(delta_path)
     save_delta(out, stored, calibrated(meta, calibration, found))
@@ -142,7 +142,7 @@ def held_out_overlap(
     for delta in deltas:
         files = EvaluateFiles(base_path, delta, texts=tuple(texts))
         base, draft, meta = _load(files)
-        text = _text_to_replay(files, base, limit, 1)
+        text = _text_to_replay(files, limit)
         reached.append(replay(draft, meta.n, _replayed(base, meta.n, text)))
     return reached
 
@@ -159,9 +159,9 @@ def _load(files: EvaluateFiles) -> tuple[PreTrainedModel, PreTrainedModel, Delta
     where = files.draft or files.delta or default_delta_path()
     meta = read_marker(where) if files.draft is not None else read_meta(where)
     check_fingerprint(meta.base_fingerprint, base_fingerprint(files.base, meta.n), where, files.base)
-    base = load_causal_lm(files.base)
+    base = load_target(files.base).model
     if files.draft is not None:
-        return base, load_causal_lm(files.draft), meta
+        return base, load_target(files.draft).model, meta
     _, delta = load_delta(where, files.base)
     draft = build_draft(base, meta.n, meta.start)
     with torch.no_grad():
@@ -180,7 +180,7 @@ def _replayed(base: PreTrainedModel, n: int, text: TextRows) -> Iterator[Replay]
             yield row
 
 
-def _text_to_replay(files: EvaluateFiles, base: PreTrainedModel, limit: int, max_new: int) -> TextRows:
+def _text_to_replay(files: EvaluateFiles, limit: int, max_new: int = 1) -> TextRows:
     if files.texts:
         text = load_rows(*files.texts)
         held_out = [int(row) for row in np.flatnonzero(text.is_held_out())]
@@ -191,15 +191,8 @@ def _text_to_replay(files: EvaluateFiles, base: PreTrainedModel, limit: int, max
         return load_rows(files.keep)
     if files.prompts is None:
         raise ModelError("nothing to measure on", hint="give text or prompts")
-    answered = 0
-    prompts = spread(read_prompts(files.prompts), limit)
-
-    def on_prompts(count: int) -> None:
-        nonlocal answered
-        answered += count
-        log.info("the target answered %d of %d prompts", answered, len(prompts))
-
-    text = write_answers(base, files.base, prompts, max_new, on_prompts)
+    words = [prompt for _, prompt in read_prompts(files.prompts, may_be_blank=True)]
+    text = answer_greedily(files.base, spread(words, limit), max_new)
     if files.keep is not None:
         save_rows(files.keep, text)
     return text

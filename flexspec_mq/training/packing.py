@@ -9,12 +9,12 @@ What is small anyway, the norms, is stored whole.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.delta import (
     METADATA_KEY,
@@ -122,15 +122,13 @@ def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta)
     """
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     plain = {
         name: (tensor.detach().bfloat16() if tensor.dtype == torch.float32 else tensor.detach()).contiguous()
         for name, tensor in tensors.items()
     }
-    save_file(plain, part, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
-    part.chmod(0o644)
-    part.replace(path)
+    with whole(path) as part:
+        save_file(plain, part, metadata={METADATA_KEY: json.dumps(asdict(meta), sort_keys=True)})
+        part.chmod(0o644)
     return path
 
 

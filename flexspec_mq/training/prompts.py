@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.models.text import Turn, encode_turns, text_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,20 +17,36 @@ if TYPE_CHECKING:
 _MARK = "Where a user's words go."
 
 
-def read_prompts(path: Path) -> list[str]:
-    """First turns of a JSON-lines file with ``prompt`` or ``turns``.
+def read_prompts(path: Path, *, may_be_blank: bool = False) -> list[tuple[str, str]]:
+    """(name, prompt) pairs of a JSON-lines file with ``prompt``, or ``turns`` of which the first is used.
+
+    A line is named by its ``question_id``, or else its number.
 
     Raises:
-        ModelError: A line is neither.
+        UsageError: Names the file, and the line that cannot be used.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [str(line["prompt"] if "prompt" in line else line["turns"][0]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(
-            f"cannot read prompts from {path}: {error!r}",
-            hint="one JSON object a line, with `prompt` or `turns`",
-        ) from error
+        text = text_from_bytes(path.read_bytes(), source=str(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    prompts = []
+    # Not `splitlines`: a JSON string may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+            prompt = record["prompt"] if "prompt" in record else record["turns"][0]
+            name = str(record.get("question_id", number))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"{path} line {number} is no JSON object with `prompt` or `turns`",
+                hint='for example {"prompt": "Why is the sky blue?"}',
+            ) from error
+        if not isinstance(prompt, str) or not (may_be_blank or prompt.strip()):
+            raise UsageError(f"{path} line {number} has an empty prompt")
+        prompts.append((name, prompt))
+    return prompts
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], longest: int) -> list[tuple[int, ...]]:

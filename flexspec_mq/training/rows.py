@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 
 if TYPE_CHECKING:
@@ -114,12 +114,9 @@ def _load(path: Path) -> TextRows:
 
 def save_rows(path: Path, rows: TextRows) -> None:
     """Write rows as ``load_rows`` reads them; replaces the file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     arrays = {name: getattr(rows, name) for name in ("ids", "start", "prompt_len", "temperature")}
-    with part.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    part.replace(path)
 
 
 def make_rows(
@@ -165,11 +162,10 @@ def token_ranks(text: TextRows, rows: Sequence[int], first: Sequence[int]) -> np
     answers = [text.row(row)[text.prompt_len[row] :] for row in rows]
     prompts = [text.row(row)[: text.prompt_len[row]] for row in rows]
     size = 1 + max([0, *(int(part.max()) for part in (*answers, *prompts) if len(part)), *first])
-    in_answers, in_prompts = (np.zeros(size, dtype=np.int64) for _ in range(2))
-    for part in answers:
-        in_answers += np.bincount(part, minlength=size)
-    for part in prompts:
-        in_prompts += np.bincount(part, minlength=size)
+    none = np.zeros(0, dtype=np.int64)
+    in_answers, in_prompts = (
+        np.bincount(np.concatenate([none, *some]), minlength=size) for some in (answers, prompts)
+    )
     # The most significant key is the last one.
     order = np.lexsort((np.arange(size), -in_prompts, -in_answers))
     leading = dict.fromkeys(first)

@@ -182,7 +182,8 @@ class _Run:
         """State, preliminary or final delta, and how it went."""
         trainer, files = self.trainer, self.files
         trainer.save(files.state)  # before what takes long
-        reached = measure_held_out(trainer)
+        rows = _collected(trainer, HELD_OUT_ROWS)
+        reached = replay(trainer.draft, trainer.config.n, cached_rows(trainer.cache, rows))
         self.keep(**reached.figures())
         self.history.held_out(trainer.progress, trainer.rate, reached)
         if can_draw():
@@ -206,12 +207,6 @@ class _Run:
 
     def _write(self, meta: DeltaMeta) -> None:
         save_delta(self.files.out, {**self.trainer.tensors(), RANKS: self.ranks}, meta)
-
-
-def measure_held_out(trainer: Trainer, limit: int = HELD_OUT_ROWS) -> Acceptance:
-    """Replay held-out rows whose states are collected."""
-    rows = _collected(trainer, limit)
-    return replay(trainer.draft, trainer.config.n, cached_rows(trainer.cache, rows))
 
 
 def describe(progress: Progress) -> str:

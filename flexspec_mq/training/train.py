@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from flexspec_mq.training.architecture import build_draft, lm_head_weight, run_head, trained_parameters
 from flexspec_mq.training.cache import StateCache, collect
@@ -174,11 +175,9 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write all that is needed to resume; replaces the file atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         state = {"config": asdict(self.config), "progress": asdict(self.progress), "master": self.tensors()}
-        torch.save({**state, "optimizer": self.optimizer.state_dict()}, part)
-        part.replace(path)
+        with whole(path) as part:
+            torch.save({**state, "optimizer": self.optimizer.state_dict()}, part)
 
     def resume(self, path: Path) -> None:
         """Go on from a file of ``save``.

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Complaint, Setting, complaint, verify
+from flexspec_mq.settings.hosts import address
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 
@@ -56,20 +57,6 @@ class LinkOptions:
             )
         if self.password is not None and self.password_file is not None:
             raise UsageError("password and password_file are both set", hint="leave one of them out")
-
-
-def address(value: str) -> tuple[str, int]:
-    """Host and port of ``host:port``; brackets around an IPv6 address are taken off.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    host, colon, port = value.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()):
-        raise UsageError(f"the broker {value!r} is not host:port", hint="for example 127.0.0.1:1883")
-    if not 0 < int(port) < 2**16:
-        raise UsageError(f"port {port} is not between 1 and 65535")
-    return host.strip("[]"), int(port)
 
 
 def link_settings(options: LinkOptions, client_id: str) -> LinkSettings:

@@ -36,7 +36,6 @@ from flexspec_mq.transport.properties import (
     will_properties,
 )
 from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, subscribe_refusal
-from flexspec_mq.transport.send_quota import SendQuota
 from flexspec_mq.transport.sockets import open_socket
 
 _FAILURE = 0x80
@@ -103,7 +102,7 @@ class Connection(aiomqtt.Client):
         self.limits = Limits()
         self.on_lost: Callable[[str], None] = _ignore
         self._deliver = deliver
-        self._quota = SendQuota(_RECEIVE_MAXIMUM)
+        self._quota = asyncio.Semaphore(_RECEIVE_MAXIMUM)  # publishes that may be unacknowledged
         self._acks: dict[int, _Ack] = {}
         self._socket: socket.socket | None = None
         self._loop_thread = threading.get_ident()
@@ -179,9 +178,15 @@ class Connection(aiomqtt.Client):
         """
         try:
             async with asyncio.timeout(self.settings.publish_timeout):
-                if message.qos > 0:
-                    await self._quota.acquire()
-                return await self._start_publish(message)
+                if message.qos == 0:
+                    return await self._start_publish(message)
+                await self._quota.acquire()
+                try:
+                    code = self._start_publish(message)
+                except (LinkDown, PublishRefused):
+                    self._quota.release()
+                    raise
+                return await code
         except TimeoutError:
             reason = f"a publish was not acknowledged within {self.settings.publish_timeout:g} s"
             self.abort(reason)
@@ -253,7 +258,7 @@ class Connection(aiomqtt.Client):
             return
         self.lost.set_result(reason)
         self.on_lost(reason)
-        self._quota.abort(reason)
+        self._quota.release()  # the first who waits meets the end, and wakes the next one
         acks, self._acks = self._acks, {}
         for ack in acks.values():
             if not ack.code.done():
@@ -279,7 +284,7 @@ class Connection(aiomqtt.Client):
                 getattr(properties, "MaximumQoS", 2),
                 getattr(properties, "RetainAvailable", 1) != 0,
             )
-            self._quota = SendQuota(self.limits.receive_maximum)
+            self._quota = asyncio.Semaphore(self.limits.receive_maximum)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(

@@ -34,6 +34,7 @@ from flexspec_mq.transport.state import supervised
 OFFLINE_QUEUE = 1000
 SHARES = 10_000
 RETAINED = 10_000
+MAX_PAYLOAD = 262_144
 
 
 @dataclass(slots=True)
@@ -64,7 +65,6 @@ class MemoryBroker:
     Args:
         clock: seconds; drives the expiry of messages and sessions.
         allowed: access rule: client id, topic, whether it publishes; None allows everything.
-        max_payload: bytes.
 
     Attributes:
         faults: act on every hop, in this order; change it at will.
@@ -77,7 +77,6 @@ class MemoryBroker:
         *,
         clock: Callable[[], float] = time.monotonic,
         allowed: Callable[[str, str, bool], bool] | None = None,
-        max_payload: int = 262_144,
     ) -> None:
         self.faults: list[Fault] = []
         self.refused: set[str] = set()
@@ -86,7 +85,6 @@ class MemoryBroker:
         self.running.set()
         self._clock = clock
         self._allowed = allowed
-        self._max_payload = max_payload
         self._sessions: dict[str, _Session] = {}
         self._retained: dict[str, _Stored] = {}
         self._turns: dict[str, int] = {}
@@ -185,7 +183,7 @@ class MemoryBroker:
         Raises:
             PublishRefused: too large, forbidden, or nobody subscribes (QoS ≥ 1, not retained).
         """
-        if len(message.payload) > self._max_payload:
+        if len(message.payload) > MAX_PAYLOAD:
             raise PublishRefused(
                 f"{len(message.payload)} bytes are more than the broker takes", reason_code=PACKET_TOO_LARGE
             )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound, Subscription
-from flexspec_mq.transport.filters import check_filter, check_qos
 from flexspec_mq.transport.state import LinkState
 
 if TYPE_CHECKING:
@@ -107,19 +106,11 @@ class MemoryLink(LinkState):
         self._require_up()
         self._broker.send(self.settings.client_id, message)
 
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        """Subscribe now and on each later connection; see `Link.subscribe`."""
-        check_filter(topic_filter)
-        check_qos(qos)
-        self._raise_failure()
-        self.wanted[topic_filter] = qos
+    async def _subscribe(self, topic_filter: str, qos: int) -> None:
         if self._is_up:
             self._broker.subscribe(self, Subscription(topic_filter, qos))
 
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Forget the filter."""
-        self._raise_failure()
-        self.wanted.pop(topic_filter, None)
+    async def _unsubscribe(self, topic_filter: str) -> None:
         if self._is_up:
             self._broker.unsubscribe(self, topic_filter)
 

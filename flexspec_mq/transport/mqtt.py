@@ -20,7 +20,6 @@ from flexspec_mq.transport.base import (
     Outbound,
 )
 from flexspec_mq.transport.connection import Connection
-from flexspec_mq.transport.filters import check_filter, check_qos
 from flexspec_mq.transport.refusals import publish_refusal
 from flexspec_mq.transport.state import LinkState, supervised
 
@@ -189,28 +188,18 @@ class MqttLink(LinkState):
                 hint="FlexSpec needs a broker with retained messages",
             )
 
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        """Subscribe now and on each later connection; see `Link.subscribe`."""
-        check_filter(topic_filter)
-        check_qos(qos)
-        self._raise_failure()
-        self.wanted[topic_filter] = qos
-        connection = self._connection
-        if connection is None:
+    async def _subscribe(self, topic_filter: str, qos: int) -> None:
+        if self._connection is None:
             return
         try:
-            await connection.subscribe_all({topic_filter: qos})
+            await self._connection.subscribe_all({topic_filter: qos})
         except LinkRefused:
             self.wanted.pop(topic_filter, None)
             raise
 
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Forget the filter, and tell the broker; see `Link.unsubscribe`."""
-        self._raise_failure()
-        self.wanted.pop(topic_filter, None)
-        connection = self._connection
-        if connection is not None:
-            await connection.unsubscribe_from(topic_filter)
+    async def _unsubscribe(self, topic_filter: str) -> None:
+        if self._connection is not None:
+            await self._connection.unsubscribe_from(topic_filter)
 
     def reconnect(self, reason: str) -> None:
         """Give up this connection for a new one at once; see `Link.reconnect`."""

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import LinkDown, PublishRefused
 
 if TYPE_CHECKING:
@@ -79,10 +80,7 @@ class PublishQueue:
                     raise self._failure
                 self._note_idle()
         finally:
-            underway = list(self._underway)
-            for task in underway:
-                task.cancel()
-            await asyncio.gather(*underway, return_exceptions=True)
+            await ended(self._underway)
 
     async def flush(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until everything queued is published or lost; tell whether it is."""

@@ -13,7 +13,7 @@ from flexspec_mq.transport.base import (
     LinkSettings,
 )
 
-_UNSUPPORTED_VERSION = 0x84
+UNSUPPORTED_VERSION = 0x84
 _BAD_LOGIN = 0x86
 _TEMPORARY = {
     0x80: "an unspecified error",
@@ -24,8 +24,6 @@ _TEMPORARY = {
     0x9F: "too many connections at a time",
 }
 _HINTS = {
-    _UNSUPPORTED_VERSION: "FlexSpec needs MQTT 5: Mosquitto ≥ 1.6, EMQX, VerneMQ or HiveMQ; "
-    "see `flexspec-broker check HOST:PORT`",
     0x85: "choose another client id",
     _BAD_LOGIN: "check user name and password",
     NOT_AUTHORIZED: "check user name and password; this broker may not allow anonymous clients",
@@ -38,14 +36,15 @@ _HINTS = {
 def no_mqtt5(settings: LinkSettings) -> LinkRefused:
     """The error for a broker that speaks only older versions."""
     return LinkRefused(
-        f"the broker at {settings.address} does not speak MQTT 5", hint=_HINTS[_UNSUPPORTED_VERSION]
+        f"the broker at {settings.address} does not speak MQTT 5",
+        hint="use one that does, such as Mosquitto 2, EMQX, VerneMQ or HiveMQ; `flexspec-broker run` starts one",
     )
 
 
 def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> LinkDown | LinkRefused:
     """The error for a CONNACK that says no: `LinkDown` where later may be better."""
     number = code.value if isinstance(code, ReasonCode) else code or 0x80
-    if number == _UNSUPPORTED_VERSION:
+    if number == UNSUPPORTED_VERSION:
         return no_mqtt5(settings)
     if number in _TEMPORARY:
         return LinkDown(f"the broker at {settings.address} cannot serve us: {_TEMPORARY[number]}")

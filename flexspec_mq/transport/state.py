@@ -6,7 +6,9 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     LinkCounters,
@@ -52,12 +54,7 @@ class LinkState(ABC):
         return self._counters
 
     async def wait_up(self, timeout: float | None = None) -> None:
-        """Wait until the link is up.
-
-        Raises:
-            LinkDown: not within `timeout` seconds.
-            LinkError: the link failed for good.
-        """
+        """Wait until the link is up; see `Link.wait_up`."""
         try:
             async with asyncio.timeout(timeout):
                 while not self._is_up:
@@ -70,7 +67,7 @@ class LinkState(ABC):
             ) from None
 
     async def events(self) -> AsyncIterator[LinkEvent]:
-        """Messages and changes of the link, in order."""
+        """Messages and changes of the link, in order; see `Link.events`."""
         try:
             async for event in self._inbox.events():
                 yield event
@@ -109,6 +106,28 @@ class LinkState(ABC):
         Raises:
             LinkDown, PublishRefused: as of `publish`.
         """
+
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        """Subscribe now and on each later connection; see `Link.subscribe`."""
+        check_filter(topic_filter)
+        check_qos(qos)
+        self._raise_failure()
+        self.wanted[topic_filter] = qos
+        await self._subscribe(topic_filter, qos)
+
+    @abstractmethod
+    async def _subscribe(self, topic_filter: str, qos: int) -> None:
+        """Tell the broker of a new filter, if there is a connection."""
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Forget the filter, and tell the broker if the link is up; see `Link.unsubscribe`."""
+        self._raise_failure()
+        self.wanted.pop(topic_filter, None)
+        await self._unsubscribe(topic_filter)
+
+    @abstractmethod
+    async def _unsubscribe(self, topic_filter: str) -> None:
+        """Tell the broker that a filter is gone, if there is a connection."""
 
     def raise_untold(self) -> None:
         """Raise the failure that nobody has been told of.
@@ -173,7 +192,7 @@ class LinkState(ABC):
 
 
 @asynccontextmanager
-async def supervised(link: LinkState, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def supervised(link: LinkState, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run `work` beside the body and cancel it with the body's end.
 
     If it dies of an unexpected error, the link fails at once, so the body meets that in its next call, and
@@ -182,13 +201,11 @@ async def supervised(link: LinkState, work: Coroutine[None, None, None]) -> Asyn
     Raises:
         LinkError: the failure of the link, if the body ended in order and nobody was told of it.
     """
-    task = asyncio.create_task(work, name=f"link {link.settings.client_id}")
-    task.add_done_callback(link.on_done)
     try:
-        yield
+        async with running(work, f"link {link.settings.client_id}") as task:
+            task.add_done_callback(link.on_done)
+            yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
         link.close()
         if not task.cancelled() and (bug := task.exception()) is not None:
             raise bug

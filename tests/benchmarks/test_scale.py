@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import scale
+from benchmarks.scale_parts import null
 from benchmarks.scale_parts.cpu import Sample, Use, between, machine_ticks, process_ticks, take
 from benchmarks.scale_parts.generator import prompt_of, seed_of
 from benchmarks.scale_parts.orders import Order, Outcome
@@ -20,7 +21,6 @@ from cloud_worker.engine.interface import Facts
 from cloud_worker.engine.simulated import FREE, Cost, SimulatedEngine
 from flexspec_mq.codec import Codec
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.simulator import null
 from flexspec_mq.site.figures import parse_figures, since
 from schemas.messages import Draft, Fin, Identity, Poll, Verdict
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import zstandard
 
-from flexspec_mq.codec.framing import flag_byte
+from flexspec_mq.codec.codec import flag_byte
 from flexspec_mq.codec.tokens import pack_tokens
 from schemas.messages import (
     Close,

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.codec import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Codec
+from flexspec_mq.codec.codec import flag_byte
 from flexspec_mq.codec.compression import CURRENT
-from flexspec_mq.codec.framing import flag_byte
 from flexspec_mq.codec.wire import message_to_body
 from flexspec_mq.errors import RemoteProtocolError
 from schemas.messages import MAX_PROMPT_TOKENS, Message, Open

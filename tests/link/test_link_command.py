@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from flexspec_mq.cli import main
 from flexspec_mq.link import namespaces
-from flexspec_mq.link.cli import main
 from flexspec_mq.link.profiles import built_in
 from tests.link.plans import needs_namespaces
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "flexspec_mq.link.cli", *arguments],
+        [sys.executable, "-m", "flexspec_mq.cli", "link", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -129,7 +129,7 @@ def test_the_proxy_ends_by_itself() -> None:
 
 
 def test_the_profiles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["profiles"]) == 0
+    assert main(["link", "profiles"]) == 0
     out = capsys.readouterr().out
     assert all(f"\n{name} " in out for name in built_in().profiles)
 
@@ -142,21 +142,24 @@ def test_the_profiles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--b", "sh -c 'x"], "is no command"),
         (["run", "--trace-up", "/nonesuch"], "the trace /nonesuch cannot be read"),
         (["run", "--profiles-file", "/nonesuch"], "the profiles in /nonesuch cannot be read"),
-        (["proxy", "--listen", "127.0.0.1", "--to", "127.0.0.1:1"], "'127.0.0.1' is no address"),
-        (["proxy", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:70000"], "is no address"),
+        (["proxy", "--listen", "127.0.0.1", "--to", "127.0.0.1:1"], "'127.0.0.1' is not host:port"),
+        (
+            ["proxy", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:70000"],
+            "port 70000 is not between 1 and 65535",
+        ),
         (["proxy", "--listen", "0.0.0.0:0", "--to", "127.0.0.1:1"], "is not loopback"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_a_code(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 2
+    assert main(["link", *arguments]) == 2
     assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "inf"])
 def test_times_are_above_zero(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["run", f"--for={value}"])
+        main(["link", "run", f"--for={value}"])
     assert caught.value.code == 2
     assert "is no number above 0" in capsys.readouterr().err

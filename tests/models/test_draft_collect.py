@@ -174,7 +174,7 @@ def test_a_template_is_cut_where_the_users_words_begin() -> None:
 def test_without_prompts_there_is_nothing_to_do(files: CollectFiles, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no prompts"):
         collect_text(CollectFiles(files.base, (), tmp_path / "rows.npz"), CONFIG, never)
-    with pytest.raises(ModelError, match="cannot read prompts"):
+    with pytest.raises(UsageError, match="none cannot be read"):
         read_prompts(tmp_path / "none")
     here = CollectFiles(files.base, (), tmp_path / "rows.npz")
     here.invented.write_text("{}\n")

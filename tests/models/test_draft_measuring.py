@@ -23,8 +23,8 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.architecture import build_draft, lm_head_weight
 from flexspec_mq.training.calibrate import calibrate, calibrated, calibration_error
-from flexspec_mq.training.coupling import TEMPERATURES, Coupled, Rounds, coupled, figures, survival
-from flexspec_mq.training.evaluate import Acceptance, count_rounds, fresh_rows
+from flexspec_mq.training.coupling import TEMPERATURES, Coupled, coupled, figures, survival
+from flexspec_mq.training.evaluate import Acceptance, Rounds, fresh_rows
 from flexspec_mq.training.history import COLUMNS, History, draw, read_lines
 from flexspec_mq.training.train import Progress
 from tests.models.test_draft_training import N, some_text, tiny_base
@@ -39,11 +39,37 @@ def features(confidence: np.ndarray) -> np.ndarray:
     return found
 
 
+def rounds_of(accepted: list[bool], k: int) -> int:
+    """Rounds of up to `k` draft tokens that an answer takes, counted token by token."""
+    rounds = position = 0
+    while position < len(accepted):
+        run = 0
+        while run < k and position + run < len(accepted) and accepted[position + run]:
+            run += 1
+        position += run + 1
+        rounds += 1
+    return rounds
+
+
+def test_rounds_are_counted_as_the_protocol_commits() -> None:
+    yes, no = True, False
+    for accepted, k, rounds in (
+        ([], 4, 0),
+        ([no] * 5, 4, 5),
+        ([yes] * 10, 4, 2),
+        ([yes, yes, no, yes, no, yes], 4, 3),
+        ([yes] * 5, 1, 3),
+    ):
+        counted = Rounds()
+        counted.play(np.array(accepted, dtype=np.bool_), np.ones(len(accepted)), k, 0.0)
+        assert counted.rounds == rounds_of(accepted, k) == rounds
+
+
 @given(accepted=Answer, k=st.integers(1, 9))
 def test_without_a_stop_rounds_are_those_of_a_fixed_length(accepted: np.ndarray, k: int) -> None:
     rounds = Rounds()
     rounds.play(accepted, np.full(len(accepted), 0.5), k, 0.0)
-    assert rounds.rounds == count_rounds(accepted, k)
+    assert rounds.rounds == rounds_of(accepted.tolist(), k)
     assert rounds.tokens == len(accepted)
     assert rounds.empty == 0
     assert rounds.accepted <= rounds.drafted <= k * rounds.rounds

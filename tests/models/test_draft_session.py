@@ -22,8 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from flexspec_mq.models.draft import materialise
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
 from flexspec_mq.training import session
-from flexspec_mq.training.architecture import load_causal_lm
-from flexspec_mq.training.evaluate import write_answers
+from flexspec_mq.training.collecting import answer_greedily
 from flexspec_mq.training.history import read_lines
 from flexspec_mq.training.packing import save_delta
 from flexspec_mq.training.prompts import read_prompts
@@ -268,14 +267,16 @@ def test_preliminary_deltas_appear_while_training(
 
 
 def test_batched_answers_are_those_of_each_prompt_alone(files: Path) -> None:
-    base = load_causal_lm(files / "base", torch.float32)
     prompts = ["w1 w2", "w3 w4 w5 w6 w7 w8", "w9"]
-    together = write_answers(base, files / "base", prompts, 12)
+    together = answer_greedily(files / "base", ["", *prompts, "w1 w2"], 12)
+    assert len(together) == len(prompts)
     for i, prompt in enumerate(prompts):
-        alone = write_answers(base, files / "base", [prompt], 12)
+        alone = answer_greedily(files / "base", [prompt], 12)
         assert together.row(i).tolist() == alone.row(0).tolist()
         assert together.prompt_len[i] == 2 + len(prompt.split())
         assert 1 <= together.answer_len[i] <= 12
+    with pytest.raises(UsageError, match="no prompts to answer"):
+        answer_greedily(files / "base", [" "], 12)
 
 
 def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) -> None:
@@ -284,11 +285,13 @@ def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) ->
         run("evaluate", "--base", files / "base", "--delta", other, "--text", files / "text.npz")
     with pytest.raises(ModelError, match="fewer than 6 layers"):  # which the draft that ships wants
         run("evaluate", "--base", files / "base", "--text", files / "text.npz")
-    with pytest.raises(ModelError, match="cannot read prompts"):
+    with pytest.raises(UsageError, match="none cannot be read"):
         read_prompts(tmp_path / "none")
-    (tmp_path / "odd").write_text("{}\n")
-    with pytest.raises(ModelError, match="cannot read prompts"):
+    (tmp_path / "odd").write_text('{"prompt": " "}\n{}\n')
+    with pytest.raises(UsageError, match="odd line 1 has an empty prompt"):
         read_prompts(tmp_path / "odd")
+    with pytest.raises(UsageError, match="odd line 2 is no JSON object"):
+        read_prompts(tmp_path / "odd", may_be_blank=True)
 
 
 def test_text_that_is_no_archive_is_named(tmp_path: Path) -> None:

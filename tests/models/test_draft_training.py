@@ -26,7 +26,7 @@ from flexspec_mq.training.architecture import (
     trained_parameters,
 )
 from flexspec_mq.training.cache import StateCache, batches, collect
-from flexspec_mq.training.evaluate import cached_rows, count_rounds, replay
+from flexspec_mq.training.evaluate import cached_rows, replay
 from flexspec_mq.training.losses import Head, distil, hybrid_weight, sampled_head
 from flexspec_mq.training.rows import TextRows, concat, load_rows, save_rows
 from flexspec_mq.training.schedule import TrainConfig, pass_batches, row_order
@@ -201,15 +201,6 @@ def test_a_sampled_head_keeps_the_expected_denominator() -> None:
 def test_the_hybrid_leaves_kl_as_acceptance_rises() -> None:
     assert hybrid_weight(0.0) == 1.0
     assert hybrid_weight(1.0) == pytest.approx(np.exp(-3))
-
-
-def test_rounds_are_counted_as_the_protocol_commits() -> None:
-    yes, no = True, False
-    assert count_rounds(np.array([], dtype=bool), 4) == 0
-    assert count_rounds(np.array([no] * 5), 4) == 5
-    assert count_rounds(np.array([yes] * 10), 4) == 2
-    assert count_rounds(np.array([yes, yes, no, yes, no, yes]), 4) == 3
-    assert count_rounds(np.array([yes] * 5), 1) == 3
 
 
 def test_a_draft_that_is_its_teacher_agrees_with_it(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Loaded, Program
 from flexspec_mq.settings.flags import explained
-from flexspec_mq.transport.arguments import LinkOptions, address, link_settings
+from flexspec_mq.settings.hosts import address
+from flexspec_mq.transport.arguments import LinkOptions, link_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DAEMONS: dict[str, tuple[Callable[[Sequence[str]], int], Program[Any]]] = {

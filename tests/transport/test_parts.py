@@ -1,4 +1,4 @@
-"""The small parts: filters, the inbox, the window, the retry."""
+"""The small parts: filters, the inbox, the retry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from flexspec_mq.errors import LinkDown, LinkError, UsageError
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
 from flexspec_mq.transport.filters import check_filter, matches, split_share
 from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
-from flexspec_mq.transport.send_quota import SendQuota
 
 
 @pytest.mark.parametrize(
@@ -92,32 +91,6 @@ async def test_a_second_consumer_is_refused() -> None:
         await anext(inbox.events())
     inbox.put_message(Inbound("t", b"x"))
     assert await first == Inbound("t", b"x")
-
-
-async def test_the_window_is_first_come_and_survives_cancelled_waiters() -> None:
-    window = SendQuota(1)
-    await window.acquire()
-    order: list[int] = []
-
-    async def take(i: int) -> None:
-        await window.acquire()
-        order.append(i)
-
-    tasks = [asyncio.create_task(take(i)) for i in range(4)]
-    await asyncio.sleep(0)
-    tasks[0].cancel()  # while it waits
-    await asyncio.sleep(0)
-    window.release()
-    tasks[1].cancel()  # its place has come already, and must go on to the next
-    await asyncio.wait(tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert order == [2]
-    window.abort("gone")
-    with pytest.raises(LinkDown, match="gone"):
-        await tasks[3]
-    with pytest.raises(LinkDown, match="gone"):
-        await window.acquire()
 
 
 async def test_retrying_waits_longer_says_so_and_stops_at_success() -> None:

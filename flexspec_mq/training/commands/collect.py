@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flexspec_mq.training.commands.measure import print_figures
-from flexspec_mq.training.commands.parts import (
-    add_base,
-    add_numbers,
-    add_threads,
-    base_path,
-    interruptible,
-    prepare,
-    stopped,
-)
+from flexspec_mq.training.commands import parts
 
-_NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
-    ("--top-p", 0.95, "MASS", "nucleus that is sampled from above temperature 0"),
-    ("--max-new", 192, "TOKENS", "tokens of an answer at most"),
-    ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
-    ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
-    ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
-    ("--seed", 0, "N", "of the dice, and of which prompt has which temperature"),
-    ("--save-minutes", 5.0, "MIN", "minutes between saves"),
-)
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,26 +20,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "temperature, is not answered again.",
     )
     collect.set_defaults(func=_collect)
-    add_base(collect)
-    add = collect.add_argument
+    parts.add_base(collect)
     about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
-    add("--prompts", type=Path, nargs="+", default=[], metavar="FILE", help=about_prompts)
+    parts.add_path(collect, "--prompts", "FILE", about_prompts, many=True)
     about_out = "the rows to write (.npz); prompts that the target invented go beside it"
-    add("--out", type=Path, required=True, metavar="FILE", help=about_out)
-    about_temperatures = "temperatures, one after another (default: 0 0.7 1)"
-    add(
-        "--temperatures", type=float, nargs="+", default=[0.0, 0.7, 1.0], metavar="T", help=about_temperatures
-    )
+    parts.add_path(collect, "--out", "FILE", about_out, required=True)
+    parts.add_temperatures(collect, "temperatures, one after another", 0.0, 0.7, 1.0)
     about_shares = "instead of all temperatures, each prompt gets one of them, this often, as in 0.5 0.3 0.2"
-    add("--shares", type=float, nargs="+", default=[], metavar="SHARE", help=about_shares)
-    add(
-        "--limit",
-        type=int,
-        metavar="TEXTS",
-        help="answers at most, those of earlier runs included (default: all)",
+    collect.add_argument("--shares", type=float, nargs="+", default=[], metavar="SHARE", help=about_shares)
+    about_limit = "answers at most, those of earlier runs included (default: all)"
+    collect.add_argument("--limit", type=int, metavar="TEXTS", help=about_limit)
+    parts.add_numbers(
+        collect,
+        ("--top-p", 0.95, "MASS", "nucleus that is sampled from above temperature 0"),
+        ("--max-new", 192, "TOKENS", "tokens of an answer at most"),
+        ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
+        ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
+        ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
+        ("--seed", 0, "N", "of the dice, and of which prompt has which temperature"),
+        ("--save-minutes", 5.0, "MIN", "minutes between saves"),
     )
-    add_numbers(collect, _NUMBERS)
-    add_threads(collect)
 
 
 def _collect(args: argparse.Namespace) -> int:
@@ -74,12 +57,14 @@ def _collect(args: argparse.Namespace) -> int:
         seed=args.seed,
         save_seconds=args.save_minutes * 60,
     )
-    prepare(args)
-    with interruptible() as stop:
-        rows = collect_text(CollectFiles(base_path(args), tuple(args.prompts), args.out), config, stop.is_set)
+    parts.prepare(args)
+    with parts.interruptible() as stop:
+        rows = collect_text(
+            CollectFiles(parts.base_path(args), tuple(args.prompts), args.out), config, stop.is_set
+        )
     if rows is None:
-        return stopped(args.out)
-    print_figures(
+        return parts.stopped(args.out)
+    parts.print_figures(
         {"rows": len(rows), "answer_tokens": int(rows.answer_len.sum()), "tokens": int(rows.length.sum())}
     )
     return 0

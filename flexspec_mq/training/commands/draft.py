@@ -6,18 +6,7 @@ import argparse
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.training.commands import collect as cli_collect
-from flexspec_mq.training.commands import measure as cli_measure
-from flexspec_mq.training.commands.parts import (
-    add_base,
-    add_delta,
-    add_numbers,
-    add_threads,
-    base_path,
-    interruptible,
-    prepare,
-    stopped,
-)
+from flexspec_mq.training.commands import collect, measure, parts
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
@@ -51,9 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "head. It is trained once and serves every later version of the target. docs/draft.md is the guide.",
     )
     commands = draft.add_subparsers(required=True, metavar="COMMAND")
-    cli_collect.add_parser(commands)
+    collect.add_parser(commands)
     _add_train(commands)
-    cli_measure.add_parsers(commands)
+    measure.add_parsers(commands)
     _add_export(commands)
 
 
@@ -65,16 +54,16 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "where it stopped when the same command is given again.",
     )
     train.set_defaults(func=_train)
-    add_base(train)
-    add = train.add_argument
+    parts.add_base(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
-    add("--text", type=Path, required=True, nargs="+", metavar="FILE", help=about_text)
+    parts.add_path(train, "--text", "FILE", about_text, required=True, many=True)
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
-    add("--cache", type=Path, required=True, metavar="FOLDER", help=about_cache)
+    parts.add_path(train, "--cache", "FOLDER", about_cache, required=True)
     about_out = (
         "the delta to write (.safetensors); the state to resume from, history and picture go beside it"
     )
-    add("--out", type=Path, required=True, metavar="FILE", help=about_out)
+    parts.add_path(train, "--out", "FILE", about_out, required=True)
+    add = train.add_argument
     about_layers = (
         f"backbone layers kept from the base (default: {LAYERS}, with --from-delta the earlier draft's)"
     )
@@ -90,18 +79,17 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "go on from an earlier draft of the same base, with another text or a smaller backbone: its blocks are "
         "trained further, and below them the layers that --layers leaves out of its backbone"
     )
-    add("--from-delta", type=Path, metavar="FILE", help=about_earlier)
-    add_numbers(train, _NUMBERS)
+    parts.add_path(train, "--from-delta", "FILE", about_earlier)
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
     about_temperatures = (
         "at which the loss compares both models, one step after another: lower ones weigh the likeliest "
-        "tokens more (default: 1)"
+        "tokens more"
     )
-    add("--temperatures", type=float, nargs="+", default=[1.0], metavar="T", help=about_temperatures)
+    parts.add_temperatures(train, about_temperatures, 1.0)
     about_prompts = "token of a row from which its prompt is trained on as well (default: answers only)"
     add("--prompts-from", type=int, metavar="POSITION", help=about_prompts)
-    add_threads(train)
+    parts.add_numbers(train, *_NUMBERS)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -111,9 +99,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Join base and delta to an ordinary checkpoint folder. A device needs nothing else.",
     )
     export.set_defaults(func=_export)
-    add_base(export)
-    add_delta(export)
-    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    parts.add_base(export)
+    parts.add_delta(export)
+    parts.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -126,7 +114,7 @@ def _train(args: argparse.Namespace) -> int:
     from flexspec_mq.training.schedule import TrainConfig
     from flexspec_mq.training.session import Saving, TrainFiles, train_draft
 
-    base = base_path(args)
+    base = parts.base_path(args)
     n, start = _shape(args, base)
     config = TrainConfig(
         n=n,
@@ -147,12 +135,12 @@ def _train(args: argparse.Namespace) -> int:
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta)
     saving = Saving(args.save_minutes * 60, args.history_steps, args.calibration_rows)
-    prepare(args)
-    with interruptible() as stop:
+    parts.prepare(args)
+    with parts.interruptible() as stop:
         result = train_draft(files, config, saving, stop.is_set)
     if result is None:
-        return stopped(args.out)
-    cli_measure.print_figures(result.figures())
+        return parts.stopped(args.out)
+    parts.print_figures(result.figures())
     return 0
 
 
@@ -210,5 +198,5 @@ def _shape_of_earlier(args: argparse.Namespace) -> tuple[int, tuple[int, ...]]:
 def _export(args: argparse.Namespace) -> int:
     from flexspec_mq.models.draft.artifact import export
 
-    print(export(base_path(args), args.out, args.delta))  # noqa: T201
+    print(export(parts.base_path(args), args.out, args.delta))  # noqa: T201
     return 0

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.training.commands.parts import (
-    add_base,
-    add_delta,
-    add_threads,
-    base_path,
-    prepare,
-)
+from flexspec_mq.training.commands import parts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import argparse
 
 _TEXT_HELP = ".npz of target-written rows; those held out from training count"
-_LIMIT_HELP = "rows at most, evenly spread (default: %(default)s)"
+_LIMIT = ("--limit", 60, "ROWS", "rows at most, evenly spread")
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,11 +19,6 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_evaluate(commands)
     _add_calibrate(commands)
     _add_pack(commands)
-
-
-def print_figures(figures: Mapping[str, Any]) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(figures))  # noqa: T201
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,37 +31,27 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "from which 1, 2, ... tokens are all accepted, and rounds under --stop.",
     )
     evaluate.set_defaults(func=_evaluate)
-    add_base(evaluate)
+    parts.add_base(evaluate)
     which = evaluate.add_mutually_exclusive_group()
-    add_delta(which)
-    which.add_argument("--draft", type=Path, metavar="FOLDER", help="an exported draft, instead of a delta")
+    parts.add_delta(which)
+    parts.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
     source = evaluate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE", help=_TEXT_HELP)
+    parts.add_path(source, "--text", "FILE", _TEXT_HELP, many=True)
     about_prompts = (
         "JSON lines with `prompt`, or `turns` (the first counts); the target answers at temperature 0"
     )
-    source.add_argument("--prompts", type=Path, metavar="FILE", help=about_prompts)
-    add = evaluate.add_argument
-    about_limit = "rows or prompts at most, evenly spread over the file (default: %(default)s)"
-    add("--limit", type=int, default=60, metavar="ROWS", help=about_limit)
-    about_new = "answer tokens at most, with --prompts (default: %(default)s)"
-    add("--max-new", type=int, default=128, metavar="TOKENS", help=about_new)
+    parts.add_path(source, "--prompts", "FILE", about_prompts)
     about_keep = "write the target's answers here (.npz), or read them from here"
-    add("--keep", type=Path, metavar="FILE", help=about_keep)
-    add(
-        "--draft-tokens",
-        type=int,
-        default=4,
-        metavar="K",
-        help="draft tokens per round, at most (default: %(default)s)",
+    parts.add_path(evaluate, "--keep", "FILE", about_keep)
+    parts.add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
+    about_stop = "a batch ends before the token whose joint acceptance falls below this, 0-1; 0 ends none"
+    parts.add_numbers(
+        evaluate,
+        ("--limit", 60, "ROWS", "rows or prompts at most, evenly spread over the file"),
+        ("--max-new", 128, "TOKENS", "answer tokens at most, with --prompts"),
+        ("--draft-tokens", 4, "K", "draft tokens per round, at most"),
+        ("--stop", 0.0, "PROBABILITY", about_stop),
     )
-    about_stop = "a batch ends before the token whose survival falls below this, 0-1 (default: never)"
-    add("--stop", type=float, default=0.0, metavar="SURVIVAL", help=about_stop)
-    about_temperatures = "of both models' choices (default: 0 0.7 1)"
-    add(
-        "--temperatures", type=float, nargs="+", default=[0.0, 0.7, 1.0], metavar="T", help=about_temperatures
-    )
-    add_threads(evaluate)
 
 
 def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,13 +63,11 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "rows that it was not fitted to.",
     )
     calibrate.set_defaults(func=_calibrate)
-    add_base(calibrate)
-    add_delta(calibrate, required=True)
-    add = calibrate.add_argument
-    add("--text", type=Path, required=True, nargs="+", metavar="FILE", help=_TEXT_HELP)
-    add("--out", type=Path, metavar="FILE", help="the delta to write (default: in place of the old one)")
-    add("--limit", type=int, default=60, metavar="ROWS", help=_LIMIT_HELP)
-    add_threads(calibrate)
+    parts.add_base(calibrate)
+    parts.add_delta(calibrate, required=True)
+    parts.add_path(calibrate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
+    parts.add_path(calibrate, "--out", "FILE", "the delta to write (default: in place of the old one)")
+    parts.add_numbers(calibrate, _LIMIT)
 
 
 def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -104,46 +78,47 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "from, in few bits. A packed delta is exported like any other.",
     )
     pack.set_defaults(func=_pack)
-    add_base(pack)
-    add_delta(pack, required=True)
-    add = pack.add_argument
-    add("--out", type=Path, required=True, metavar="FILE", help="the packed delta to write")
-    add("--bits", type=int, choices=(4, 8), default=4, help="bits of a weight (default: %(default)s)")
-    about_text = f"measure before and after: {_TEXT_HELP}"
-    add("--text", type=Path, nargs="+", default=[], metavar="FILE", help=about_text)
-    add("--limit", type=int, default=60, metavar="ROWS", help=_LIMIT_HELP)
-    add_threads(pack)
+    parts.add_base(pack)
+    parts.add_delta(pack, required=True)
+    parts.add_path(pack, "--out", "FILE", "the packed delta to write", required=True)
+    pack.add_argument(
+        "--bits", type=int, choices=(4, 8), default=4, help="bits of a weight (default: %(default)s)"
+    )
+    parts.add_path(pack, "--text", "FILE", f"measure before and after: {_TEXT_HELP}", many=True)
+    parts.add_numbers(pack, _LIMIT)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from flexspec_mq.training.measuring import EvaluateFiles, Rules, evaluate_draft
 
     rules = Rules(args.draft_tokens, args.stop, tuple(args.temperatures))
-    files = EvaluateFiles(base_path(args), args.delta, args.draft, tuple(args.text), args.prompts, args.keep)
-    prepare(args)
-    print_figures(evaluate_draft(files, limit=args.limit, max_new=args.max_new, rules=rules))
+    files = EvaluateFiles(
+        parts.base_path(args), args.delta, args.draft, tuple(args.text), args.prompts, args.keep
+    )
+    parts.prepare(args)
+    parts.print_figures(evaluate_draft(files, limit=args.limit, max_new=args.max_new, rules=rules))
     return 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
     from flexspec_mq.training.measuring import calibrate_delta
 
-    prepare(args)
-    found = calibrate_delta(base_path(args), args.delta, args.text, args.out or args.delta, args.limit)
+    parts.prepare(args)
+    found = calibrate_delta(parts.base_path(args), args.delta, args.text, args.out or args.delta, args.limit)
     print(found.table(), file=sys.stderr)  # noqa: T201
-    print_figures(found.figures())
+    parts.print_figures(found.figures())
     return 0
 
 
 def _pack(args: argparse.Namespace) -> int:
     from flexspec_mq.training.packing import pack_file
 
-    prepare(args)
-    base = base_path(args)
+    parts.prepare(args)
+    base = parts.base_path(args)
     weights, added = pack_file(args.delta, base, args.out, args.bits)
-    sizes = {"bytes_before": args.delta.stat().st_size, "bytes": args.out.stat().st_size}
     figures: dict[str, Any] = {
-        **sizes,
+        "bytes_before": args.delta.stat().st_size,
+        "bytes": args.out.stat().st_size,
         "error_of_weights": round(weights, 5),
         "error_of_difference": round(added, 4),
     }
@@ -152,5 +127,5 @@ def _pack(args: argparse.Namespace) -> int:
 
         before, after = held_out_overlap(base, [args.delta, args.out], args.text, args.limit)
         figures |= {"before": before.figures(), "after": after.figures()}
-    print_figures(figures)
+    parts.print_figures(figures)
     return 0

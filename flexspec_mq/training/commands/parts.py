@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
@@ -27,24 +28,38 @@ def add_base(parser: argparse.ArgumentParser) -> None:
 def add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
     """``--delta``."""
     text = "a trained delta" if required else "a trained delta (default: the one that ships)"
-    parser.add_argument("--delta", type=Path, required=required, metavar="FILE", help=text)
+    add_path(parser, "--delta", "FILE", text, required=required)
 
 
-def add_numbers(
-    parser: argparse.ArgumentParser, numbers: Iterable[tuple[str, int | float, str, str]]
+def add_path(
+    parser: argparse._ActionsContainer,
+    flag: str,
+    metavar: str,
+    text: str,
+    *,
+    required: bool = False,
+    many: bool = False,
 ) -> None:
-    """Flags for numbers: each with its default, the name of its value, and its help."""
-    for flag, default, metavar, text in numbers:
+    """A flag for a path, or for ``many``: then it gives a list, which is empty without the flag."""
+    more: dict[str, Any] = {"nargs": "+", "default": []} if many else {}
+    parser.add_argument(flag, type=Path, required=required, metavar=metavar, help=text, **more)
+
+
+def add_temperatures(parser: argparse.ArgumentParser, text: str, *default: float) -> None:
+    """``--temperatures``."""
+    shown = f"{text} (default: {' '.join(f'{t:g}' for t in default)})"
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=list(default), metavar="T", help=shown
+    )
+
+
+def add_numbers(parser: argparse.ArgumentParser, *numbers: tuple[str, int | float, str, str]) -> None:
+    """Flags for numbers: each with its default, the name of its value, and its help; and ``--threads``."""
+    threads = ("--threads", 1, "N", "processor threads to use")
+    for flag, default, metavar, text in (*numbers, threads):
         parser.add_argument(
             flag, type=type(default), default=default, metavar=metavar, help=f"{text} (default: %(default)s)"
         )
-
-
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    """``--threads``; `prepare` heeds it."""
-    parser.add_argument(
-        "--threads", type=int, default=1, help="processor threads to use (default: %(default)s)"
-    )
 
 
 def base_path(args: argparse.Namespace) -> Path:
@@ -75,6 +90,11 @@ def prepare(args: argparse.Namespace) -> None:
     if args.threads < 1:
         raise UsageError(f"--threads {args.threads}: at least one is needed")
     torch.set_num_threads(args.threads)
+
+
+def print_figures(figures: Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(figures))  # noqa: T201
 
 
 def stopped(out: Path) -> int:

@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING, Literal
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.certificates import complaint_about
 from flexspec_mq.transport.diagnosis.probe import CONNECT_5, CONNECT_311
+from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, no_mqtt5
 from flexspec_mq.transport.sockets import tls_context, why_unreachable
 
 if TYPE_CHECKING:
     from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 PLAIN_PORT, TLS_PORT = 1883, 8883
-_UNSUPPORTED_VERSION = 0x84
 _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 """That a server of names said; EAI_AGAIN is that none could be asked."""
-_MQTT5 = (
-    "use a broker with MQTT 5, such as Mosquitto 2, EMQX, VerneMQ or HiveMQ; `flexspec-broker run` starts one"
-)
 
 Fault = Literal["broker down", "wrong port", "3.1.1 only", "TLS mismatch"]
 
@@ -126,8 +123,8 @@ def _plain(settings: LinkSettings) -> Cause | None:
 
 
 def _too_old(settings: LinkSettings) -> Cause:
-    detail = f"the broker at {settings.address} does not speak MQTT 5"
-    return Cause("3.1.1 only", detail, _MQTT5, final=True)
+    refusal = no_mqtt5(settings)
+    return Cause("3.1.1 only", refusal.message, refusal.hint, final=True)
 
 
 def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
@@ -135,7 +132,7 @@ def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
         _Said.HUNG_UP: "hangs up when it is asked for MQTT",
         _Said.SILENT: f"says nothing for {settings.connect_timeout:g} s when it is asked for MQTT",
     }.get(said, f"answers {_named(answer)}")
-    usual = [f"{one}" for one in _elsewhere(settings)]
+    usual = _elsewhere(settings)
     seen = f"; but {' and '.join(usual)}" if usual else ""
     return Cause(
         "wrong port",
@@ -166,7 +163,7 @@ def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
     except (OSError, ValueError) as error:
         return _broken_handshake(settings, tls, error)
     if said is _Said.HUNG_UP:
-        said = _ask_secured(settings, context, CONNECT_311)
+        said, _ = _ask(settings, CONNECT_311, context)
     if said in (_Said.MQTT5, _Said.OLDER):
         return None if said is _Said.MQTT5 else _too_old(settings)
     if said is _Said.HUNG_UP:
@@ -213,23 +210,18 @@ def _wants_certificate(settings: LinkSettings, tls: TlsSettings, what: str) -> C
     )
 
 
-def _ask(settings: LinkSettings, connect: bytes) -> tuple[_Said, bytes]:
-    """What the port says to a CONNECT, without TLS, and its first bytes."""
+def _ask(
+    settings: LinkSettings, connect: bytes, context: ssl.SSLContext | None = None
+) -> tuple[_Said, bytes]:
+    """What the port says to a CONNECT, without TLS unless there is a context for it, and its first bytes."""
     try:
-        with _connect(settings) as sock:
-            sock.sendall(connect)
-            return _read(sock)
+        with _connect(settings) as plain:
+            sock = plain if context is None else context.wrap_socket(plain, server_hostname=settings.host)
+            with sock:
+                sock.sendall(connect)
+                return _read(sock)
     except OSError:
         return _Said.HUNG_UP, b""
-
-
-def _ask_secured(settings: LinkSettings, context: ssl.SSLContext, connect: bytes) -> _Said:
-    try:
-        with _connect(settings) as sock, context.wrap_socket(sock, server_hostname=settings.host) as secured:
-            secured.sendall(connect)
-            return _read(secured)[0]
-    except OSError:
-        return _Said.HUNG_UP
 
 
 def _read(sock: socket.socket) -> tuple[_Said, bytes]:
@@ -253,7 +245,7 @@ def _read(sock: socket.socket) -> tuple[_Said, bytes]:
     if answer[0] != 0x20 or len(answer) < 4:
         return _Said.OTHER, answer
     # CONNACK of MQTT 5 has properties, so it is longer than the two bytes of its predecessors.
-    older = answer[1] == 2 or answer[3] == _UNSUPPORTED_VERSION
+    older = answer[1] == 2 or answer[3] == UNSUPPORTED_VERSION
     return (_Said.OLDER if older else _Said.MQTT5), answer
 
 
