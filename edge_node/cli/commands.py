@@ -15,7 +15,6 @@ from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerErro
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
 
     from edge_node.cli.view import SessionView
     from flexspec_mq.models.text import Turn
@@ -35,45 +34,15 @@ def prepare(args: argparse.Namespace) -> Command:
             raise UsageError("the prompt is empty", hint="say what to write about")
         return lambda view: _ask(view, prompt)
     if args.command == "batch":
+        from flexspec_mq.models.prompts import read_prompts
+
         prompts = read_prompts(args.file)
+        if not prompts:
+            raise UsageError(f"{args.file} holds no prompt")
         if args.at_once < 1:
             raise UsageError(f"--at-once {args.at_once} is less than 1")
         return lambda view: _batch(view, prompts, args.at_once)
     return _chat
-
-
-def read_prompts(path: Path) -> list[tuple[str, str]]:
-    """(name, prompt) pairs of a JSON-lines file with `prompt`, or `turns` of which the first is used.
-
-    Raises:
-        UsageError: naming the file and the line that cannot be used.
-    """
-    from flexspec_mq.models.text import text_from_bytes
-
-    try:
-        text = text_from_bytes(path.read_bytes(), source=str(path))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    prompts = []
-    # Not `splitlines`: a JSON string may hold U+2028 and its like as they are.
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record: Any = json.loads(line)
-            prompt = record["prompt"] if "prompt" in record else record["turns"][0]
-            name = str(record.get("question_id", number))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise UsageError(
-                f"{path} line {number} is no JSON object with `prompt` or `turns`",
-                hint='for example {"prompt": "Why is the sky blue?"}',
-            ) from error
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UsageError(f"{path} line {number} has an empty prompt")
-        prompts.append((name, prompt))
-    if not prompts:
-        raise UsageError(f"{path} holds no prompt")
-    return prompts
 
 
 def _argument(prompt: str) -> str:

@@ -15,10 +15,11 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.models.text import decode
 from flexspec_mq.training.collect import Order, write_texts
 from flexspec_mq.training.progress import progress_bar
-from flexspec_mq.training.prompts import encode_prompts, invitation, read_prompts
+from flexspec_mq.training.prompts import encode_prompts, invitation
 from flexspec_mq.training.rows import concat, load_rows, make_rows, save_rows
 from flexspec_mq.training.train import Stopped
 

@@ -20,6 +20,7 @@ from flexspec_mq.models.draft.delta import (
     read_meta,
 )
 from flexspec_mq.models.load import load_target
+from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.training.architecture import build_draft, trained_parameters
 from flexspec_mq.training.calibrate import Reliability, calibrate, calibrated
 from flexspec_mq.training.collecting import answer_greedily
@@ -27,7 +28,6 @@ from flexspec_mq.training.coupling import TEMPERATURES, coupled, figures
 from flexspec_mq.training.evaluate import Acceptance, fresh_rows, replay
 from flexspec_mq.training.packing import save_delta
 from flexspec_mq.training.progress import progress_bar
-from flexspec_mq.training.prompts import read_prompts
 from flexspec_mq.training.rows import load_rows, save_rows
 
 if TYPE_CHECKING:

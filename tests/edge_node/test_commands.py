@@ -18,6 +18,7 @@ from edge_node.cli.parser import build_parser
 from edge_node.completion.options import CompletionOptions
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
+from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.models.text import Turn
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -159,13 +160,13 @@ async def test_a_batch_goes_on_after_a_text_that_fails(tmp_path: Path) -> None:
 async def test_lines_of_a_batch_end_where_json_lines_end(tmp_path: Path) -> None:
     text = '\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\n'
     (tmp_path / "batch").write_text(text, encoding="utf-8", newline="")
-    assert commands.read_prompts(tmp_path / "batch") == [("1", "a\u2028b"), ("2", "c")]
+    assert read_prompts(tmp_path / "batch") == [("1", "a\u2028b"), ("2", "c")]
 
 
 def test_a_line_that_json_cannot_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "batch").write_text('{"prompt": "a"}\n' + "[" * 200_000)
     with pytest.raises(UsageError, match="line 2 is no JSON object"):
-        commands.read_prompts(tmp_path / "batch")
+        read_prompts(tmp_path / "batch")
 
 
 async def test_a_reader_that_went_away_ends_a_batch_as_it_ends_any_command(tmp_path: Path) -> None:

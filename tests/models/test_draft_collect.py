@@ -21,12 +21,13 @@ import torch
 
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.training.collect import PREFILL, Order, write_texts
 from flexspec_mq.training.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
 from flexspec_mq.training.commands.draft import add_parser
-from flexspec_mq.training.prompts import encode_prompts, invitation, read_prompts
+from flexspec_mq.training.prompts import encode_prompts, invitation
 from flexspec_mq.training.rows import TextRows, load_rows, make_rows, token_ranks
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed

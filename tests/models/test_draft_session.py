@@ -21,11 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft import materialise
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
+from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.training import session
 from flexspec_mq.training.collecting import answer_greedily
 from flexspec_mq.training.history import read_lines
 from flexspec_mq.training.packing import save_delta
-from flexspec_mq.training.prompts import read_prompts
 from flexspec_mq.training.rows import TextRows, load_rows, make_rows, save_rows
 from flexspec_mq.training.schedule import TrainConfig
 from flexspec_mq.training.session import Saving, TrainFiles, train_draft
