@@ -334,6 +334,7 @@ class CloudWorker:
             flip_rate=facts.flip_rate,
             device=facts.device,
             dtype=facts.dtype,
+            weights=facts.weights,
             load=len(self.machine),
             capacity=settings.capacity,
             lease=settings.lease,

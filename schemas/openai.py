@@ -200,6 +200,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         version: target version that wrote it.
         seed: with which the same text comes again.
         exactness: as the statuses of the version's workers say.
+        weights: of the target, as they say: ``native``, or how many bits they have.
         temperature: that was used; so top_p and top_k.
     """
 
@@ -212,6 +213,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     seed: int | None = None
     exactness: str = ""
+    weights: str = ""
     temperature: float | UnsetType = UNSET
     top_p: float | UnsetType = UNSET
     top_k: int | UnsetType = UNSET

@@ -22,6 +22,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         epoch: start time of this process in ms; a late will of an older life carries an older epoch.
         at: seconds since the Unix epoch, when this was written.
         exactness: ``exact``, or ``exact up to ties`` where the proof of shape-invariance failed.
+        weights: of the target: ``native`` is as `dtype` says, else how many bits they have.
         flip_rate: measured share of tokens that differ, where not exact.
         load: sessions held now.
         capacity: sessions that it would hold.
@@ -42,6 +43,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     flip_rate: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     device: Text = ""
     dtype: Text = ""
+    weights: Text = ""
     load: Count = 0
     capacity: Count = 0
     lease: Annotated[int, Meta(ge=0, le=86_400)] = 0

@@ -33,6 +33,7 @@ class Figures:
         worker: that holds the session now.
         version: target version that writes it.
         exactness: as the statuses of the version's workers say.
+        weights: of the target, as they say.
         temperature, top_k, top_p, seed: with which the same text comes again.
     """
 
@@ -56,6 +57,7 @@ class Figures:
     worker: str | None
     version: str
     exactness: str
+    weights: str
     temperature: float
     top_k: int
     top_p: float
@@ -74,7 +76,7 @@ class Clock:
         if self.first is None:
             self.first = time.monotonic()
 
-    def figures(self, generation: Generation, version: str, exactness: str) -> Figures:
+    def figures(self, generation: Generation, version: str, exactness: str, weights: str) -> Figures:
         """Figures of the text now."""
         now = time.monotonic()
         machine, counters = generation.machine, generation.machine.counters
@@ -101,6 +103,7 @@ class Clock:
             worker=machine.worker,
             version=version,
             exactness=exactness,
+            weights=weights,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,

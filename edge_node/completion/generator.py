@@ -141,7 +141,7 @@ class Writing:
         self._version = options.version or by.node.version
         self._drawn = secrets.randbits(SEED_BITS)
         self._service = Service(by.node, self._version, self._within(options.wait), waiting)
-        self._exactness = "unknown"
+        self._exactness, self._weights = "unknown", ""
 
     async def begin(self) -> None:
         """Open a session."""
@@ -152,8 +152,10 @@ class Writing:
     def figures(self) -> Figures:
         """What the text has taken until now."""
         if self._exactness == "unknown":
-            self._exactness = self._by.node.directory.exactness(self._version)
-        return self._clock.figures(self.generation, self._version, self._exactness)
+            directory = self._by.node.directory
+            self._exactness = directory.exactness(self._version)
+            self._weights = directory.weights(self._version)
+        return self._clock.figures(self.generation, self._version, self._exactness, self._weights)
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
         """What is to be shown after each commit, maybe nothing, and at the end.

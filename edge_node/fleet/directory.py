@@ -83,6 +83,11 @@ class WorkerDirectory:
         said = {status.exactness for status in self.online() if status.version == version}
         return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
 
+    def weights(self, version: str) -> str:
+        """What weights a version's target has, as its newest worker says; empty without any."""
+        status = self.status(version)
+        return "" if status is None else status.weights
+
     def recommended(self, version: str) -> SamplingParams:
         """How the makers of a version's target recommend to choose its tokens; temperature 1 if they are silent."""
         status = self.status(version)

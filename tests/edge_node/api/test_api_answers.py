@@ -128,6 +128,7 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert ours["version"] == api.version
         assert ours["seed"] == 9
         assert ours["exactness"] == "exact"
+        assert ours["weights"] == "native"
         assert 0 < ours["accepted"] <= ours["drafted"]
         assert 0 < ours["rounds"] <= 60
         assert ours["accepted"] + ours["rounds"] >= 60  # each round gives one token of the target's own
