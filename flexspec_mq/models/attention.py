@@ -222,7 +222,8 @@ class _Group:
         """Fill the mixed values from queries, keys and values."""
         for query, keys, scores in self._first:
             torch.bmm(query, keys[layer], out=scores)
-        self._scores.mul_(scale)
+        if scale != 1.0:
+            self._scores.mul_(scale)
         # The sum of a half-precision score and a float32 mask is float32.
         masked = self._scores.view(self._shape) + self._mask(window)
         self._scores.view(self._shape).copy_(torch.softmax(masked, dim=-1))

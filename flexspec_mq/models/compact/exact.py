@@ -7,7 +7,9 @@ them, and some forty operations a layer where transformers' modules take six tim
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.model import Layer
     from flexspec_mq.models.compact.shape import Shape
-    from flexspec_mq.models.product_probe import Products
+    from flexspec_mq.models.product_probe import Product, Products
     from flexspec_mq.models.runner import ModelInput
     from flexspec_mq.models.shapes import Shapes
 
@@ -95,7 +97,11 @@ class ExactModel:
         self._layers = layers
         self._ends = ends
         self._like = ends.norm.new_empty(0)
-        self._turns = Turns(shape.rotary, (shape.queries, shape.keys), self._like, scale=1.0)
+        scale = self.heads.size**-0.5
+        # Scores are scaled after their products. A power of two rounds nothing, so the queries' factors may have it.
+        folded = scale if math.frexp(scale)[0] == 0.5 else 1.0
+        self._scale = scale / folded
+        self._turns = Turns(shape.rotary, (shape.queries, shape.keys), self._like, scale=folded)
 
     @property
     def nbytes(self) -> int:
@@ -133,32 +139,29 @@ class ExactModel:
         cosines, sines = self._turns.at(positions + padding)
         every = heads.queries + 2 * heads.keys
         packed = Packed(segments, rows, heads, self.shapes, self._like, stride=every)
-        scale = heads.size**-0.5
         state = functional.embedding(torch.tensor(ids + padding), self._ends.embedding)
         for index, layer in enumerate(self._layers):
             matrices, norms = layer.matrices, layer.norms
-            projected = self._times(matrices.project, self._normed(state, norms.attention))
+            projected = self._in_pieces(matrices.project, self._normed(state, norms.attention))
             projected = projected.view(rows, every, heads.size)
             if norms.queries is not None and norms.keys is not None:
                 projected = self._heads_normed(projected, norms.queries, norms.keys)
             halves = projected.view(rows, every, 2, heads.size // 2)
             turned = (halves * cosines).add_(halves.flip(2).mul_(sines)).view(rows, every, heads.size)
             fresh = turned[:, heads.queries :].view(rows, 2, heads.keys, heads.size).permute(1, 2, 0, 3)
-            state = state + self._times(matrices.merge, packed.attend(index, turned, fresh, scale))
-            widened = self._times(matrices.widen, self._normed(state, norms.mlp))
-            gate, up = widened.chunk(2, dim=1)
-            state = state + self._times(matrices.narrow, functional.silu(gate).mul_(up))
+            state = state + self._in_pieces(matrices.merge, packed.attend(index, turned, fresh, self._scale))
+            state = state + self._in_pieces(partial(_mlp, matrices), self._normed(state, norms.mlp))
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
         if not wanted:
             return torch.empty((0, shape.vocab_size))
         padded = wanted + wanted[:1] * (self.shapes.padded(len(wanted)) - len(wanted))
         last = self._normed(state[padded], self._ends.norm)
-        return self._times(self._ends.head, last)[: len(wanted)].float()
+        return self._in_pieces(self._ends.head, last)[: len(wanted)].float()
 
-    def _times(self, matrix: Matrix, x: torch.Tensor) -> torch.Tensor:
-        """A product, in pieces of as many rows as keep its bits."""
-        pieces = [matrix(piece) for piece in self.shapes.pieces(x)]
+    def _in_pieces(self, product: Product, x: torch.Tensor) -> torch.Tensor:
+        """Products, in pieces of as many rows as keep their bits."""
+        pieces = [product(piece) for piece in self.shapes.pieces(x)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -174,3 +177,8 @@ class ExactModel:
         counts = [self.heads.queries, self.heads.keys, self.heads.keys]
         query, key, value = projected.split_with_sizes(counts, dim=1)
         return torch.cat((self._normed(query, queries), self._normed(key, keys), value), dim=1)
+
+
+def _mlp(matrices: Layer, x: torch.Tensor) -> torch.Tensor:
+    gate, up = matrices.widen(x).chunk(2, dim=1)
+    return matrices.narrow(functional.silu(gate).mul_(up))
