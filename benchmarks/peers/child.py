@@ -1,6 +1,6 @@
 """One engine in a process of its own, asked by JSON lines.
 
-``python -m benchmarks.peers.child SPEC`` with a JSON object `name`, `kind`, `form`, `folder`, `cache` and `longest`. It answers
+``python -m benchmarks.peers.child SPEC`` with a JSON object `name`, `kind`, `form`, `folder` and `cache`. It answers
 every line, and first of all says what it loaded; what libraries print goes to standard error.
 """
 
@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.interface import Engine
+from benchmarks.peers.figures import PREFILL
+from benchmarks.peers.interface import CannotDoError, Engine
 
 
 def make(spec: dict[str, Any]) -> Engine:
     """Load the engine, converting the checkpoint first where that was not done before."""
-    kind, form, folder, longest = spec["kind"], spec["form"], spec["folder"], spec["longest"]
+    kind, form, folder = spec["kind"], spec["form"], spec["folder"]
     if kind == "ours":
         from benchmarks.peers.torch_engines import Ours
 
@@ -35,12 +36,12 @@ def make(spec: dict[str, Any]) -> Engine:
     if kind == "llama.cpp":
         from benchmarks.peers.llama_engine import LlamaCpp
 
-        return LlamaCpp(str(gguf(Path(folder), Path(spec["cache"]), form)), longest)
+        return LlamaCpp(str(gguf(Path(folder), Path(spec["cache"]), form)), PREFILL)
     if kind == "onnxruntime-genai":
         from benchmarks.peers.genai_engine import GenAi, build
 
         path = converted(Path(spec["cache"]) / f"genai-{form}", lambda path: build(Path(folder), path))
-        return GenAi(str(path), folder, longest)
+        return GenAi(str(path), folder, PREFILL)
     raise ValueError(f"there is no engine {kind}")
 
 
@@ -95,7 +96,10 @@ def main() -> None:
     say({"weight_bytes": weight_bytes})
     for line in sys.stdin:
         asked = json.loads(line)
-        say({"is": do(asked["do"], asked["with"])})
+        try:
+            say({"is": do(asked["do"], asked["with"])})
+        except CannotDoError as error:
+            say({"cannot": str(error)})
 
 
 if __name__ == "__main__":

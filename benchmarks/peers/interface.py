@@ -15,6 +15,10 @@ class CannotConvertError(Exception):
     """An engine has no form of this model here; says why."""
 
 
+class CannotDoError(Exception):
+    """An engine has no such forward; says which it has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A forward.
@@ -42,7 +46,11 @@ class Engine(Protocol):
         ...
 
     def forward(self, sessions: int, rows: int) -> Answer:
-        """Read the next `rows` tokens of the first sessions in one forward, logits for all, and forget them again."""
+        """Read the next `rows` tokens of the first sessions in one forward, logits for all, and forget them again.
+
+        Raises:
+            CannotDoError: it does not do that.
+        """
         ...
 
     def read(self, ids: Sequence[int], rows: int) -> Answer:

@@ -94,7 +94,9 @@ class LlamaCpp:
             raise RuntimeError("llama.cpp makes no context")
         return made
 
-    def _decode(self, context: Any, given: Sequence[tuple[int, Sequence[int]]], start: int, rows: int) -> Answer:
+    def _decode(
+        self, context: Any, given: Sequence[tuple[int, Sequence[int]]], start: int, rows: int
+    ) -> Answer:
         """One batch; logits for the last `rows` tokens of each session."""
         batch = self._lib.llama_batch_init(sum(len(ids) for _, ids in given), 0, 1)
         at, asked = 0, []

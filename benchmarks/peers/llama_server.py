@@ -7,6 +7,7 @@ import json
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,13 @@ class LlamaServer:
         return time.perf_counter() - began, texts
 
     async def _all(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-        asked = (asyncio.to_thread(self._ask, slot, prompt, tokens) for slot, prompt in enumerate(prompts))
-        return list(await asyncio.gather(*asked))
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(len(prompts)) as clients:
+            asked = [
+                loop.run_in_executor(clients, self._ask, slot, prompt, tokens)
+                for slot, prompt in enumerate(prompts)
+            ]
+            return list(await asyncio.gather(*asked))
 
     def _ask(self, slot: int, prompt: Sequence[int], tokens: int) -> list[int]:
         body = {

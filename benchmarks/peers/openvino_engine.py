@@ -136,7 +136,9 @@ class _Graph:
             query, self._shared(keys, batch, context), self._shared(values, batch, context), visible
         )
         joined = op.reshape(
-            op.transpose(mixed, self._ints([0, 2, 1, 3])), self._ints([0, 0, self._heads * self._size]), special_zero=True
+            op.transpose(mixed, self._ints([0, 2, 1, 3])),
+            self._ints([0, 0, self._heads * self._size]),
+            special_zero=True,
         )
         hidden = op.add(hidden, self._product(joined, prefix + "self_attn.o_proj.weight"))
         normed = self._norm(hidden, prefix + "post_attention_layernorm.weight")
@@ -162,9 +164,7 @@ class _Graph:
         if self._heads == self._kv_heads:
             return states
         op, groups = self._op, self._heads // self._kv_heads
-        wide = op.concat(
-            [batch, self._ints([self._kv_heads, groups]), context, self._ints([self._size])], 0
-        )
+        wide = op.concat([batch, self._ints([self._kv_heads, groups]), context, self._ints([self._size])], 0)
         repeated = op.broadcast(op.unsqueeze(states, self._ints(2)), wide, broadcast_spec="BIDIRECTIONAL")
         return op.reshape(repeated, self._ints([0, self._heads, -1, self._size]), special_zero=True)
 
@@ -205,7 +205,9 @@ class _Graph:
 
     def _split(self, normed: Node, name: str, heads: int) -> Node:
         op = self._op
-        rows = op.reshape(self._product(normed, name), self._ints([0, 0, heads, self._size]), special_zero=True)
+        rows = op.reshape(
+            self._product(normed, name), self._ints([0, 0, heads, self._size]), special_zero=True
+        )
         return op.transpose(rows, self._ints([0, 2, 1, 3]))
 
     def _product(self, given: Node, name: str) -> Node:
@@ -245,4 +247,6 @@ def _info(util: Any, shape: Any, kind: Any, name: str) -> Any:
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return {name: one for path in sorted(folder.glob("*.safetensors")) for name, one in load_file(path).items()}
+    return {
+        name: one for path in sorted(folder.glob("*.safetensors")) for name, one in load_file(path).items()
+    }

@@ -70,9 +70,7 @@ class OurRounds:
             self._drafter = loaded.drafter
         core = TimedCore(self._target.packed, prefill=2**20)
         core.steps = []
-        greedy = Identity(
-            PROTOCOL_VERSION, self._target.loaded.fingerprint, 0.0, 0, 1.0, 0, (), True, tokens
-        )
+        greedy = Identity(PROTOCOL_VERSION, self._target.loaded.fingerprint, 0.0, 0, 1.0, 0, (), True, tokens)
         jobs = [[Job(str(place), tuple(prompt), greedy)] for place, prompt in enumerate(prompts)]
         texts: list[list[int]] = [[] for _ in prompts]
         total = Tally()

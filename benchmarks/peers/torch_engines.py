@@ -79,7 +79,9 @@ class Transformers:
                 self._held[sessions] = self._model(texts[:, :length], use_cache=True).past_key_values
             cache = self._held[sessions]
             began = time.perf_counter()
-            logits = self._model(texts[:, length : length + rows], past_key_values=cache, use_cache=True).logits
+            logits = self._model(
+                texts[:, length : length + rows], past_key_values=cache, use_cache=True
+            ).logits
             spent = 1e3 * (time.perf_counter() - began)
             cache.crop(-rows)
         return Answer(spent, logits.argmax(-1).flatten().tolist())
