@@ -1,8 +1,9 @@
 """What a verification step costs, and what the engines cost that a user could pick instead.
 
-`steps`: the packed forward by sessions and tokens, the step, and the noise in it; beside it transformers' own `generate`.
-`peers`: our runner, llama.cpp, OpenVINO, onnxruntime-genai and transformers, whichever of them is installed (extra `bench`), on
-the same weights, texts and core, one thread each. `crowd`: 16 sessions, ours with K = 4 beside llama.cpp's server. All in turns.
+`steps`: the packed forward by sessions and tokens, the step, and the noise in it; beside it transformers' `generate`.
+`peers`: our runner, llama.cpp, OpenVINO, onnxruntime-genai and transformers, whichever of them is installed (extra
+`bench`), on the same weights, texts and core, one thread each. `crowd`: 16 sessions, ours with K = 4 beside
+llama.cpp's server. All of it in turns.
 Contexts are windows of the questions' text. Milliseconds are medians.
 """
 
@@ -58,6 +59,7 @@ def build_parser() -> ArgumentParser:
     peers.add_argument(
         "--llama-server", default="llama-server", help="llama.cpp's server: a path, or a name on PATH"
     )
+    peers.add_argument("--draft", default="default", help="draft of the crowd, as flexspec-edge takes it")
     peers.add_argument("--crowd-turns", type=int, default=3, help="times that all sessions write")
     peers.add_argument("--crowd-tokens", type=int, default=64, help="tokens of each text")
     return made
@@ -107,7 +109,7 @@ def contexts(ids: Sequence[int], longest_possible: int, options: Namespace) -> l
     return [long[start : start + options.context + i - MOST // 2] for i, start in enumerate(starts)]
 
 
-def setting(loaded: LoadedText) -> Setting:
+def setting(loaded: LoadedText, draft: str) -> Setting:
     """Where engines find the target, and where what is converted from it is kept.
 
     Raises:
@@ -118,7 +120,7 @@ def setting(loaded: LoadedText) -> Setting:
     files = sorted(path.stat() for path in loaded.source.glob("*.safetensors"))
     facts = [str(loaded.source.resolve()), *(f"{file.st_size} {file.st_mtime_ns}" for file in files)]
     name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    return Setting(loaded.source, cache_folder("bench") / name)
+    return Setting(loaded.source, cache_folder("bench") / name, draft)
 
 
 def measure(options: Namespace) -> int:
@@ -150,7 +152,7 @@ async def _beside(
     room = loaded.max_context - max(GROWTH, options.crowd_tokens)
     if max(options.context, PREFILL) > room:
         raise UsageError(f"--context {options.context} and a prompt of {PREFILL} tokens do not fit the model")
-    place, texts = setting(loaded), Texts.cut(ids, options.context, options.seed)
+    place, texts = setting(loaded, options.draft), Texts.cut(ids, options.context, options.seed)
     results: dict[str, Any] = {}
     many_ms: float | None = None
     if "peers" in sections:

@@ -1,7 +1,7 @@
 """One engine in a process of its own, asked by JSON lines.
 
-``python -m benchmarks.peers.child SPEC`` with a JSON object `name`, `kind`, `form`, `folder` and `cache`. It answers
-every line, and first of all says what it loaded; what libraries print goes to standard error.
+``python -m benchmarks.peers.child SPEC`` with a JSON object `name`, `kind`, `form`, `folder`, `cache` and `draft`. It
+says first what its weights take, then answers every line; what libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def answers(spec: dict[str, Any]) -> tuple[int, Callable[[str, dict[str, Any]], 
         memory = Memory()
         return 0, lambda _what, _given: memory.speed()
     if spec["kind"] == "rounds":
-        from benchmarks.peers.rounds import OurRounds
+        from benchmarks.peers.our_rounds import OurRounds
 
-        rounds = OurRounds(spec["folder"], spec["form"])
+        rounds = OurRounds(spec["folder"], spec["form"], spec["draft"])
         return 0, lambda _what, given: asdict(rounds.run(**given))
     engine = make(spec)
 

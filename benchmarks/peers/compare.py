@@ -86,10 +86,12 @@ class Setting:
     Attributes:
         folder: the target's checkpoint.
         cache: what is converted from it.
+        draft: as ``flexspec-edge`` takes it.
     """
 
     folder: Path
     cache: Path
+    draft: str = "default"
 
     def child(self, name: str, kind: str, form: str = "") -> dict[str, str]:
         """What a process of `benchmarks.peers.child` is started with."""
@@ -99,6 +101,7 @@ class Setting:
             "form": form,
             "folder": str(self.folder),
             "cache": str(self.cache),
+            "draft": self.draft,
         }
 
 
@@ -155,7 +158,7 @@ class Peer:
         return best
 
     async def case(self, name: str, texts: Texts) -> None:
-        """Measure one case. Whoever comes in turn finds caches of others, so the first of two forwards does not count."""
+        """Measure one case. Caches are full of others' weights before, so the first of two forwards does not count."""
         if name == READ:
             spent = await self.ask("read", ids=texts.prompt, rows=1)
         else:

@@ -33,11 +33,13 @@ class Found:
     Attributes:
         rates: tokens per second, one a turn.
         tokens_per_round: committed for one session by one step; 1 without drafts.
+        exact: as our worker has proved it; None for a server that promises nothing of the kind.
         texts: what each prompt became.
     """
 
     rates: list[float] = field(default_factory=list)
     tokens_per_round: float = 1.0
+    exact: bool | None = None
     texts: list[list[int]] = field(default_factory=list)
 
 
@@ -64,7 +66,8 @@ async def crowd(
                 k = K if name == OURS_K else 0
                 written = await ours.ask("write", _WITHIN, prompts=prompts, tokens=tokens, k=k)
                 one.rates.append(written["tokens"] / written["seconds"])
-                one.tokens_per_round, one.texts = written["tokens_per_round"], written["texts"]
+                one.tokens_per_round, one.exact = written["tokens_per_round"], written["exact"]
+                one.texts = written["texts"]
     return {name: facts(found[name], found) for name in (OURS_K, OURS_PLAIN, SERVER) if name in found}
 
 
@@ -88,6 +91,7 @@ def facts(one: Found, found: Mapping[str, Found]) -> dict[str, Any]:
     return {
         "tokens_per_second": {"median": percentile(one.rates, 0.5), "most": max(one.rates)},
         "tokens_per_round": one.tokens_per_round,
+        "exact": one.exact,
         "agreement": agreement_of_texts(texts, one.texts) if texts else None,
     }
 
@@ -102,7 +106,7 @@ def agreement_of_texts(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[
 
 
 def show(results: Mapping[str, dict[str, Any]], many_ms: float | None) -> dict[str, Any]:
-    """Print, with the library's batch in place of a server that is not there; ours over llama.cpp's tokens per second.
+    """Print, with the library's batch in place of a server that is not there; ours over theirs, in tokens per second.
 
     Args:
         results: of `crowd`.

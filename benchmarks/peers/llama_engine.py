@@ -1,4 +1,4 @@
-"""llama.cpp through the C interface that llama-cpp-python wraps, its own default settings but for threads and sizes."""
+"""llama.cpp by the C interface that llama-cpp-python wraps, with its own settings but for threads and sizes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LlamaCpp:
         )
 
     def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
-        """See `Engine`. One session and several have a context each, so that one does not pay for the others' room."""
+        """See `Engine`. One session and many have contexts of their own: one pays for no other's room."""
         self._texts, self._length = [list(text) for text in texts], length
         for sessions in {1, len(texts)}:
             context = self._context(length + _ROOM, sessions)
@@ -78,7 +78,7 @@ class LlamaCpp:
 
     def read(self, ids: Sequence[int], rows: int) -> Answer:
         """See `Engine`."""
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._reader), True)  # noqa: FBT003  a C call
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._reader), True)
         return self._decode(self._reader, [(0, ids)], 0, rows)
 
     def _context(self, length: int, sessions: int) -> Any:

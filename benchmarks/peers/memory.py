@@ -8,16 +8,20 @@ import time
 import numpy as np
 import torch
 
-SIZE = 2**30
 _COLUMNS = 4096
 
 
 class Memory:
-    """A large array in memory, in huge pages where the system gives them."""
+    """A large array in memory, in huge pages where the system gives them.
 
-    def __init__(self) -> None:
+    Args:
+        size: bytes, a multiple of a row's.
+    """
+
+    def __init__(self, size: int = 2**30) -> None:
+        self._size = size
         torch.set_num_threads(1)
-        self._map = mmap.mmap(-1, SIZE)
+        self._map = mmap.mmap(-1, size)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         values = np.frombuffer(self._map, np.float32)
@@ -28,7 +32,7 @@ class Memory:
     def speed(self) -> float:
         """GB a second: the faster of a matrix-vector product and a dot product, each over the whole array."""
         flat = self._rows.view(-1)
-        return SIZE / 1e9 / min(_seconds(self._rows, self._ones), _seconds(flat, flat))
+        return self._size / 1e9 / min(_seconds(self._rows, self._ones), _seconds(flat, flat))
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -47,7 +47,7 @@ class OpenVino:
         self._texts, self._length = np.array(texts, np.int64), length
 
     def forward(self, sessions: int, rows: int) -> Answer:
-        """See `Engine`. States cannot be cut, so what the contexts left in them is put back first, outside of the time."""
+        """See `Engine`. States cannot be cut: what the contexts left in them is put back before, untimed."""
         texts, length = self._texts[:sessions], self._length
         if sessions not in self._held:
             self._infer(texts[:, :length], 0, 1)

@@ -6,17 +6,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from itertools import takewhile
 
 from benchmarks.parts.rounds import Job, Rounds, Tally
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
 from edge_node.drafting import load as draft_model
-from edge_node.drafting.interface import Drafter
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import FingerprintError
 from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import PROTOCOL_VERSION, Identity
 
@@ -30,6 +29,7 @@ class Written:
         seconds: of the steps that did it.
         steps: their number.
         tokens_per_round: committed for one session by one verification.
+        exact: whether the worker has proved that texts do not depend on what shares a forward.
         texts: what each prompt became.
     """
 
@@ -37,6 +37,7 @@ class Written:
     seconds: float
     steps: int
     tokens_per_round: float
+    exact: bool
     texts: list[list[int]]
 
 
@@ -54,20 +55,22 @@ class TimedCore(EngineCore):
 
 
 class OurRounds:
-    """The target as a worker loads it, and the draft as devices load it."""
+    """The target as a worker loads it, and the draft as devices load it.
 
-    def __init__(self, folder: str, dtype: str) -> None:
+    Raises:
+        FingerprintError: they have different tokenizers.
+    """
+
+    def __init__(self, folder: str, dtype: str, draft: str) -> None:
         settings = WorkerSettings(target=folder, worker="bench", dtype=dtype, threads=1)
         self._target = cloud_target.load(settings, _say)
-        self._drafter: Drafter | None = None
-        torch.set_num_threads(1)
+        loaded = draft_model.load(EdgeSettings(edge="bench", draft=draft, lookup=False), _say)
+        if loaded.drafter is None or loaded.loaded.fingerprint != self._target.loaded.fingerprint:
+            raise FingerprintError("draft and target have different tokenizers")
+        self._drafter = loaded.drafter
 
     def run(self, prompts: Sequence[Sequence[int]], tokens: int, k: int) -> Written:
         """Write a text of so many tokens to each prompt, greedily, all at once."""
-        if self._drafter is None:
-            loaded = draft_model.load(EdgeSettings(edge="bench", lookup=False), _say)
-            assert loaded.drafter is not None  # noqa: S101  a draft is asked for
-            self._drafter = loaded.drafter
         core = TimedCore(self._target.packed, prefill=2**20)
         core.steps = []
         greedy = Identity(PROTOCOL_VERSION, self._target.loaded.fingerprint, 0.0, 0, 1.0, 0, (), True, tokens)
@@ -80,28 +83,23 @@ class OurRounds:
             total.add(tally)
 
         Rounds(core, self._drafter, Plan(k), at_once=len(prompts)).run(jobs, done)
-        return steady(core.steps, len(prompts), total.tokens_per_round, texts)
+        counted = steady(core.steps, len(prompts))
+        return Written(
+            sum(decided for _, decided in counted),
+            sum(seconds for seconds, _ in counted),
+            len(counted),
+            total.tokens_per_round,
+            self._target.proof.exact,
+            texts,
+        )
 
 
-def steady(
-    steps: Sequence[tuple[float, int]], sessions: int, tokens_per_round: float, texts: list[list[int]]
-) -> Written:
-    """What counts: after the step that read the prompts, while every session still writes.
+def steady(steps: Sequence[tuple[float, int]], sessions: int) -> list[tuple[float, int]]:
+    """The steps that count: after the one that read the prompts, while every session still writes.
 
-    A step in which each of `sessions` writes decides at least so many tokens; once fewer are decided some have ended.
+    A step in which each of `sessions` writes decides at least so many tokens; once fewer are, some have ended.
     """
-    counted = []
-    for step in steps[1:]:
-        if step[1] < sessions:
-            break
-        counted.append(step)
-    return Written(
-        sum(tokens for _, tokens in counted),
-        sum(seconds for seconds, _ in counted),
-        len(counted),
-        tokens_per_round,
-        texts,
-    )
+    return list(takewhile(lambda step: step[1] >= sessions, steps[1:]))
 
 
 def _say(text: str) -> None:
