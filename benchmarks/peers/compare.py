@@ -158,7 +158,7 @@ class Peer:
         return best
 
     async def case(self, name: str, texts: Texts) -> None:
-        """Measure one case. Caches are full of others' weights before, so the first of two forwards does not count."""
+        """Measure one case. Caches are full of others' weights, so the first of two forwards does not count."""
         if name == READ:
             spent = await self.ask("read", ids=texts.prompt, rows=1)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from benchmarks.peers.interface import Answer, weights
 from cloud_worker.engine import target as cloud_target
@@ -76,12 +77,11 @@ class Transformers:
         texts, length = self._texts[:sessions], self._length
         with torch.inference_mode():
             if sessions not in self._held:
-                self._held[sessions] = self._model(texts[:, :length], use_cache=True).past_key_values
+                self._held[sessions] = DynamicCache(config=self._model.config)
+                self._model(texts[:, :length], cache=self._held[sessions], use_cache=True, logits_to_keep=1)
             cache = self._held[sessions]
             began = time.perf_counter()
-            logits = self._model(
-                texts[:, length : length + rows], past_key_values=cache, use_cache=True
-            ).logits
+            logits = self._model(texts[:, length : length + rows], cache=cache, use_cache=True).logits
             spent = 1e3 * (time.perf_counter() - began)
             cache.crop(-rows)
         return Answer(spent, logits.argmax(-1).flatten().tolist())
