@@ -47,9 +47,13 @@ def make(spec: dict[str, Any]) -> Engine:
 
 def gguf(folder: Path, cache: Path, form: str) -> Path:
     """The checkpoint as a GGUF file."""
-    from benchmarks.peers.gguf_file import write_gguf
 
-    return converted(cache / f"{form}.gguf", lambda path: write_gguf(folder, path, form))
+    def write(path: Path) -> None:
+        from benchmarks.peers.gguf_file import write_gguf
+
+        write_gguf(folder, path, form)
+
+    return converted(cache / f"{form}.gguf", write)
 
 
 def converted(path: Path, write: Callable[[Path], None]) -> Path:

@@ -204,21 +204,32 @@ async def compare(
 
 
 async def _in_turns(peers: dict[str, Peer], memory: Peer, texts: Texts, turns: int, seed: int) -> list[float]:
-    """Every case of every engine once a turn, in a new random order each turn; the memory's speed of each turn."""
-    rng, speeds = random.Random(seed), []
+    """Every case of every engine once a turn, in a new random order each turn; the memory's speed of each turn.
+
+    An engine that ends leaves `peers`; what it was measured at before stays.
+    """
+    rng, speeds, ours = random.Random(seed), [], next(iter(peers))
     for turn in range(turns):
         say(f"turn {turn + 1} of {turns}")
         order = [(name, case) for name, peer in peers.items() for case in peer.cases]
         rng.shuffle(order)
         for name, case in order:
-            await peers[name].case(case, texts)
+            if name not in peers:
+                continue
+            try:
+                await peers[name].case(case, texts)
+            except FlexSpecError as error:
+                if name == ours:
+                    raise
+                peers.pop(name).measured.said.append(_why(error))
         speeds.append(await memory.ask("speed"))
     return speeds
 
 
 def _why(error: FlexSpecError) -> str:
-    lines = (error.hint or str(error)).strip().splitlines()
-    return lines[-1].strip()
+    """In one line: what happened, and the last that the process said."""
+    last = (error.hint or "").strip().splitlines()[-1:]
+    return ": ".join([error.message, *(line.strip() for line in last)])
 
 
 def say(text: str) -> None:

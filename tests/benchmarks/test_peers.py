@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import engine
-from benchmarks.peers.compare import GROWTH, Texts
+from benchmarks.peers.compare import GROWTH, Texts, bench_core
 from benchmarks.peers.crowd import OURS_K, OURS_PLAIN, SERVER, agreement_of_texts, show
 from benchmarks.peers.figures import (
     CASES,
@@ -34,11 +35,12 @@ from benchmarks.peers.figures import (
 )
 from benchmarks.peers.gguf_file import FORMATS, interleaved_halves, tensor_format, write_gguf
 from benchmarks.peers.interface import CannotConvertError, Engine, is_plain_llama, weights
+from benchmarks.peers.llama_server import serving
 from benchmarks.peers.memory import Memory
 from benchmarks.peers.our_rounds import OurRounds, steady
 from benchmarks.peers.specs import KINDS, OURS, Spec, chosen, how_to_install
 from benchmarks.peers.torch_engines import Ours, Transformers
-from flexspec_mq.errors import FingerprintError
+from flexspec_mq.errors import FingerprintError, FlexSpecError
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -290,6 +292,60 @@ def test_a_draft_with_another_tokenizer_is_refused(checkpoint: Path, tmp_path: P
         OurRounds(str(checkpoint), "float32", str(other))
 
 
+SERVER_PROGRAM = """#!{python}
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert (flags["-t"], flags["-tb"], flags["-np"], flags["-c"]) == ("1", "1", "3", "96"), flags
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer({{}})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        wanted = min(asked["n_predict"], {most})
+        self.answer({{"tokens": [asked["id_slot"] + asked["prompt"][-1]] * wanted}})
+
+    def answer(self, found):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(found).encode())
+
+    def log_message(self, *_args):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(flags["--port"])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("most", [100, 5])
+async def test_every_slot_of_the_server_writes(most: int, tmp_path: Path) -> None:
+    program = tmp_path / "server"
+    program.write_text(SERVER_PROGRAM.format(python=sys.executable, most=most), "utf-8")
+    program.chmod(0o755)
+    prompts = [[1, 10], [2, 20], [3, 30]]
+    async with serving(str(program), tmp_path / "model.gguf", slots=3, room=32, core=bench_core()) as server:
+        if most < 8:
+            with pytest.raises(FlexSpecError, match="wrote 5 tokens, not 8"):
+                await server.run(prompts, 8)
+            return
+        seconds, texts = await server.run(prompts, 8)
+    assert texts == [[10] * 8, [21] * 8, [32] * 8]
+    assert seconds > 0
+
+
+async def test_a_server_that_ends_at_once_is_said(tmp_path: Path) -> None:
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\necho no such model >&2\nexit 1\n", "utf-8")
+    program.chmod(0o755)
+    with pytest.raises(FlexSpecError, match="does not start") as caught:
+        async with serving(str(program), tmp_path / "model.gguf", slots=1, room=32, core=bench_core()):
+            pass
+    assert "no such model" in caught.value.hint
+
+
 def test_a_server_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     def served(rate: float) -> dict[str, Any]:
         return {"tokens_per_second": {"median": rate}, "tokens_per_round": 1.0, "agreement": 1.0}
@@ -318,3 +374,20 @@ def test_engines_side_by_side(checkpoint: Path, capsys: pytest.CaptureFixture[st
         )
     assert [bar["met"] for bar in found["bars"].values()][:4] == [None] * 4
     assert found["bars"][f"{MOST} sessions of one token, of one session"]["met"] in {True, False}
+
+
+def test_an_engine_that_ends_is_left_out(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    specs = [Spec(OURS, "float32"), Spec("nobody", "int4"), Spec("other", "int4", ("no_such_module",))]
+    monkeypatch.setattr(engine, "chosen", lambda _dtype, _wanted: specs)
+    flags = ["--target", str(checkpoint), "--dtype", "float32", "--context", "64", "--turns", "1"]
+    assert engine.main([*flags, "--sections", "peers"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "nobody, int4: the nobody, int4 ended with code 1: ValueError: there is no engine nobody" in printed
+    )
+    assert "other, int4: not installed: no_such_module" in printed
+    found = json.loads(printed.splitlines()[-1])["results"]["peers"]["engines"]
+    assert found["nobody, int4"]["ms"] == {}
+    assert set(found["ours, float32"]["ms"]) == set(CASES)
