@@ -22,7 +22,7 @@ from benchmarks._common import finish, parser
 from benchmarks.engine_parts.steps import MOST, TOKENS
 from benchmarks.engine_parts.steps import measure as measure_steps
 from benchmarks.parts.questions import OWN, read_questions
-from benchmarks.peers.compare import GROWTH, Setting, Texts, compare
+from benchmarks.peers.compare import CLOCKS, GROWTH, Setting, Texts, compare
 from benchmarks.peers.crowd import crowd, show
 from benchmarks.peers.figures import MANY, PREFILL
 from benchmarks.peers.specs import KINDS, LLAMA, chosen
@@ -54,6 +54,12 @@ def build_parser() -> ArgumentParser:
     peers = made.add_argument_group("peers and crowd")
     peers.add_argument(
         "--peers", nargs="+", choices=KINDS, help="engines beside ours; by default all that are installed"
+    )
+    peers.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="of the peers; cpu where others use the machine",
     )
     peers.add_argument("--turns", type=int, default=10, help="measurements of each case")
     peers.add_argument(
@@ -158,7 +164,7 @@ async def _beside(
     if "peers" in sections:
         print("\n== peers", flush=True)
         specs = chosen(options.dtype, options.peers)
-        results["peers"] = await compare(specs, place, texts, options.turns, options.seed)
+        results["peers"] = await compare(specs, place, texts, options)
         llama = results["peers"]["engines"].get(LLAMA, {"ms": {}})["ms"].get(MANY)
         many_ms = None if llama is None else llama["median"]
     if "crowd" in sections:

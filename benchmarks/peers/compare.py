@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from benchmarks.peers.specs import LLAMA, OPENVINO, OURS, Spec, how_to_install
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.process import Process, Processes, pinned, python
 
+CLOCKS = {"wall": "ms", "cpu": "cpu_ms"}
+"""What counts: the time that passes, or the processor's, where others use the machine."""
 GROWTH = 9
 """Tokens that follow a context, at most."""
 _AGREE = 256
@@ -108,14 +111,20 @@ class Setting:
 class Peer:
     """An engine in a process of its own."""
 
-    def __init__(self, process: Process, weight_bytes: int = 0) -> None:
+    def __init__(self, process: Process, weight_bytes: int, clock: str) -> None:
         self._process = process
+        self._clock = clock
         self.measured = Measured(weight_bytes)
         self.cases: list[str] = []
 
     @classmethod
-    async def start(cls, processes: Processes, spec: dict[str, str]) -> Peer:
+    async def start(cls, processes: Processes, spec: dict[str, str], clock: str = "ms") -> Peer:
         """Start it and wait until it has loaded.
+
+        Args:
+            processes: that it is ended with.
+            spec: see `Setting.child`.
+            clock: which time of an `Answer` counts.
 
         Raises:
             FlexSpecError: it could not.
@@ -123,7 +132,7 @@ class Peer:
         command = pinned(bench_core(), python("benchmarks.peers.child", json.dumps(spec)))
         process = await processes.start(spec["name"], command, env=_ENV)
         loaded = await process.event()
-        return cls(process, loaded["weight_bytes"])
+        return cls(process, loaded["weight_bytes"], clock)
 
     async def ask(self, what: str, within: float = _ANSWERS_WITHIN, **given: Any) -> Any:
         """Have it do something; its answer.
@@ -165,7 +174,7 @@ class Peer:
             sessions, count = _FORWARDS[name]
             await self.ask("forward", sessions=sessions, rows=count)
             spent = await self.ask("forward", sessions=sessions, rows=count)
-        self.measured.times.setdefault(name, []).append(spent["ms"])
+        self.measured.times.setdefault(name, []).append(spent[self._clock])
 
 
 def bench_core() -> int:
@@ -174,9 +183,10 @@ def bench_core() -> int:
 
 
 async def compare(
-    specs: Sequence[Spec], setting: Setting, texts: Texts, turns: int, seed: int
+    specs: Sequence[Spec], setting: Setting, texts: Texts, options: Namespace
 ) -> dict[str, Any]:
     """Measure and print; the results."""
+    clock = CLOCKS[options.clock]
     found: dict[str, Measured] = {}
     peers: dict[str, Peer] = {}
     best: dict[str, list[int]] = {}
@@ -187,7 +197,7 @@ async def compare(
                 continue
             say(f"loading {spec.name}")
             try:
-                peer = await Peer.start(processes, setting.child(spec.name, spec.kind, spec.form))
+                peer = await Peer.start(processes, setting.child(spec.name, spec.kind, spec.form), clock)
                 best[spec.name] = await peer.prepare(texts)
             except FlexSpecError as error:
                 if spec.kind == OURS:
@@ -196,11 +206,11 @@ async def compare(
                 continue
             peers[spec.name], found[spec.name] = peer, peer.measured
         memory = await Peer.start(processes, setting.child("memory", "memory"))
-        speeds = await _in_turns(peers, memory, texts, turns, seed)
+        speeds = await _in_turns(peers, memory, texts, options.turns, options.seed)
     ours = specs[0].name
     for name, ids in best.items():
         found[name].agreement = agreement(best[ours], ids)
-    return _report(found, ours, speeds)
+    return _report(found, ours, speeds, options.clock)
 
 
 async def _in_turns(peers: dict[str, Peer], memory: Peer, texts: Texts, turns: int, seed: int) -> list[float]:
@@ -237,9 +247,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _report(found: dict[str, Measured], ours: str, speeds: Sequence[float]) -> dict[str, Any]:
+def _report(found: dict[str, Measured], ours: str, speeds: Sequence[float], clock: str) -> dict[str, Any]:
     speed = percentile(speeds, 0.5)
-    print(f"one thread; memory is read at {speed:.1f} GB/s (best turn {max(speeds):.1f})\n")
+    of = {"wall": "", "cpu": ", processor time"}[clock]
+    print(f"one thread{of}; memory is read at {speed:.1f} GB/s (best turn {max(speeds):.1f})\n")
     print(table(HEADERS, rows(found, speed)))
     for name, one in found.items():
         for why in one.said:
@@ -250,6 +261,7 @@ def _report(found: dict[str, Measured], ours: str, speeds: Sequence[float]) -> d
     print()
     print(bar_table(judged))
     return {
+        "clock": clock,
         "memory_gb_per_second": {"median": speed, "most": max(speeds)},
         "engines": {name: facts(one, speed) for name, one in found.items()},
         "bars": {bar.name: bar.facts() for bar in judged},

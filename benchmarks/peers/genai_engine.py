@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.peers.interface import Answer, CannotConvertError, CannotDoError, weights
+from benchmarks.peers.interface import Answer, CannotConvertError, CannotDoError, Stopwatch, weights
 
 _BYTES_PER_WEIGHT = 0.5 + 4 / 32
 """Four bits, and a float32 scale for each block."""
@@ -78,9 +77,9 @@ class GenAi:
         generator.append_tokens(texts[:, :length])
         if sessions > 1:
             generator.generate_next_token()
-            began = time.perf_counter()
+            watch = Stopwatch()
             generator.generate_next_token()
-            return Answer(1e3 * (time.perf_counter() - began), generator.get_next_tokens().tolist())
+            return Answer(*watch.stop(), generator.get_next_tokens().tolist())
         return self._append(generator, texts[:, length : length + rows], rows)
 
     def read(self, ids: Sequence[int], rows: int) -> Answer:
@@ -93,10 +92,10 @@ class GenAi:
         return self._og.Generator(self._model, params)
 
     def _append(self, generator: Any, ids: npt.NDArray[np.int32], rows: int) -> Answer:
-        began = time.perf_counter()
+        watch = Stopwatch()
         generator.append_tokens(ids)
         logits = np.asarray(generator.get_output("logits"))
-        spent = 1e3 * (time.perf_counter() - began)
+        spent = watch.stop()
         if logits.shape[1] < rows:
             raise RuntimeError(f"it gives {logits.shape[1]} rows of logits, not {rows}")
-        return Answer(spent, logits[:, -rows:].argmax(-1).flatten().tolist())
+        return Answer(*spent, logits[:, -rows:].argmax(-1).flatten().tolist())

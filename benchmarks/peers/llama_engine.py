@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.interface import Answer
+from benchmarks.peers.interface import Answer, Stopwatch
 
 _ROOM = 64
 """Tokens that a session may grow by."""
@@ -108,16 +107,16 @@ class LlamaCpp:
                 asked += [at] * wanted
                 at += 1
         batch.n_tokens = at
-        began = time.perf_counter()
+        watch = Stopwatch()
         code = self._lib.llama_decode(context, batch)
         if code:
             raise RuntimeError(f"llama_decode gave {code}")
         self._lib.llama_synchronize(context)
         best = [self._best(context, row) for row in asked[:1]]
-        spent = 1e3 * (time.perf_counter() - began)
+        spent = watch.stop()
         best += [self._best(context, row) for row in asked[1:]]
         self._lib.llama_batch_free(batch)
-        return Answer(spent, best)
+        return Answer(*spent, best)
 
     def _best(self, context: Any, row: int) -> int:
         logits = self._lib.llama_get_logits_ith(context, row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.peers.interface import Answer, CannotConvertError, is_plain_llama, weights
+from benchmarks.peers.interface import Answer, CannotConvertError, Stopwatch, is_plain_llama, weights
 
 Node = Any
 
@@ -74,10 +73,10 @@ class OpenVino:
             "beam_idx": np.arange(sessions, dtype=np.int32),
             "rows": np.array([-rows], np.int64),
         }
-        began = time.perf_counter()
+        watch = Stopwatch()
         request.infer(given)
         logits = request.get_output_tensor(0).data
-        return Answer(1e3 * (time.perf_counter() - began), logits.argmax(-1).flatten().tolist())
+        return Answer(*watch.stop(), logits.argmax(-1).flatten().tolist())
 
 
 class _Graph:

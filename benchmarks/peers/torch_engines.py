@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from benchmarks.peers.interface import Answer, weights
+from benchmarks.peers.interface import Answer, Stopwatch, weights
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.models.load import load_target
@@ -52,9 +51,9 @@ class Ours:
         return self._timed([ModelInput(self._runner.new_kv(), list(ids), rows)])
 
     def _timed(self, inputs: list[ModelInput]) -> Answer:
-        began = time.perf_counter()
+        watch = Stopwatch()
         logits = self._runner.forward(inputs)
-        return Answer(1e3 * (time.perf_counter() - began), logits.argmax(-1).tolist())
+        return Answer(*watch.stop(), logits.argmax(-1).tolist())
 
 
 class Transformers:
@@ -80,18 +79,18 @@ class Transformers:
                 self._held[sessions] = DynamicCache(config=self._model.config)
                 self._model(texts[:, :length], cache=self._held[sessions], use_cache=True, logits_to_keep=1)
             cache = self._held[sessions]
-            began = time.perf_counter()
+            watch = Stopwatch()
             logits = self._model(texts[:, length : length + rows], cache=cache, use_cache=True).logits
-            spent = 1e3 * (time.perf_counter() - began)
+            spent = watch.stop()
             cache.crop(-rows)
-        return Answer(spent, logits.argmax(-1).flatten().tolist())
+        return Answer(*spent, logits.argmax(-1).flatten().tolist())
 
     def read(self, ids: Sequence[int], rows: int) -> Answer:
         """See `Engine`."""
         with torch.inference_mode():
-            began = time.perf_counter()
+            watch = Stopwatch()
             logits = self._model(torch.tensor([list(ids)]), use_cache=True, logits_to_keep=rows).logits
-            return Answer(1e3 * (time.perf_counter() - began), logits[0].argmax(-1).tolist())
+            return Answer(*watch.stop(), logits[0].argmax(-1).tolist())
 
 
 def _say(text: str) -> None:
