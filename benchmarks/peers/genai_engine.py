@@ -35,6 +35,7 @@ def build(folder: Path, path: Path) -> None:
         command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     if done.returncode:
+        shutil.rmtree(part, ignore_errors=True)
         raise CannotConvertError(f"its model builder says: {done.stderr.strip().splitlines()[-1]}")
     part.rename(path)
 

@@ -14,10 +14,8 @@ import torch
 
 from benchmarks.peers.interface import CannotConvertError, is_plain_llama
 
-FORMATS = ("BF16", "F16", "Q8_0", "Q4_1")
+FORMATS = ("BF16", "Q8_0", "Q4_1")
 """Of the matrices. A vector is always float32."""
-
-_FILE_TYPES = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q4_1": "MOSTLY_Q4_1"}
 
 Floats = npt.NDArray[np.float32]
 
@@ -41,7 +39,7 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
     part = path.with_suffix(f".part-{os.getpid()}")
     writer = gguf.GGUFWriter(part, "llama")
     _facts(writer, config, folder)
-    writer.add_file_type(getattr(gguf.LlamaFileType, _FILE_TYPES[form]))
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{form}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for theirs, values in tensors(folder, config):
@@ -50,11 +48,14 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
             raise CannotConvertError(f"GGUF has no name for {theirs}")
         kind = gguf.GGMLQuantizationType[tensor_format(name, values.shape, form)]
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    part.rename(path)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def tensor_format(name: str, shape: tuple[int, ...], form: str) -> str:
@@ -132,7 +133,7 @@ def _words(writer: Any, config: dict[str, Any], folder: Path) -> None:
             for index in range(config["vocab_size"])
         ]
     )
-    merges = read["model"].get("merges") or []
+    merges = read["model"].get("merges") or [[words[0], words[1]]]  # llama.cpp wants one at least
     writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
     writer.add_bos_token_id(config.get("bos_token_id") or 0)
     eos = config.get("eos_token_id")
