@@ -128,6 +128,8 @@ def show(results: Mapping[str, dict[str, Any]], many_ms: float | None) -> dict[s
             lines,
         )
     )
+    if not results[OURS_K]["exact"]:
+        print("here our worker's texts may depend on what shares a forward, where two tokens nearly tie")
     if other is None:
         print("llama.cpp's server was not found (--llama-server), and its library is not installed")
         return {"beside": None, "ratio": None}

@@ -381,10 +381,18 @@ async def test_a_server_that_ends_at_once_is_said(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     def served(rate: float) -> dict[str, Any]:
-        return {"tokens_per_second": {"median": rate}, "tokens_per_round": 1.0, "agreement": 1.0}
+        return {
+            "tokens_per_second": {"median": rate},
+            "tokens_per_round": 1.0,
+            "exact": rate > 250,
+            "agreement": 1.0,
+        }
 
     ours = {OURS_K: served(300.0), OURS_PLAIN: served(200.0)}
     assert show({**ours, SERVER: served(150.0)}, 80.0)["ratio"] == pytest.approx(2.0)
+    assert "nearly tie" not in capsys.readouterr().out
+    show({OURS_K: served(100.0)}, 80.0)
+    assert "nearly tie" in capsys.readouterr().out
     assert show(ours, 1e3 * MOST / 600.0)["ratio"] == pytest.approx(0.5)
     capsys.readouterr()
     assert show(ours, None)["ratio"] is None
