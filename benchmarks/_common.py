@@ -18,7 +18,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("torch", "transformers", "numpy", "aiomqtt", "paho-mqtt", "msgpack", "msgspec", "zstandard")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "aiomqtt",
+    "paho-mqtt",
+    "msgpack",
+    "msgspec",
+    "zstandard",
+    "llama-cpp-python",
+    "openvino",
+    "onnxruntime-genai",
+)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -1,49 +1,40 @@
-"""What a verification step costs: the packed forward by sessions and tokens, the step, and the noise in it.
+"""What a verification step costs, and what the engines cost that a user could pick instead.
 
-Beside it, in the same run and in turns, transformers' own `generate` on the same weights with its own attention.
+`steps`: the packed forward by sessions and tokens, the step, and the noise in it; beside it transformers' `generate`.
+`peers`: our runner, llama.cpp, OpenVINO, onnxruntime-genai and transformers, whichever of them is installed (extra
+`bench`), on the same weights, texts and core, one thread each. `crowd`: 16 sessions, ours with K = 4 beside
+llama.cpp's server. All of it in turns.
 Contexts are windows of the questions' text. Milliseconds are medians.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import random
 import sys
-import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import Any, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
-
-from benchmarks._common import finish, interleaved, parser, percentile, table
+from benchmarks._common import finish, parser
+from benchmarks.engine_parts.steps import MOST, TOKENS
+from benchmarks.engine_parts.steps import measure as measure_steps
 from benchmarks.parts.questions import OWN, read_questions
-from benchmarks.parts.rounds import Job, work_item
-from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.engine import EngineCore
+from benchmarks.peers.compare import CLOCKS, GROWTH, Setting, Texts, compare
+from benchmarks.peers.crowd import crowd, show
+from benchmarks.peers.figures import MANY, PREFILL
+from benchmarks.peers.specs import KINDS, LLAMA, chosen
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.errors import UsageError
-from flexspec_mq.models.invariance import Provable
-from flexspec_mq.models.load import LoadedText, load_target
-from flexspec_mq.models.runner import ModelInput, to_numpy
-from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.noise import gumbel
-from flexspec_mq.sampling.params import SamplingParams
-from schemas.messages import PROTOCOL_VERSION, Identity
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.load import LoadedText, load_text
 
-SESSIONS = (1, 4, 16)
-TOKENS = (1, 8)
-MOST = max(SESSIONS)
-PACKING_BAR = 3.5
-"""A step of one token for each of 16 sessions, over a step of one token for one."""
-NOISE_BAR = 0.05
-"""Share of a step of 16 sessions at temperature 1 that common random numbers may cost."""
-
-Case = Callable[[], float]
+SECTIONS = ("steps", "peers", "crowd")
+QUICK_SECTIONS = ("steps",)
+"""The others take longer than a minute, most of it for engines to load."""
 
 
 def build_parser() -> ArgumentParser:
@@ -51,11 +42,32 @@ def build_parser() -> ArgumentParser:
     made = parser(__doc__ or "")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument("--context", type=int, default=128, help="tokens that every session holds, about")
-    made.add_argument("--rounds", type=int, default=30, help="measurements of each case")
-    made.add_argument("--generate", type=int, default=16, help="new tokens of a call of `generate`")
-    made.add_argument("--reference", choices=("sdpa", "eager"), default="sdpa", help="its attention")
     made.add_argument("--dtype", default="bfloat16", help="of the weights and the forward")
-    made.add_argument("--threads", type=int, default=1, help="of torch")
+    made.add_argument(
+        "--sections", nargs="+", choices=SECTIONS, help="what to measure; by default all, quickly only steps"
+    )
+    steps = made.add_argument_group("steps")
+    steps.add_argument("--rounds", type=int, default=30, help="measurements of each case")
+    steps.add_argument("--generate", type=int, default=16, help="new tokens of a call of `generate`")
+    steps.add_argument("--reference", choices=("sdpa", "eager"), default="sdpa", help="its attention")
+    steps.add_argument("--threads", type=int, default=1, help="of torch; the other sections have one")
+    peers = made.add_argument_group("peers and crowd")
+    peers.add_argument(
+        "--peers", nargs="+", choices=KINDS, help="engines beside ours; by default all that are installed"
+    )
+    peers.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="of the peers; cpu where others use the machine",
+    )
+    peers.add_argument("--turns", type=int, default=10, help="measurements of each case")
+    peers.add_argument(
+        "--llama-server", default="llama-server", help="llama.cpp's server: a path, or a name on PATH"
+    )
+    peers.add_argument("--draft", default="default", help="draft of the crowd, as flexspec-edge takes it")
+    peers.add_argument("--crowd-turns", type=int, default=3, help="times that all sessions write")
+    peers.add_argument("--crowd-tokens", type=int, default=64, help="tokens of each text")
     return made
 
 
@@ -65,224 +77,102 @@ def check(options: Namespace) -> None:
     Raises:
         UsageError: naming the flag.
     """
-    for flag, least in (("context", MOST), ("rounds", 1), ("generate", 2)):
-        if getattr(options, flag) < least:
-            raise UsageError(f"--{flag} {getattr(options, flag)} is less than {least}")
+    least = {"context": MOST, "rounds": 1, "generate": 2, "turns": 1, "crowd_turns": 1, "crowd_tokens": 8}
+    for name, bound in least.items():
+        if getattr(options, name) < bound:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} {getattr(options, name)} is less than {bound}")
 
 
-def contexts(loaded: LoadedText, options: Namespace) -> list[list[int]]:
+def shorten(options: Namespace) -> None:
+    """Make it a rough answer in less than a minute, if only the steps are measured."""
+    options.rounds, options.generate = min(options.rounds, 3), min(options.generate, 4)
+    options.turns, options.crowd_turns, options.crowd_tokens = 2, 1, 8
+
+
+def stream(loaded: LoadedText, options: Namespace) -> list[int]:
+    """The questions as one text."""
+    text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
+    ids: list[int] = loaded.tokenizer.encode(text)
+    return ids
+
+
+def contexts(ids: Sequence[int], longest_possible: int, options: Namespace) -> list[list[int]]:
     """Token ids for every session, of slightly different lengths around ``--context``.
 
     Raises:
         UsageError: the model's context is too short.
     """
     longest = options.context + MOST // 2
-    room = loaded.max_context - max(*TOKENS, options.generate)
+    room = longest_possible - max(*TOKENS, options.generate)
     if longest > room:
         raise UsageError(
             f"--context {options.context} does not fit the model", hint=f"at most {room - MOST // 2}"
         )
-    text = "\n\n".join(question.text for question in read_questions(options.prompts or OWN))
-    stream: list[int] = loaded.tokenizer.encode(text)
     rng = random.Random(options.seed)
-    stream *= 1 + longest // len(stream)
-    starts = [rng.randrange(len(stream) - longest + 1) for _ in range(MOST)]
-    return [stream[start : start + options.context + i - MOST // 2] for i, start in enumerate(starts)]
+    long = list(ids) * (1 + longest // len(ids))
+    starts = [rng.randrange(len(long) - longest + 1) for _ in range(MOST)]
+    return [long[start : start + options.context + i - MOST // 2] for i, start in enumerate(starts)]
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Milliseconds."""
-    began = time.perf_counter()
-    work()
-    return 1e3 * (time.perf_counter() - began)
+def setting(loaded: LoadedText, draft: str) -> Setting:
+    """Where engines find the target, and where what is converted from it is kept.
 
-
-def forward_cases(model: Provable, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
-    """The packed forward alone, by sessions and tokens of each."""
-    kvs = [model.new_kv() for _ in texts]
-    for kv, text in zip(kvs, texts, strict=True):
-        model.forward([ModelInput(kv, text[:-1], 0)])
-
-    def case(sessions: int, tokens: int) -> float:
-        inputs = [
-            ModelInput(kv, [*text[-1:], *text[: tokens - 1]], tokens)
-            for kv, text in zip(kvs[:sessions], texts, strict=False)
-        ]
-        spent = timed(lambda: model.forward(inputs))
-        for model_input in inputs:
-            model_input.kv.roll_back(model_input.kv.length - tokens)
-        return spent
-
-    return {
-        forward_name(sessions, tokens): partial(case, sessions, tokens)
-        for tokens in TOKENS
-        for sessions in SESSIONS
-    }
-
-
-def forward_name(sessions: int, tokens: int) -> str:
-    """Of a case."""
-    return f"forward, {sessions} x {tokens}"
-
-
-def step_name(sessions: int, temperature: float) -> str:
-    """Of a case."""
-    return f"step, {sessions} x 1, T = {temperature:g}"
-
-
-def step_cases(engine: EngineCore, loaded: LoadedText, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
-    """Engine steps, forward and decision, of one token for each session."""
-
-    def case(sessions: int, temperature: float) -> float:
-        for session, text in enumerate(texts[:sessions]):
-            identity = Identity(
-                PROTOCOL_VERSION, loaded.fingerprint, temperature, 0, 1.0, session, loaded.eos, True, 1
-            )
-            engine.scheduler.add(work_item(session, Job("", (), identity), text, ()))
-        return timed(engine.step)
-
-    case(MOST, 0.0)  # reads the contexts; every later step reads their last token again
-    return {
-        step_name(sessions, temperature): partial(case, sessions, temperature)
-        for sessions in SESSIONS
-        for temperature in (0.0, 1.0)
-    }
-
-
-def choice_cases(model: Provable, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
-    """The sampling of 16 rows of real logits, and the noise as a whole vocabulary would need it."""
-    logits = to_numpy(model.forward([ModelInput(model.new_kv(), text, 1) for text in texts]))
-
-    def choices(temperature: float, top_p: float = 1.0) -> float:
-        params = [SamplingParams(temperature, 0, top_p, seed) for seed in range(MOST)]
-        return timed(lambda: [choose(row, one, 100) for row, one in zip(logits, params, strict=True)])
-
-    return {
-        "choose, 16 rows, T = 0": partial(choices, 0.0),
-        "choose, 16 rows, T = 1": partial(choices, 1.0),
-        "choose, 16 rows, T = 1, top-p 0.95": partial(choices, 1.0, 0.95),
-        "gumbel, 16 rows": lambda: timed(lambda: [gumbel(seed, 100, len(logits[0])) for seed in range(MOST)]),
-    }
-
-
-class Clock(StoppingCriteria):
-    """Stops nothing; notes when each token was written."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: torch.Tensor, _scores: object, **_kwargs: Any) -> torch.Tensor:
-        """Asked by transformers after each token of the batch."""
-        self.times.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool)
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """transformers' own `generate`, greedy."""
-
-    model: Any
-    texts: Sequence[Sequence[int]]
-    tokens: int
-
-    def cases(self) -> dict[str, Case]:
-        """One session and 16."""
-        return {generate_name(sessions): partial(self._case, sessions) for sessions in (1, MOST)}
-
-    def _case(self, sessions: int) -> float:
-        """Median milliseconds from one token to the next, so that reading the prompt does not count."""
-        width = min(map(len, self.texts))
-        ids = torch.tensor([text[-width:] for text in self.texts[:sessions]])
-        clock = Clock()
-        self.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            pad_token_id=0,
-            min_new_tokens=self.tokens,
-            max_new_tokens=self.tokens,
-            stopping_criteria=StoppingCriteriaList([clock]),
-        )
-        return 1e3 * percentile([after - before for before, after in pairwise(clock.times)], 0.5)
-
-
-def generate_name(sessions: int) -> str:
-    """Of a case."""
-    return f"transformers generate, {sessions} x 1"
-
-
-def bars(medians: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """What the medians say to what the engine is held to."""
-    step = medians[step_name(MOST, 1.0)]
-    packing = medians[step_name(MOST, 0.0)] / medians[step_name(1, 0.0)]
-    noise = (step - medians[step_name(MOST, 0.0)]) / step
-    return {
-        "packing": {"value": packing, "most": PACKING_BAR, "met": packing <= PACKING_BAR},
-        "noise": {
-            "value": noise,
-            "most": NOISE_BAR,
-            "met": noise <= NOISE_BAR,
-            "gumbel_of_whole_vocabulary": medians["gumbel, 16 rows"] / step,
-            "choices_one_after_the_other": (
-                medians["choose, 16 rows, T = 1"] - medians["choose, 16 rows, T = 0"]
-            )
-            / step,
-        },
-    }
+    Raises:
+        ModelError: it is on a hub, not in a folder.
+    """
+    if not isinstance(loaded.source, Path):
+        raise ModelError(f"{loaded.source} is no folder", hint="engines are compared on a checkpoint folder")
+    files = sorted(path.stat() for path in loaded.source.glob("*.safetensors"))
+    facts = [str(loaded.source.resolve()), *(f"{file.st_size} {file.st_mtime_ns}" for file in files)]
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return Setting(loaded.source, cache_folder("bench") / name, draft)
 
 
 def measure(options: Namespace) -> int:
     """Measure and print."""
     check(options)
     if options.quick:
-        options.rounds, options.generate = min(options.rounds, 3), min(options.generate, 4)
-    settings = WorkerSettings(
-        target=options.target, worker="bench", dtype=options.dtype, threads=options.threads
-    )
-    target = cloud_target.load(settings, lambda text: print(text, file=sys.stderr, flush=True))
-    reference = load_target(options.target, dtype=options.dtype, attn_implementation=options.reference)
-    texts = contexts(target.loaded, options)
-    engine = EngineCore(target.model, prefill=2**20)
-    cases = {
-        **forward_cases(target.model, texts),
-        **step_cases(engine, target.loaded, texts),
-        **choice_cases(target.model, texts),
-        **Reference(reference.model, texts, options.generate).cases(),
-    }
-    for case in cases.values():
-        case()  # warm up
-    times = interleaved(cases, options.rounds, rng=random.Random(options.seed))
-    medians = {name: percentile(times[name], 0.5) for name in cases}
-    rows = [
-        [name, median, min(times[name]), percentile(times[name], 0.95)] for name, median in medians.items()
-    ]
-    print(table(("case", "ms", "least", "p95"), rows))
-    judged = bars(medians)
-    print()
-    print(
-        table(
-            ("bar", "measured", "at most", "met"),
-            [
-                [name, bar["value"], bar["most"], "yes" if bar["met"] else "no"]
-                for name, bar in judged.items()
-            ],
-        )
-    )
-    results = {
-        "target": target.loaded.name,
-        "dtype": options.dtype,
-        "reference": options.reference,
-        "context": options.context,
-        "rounds": options.rounds,
-        "exact": target.proof.exact,
-        "ms": {
-            name: {"median": median, "least": least, "p95": high}
-            for name, median, least, high in cast("list[tuple[str, float, float, float]]", rows)
-        },
-        "bars": judged,
-    }
+        shorten(options)
+    sections = options.sections or (QUICK_SECTIONS if options.quick else SECTIONS)
+    WorkerSettings(target=options.target, worker="bench", dtype=options.dtype, threads=options.threads)
+    loaded = load_text(options.target)
+    ids = stream(loaded, options)
+    results: dict[str, Any] = {"target": loaded.name, "dtype": options.dtype, "context": options.context}
+    if "steps" in sections:
+        results["steps"] = measure_steps(options, contexts(ids, loaded.max_context, options))
+    if "peers" in sections or "crowd" in sections:
+        results |= asyncio.run(_beside(sections, loaded, ids, options))
     finish("engine", results, quick=options.quick)
     return 0
+
+
+async def _beside(
+    sections: Sequence[str], loaded: LoadedText, ids: Sequence[int], options: Namespace
+) -> dict[str, Any]:
+    """The sections with other engines, which all are processes of their own.
+
+    Raises:
+        UsageError: the model's context is too short.
+    """
+    room = loaded.max_context - max(GROWTH, options.crowd_tokens)
+    if max(options.context, PREFILL) > room:
+        raise UsageError(f"--context {options.context} and a prompt of {PREFILL} tokens do not fit the model")
+    place, texts = setting(loaded, options.draft), Texts.cut(ids, options.context, options.seed)
+    results: dict[str, Any] = {}
+    many_ms: float | None = None
+    if "peers" in sections:
+        print("\n== peers", flush=True)
+        specs = chosen(options.dtype, options.peers)
+        results["peers"] = await compare(specs, place, texts, options)
+        llama = results["peers"]["engines"].get(LLAMA, {"ms": {}})["ms"].get(MANY)
+        many_ms = None if llama is None else llama["median"]
+    if "crowd" in sections:
+        print("\n== crowd", flush=True)
+        prompts = [text[: options.context] for text in texts.sessions]
+        results["crowd"] = await crowd(place, options.dtype, prompts, options)
+        results["crowd_ratio"] = show(results["crowd"], many_ms)
+    return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:

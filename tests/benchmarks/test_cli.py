@@ -85,6 +85,9 @@ def test_an_unknown_flag_is_refused(
         (engine.main, ["--rounds", "0"], "--rounds 0"),
         (engine.main, ["--generate", "1"], "--generate 1"),
         (engine.main, ["--threads", "0"], "threads 0"),
+        (engine.main, ["--turns", "0"], "--turns 0"),
+        (engine.main, ["--crowd-tokens", "2"], "--crowd-tokens 2"),
+        (engine.main, ["--sections", "peers", "--context", "9000"], "--context 9000"),
         (engine.main, ["--target", "/no/such/folder"], "/no/such/folder"),
     ],
 )
@@ -174,11 +177,13 @@ def test_engine(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
         "2",
         "--generate",
         "3",
+        "--sections",
+        "steps",
     ]
     assert engine.main(flags) == 0
     printed = last_json(capsys.readouterr().out)
     assert printed["benchmark"] == "engine"
-    results = printed["results"]
+    results = printed["results"]["steps"]
     assert results["exact"] is True
     assert {"forward, 1 x 1", "forward, 16 x 8", "step, 16 x 1, T = 1", "gumbel, 16 rows"} <= set(
         results["ms"]

@@ -1,0 +1,1 @@
+"""The part of `benchmarks.engine` that needs no other engine."""
