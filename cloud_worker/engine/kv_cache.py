@@ -113,22 +113,19 @@ class KVCache:
     ) -> bool:
         if kv.grown(length) == kv.capacity:
             return True
-        if self._fits(kv.grown(length) * kv.token_bytes):
+        if self._drop_for(kv.grown(length) * kv.token_bytes, key, waiting):
             self._grow(kv, length)
             return True
-        if self._drop_for(kv.grown(length, exact=True) * kv.token_bytes, key, waiting):
-            self._grow(kv, length, exact=True)
-            return True
-        if self._drop_for(kv.grown(whole, exact=True) * kv.token_bytes - kv.nbytes, key, waiting):
+        if self._drop_for(kv.grown(whole) * kv.token_bytes - kv.nbytes, key, waiting):
             self.nbytes -= kv.nbytes
             kv.give_back()
-            self._grow(kv, whole, exact=True)
+            self._grow(kv, whole)
             return True
         return False
 
-    def _grow(self, kv: SessionKV, length: int, *, exact: bool = False) -> None:
+    def _grow(self, kv: SessionKV, length: int) -> None:
         before = kv.nbytes
-        kv.reserve(length, exact=exact)
+        kv.reserve(length)
         self.nbytes += kv.nbytes - before
 
     def _fits(self, more: int) -> bool:

@@ -60,12 +60,9 @@ class SessionKV:
         layers, two, heads, size = self._shape
         return layers * two * heads * size * self._like.element_size()
 
-    def grown(self, length: int, *, exact: bool = False) -> int:
+    def grown(self, length: int) -> int:
         """The capacity that `reserve` would leave behind."""
-        wanted = -(-length // GRAIN) * GRAIN
-        if wanted <= self.capacity:
-            return self.capacity
-        return wanted if exact else max(wanted, min(2 * self.capacity, self.capacity + 1024))
+        return max(self.capacity, -(-length // GRAIN) * GRAIN)
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer, each of shape [kv heads, capacity, head size]."""
@@ -78,16 +75,16 @@ class SessionKV:
         """
         return self._memory[:, :, :, begin:end]
 
-    def reserve(self, length: int, *, exact: bool = False) -> None:
-        """Make room for `length` tokens, rounded up to the grain.
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens, rounded up to the grain and no more.
 
-        While it copies, the old memory and the new one are both held.
+        A product with keys that lie behind one another without gaps needs no copy of them, which costs more in one
+        forward than growing costs in all. While it copies, the old memory and the new one are both held.
 
         Args:
             length: tokens, those that are held included.
-            exact: take no more than that; otherwise doubles to keep copies rare.
         """
-        capacity, wanted = self.capacity, self.grown(length, exact=exact)
+        capacity, wanted = self.capacity, self.grown(length)
         if wanted == capacity:
             return
         grown = self._allocate(wanted)

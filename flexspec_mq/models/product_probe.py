@@ -237,7 +237,10 @@ def compare_attention(
 def _attention_products(
     like: torch.Tensor, size: int, block: int, grain: int, seed: int
 ) -> Iterator[list[torch.Tensor]]:
-    """Scores and mixed values, [heads, count, …] for each count, of keys and values as they lie in memory."""
+    """Scores and mixed values, [heads, count, …] for each count, of keys and values as they lie in memory.
+
+    That is with room behind each head's, and without: a library copies the first ones, and not the others.
+    """
     generator = torch.Generator().manual_seed(seed)
     grain = max(grain, _FINEST_PADDING)
     longest = max(block, 2 * grain)
@@ -248,14 +251,21 @@ def _attention_products(
         queries = _heads(_cancelling(COUNTS[-1], size, -1.0, order, generator).to(like))
         keys = memory[0].transpose(1, 2)
         # However long the padded context is, the scores of its first positions are the same.
-        yield [torch.bmm(queries[:, :count].contiguous(), keys[:, :, :positions]) for count in COUNTS] + [
-            torch.bmm(queries, keys[:, :, :longest])[:, :, :positions]
-        ]
+        longer = torch.bmm(queries, keys[:, :, :longest])[:, :, :positions]
+        yield [*_by_count(queries, keys[:, :, :positions]), longer]
+        tight = memory[0, :, :positions].contiguous().transpose(1, 2)
+        yield [*_by_count(queries, tight), longer]
         order = torch.randperm(positions, generator=generator)
         memory[1, :, :positions] = _cancelling(size, positions, 1.0, order, generator).T.to(like)
         weights = _heads(_cancelling(COUNTS[-1], positions, -1.0, order, generator).to(like))
         values = memory[1, :, :positions]
-        yield [torch.bmm(weights[:, :count].contiguous(), values) for count in COUNTS]
+        found = _by_count(weights, values)
+        yield found
+        yield [*_by_count(weights, values.contiguous()), found[-1]]
+
+
+def _by_count(rows: torch.Tensor, others: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.bmm(rows[:, :count].contiguous(), others) for count in COUNTS]
 
 
 def _heads(rows: torch.Tensor) -> torch.Tensor:
