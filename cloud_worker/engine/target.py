@@ -13,6 +13,7 @@ import torch
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.huge_pages import collapse
 from flexspec_mq.models.invariance import Proof, Provable
 from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
 from flexspec_mq.models.proof_cache import Candidate, proved
@@ -71,6 +72,8 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     """
     loaded, candidate, engine = candidate_of(settings, say)
     model, proof, remembered = proved(candidate, again=settings.prove, progress=_every(2.0, say))
+    if settings.device == "cpu":
+        collapse()
     return Target(loaded, model, proof, engine, remembered)
 
 

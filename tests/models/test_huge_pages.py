@@ -1,0 +1,39 @@
+"""Memory that is asked into huge pages is whole afterwards; where there are none, nothing happens."""
+
+from __future__ import annotations
+
+from mmap import mmap
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.models.huge_pages import collapse
+
+HUGE = 2 << 20
+STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def in_huge_pages() -> int:
+    """Bytes of this process."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
+
+
+@pytest.mark.skipif(
+    not STATE.exists() or "[never]" in STATE.read_text(), reason="this system gives no huge pages"
+)
+def test_memory_moves_and_stays_what_it_was() -> None:
+    pages = mmap(-1, 8 * HUGE)
+    pages.write(bytes(range(256)) * (8 * HUGE // 256))
+    given = collapse()
+    if given == 0:
+        pytest.skip("this kernel does not know the call, or has no room")
+    assert in_huge_pages() >= 4 * HUGE
+    assert pages[:] == bytes(range(256)) * (8 * HUGE // 256)
+
+
+@pytest.mark.parametrize("text", ["", "no map at all", "zz-yy rw-p 0 0:0 0", "1000-2000 rw-p 0 0:0 0"])
+def test_what_cannot_be_read_or_is_too_small_is_left_alone(text: str, tmp_path: Path) -> None:
+    (tmp_path / "maps").write_text(text)
+    assert collapse(tmp_path / "maps") == 0
+    assert collapse(tmp_path / "none") == 0
