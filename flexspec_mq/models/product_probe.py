@@ -32,6 +32,8 @@ _WIDEST = 4096
 """Outputs up to which a choice is asked for; the proof then asks with all of them."""
 _HEADS = 3
 """Heads of keys in the products of attention."""
+_SESSIONS = 5
+"""Sessions whose contexts are copied together for one product."""
 
 Kind = tuple[int, int, bool]
 """Width of the input, width of the output, whether there is a bias."""
@@ -253,19 +255,23 @@ def _attention_products(
         # However long the padded context is, the scores of its first positions are the same.
         longer = torch.bmm(queries, keys[:, :, :longest])[:, :, :positions]
         yield [*_by_count(queries, keys[:, :, :positions]), longer]
-        tight = memory[0, :, :positions].contiguous().transpose(1, 2)
-        yield [*_by_count(queries, tight), longer]
+        for sessions in (1, _SESSIONS):
+            tight = memory[0, :, :positions].repeat(sessions, 1, 1).transpose(1, 2)
+            yield [*_by_count(queries.repeat(sessions, 1, 1), tight), longer]
         order = torch.randperm(positions, generator=generator)
         memory[1, :, :positions] = _cancelling(size, positions, 1.0, order, generator).T.to(like)
         weights = _heads(_cancelling(COUNTS[-1], positions, -1.0, order, generator).to(like))
         values = memory[1, :, :positions]
         found = _by_count(weights, values)
         yield found
-        yield [*_by_count(weights, values.contiguous()), found[-1]]
+        for sessions in (1, _SESSIONS):
+            tight = values.repeat(sessions, 1, 1)
+            yield [*_by_count(weights.repeat(sessions, 1, 1), tight), found[-1]]
 
 
 def _by_count(rows: torch.Tensor, others: torch.Tensor) -> list[torch.Tensor]:
-    return [torch.bmm(rows[:, :count].contiguous(), others) for count in COUNTS]
+    """Products for each count of rows, of the last session that shares them."""
+    return [torch.bmm(rows[:, :count].contiguous(), others)[-_HEADS:] for count in COUNTS]
 
 
 def _heads(rows: torch.Tensor) -> torch.Tensor:

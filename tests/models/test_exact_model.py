@@ -128,6 +128,22 @@ def test_few_bits_need_bfloat16(folders: dict[str, Path]) -> None:
         Checkpoint(folders["llama"], load_text(folders["llama"]), torch.float32, "int8")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 150), st.integers(1, 6))
+def test_sessions_that_are_alike_share_a_product(
+    dtype: str, folders: dict[str, Path], sessions: int, held: int, count: int
+) -> None:
+    model, alone = of(folders["llama"], dtype)
+    kvs = [model.new_kv() for _ in range(sessions)]
+    for place, kv in enumerate(kvs):
+        model.forward([ModelInput(kv, TEXT[: held + place], 0)])
+    inputs = [ModelInput(kv, TEXT[kv.length : kv.length + count], count) for kv in kvs]
+    rows = torch.split(model.forward(inputs), count)
+    for place, found in enumerate(rows):
+        assert torch.equal(found, alone[held + place : held + place + count])
+
+
 def test_no_rows_give_no_logits(folders: dict[str, Path]) -> None:
     model, alone = of(folders["llama"], "bfloat16")
     kv = model.new_kv()
