@@ -63,8 +63,8 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
     """
     shape = Shape.of(text.config)
     kind = _kind(choice.weights)
-    ids = _ids(folder, shape, text.eos, choice.ids)
-    tensors = _Tensors(folder)
+    ids = head_ids(folder, shape, text.eos, choice.ids)
+    tensors = Tensors(folder)
     tensors.check(shape)
     layers = [_layer(tensors, index, shape, kind) for index in range(shape.layers)]
     whole = (shape.vocab_size, shape.width)
@@ -91,7 +91,12 @@ def _kind(weights: str) -> str:
     return weights
 
 
-def _ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) -> Ids | None:
+def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) -> Ids | None:
+    """The ids that a head keeps, ascending; None when they are all.
+
+    Raises:
+        ModelError: a number of ids is wanted of a draft that does not say which are frequent, or says it wrongly.
+    """
     if count == 0:
         return None
     ranks = read_ranks(folder, shape.vocab_size)
@@ -106,7 +111,7 @@ def _ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) -> I
     return ids if len(ids) < shape.vocab_size else None
 
 
-class _Tensors:
+class Tensors:
     """The tensors of a checkpoint by name, from one file or several."""
 
     def __init__(self, folder: Path) -> None:
@@ -199,7 +204,7 @@ def _names() -> Iterator[str]:
     yield f"{_SECOND_NORM}.weight"
 
 
-def _layer(tensors: _Tensors, index: int, shape: Shape, kind: str) -> Layer:
+def _layer(tensors: Tensors, index: int, shape: Shape, kind: str) -> Layer:
     queries, keys = shape.queries * shape.head, shape.keys * shape.head
     prefix = _prefix(index)
     with tensors.opened() as read:
