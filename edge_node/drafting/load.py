@@ -148,6 +148,11 @@ def _by_torch(settings: EdgeSettings, say: Say) -> DraftModel:
 
     torch.set_num_threads(settings.threads)
     path = str(default_draft_path(say)) if settings.draft == "default" else settings.draft
+    if has_graphs(Path(path).expanduser()):
+        raise UsageError(
+            f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
+            hint="leave out --draft-engine, --draft-weights, --draft-ids, --device and --dtype, or name a checkpoint",
+        )
     if _may_be_compact(settings):
         try:
             return _compact(path, settings, say)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +200,37 @@ async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -
     assert tuple(events[-1]["tokens"]) == expected
     assert events[-1]["text"] == joined(events) == decode(draft.loaded.tokenizer, expected)
     assert [event["type"] for event in events[:3]] == ["start", "text", "stats"]
+
+
+def test_the_draft_of_these_tests_is_run_by_onnx_runtime(draft: DraftModel) -> None:
+    assert draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM])
+async def test_a_device_without_torch_writes_the_same_text(
+    pool: Pool, draft: DraftModel, params: SamplingParams
+) -> None:
+    """An interpreter where importing torch, transformers or what writes graphs is an error."""
+    await pool.at_least(1)
+    code = (
+        "import sys\n"
+        "absent = 'torch', 'transformers', 'safetensors', 'accelerate', 'gguf', 'onnx'\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "from edge_node.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    folder = draft.loaded.source
+    assert isinstance(folder, Path)
+    given = ("--broker", f"{pool.broker.host}:{pool.broker.port}", "--draft", str(folder), "--no-lookup")
+    chosen = ("--temperature", str(params.temperature), "--seed", str(params.seed), "--max-tokens", "28")
+    asked = await Process.start("edge", (sys.executable, "-c", code, "ask", SKY, *given, *chosen, "--events"))
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] != "finish":
+        events.append(await asked.event())
+    assert (await ended(asked))[0] == 0
+    assert tuple(events[-1]["tokens"]) == alone(prompt_of(draft, SKY), params, 28, draft.loaded.eos)
+    stats = [event for event in events if event["type"] == "stats"]
+    assert stats[-1]["accepted"] > 0
 
 
 async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftModel) -> None:

@@ -1,4 +1,4 @@
-"""The draft by ONNX Runtime against the compact engine: the same choices but for rounding, and damage that is named."""
+"""The draft by ONNX Runtime against the torch engines: the same choices but for rounding; damage is named."""
 
 from __future__ import annotations
 
@@ -197,6 +197,10 @@ def test_a_trimmed_head_has_the_columns_of_its_ids(checkpoints: dict[str, Path],
     assert (usual.columns, whole.columns, whole.ids) == (129, 320, None)
 
 
+def unpaired(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.stack((packed & 15, packed >> 4), axis=-1).reshape(*packed.shape[:-1], -1)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.sampled_from([1, 48, 320]),
@@ -209,15 +213,10 @@ def test_few_bits_are_near(rows: int, width: int, seed: int, shift: float) -> No
     weight = (drawn_.standard_normal((rows, width)) + shift).astype(np.float32)
     for bits, most in ((8, 0.01), (4, 0.13)):
         few = round_to(bits, weight)
-        codes = (
-            few.codes
-            if bits == 8
-            else np.stack((few.codes & 15, few.codes >> 4), axis=-1).reshape(rows, -1, BLOCK)
-        )
+        codes = few.codes if few.middles is None else unpaired(few.codes)
         middles: Any = 128
         if few.middles is not None:
-            middles = np.stack((few.middles & 15, few.middles >> 4), axis=-1).reshape(rows, -1)
-            middles = middles[:, : few.scales.shape[1], None]
+            middles = unpaired(few.middles)[:, : few.scales.shape[1], None]
         found = (codes.astype(np.float32) - middles) * few.scales[..., None]
         assert distance(found.reshape(rows, -1)[:, :width], weight) < most
 
@@ -315,8 +314,10 @@ GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 
 @pytest.mark.model
 def test_the_real_draft_chooses_as_the_compact_engine_does() -> None:
-    """On its own greedy answers. Each of both kinds of rounding to 4 bits changes a tenth of what bfloat16 chooses
-    (docs/draft.md), in other places: 0.87 of 3,786 choices in answers of the target were alike, 0.91 with bfloat16's."""
+    """Each of both ways to round to 4 bits changes some of what bfloat16 chooses, in other places.
+
+    Here 0.92 and 0.93 of the choices stay; in 3,786 positions of the target's own answers 0.90 and 0.91.
+    """
     folder, graphs = default_draft_path(), default_graphs()
     assert graphs is not None
     text = load_text(folder)
@@ -346,9 +347,6 @@ def test_the_real_draft_chooses_as_the_compact_engine_does() -> None:
             )
         places += len(ids) + 1 - first
     shares, gaps = alike / places, apart / places
-    print(
-        f"alike with bfloat16: compact mixed {shares[1]:.3f}, ONNX {shares[2]:.3f}; probabilities apart {gaps}"
-    )
     assert shares[2] > 0.84
     assert shares[2] > shares[1] - 0.05
     assert gaps[2] < gaps[1] + 0.02

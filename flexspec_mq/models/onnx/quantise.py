@@ -75,7 +75,8 @@ def _four(blocks: Floats) -> tuple[Bytes, Floats, Bytes]:
 
 def _pairs(codes: Bytes) -> Bytes:
     """Two codes of 4 bits in a byte, along the last axis."""
-    return np.bitwise_or(codes[..., 0::2], codes[..., 1::2] << 4, dtype=np.uint8)
+    packed: Bytes = np.bitwise_or(codes[..., 0::2], codes[..., 1::2] << 4)
+    return packed
 
 
 _ROUNDERS = {8: _eight, 4: _four}
