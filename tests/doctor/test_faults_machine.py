@@ -400,7 +400,16 @@ async def test_packages_without_torch() -> None:
         "from edge_node.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    flags = ("--broker", f"127.0.0.1:{free_port()}", "--draft", ".", "--api-port", "0")
+    flags = (
+        "--broker",
+        f"127.0.0.1:{free_port()}",
+        "--draft",
+        ".",
+        "--draft-engine",
+        "compact",
+        "--api-port",
+        "0",
+    )
     told = await command("-c", hide, "doctor", "--json", *flags)
     assert told.failures == ["packages", "model missing", "broker down"]
     found = told.document["findings"][0]
