@@ -17,12 +17,8 @@ from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
 from flexspec_mq.errors import LinkError, ModelError, UsageError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
-from flexspec_mq.models.draft.default import (
-    EXPORTED_BYTES,
-    GRAPHS_BYTES,
-    default_draft_folder,
-    default_graphs_folder,
-)
+from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
 from flexspec_mq.models.onnx.folder import can_write, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED

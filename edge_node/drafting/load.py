@@ -12,8 +12,9 @@ from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from edge_node.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
-from flexspec_mq.models.draft.default import default_draft_path, default_graphs, default_graphs_folder
+from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
 from flexspec_mq.models.onnx.folder import has_graphs
 
 if TYPE_CHECKING:

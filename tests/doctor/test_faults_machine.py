@@ -22,12 +22,8 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
-from flexspec_mq.models.draft.default import (
-    EXPORTED_BYTES,
-    GRAPHS_BYTES,
-    default_draft_folder,
-    default_graphs_folder,
-)
+from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
 from flexspec_mq.models.onnx.folder import MANIFEST
 from flexspec_mq.site.topology import free_port
 from tests.daemons import until

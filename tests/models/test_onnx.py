@@ -28,8 +28,9 @@ from flexspec_mq.models.compact.load import Choice, load_compact
 from flexspec_mq.models.compact.ranks import RANKS
 from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.draft.confidence import features_of
-from flexspec_mq.models.draft.default import default_draft_path, default_graphs
+from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.onnx.default import default_graphs
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
 from flexspec_mq.models.onnx.graphs import weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import default_model_path, models_cache
 from flexspec_mq.models.draft.artifact import default_delta_path, is_complete, materialise
-from flexspec_mq.models.onnx.folder import can_write, has_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,10 +14,6 @@ if TYPE_CHECKING:
 
 EXPORTED_BYTES = 170_000_000
 """Room that the default draft's checkpoint needs in the cache beside the default model, rounded up."""
-GRAPHS_BYTES = 110_000_000
-"""Room that the same draft takes as graphs for ONNX Runtime, rounded up."""
-_WRITER_VERSION = 1
-"""Part of the name of the graphs' folder. Raise it whenever writing them would give others."""
 
 
 def default_draft_folder() -> Path:
@@ -44,40 +38,3 @@ def default_draft_path(say: Callable[[str], None] | None = None) -> Path:
     base, folder = default_model_path(say), default_draft_folder()
     # Its name is that of the delta, and it appears whole: to read the base once more would cost a fifth of a second.
     return folder if is_complete(folder) else materialise(base, default_delta_path(), folder)
-
-
-def default_graphs_folder() -> Path:
-    """Where `default_graphs` puts the default draft's graphs; it need not be there yet, and nothing is written.
-
-    Raises:
-        ModelError: there is no folder for it.
-    """
-    folder = default_draft_folder()
-    return folder.with_name(f"{folder.name}-onnx{_WRITER_VERSION}")
-
-
-def default_graphs(say: Callable[[str], None] | None = None) -> Path | None:
-    """Folder of the default draft's graphs in the cache, written if it is not there; None where neither can be had.
-
-    Args:
-        say: told what takes longer than a second.
-
-    Raises:
-        ModelError: the default model is not installed, does not fit the difference, or the cache cannot be written.
-    """
-    folder = default_graphs_folder()
-    if has_graphs(folder):
-        return folder
-    if not can_write():
-        return None
-    from flexspec_mq.models.onnx.write import write_onnx
-
-    checkpoint = default_draft_path(say)
-    if say is not None:
-        say("writing the default draft for ONNX Runtime, once")
-    try:
-        return write_onnx(checkpoint, folder)
-    except ModelError:
-        if has_graphs(folder):  # another process was faster
-            return folder
-        raise

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
+from flexspec_mq.models.draft.artifact import MARKER, TOKENIZER_FILES
 from flexspec_mq.models.onnx.folder import (
     BACKBONE,
     EMBEDDING,
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
 
 KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4)}
 """Bits of a weight in the attention, and in MLPs and LM head."""
-_DEVICE_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-    "flexspec_draft.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +120,7 @@ def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
     _head(rows, rest).save(work / HEAD)
     if ids is not None:
         np.save(work / IDS, ids.astype(np.int32))
-    for name in _DEVICE_FILES:
+    for name in ("config.json", *TOKENIZER_FILES, MARKER):
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, work / name)
     made = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]

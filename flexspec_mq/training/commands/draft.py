@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
@@ -229,9 +230,16 @@ def _export(args: argparse.Namespace) -> int:
     if not args.onnx:
         print(export(base_path(args), args.out, args.delta))  # noqa: T201
         return 0
+    from flexspec_mq.models.checkpoint import read_plainly
     from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
 
     with tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
         checkpoint = export(base_path(args), Path(between) / "draft", args.delta)
-        print(write_onnx(checkpoint, args.out, OnnxChoice(args.weights or "mixed", args.ids)))  # noqa: T201
+        made = write_onnx(checkpoint, args.out, OnnxChoice(args.weights or "mixed", args.ids))
+    if read_plainly(made) is None:
+        print(  # noqa: T201
+            f"note: reading the tokenizer or configuration of {made} takes transformers on the device too",
+            file=sys.stderr,
+        )
+    print(made)  # noqa: T201
     return 0
