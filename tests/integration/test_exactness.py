@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,31 +205,42 @@ def test_the_draft_of_these_tests_is_run_by_onnx_runtime(draft: DraftModel) -> N
     assert draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
 
 
+WITHOUT_TORCH = (
+    "import sys\n"
+    "absent = 'torch', 'transformers', 'safetensors', 'accelerate', 'gguf', 'onnx'\n"
+    "sys.modules.update(dict.fromkeys(absent))\n"
+    "from edge_node.__main__ import main\n"
+    "sys.exit(main(sys.argv[1:]))"
+)
+"""A device where importing torch, transformers or what writes graphs is an error."""
+
+
 @pytest.mark.parametrize("params", [GREEDY, WARM])
-async def test_a_device_without_torch_writes_the_same_text(
+async def test_a_device_without_torch_writes_what_the_target_writes_without_drafts(
     pool: Pool, draft: DraftModel, params: SamplingParams
 ) -> None:
-    """An interpreter where importing torch, transformers or what writes graphs is an error."""
     await pool.at_least(1)
-    code = (
-        "import sys\n"
-        "absent = 'torch', 'transformers', 'safetensors', 'accelerate', 'gguf', 'onnx'\n"
-        "sys.modules.update(dict.fromkeys(absent))\n"
-        "from edge_node.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    folder = draft.loaded.source
-    assert isinstance(folder, Path)
-    given = ("--broker", f"{pool.broker.host}:{pool.broker.port}", "--draft", str(folder), "--no-lookup")
-    chosen = ("--temperature", str(params.temperature), "--seed", str(params.seed), "--max-tokens", "28")
-    asked = await Process.start("edge", (sys.executable, "-c", code, "ask", SKY, *given, *chosen, "--events"))
-    events: list[dict[str, Any]] = []
-    while not events or events[-1]["type"] != "finish":
-        events.append(await asked.event())
-    assert (await ended(asked))[0] == 0
-    assert tuple(events[-1]["tokens"]) == alone(prompt_of(draft, SKY), params, 28, draft.loaded.eos)
-    stats = [event for event in events if event["type"] == "stats"]
-    assert stats[-1]["accepted"] > 0
+    folder = str(draft.loaded.source)
+    finishes: list[dict[str, Any]] = []
+    for drafts in (("--draft", folder), ("--draft", "none", "--tokenizer", folder, "--draft-length", "0")):
+        asked = await Process.start(
+            "edge",
+            (
+                *(sys.executable, "-c", WITHOUT_TORCH, "ask", SEA, *drafts, "--no-lookup", "--events"),
+                *("--broker", f"{pool.broker.host}:{pool.broker.port}", "--max-tokens", "28"),
+                *("--temperature", str(params.temperature), "--seed", str(params.seed)),
+            ),
+        )
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["type"] != "finish":
+            events.append(await asked.event())
+        assert (await ended(asked))[0] == 0
+        finishes.append(
+            {**next(event for event in reversed(events) if event["type"] == "stats"), **events[-1]}
+        )
+    drafted, undrafted = finishes
+    assert drafted["tokens"] == undrafted["tokens"]
+    assert drafted["accepted"] > 0 == undrafted["accepted"]
 
 
 async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftModel) -> None:

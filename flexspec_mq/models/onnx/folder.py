@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST = "flexspec_onnx.json"
 BACKBONE, HEAD = "backbone.onnx", "head.onnx"
-EMBEDDING = "embedding.npy"
-"""bfloat16 as uint16 [vocabulary, width]; mapped, so that only rows that are looked up take memory."""
+EMBEDDING = "embedding.bf16"
+"""bfloat16 [vocabulary, width] and nothing else; rows are read from the file one by one as they are looked up."""
 IDS = "head_ids.npy"
 """int32 [columns]: the token id of each column of the logits, ascending. Absent when they are all ids."""
 

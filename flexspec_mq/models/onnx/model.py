@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +32,7 @@ _TABLE = 1024
 def load_onnx(folder: Path, threads: int = 1) -> OnnxModel:
     """Load a draft for the CPU.
 
-    Weights are read from the folder's files once and packed for the processor. The embedding stays in its file, which
-    must be replaced by another one, never written over, while the draft runs.
+    Weights are read from the folder's files once and packed for the processor; the embedding stays in its file.
 
     Args:
         folder: as `write.write_onnx` makes it.
@@ -50,7 +50,7 @@ def load_onnx(folder: Path, threads: int = 1) -> OnnxModel:
         ) from error
     try:
         sessions = [_session(onnxruntime, folder / name, threads) for name in (BACKBONE, HEAD)]
-        embedding = np.load(folder / EMBEDDING, mmap_mode="r", allow_pickle=False)
+        embedding = Embedding(folder / EMBEDDING, manifest.width)
         ids = np.load(folder / IDS, allow_pickle=False).astype(np.int64) if IDS in manifest.files else None
     except Exception as error:
         # ONNX Runtime has no base class for its errors: each status of its own derives from Exception.
@@ -58,8 +58,10 @@ def load_onnx(folder: Path, threads: int = 1) -> OnnxModel:
             raise
         raise _damaged(folder, str(error).strip().split("\n", 1)[0]) from error
     columns = manifest.vocab_size if ids is None else len(ids)
-    if embedding.shape != (manifest.vocab_size, manifest.width) or embedding.dtype != np.uint16:
-        raise _damaged(folder, f"{EMBEDDING} is {embedding.dtype} of shape {list(embedding.shape)}")
+    if manifest.files.get(EMBEDDING) != manifest.vocab_size * manifest.width * 2:
+        raise _damaged(
+            folder, f"{EMBEDDING} is not of {manifest.vocab_size} rows of {manifest.width} numbers"
+        )
     if columns != manifest.columns or sessions[1].get_outputs()[0].shape[-1] != columns:
         raise _damaged(folder, f"{IDS} has {columns} ids, which is not what {HEAD} has")
     return OnnxModel(manifest, sessions[0], sessions[1], embedding, ids)
@@ -86,6 +88,26 @@ def _damaged(folder: Path, why: str) -> ModelError:
     )
 
 
+class Embedding:
+    """Rows of a file of bfloat16, read as they are looked up.
+
+    Mapped into memory instead, each row would bring its whole neighbourhood along: 40 MB after a short text.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._width = width
+
+    def rows(self, tokens: Sequence[int]) -> Floats:
+        """Rows of some tokens, float32 [tokens, width]."""
+        size, file = 2 * self._width, self._file.fileno()
+        halves = np.frombuffer(
+            b"".join(os.pread(file, size, token * size) for token in tokens), dtype=np.uint16
+        )
+        found: Floats = (halves.astype(np.uint32) << 16).view(np.float32)
+        return found.reshape(-1, self._width)
+
+
 class OnnxModel:
     """A draft's backbone, from embeddings to the last hidden state, and its LM head, apart from it.
 
@@ -102,7 +124,7 @@ class OnnxModel:
         manifest: Manifest,
         backbone: InferenceSession,
         head: InferenceSession,
-        embedding: npt.NDArray[np.uint16],
+        embedding: Embedding,
         ids: npt.NDArray[np.int64] | None,
     ) -> None:
         self.manifest = manifest
@@ -168,8 +190,7 @@ class OnnxModel:
         count, total = len(tokens), kv.length + len(tokens)
         if total > len(self._turns[0]):
             self._turns = _turns(self.manifest.speeds, -(-total // _TABLE) * _TABLE)
-        rows = self._embedding[np.asarray(tokens)]
-        embedded = (rows.astype(np.uint32) << 16).view(np.float32)
+        embedded = self._embedding.rows(tokens)
         state = np.empty((1, count, self.manifest.width), dtype=np.float32)
         binding = kv.binding(total)
         # These arrays outlive the run, which reads and writes them where they are.

@@ -116,7 +116,7 @@ def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
         embedding = read("model.embed_tokens.weight", whole)
         head = embedding if shape.tied else read("lm_head.weight", whole)
         rows = _floats(head if ids is None else head[ids])
-        np.save(work / EMBEDDING, _halves(embedding))
+        _halves(embedding).tofile(work / EMBEDDING)
     _head(rows, rest).save(work / HEAD)
     if ids is not None:
         np.save(work / IDS, ids.astype(np.int32))
