@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,15 +96,15 @@ class Embedding:
     """
 
     def __init__(self, path: Path, width: int) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
         self._width = width
 
     def rows(self, tokens: Sequence[int]) -> Floats:
         """Rows of some tokens, float32 [tokens, width]."""
-        size, file = 2 * self._width, self._file.fileno()
-        halves = np.frombuffer(
-            b"".join(os.pread(file, size, token * size) for token in tokens), dtype=np.uint16
-        )
+        size = 2 * self._width
+        read = b"".join(os.pread(self._file, size, token * size) for token in tokens)
+        halves = np.frombuffer(read, dtype=np.uint16)
         found: Floats = (halves.astype(np.uint32) << 16).view(np.float32)
         return found.reshape(-1, self._width)
 
