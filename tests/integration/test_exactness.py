@@ -201,10 +201,6 @@ async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -
     assert [event["type"] for event in events[:3]] == ["start", "text", "stats"]
 
 
-def test_the_draft_of_these_tests_is_run_by_onnx_runtime(draft: DraftModel) -> None:
-    assert draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
-
-
 WITHOUT_TORCH = (
     "import sys\n"
     "absent = 'torch', 'transformers', 'safetensors', 'accelerate', 'gguf', 'onnx'\n"
@@ -219,6 +215,9 @@ WITHOUT_TORCH = (
 async def test_a_device_without_torch_writes_what_the_target_writes_without_drafts(
     pool: Pool, draft: DraftModel, params: SamplingParams
 ) -> None:
+    assert (
+        draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
+    )  # here, and in all tests of this file
     await pool.at_least(1)
     folder = str(draft.loaded.source)
     finishes: list[dict[str, Any]] = []
