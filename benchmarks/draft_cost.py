@@ -62,6 +62,11 @@ def build_parser() -> ArgumentParser:
         help="sizes of LM heads; all, 8192 and the default if not given",
     )
     made.add_argument("--rounds", type=int, default=40)
+    made.add_argument(
+        "--alone",
+        action="store_true",
+        help="one after the other instead of in turns, as on a device: nothing else passes through the caches",
+    )
     made.add_argument("--tokens", type=int, default=96, help="of the text that each edge node writes")
     return made
 
@@ -123,6 +128,8 @@ def measure_tokens(made: dict[str, DraftRunner], context: int, options: Namespac
         return once
 
     cases = {name: case(network) for name, network in made.items()}
+    if options.alone:
+        return {name: [once() for _ in range(options.rounds)] for name, once in cases.items()}
     return interleaved(cases, options.rounds, rng=random.Random(options.seed))
 
 
