@@ -52,12 +52,13 @@ class EdgeSettings(Section):
         Setting(help="draft what a text has said before from its own tokens, where that is expected to win"),
     ] = True
     dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
-    threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
+    threads: Annotated[int, Setting(help="threads that the draft may take", least=1)] = 1
     draft_engine: Annotated[
         str,
         Setting(
-            help="what runs the draft; compact is for models like Llama on a CPU, auto the first that can",
-            choices=("auto", "compact", "transformers"),
+            help="what runs the draft; onnx (ONNX Runtime) is for exports with --onnx, compact for models like Llama "
+            "on a CPU, auto the first that can",
+            choices=("auto", "onnx", "compact", "transformers"),
         ),
     ] = "auto"
     draft_weights: Annotated[

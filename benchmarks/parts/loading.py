@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _SIZES = ("VmHWM", "VmRSS", "RssAnon")
 
 
-def sizes() -> dict[str, float]:
-    """MB of this process: the most that was resident, what is now, and of that what is no file's. Linux only."""
+def sizes(process: int | str = "self") -> dict[str, float]:
+    """MB of a process: the most that was resident, what is now, and of that what is no file's. Linux only."""
     try:
-        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+        lines = Path(f"/proc/{process}/status").read_text("utf-8").splitlines()
     except OSError:
         return {}
     found = (line.partition(":") for line in lines)

@@ -8,15 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
+from edge_node.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq import topics
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
+from flexspec_mq.models.onnx.folder import can_write, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
 from schemas.status import EdgeStatus
@@ -62,7 +65,9 @@ async def examine(
     config.api.for_serving()
     async with examination("edge", CHECKS, tell, timeout) as findings:
         machine.check_packages(
-            findings, ("models",), {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}
+            findings,
+            (extra_of(config.node),),
+            {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"},
         )
         machine.check_folders(findings, cache_needs(config.node))
         drafting = asyncio.create_task(_draft(findings, config.node, load))
@@ -211,6 +216,7 @@ async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> Draf
     if (
         settings.tokenizer is None
         and settings.draft in ("default", "none")
+        and not _has_default_graphs(settings)
         and model.unprepared_default(findings, what)
     ):
         return None
@@ -226,13 +232,26 @@ async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> Draf
     )
 
 
+def _has_default_graphs(settings: EdgeSettings) -> bool:
+    """Whether the default draft's graphs are in the cache, and are what the daemon would use."""
+    try:
+        return wants_onnx(settings) and has_graphs(default_graphs_folder())
+    except (ModelError, UsageError):
+        return False
+
+
 def cache_needs(settings: EdgeSettings) -> int:
     """Bytes that the first start would still write to the cache."""
     if settings.tokenizer is not None or settings.draft not in ("default", "none"):
         return 0
+    drafts = settings.draft != "none"
     try:
+        onnx = wants_onnx(settings)
+        if has_graphs(default_graphs_folder()) and (onnx or not drafts):
+            return 0
         model = 0 if default_model_folder().is_dir() else CONVERTED_BYTES
-        draft = 0 if settings.draft == "none" or default_draft_folder().is_dir() else EXPORTED_BYTES
-    except ModelError:
+        draft = 0 if not drafts or default_draft_folder().is_dir() else EXPORTED_BYTES
+        graphs = GRAPHS_BYTES if drafts and onnx and installed("onnxruntime") and can_write() else 0
+    except (ModelError, UsageError):
         return 0
-    return model + draft
+    return model + draft + graphs

@@ -1,4 +1,4 @@
-"""Loading the draft: from a stand-alone export, or from the default base and the difference that ships with us."""
+"""Loading the draft with whichever engine runs it; only the chosen one's libraries are imported."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
+from edge_node.drafting.engine_choice import installed, wants_onnx
 from edge_node.drafting.hybrid import HybridDrafter
 from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from edge_node.drafting.proposal import proposer_of, read_calibration
-from flexspec_mq.errors import UsageError
-from flexspec_mq.models.compact.load import Choice, load_compact
-from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.draft.default import default_draft_path
-from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
+from flexspec_mq.models.onnx.folder import has_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,13 @@ if TYPE_CHECKING:
     from edge_node.drafting.interface import Drafter
     from edge_node.settings import EdgeSettings
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.runner import ModelRunner
+    from flexspec_mq.models.runner import DraftRunner
+
+    Say = Callable[[str], None]
+
+_POOL, _ONNX_POOL = 8192, 2048
+"""Tokens of ended texts that are kept. ONNX Runtime's keys and values are float32 and take twice the room: 21.5 kB a
+token of the default draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> D
     return found if model is None else HybridDrafter(model, found)
 
 
-def load(settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
+def load(settings: EdgeSettings, say: Say) -> DraftModel:
     """Load the draft.
 
     Args:
@@ -72,19 +77,83 @@ def load(settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
         ModelError: it cannot be loaded, is not a causal language model, or none that the engine asked for knows.
         UsageError: a draft and a tokenizer are named, or settings that do not go together.
     """
-    torch.set_num_threads(settings.threads)
-    path = settings.draft
-    if settings.tokenizer is not None:
-        if path != "none":
-            raise UsageError(
-                "a draft brings its tokenizer; --tokenizer is for --draft none", hint="leave one of them out"
-            )
-        path = settings.tokenizer
-    elif path in ("default", "none"):
-        path = str(default_draft_path(say))
+    if settings.tokenizer is not None and settings.draft != "none":
+        raise UsageError(
+            "a draft brings its tokenizer; --tokenizer is for --draft none", hint="leave one of them out"
+        )
     if settings.draft == "none":
-        text = load_text(path, progress=say)
+        text = load_text(settings.tokenizer or _default_text(say), progress=say)
         return DraftModel(text, assemble(None, lookup=settings.lookup, max_context=text.max_context))
+    graphs = _graphs(settings, say)
+    return _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
+
+
+def _graphs(settings: EdgeSettings, say: Say) -> Path | None:
+    """The folder for ONNX Runtime; None when torch is to run the draft.
+
+    Raises:
+        ModelError: ONNX Runtime is asked for, and there are no graphs, or it is not installed.
+        UsageError: as `wants_onnx`.
+    """
+    if not wants_onnx(settings):
+        return None
+    asked = settings.draft_engine == "onnx"
+    runs = installed("onnxruntime")
+    if settings.draft == "default":
+        folder = default_graphs(say) if runs else None
+        if folder is None and not installed("torch"):
+            raise ModelError(
+                "the default draft is made with torch, which is not installed",
+                hint="make it elsewhere with `flexspec draft export --base default --onnx --out FOLDER`, copy the "
+                f"folder to this device and name it with --draft; or, {how_to_install('models,gguf')}",
+            )
+    else:
+        path = Path(settings.draft).expanduser()
+        folder = path if has_graphs(path) else None
+    if folder is None and asked:
+        raise ModelError(
+            f"{settings.draft} has no graphs for ONNX Runtime, or nothing that runs or writes them",
+            hint=f"flexspec draft export --onnx makes them; for both, {how_to_install('edge,export')}",
+        )
+    only = folder is not None and not (folder / "model.safetensors").exists()
+    return folder if runs or asked or (only and settings.draft != "default") else None
+
+
+def _default_text(say: Say) -> Path:
+    """A folder with the default draft's tokenizer and configuration."""
+    graphs = default_graphs_folder()
+    return graphs if has_graphs(graphs) else default_draft_path(say)
+
+
+def _by_onnx(folder: Path, settings: EdgeSettings, say: Say) -> DraftModel:
+    from flexspec_mq.models.onnx.model import load_onnx
+
+    text = load_text(folder, progress=say)
+    model = load_onnx(folder, settings.threads)
+    if model.manifest.vocab_size != text.vocab_size:
+        raise ModelError(
+            f"{folder}: the graphs are of {model.manifest.vocab_size} token ids, config.json of {text.vocab_size}",
+            hint="they belong to different exports: copy the whole folder again",
+        )
+    engine = f"ONNX Runtime, {model.manifest.weights} weights, {model.columns:,} token ids"
+    return _ready(text, model, model.ids, settings, engine, _ONNX_POOL)
+
+
+def _by_torch(settings: EdgeSettings, say: Say) -> DraftModel:
+    from flexspec_mq.models.checkpoint import need_libraries
+
+    need_libraries()
+    import torch
+
+    from flexspec_mq.models.compact.shape import UnknownModel
+
+    torch.set_num_threads(settings.threads)
+    path = str(default_draft_path(say)) if settings.draft == "default" else settings.draft
+    if has_graphs(Path(path).expanduser()):
+        raise UsageError(
+            f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
+            hint="leave out --draft-engine, --draft-weights, --draft-ids, --device and --dtype, or name a checkpoint",
+        )
     if _may_be_compact(settings):
         try:
             return _compact(path, settings, say)
@@ -121,7 +190,10 @@ def _may_be_compact(settings: EdgeSettings) -> bool:
     return fits
 
 
-def _compact(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
+def _compact(path: str, settings: EdgeSettings, say: Say) -> DraftModel:
+    from flexspec_mq.models.compact.load import Choice, load_compact
+    from flexspec_mq.models.compact.shape import UnknownModel
+
     text = load_text(path, progress=say)
     if not isinstance(text.source, Path):
         raise UnknownModel(
@@ -133,8 +205,9 @@ def _compact(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> D
     return _ready(text, model, model.ids, settings, engine)
 
 
-def _by_transformers(path: str, settings: EdgeSettings, say: Callable[[str], None]) -> DraftModel:
+def _by_transformers(path: str, settings: EdgeSettings, say: Say) -> DraftModel:
     # These import transformers' models, which a compact draft does without.
+    from flexspec_mq.models.load import load_target
     from flexspec_mq.models.packed import PackedModel, register
 
     loaded = load_target(
@@ -149,13 +222,16 @@ def _by_transformers(path: str, settings: EdgeSettings, say: Callable[[str], Non
 
 def _ready(
     loaded: LoadedText,
-    network: ModelRunner,
+    network: DraftRunner,
     ids: npt.NDArray[np.int64] | None,
     settings: EdgeSettings,
     engine: str,
+    pool: int = _POOL,
 ) -> DraftModel:
     """The drafter over a network whose columns are `ids`, as confident as its folder says."""
     calibration = read_calibration(loaded.source) if isinstance(loaded.source, Path) else None
-    model = ModelDrafter(network, max_context=loaded.max_context, proposer=proposer_of(calibration, ids))
+    model = ModelDrafter(
+        network, max_context=loaded.max_context, proposer=proposer_of(calibration, ids), pool=pool
+    )
     drafter = assemble(model, lookup=settings.lookup, max_context=loaded.max_context)
     return DraftModel(loaded, drafter, model, engine)

@@ -7,12 +7,12 @@ reaches it within one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_node.drafting.accepted_run import AcceptedRun
 from edge_node.drafting.kv_pool import DraftKVPool
 from edge_node.drafting.proposal import proposer_of
-from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
+from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
     from edge_node.drafting.proposal import Proposer
-    from flexspec_mq.models.kv import SessionKV
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
@@ -37,13 +36,13 @@ class _Session:
     """What is kept of a session.
 
     Attributes:
-        kv: keys and values of what was read.
+        kv: keys and values of what was read, of the model's kind.
         params: the session's, the same for all of its tokens.
         run: how its drafted tokens fared.
         read_at: forward that last read a piece of its prefix.
     """
 
-    kv: SessionKV
+    kv: Any
     params: SamplingParams
     run: AcceptedRun = field(default_factory=AcceptedRun)
     read_at: int = 0
@@ -64,7 +63,7 @@ class ModelDrafter:
 
     def __init__(
         self,
-        model: ModelRunner,
+        model: DraftRunner,
         *,
         max_context: int,
         proposer: Proposer | None = None,
@@ -112,7 +111,7 @@ class ModelDrafter:
         session.run.proposed(position, proposal.token)
         return proposal
 
-    def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput]]:
+    def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput[Any]]]:
         """What each of them feeds, and which they are; those whose turn it is not are left out."""
         sessions, unread = [], []
         for one in wanted:
@@ -148,7 +147,7 @@ class ModelDrafter:
             sessions[place].read_at = self._forwards
         return shares
 
-    def _model_input(self, one: DraftRequest, unread: int, share: int) -> ModelInput:
+    def _model_input(self, one: DraftRequest, unread: int, share: int) -> ModelInput[Any]:
         begin = len(one.context) - unread
         return ModelInput(
             self._sessions[one.session].kv, one.context[begin : begin + share], int(share == unread)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.log_silencing import quiet_transformers
 from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, is_plain
 
@@ -89,17 +90,41 @@ def read_checkpoint(source: Path | str) -> tuple[Config, Tokenizer]:
         ModelError: no causal LM, or files that are missing or damaged.
     """
     plain = read_plainly(source) if isinstance(source, Path) else None
-    return plain or (_config(source), _tokenizer(source))
+    if plain is not None:
+        return plain
+    need_libraries()
+    return _config(source), _tokenizer(source)
+
+
+def need_libraries() -> None:
+    """Refuse what takes transformers where it is not installed.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"running a model needs {', '.join(missing)}", hint=f"install them, {how_to_install('models')}"
+        )
 
 
 def read_plainly(folder: Path) -> tuple[Config, PlainTokenizer] | None:
-    """Configuration and tokenizer of a checkpoint folder; None when it takes transformers to read them."""
+    """Configuration and tokenizer of a checkpoint folder; None when it takes transformers to read them.
+
+    Raises:
+        ModelError: what reads tokenizers, or templates, is not installed.
+    """
     try:
         text = (folder / "config.json").read_bytes()
         stated = msgspec.json.decode(text, type=_Llama)
         tokenizer = _plain_tokenizer(folder)
     except (OSError, ValueError, TypeError):
         return None
+    except ImportError as error:
+        raise ModelError(
+            f"texts of {folder} need {error.name}", hint=f"install it, {how_to_install('edge')}"
+        ) from error
     whole = stated.hidden_size % stated.num_attention_heads == 0
     if tokenizer is None or not whole or not {"rope_type", "rope_theta"} <= stated.rope_parameters.keys():
         return None

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from mmap import mmap
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from flexspec_mq.models.read_tokens import ReadTokens
 
 GRAIN = 64
 """Capacity grows in multiples of this many tokens, so that a padded context always fits."""
 
 
-class SessionKV:
+class SessionKV(ReadTokens):
     """Keys and values for the tokens that a model has read in one session.
 
     Memory is one tensor of shape [layers, 2, kv heads, capacity, head size]. What lies beyond `length` is finite
     garbage that attention masks.
-
-    Attributes:
-        tokens: the token ids whose keys and values are held, in order.
     """
 
     def __init__(self, layers: int, kv_heads: int, head_size: int, like: torch.Tensor) -> None:
@@ -33,16 +28,11 @@ class SessionKV:
             head_size: width of one head.
             like: a tensor on the device and in the dtype of the model.
         """
+        super().__init__()
         self._shape = (layers, 2, kv_heads, head_size)
         self._like = like
         self._memory = self._allocate(0)
         self._layers = self._views()
-        self.tokens: list[int] = []
-
-    @property
-    def length(self) -> int:
-        """How many tokens are held."""
-        return len(self.tokens)
 
     @property
     def nbytes(self) -> int:
@@ -97,23 +87,6 @@ class SessionKV:
         self.tokens = []
         self._memory = self._allocate(0)
         self._layers = self._views()
-
-    def roll_back(self, length: int) -> None:
-        """Forget the tokens from position `length` on."""
-        del self.tokens[length:]
-
-    def common(self, wanted: Sequence[int]) -> int:
-        """Length of the longest common prefix with `wanted`."""
-        common = min(len(self.tokens), len(wanted))
-        if self.tokens[:common] != list(wanted[:common]):
-            common = next(i for i in range(common) if self.tokens[i] != wanted[i])
-        return common
-
-    def match(self, wanted: Sequence[int]) -> int:
-        """Roll back to the longest common prefix with `wanted` and return its length."""
-        common = self.common(wanted)
-        self.roll_back(common)
-        return common
 
     def _allocate(self, capacity: int) -> torch.Tensor:
         """Zeros. On the CPU they are pages of their own, which go back to the system when nobody holds them.

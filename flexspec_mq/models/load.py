@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.checkpoint import Config, first_line, read_checkpoint
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import Config, first_line, need_libraries, read_checkpoint
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import fingerprint
 from flexspec_mq.models.hub import ask_hub
@@ -114,7 +113,7 @@ def load_target(
         ModelError: No such model, not a causal LM, damaged or incomplete weights, a dtype or device that is
             not to be had here, or a hub that does not answer.
     """
-    _need_libraries()
+    need_libraries()
     weights_dtype, torch_device = torch_dtype(dtype), _device(device)
     text = load_text(name_or_path, progress=progress)
     local = isinstance(text.source, Path)
@@ -134,11 +133,11 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
     Raises:
         ModelError: No such model, not a causal LM, or a hub that does not answer.
     """
-    _need_libraries()
     source = resolve(name_or_path, progress=progress)
     tell = progress or (lambda _: None)
     local = isinstance(source, Path)
     if not local:
+        need_libraries()
         tell(f"asking the model hub for {source}")
         ask_hub(str(source))
     tell(f"loading {_name(name_or_path, source)}")
@@ -161,14 +160,6 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
         max_context=_max_context(config, tokenizer),
         name=_name(name_or_path, source),
     )
-
-
-def _need_libraries() -> None:
-    missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"running a model needs {', '.join(missing)}", hint=f"install them, {how_to_install('models')}"
-        )
 
 
 def torch_dtype(name: str) -> torch.dtype:

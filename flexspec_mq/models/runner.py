@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from typing_extensions import TypeVar
 
     from flexspec_mq.models.kv import SessionKV
 
+    KV = TypeVar("KV", default=SessionKV)
+else:
+    from typing import TypeVar
+
+    KV = TypeVar("KV")
+
 
 @dataclass(frozen=True, slots=True)
-class ModelInput:
+class ModelInput(Generic[KV]):
     """Tokens that one session feeds into a forward.
 
     Attributes:
@@ -25,7 +32,7 @@ class ModelInput:
         rows: for how many of the last tokens logits are wanted; 0 when only keys and values are.
     """
 
-    kv: SessionKV
+    kv: KV
     tokens: Sequence[int]
     rows: int = 1
 
@@ -50,6 +57,18 @@ class ModelRunner(Protocol):
         ...
 
 
-def to_numpy(logits: torch.Tensor) -> npt.NDArray[np.float32]:
+class DraftRunner(Protocol):
+    """What runs a draft: a `ModelRunner`, or `OnnxModel`, whose keys, values and logits are numpy's."""
+
+    def new_kv(self) -> Any:
+        """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""
+        ...
+
+    def forward(self, inputs: Sequence[ModelInput[Any]]) -> torch.Tensor | npt.NDArray[np.float32]:
+        """Read the tokens of all inputs, as `ModelRunner.forward`."""
+        ...
+
+
+def to_numpy(logits: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Logits as a numpy array on the host; shares memory where it can."""
-    return cast("npt.NDArray[np.float32]", logits.cpu().numpy())
+    return cast("npt.NDArray[np.float32]", logits.cpu().numpy() if hasattr(logits, "cpu") else logits)

@@ -23,6 +23,8 @@ from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
+from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
+from flexspec_mq.models.onnx.folder import MANIFEST
 from flexspec_mq.site.topology import free_port
 from tests.daemons import until
 from tests.doctor.setups import (
@@ -195,12 +197,18 @@ def test_what_a_device_still_has_to_write_to_its_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     drafts, only_looks_up = EdgeSettings(), EdgeSettings(draft="none")
-    assert cache_needs(drafts) == CONVERTED_BYTES + EXPORTED_BYTES
+    assert cache_needs(drafts) == CONVERTED_BYTES + EXPORTED_BYTES + GRAPHS_BYTES
+    assert cache_needs(EdgeSettings(draft_engine="compact")) == CONVERTED_BYTES + EXPORTED_BYTES
     assert cache_needs(only_looks_up) == CONVERTED_BYTES
     default_model_folder().mkdir(parents=True)
-    assert cache_needs(drafts) == EXPORTED_BYTES  # as after an upgrade that brings another draft
+    assert (
+        cache_needs(drafts) == EXPORTED_BYTES + GRAPHS_BYTES
+    )  # as after an upgrade that brings another draft
     assert cache_needs(only_looks_up) == 0
     default_draft_folder().mkdir()
+    assert cache_needs(drafts) == GRAPHS_BYTES
+    default_graphs_folder().mkdir()
+    (default_graphs_folder() / MANIFEST).touch()
     assert cache_needs(drafts) == 0
     assert cache_needs(EdgeSettings(draft=str(tmp_path / "mine"))) == 0
 
@@ -388,7 +396,16 @@ async def test_packages_without_torch() -> None:
         "from edge_node.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    flags = ("--broker", f"127.0.0.1:{free_port()}", "--draft", ".", "--api-port", "0")
+    flags = (
+        "--broker",
+        f"127.0.0.1:{free_port()}",
+        "--draft",
+        ".",
+        "--draft-engine",
+        "compact",
+        "--api-port",
+        "0",
+    )
     told = await command("-c", hide, "doctor", "--json", *flags)
     assert told.failures == ["packages", "model missing", "broker down"]
     found = told.document["findings"][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -181,6 +182,47 @@ async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -
     assert tuple(events[-1]["tokens"]) == expected
     assert events[-1]["text"] == joined(events) == decode(draft.loaded.tokenizer, expected)
     assert [event["type"] for event in events[:3]] == ["start", "text", "stats"]
+
+
+WITHOUT_TORCH = (
+    "import sys\n"
+    "absent = 'torch', 'transformers', 'safetensors', 'accelerate', 'gguf', 'onnx'\n"
+    "sys.modules.update(dict.fromkeys(absent))\n"
+    "from edge_node.__main__ import main\n"
+    "sys.exit(main(sys.argv[1:]))"
+)
+"""A device where importing torch, transformers or what writes graphs is an error."""
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM])
+async def test_a_device_without_torch_writes_what_the_target_writes_without_drafts(
+    pool: Pool, draft: DraftModel, params: SamplingParams
+) -> None:
+    assert (
+        draft.engine == "ONNX Runtime, mixed weights, 16,384 token ids"
+    )  # here, and in all tests of this file
+    await pool.at_least(1)
+    folder = str(draft.loaded.source)
+    finishes: list[dict[str, Any]] = []
+    for drafts in (("--draft", folder), ("--draft", "none", "--tokenizer", folder, "--draft-length", "0")):
+        asked = await Process.start(
+            "edge",
+            (
+                *(sys.executable, "-c", WITHOUT_TORCH, "ask", SEA, *drafts, "--no-lookup", "--events"),
+                *("--broker", f"{pool.broker.host}:{pool.broker.port}", "--max-tokens", "28"),
+                *("--temperature", str(params.temperature), "--seed", str(params.seed)),
+            ),
+        )
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["type"] != "finish":
+            events.append(await asked.event())
+        assert (await ended(asked))[0] == 0
+        finishes.append(
+            {**next(event for event in reversed(events) if event["type"] == "stats"), **events[-1]}
+        )
+    drafted, undrafted = finishes
+    assert drafted["tokens"] == undrafted["tokens"]
+    assert drafted["accepted"] > 0 == undrafted["accepted"]
 
 
 async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftModel) -> None:

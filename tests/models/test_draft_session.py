@@ -20,7 +20,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft import materialise
+from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
+from flexspec_mq.models.onnx.folder import read_manifest
 from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.training import session
 from flexspec_mq.training.collecting import answer_greedily
@@ -112,6 +114,15 @@ def test_train_evaluate_and_export_work_together(
     # The same weights, but transformers may load them into other memory, and bfloat16 sums differ with it.
     assert exported["overlap"] == pytest.approx(first["overlap"], abs=0.02)
     assert list(exported["temperatures"]) == ["0", "0.7", "1"]
+    graphs = tmp_path / "graphs"
+    wanted = ["export", "--base", base, "--delta", delta, "--out", graphs, "--weights", "int8", "--ids", 0]
+    with pytest.raises(UsageError, match="for --onnx"):
+        run(*wanted)
+    assert run(*wanted, "--onnx") == 0
+    assert capsys.readouterr().out == f"{graphs}\n"
+    assert read_manifest(graphs).weights == "int8"
+    assert not (graphs / "model.safetensors").exists()
+    assert (graphs / MARKER).exists()
 
 
 def test_what_a_training_leaves_can_be_calibrated_packed_and_exported(

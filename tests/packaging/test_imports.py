@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-HEAVY = ("torch", "transformers", "numpy", "safetensors", "accelerate", "gguf")
+ROOT = Path(__file__).parents[2]
+
+HEAVY = ("torch", "transformers", "numpy", "safetensors", "accelerate", "gguf", "onnxruntime", "onnx")
 LIGHT = (
     "flexspec_mq", "flexspec_mq.errors", "flexspec_mq.topics", "flexspec_mq.cli", "flexspec_mq.daemon.main",
     "flexspec_mq.codec", "flexspec_mq.controller", "flexspec_mq.protocol", "flexspec_mq.transport",
@@ -97,3 +104,20 @@ def test_a_model_without_the_libraries_is_a_readable_error() -> None:
     assert error == "error: running a model needs torch, transformers, safetensors"
     assert hint.startswith("  hint: install them, in a checkout of FlexSpec MQ: ")
     assert hint.endswith(" -m pip install '.[models]'")
+
+
+def test_the_extra_for_devices_brings_neither_torch_nor_transformers() -> None:
+    """All that `pip install .[edge]` installs, by what the installed packages say that they need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["edge"]]
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in asked]
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name in found:
+            continue
+        found.add(name)
+        needs = [Requirement(line) for line in metadata.requires(name) or ()]
+        waiting += [one for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
+    assert {"onnxruntime", "tokenizers", "jinja2", "numpy", "aiomqtt"} <= found
+    assert not found & {"torch", "transformers", "safetensors", "accelerate", "onnx"}

@@ -56,7 +56,7 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
     """
     shape = Shape.of(text.config)
     kind = _kind(choice.weights)
-    ids = _ids(folder, shape, text.eos, choice.ids)
+    ids = head_ids(folder, shape, text.eos, choice.ids)
     tensors = Tensors(folder)
     tensors.check(shape)
 
@@ -88,7 +88,12 @@ def _kind(weights: str) -> str:
     return weights
 
 
-def _ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) -> Ids | None:
+def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) -> Ids | None:
+    """The ids that a head keeps, ascending; None when they are all.
+
+    Raises:
+        ModelError: a number of ids is wanted of a draft that does not say which are frequent, or says it wrongly.
+    """
     if count == 0:
         return None
     ranks = read_ranks(folder, shape.vocab_size)

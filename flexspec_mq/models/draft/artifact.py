@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 MARKER = "flexspec_draft.json"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
@@ -125,7 +125,7 @@ def _write_checkpoint(
         work.chmod(0o755)
         config = _draft_config(base_path, cast("int", marker["n"]), cast("Sequence[int]", marker["start"]))
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (base_path / name).exists():
                 shutil.copyfile(base_path / name, work / name)
         ranks = tensors.pop(RANKS, None)

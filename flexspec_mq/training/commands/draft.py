@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
@@ -96,12 +98,21 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export = commands.add_parser(
         "export",
         help="write the stand-alone checkpoint that a device loads",
-        description="Join base and delta to an ordinary checkpoint folder. A device needs nothing else.",
+        description="Join base and delta to an ordinary checkpoint folder, or with --onnx to graphs that ONNX "
+        "Runtime runs without torch and transformers. A device needs nothing else.",
     )
     export.set_defaults(func=_export)
     parts.add_base(export)
     parts.add_delta(export)
     parts.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
+    add = export.add_argument
+    add("--onnx", action="store_true", help="write graphs for ONNX Runtime, and no checkpoint")
+    about_weights = "with --onnx: mixed is 4 bits in MLPs and LM head and 8 in the attention (default: mixed)"
+    add("--weights", choices=("mixed", "int8", "int4"), help=about_weights)
+    about_ids = (
+        "with --onnx: how many of the most frequent token ids the LM head keeps; 0 is all (default: 16384)"
+    )
+    add("--ids", type=int, metavar="N", help=about_ids)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -198,5 +209,25 @@ def _shape_of_earlier(args: argparse.Namespace) -> tuple[int, tuple[int, ...]]:
 def _export(args: argparse.Namespace) -> int:
     from flexspec_mq.models.draft.artifact import export
 
-    print(export(parts.base_path(args), args.out, args.delta))  # noqa: T201
+    if not args.onnx and (args.weights is not None or args.ids is not None):
+        raise UsageError(
+            "--weights and --ids are for --onnx", hint="a checkpoint is rounded by the device that loads it"
+        )
+    if args.ids is not None and args.ids < 0:
+        raise UsageError(f"--ids {args.ids} is less than none", hint="0 keeps all")
+    if not args.onnx:
+        print(export(parts.base_path(args), args.out, args.delta))  # noqa: T201
+        return 0
+    from flexspec_mq.models.checkpoint import read_plainly
+    from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
+
+    with tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
+        checkpoint = export(parts.base_path(args), Path(between) / "draft", args.delta)
+        made = write_onnx(checkpoint, args.out, OnnxChoice(args.weights or "mixed", args.ids))
+    if read_plainly(made) is None:
+        print(  # noqa: T201
+            f"note: reading the tokenizer or configuration of {made} takes transformers on the device too",
+            file=sys.stderr,
+        )
+    print(made)  # noqa: T201
     return 0

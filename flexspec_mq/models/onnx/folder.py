@@ -1,0 +1,95 @@
+"""What a device's folder holds beside tokenizer, configuration and calibration, and what it says about itself."""
+
+from __future__ import annotations
+
+from importlib import util
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from flexspec_mq.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT_VERSION = 1
+MANIFEST = "flexspec_onnx.json"
+BACKBONE, HEAD = "backbone.onnx", "head.onnx"
+EMBEDDING = "embedding.bf16"
+"""bfloat16 [vocabulary, width] and nothing else; rows are read from the file one by one as they are looked up."""
+IDS = "head_ids.npy"
+"""int32 [columns]: the token id of each column of the logits, ascending. Absent when they are all ids."""
+
+_Count = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner must know of the graphs.
+
+    Attributes:
+        format_version: layout of the folder.
+        weights: kind of the weights, for people.
+        layers: how many.
+        width: of the hidden state.
+        keys: heads of keys and values.
+        head: width of one head.
+        vocab_size: rows of the embedding.
+        columns: of the logits.
+        speeds: radians per position of each pair of numbers of a head.
+        files: bytes of each file that must be there.
+    """
+
+    format_version: int
+    weights: str
+    layers: _Count
+    width: _Count
+    keys: _Count
+    head: _Count
+    vocab_size: _Count
+    columns: _Count
+    speeds: tuple[float, ...]
+    files: dict[str, int]
+
+
+def can_write() -> bool:
+    """Whether what `write.write_onnx` needs is installed."""
+    return all(util.find_spec(name) is not None for name in ("onnx", "torch", "transformers", "safetensors"))
+
+
+def has_graphs(folder: Path) -> bool:
+    """Whether a folder is meant for ONNX Runtime."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder says about itself, after a look at whether all of it is there.
+
+    Raises:
+        ModelError: no such folder, one of another format, or files that are missing or cut off.
+    """
+    again = "export the draft again: flexspec draft export --onnx"
+    path = folder / MANIFEST
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ModelError(f"cannot read {path}: {error}", hint=again) from error
+    if found.format_version != FORMAT_VERSION:
+        raise ModelError(
+            f"{folder} has format {found.format_version}, this version reads {FORMAT_VERSION}",
+            hint="upgrade flexspec-mq" if found.format_version > FORMAT_VERSION else again,
+        )
+    if len(found.speeds) * 2 != found.head:
+        raise ModelError(f"{path} contradicts itself: {len(found.speeds)} pairs of {found.head}", hint=again)
+    for name, size in found.files.items():
+        try:
+            there = (folder / name).stat().st_size
+        except OSError as error:
+            raise ModelError(
+                f"{folder} lacks {name}", hint="copy the whole folder, or export it again"
+            ) from error
+        if there != size:
+            raise ModelError(
+                f"{folder / name} has {there:,} bytes instead of {size:,}",
+                hint="it is cut off or belongs to another export: copy the whole folder again",
+            )
+    return found

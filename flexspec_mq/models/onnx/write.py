@@ -1,0 +1,205 @@
+"""From a checkpoint to the folder that a device needs. Here alone are torch and the onnx package needed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from flexspec_mq.errors import ModelError, UsageError, how_to_install
+from flexspec_mq.models.draft.artifact import MARKER, TOKENIZER_FILES
+from flexspec_mq.models.onnx.folder import (
+    BACKBONE,
+    EMBEDDING,
+    FORMAT_VERSION,
+    HEAD,
+    IDS,
+    MANIFEST,
+    Manifest,
+    can_write,
+)
+from flexspec_mq.models.onnx.graphs import Backbone, Graph, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+    import torch
+
+    from flexspec_mq.models.compact.shape import Shape
+    from flexspec_mq.models.compact.tensors import Tensors
+
+    Floats = npt.NDArray[np.float32]
+    Read = Callable[[str, tuple[int, ...]], torch.Tensor]
+
+KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4)}
+"""Bits of a weight in the attention, and in MLPs and LM head."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxChoice:
+    """How a draft is written.
+
+    Attributes:
+        weights: one of `KINDS`.
+        ids: how many ids the LM head keeps; 0 is all, None is the usual number where the draft says which are
+            frequent.
+    """
+
+    weights: str = "mixed"
+    ids: int | None = None
+
+
+def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) -> Path:
+    """Write a device's folder, which appears whole or not at all; one that is there is replaced.
+
+    Args:
+        checkpoint: of a model that the compact engine knows.
+        out: the folder to make.
+        choice: its weights and ids; None for the usual ones.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ModelError: a model that is built otherwise, damaged weights, a folder that holds something else or cannot be
+            written, or packages that are missing.
+        UsageError: weights of an unknown kind.
+    """
+    choice = choice or OnnxChoice()
+    if choice.weights not in KINDS:
+        raise UsageError(f"unknown weights {choice.weights!r}", hint=f"choose one of {', '.join(KINDS)}")
+    if not can_write():
+        raise ModelError(
+            "writing graphs of ONNX needs onnx, torch, transformers and safetensors",
+            hint=f"install them, {how_to_install('models,edge,export')}",
+        )
+    if out.exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
+        raise ModelError(f"{out} is not empty and holds no graphs of a draft", hint="give another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ModelError(f"cannot write to {out}: {error}") from error
+    try:
+        work.chmod(0o755)
+        _write(checkpoint, work, choice)
+        if out.exists():
+            shutil.rmtree(out)
+        work.rename(out)
+    except OSError as error:
+        raise ModelError(f"cannot write the graphs to {out}: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
+    from flexspec_mq.models.compact.load import head_ids
+    from flexspec_mq.models.compact.shape import Shape
+    from flexspec_mq.models.compact.tensors import Tensors
+    from flexspec_mq.models.load import load_text
+
+    text = load_text(checkpoint)
+    shape = Shape.of(text.config)
+    ids = head_ids(checkpoint, shape, text.eos, choice.ids)
+    attention, rest = KINDS[choice.weights]
+    tensors = Tensors(checkpoint)
+    tensors.check(shape)
+    whole = (shape.vocab_size, shape.width)
+    with tensors.opened() as read:
+        _backbone(read, tensors, shape, (attention, rest)).save(work / BACKBONE)
+        embedding = read("model.embed_tokens.weight", whole)
+        head = embedding if shape.tied else read("lm_head.weight", whole)
+        rows = _floats(head if ids is None else head[ids])
+        _halves(embedding).tofile(work / EMBEDDING)
+    _head(rows, rest).save(work / HEAD)
+    if ids is not None:
+        np.save(work / IDS, ids.astype(np.int32))
+    for name in ("config.json", *TOKENIZER_FILES, MARKER):
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, work / name)
+    made = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        weights=choice.weights,
+        layers=shape.layers,
+        width=shape.width,
+        keys=shape.keys,
+        head=shape.head,
+        vocab_size=shape.vocab_size,
+        columns=len(rows),
+        speeds=shape.rotary.speeds,
+        files={name: (work / name).stat().st_size for name in (*made, *([] if ids is None else [IDS]))},
+    )
+    for file in work.iterdir():
+        file.chmod(0o644)
+    (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+
+
+def _backbone(read: Read, tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
+    """All layers and the last norm."""
+    queries, keys = shape.queries * shape.head, shape.keys * shape.head
+    attention, mlp = bits
+    made = Backbone(shape)
+    graph = made.graph
+
+    def norm(name: str) -> Floats:
+        return _floats(read(name, (shape.width,)))
+
+    def product(name: str, x: str, width: int, parts: list[tuple[str, int]], few: int) -> str:
+        weight = np.concatenate([_floats(read(f"{part}.weight", (rows, width))) for part, rows in parts])
+        bias = None
+        if any(f"{part}.bias" in tensors for part, _ in parts):
+            bias = np.concatenate([
+                _floats(read(f"{part}.bias", (rows,)))
+                if f"{part}.bias" in tensors
+                else np.zeros(rows, dtype=np.float32)
+                for part, rows in parts
+            ])  # fmt: skip
+        return graph.product(name, x, weight, few, bias)
+
+    normed = made.first_norm(norm("model.layers.0.input_layernorm.weight"))
+    for index in range(shape.layers):
+        layer = f"model.layers.{index}"
+        attend, dense = f"{layer}.self_attn", f"{layer}.mlp"
+        inputs = [(f"{attend}.q_proj", queries), (f"{attend}.k_proj", keys), (f"{attend}.v_proj", keys)]
+        projected = product(f"projected.{index}", normed, shape.width, inputs, attention)
+        attended = made.attention(index, projected)
+        merged = product(f"merged.{index}", attended, queries, [(f"{attend}.o_proj", shape.width)], attention)
+        normed = made.added(f"between.{index}", merged, norm(f"{layer}.post_attention_layernorm.weight"))
+        both = [(f"{dense}.gate_proj", shape.inner), (f"{dense}.up_proj", shape.inner)]
+        gated = made.gated(index, product(f"widened.{index}", normed, shape.width, both, mlp))
+        narrowed = product(
+            f"narrowed.{index}", gated, shape.inner, [(f"{dense}.down_proj", shape.width)], mlp
+        )
+        last = index == shape.layers - 1
+        following = "model.norm.weight" if last else f"model.layers.{index + 1}.input_layernorm.weight"
+        normed = made.added(f"layer.{index}", narrowed, norm(following), last=last)
+    return graph
+
+
+def _head(rows: Floats, bits: int) -> Graph:
+    graph = Graph()
+    columns, width = rows.shape
+    graph.input("state", "float", ["rows", width])
+    graph.product("logits", "state", rows, bits)
+    graph.output("logits", ["rows", columns])
+    return graph
+
+
+def _floats(tensor: torch.Tensor) -> Floats:
+    found: Floats = tensor.float().numpy()
+    return found
+
+
+def _halves(tensor: torch.Tensor) -> npt.NDArray[np.uint16]:
+    """bfloat16 as what numpy has: its 16 bits."""
+    import torch
+
+    return tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)

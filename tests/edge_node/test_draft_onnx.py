@@ -1,0 +1,162 @@
+"""When ONNX Runtime runs the draft, and that drafts survive roll-backs, pieces and company there too."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from edge_node.doctor.examine import cache_needs
+from edge_node.drafting.interface import DraftToken
+from edge_node.drafting.load import load
+from edge_node.drafting.model_drafter import ModelDrafter
+from edge_node.settings import EdgeSettings
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.compact.ranks import RANKS
+from flexspec_mq.models.onnx.folder import MANIFEST
+from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
+from flexspec_mq.sampling.params import SamplingParams
+from tests.edge_node.asking import asked
+from tests.models.test_compact import SIZES, drawn
+from tests.models.tiny_checkpoints import save
+
+TEXT = tuple(random.Random(5).choices(range(10, 300), k=400))
+GREEDY, WARM = SamplingParams(0.0, 0, 1.0, 0), SamplingParams(1.0, 0, 1.0, 77)
+
+
+def silent(_text: str) -> None:
+    return
+
+
+def settings(folder: Path, **more: Any) -> EdgeSettings:
+    return EdgeSettings(edge="e", draft=str(folder), **more)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save(tmp_path_factory.mktemp("draft"), drawn(LlamaForCausalLM(LlamaConfig(**SIZES))))
+    np.save(folder / RANKS, np.arange(299, 99, -1, dtype=np.int32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graphs(checkpoint: Path) -> Path:
+    return write_onnx(checkpoint, checkpoint.with_name("graphs"), OnnxChoice("int8", 0))
+
+
+def drafter(folder: Path, **more: Any) -> ModelDrafter:
+    found = load(settings(folder, **more), silent).model
+    assert found is not None
+    return found
+
+
+def draft(
+    one: ModelDrafter, context: tuple[int, ...], params: SamplingParams = GREEDY, session: int = 1
+) -> DraftToken:
+    """Asks until a long context is read."""
+    while True:
+        (found,) = one.draft([asked(session, context, params)])
+        if found is not None:
+            return found[0]
+
+
+def test_a_folder_with_graphs_is_run_by_onnx(graphs: Path, checkpoint: Path) -> None:
+    assert load(settings(graphs), silent).engine == "ONNX Runtime, int8 weights, 320 token ids"
+    assert load(settings(graphs, draft_engine="onnx"), silent).engine.startswith("ONNX Runtime")
+    assert load(settings(checkpoint), silent).engine.startswith("compact")
+
+
+def test_engines_agree_on_what_to_draft_and_how_surely(graphs: Path, checkpoint: Path) -> None:
+    engines = [drafter(graphs), drafter(checkpoint, dtype="float32")]
+    contexts = [TEXT[start : start + 20] for start in range(0, 400, 10)]
+    found = [
+        [draft(engine, context, params, session) for session, context in enumerate(contexts)]
+        for params in (GREEDY, WARM)
+        for engine in engines
+    ]
+    for ours, theirs in (found[:2], found[2:]):
+        pairs = list(zip(ours, theirs, strict=True))
+        assert sum(one.token == other.token for one, other in pairs) >= 36  # of 40; by chance, none
+        apart = [abs(one.confidence - other.confidence) for one, other in pairs if one.token == other.token]
+        assert float(np.mean(apart)) < 0.02
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM])
+def test_a_rejection_leaves_no_trace(graphs: Path, params: SamplingParams) -> None:
+    one, fresh = drafter(graphs), drafter(graphs)
+    first = draft(one, TEXT[:100], params)
+    strayed = (*TEXT[:98], 5, 6, 7, 8)
+    draft(one, strayed, params)
+    again = draft(one, TEXT[:100], params)
+    assert again == first  # to the last bit of its confidence
+    longer, wanted = draft(one, TEXT[:101], params), draft(fresh, TEXT[:101], params)
+    assert longer.token == wanted.token
+    assert longer.confidence == pytest.approx(wanted.confidence, abs=0.02)
+
+
+def test_a_next_turn_goes_on_from_what_was_read(graphs: Path) -> None:
+    """And a text in company of others gets what it gets alone."""
+    one, fresh = drafter(graphs), drafter(graphs)
+    draft(one, TEXT[:300])
+    one.free(1)
+    assert len(one._pool) == 1
+    wanted = [draft(fresh, TEXT[:310], session=9), draft(fresh, TEXT[50:90], session=8)]
+    found = one.draft([asked(2, TEXT[:310], GREEDY)])  # it needs no second forward: ten tokens are new
+    assert len(one._pool) == 0
+    assert found[0] is not None
+    both = [found[0][0], draft(one, TEXT[50:90], session=3)]
+    assert [each.token for each in both] == [each.token for each in wanted]
+
+
+@pytest.mark.parametrize(
+    "more", [{"draft_weights": "int8"}, {"draft_ids": 5}, {"dtype": "float32"}, {"device": "cuda"}]
+)
+def test_what_an_export_has_decided_cannot_be_chosen_again(graphs: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="graphs of ONNX run on a cpu"):
+        load(settings(graphs, draft_engine="onnx", **more), silent)
+    with pytest.raises(UsageError, match="holds graphs for ONNX Runtime"):
+        load(settings(graphs, **more), silent)
+
+
+def test_onnx_asked_for_a_checkpoint_is_refused_with_a_way_out(checkpoint: Path) -> None:
+    with pytest.raises(ModelError, match="has no graphs") as caught:
+        load(settings(checkpoint, draft_engine="onnx"), silent)
+    assert "flexspec draft export --onnx" in caught.value.hint
+
+
+def test_without_onnx_runtime_graphs_are_a_readable_error(
+    graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelError, match="needs onnxruntime") as caught:
+        load(settings(graphs), silent)
+    assert "pip install '.[edge]'" in caught.value.hint
+
+
+def test_without_torch_the_default_draft_is_to_be_brought(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModelError, match="made with torch") as caught:
+        load(EdgeSettings(edge="e"), silent)
+    assert "flexspec draft export --base default --onnx" in caught.value.hint
+    assert (
+        cache_needs(EdgeSettings(edge="e", draft_engine="onnx", draft_ids=3)) == 0
+    )  # settings that are refused
+
+
+def test_graphs_beside_a_configuration_of_another_model_are_refused(graphs: Path, tmp_path: Path) -> None:
+    for file in graphs.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / MANIFEST).write_text((graphs / MANIFEST).read_text())
+    config = (graphs / "config.json").read_text()
+    assert '"vocab_size": 320' in config
+    (tmp_path / "config.json").write_text(config.replace('"vocab_size": 320', '"vocab_size": 321'))
+    with pytest.raises(ModelError, match="320 token ids, config"):
+        load(settings(tmp_path), silent)
