@@ -91,12 +91,13 @@ def candidate_of(
             f"a target with {settings.weights} weights writes texts of its own, so it is another version",
             hint=f"name it: --version {settings.version}-{settings.weights}",
         )
+    dtype = torch_dtype(settings.dtype)
     torch.set_num_threads(settings.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
     if settings.engine != "transformers" or settings.weights != "native":
         try:
             loaded = load_text(settings.target, progress=say)
-            return loaded, _compact(loaded, settings), "compact"
+            return loaded, _compact(loaded, settings, dtype), "compact"
         except UnknownModel:
             if settings.engine == "compact" or settings.weights != "native":
                 raise
@@ -113,7 +114,7 @@ def candidate_of(
     return model, candidate(model.model), "transformers"
 
 
-def _compact(loaded: LoadedText, settings: WorkerSettings) -> Candidate[Provable]:
+def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate[Provable]:
     if settings.device != "cpu":
         raise UnknownModel(
             f"the compact engine runs on cpu, not on {settings.device}", hint="--engine transformers"
@@ -123,4 +124,4 @@ def _compact(loaded: LoadedText, settings: WorkerSettings) -> Candidate[Provable
             f"the compact engine reads folders, not the model hub's {loaded.source}",
             hint="download the target first, or use --engine transformers",
         )
-    return Checkpoint(loaded.source, loaded, torch_dtype(settings.dtype), settings.weights).candidate()
+    return Checkpoint(loaded.source, loaded, dtype, settings.weights).candidate()

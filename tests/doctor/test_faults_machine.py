@@ -263,7 +263,9 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
 def test_our_own_metadata_is_understood() -> None:
     asked = machine.requirements()
     assert {"aiomqtt", "torch", "starlette"} <= {one.name for one in asked}
-    assert {one.extra for one in asked} == {"", "models", "train", "serve", "chat", "gguf", "dev"}
+    assert {one.extra for one in asked} == {
+        *("", "models", "edge", "export", "train", "serve", "chat", "gguf", "bench", "dev")
+    }
     assert all(one.bounds for one in asked)
 
 
