@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flexspec_mq.cli import main
+from flexspec_mq.daemon.children import as_child
 from flexspec_mq.link import namespaces
 from flexspec_mq.link.profiles import built_in
 from tests.link.plans import needs_namespaces
@@ -28,6 +29,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=as_child(signal.SIGKILL),  # noqa: PLW1509  two system calls; children ignore what we ignore
     )
 
 
