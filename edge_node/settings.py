@@ -114,7 +114,7 @@ class PlanOptions:
             help=f"tokens that the worker may write beyond what it knows us to have, 0-{MAX_AHEAD}",
             between=(0, MAX_AHEAD),
         ),
-    ] = 0
+    ] = 8
 
     stop: Annotated[
         float,
