@@ -109,7 +109,9 @@ async def check_text(
     options = CompletionOptions(
         temperature=0.0, seed=0, limit=_TOKENS, ignore_eos=True, timeout=_SECONDS, version=config.node.version
     )
-    generator = CompletionGenerator(node, draft.loaded, config.plan.new_policy, _SECONDS)
+    # A worker that may run ahead ends so short a text at once: nobody would see that it took the session.
+    plan = replace(config.plan, ahead=0)
+    generator = CompletionGenerator(node, draft.loaded, plan.new_policy, _SECONDS)
     began = time.monotonic()
     try:
         async with (

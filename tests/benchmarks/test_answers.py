@@ -162,7 +162,13 @@ def test_real_daemons(
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
     streaming = f"--draft none --no-lookup --tokenizer {model} --draft-length 0 --ahead 64"
     flags = ["--target", model, "--draft", model, f"--streaming-flags={streaming}"]
-    flags += ["--draft-flags=--draft-length 3 --no-lookup", "--links", "loopback", "--delays-ms", "60"]
+    flags += [
+        "--draft-flags=--draft-length 3 --no-lookup --ahead 0",
+        "--links",
+        "loopback",
+        "--delays-ms",
+        "60",
+    ]
     assert answers.main([*flags, "--prompts", str(questions), "--questions", "2", "--tokens", "8"]) == 0
     case = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["cases"][0]
     assert case["differ"] == []
