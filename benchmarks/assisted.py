@@ -32,7 +32,7 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.draft.default import default_draft_path
-from flexspec_mq.models.invariance import Provable
+from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import resolve
 from flexspec_mq.models.runner import ModelInput, to_numpy
 

@@ -20,7 +20,7 @@ from benchmarks.parts.rounds import Job, work_item
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
-from flexspec_mq.models.invariance import Provable
+from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import LoadedText, load_target
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose

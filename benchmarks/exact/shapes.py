@@ -9,11 +9,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks import _common
-from flexspec_mq.models.invariance import prove
+from flexspec_mq.models.invariance.proof import prove
+from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.models.shapes import Shapes
 
 _UNPADDED = Shapes(min_rows=1, max_rows=None, attention_rows=1, context_grain=1, value_block=10**9)
 _CASES = {"1 session, 1 row": (1, 1), "1 session, 5 rows": (1, 5), "8 sessions, 5 rows each": (8, 5)}

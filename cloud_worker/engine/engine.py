@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
-    from flexspec_mq.models.invariance import Provable
+    from flexspec_mq.models.invariance.proof import Provable
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
 

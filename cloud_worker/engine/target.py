@@ -14,9 +14,9 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.huge_pages import collapse
-from flexspec_mq.models.invariance import Proof, Provable
+from flexspec_mq.models.invariance.proof import Proof, Provable
+from flexspec_mq.models.invariance.proof_cache import Candidate, proved
 from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
-from flexspec_mq.models.proof_cache import Candidate, proved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,9 +98,11 @@ def candidate_of(
         try:
             loaded = load_text(settings.target, progress=say)
             return loaded, _compact(loaded, settings, dtype), "compact"
-        except UnknownModel:
+        except UnknownModel as error:
             if settings.engine == "compact" or settings.weights != "native":
                 raise
+            if settings.device == "cpu":
+                say(f"{error.message}; transformers runs the target")
     # These import transformers' models, which the compact engine does without.
     from flexspec_mq.models.packed import candidate, register
 

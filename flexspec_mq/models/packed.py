@@ -14,12 +14,13 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.attention import Heads, Packed, Segment
+from flexspec_mq.models.invariance.attention import Heads, Packed
+from flexspec_mq.models.invariance.batch import Batch
+from flexspec_mq.models.invariance.product_probe import Products
+from flexspec_mq.models.invariance.proof_cache import Candidate, digest
+from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.product_probe import Products
-from flexspec_mq.models.proof_cache import Candidate, digest
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.models.shapes import Shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,29 +91,17 @@ class PackedModel:
             float32 logits of shape [sum of rows, vocabulary], input by input, on the model's device.
         """
         device = self._like.device
-        ids: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        segments: list[Segment] = []
-        for model_input in inputs:
-            base, count = model_input.kv.length, len(model_input.tokens)
-            model_input.kv.reserve(base + count)
-            segments.append(Segment(model_input.kv, len(ids), count, base))
-            ids += model_input.tokens
-            positions += range(base, base + count)
-            wanted += range(len(ids) - model_input.rows, len(ids))
-        padding = self.shapes.padded(len(ids)) - len(ids)
-        wanted_padded = wanted + wanted[:1] * (self.shapes.padded(len(wanted)) - len(wanted)) or [0]
+        batch = Batch.of(inputs, self.shapes)
         output = self.model(
-            input_ids=torch.tensor([ids + [0] * padding], device=device),
-            position_ids=torch.tensor([positions + [0] * padding], device=device),
+            input_ids=torch.tensor([batch.ids], device=device),
+            position_ids=torch.tensor([batch.positions], device=device),
             use_cache=False,
-            logits_to_keep=torch.tensor(wanted_padded, device=device),
-            flexspec=Packed(segments, len(ids) + padding, self.heads, self.shapes, self._like),
+            logits_to_keep=torch.tensor(batch.wanted or [0], device=device),
+            flexspec=Packed(batch.segments, len(batch.ids), self.heads, self.shapes, self._like),
         )
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
-        return cast("torch.Tensor", output.logits[0, : len(wanted)].float())
+        return cast("torch.Tensor", output.logits[0, : batch.rows].float())
 
 
 def candidate(network: PreTrainedModel) -> Candidate[PackedModel]:

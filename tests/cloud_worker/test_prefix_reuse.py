@@ -23,7 +23,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.invariance import Proof
+from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.kv import GRAIN
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.effects import FinishReason

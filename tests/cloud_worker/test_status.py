@@ -15,7 +15,7 @@ from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
-from flexspec_mq.models.invariance import Proof
+from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.transport.base import LinkSettings

@@ -11,10 +11,7 @@ import pytest
 import torch
 
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.invariance import Proof, prove
-from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel, register
-from flexspec_mq.models.product_probe import (
+from flexspec_mq.models.invariance.product_probe import (
     COUNTS,
     Product,
     Products,
@@ -24,8 +21,11 @@ from flexspec_mq.models.product_probe import (
     compare_padded,
     row_range,
 )
+from flexspec_mq.models.invariance.proof import Proof, prove
+from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.models.shapes import Shapes
 from tests.models.tiny_packed import HEAD_SIZE, HEADS, packed, tiny
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

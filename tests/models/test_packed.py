@@ -17,11 +17,11 @@ from transformers import DynamicCache
 from benchmarks.exact.reference import Reference
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.invariance.product_probe import compare
+from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
-from flexspec_mq.models.product_probe import compare
 from flexspec_mq.models.runner import ModelInput, to_numpy
-from flexspec_mq.models.shapes import Shapes
 from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from flexspec_mq.models import proof_cache
-from flexspec_mq.models.invariance import Proof, prove
+from flexspec_mq.models.invariance import proof_cache
+from flexspec_mq.models.invariance.proof import Proof, prove
+from flexspec_mq.models.invariance.proof_cache import MOST, Candidate, facts_of, proved
+from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.packed import PackedModel, candidate
-from flexspec_mq.models.proof_cache import MOST, Candidate, facts_of, proved
-from flexspec_mq.models.shapes import Shapes
 from tests.models.tiny_packed import tiny
 
 
@@ -116,6 +116,11 @@ def test_other_threads_variables_and_processors_are_not_vouched_for(monkeypatch:
     seen.append(facts_of(model(), None))
     differing = [{key for key in seen[0] if facts[key] != seen[0][key]} for facts in seen]
     assert differing == [set(), set(), {"threads"}, {"variables"}, {"processor"}]
+
+
+def test_all_of_our_code_that_decides_tokens_is_vouched_for() -> None:
+    names = {f"{path.parent.name}/{path.name}" for path in proof_cache.our_code()}
+    assert names >= {"compact/exact.py", "invariance/attention.py", "models/packed.py", "sampling/choose.py"}
 
 
 def cut(path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.models.shapes import Shapes
 
 VOCABULARY = 128
 HEADS = {"grouped": (4, 2), "all": (2, 2), "one": (4, 1)}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from flexspec_mq.models.attention import Heads, Packed, Segment
 from flexspec_mq.models.compact.rotary import Turns
+from flexspec_mq.models.invariance.attention import Heads, Packed
+from flexspec_mq.models.invariance.batch import Batch
 from flexspec_mq.models.kv import SessionKV
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.model import Layer
     from flexspec_mq.models.compact.shape import Shape
-    from flexspec_mq.models.product_probe import Product, Products
+    from flexspec_mq.models.invariance.product_probe import Product, Products
+    from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.runner import ModelInput
-    from flexspec_mq.models.shapes import Shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +124,12 @@ class ExactModel:
             float32 logits of shape [sum of rows, vocabulary], input by input.
         """
         shape, heads = self.shape, self.heads
-        ids: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        segments: list[Segment] = []
-        for model_input in inputs:
-            base, count = model_input.kv.length, len(model_input.tokens)
-            model_input.kv.reserve(base + count)
-            segments.append(Segment(model_input.kv, len(ids), count, base))
-            ids += model_input.tokens
-            positions += range(base, base + count)
-            wanted += range(len(ids) - model_input.rows, len(ids))
-        rows = self.shapes.padded(len(ids))
-        padding = [0] * (rows - len(ids))
-        cosines, sines = self._turns.at(positions + padding)
+        batch = Batch.of(inputs, self.shapes)
+        rows = len(batch.ids)
+        cosines, sines = self._turns.at(batch.positions)
         every = heads.queries + 2 * heads.keys
-        packed = Packed(segments, rows, heads, self.shapes, self._like, stride=every)
-        state = functional.embedding(torch.tensor(ids + padding), self._ends.embedding)
+        packed = Packed(batch.segments, rows, heads, self.shapes, self._like, stride=every)
+        state = functional.embedding(torch.tensor(batch.ids), self._ends.embedding)
         for index, layer in enumerate(self._layers):
             matrices, norms = layer.matrices, layer.norms
             projected = self._in_pieces(matrices.project, self._normed(state, norms.attention))
@@ -153,11 +143,10 @@ class ExactModel:
             state = state + self._in_pieces(partial(_mlp, matrices), self._normed(state, norms.mlp))
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
-        if not wanted:
+        if not batch.wanted:
             return torch.empty((0, shape.vocab_size))
-        padded = wanted + wanted[:1] * (self.shapes.padded(len(wanted)) - len(wanted))
-        last = self._normed(state[padded], self._ends.norm)
-        return self._in_pieces(self._ends.head, last)[: len(wanted)].float()
+        last = self._normed(state[batch.wanted], self._ends.norm)
+        return self._in_pieces(self._ends.head, last)[: batch.rows].float()
 
     def _in_pieces(self, product: Product, x: torch.Tensor) -> torch.Tensor:
         """Products, in pieces of as many rows as keep their bits."""

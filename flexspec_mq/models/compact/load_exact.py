@@ -22,17 +22,17 @@ from flexspec_mq.models.compact.tensors import (
     layer_prefix,
     read_layer,
 )
-from flexspec_mq.models.product_probe import Products, row_range, same_bits
-from flexspec_mq.models.proof_cache import Candidate
-from flexspec_mq.models.shapes import Shapes
+from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
+from flexspec_mq.models.invariance.proof_cache import Candidate
+from flexspec_mq.models.invariance.shapes import Shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from flexspec_mq.models.compact.matrices import Matrix
+    from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.product_probe import Kind
 
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.models.product_probe import attention_shapes, row_range
+from flexspec_mq.models.invariance.product_probe import attention_shapes, row_range
 
 if TYPE_CHECKING:
-    from flexspec_mq.models.product_probe import Products
+    from flexspec_mq.models.invariance.product_probe import Products
 
 _CONTEXT_GRAIN = 64
 

@@ -17,8 +17,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.kv import SessionKV
-    from flexspec_mq.models.shapes import Shapes
 
 _MOST_QUERIES = 64
 """Tokens of a session that attend together: a prompt's first ones need not look at all of it."""

@@ -20,8 +20,9 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import cache_folder
-from flexspec_mq.models.invariance import Proof, Provable, prove
-from flexspec_mq.models.shapes import Shapes
+from flexspec_mq.models.invariance.proof import Proof, Provable, prove
+from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling import choose
 
 if TYPE_CHECKING:
@@ -127,13 +128,11 @@ def proved(
 
 def facts_of(candidate: Candidate[Any], shapes: Shapes | None) -> Facts:
     """All that shapes and proof for this model depend on, each as a digest or in words."""
-    ours = [Path(inspect.getfile(part)).parent for part in (prove, choose)]
-    files = sorted(file for folder in ours for file in folder.rglob("*.py"))
     return {
         "weights": candidate.weights,
         "architecture": candidate.architecture,
         "shapes": str(shapes),
-        "code": digest(path.read_bytes() for path in (*files, candidate.source) if path is not None),
+        "code": digest(path.read_bytes() for path in (*our_code(), candidate.source) if path is not None),
         "libraries": f"torch {torch.__version__} {torch.version.git_version} libc {' '.join(platform.libc_ver())}",
         "build": torch.__config__.show(),
         "threads": f"{torch.__config__.parallel_info()} {len(os.sched_getaffinity(0))} cores",
@@ -142,6 +141,12 @@ def facts_of(candidate: Candidate[Any], shapes: Shapes | None) -> Facts:
         "processor": f"{platform.machine()} {_processor()}",
         "device": f"{candidate.device} {_accelerator(candidate.device)}",
     }
+
+
+def our_code() -> list[Path]:
+    """The files that decide which tokens a model gives: all of models, and of sampling."""
+    folders = (Path(inspect.getfile(ModelInput)).parent, Path(inspect.getfile(choose)).parent)
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
 
 
 def digest(parts: Iterable[Any]) -> str:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from flexspec_mq.models.attention import Packed, Segment
+from flexspec_mq.models.invariance.attention import Packed, Segment
+from flexspec_mq.models.invariance.product_probe import compare, compare_attention, compare_padded
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.product_probe import compare, compare_attention, compare_padded
 from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -25,9 +25,9 @@ from flexspec_mq.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flexspec_mq.models.attention import Heads
-    from flexspec_mq.models.product_probe import Products
-    from flexspec_mq.models.shapes import Shapes
+    from flexspec_mq.models.invariance.attention import Heads
+    from flexspec_mq.models.invariance.product_probe import Products
+    from flexspec_mq.models.invariance.shapes import Shapes
 
 _PREFIX = 52
 _SINGLE = 24
