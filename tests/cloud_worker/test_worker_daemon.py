@@ -55,6 +55,7 @@ async def test_all_sessions_with_work_share_one_forward() -> None:
     assert sorted(daemon.engine.batches[1]) == [(number, 1, 2) for number in range(1, 13)]
 
 
+@pytest.mark.alone  # a machine that stands still for a second has edges poll
 async def test_many_sessions_leave_nothing_behind() -> None:
     async with world(["w1", "w2"]) as (_, daemons, node):
         generations = await check(node, [wanting(number, ignore_eos=False) for number in range(40)])
