@@ -167,15 +167,15 @@ class _Block:
         row = self.segment.start + local % self.segment.count
         return row.expand_as(head).flatten(), head.flatten()
 
-    def mask(self, padded: int, window: int | None, device: torch.device) -> torch.Tensor:
-        """Float32 [count, padded]: 0 where a query may look and -inf elsewhere."""
+    def mask(self, first: int, padded: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """For positions `first` to `padded`, [count, positions]: 0 where a query may look and -inf elsewhere."""
         base, count = self.segment.base, self.segment.count
-        seen = torch.arange(padded, device=device)
-        last = torch.arange(base, base + count, device=device)[:, None]
+        seen = torch.arange(first, padded, device=like.device)
+        last = torch.arange(base, base + count, device=like.device)[:, None]
         hidden = seen > last
         if window is not None:
             hidden |= seen <= last - window
-        return torch.zeros((count, padded), device=device).masked_fill_(hidden, float("-inf"))
+        return like.new_zeros((count, padded - first)).masked_fill_(hidden, float("-inf"))
 
     def by_block(self, flat: torch.Tensor) -> torch.Tensor:
         """See rows [kv heads x rows, width] as [kv heads, rows, width]."""
@@ -231,9 +231,10 @@ class _Group:
                 torch.bmm(query, keys[layer], out=scores)
         if scale != 1.0:
             self._scores.mul_(scale)
-        # The sum of a half-precision score and a float32 mask is float32.
-        masked = self._scores.view(self._shape) + self._mask(window)
-        self._scores.view(self._shape).copy_(torch.softmax(masked, dim=-1))
+        mask = self._mask(window)
+        self._scores.view(self._shape)[..., self._padded - mask.shape[-1] :].add_(mask)
+        # It computes in float32 and rounds at the end, whatever the dtype.
+        torch.softmax(self._scores, dim=-1, out=self._scores)
         if self._joint is not None:
             self._joint.mix(layer)
             return
@@ -250,13 +251,15 @@ class _Group:
         return found
 
     def _build_mask(self, window: int | None) -> torch.Tensor:
-        device = self._scores.device
+        """For the last positions, the first of which is the first that some query may not see."""
+        first = 0 if window is not None else min(block.segment.base for block in self._blocks) + 1
         if self._alone:
-            return self._blocks[0].mask(self._padded, window, device)
+            return self._blocks[0].mask(first, self._padded, window, self._scores)
         rows = []
         for block in self._blocks:
-            local = torch.arange(block.rows, device=device).clamp_(max=block.used - 1) % block.segment.count
-            rows.append(block.mask(self._padded, window, device)[local].repeat(block.heads.keys, 1))
+            local = torch.arange(block.rows, device=self._scores.device).clamp_(max=block.used - 1)
+            mask = block.mask(first, self._padded, window, self._scores)
+            rows.append(mask[local % block.segment.count].repeat(block.heads.keys, 1))
         return torch.cat(rows)[:, None]
 
 
