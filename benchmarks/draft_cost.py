@@ -1,9 +1,9 @@
 """What a drafted token costs beside a target's: engines, weights and LM heads of one draft, on one thread each.
 
-All are measured in turns. The target costs what `PackedModel` takes for one token of one session. Times are of the
-processor, so that what else runs on the machine does not count; medians of the wall clock are in the JSON. Memory and
-load time of an edge's draft are measured in fresh processes that have the export only; those of a whole edge node,
-from its start to readiness and after a text, with a broker and a worker beside it.
+All are measured in turns. The target costs what a worker's engine takes for one token of one session. Times are of
+the processor, so that what else runs on the machine does not count; medians of the wall clock are in the JSON.
+Memory and load time of an edge's draft are measured in fresh processes that have the export only; those of a whole
+edge node, from its start to readiness and after a text, with a broker and a worker beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ import torch
 
 from benchmarks._common import finish, interleaved, parser, percentile, table
 from benchmarks.parts.edge_start import edge_start
+from benchmarks.pricing.setup import say
 from benchmarks.serve.daemons import with_broker
+from cloud_worker.engine import target as worker_target
+from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.load import AUTO_IDS, Choice, load_compact
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
 BAR = 0.15
 """Of a target's token, that a drafted one may cost."""
-TARGET, PLAIN = "target", "transformers, bfloat16"
+TARGET, SLOW_TARGET, PLAIN = "target", "target, transformers", "transformers, bfloat16"
 
 Times = dict[str, list[tuple[float, float]]]
 
@@ -95,7 +98,10 @@ def networks(folder: Path, graphs: dict[str, Path], options: Namespace) -> dict[
     ranks = read_ranks(folder, text.vocab_size)
     sizes = options.ids or ([0] if ranks is None else [0, AUTO_IDS, 8192])
     made: dict[str, DraftRunner] = {
-        TARGET: PackedModel(load_target(options.target, attn_implementation=register()).model),
+        TARGET: worker_target.load(
+            WorkerSettings(target=options.target, worker="bench", threads=1), say
+        ).model,
+        SLOW_TARGET: PackedModel(load_target(options.target, attn_implementation=register()).model),
         PLAIN: PackedModel(load_target(folder, attn_implementation=register()).model),
     }
     for kind in options.weights:
@@ -239,7 +245,7 @@ def measure(options: Namespace) -> int:
     best = min(
         (max(by_name[name]["ratio"] for by_name in contexts.values()), name)
         for name in made
-        if name != TARGET
+        if name not in {TARGET, SLOW_TARGET}
     )
     print(f"\ncheapest: {best[1]}, at most {best[0]:.3f} of the target's token")
     layers = load_text(folder).config["num_hidden_layers"]
