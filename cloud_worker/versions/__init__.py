@@ -1,0 +1,1 @@
+"""The versions that a worker holds, and where they come from."""
