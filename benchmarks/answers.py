@@ -12,6 +12,7 @@ are faster than streaming; intervals are 95 % by the bootstrap over questions.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import shlex
 import sys
@@ -57,6 +58,13 @@ def build_parser() -> ArgumentParser:
         help="of flexspec-edge, for streaming",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument(
+        "--worker-flags",
+        nargs="+",
+        default=[""],
+        metavar="FLAGS",
+        help="of flexspec-cloud, one worker after the other; '--engine=transformers' is the engine of before",
+    )
     made.add_argument("--temperature", type=float, default=0.0)
     made.add_argument("--tokens", type=int, default=64, help="new tokens per answer at most")
     made.add_argument("--questions", type=int, metavar="N", help="only N of the questions, evenly spaced")
@@ -208,21 +216,24 @@ async def measure(options: Namespace) -> int:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
+        options.worker_flags = options.worker_flags[:1]
     edges = sides(options)
     questions, of = chosen_questions(options)
     results: list[dict[str, Any]] = []
     wrong: list[str] = []
-    for link in options.links:
-        for delay in options.delays_ms:
-            title = f"{link}, {delay:g} ms on top of each forward"
-            say(title)
-            async with site(link, options.seed, edges, target=options.target, delay_ms=delay) as place:
-                samples = await ask_all(place, list(edges), questions, options)
-            found = compare(samples, options.seed)
-            differ = [questions[number].name for number in seconds.differing(samples)]
-            wrong += [f"{title}: question {name}" for name in differ]
-            show(title, found)
-            results.append({"link": link, "delay_ms": delay, "categories": found, "differ": differ})
+    for link, delay, flags in itertools.product(options.links, options.delays_ms, options.worker_flags):
+        title = f"{link}, {delay:g} ms on top of each forward{flags and f', worker {flags}'}"
+        say(title)
+        worker = ["--target", options.target, *shlex.split(flags)]
+        async with site(link, options.seed, edges, worker=worker, delay_ms=delay) as place:
+            samples = await ask_all(place, list(edges), questions, options)
+        found = compare(samples, options.seed)
+        differ = [questions[number].name for number in seconds.differing(samples)]
+        wrong += [f"{title}: question {name}" for name in differ]
+        show(title, found)
+        results.append(
+            {"link": link, "delay_ms": delay, "worker": flags, "categories": found, "differ": differ}
+        )
     facts = {
         "questions": len(questions),
         "of": of,

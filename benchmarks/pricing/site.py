@@ -40,7 +40,7 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    link: str, seed: int, edges: Mapping[str, Sequence[str]], *, target: str, delay_ms: float
+    link: str, seed: int, edges: Mapping[str, Sequence[str]], *, worker: Sequence[str], delay_ms: float
 ) -> AsyncIterator[Site]:
     """Start all processes, and end them on leaving.
 
@@ -48,7 +48,7 @@ async def site(
         link: name of a built-in profile, or `topology.LOOPBACK`.
         seed: of the link.
         edges: flags of ``flexspec-edge serve`` by the edge node's name.
-        target: checkpoint folder of the target, or ``default``.
+        worker: flags of ``flexspec-cloud``.
         delay_ms: by which each forward of the target takes longer.
 
     Raises:
@@ -58,7 +58,7 @@ async def site(
     async with topology.site(link=link, seed=seed, cores=topology.Cores.of_this_process()) as here:
         await here.start_broker()
         program = ("benchmarks.pricing.slow_worker", str(delay_ms))
-        await here.worker("w1", "--target", target, program=program)
+        await here.worker("w1", *worker, program=program)
         # One after the other: they share a core, and loading takes most of it.
         urls = {name: (await here.edge(name, *flags)).url for name, flags in edges.items()}
         client = await here.start("client", "device", python("benchmarks.pricing.asking"))
