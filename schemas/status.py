@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import MAX_TOKEN_ID, Name
 
 Text = Annotated[str, Meta(max_length=256)]
@@ -52,8 +53,61 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
 
 
+class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edge node knows of its family's catalogue.
+
+    Attributes:
+        family: that it follows.
+        state: ``none`` before the first catalogue; past its expiry, ``expired``: what is known goes on.
+        epoch: of the catalogue; seconds since the Unix epoch, as `expires`.
+        refused: messages on the family's topics that were refused since the node started.
+        why: the last of them was refused for.
+        alarm: two different catalogues or key sets carried one number, both with valid signatures.
+    """
+
+    family: Text
+    state: Literal["none", "current", "expired"]
+    epoch: Epoch = 0
+    expires: Epoch = 0
+    refused: Count = 0
+    why: Text = ""
+    alarm: Text = ""
+
+
+class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edge has seen of one version since it started.
+
+    Attributes:
+        digest: of its head's manifest, in hex.
+        answers: texts that were complete.
+        errors: texts that failed; those that a user ended are neither.
+        drafted: draft tokens that the target judged.
+        accepted: of these, right.
+        low: lower end of the Wilson interval (95 %) of the acceptance.
+        high: its upper end.
+        tokens: of all texts, those after the first commit.
+        seconds: that these took.
+    """
+
+    name: Text
+    digest: Text = ""
+    answers: Count = 0
+    errors: Count = 0
+    drafted: Count = 0
+    accepted: Count = 0
+    low: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    high: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    tokens: Count = 0
+    seconds: Seconds = 0.0
+
+
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edge node says of itself on ``f1/e/<edge>``; its will says ``gone``."""
+    """What an edge node says of itself on ``f1/e/<edge>``; its will says ``gone``.
+
+    Attributes:
+        catalogue: None on a node that follows no family.
+        versions: of its family that have written for it, the last one at the end.
+    """
 
     state: Literal["online", "gone"]
     epoch: Epoch
@@ -61,3 +115,5 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     edge: Name
     draft: Text = ""
     sessions: Count = 0
+    catalogue: CatalogueStatus | None = None
+    versions: Annotated[tuple[VersionFigures, ...], Meta(max_length=MAX_VERSIONS)] = ()
