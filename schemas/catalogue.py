@@ -1,7 +1,8 @@
 """The signed messages of a target family: its key set on ``f1/k/<family>`` and its catalogue on ``f1/h/<family>``.
 
 What is published is `Signed`: the exact bytes of a `KeySet` or a `Catalogue`, and signatures over them. All are
-msgpack arrays. Fields are only ever appended, with a default; unknown fields at the end are skipped.
+msgpack arrays. Fields are only ever appended, with a default; unknown fields at the end are skipped, and last fields
+that hold their defaults are left out.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ MAX_VERSIONS = 32
 MAX_KEYS = 16
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
-KeyId = Annotated[bytes, Meta(min_length=4, max_length=4)]
+KEY_ID = 4
+"""Bytes of a key's id, the beginning of the SHA-256 of the public key."""
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+KeySignature = Annotated[bytes, Meta(min_length=KEY_ID + 64, max_length=KEY_ID + 64)]
+"""Id of the key, and its signature behind it."""
 Second = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 """Since the Unix epoch."""
 Serial = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -103,23 +106,13 @@ class KeySet(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     reset: Second = 0
 
 
-class SignatureBy(msgspec.Struct, frozen=True, array_like=True):
-    """A signature over a domain prefix and the signed bytes.
-
-    Attributes:
-        key: first four bytes of the SHA-256 of the public key, to find it by.
-    """
-
-    key: KeyId
-    signature: Signature
-
-
-class Signed(msgspec.Struct, frozen=True, array_like=True):
+class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
     """What is published.
 
     Attributes:
         body: msgpack of a `KeySet` or a `Catalogue`, exactly as it was signed.
+        signatures: each the id of a key and its Ed25519 signature over a domain prefix and `body`.
     """
 
-    body: bytes
-    signatures: Annotated[tuple[SignatureBy, ...], Meta(min_length=1, max_length=MAX_KEYS)]
+    body: Annotated[bytes, Meta(max_length=MAX_PAYLOAD)]
+    signatures: Annotated[tuple[KeySignature, ...], Meta(min_length=1, max_length=MAX_KEYS)]

@@ -1,0 +1,173 @@
+"""From one catalogue to the next. Each edit gives a catalogue that is issued now and that keeps all invariants."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from flexspec_mq.catalogue.invariants import fault_of
+from flexspec_mq.catalogue.naming import stable
+from flexspec_mq.errors import UsageError
+from schemas.catalogue import FORMAT, Catalogue, CatalogueVersion, VersionState
+
+KEPT_RETIRED: Final = 2
+"""Retired versions that the next `publish` leaves in the catalogue, so that it stays small."""
+
+
+def begin(
+    family: str, *, name: str, digest: bytes, heads: str, lifetime: int, key_set: int, now: float
+) -> Catalogue:
+    """The first catalogue of a family, with one version, which is stable.
+
+    Args:
+        family: its name.
+        name: of the version.
+        digest: of its head's manifest, 32 bytes.
+        heads: URL below which heads lie.
+        lifetime: seconds after which a catalogue must have been signed anew.
+        key_set: serial of the key set under which it will be signed.
+        now: seconds since the Unix epoch.
+
+    Raises:
+        UsageError: it would break an invariant.
+    """
+    first = CatalogueVersion(name, VersionState.STABLE, digest)
+    return _checked(Catalogue(FORMAT, family, int(now), lifetime, key_set, heads, (first,)))
+
+
+def publish(
+    catalogue: Catalogue,
+    now: float,
+    *,
+    name: str,
+    digest: bytes,
+    state: VersionState = VersionState.CANARY,
+    share: int = 10,
+) -> Catalogue:
+    """Add a version, or change the state or share of one.
+
+    Args:
+        catalogue: the one before.
+        now: seconds since the Unix epoch.
+        name: of the version.
+        digest: of its head's manifest, 32 bytes.
+        state: with `STABLE` the present stable version drains.
+        share: percent of new sessions that it takes as a canary; else without meaning.
+
+    Raises:
+        UsageError: the name has another head already, or an invariant would break: no version would be stable.
+    """
+    known = {version.name: version for version in catalogue.versions}
+    if name in known and known[name].digest != digest:
+        raise UsageError(
+            f"version {name} of {catalogue.family} has another head", hint="give the new head another name"
+        )
+    retired = [
+        one.name for one in catalogue.versions if one.state is VersionState.RETIRED and one.name != name
+    ]
+    forgotten = set(retired[:-KEPT_RETIRED])
+    versions = [one for one in catalogue.versions if one.name not in forgotten]
+    if name not in known:
+        versions.append(CatalogueVersion(name, VersionState.DRAINING, digest))
+    return _moved(
+        msgspec.structs.replace(catalogue, versions=tuple(versions)), now, {name: state}, share=share
+    )
+
+
+def promote(catalogue: Catalogue, now: float, name: str) -> Catalogue:
+    """Make a canary, or a version that drains, the stable one; the present one drains.
+
+    Raises:
+        UsageError: there is no such version, or it is stable already or retired.
+    """
+    version = _existing(catalogue, name)
+    if version.state is VersionState.STABLE:
+        raise UsageError(f"version {name} of {catalogue.family} is stable already")
+    return _moved(catalogue, now, {name: VersionState.STABLE})
+
+
+def rollback(catalogue: Catalogue, now: float, name: str) -> Catalogue:
+    """Leave new sessions this version alone: it is stable, and the present stable one and all canaries drain.
+
+    Raises:
+        UsageError: there is no such version, it is retired, or nothing would change.
+    """
+    version = _existing(catalogue, name)
+    canaries = {one.name for one in catalogue.versions if one.state is VersionState.CANARY} - {name}
+    if version.state is VersionState.STABLE and not canaries:
+        raise UsageError(
+            f"version {name} of {catalogue.family} is stable and there is no canary",
+            hint="name an earlier version, to go back to it",
+        )
+    drained = dict.fromkeys(canaries, VersionState.DRAINING)
+    return _moved(catalogue, now, {**drained, name: VersionState.STABLE})
+
+
+def drain(catalogue: Catalogue, now: float, name: str) -> Catalogue:
+    """Give a canary no more new sessions but those that name it.
+
+    Raises:
+        UsageError: there is no such canary.
+    """
+    if _existing(catalogue, name).state is not VersionState.CANARY:
+        raise UsageError(f"version {name} of {catalogue.family} is no canary")
+    return _moved(catalogue, now, {name: VersionState.DRAINING})
+
+
+def retire(catalogue: Catalogue, now: float, name: str) -> Catalogue:
+    """Give a version no new sessions at all, so that workers may drop it when its last one has ended.
+
+    Raises:
+        UsageError: there is no such version, or it is the stable one, or retired already.
+    """
+    if _existing(catalogue, name).state is VersionState.STABLE:
+        raise UsageError(
+            f"version {name} of {catalogue.family} is the stable one", hint="promote another version first"
+        )
+    return _moved(catalogue, now, {name: VersionState.RETIRED})
+
+
+def renewed(catalogue: Catalogue, now: float, *, key_set: int | None = None) -> Catalogue:
+    """The same, issued now.
+
+    Args:
+        catalogue: the one before.
+        now: seconds since the Unix epoch.
+        key_set: serial of the key set under which it will be signed, if that is another one now.
+    """
+    serial = catalogue.key_set if key_set is None else key_set
+    epoch = max(int(now), catalogue.epoch + 1)
+    return _checked(msgspec.structs.replace(catalogue, epoch=epoch, key_set=serial))
+
+
+def _existing(catalogue: Catalogue, name: str) -> CatalogueVersion:
+    """A version that is there and not retired."""
+    found = next((one for one in catalogue.versions if one.name == name), None)
+    if found is None:
+        known = ", ".join(one.name for one in catalogue.versions)
+        raise UsageError(f"{catalogue.family} has no version {name!r}", hint=f"there are {known}")
+    if found.state is VersionState.RETIRED:
+        raise UsageError(f"version {name} of {catalogue.family} is retired", hint="publish it again first")
+    return found
+
+
+def _moved(catalogue: Catalogue, now: float, states: dict[str, VersionState], *, share: int = 0) -> Catalogue:
+    """The next catalogue with versions in other states; a stable version that another takes the place of drains."""
+    if VersionState.STABLE in states.values():
+        states = {stable(catalogue).name: VersionState.DRAINING, **states}
+    versions = []
+    for one in catalogue.versions:
+        if one.name in states:
+            state = states[one.name]
+            taken = share if state is VersionState.CANARY else 0
+            versions.append(CatalogueVersion(one.name, state, one.digest, taken))
+        else:
+            versions.append(one)
+    return renewed(msgspec.structs.replace(catalogue, versions=tuple(versions)), now)
+
+
+def _checked(catalogue: Catalogue) -> Catalogue:
+    if fault := fault_of(catalogue):
+        raise UsageError(f"this cannot be published: {fault}")
+    return catalogue

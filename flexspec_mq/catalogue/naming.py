@@ -1,0 +1,86 @@
+"""What the names of a family mean: which version a request's `model` asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from flexspec_mq.catalogue.invariants import CANARY, CHANNELS, STABLE
+from flexspec_mq.errors import UsageError
+from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
+
+_CHANNEL = {STABLE: VersionState.STABLE, CANARY: VersionState.CANARY}
+
+
+class NoSuchVersion(UsageError):
+    """A name that means no version which takes new sessions."""
+
+
+def resolve(catalogue: Catalogue, model: str, key: bytes) -> CatalogueVersion:
+    """The version that a new session opens on.
+
+    ``FAMILY`` is a canary for its share of keys, else the stable version. ``FAMILY:stable`` and ``FAMILY:canary`` are
+    that channel, ``FAMILY:VERSION`` and ``VERSION`` that version, also one that drains.
+
+    Args:
+        catalogue: the family's.
+        model: what a request asks for.
+        key: names the request's conversation, so that all of it goes to the same side of a canary.
+
+    Raises:
+        NoSuchVersion: nothing goes by that name, or only a retired version.
+    """
+    family, colon, name = model.partition(":")
+    if family != catalogue.family:
+        family, colon, name = catalogue.family, ":", model
+    if not colon:
+        return _canary_for(catalogue, key) or stable(catalogue)
+    if name == STABLE:
+        return stable(catalogue)
+    if name == CANARY:
+        found = _canary_for(catalogue, key) or next(iter(_in_state(catalogue, VersionState.CANARY)), None)
+        if found is None:
+            raise NoSuchVersion(f"{family} has no canary now", hint=_known(catalogue))
+        return found
+    version = next((one for one in catalogue.versions if one.name == name), None)
+    if version is None:
+        raise NoSuchVersion(f"{model!r} is no version of {family}", hint=_known(catalogue))
+    if version.state is VersionState.RETIRED:
+        raise NoSuchVersion(f"version {name} of {family} is retired", hint=_known(catalogue))
+    return version
+
+
+def stable(catalogue: Catalogue) -> CatalogueVersion:
+    """The stable version."""
+    return _in_state(catalogue, VersionState.STABLE)[0]
+
+
+def names(catalogue: Catalogue) -> tuple[str, ...]:
+    """All that `resolve` takes: the family, its channels, and each version behind the family's name."""
+    channels = (name for name in CHANNELS if _in_state(catalogue, _CHANNEL[name]))
+    versions = (one.name for one in catalogue.versions if one.state is not VersionState.RETIRED)
+    return (catalogue.family, *(f"{catalogue.family}:{name}" for name in (*channels, *versions)))
+
+
+def takes(canary: CatalogueVersion, key: bytes) -> bool:
+    """Whether a key is on this canary's side. It stays there while the share grows.
+
+    The draw depends on the canary's name, so that it is not always the same keys that try a new version.
+    """
+    drawn = hashlib.blake2b(
+        key, digest_size=8, salt=hashlib.blake2b(canary.name.encode(), digest_size=16).digest()
+    )
+    return int.from_bytes(drawn.digest()) % 100 < canary.share
+
+
+def _canary_for(catalogue: Catalogue, key: bytes) -> CatalogueVersion | None:
+    """The first canary that takes the key; of several, each draws from what those before it left."""
+    return next((one for one in _in_state(catalogue, VersionState.CANARY) if takes(one, key)), None)
+
+
+def _in_state(catalogue: Catalogue, state: VersionState) -> Sequence[CatalogueVersion]:
+    return [one for one in catalogue.versions if one.state is state]
+
+
+def _known(catalogue: Catalogue) -> str:
+    return f"there are {', '.join(names(catalogue))}"
