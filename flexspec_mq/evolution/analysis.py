@@ -7,9 +7,9 @@ else. So a canary that is as good as the stable one is aborted only if chance ca
 to a bound and the interval's width beyond.
 
 Edges tell sums, not single answers. A sample of `m` answers gives one estimate of how much single answers vary (its
-squared residual, divided by `m`); as few samples give a poor one, it is averaged with that of the worst case, which
-counts for `_PRIOR` samples. For the acceptance the worst case is that an answer is accepted wholly or not at all; for
-the logarithm of seconds per token, a standard deviation of 1.
+squared residual, divided by `m`); as few samples give a poor one, it is averaged with what is assumed before, which
+counts for `_PRIOR` samples: for the acceptance a standard deviation half as large as of answers that are accepted
+wholly or not at all, and 0.5 for the logarithm of seconds per token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flexspec_mq.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PRIOR = 1.0
+_PRIOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Rule:
         more_errors: share of answers that may fail beyond the stable version's share.
     """
 
-    least: int = 12
+    least: int = 20
     promote_after: int = 100
     confidence: float = 0.99
     keep: float = 0.8
@@ -159,7 +159,8 @@ def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Ver
     before = sum(one.tries for one in stable)
     if tried < rule.least or before < rule.least:
         return Verdict(
-            Decision.WAIT, f"{tried} answers of the canary and {before} of the stable version, of {rule.least}"
+            Decision.WAIT,
+            f"{tried} answers of the canary and {before} of the stable version, of {rule.least}",
         )
     checks = [check(rule, stable, canary) for check in (_errors, _latency, _accepted)]
     for decision in (Decision.ABORT, Decision.WAIT):
@@ -220,9 +221,9 @@ def _acceptance(samples: Sequence[Sample]) -> _Estimate | None:
         return None
     drafted, answers = sum(one.drafted for one in used), sum(one.answers for one in used)
     share = sum(one.accepted for one in used) / drafted
-    worst = (drafted / answers) ** 2 * share * (1 - share)
+    assumed = (drafted / answers) ** 2 * share * (1 - share) / 4
     residuals = sum((one.accepted - share * one.drafted) ** 2 / one.answers for one in used)
-    each = (residuals + _PRIOR * worst) / (len(used) - 1 + _PRIOR)
+    each = (residuals + _PRIOR * assumed) / (len(used) - 1 + _PRIOR)
     return _Estimate(share, answers * each / drafted**2)
 
 
@@ -232,7 +233,7 @@ def _log_latency(samples: Sequence[Sample]) -> _Estimate | None:
     if not values:
         return None
     mean = sum(values) / len(values)
-    each = (sum((one - mean) ** 2 for one in values) + _PRIOR) / (len(values) - 1 + _PRIOR)
+    each = (sum((one - mean) ** 2 for one in values) + _PRIOR / 4) / (len(values) - 1 + _PRIOR)
     return _Estimate(mean, each / len(values))
 
 

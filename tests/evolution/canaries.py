@@ -44,7 +44,13 @@ def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:
 
 
 def run(
-    canary: Simulated, seed: int, *, share: float = 0.5, answers: int = 60, at_once: int = 1, rule: Rule | None = None
+    canary: Simulated,
+    seed: int,
+    *,
+    share: float = 0.5,
+    answers: int = 60,
+    at_once: int = 1,
+    rule: Rule | None = None,
 ) -> tuple[Verdict, int]:
     """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
     draw, rule = random.Random(seed), rule or Rule()
