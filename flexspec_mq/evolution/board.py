@@ -20,7 +20,7 @@ import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower
-from flexspec_mq.catalogue.refusals import Refused, SignedRefused
+from flexspec_mq.catalogue.refusals import Reason, Refused, SignedRefused
 from flexspec_mq.catalogue.signing import open_signed, opened, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.tasks import running
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from flexspec_mq.evolution.settings import HeadConfig
     from flexspec_mq.transport.base import Link
 
+LOOK = 2.0
+"""Seconds for what the broker holds to arrive, once we have subscribed."""
 PATIENCE = 5.0
-"""Seconds for what the broker holds to arrive."""
+"""Seconds for what we publish to come back."""
 SETTLE = 0.5
 """Seconds after our catalogue came back in which another publisher's would come."""
 
@@ -120,10 +122,10 @@ class Board:
         refused = self._refused[self._topics[1]]
         return "" if refused is None else refused.detail
 
-    async def look(self, patience: float = PATIENCE) -> None:
+    async def look(self) -> None:
         """Wait for what the broker holds on both topics; it may hold nothing."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(LOOK):
                 while not all(self._arrived.values()):
                     await self.change()
 
@@ -157,6 +159,22 @@ class Board:
         """Whether there is no catalogue, as far as broker and this machine's record say."""
         return self.follower.catalogue is None and not self._arrived[self._topics[1]]
 
+    def that_count(self, signers: Sequence[PrivateKey]) -> Sequence[PrivateKey]:
+        """Those of the present key set.
+
+        Raises:
+            UsageError: they are less than it asks for.
+        """
+        keys = self.keys()
+        valid = {one.public: one for one in signers if one.public in keys.keys}
+        if len(valid) < keys.threshold:
+            raise UsageError(
+                f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
+                f"the keys given are {len(valid)} of them",
+                hint="give other keys, or more, with --key; `flexspec head list` shows the key set",
+            )
+        return list(valid.values())
+
     async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
         """Sign a catalogue under the present key set, publish it, and read it back.
 
@@ -170,28 +188,14 @@ class Board:
             LinkError: the broker refuses it, or is gone.
         """
         keys, topic = self.keys(), self._topics[1]
-        valid = {one.public for one in signers} & set(keys.keys)
-        if len(valid) < keys.threshold:
-            raise UsageError(
-                f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
-                f"the keys given are {len(valid)} of them",
-                hint="give other keys, or more, with --key; `flexspec head list` shows the key set",
-            )
-        payload = seal(
-            msgspec.structs.replace(catalogue, key_set=keys.serial),
-            [one for one in signers if one.public in valid],
-        )
+        payload = seal(msgspec.structs.replace(catalogue, key_set=keys.serial), self.that_count(signers))
         record = self.follower.record
         await self._write(topic, payload)
         await asyncio.sleep(SETTLE)
         known = (payload, b"" if record is None else record.catalogue)
         last = self._arrived[topic][-1]
         if last != payload or any(one not in known for one in self._arrived[topic]):
-            stands = "stands" if last == payload else "does not stand"
-            raise LostRace(
-                f"another publisher wrote the catalogue of {keys.family} at the same time; this change {stands}",
-                hint="look at `flexspec head list`, and try again what is missing",
-            )
+            raise self._lost_race("stands" if last == payload else "does not stand")
 
     async def trust(self, payload: bytes) -> None:
         """Publish a signed key set, and read it back.
@@ -226,11 +230,20 @@ class Board:
                 hint="look at `flexspec head list` before you try again",
             ) from None
         refused = self._refused[topic]
-        if refused is not None and self._arrived[topic][-1] == payload:
-            raise UsageError(
-                f"what was published on {topic} is refused: {refused.detail}",
-                hint="look at `flexspec head list`, and at this machine's clock",
-            )
+        if refused is None or self._arrived[topic][-1] != payload:
+            return
+        if refused.reason in (Reason.EQUIVOCATION, Reason.ROLLBACK) and len(self._arrived[topic]) > 1:
+            raise self._lost_race("is refused by all who saw the other")
+        raise UsageError(
+            f"what was published on {topic} is refused: {refused.detail}",
+            hint="look at `flexspec head list`, and at this machine's clock",
+        )
+
+    def _lost_race(self, outcome: str) -> LostRace:
+        return LostRace(
+            f"another publisher wrote for {self.follower.family} at the same time; this change {outcome}",
+            hint="look at `flexspec head list`, and try again what is missing",
+        )
 
     def _take(self, inbound: Inbound) -> None:
         topic, payload = inbound.topic, inbound.payload

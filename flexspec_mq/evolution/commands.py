@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution.check import add_check_parser
 from flexspec_mq.evolution.parts import add_command, connected, positive, say
 from flexspec_mq.evolution.settings import from_arguments
+from flexspec_mq.evolution.train import add_train_parser
 from flexspec_mq.evolution.trust import add_trust_parser
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "file", type=Path, metavar="FILE", help="to write the private key to; none may be there"
     )
     keygen.set_defaults(func=_keygen)
+    add_train_parser(actions)
+    add_check_parser(actions)
     add_trust_parser(actions)
     _add_publish(actions)
     listing = add_command(
@@ -143,17 +147,18 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 async def _announce(found: Board, args: argparse.Namespace, config: HeadConfig) -> None:
+    from flexspec_mq import topics
     from flexspec_mq.catalogue import editing
     from flexspec_mq.evolution.upload import upload
     from schemas.catalogue import VersionState
 
-    signers = config.head.signers()
     if args.first and not found.absent():
         raise UsageError(
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
         )
     heads = args.heads if args.first else found.catalogue().heads
-    keys = found.keys()
+    topics.checked("version", args.name)
+    keys, signers = found.keys(), found.that_count(config.head.signers())
     digest, copied = await asyncio.to_thread(upload, args.folder, args.upload or heads)
     if args.first:
         lifetime = int((args.lifetime or _LIFETIME_DAYS) * _DAY)

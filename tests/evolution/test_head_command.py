@@ -19,6 +19,7 @@ from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
 from flexspec_mq.cli import main
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.evolution.analysis import Rule
 from flexspec_mq.evolution.board import Board, LostRace, board
@@ -28,7 +29,7 @@ from flexspec_mq.evolution.settings import HeadConfig, HeadOptions
 from flexspec_mq.evolution.watch import Judge, Watcher
 from flexspec_mq.heads.manifest import MANIFEST, Manifest, file_entry
 from flexspec_mq.transport.arguments import LinkOptions
-from flexspec_mq.transport.base import LinkSettings, Subscription
+from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, VersionState
 from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
@@ -79,6 +80,13 @@ class Site:
         return folder
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker is on this machine."""
+    monkeypatch.setattr("flexspec_mq.evolution.board.LOOK", 0.4)
+    monkeypatch.setattr("flexspec_mq.evolution.board.SETTLE", 0.1)
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str | Path) -> tuple[int, str, str]:
@@ -113,7 +121,6 @@ async def retained(site: Site, topic: str, *publish: bytes) -> bytes:
         host=site.mosquitto.host,
         port=site.mosquitto.port,
         client_id=f"reader-{next(_numbers)}",
-        subscriptions=(Subscription("f1/none"),),
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(5)
@@ -175,7 +182,7 @@ def test_what_cannot_be_done_says_so_and_changes_nothing(begun: Site, run: Run) 
         (("rollback", "v1", *where), "no canary"),
         (("retire", "v1", *where), "promote another version first"),
         (("publish", two, "--name", "v1", *where), "another head"),
-        (("publish", two, "--name", "a/b", *where), "refused everywhere"),
+        (("publish", two, "--name", "a/b", *where), "cannot stand in a topic"),
         (("publish", two, "--name", "v2", "--share", "101", *where), "between 1 and 100"),
         (("publish", two, "--name", "v2", *begun.flags), "--key"),
         (("publish", two, "--name", "v2", *begun.flags, "--key", begun.folder / "other.pem"), "asks for 1"),
@@ -256,7 +263,7 @@ def test_a_cleared_or_replayed_catalogue_is_not_edited_and_renew_brings_it_back(
     asyncio.run(retained(begun, topic, old))
     code, _, err = run("promote", "v2", *where)
     assert code == 2
-    assert "older" in err
+    assert "adopted before" in err
     assert "renew" in err
     assert run("renew", *where)[0] == 0
     assert at_broker(begun).versions == newest.versions
@@ -315,8 +322,9 @@ async def connected(site: Site, number: int, barrier: threading.Barrier | None =
         await found.publish(edited, [site.signer()])
 
 
-def test_two_publishers_at_once_are_both_told(begun: Site) -> None:
+def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one of them wrote is lost; neither may think that all is well."""
+    monkeypatch.setattr("flexspec_mq.evolution.board.SETTLE", 1.0)
     barrier, failures = threading.Barrier(2), []
 
     def publish(number: int) -> None:
@@ -460,10 +468,11 @@ def test_watch_brings_a_catalogue_back_that_somebody_cleared(begun: Site) -> Non
             await found.look()
             judge = Judge(Rule(), Statuses(Evidence(begun.family)))
             watcher = Watcher(found, [begun.signer()], judge, lambda _text: None)
-            running = asyncio.create_task(watcher.run(pause=0.05))
-            await found._link.publish(topic, b"", qos=1, retain=True)
-            await asyncio.sleep(1.0)
-            running.cancel()
+            async with running(watcher.run(pause=0.05), "watch") as task:
+                await asyncio.sleep(0.1)
+                await found._link.publish(topic, b"", qos=1, retain=True)
+                await asyncio.sleep(1.0)
+                assert not task.done()
 
     asyncio.run(watch())
     assert at_broker(begun).versions == before.versions
