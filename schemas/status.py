@@ -14,7 +14,7 @@ Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
-MAX_VERSIONS = 40
+MAX_HELD = 40
 """Of a worker: all of a family, and some that are on their way out."""
 MAX_WHY = 120
 """Characters."""
@@ -54,8 +54,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         temperature: that the target's makers recommend; none of the three where they say nothing.
         top_k: the same; 0 is all tokens.
         top_p: the same.
-        versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only, which
-            is ready.
+        versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
+            which is ready.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -76,7 +76,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_VERSIONS)] = ()
+    versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ BAD = {
 
 @pytest.mark.parametrize("canary", BAD.values(), ids=BAD.keys())
 def test_a_bad_canary_is_aborted_within_60_answers(canary: Simulated) -> None:
-    """Of 20 of each kind. With these seeds none is missed; of 300 with half the acceptance, one was."""
+    """Of 20 of each kind; of 300 with half the acceptance, 2 were not, and of the others none."""
     for seed in range(20):
         verdict, answers = run(canary, seed)
         assert verdict.decision is Decision.ABORT, (seed, verdict)
@@ -36,9 +36,9 @@ def test_good_canaries_are_not_aborted_and_are_promoted() -> None:
 
 
 def test_hardly_any_good_canary_is_aborted() -> None:
-    """Of 500 at 60 looks each, at most 2: 1 was in 500 when the rule was made."""
+    """Of 500 at 60 answers each, looked at after every one: none with these seeds."""
     found = Counter(decision for decision, _ in decisions(Simulated(), range(500), answers=60))
-    assert found[Decision.ABORT] <= 2
+    assert found[Decision.ABORT] == 0
     assert found[Decision.PROMOTE] == 0, "there were less answers than a promotion asks for"
 
 
