@@ -162,6 +162,7 @@ class Follower:
         except SignedRefused as error:
             return self._refused(error, payload)
         if state is None:
+            self._waits_no_more(payload)
             return Unchanged()
         self._offered = state
         return Accepted(state.record)
@@ -178,8 +179,7 @@ class Follower:
         """
         if self._offered is None or record is not self._offered.record:
             raise LocalProtocolError("only the record that was accepted last can be adopted")
-        if self._waiting == record.catalogue:
-            self._waiting = None
+        self._waits_no_more(record.catalogue)
         self._state, self._offered = self._offered, None
 
     def _with_keys(self, payload: bytes) -> _State | None:
@@ -268,9 +268,13 @@ class Follower:
             self.alarm = refused
         if isinstance(error, _Waits):
             self._waiting = catalogue
-        elif catalogue == self._waiting:
-            self._waiting = None
+        elif catalogue is not None:
+            self._waits_no_more(catalogue)
         return refused
+
+    def _waits_no_more(self, catalogue: bytes) -> None:
+        if self._waiting == catalogue:
+            self._waiting = None
 
     def _read(self, record: Record) -> _State:
         """What a record of an earlier follower holds, all of it verified from the root key on."""
