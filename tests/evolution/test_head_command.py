@@ -273,9 +273,8 @@ def test_an_expired_catalogue_is_shown_and_renewed(begun: Site, run: Run) -> Non
     catalogue = at_broker(begun)
     past = Catalogue(1, begun.family, catalogue.epoch + 1, 1, 1, catalogue.heads, catalogue.versions)
     asyncio.run(retained(begun, topics.catalogue_topic(begun.family), seal(past, [begun.signer()])))
-    code, out, err = run(
-        "list", *begun.flags[:-4], "--state-dir", begun.folder / "new", "--root-key", begun.root
-    )
+    fresh = ("--state-dir", begun.folder / "new", "--root-key", begun.root)
+    code, out, err = run("list", "--wait", "2.1", *begun.flags[:-4], *fresh)
     assert code == 0, err
     assert "EXPIRED" in out
     code, _, err = run("renew", "--lifetime", "1", *begun.flags, *begun.key)
