@@ -7,12 +7,36 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import MAX_TOKEN_ID, Name
 
 Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
+MAX_HELD = 40
+"""Of a worker: all of a family, and some that are on their way out."""
+MAX_WHY = 120
+"""Characters."""
+
+
+class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One version of a worker.
+
+    Attributes:
+        name: on topics and in the API.
+        digest: SHA-256 of its head's manifest in hex; empty where it is of no family.
+        state: ``ready`` takes new sessions, ``draining`` only goes on with texts that have begun. ``loading`` is not
+            here yet, and ``refused`` cannot be.
+        exactness: as of the worker, for this version.
+        why: it is refused, or not here yet.
+    """
+
+    name: Name
+    digest: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    state: Literal["loading", "ready", "draining", "refused"]
+    exactness: Literal["exact", "exact up to ties", "unknown"] = "unknown"
+    why: Annotated[str, Meta(max_length=MAX_WHY)] = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +54,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         temperature: that the target's makers recommend; none of the three where they say nothing.
         top_k: the same; 0 is all tokens.
         top_p: the same.
+        versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
+            which is ready.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -50,10 +76,64 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
+
+
+class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edge node knows of its family's catalogue.
+
+    Attributes:
+        family: that it follows.
+        state: ``none`` before the first catalogue; past its expiry, ``expired``: what is known goes on.
+        epoch: of the catalogue; seconds since the Unix epoch, as `expires`.
+        refused: messages on the family's topics that were refused since the node started.
+        why: the last of them was refused for.
+        alarm: two different catalogues or key sets carried one number, both with valid signatures.
+    """
+
+    family: Text
+    state: Literal["none", "current", "expired"]
+    epoch: Epoch = 0
+    expires: Epoch = 0
+    refused: Count = 0
+    why: Text = ""
+    alarm: Text = ""
+
+
+class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edge has seen of one version since it started.
+
+    Attributes:
+        digest: of its head's manifest, in hex.
+        answers: texts that were complete.
+        errors: texts that failed; those that a user ended are neither.
+        drafted: draft tokens that the target judged.
+        accepted: of these, right.
+        low: lower end of the Wilson interval (95 %) of the acceptance.
+        high: its upper end.
+        tokens: of all texts, those after the first commit.
+        seconds: that these took.
+    """
+
+    name: Text
+    digest: Text = ""
+    answers: Count = 0
+    errors: Count = 0
+    drafted: Count = 0
+    accepted: Count = 0
+    low: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    high: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    tokens: Count = 0
+    seconds: Seconds = 0.0
 
 
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edge node says of itself on ``f1/e/<edge>``; its will says ``gone``."""
+    """What an edge node says of itself on ``f1/e/<edge>``; its will says ``gone``.
+
+    Attributes:
+        catalogue: None on a node that follows no family.
+        versions: of its family that have written for it, the last one at the end.
+    """
 
     state: Literal["online", "gone"]
     epoch: Epoch
@@ -61,3 +141,5 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     edge: Name
     draft: Text = ""
     sessions: Count = 0
+    catalogue: CatalogueStatus | None = None
+    versions: Annotated[tuple[VersionFigures, ...], Meta(max_length=MAX_VERSIONS)] = ()

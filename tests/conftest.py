@@ -55,7 +55,9 @@ def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """What whoever runs the tests has configured for daemons of their own changes nothing."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("FLEXSPEC_EDGE_", "FLEXSPEC_CLOUD_", "FLEXSPEC_BROKER_", "FLEXSPEC_CHAT_")):
+            if name.startswith(
+                ("FLEXSPEC_EDGE_", "FLEXSPEC_CLOUD_", "FLEXSPEC_BROKER_", "FLEXSPEC_CHAT_", "FLEXSPEC_HEAD_")
+            ):
                 patch.delenv(name)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield

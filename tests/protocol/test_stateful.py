@@ -165,6 +165,20 @@ class Schedule(RuleBasedStateMachine):
         host.subscribed = False
 
     @rule(index=INDEX)
+    def retire(self, index: int) -> None:
+        """A host takes no new texts of the version; those that have begun go on, wherever they began."""
+        host = self.world.hosts[index % len(self.world.hosts)]
+        sessions = host.machine.sessions_of("v")
+        host.machine.retire("v")
+        assert host.machine.sessions_of("v") == sessions
+        assert host.machine.versions == []
+
+    @rule(index=INDEX)
+    def hold(self, index: int) -> None:
+        host = self.world.hosts[index % len(self.world.hosts)]
+        host.machine.hold("v", self.world.config.versions["v"])
+
+    @rule(index=INDEX)
     def subscribe(self, index: int) -> None:
         self.world.hosts[index % len(self.world.hosts)].subscribed = True
 
@@ -212,6 +226,7 @@ class Schedule(RuleBasedStateMachine):
             if host.machine.draining or host.hung:
                 world.crash(host)
             host.subscribed = True
+            host.machine.hold("v", world.config.versions["v"])
         world.set_link(up=True)
         for dial in self.dials:
             dial.now = Plan(3, 2, 0, 0)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from flexspec_mq import topics
+from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.effects import Reply, Transfer, WorkerEffect
+from flexspec_mq.protocol.effects import Free, Reply, Transfer, WorkerEffect
 from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts
@@ -75,6 +76,65 @@ def test_a_session_cannot_change_its_version() -> None:
     worker.receive("e", opening(), 0.0, 0, "small")
     assert code(worker.receive("e", opening(attempt=2), 0.1, 0, "large")) is ErrorCode.PROTOCOL
     assert worker.live == {"small": 1}
+
+
+def test_a_version_that_comes_takes_sessions_at_once() -> None:
+    worker = machine()
+    assert code(worker.receive("e", opening(), 0.0, 0, "new")) is ErrorCode.BUSY
+    worker.hold("new", VersionFacts(FINGERPRINT, 100, VOCAB + 50))
+    assert isinstance(answer(worker.receive("e", opening(attempt=2), 0.1, 0, "new")), Verdict)
+    assert worker.live == {"new": 1}
+    assert worker.versions == ["small", "large", "new"]
+    with pytest.raises(LocalProtocolError, match="has sessions with other facts"):
+        worker.hold("new", SMALL)
+    worker.hold("small", LARGE)  # it has none
+
+
+def test_a_retired_version_goes_on_with_texts_that_have_begun_and_no_others() -> None:
+    worker = machine()
+    worker.receive("e", opening(), 0.0, 0, "large")
+    worker.retire("large")
+    assert worker.versions == ["small"]
+    error = answer(worker.receive("e", opening(session=2), 0.1, 0, "large"))
+    assert isinstance(error, Error)
+    assert (error.code, error.detail) == (ErrorCode.BUSY, "version large is not held here")
+    (item,) = worker.take_work(0.2, 9)
+    assert item.version == "large"
+    assert isinstance(answer(worker.result(item, (9,), 0, 1, 0.2)), Verdict)
+    # The same text once more, and one that began at another worker.
+    for session, attempt in ((1, 2), (3, 1)):
+        again = opening(session=session, attempt=attempt, committed=(9,))
+        assert isinstance(answer(worker.receive("e", again, 0.3, 0, "large")), Verdict)
+    assert worker.sessions_of("large") == 2
+    for session in (1, 3):
+        worker.receive("e", Close(session, 2, 1, CloseReason.CANCELLED), 0.4)
+    assert worker.sessions_of("large") == worker.prefixes == 0
+    assert code(worker.receive("e", opening(session=4, committed=(9,)), 0.5, 0, "large")) is ErrorCode.BUSY
+
+
+def test_texts_of_a_retired_version_are_forgotten() -> None:
+    """Keys and values of a head must not be gone on from with another head of the same name."""
+    worker = machine()
+    for session, version in ((1, "large"), (2, "small")):
+        worker.receive("e", opening(session=session), 0.0, 0, version)
+        worker.receive("e", Close(session, 1, 0, CloseReason.DONE), 0.1)
+    assert worker.retire("large") == [Free(("e", 1))]
+    worker.hold("large", LARGE)
+    prefix = Prefix(len(PROMPT), prefix_name(FINGERPRINT, "large", PROMPT))
+    effects = worker.receive("e", Open(3, 1, identity(), (5,), (), 0, 1, (), prefix), 0.2, 0, "large")
+    assert code(effects) is ErrorCode.NEED_PREFIX
+    assert worker.prefixes == 1
+
+
+def test_a_retired_version_that_comes_again_goes_on_as_before() -> None:
+    worker = machine()
+    worker.receive("e", opening(), 0.0, 0, "large")
+    worker.retire("large")
+    worker.hold("large", LARGE)
+    assert isinstance(answer(worker.receive("e", opening(session=2), 0.1, 0, "large")), Verdict)
+    assert worker.sessions_of("large") == 2
+    worker.retire("nobody")
+    assert worker.versions == ["small", "large"]
 
 
 @pytest.mark.parametrize("asked", [None, "small", "large"])

@@ -8,11 +8,12 @@ nobody else anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import ClassVar
 
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol.effects import (
     Free,
     ReleaseToCache,
@@ -27,6 +28,7 @@ from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
 from flexspec_mq.protocol.worker.types import (
+    VersionFacts,
     WorkerConfig,
     WorkerCounters,
     WorkerEvent,
@@ -52,7 +54,7 @@ _Rows = tuple[
 ]
 _GONE, _HERE = (_S.ABSENT, _S.TOMB), (_S.LIVE, _S.FINISHED)
 # Conditions and what is done, case by case.
-_CREATE = ("room; full, draining or of another version; prefix not here", "create, hello; busy; need_prefix")
+_CREATE = ("room; full, draining or version not held; prefix not here", "create, hello; busy; need_prefix")
 _REVIVE = ("at or below the closed attempt; above", "ignore; as if absent")
 _REOPEN = ("lower attempt; the same; higher; another text", "ignore; hello; merge, hello; refuse")
 _DRAFT = ("usable or early; stale or duplicate; after a gap", "hold; drop; report the gap")
@@ -75,7 +77,8 @@ class WorkerMachine:
         self._closed_at = ExpiringMap[SessionKey, int](most=config.tombstones, life=config.tombstone_life)
         self._admission = Admission(config)
         self._prefixes = PrefixStore(config)
-        self._vocab_size = max(facts.vocab_size for facts in config.versions.values())
+        self._versions = dict(config.versions)
+        self._retired: set[str] = set()
         self._draining = False
         self._stepped_at = -inf
         self._longest = 0.0
@@ -89,9 +92,9 @@ class WorkerMachine:
         return self.live.total()
 
     @property
-    def versions(self) -> Iterable[str]:
-        """Target versions held."""
-        return self._config.versions
+    def versions(self) -> list[str]:
+        """Target versions that take new sessions."""
+        return [version for version in self._versions if version not in self._retired]
 
     @property
     def live(self) -> Counter[str]:
@@ -145,8 +148,7 @@ class WorkerMachine:
                 self._take_open(key, message, version, now)
             else:
                 session = self._sessions.get(key)
-                facts = None if session is None else self._config.versions[session.version]
-                check(message, self._vocab_size if facts is None else facts.vocab_size)
+                check(message, self._vocab_size if session is None else self._facts(session).vocab_size)
                 self._happen(_EVENTS[type(message)], key, now, message)
         except IllegalMessage as error:
             self.counters.rejected += 1
@@ -198,6 +200,32 @@ class WorkerMachine:
         """The engine could not compute an item: this session ends here, and its edge is told."""
         self._happen(WorkerEvent.FAILED, item.key, now, item)
         return self._flush()
+
+    def hold(self, version: str, facts: VersionFacts) -> None:
+        """Take sessions of one more version from now on, or again of one that was retired.
+
+        Raises:
+            LocalProtocolError: it is here with other facts, and still has sessions.
+        """
+        if self._versions.get(version, facts) != facts and self.sessions_of(version):
+            raise LocalProtocolError(f"version {version} has sessions with other facts")
+        self._versions[version] = facts
+        self._retired.discard(version)
+
+    def retire(self, version: str) -> list[WorkerEffect]:
+        """Take no new sessions of a version, as if it were not held. Texts that have begun go on to their end.
+
+        That is also for texts that began at another worker. After the last session the version is not held at all.
+        Its kept texts are forgotten: when a version comes again under the same name, it may be another one.
+        """
+        if version in self._versions:
+            self._retired.add(version)
+            self._forget_if_over(version)
+        return [Free(key) for key in self._prefixes.drop(version)]
+
+    def sessions_of(self, version: str) -> int:
+        """Sessions of a version, retired or not; finished ones count, as they may be opened again with less text."""
+        return sum(session.version == version for session in self._sessions.values())
 
     def drain(self, now: float) -> list[WorkerEffect]:
         """Take no new sessions from now on. Those that are here go on to their end."""
@@ -256,9 +284,11 @@ class WorkerMachine:
             self.counters.need_prefix += 1
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
             return
-        facts = self._config.versions.get(opening.version)
-        if facts is None:
-            self._busy(key, message, self._config.elsewhere_retry, f"version {version} is not held here")
+        facts = self._versions.get(opening.version)
+        begun = key in self._sessions or bool(message.committed)
+        if facts is None or (opening.version in self._retired and not begun):
+            detail = f"version {opening.version} is not held here"
+            self._busy(key, message, self._config.elsewhere_retry, detail)
             return
         check_open(opening.message, facts, self._config.room)
         known = key in self._sessions
@@ -269,6 +299,19 @@ class WorkerMachine:
         self.counters.inherited += 1
         self._prefixes.take(source)
         self._out.append(Transfer(source, key))
+
+    @property
+    def _vocab_size(self) -> int:
+        return max((facts.vocab_size for facts in self._versions.values()), default=0)
+
+    def _facts(self, session: WorkerSession) -> VersionFacts:
+        return self._versions[session.version]
+
+    def _forget_if_over(self, version: str) -> None:
+        """A retired version whose last session has gone."""
+        if version in self._retired and not self.sessions_of(version):
+            self._retired.discard(version)
+            del self._versions[version]
 
     def _create(self, key: SessionKey, now: float, opening: Opening) -> None:
         message = opening.message
@@ -423,11 +466,12 @@ class WorkerMachine:
         if session.ended is Fin.NONE:
             self._admission.ended(session, now)
         self._remember(session.key, attempt, now)
-        if keep and self._config.prefixes:
+        if keep and self._config.prefixes and session.version not in self._retired:
             self._out.append(ReleaseToCache(session.key))
             self._out += [Free(key) for key in self._prefixes.put(session, now)]
         else:
             self._out.append(Free(session.key))
+        self._forget_if_over(session.version)
 
     def _answer(self, session: WorkerSession, item: WorkItem, times: tuple[int, int], now: float) -> None:
         """Send what a result decided, at once or, in pure run-ahead, together with the next."""

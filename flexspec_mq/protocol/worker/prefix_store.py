@@ -79,6 +79,13 @@ class PrefixStore:
         """A text has gone on in another session, or in its own; it need not be here."""
         self._texts.pop(key)
 
+    def drop(self, version: str) -> list[SessionKey]:
+        """Forget the texts of a version; return whose they were."""
+        gone = [key for key, text in self._texts.items() if text.version == version]
+        for key in gone:
+            self._texts.pop(key)
+        return gone
+
     def expire(self, now: float) -> list[SessionKey]:
         """Texts whose time is over; they are forgotten."""
         return [key for key, _ in self._texts.expire(now)]

@@ -31,8 +31,8 @@ class WorkerConfig:
 
     Attributes:
         worker: its name on topics.
-        versions: target versions that it holds, at least one. An open whose topic names none, and that names no
-            prefix either, is for the first.
+        versions: target versions that it holds from the start, at least one; `WorkerMachine.hold` and `retire` change
+            them. An open whose topic names none, and that names no prefix either, is for the first of these.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
         room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
             may outgrow it later, as what does not fit is read again when its turn comes.

@@ -1,0 +1,245 @@
+"""Whether a canary is as good as the stable version, from what edges tell of their answers. Pure.
+
+Three things are compared: the share of drafted tokens that are accepted, seconds per token, and errors. Each has a
+bound that the canary must keep, relative to the stable version. A canary is aborted when even the favourable end of
+the confidence interval is beyond a bound, promoted when even the unfavourable ends keep all of them, and watched on
+else. So a canary that is as good as the stable one is aborted only if chance carries it over the whole way from there
+to a bound and the interval's width beyond.
+
+Edges tell sums, not single answers. A sample of `m` answers gives one estimate of how much single answers vary (its
+squared residual, divided by `m`); as few samples give a poor one, it is averaged with what is assumed before, which
+counts for `_PRIOR` samples: for the acceptance a standard deviation half as large as of answers that are accepted
+wholly or not at all, and 0.5 for the logarithm of seconds per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import exp, inf, log, sqrt
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PRIOR = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one edge wrote with one version between two of its statuses.
+
+    Attributes:
+        answers: that ended, without those that failed.
+        accepted: of the drafted tokens.
+        drafted: tokens.
+        errors: answers that failed.
+        seconds_per_token: of all its tokens; None where there was none.
+    """
+
+    answers: int
+    accepted: int
+    drafted: int
+    errors: int = 0
+    seconds_per_token: float | None = None
+
+    @property
+    def tries(self) -> int:
+        """Answers, and those that failed."""
+        return self.answers + self.errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What is asked of a canary.
+
+    Attributes:
+        least: answers of each of the two versions, failed ones included, below which nothing is decided.
+        promote_after: answers of the canary before it is promoted.
+        confidence: of each bound, one-sided.
+        keep: share of the stable version's acceptance that the canary must keep.
+        slower: times the stable version's seconds per token that the canary may take.
+        more_errors: share of answers that may fail beyond the stable version's share.
+    """
+
+    least: int = 20
+    promote_after: int = 100
+    confidence: float = 0.99
+    keep: float = 0.8
+    slower: float = 1.5
+    more_errors: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be decided by.
+
+        Raises:
+            UsageError: naming the value.
+        """
+        for name, value, low, high in (
+            ("--least", self.least, 1, inf),
+            ("--promote-after", self.promote_after, self.least, inf),
+            ("--confidence", self.confidence, 0.5, 1 - 1e-9),
+            ("--keep", self.keep, 0, 1),
+            ("--slower", self.slower, 1, inf),
+            ("--more-errors", self.more_errors, 0, 1),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"{name} {value:g} is not between {low:g} and {high:g}")
+
+    @property
+    def z(self) -> float:
+        """Standard deviations of `confidence`."""
+        return NormalDist().inv_cdf(self.confidence)
+
+
+DEFAULT_RULE = Rule()
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate between its bounds."""
+
+    low: float
+    middle: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.middle:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+class Decision(StrEnum):
+    """What becomes of a canary."""
+
+    WAIT = "wait"
+    PROMOTE = "promote"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision, and why."""
+
+    decision: Decision
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """A mean and its variance."""
+
+    mean: float
+    variance: float
+
+    def interval(self, z: float) -> Interval:
+        spread = z * sqrt(self.variance)
+        return Interval(self.mean - spread, self.mean, self.mean + spread)
+
+
+def acceptance(samples: Sequence[Sample], z: float = DEFAULT_RULE.z) -> Interval | None:
+    """Share of drafted tokens that were accepted; None where none was drafted."""
+    found = _acceptance(samples)
+    if found is None:
+        return None
+    interval = found.interval(z)
+    return Interval(max(0.0, interval.low), interval.middle, min(1.0, interval.high))
+
+
+def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+    """Decide on a canary.
+
+    Args:
+        rule: what is asked of it.
+        stable: of the stable version, over about the same time.
+        canary: all of the canary.
+    """
+    tried = sum(one.tries for one in canary)
+    before = sum(one.tries for one in stable)
+    if tried < rule.least or before < rule.least:
+        return Verdict(
+            Decision.WAIT,
+            f"{tried} answers of the canary and {before} of the stable version, of {rule.least}",
+        )
+    checks = [check(rule, stable, canary) for check in (_errors, _latency, _accepted)]
+    for decision in (Decision.ABORT, Decision.WAIT):
+        reasons = [one.why for one in checks if one.decision is decision]
+        if reasons:
+            return Verdict(decision, f"after {tried} answers: {'; '.join(reasons)}")
+    why = f"after {tried} answers: {'; '.join(one.why for one in checks)}"
+    if tried < rule.promote_after:
+        return Verdict(Decision.WAIT, f"{why}; promoted after {rule.promote_after}")
+    return Verdict(Decision.PROMOTE, why)
+
+
+def _accepted(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+    ours, theirs = _acceptance(canary), _acceptance(stable)
+    if theirs is None:
+        return Verdict(Decision.PROMOTE, "the stable version drafts nothing")
+    if ours is None:
+        return Verdict(Decision.WAIT, "the canary has drafted nothing")
+    spread = rule.z * sqrt(ours.variance + rule.keep**2 * theirs.variance)
+    beyond = ours.mean - rule.keep * theirs.mean
+    why = f"acceptance {ours.interval(rule.z)} against {theirs.interval(rule.z)}, of which it must keep {rule.keep:g}"
+    return _decided(beyond, spread, why)
+
+
+def _latency(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+    ours, theirs = _log_latency(canary), _log_latency(stable)
+    if ours is None or theirs is None:
+        return Verdict(Decision.WAIT, "no tokens to time")
+    spread = rule.z * sqrt(ours.variance + theirs.variance)
+    slower = ours.mean - theirs.mean
+    times = Interval(exp(slower - spread), exp(slower), exp(slower + spread))
+    return _decided(log(rule.slower) - slower, spread, f"{times} times as slow, of {rule.slower:g} at most")
+
+
+def _errors(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+    failed, tried = sum(one.errors for one in canary), sum(one.tries for one in canary)
+    usual = sum(one.errors for one in stable) / sum(one.tries for one in stable)
+    allowed = usual + rule.more_errors
+    rate = wilson(failed, tried, rule.z)
+    why = f"{failed} of {tried} failed, {rate.low:.1%} to {rate.high:.1%}, of {allowed:.1%} at most"
+    if rate.low > allowed:
+        return Verdict(Decision.ABORT, why)
+    # A share of errors below 5 % takes hundreds of answers to prove; the estimate must do.
+    return Verdict(Decision.PROMOTE if rate.middle <= allowed else Decision.WAIT, why)
+
+
+def _decided(beyond: float, spread: float, why: str) -> Verdict:
+    """By how much a bound is kept, with the half width of its interval."""
+    if beyond + spread < 0:
+        return Verdict(Decision.ABORT, why)
+    return Verdict(Decision.PROMOTE if beyond - spread >= 0 else Decision.WAIT, why)
+
+
+def _acceptance(samples: Sequence[Sample]) -> _Estimate | None:
+    """Accepted by drafted tokens: a ratio estimator over answers."""
+    used = [one for one in samples if one.drafted > 0 and one.answers > 0]
+    if not used:
+        return None
+    drafted, answers = sum(one.drafted for one in used), sum(one.answers for one in used)
+    share = sum(one.accepted for one in used) / drafted
+    assumed = (drafted / answers) ** 2 * share * (1 - share) / 4
+    residuals = sum((one.accepted - share * one.drafted) ** 2 / one.answers for one in used)
+    each = (residuals + _PRIOR * assumed) / (len(used) - 1 + _PRIOR)
+    return _Estimate(share, answers * each / drafted**2)
+
+
+def _log_latency(samples: Sequence[Sample]) -> _Estimate | None:
+    """Mean logarithm of seconds per token, over samples: one slow answer must not decide."""
+    values = [log(one.seconds_per_token) for one in samples if one.seconds_per_token]
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    each = (sum((one - mean) ** 2 for one in values) + _PRIOR / 4) / (len(values) - 1 + _PRIOR)
+    return _Estimate(mean, each / len(values))
+
+
+def wilson(count: int, of: int, z: float) -> Interval:
+    """Wilson's score interval of a share; `of` is above 0."""
+    share = count / of
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    spread = z / (1 + z * z / of) * sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return Interval(max(0.0, middle - spread), share, min(1.0, middle + spread))

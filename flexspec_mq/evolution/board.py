@@ -1,0 +1,331 @@
+"""A family's topics at the broker: read, verified, edited and written by whoever publishes versions.
+
+A publisher follows the family as workers and edges do, with a record on disk, so it never edits a catalogue that is
+older than one it has seen. Only one thing is different: a catalogue that has expired is taken up, to be signed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flexspec_mq import topics
+from flexspec_mq.catalogue.follower import Accepted, Follower
+from flexspec_mq.catalogue.refusals import Reason, Refused, SignedRefused
+from flexspec_mq.catalogue.signing import open_signed, opened, seal
+from flexspec_mq.catalogue.store import Store
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, UsageError
+from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.base import Inbound, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.catalogue import Catalogue, KeySet
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from flexspec_mq.catalogue.signing import PrivateKey
+    from flexspec_mq.evolution.settings import HeadConfig
+    from flexspec_mq.transport.base import Link
+
+LOOK = 2.0
+"""Seconds for what the broker holds to arrive, once we have subscribed."""
+PATIENCE = 5.0
+"""Seconds for what we publish to come back."""
+SETTLE = 0.5
+"""Seconds after our catalogue came back in which another publisher's would come."""
+
+_log = logging.getLogger(__name__)
+
+
+class LostRace(LinkError):
+    """Another publisher wrote at the same time."""
+
+
+class Board:
+    """What is on a family's topics.
+
+    Args:
+        link: that is subscribed to them; `listen` reads it.
+        follower: judges what comes.
+        store: keeps what is taken up.
+        clock: seconds since the Unix epoch.
+        others: given messages on other topics.
+
+    Attributes:
+        clock: seconds since the Unix epoch.
+        follower: what is known of the family.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        follower: Follower,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        others: Callable[[Inbound], None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self._changed = asyncio.Event()
+        self._others = others
+        self.follower = follower
+        self._link = link
+        self._store = store
+        self._topics = _topics(follower.family)
+        self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._topics}
+        self._failure: FlexSpecError | None = None
+        self._refused: dict[str, Refused | None] = dict.fromkeys(self._topics)
+
+    async def listen(self) -> None:
+        """Take what comes, until cancelled; a failure is raised where somebody waits."""
+        try:
+            async for event in self._link.events():
+                if not isinstance(event, Inbound):
+                    continue
+                if event.topic in self._topics:
+                    self._take(event)
+                elif self._others is not None:
+                    self._others(event)
+                self._changed.set()
+        except FlexSpecError as error:
+            self._failure = error
+            self._changed.set()
+
+    async def change(self) -> None:
+        """Wait for a message.
+
+        Raises:
+            LinkError: the link failed for good.
+            RecordError: what was taken up cannot be kept.
+        """
+        self._changed.clear()
+        if self._failure is None:
+            await self._changed.wait()
+        self.check()
+
+    def check(self) -> None:
+        """See that the link lives and that records can be kept; raises as `change` does."""
+        if self._failure is not None:
+            raise self._failure
+
+    def fault(self) -> str:
+        """What is wrong with the last message on the catalogue's topic; empty if nothing is."""
+        refused = self._refused[self._topics[1]]
+        return "" if refused is None else refused.detail
+
+    async def look(self) -> None:
+        """Wait for what the broker holds on both topics; it may hold nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK):
+                while not all(self._arrived.values()):
+                    await self.change()
+
+    def keys(self) -> KeySet:
+        """The key set that counts.
+
+        Raises:
+            UsageError: none is known, or the broker's is refused.
+        """
+        topic = self._topics[0]
+        if (found := self.follower.keys) is None:
+            raise self._missing(topic, "key set", "the root key's owner publishes one: `flexspec head trust`")
+        return found
+
+    def catalogue(self) -> Catalogue:
+        """The catalogue at the broker, verified.
+
+        Raises:
+            UsageError: there is none, or it is refused.
+        """
+        self.keys()
+        topic, known = self._topics[1], self.follower.catalogue
+        if known is None:
+            raise self._missing(topic, "catalogue", "the first version is published with --first")
+        if not self._arrived[topic] or self._refused[topic] is not None:
+            again = "`flexspec head renew` publishes again what this machine has seen last"
+            raise self._missing(topic, "catalogue", again)
+        return known
+
+    def absent(self) -> bool:
+        """Whether there is no catalogue, as far as broker and this machine's record say."""
+        return self.follower.catalogue is None and not self._arrived[self._topics[1]]
+
+    def that_count(self, signers: Sequence[PrivateKey]) -> Sequence[PrivateKey]:
+        """Those of the present key set.
+
+        Raises:
+            UsageError: they are less than it asks for.
+        """
+        keys = self.keys()
+        valid = {one.public: one for one in signers if one.public in keys.keys}
+        if len(valid) < keys.threshold:
+            raise UsageError(
+                f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
+                f"the keys given are {len(valid)} of them",
+                hint="give other keys, or more, with --key; `flexspec head list` shows the key set",
+            )
+        return list(valid.values())
+
+    async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
+        """Sign a catalogue under the present key set, publish it, and read it back.
+
+        Args:
+            catalogue: an edit of `follower.catalogue`, or the first one.
+            signers: whose keys sign.
+
+        Raises:
+            UsageError: the key set asks for other or more signatures, or the catalogue would be refused.
+            LostRace: another publisher wrote at the same time.
+            LinkError: the broker refuses it, or is gone.
+        """
+        keys, topic = self.keys(), self._topics[1]
+        payload = seal(msgspec.structs.replace(catalogue, key_set=keys.serial), self.that_count(signers))
+        record = self.follower.record
+        await self._write(topic, payload)
+        await asyncio.sleep(SETTLE)
+        known = (payload, b"" if record is None else record.catalogue)
+        last = self._arrived[topic][-1]
+        if last != payload or any(one not in known for one in self._arrived[topic]):
+            raise self._lost_race("stands" if last == payload else "does not stand")
+
+    async def trust(self, payload: bytes) -> None:
+        """Publish a signed key set, and read it back.
+
+        Raises:
+            UsageError: it is not one of this family that the root key has signed.
+            LinkError: the broker refuses it, or is gone.
+        """
+        await self._write(self._topics[0], payload)
+
+    async def restore_keys(self) -> None:
+        """Publish the key set that this machine remembers, if the broker holds none or an older one.
+
+        Raises:
+            LinkError: the broker refuses it, or is gone.
+        """
+        topic, record = self._topics[0], self.follower.record
+        if record is not None and (not self._arrived[topic] or self._refused[topic] is not None):
+            await self._write(topic, record.keys)
+
+    async def _write(self, topic: str, payload: bytes) -> None:
+        """Publish, wait until the broker has given it back, and until it is taken up."""
+        self._arrived[topic].clear()
+        await self._link.publish(topic, payload, qos=1, retain=True)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while payload not in self._arrived[topic]:
+                    await self.change()
+        except TimeoutError:
+            raise LinkDown(
+                f"the broker took the message on {topic} and did not give it back within {PATIENCE:g} s",
+                hint="look at `flexspec head list` before you try again",
+            ) from None
+        refused = self._refused[topic]
+        if refused is None or self._arrived[topic][-1] != payload:
+            return
+        if refused.reason in (Reason.EQUIVOCATION, Reason.ROLLBACK) and len(self._arrived[topic]) > 1:
+            raise self._lost_race("is refused by all who saw the other")
+        raise UsageError(
+            f"what was published on {topic} is refused: {refused.detail}",
+            hint="look at `flexspec head list`, and at this machine's clock",
+        )
+
+    def _lost_race(self, outcome: str) -> LostRace:
+        return LostRace(
+            f"another publisher wrote for {self.follower.family} at the same time; this change {outcome}",
+            hint="look at `flexspec head list`, and try again what is missing",
+        )
+
+    def _take(self, inbound: Inbound) -> None:
+        topic, payload = inbound.topic, inbound.payload
+        self._arrived[topic].append(payload)
+        now = self.clock()
+        if topic == self._topics[0]:
+            outcome = self.follower.receive_keys(payload, now)
+        else:
+            outcome = self.follower.receive_catalogue(payload, self._while_valid(payload, now))
+        self._refused[topic] = outcome if isinstance(outcome, Refused) else None
+        if isinstance(outcome, Accepted):
+            self._store.save(outcome.record)
+            self.follower.adopt(outcome.record)
+            if topic == self._topics[0] and self._arrived[self._topics[1]]:
+                self._refused[self._topics[1]] = outcome.refused
+        elif isinstance(outcome, Refused):
+            _log.info("refused on %s: %s", topic, outcome.detail)
+
+    def _while_valid(self, payload: bytes, now: float) -> float:
+        """Now, or the last moment at which the catalogue was valid."""
+        try:
+            body = opened(payload, Catalogue, self.follower.family).body
+        except SignedRefused:
+            return now
+        return min(now, body.epoch + body.lifetime - 1)
+
+    def _missing(self, topic: str, title: str, hint: str) -> UsageError:
+        family = self.follower.family
+        if (refused := self._refused[topic]) is not None:
+            return UsageError(f"the broker's {title} of {family} is refused: {refused.detail}", hint=hint)
+        return UsageError(f"the broker holds no {title} of {family}", hint=hint)
+
+
+def check_keys(payload: bytes, family: str, root: bytes) -> KeySet:
+    """The key set in a payload, signed by the root key.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return open_signed(payload, KeySet, family, [root]).body
+    except SignedRefused as error:
+        raise UsageError(
+            error.message, hint=error.hint or "sign it with the root key of --root-key"
+        ) from error
+
+
+@asynccontextmanager
+async def board(
+    config: HeadConfig,
+    root: bytes,
+    filters: Sequence[str] = (),
+    others: Callable[[Inbound], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[Board]:
+    """Connect, and follow a family until the block ends.
+
+    Args:
+        config: settings.
+        root: public root key.
+        filters: of other topics.
+        others: given the messages on these.
+        clock: seconds since the Unix epoch.
+
+    Raises:
+        LinkError: the broker cannot be reached or refuses us, then or later.
+        RecordError: this machine's record is damaged, or of another root key.
+    """
+    family = config.head.named_family()
+    store = Store(config.head.state_folder(), family)
+    follower = Follower(family, root, store.load())
+    settings = replace(
+        link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
+        subscriptions=tuple(Subscription(one) for one in (*_topics(family), *filters)),
+    )
+    async with mqtt_link(settings) as link:
+        await link.wait_up(2 * PATIENCE if settings.give_up_after is None else None)
+        found = Board(link, follower, store, clock, others)
+        async with running(found.listen(), "board"):
+            yield found
+
+
+def _topics(family: str) -> tuple[str, str]:
+    """Of the key set and of the catalogue."""
+    return topics.keys_topic(family), topics.catalogue_topic(family)

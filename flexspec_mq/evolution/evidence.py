@@ -1,0 +1,83 @@
+"""From the statuses of edges to samples of each version. Sans-IO."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.evolution.analysis import Sample
+from schemas.status import VersionFigures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from schemas.status import EdgeStatus
+
+_MOST_EDGES = 10_000
+_MOST_SAMPLES = 1000
+"""Of one version; the oldest are forgotten."""
+_MOST_VERSIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """What one process of an edge has told last, by the digests of versions."""
+
+    epoch: int
+    told: dict[str, VersionFigures] = field(default_factory=dict)
+
+
+class Evidence:
+    """What edges have told of a family's versions, as samples.
+
+    An edge tells sums since its start. The first status of a process is one sample of each version; each later one, a
+    sample of those that have written since. A status that was seen before, or is of an earlier process, adds nothing.
+
+    Args:
+        family: edges of others are left out.
+    """
+
+    def __init__(self, family: str) -> None:
+        self._family = family
+        self._edges: ExpiringMap[str, _Life] = ExpiringMap(most=_MOST_EDGES)
+        self._samples: ExpiringMap[str, deque[Sample]] = ExpiringMap(most=_MOST_VERSIONS)
+
+    def of(self, digest: bytes) -> Sequence[Sample]:
+        """All that is remembered of a version."""
+        return tuple(self._samples.get(digest.hex(), 0.0) or ())
+
+    def forget(self, digest: bytes) -> None:
+        """Let a version begin anew."""
+        self._samples.pop(digest.hex())
+
+    def take(self, status: EdgeStatus) -> None:
+        """Add what a status tells that was not told before."""
+        if status.catalogue is None or status.catalogue.family != self._family:
+            return
+        life = self._edges.get(status.edge, 0.0) or _Life(status.epoch)
+        if status.epoch < life.epoch:
+            return
+        before = life.told if status.epoch == life.epoch else {}
+        self._edges.put(status.edge, _Life(status.epoch, {one.digest: one for one in status.versions}), 0.0)
+        for figures in status.versions:
+            sample = _between(before.get(figures.digest, VersionFigures(name=figures.name)), figures)
+            if sample is not None:
+                samples = self._samples.get(figures.digest, 0.0) or deque(maxlen=_MOST_SAMPLES)
+                samples.append(sample)
+                self._samples.put(figures.digest, samples, 0.0)
+
+
+def _between(before: VersionFigures, after: VersionFigures) -> Sample | None:
+    """What was written between two statuses; None if nothing was, or if they do not fit each other."""
+    answers, errors = after.answers - before.answers, after.errors - before.errors
+    accepted, drafted = after.accepted - before.accepted, after.drafted - before.drafted
+    tokens, seconds = after.tokens - before.tokens, after.seconds - before.seconds
+    if (
+        min(answers, errors, accepted, drafted, tokens, seconds) < 0
+        or accepted > drafted
+        or answers + errors == 0
+    ):
+        return None
+    return Sample(answers, accepted, drafted, errors, seconds / tokens if tokens and seconds else None)

@@ -1,0 +1,141 @@
+"""``flexspec head list``: a family at one moment, from its catalogue and the statuses of workers and edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.codec import Codec
+from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.evolution.analysis import acceptance
+from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.topics import worker_of_status
+from schemas.catalogue import VersionState
+from schemas.status import EdgeStatus, WorkerStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from flexspec_mq.transport.base import Inbound
+    from schemas.catalogue import Catalogue, CatalogueVersion, KeySet
+
+_HEADINGS = ("version", "state", "share", "digest", "workers", "answers", "errors", "acceptance (interval)")
+
+
+@dataclass
+class Statuses:
+    """What workers and edges say of a family's versions.
+
+    Attributes:
+        evidence: of the edges.
+        workers: the last status of each.
+    """
+
+    evidence: Evidence
+    workers: dict[str, WorkerStatus] = field(default_factory=dict)
+    _codec: Codec = field(default_factory=Codec)
+
+    def take(self, inbound: Inbound) -> None:
+        """Note a status; what is none is left out."""
+        try:
+            if (worker := worker_of_status(inbound.topic)) is not None:
+                status = self._codec.decode_status(inbound.payload, WorkerStatus)
+                if status.worker == worker:
+                    self.workers[worker] = status
+            else:
+                edge = self._codec.decode_status(inbound.payload, EdgeStatus)
+                if inbound.topic.endswith(f"/{edge.edge}"):
+                    self.evidence.take(edge)
+        except RemoteProtocolError:
+            return
+
+    def holders(self, digest: bytes) -> Iterator[tuple[str, str, str]]:
+        """Workers that are there and say something of a version: name, what they say, and why."""
+        for name, status in sorted(self.workers.items()):
+            if status.state == "gone":
+                continue
+            for version in status.versions:
+                if version.digest == digest.hex():
+                    yield name, version.state, version.why
+
+
+def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -> dict[str, Any]:
+    """All of it, for JSON."""
+    return {
+        "family": catalogue.family,
+        "epoch": catalogue.epoch,
+        "expires": catalogue.epoch + catalogue.lifetime,
+        "expired": catalogue.epoch + catalogue.lifetime <= now,
+        "heads": catalogue.heads,
+        "key_set": {
+            "serial": keys.serial,
+            "threshold": keys.threshold,
+            "keys": [key.hex() for key in keys.keys],
+        },
+        "versions": [_version(version, statuses) for version in catalogue.versions],
+    }
+
+
+def table(found: dict[str, Any], now: float) -> Iterator[str]:
+    """The report for people, in lines."""
+    left = found["expires"] - now
+    until = (
+        f"expires in {_duration(left)}"
+        if left > 0
+        else f"EXPIRED {_duration(-left)} ago: `flexspec head renew`"
+    )
+    keys = found["key_set"]
+    age = _duration(max(0.0, now - found["epoch"]))
+    yield f"{found['family']}: issued {age} ago, {until}; heads at {found['heads']}"
+    yield f"key set {keys['serial']}: {keys['threshold']} of {len(keys['keys'])} keys sign"
+    rows = [_HEADINGS, *(_row(version) for version in found["versions"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for version in found["versions"]:
+        for worker in version["workers"]:
+            if worker["why"]:
+                yield f"{worker['worker']} on {version['name']}: {worker['state']}, {worker['why']}"
+
+
+def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
+    samples = statuses.evidence.of(version.digest)
+    interval = acceptance(samples)
+    return {
+        "name": version.name,
+        "state": version.state.name.lower(),
+        "share": version.share if version.state is VersionState.CANARY else None,
+        "digest": version.digest.hex(),
+        "workers": [
+            {"worker": name, "state": state, "why": why}
+            for name, state, why in statuses.holders(version.digest)
+        ],
+        "answers": sum(one.answers for one in samples),
+        "errors": sum(one.errors for one in samples),
+        "acceptance": None if interval is None else [interval.low, interval.middle, interval.high],
+    }
+
+
+def _row(version: dict[str, Any]) -> Sequence[str]:
+    workers = [
+        one["worker"] if one["state"] == "ready" else f"{one['worker']} ({one['state']})"
+        for one in version["workers"]
+    ]
+    interval = version["acceptance"]
+    return (
+        version["name"],
+        version["state"],
+        "" if version["share"] is None else f"{version['share']} %",
+        version["digest"][:16],
+        ", ".join(workers) or "none",
+        str(version["answers"]),
+        str(version["errors"]),
+        "" if interval is None else f"{interval[1]:.2f} ({interval[0]:.2f} to {interval[2]:.2f})",
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

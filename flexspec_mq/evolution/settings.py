@@ -1,0 +1,118 @@
+"""What all commands of ``flexspec head`` that talk to a broker are told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, topic_name
+from flexspec_mq.transport.arguments import LinkOptions
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from flexspec_mq.catalogue.signing import PrivateKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions(Section):
+    """Which family, and with which keys; `Setting.help` has the words."""
+
+    family: Annotated[str | None, Setting(help="the target family", check=topic_name("family"))] = None
+    root_key: Annotated[
+        str | None, Setting(help="public root key, 64 hex digits or a file that holds them")
+    ] = None
+    key: Annotated[
+        tuple[str, ...],
+        Setting(help="file of a private key that signs catalogues; several where the key set asks for that"),
+    ] = ()
+    state_dir: Annotated[
+        Path | None,
+        Setting(
+            help="folder that remembers what was published last",
+            default="$XDG_STATE_HOME/flexspec-mq/catalogues",
+        ),
+    ] = None
+
+    def named_family(self) -> str:
+        """The family.
+
+        Raises:
+            UsageError: none is given.
+        """
+        if self.family is None:
+            raise UsageError("no family is given", hint="name it with --family")
+        return self.family
+
+    def root(self) -> bytes:
+        """The public root key.
+
+        Raises:
+            UsageError: none is given, or it is none.
+        """
+        if self.root_key is None:
+            raise UsageError(
+                "no root key is given",
+                hint="--root-key takes what `flexspec head keygen` has printed, or a file of it",
+            )
+        from flexspec_mq.catalogue.signing import read_public
+
+        return read_public(self.root_key)
+
+    def signers(self) -> Sequence[PrivateKey]:
+        """The keys that sign.
+
+        Raises:
+            UsageError: none is given, or one cannot be read.
+        """
+        if not self.key:
+            raise UsageError("no key to sign with is given", hint="name its file with --key")
+        from flexspec_mq.catalogue.signing import PrivateKey
+
+        return [PrivateKey.load(Path(one)) for one in self.key]
+
+    def state_folder(self) -> Path:
+        """Where records lie.
+
+        Raises:
+            UsageError: no folder is given and this user has no home.
+        """
+        if self.state_dir is not None:
+            return self.state_dir.expanduser()
+        base = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):  # noqa: PTH117  the base directory specification ignores relative ones
+            try:
+                base = str(Path.home() / ".local" / "state")
+            except RuntimeError as error:
+                raise UsageError("this user has no home", hint="give a folder with --state-dir") from error
+        return Path(base, "flexspec-mq", "catalogues")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """All settings of ``flexspec head``."""
+
+    link: LinkOptions
+    head: HeadOptions
+
+
+PROGRAM = Program("head", HeadConfig)
+"""``head.toml`` and ``FLEXSPEC_HEAD_…``."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
+    """Add the flags of all settings but some."""
+    add_flags(parser, PROGRAM, titles={"link": "broker", "head": "family and keys"}, without=without)
+
+
+def from_arguments(args: argparse.Namespace) -> Loaded[HeadConfig]:
+    """Settings from parsed flags, the environment and the file; see `add_arguments`.
+
+    Raises:
+        UsageError: an unknown key or an impossible value.
+    """
+    return load(PROGRAM, args)

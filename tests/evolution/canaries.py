@@ -1,0 +1,84 @@
+"""Answers of simulated versions, whose prompts, lengths and times vary as real ones do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flexspec_mq.evolution.analysis import Decision, Rule, Sample, Verdict, judge
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """How a version answers.
+
+    Attributes:
+        acceptance: mean over prompts.
+        vary: standard deviation of the acceptance over prompts, at an acceptance of 0.6.
+        slow: seconds per token, in the median.
+        jitter: standard deviation of the logarithm of seconds per token.
+        errors: share of answers that fail.
+    """
+
+    acceptance: float = 0.6
+    vary: float = 0.18
+    slow: float = 0.05
+    jitter: float = 0.5
+    errors: float = 0.005
+
+    def answer(self, draw: random.Random) -> Sample:
+        """One answer, or one that failed."""
+        if draw.random() < self.errors:
+            return Sample(0, 0, 0, 1)
+        concentration = 0.6 * 0.4 / self.vary**2 - 1
+        share = draw.betavariate(self.acceptance * concentration, (1 - self.acceptance) * concentration)
+        drafted = int(draw.lognormvariate(4.5, 0.8)) + 1
+        accepted = sum(draw.random() < share for _ in range(drafted))
+        return Sample(1, accepted, drafted, 0, self.slow * draw.lognormvariate(0, self.jitter))
+
+
+def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:
+    """What an edge tells that ends `at_once` answers between two statuses."""
+    return [_sum(samples[start : start + at_once]) for start in range(0, len(samples), at_once)]
+
+
+def run(
+    canary: Simulated,
+    seed: int,
+    *,
+    share: float = 0.5,
+    answers: int = 60,
+    at_once: int = 1,
+    rule: Rule | None = None,
+) -> tuple[Verdict, int]:
+    """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
+    draw, rule = random.Random(seed), rule or Rule()
+    ours: list[Sample] = []
+    theirs: list[Sample] = []
+    verdict = Verdict(Decision.WAIT, "")
+    while sum(one.tries for one in ours) < answers:
+        version, into = (canary, ours) if draw.random() < share else (Simulated(), theirs)
+        into.append(_sum([version.answer(draw) for _ in range(at_once)]))
+        verdict = judge(rule, theirs, ours)
+        if verdict.decision is not Decision.WAIT:
+            break
+    return verdict, sum(one.tries for one in ours)
+
+
+def decisions(canary: Simulated, seeds: range, **how: object) -> Iterator[tuple[Decision, int]]:
+    """Of many canaries alike."""
+    for seed in seeds:
+        verdict, answers = run(canary, seed, **how)  # type: ignore[arg-type]
+        yield verdict.decision, answers
+
+
+def _sum(samples: Sequence[Sample]) -> Sample:
+    timed = [one.seconds_per_token for one in samples if one.seconds_per_token is not None]
+    return Sample(
+        sum(one.answers for one in samples),
+        sum(one.accepted for one in samples),
+        sum(one.drafted for one in samples),
+        sum(one.errors for one in samples),
+        sum(timed) / len(timed) if timed else None,
+    )

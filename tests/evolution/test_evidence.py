@@ -1,0 +1,82 @@
+"""Statuses of edges become samples, each answer once."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.evolution.evidence import Evidence
+from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures
+
+DIGESTS = [bytes([number]) * 32 for number in range(3)]
+
+
+def status(edge: str, epoch: int, figures: dict[int, list[int]], family: str = "fam") -> EdgeStatus:
+    """`figures` are answers, errors, accepted, drafted and tokens by version."""
+    versions = tuple(
+        VersionFigures(
+            name=f"v{number}",
+            digest=DIGESTS[number].hex(),
+            answers=answers,
+            errors=errors,
+            accepted=accepted,
+            drafted=drafted,
+            tokens=tokens,
+            seconds=tokens * 0.05,
+        )
+        for number, (answers, errors, accepted, drafted, tokens) in figures.items()
+    )
+    catalogue = CatalogueStatus(family=family, state="current")
+    return EdgeStatus(state="online", epoch=epoch, at=0.0, edge=edge, catalogue=catalogue, versions=versions)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_each_answer_counts_once_whatever_is_lost_repeated_or_started_anew(seed: int, steps: int) -> None:
+    draw, evidence = random.Random(seed), Evidence("fam")
+    epochs: dict[str, int] = defaultdict(int)
+    told: dict[tuple[str, int], dict[int, list[int]]] = defaultdict(lambda: {0: [0] * 5, 1: [0] * 5})
+    seen: dict[tuple[str, int], EdgeStatus] = {}
+    for _ in range(steps):
+        edge = draw.choice("ab")
+        if draw.random() < 0.1:
+            epochs[edge] += 1
+        life = told[edge, epochs[edge]]
+        sums = life[draw.randrange(2)]
+        drafted = draw.randrange(50)
+        for index, more in enumerate((1, 0, draw.randint(0, drafted), drafted, 20)):
+            sums[index] += more
+        now = status(edge, epochs[edge], {number: list(one) for number, one in life.items()})
+        if draw.random() < 0.7:  # else it is lost
+            evidence.take(now)
+            seen[edge, epochs[edge]] = now
+        if seen and draw.random() < 0.3:  # retained, or late
+            evidence.take(draw.choice(list(seen.values())))
+    for number in (0, 1):
+        wanted = [one.versions[number] for one in seen.values()]
+        samples = evidence.of(DIGESTS[number])
+        assert sum(one.answers for one in samples) == sum(one.answers for one in wanted)
+        assert sum(one.accepted for one in samples) == sum(one.accepted for one in wanted)
+        assert sum(one.drafted for one in samples) == sum(one.drafted for one in wanted)
+        assert all(abs((one.seconds_per_token or 0) - 0.05) < 1e-9 for one in samples)
+
+
+def test_other_families_and_figures_that_cannot_be_are_left_out() -> None:
+    evidence = Evidence("fam")
+    evidence.take(status("a", 1, {0: [5, 0, 10, 20, 100]}, family="other"))
+    evidence.take(status("b", 1, {0: [5, 0, 30, 20, 100]}))
+    evidence.take(EdgeStatus(state="online", epoch=1, at=0.0, edge="c"))
+    assert not evidence.of(DIGESTS[0])
+
+
+def test_a_version_that_begins_anew_counts_only_what_comes_then() -> None:
+    evidence = Evidence("fam")
+    evidence.take(status("a", 1, {0: [5, 0, 10, 20, 100]}))
+    evidence.forget(DIGESTS[0])
+    evidence.take(status("a", 1, {0: [5, 0, 10, 20, 100]}))
+    assert not evidence.of(DIGESTS[0])
+    evidence.take(status("a", 1, {0: [7, 1, 15, 30, 140]}))
+    (sample,) = evidence.of(DIGESTS[0])
+    assert (sample.answers, sample.errors, sample.accepted, sample.drafted) == (2, 1, 5, 10)

@@ -1,0 +1,484 @@
+"""``flexspec head`` against a real Mosquitto."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq import topics
+from flexspec_mq.catalogue import editing
+from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
+from flexspec_mq.cli import main
+from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.errors import LinkError, UsageError
+from flexspec_mq.evolution.analysis import Rule
+from flexspec_mq.evolution.board import Board, LostRace, board
+from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.evolution.overview import Statuses
+from flexspec_mq.evolution.settings import HeadConfig, HeadOptions
+from flexspec_mq.evolution.watch import Judge, Watcher
+from flexspec_mq.heads.manifest import MANIFEST, Manifest, file_entry
+from flexspec_mq.transport.arguments import LinkOptions
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.catalogue import Catalogue, VersionState
+from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
+
+_numbers = itertools.count()
+Run = Callable[..., tuple[int, str, str]]
+
+
+@dataclass
+class Site:
+    """A family of its own at the broker, keys on disk, and a place for heads."""
+
+    folder: Path
+    mosquitto: PrivateBroker
+    family: str
+    root: str
+    online: str
+
+    @property
+    def heads(self) -> Path:
+        return self.folder / "heads"
+
+    @property
+    def flags(self) -> list[str]:
+        at = f"{self.mosquitto.host}:{self.mosquitto.port}"
+        state = str(self.folder / "state")
+        return ["--broker", at, "--family", self.family, "--state-dir", state, "--root-key", self.root]
+
+    @property
+    def key(self) -> list[str]:
+        return ["--key", str(self.folder / "online.pem")]
+
+    def signer(self, name: str = "online") -> PrivateKey:
+        return PrivateKey.load(self.folder / f"{name}.pem")
+
+    def config(self, state: str = "state") -> HeadConfig:
+        link = LinkOptions(broker=f"{self.mosquitto.host}:{self.mosquitto.port}")
+        return HeadConfig(link=link, head=HeadOptions(family=self.family, state_dir=self.folder / state))
+
+    def head(self, name: str) -> Path:
+        """A head of one file that says its name."""
+        folder = self.folder / name
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_text(name)
+        files = (file_entry(folder / "adapter_model.safetensors"),)
+        manifest = Manifest(kind="lora", base="0" * 32, tokenizer="1" * 32, layers=30, floor=6, files=files)
+        (folder / MANIFEST).write_bytes(manifest.encode())
+        return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker is on this machine."""
+    monkeypatch.setattr("flexspec_mq.evolution.board.LOOK", 0.4)
+    monkeypatch.setattr("flexspec_mq.evolution.board.SETTLE", 0.1)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        code = main(["head", *map(str, words)])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def site(tmp_path: Path, mosquitto: PrivateBroker, run: Run) -> Site:
+    keys = [run("keygen", tmp_path / f"{name}.pem")[1].strip() for name in ("root", "online")]
+    return Site(tmp_path, mosquitto, f"fam{next(_numbers)}", *keys)
+
+
+@pytest.fixture
+def begun(site: Site, run: Run) -> Site:
+    """With a key set and a stable version."""
+    root = site.folder / "root.pem"
+    code, _, err = run("trust", *site.flags, "--root", root, "--signer", site.online, "--serial", "1")
+    assert code == 0, err
+    first = ("--first", "--state", "stable", "--heads", str(site.heads))
+    code, _, err = run("publish", site.head("one"), "--name", "v1", *site.flags, *site.key, *first)
+    assert code == 0, err
+    return site
+
+
+async def retained(site: Site, topic: str, *publish: bytes) -> bytes:
+    """What the broker keeps on a topic, after these were published there."""
+    settings = LinkSettings(
+        host=site.mosquitto.host,
+        port=site.mosquitto.port,
+        client_id=f"reader-{next(_numbers)}",
+    )
+    async with mqtt_link(settings) as link:
+        await link.wait_up(5)
+        for payload in publish:
+            await link.publish(topic, payload, qos=1, retain=True)
+        await link.subscribe(topic)
+        async with asyncio.timeout(5):
+            async for event in link.events():
+                if getattr(event, "topic", "") == topic:
+                    return bytes(event.payload)  # type: ignore[union-attr]
+    raise AssertionError(topic)
+
+
+def at_broker(site: Site) -> Catalogue:
+    payload = asyncio.run(retained(site, topics.catalogue_topic(site.family)))
+    return opened(payload, Catalogue, site.family).body
+
+
+def states(catalogue: Catalogue) -> dict[str, tuple[VersionState, int]]:
+    return {one.name: (one.state, one.share) for one in catalogue.versions}
+
+
+STABLE, CANARY, DRAINING = (VersionState.STABLE, 0), VersionState.CANARY, (VersionState.DRAINING, 0)
+RETIRED = (VersionState.RETIRED, 0)
+
+
+def test_a_life_of_versions(begun: Site, run: Run) -> None:
+    where = (*begun.flags, *begun.key)
+    code, out, err = run("publish", begun.head("two"), "--name", "v2", "--share", "20", *where)
+    assert code == 0, err
+    assert "copied" in out
+    first = at_broker(begun)
+    assert states(first) == {"v1": STABLE, "v2": (CANARY, 20)}
+    lies = begun.heads / first.versions[1].digest.hex()
+    assert {one.name for one in lies.iterdir()} == {MANIFEST, "adapter_model.safetensors"}
+    for words, after in (
+        (("promote", "v2"), {"v1": DRAINING, "v2": STABLE}),
+        (("rollback", "v1"), {"v1": STABLE, "v2": DRAINING}),
+        (("retire", "v2"), {"v1": STABLE, "v2": RETIRED}),
+        (("renew",), {"v1": STABLE, "v2": RETIRED}),
+    ):
+        code, _, err = run(*words, *where)
+        assert code == 0, err
+        found = at_broker(begun)
+        assert states(found) == after
+        assert found.epoch > first.epoch
+        first = found
+
+
+def test_what_cannot_be_done_says_so_and_changes_nothing(begun: Site, run: Run) -> None:
+    before = at_broker(begun)
+    two, where = begun.head("two"), (*begun.flags, *begun.key)
+    (begun.folder / "blocked").write_text("no folder")
+    other = run("keygen", begun.folder / "other.pem")[1].strip()
+    assert other != begun.online
+    cases: list[tuple[tuple[str | Path, ...], str]] = [
+        (("promote", "v9", *where), "no version"),
+        (("promote", "v1", *where), "stable already"),
+        (("rollback", "v1", *where), "no canary"),
+        (("retire", "v1", *where), "promote another version first"),
+        (("publish", two, "--name", "v1", *where), "another head"),
+        (("publish", two, "--name", "a/b", *where), "cannot stand in a topic"),
+        (("publish", two, "--name", "v2", "--share", "101", *where), "between 1 and 100"),
+        (("publish", two, "--name", "v2", *begun.flags), "--key"),
+        (("publish", two, "--name", "v2", *begun.flags, "--key", begun.folder / "other.pem"), "asks for 1"),
+        (("publish", two, "--name", "v2", "--upload", begun.folder / "blocked", *where), "copy the files"),
+        (("publish", begun.folder, "--name", "v2", *where), "cannot be read"),
+        (("keygen", begun.folder / "online.pem"), "there already"),
+        (("promote", "v1", *begun.flags[:-1], other, *begun.key), "root"),
+    ]
+    first = ("--first", "--state", "stable", "--heads", begun.heads)
+    cases.append((("publish", two, "--name", "v2", *where, *first), "a catalogue already"))
+    for words, message in cases:
+        code, _, err = run(*words)
+        assert code, words
+        assert message in err, (words, err)
+    assert at_broker(begun) == before
+
+
+def test_a_head_whose_files_are_others_is_not_published(begun: Site, run: Run) -> None:
+    two = begun.head("two")
+    (two / "adapter_model.safetensors").write_text("not two")
+    code, _, err = run("publish", two, "--name", "v2", *begun.flags, *begun.key)
+    assert code == 3
+    assert "not the file" in err
+    assert len(list(begun.heads.iterdir())) == 1
+
+
+def test_a_damaged_head_at_the_url_is_copied_again(begun: Site, run: Run) -> None:
+    (lies,) = begun.heads.iterdir()
+    (lies / "adapter_model.safetensors").write_text("spoilt")
+    code, out, err = run(
+        "publish", begun.folder / "one", "--name", "v1", "--state", "stable", *begun.flags, *begun.key
+    )
+    assert code == 0, err
+    assert "copied" in out
+    assert (lies / "adapter_model.safetensors").read_text() == "one"
+
+
+def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -> None:
+    second = run("keygen", begun.folder / "second.pem")[1].strip()
+    out = begun.folder / "keys.signed"
+    offline = ("trust", "--family", begun.family, "--root", begun.folder / "root.pem", "--out", out)
+    both = ("--signer", begun.online, "--signer", second, "--threshold", "2")
+    assert run(*offline, *both)[0] == 2, "without a serial"
+    code, _, err = run(*offline, *both, "--serial", "2")
+    assert code == 0, err
+    code, said, err = run("trust", "--send", out, *begun.flags)
+    assert code == 0, err
+    assert "renew" in said
+    code, _, err = run("renew", *begun.flags, *begun.key)
+    assert code == 2
+    assert "asks for 2 signatures" in err
+    code, _, err = run("renew", *begun.flags, *begun.key, "--key", begun.folder / "second.pem")
+    assert code == 0, err
+    assert at_broker(begun).key_set == 2
+    code, _, err = run("trust", "--send", out, *begun.flags[:-1], begun.online)
+    assert code == 2
+    assert "signature" in err
+    out.write_bytes(out.read_bytes()[:-1] + b"\0")
+    assert run("trust", "--send", out, *begun.flags)[0] == 2
+
+
+def test_the_first_key_set_must_be_said_to_be_the_first(site: Site, run: Run) -> None:
+    words = ("trust", *site.flags, "--root", site.folder / "root.pem", "--signer", site.online)
+    code, _, err = run(*words)
+    assert code == 2
+    assert "--serial" in err
+    assert run(*words, "--serial", "1")[0] == 0
+    assert "key set 2" in run(*words)[1]
+
+
+def test_a_cleared_or_replayed_catalogue_is_not_edited_and_renew_brings_it_back(
+    begun: Site, run: Run
+) -> None:
+    topic, where = topics.catalogue_topic(begun.family), (*begun.flags, *begun.key)
+    old = asyncio.run(retained(begun, topic))
+    assert run("publish", begun.head("two"), "--name", "v2", *where)[0] == 0
+    newest = at_broker(begun)
+    asyncio.run(retained(begun, topic, old))
+    code, _, err = run("promote", "v2", *where)
+    assert code == 2
+    assert "adopted before" in err
+    assert "renew" in err
+    assert run("renew", *where)[0] == 0
+    assert at_broker(begun).versions == newest.versions
+
+
+def test_an_expired_catalogue_is_shown_and_renewed(begun: Site, run: Run) -> None:
+    catalogue = at_broker(begun)
+    past = Catalogue(1, begun.family, catalogue.epoch + 1, 1, 1, catalogue.heads, catalogue.versions)
+    asyncio.run(retained(begun, topics.catalogue_topic(begun.family), seal(past, [begun.signer()])))
+    fresh = ("--state-dir", begun.folder / "new", "--root-key", begun.root)
+    code, out, err = run("list", "--wait", "2.1", *begun.flags[:-4], *fresh)
+    assert code == 0, err
+    assert "EXPIRED" in out
+    code, _, err = run("renew", "--lifetime", "1", *begun.flags, *begun.key)
+    assert code == 0, err
+    assert at_broker(begun).lifetime == 86_400
+
+
+def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
+    digest, codec = at_broker(begun).versions[0].digest.hex(), Codec()
+    worker, edge = f"w-{begun.family}", f"e-{begun.family}"
+    ready = VersionStatus(name="v1", digest=digest, state="ready", exactness="exact")
+    held = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(ready,))
+    figures = VersionFigures(name="v1", digest=digest, answers=9, errors=1, drafted=100, accepted=60)
+    told = EdgeStatus(
+        state="online",
+        epoch=1,
+        at=0.0,
+        edge=edge,
+        catalogue=CatalogueStatus(family=begun.family, state="current"),
+        versions=(figures,),
+    )
+    asyncio.run(retained(begun, topics.worker_status_topic(worker), codec.encode_status(held)))
+    asyncio.run(retained(begun, topics.edge_status_topic(edge), codec.encode_status(told)))
+    code, out, err = run("list", "--json", "--wait", "0.3", *begun.flags)
+    assert code == 0, err
+    (version,) = json.loads(out)["versions"]
+    assert (version["name"], version["state"], version["digest"]) == ("v1", "stable", digest)
+    assert version["workers"] == [{"worker": worker, "state": "ready", "why": ""}]
+    assert (version["answers"], version["errors"], version["acceptance"][1]) == (9, 1, 0.6)
+    lines = run("list", "--wait", "0.3", *begun.flags)[1].splitlines()
+    assert lines[2].split()[:5] == ["version", "state", "share", "digest", "workers"]
+    assert lines[3].split()[:4] == ["v1", "stable", digest[:16], worker]
+
+
+async def connected(site: Site, number: int, barrier: threading.Barrier | None = None) -> None:
+    """A publisher that reads, waits until all have read, and then writes."""
+    async with board(site.config(f"state{number}"), bytes.fromhex(site.root)) as found:
+        await found.look()
+        edited = editing.publish(
+            found.catalogue(), found.clock(), name=f"n{number}", digest=bytes([number]) * 32
+        )
+        if barrier is not None:
+            await asyncio.to_thread(barrier.wait)
+        await found.publish(edited, [site.signer()])
+
+
+def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them wrote is lost; neither may think that all is well."""
+    monkeypatch.setattr("flexspec_mq.evolution.board.SETTLE", 1.0)
+    barrier, failures = threading.Barrier(2), []
+
+    def publish(number: int) -> None:
+        try:
+            asyncio.run(connected(begun, number, barrier))
+        except (LostRace, UsageError) as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=publish, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(failures) == 2, failures
+    assert all("list" in one.hint for one in failures)
+    asyncio.run(connected(begun, 3))
+    assert "n3" in states(at_broker(begun))
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def edge_status(site: Site, figures: list[VersionFigures]) -> EdgeStatus:
+    catalogue = CatalogueStatus(family=site.family, state="current")
+    return EdgeStatus(state="online", epoch=1, at=0.0, edge="e", catalogue=catalogue, versions=tuple(figures))
+
+
+def figures_of(name: str, digest: bytes, answers: int, accepted: int) -> VersionFigures:
+    return VersionFigures(
+        name=name,
+        digest=digest.hex(),
+        answers=answers,
+        drafted=answers * 50,
+        accepted=answers * accepted,
+        tokens=answers * 60,
+        seconds=answers * 3.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("accepted", "after"),
+    [(30, {"v1": DRAINING, "v2": STABLE}), (15, {"v1": STABLE, "v2": DRAINING})],
+    ids=["good", "half the acceptance"],
+)
+def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
+    begun: Site, run: Run, accepted: int, after: dict[str, Any]
+) -> None:
+    assert run("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key)[0] == 0
+    one, two = (version.digest for version in at_broker(begun).versions)
+    said: list[str] = []
+
+    async def watch() -> int:
+        statuses = Statuses(Evidence(begun.family))
+        topic = topics.edge_status_topic(f"e-{begun.family}")
+        async with board(begun.config(), bytes.fromhex(begun.root), (topic,), statuses.take) as found:
+            await found.look()
+            rule = Rule(least=10, promote_after=40)
+            watcher = Watcher(found, [begun.signer()], Judge(rule, statuses), said.append)
+            for answers in range(1, 60):
+                told = edge_status(
+                    begun, [figures_of("v1", one, answers, 30), figures_of("v2", two, answers, accepted)]
+                )
+                statuses.evidence.take(told)
+                if await watcher.act() is not None:
+                    return answers
+        return 0
+
+    answers = asyncio.run(watch())
+    assert 10 <= answers <= 40
+    assert states(at_broker(begun)) == after
+    assert said[-1].startswith("promoted v2" if accepted == 30 else "aborted v2"), said
+
+
+def test_watch_aborts_what_all_workers_refuse(begun: Site, run: Run) -> None:
+    assert run("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key)[0] == 0
+    worker = f"w-{begun.family}"
+    digest = at_broker(begun).versions[1].digest.hex()
+    bad = VersionStatus(name="v2", digest=digest, state="refused", why="canaries do not come out")
+    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(bad,))
+    topic = topics.worker_status_topic(worker)
+    asyncio.run(retained(begun, topic, Codec().encode_status(status)))
+    said: list[str] = []
+
+    async def watch() -> None:
+        statuses = Statuses(Evidence(begun.family))
+        async with board(begun.config(), bytes.fromhex(begun.root), (topic,), statuses.take) as found:
+            await found.look()
+            watcher = Watcher(found, [begun.signer()], Judge(Rule(), statuses), said.append)
+            async with asyncio.timeout(5):
+                while not statuses.workers:
+                    await found.change()
+            assert await watcher.act() is not None
+
+    asyncio.run(watch())
+    assert states(at_broker(begun)) == {"v1": STABLE, "v2": DRAINING}
+    assert "canaries do not come out" in said[-1]
+
+
+def test_watch_signs_anew_before_the_expiry_and_after_a_new_key_set(begun: Site, run: Run) -> None:
+    first, said = at_broker(begun), list[str]()
+    clock = Clock(first.epoch + first.lifetime * 0.6)
+
+    async def watch(steps: Callable[[Watcher, Board], Any]) -> None:
+        async with board(begun.config(), bytes.fromhex(begun.root), clock=clock) as found:
+            await found.look()
+            judge = Judge(Rule(), Statuses(Evidence(begun.family)))
+            await steps(Watcher(found, [begun.signer()], judge, said.append), found)
+
+    async def before_expiry(watcher: Watcher, _board: Board) -> None:
+        assert await watcher.act() is None
+        clock.now = first.epoch + first.lifetime * 0.7
+        step = await watcher.act()
+        assert step is not None
+        assert step.catalogue.epoch == int(clock.now)
+        assert await watcher.act() is None
+
+    asyncio.run(watch(before_expiry))
+    assert at_broker(begun).epoch == int(clock.now)
+    root = begun.folder / "root.pem"
+    assert run("trust", *begun.flags, "--root", root, "--signer", begun.online)[0] == 0
+
+    async def after_keys(watcher: Watcher, _board: Board) -> None:
+        assert await watcher.act() is not None
+
+    asyncio.run(watch(after_keys))
+    assert at_broker(begun).key_set == 2
+    assert len(said) == 2
+
+
+def test_watch_brings_a_catalogue_back_that_somebody_cleared(begun: Site) -> None:
+    before = at_broker(begun)
+    topic = topics.catalogue_topic(begun.family)
+
+    async def watch() -> None:
+        async with board(begun.config(), bytes.fromhex(begun.root)) as found:
+            await found.look()
+            judge = Judge(Rule(), Statuses(Evidence(begun.family)))
+            watcher = Watcher(found, [begun.signer()], judge, lambda _text: None)
+            async with running(watcher.run(pause=0.05), "watch") as task:
+                await asyncio.sleep(0.1)
+                await found._link.publish(topic, b"", qos=1, retain=True)
+                await asyncio.sleep(1.0)
+                assert not task.done()
+
+    asyncio.run(watch())
+    assert at_broker(begun).versions == before.versions
+
+
+def test_a_broker_that_is_not_there_is_an_error_of_the_link(begun: Site, run: Run) -> None:
+    flags = ["--broker", "127.0.0.1:1", "--give-up-after", "0.2", *begun.flags[2:]]
+    code, _, err = run("list", *flags)
+    assert code == LinkError.exit_code
+    assert "127.0.0.1:1" in err
