@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_node.api.settings import ApiSettings
-from edge_node.settings import EdgeSettings, PlanOptions
+from edge_node.settings import EdgeSettings, FamilySettings, PlanOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import Loaded, Program, add_flags, load, named_after_user
 from flexspec_mq.transport.arguments import LinkOptions
@@ -24,6 +24,7 @@ class EdgeConfig:
     """All settings of ``flexspec-edge``, section by section."""
 
     node: EdgeSettings
+    family: FamilySettings
     plan: PlanOptions
     api: ApiSettings
     link: LinkOptions
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaul
         api: whether it serves the API; its flags are left out otherwise.
         defaults: of settings that have others in this command.
     """
-    titles = {"plan": "plan", "api": "API", "link": "broker", "log": "log"}
+    titles = {"family": "family", "plan": "plan", "api": "API", "link": "broker", "log": "log"}
     without = () if api else tuple(field.name for field in fields(ApiSettings))
     add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ class GenerationRequest:
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
         version: target version to ask for; None is the node's.
+        digest: of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
     """
 
@@ -39,6 +41,7 @@ class GenerationRequest:
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     timeout: float | None = None
     version: str | None = None
+    digest: str = ""
     prediction: tuple[int, ...] = ()
 
 
@@ -67,16 +70,28 @@ class Generation:
         session: the protocol's number of it.
         machine: the protocol machine; read its counters and observation.
         traffic: counted as it goes.
+        paced: tokens after the first commit.
+        seconds: that these took.
     """
 
     session: int
     request: GenerationRequest
     machine: EdgeSession
     traffic: Traffic = field(default_factory=Traffic)
+    paced: int = 0
+    seconds: float = 0.0
+    _began: float | None = None
     _events: asyncio.Queue[Commit | Finish] = field(default_factory=asyncio.Queue)
 
     def put(self, event: Commit | Finish) -> None:
         """Hand an event to whoever iterates."""
+        if isinstance(event, Commit):
+            now = time.monotonic()
+            if self._began is None:
+                self._began = now
+            else:
+                self.paced += len(event.tokens)
+                self.seconds = now - self._began
         self._events.put_nowait(event)
 
     async def __aiter__(self) -> AsyncIterator[Commit | Finish]:

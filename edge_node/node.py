@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Self
 
 from edge_node.drafting.thread import DrafterThread
 from edge_node.fleet.directory import WorkerDirectory
+from edge_node.fleet.models import Models
+from edge_node.fleet.tally import Target, VersionTally, Wrote
 from edge_node.generation import Generation, GenerationRequest
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
-from flexspec_mq.daemon.tasks import running
+from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
@@ -34,6 +36,7 @@ from flexspec_mq.errors import (
     PublishRefused,
     RemoteProtocolError,
     UsageError,
+    WorkerError,
 )
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from edge_node.drafting.interface import Drafter, DraftRequest, DraftToken
+    from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.settings import EdgeSettings
     from flexspec_mq.transport.base import Link, LinkFactory
 
@@ -69,6 +73,9 @@ _FAREWELL = 1.0
 """Seconds for the last messages to go out when the node stops."""
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
+_STATUS_EVERY = 2.0
+"""Seconds from one status to the next at least, on a node that follows a family and has news."""
+_COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
 """Reason codes that will be the same next time: access rules, topic, size."""
 
@@ -82,9 +89,12 @@ class EdgeNode:
         fingerprint: of the draft's tokenizer, 16 bytes; the worker compares it with the target's.
         eos: token ids that end a text.
         reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
+        family: catalogue of the family that it follows, if it follows one.
 
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
+        models: what can be asked for.
+        tally: what was seen of each version; to read.
         malformed: messages that could not be read, or made no sense.
     """
 
@@ -96,6 +106,7 @@ class EdgeNode:
         eos: tuple[int, ...],
         *,
         reuse: bool = True,
+        family: FamilyCatalogue | None = None,
     ) -> None:
         self._settings = settings
         self._codec = Codec()
@@ -122,7 +133,11 @@ class EdgeNode:
         self._failure: FlexSpecError | None = None
         self._quiet_until = 0.0
         self._surprises = 0  # of texts that are over
+        self._family = family
+        self._tallied = asyncio.Event()
         self.directory = WorkerDirectory()
+        self.models = Models(self.directory, settings.version, family)
+        self.tally = VersionTally()
         self.malformed = 0
 
     @property
@@ -134,6 +149,11 @@ class EdgeNode:
     def surprises(self) -> int:
         """Events that the protocol's table had no row for."""
         return self._surprises + sum(one.machine.surprises.total() for one in self._sessions.values())
+
+    @property
+    def name(self) -> str:
+        """On topics."""
+        return self._settings.edge
 
     @property
     def version(self) -> str:
@@ -294,19 +314,25 @@ class EdgeNode:
             edge=self._settings.edge,
             draft=self._settings.draft,
             sessions=len(self._sessions),
+            catalogue=None if self._family is None else self._family.status(),
+            versions=() if self._family is None else self.tally.figures(),
         )
 
     async def _loops(self, link: Link, *, everyone: bool) -> None:
         """All that runs beside the block. A loop that dies ends the others and fails every text."""
+        named = {
+            "receive": self._receive_loop(link),
+            "draft": self._draft_loop(),
+            "timer": self._timer_loop(),
+            "publish": self._queue.run(link),
+            "directory": self.directory.run(link, everyone=everyone),
+        }
+        if self._family is not None:
+            named["family"] = self._family.run(link)
+            named["status"] = self._status_loop(self._family)
         try:
             async with asyncio.TaskGroup() as loops:
-                for name, loop in (
-                    ("receive", self._receive_loop(link)),
-                    ("draft", self._draft_loop()),
-                    ("timer", self._timer_loop()),
-                    ("publish", self._queue.run(link)),
-                    ("directory", self.directory.run(link, everyone=everyone)),
-                ):
+                for name, loop in named.items():
                     loops.create_task(loop, name=name)
         except ExceptionGroup as died:
             first = died.exceptions[0]
@@ -316,6 +342,21 @@ class EdgeNode:
                 self._end(generation, Finish(FinishReason.FAILED, self._failure))
             self._broken.set()
             self._linked.set()  # whoever waits for the link learns what broke the node
+
+    async def _status_loop(self, family: FamilyCatalogue) -> None:
+        """Tell what is new of the family and its versions. One that is lost is told again by the next birth."""
+        topic = topics.edge_status_topic(self._settings.edge)
+        while True:
+            async with (
+                running(family.news(), "family news") as news,
+                running(self._tallied.wait(), "tally") as tally,
+            ):
+                await any_of(news, tally)
+            self._tallied.clear()
+            self._queue.put(
+                Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
+            )
+            await asyncio.sleep(_STATUS_EVERY)
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -340,6 +381,8 @@ class EdgeNode:
                 self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound.payload, now)
+            elif self._family is not None and self._family.takes(inbound.topic):
+                self._family.take(inbound)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:
@@ -428,7 +471,31 @@ class EdgeNode:
         self._freed.append(session)
         self._draft_work.set()
         _log.info("session %d: %s", session, finish.reason)
+        if self._family is not None:
+            self._count(generation, finish)
         generation.put(finish)
+
+    def _count(self, generation: Generation, finish: Finish) -> None:
+        """What a text that is over has shown of its version.
+
+        That all workers were busy, or the broker out of reach, is no fault of a version.
+        """
+        machine, seen = generation.machine, generation.machine.observation
+        late = finish.reason is FinishReason.DEADLINE
+        failed = finish.reason is FinishReason.FAILED and isinstance(
+            finish.error, WorkerError | RemoteProtocolError
+        )
+        wrote = Wrote(
+            complete=finish.reason in _COMPLETE,
+            failed=(late or failed) and (seen.committed > 0 or not machine.counters.busy),
+            drafted=seen.drafted,
+            accepted=seen.accepted,
+            tokens=generation.paced,
+            seconds=generation.seconds,
+        )
+        if wrote.shows:
+            self.tally.add(Target(machine.version, generation.request.digest), wrote)
+            self._tallied.set()
 
     def _lost(self, generation: Generation, send: Send, error: LinkDown | PublishRefused) -> None:
         """A publish failed. The protocol covers it, except that it wants to know when nobody listens."""

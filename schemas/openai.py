@@ -100,13 +100,17 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     """What requests for a text share.
 
     Attributes:
-        model: a target version; without it the node's own.
+        model: a target version; without it the node's own. On a node that follows a family also the family, which
+            is its current version, or FAMILY:stable, FAMILY:canary and FAMILY:VERSION.
         max_tokens: tokens at most.
         top_k: not OpenAI's; keep the k most likely tokens, 0 keeps all.
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
         ignore_eos: not OpenAI's; go on to the limit.
-        user: accepted, without effect; so are the other fields without bounds.
+        user: with a family, decides whether a canary answers, unless prompt_cache_key or safety_identifier does; else
+            accepted without effect, as are the other fields without bounds.
+        safety_identifier: the same, before user.
+        prompt_cache_key: the same, before safety_identifier: all of a conversation should have one.
     """
 
     model: str | None = None
@@ -198,6 +202,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
         version: target version that wrote it.
+        digest: of its head's manifest, in hex; empty where the node follows no family.
         seed: with which the same text comes again.
         exactness: as the statuses of the version's workers say.
         weights: of the target, as they say: ``native``, or how many bits they have.
@@ -211,6 +216,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     bytes_up: int = 0
     bytes_down: int = 0
     version: str = ""
+    digest: str = ""
     seed: int | None = None
     exactness: str = ""
     weights: str = ""
@@ -322,17 +328,34 @@ class TextCompletion(_Answer, frozen=True, kw_only=True):
     usage: Usage | UnsetType | None = UNSET
 
 
+class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What a name means in the family's catalogue; of the family's own name, where no canary takes the request.
+
+    Attributes:
+        state: ``canary``, ``stable`` or ``draining``.
+        digest: of its head's manifest, in hex.
+        share: percent of new texts that a canary takes.
+    """
+
+    version: str
+    state: str
+    digest: str
+    share: int = 0
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A target version.
+    """A target version, or with a family what stands for one.
 
     Attributes:
         created: seconds since the Unix epoch; since when a worker serves it.
+        flexspec: what it means; only where the node follows a family.
     """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "flexspec"
+    flexspec: ModelVersion | UnsetType = UNSET
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

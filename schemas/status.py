@@ -14,6 +14,8 @@ Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
+Total = Epoch
+"""Of what may be counted for years."""
 MAX_HELD = 40
 """Of a worker: all of a family, and some that are on their way out."""
 MAX_WHY = 120
@@ -95,7 +97,7 @@ class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["none", "current", "expired"]
     epoch: Epoch = 0
     expires: Epoch = 0
-    refused: Count = 0
+    refused: Total = 0
     why: Text = ""
     alarm: Text = ""
 
@@ -119,11 +121,11 @@ class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
     digest: Text = ""
     answers: Count = 0
     errors: Count = 0
-    drafted: Count = 0
-    accepted: Count = 0
+    drafted: Total = 0
+    accepted: Total = 0
     low: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     high: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
-    tokens: Count = 0
+    tokens: Total = 0
     seconds: Seconds = 0.0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edge_node.completion.prompts import PromptError, PromptTooLong
 from edge_node.completion.store import KeyReused, TooManyTexts
+from edge_node.fleet.models import NoCatalogue
+from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
@@ -71,10 +73,12 @@ def bad(param: str | None, message: str, *, code: str | None = "invalid_value") 
 # The first that fits: status, code, and seconds after which to ask again.
 _SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
     PromptTooLong: (400, "context_length_exceeded", None),
+    NoSuchVersion: (404, "model_not_found", None),
     UsageError: (400, "invalid_value", None),
     KeyReused: (422, "idempotency_key_reused", None),
     TooManyTexts: (429, "too_many_texts", None),
     WorkersBusy: (429, "workers_busy", 5),
+    NoCatalogue: (503, "no_catalogue", 5),
     WorkerError: (503, "no_worker", 5),
     LinkError: (503, "broker_unreachable", 5),
     RemoteProtocolError: (502, "worker_protocol", None),
@@ -96,5 +100,7 @@ def api_error(error: FlexSpecError, prompt: str | None = None) -> ApiError:
     status, code, retry_after = next(said for kind, said in _SAID.items() if isinstance(error, kind))
     if isinstance(error, TooManyTexts):
         retry_after = error.retry_after
-    param = prompt if isinstance(error, PromptError) else None
+    param = (
+        prompt if isinstance(error, PromptError) else "model" if isinstance(error, NoSuchVersion) else None
+    )
     return ApiError(status, error.message, code=code, param=param, retry_after=retry_after, hint=error.hint)

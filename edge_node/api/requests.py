@@ -30,7 +30,7 @@ class TextRequest:
 
     Attributes:
         chat: it came to the chat endpoint.
-        model: a target version; None is the node's.
+        model: a target version, or with a family what stands for one; None is the node's.
         prompt: text, token ids, or the turns of a conversation.
         asked: how it is to be written, as far as the client says.
         stream: answer with server-sent events.
@@ -110,6 +110,7 @@ def _request(
             stops=tuple(one for one in stops if one),
             ignore_eos=asked.ignore_eos,
             prediction=None if asked.prediction is None else _joined(asked.prediction.content),
+            key=_key(asked),
         )
     except UsageError as error:
         raise bad(None, error.message) from error
@@ -122,6 +123,13 @@ def _request(
         include_usage=shown.include_usage,
         include_origin=shown.include_origin,
     )
+
+
+def _key(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> bytes:
+    """What the client names its conversation or itself by; empty if it does not."""
+    named = (asked.prompt_cache_key, asked.safety_identifier, asked.user)
+    found = next((one for one in named if isinstance(one, str) and one), "")
+    return found.encode("utf-8", "surrogatepass")
 
 
 def _joined(content: str | Sequence[openai.TextPart]) -> str:

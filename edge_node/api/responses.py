@@ -91,4 +91,4 @@ class Chunks:
 
 
 def _head(text: Completion, wanted: TextRequest) -> dict[str, Any]:
-    return {"id": name(text, wanted), "created": text.created, "model": text.options.version}
+    return {"id": name(text, wanted), "created": text.created, "model": text.version}

@@ -17,7 +17,7 @@ from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.streaming import JSON, reply, send_bytes, send_json
 from edge_node.api.validation import canonical, parse_object
 from edge_node.completion.store import IdempotencyKey
-from schemas.openai import Health, Model, ModelList
+from schemas.openai import Health, ModelList
 from schemas.openapi import document
 
 if TYPE_CHECKING:
@@ -94,13 +94,11 @@ def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
 
 
 async def _models(api: Api, _request: Request, send: Send) -> None:
-    data = [Model(id=version, created=since) for version, since in sorted(api.versions().items())]
-    await send_json(send, 200, ModelList(data=data))
+    await send_json(send, 200, ModelList(data=list(api.models().values())))
 
 
 async def _model(api: Api, request: Request, send: Send) -> None:
-    version = api.version(request.path_params["model"])
-    await send_json(send, 200, Model(id=version, created=api.versions()[version]))
+    await send_json(send, 200, api.model(request.path_params["model"]))
 
 
 async def _document(_api: Api, _request: Request, send: Send) -> None:

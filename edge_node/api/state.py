@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_node.api.errors import ApiError
+from schemas.openai import Model, ModelVersion
 
 if TYPE_CHECKING:
     from edge_node.api.settings import ApiSettings
@@ -34,29 +35,62 @@ class Api:
         online = {version: epoch // 1000 for version, epoch in self.node.directory.versions().items()}
         return {own: online.get(own, self.since)} | online
 
-    def version(self, asked: str | None) -> str:
-        """The version that a request means.
+    def models(self) -> dict[str, Model]:
+        """All that can be asked for now, by id."""
+        if self.node.models.followed is None:
+            return {name: Model(id=name, created=since) for name, since in sorted(self.versions().items())}
+        return {
+            one.name: Model(
+                id=one.name,
+                created=one.since // 1000,
+                flexspec=ModelVersion(
+                    version=one.found.name,
+                    state=one.found.state.name.lower(),
+                    digest=one.found.digest.hex(),
+                    share=one.found.share,
+                ),
+            )
+            for one in self.node.models.listed()
+        }
+
+    def model(self, asked: str) -> Model:
+        """One of these.
 
         Raises:
             ApiError: 404.
         """
+        known = self.models()
+        if asked not in known:
+            raise _unknown(asked, sorted(known))
+        return known[asked]
+
+    def version(self, asked: str | None) -> str | None:
+        """The version that a request means; with a family what it asks for, which means one when its text opens.
+
+        Raises:
+            ApiError: 404.
+        """
+        if self.node.models.followed is not None:
+            return asked
         if asked is None:
             return self.node.version
         known = self.versions()
         if asked not in known:
-            raise ApiError(
-                404,
-                f"there is no model {asked!r} here",
-                code="model_not_found",
-                param="model",
-                hint=f"there is {', '.join(sorted(known))}",
-            )
+            raise _unknown(asked, sorted(known))
         return asked
 
     def not_ready(self) -> str | None:
         """Why no text can be written now; None when it can."""
         if not self.node.link_up:
             return "the edge node has no link to its broker"
-        if not self.node.directory.blind and self.node.version not in self.node.directory.versions():
-            return f"no worker of {self.node.version} is known to be online"
-        return None
+        return self.node.models.not_ready() or None
+
+
+def _unknown(asked: str, known: list[str]) -> ApiError:
+    return ApiError(
+        404,
+        f"there is no model {asked!r} here",
+        code="model_not_found",
+        param="model",
+        hint=f"there is {', '.join(known) or 'none now'}",
+    )

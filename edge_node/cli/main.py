@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
     from edge_node.api.settings import ApiSettings
     from edge_node.cli.commands import Command
+    from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.options import CompletionOptions
     from edge_node.drafting.load import DraftModel
+    from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
-    from edge_node.settings import EdgeSettings
+    from edge_node.settings import EdgeSettings, FamilySettings
     from flexspec_mq.doctor.command import Examine
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkSettings
 
 
@@ -50,12 +53,14 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
+    family = _family(config.family)
     if args.command == "serve":
         api = config.api.for_serving()
         preflight(link, logs.tell, daemon=True)
         with logs.logged_stages() as tell:
             draft = _load(config.node, tell)
-        asyncio.run(_serve(config, link, draft, api, ready_json=args.ready_json))
+        node = _node(config, draft, family)
+        asyncio.run(_serve(config, link, node, draft.loaded, api, ready_json=args.ready_json))
         return 0
     options = _options(args)
     from edge_node.cli import commands
@@ -64,7 +69,14 @@ def _main(argv: Sequence[str]) -> int:
     preflight(link, logs.tell, daemon=False)
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
-    asyncio.run(_run(config, link, draft, command, options, events=args.events))
+    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.completion.limits import CompletionLimits
+
+    node, patience = _node(config, draft, family), CompletionLimits().link_patience
+    with contextlib.closing(
+        CompletionGenerator(node, draft.loaded, config.plan.new_policy, patience)
+    ) as generator:
+        asyncio.run(_run(generator, link, command, options, events=args.events))
     return 0
 
 
@@ -103,14 +115,32 @@ def _options(args: argparse.Namespace) -> CompletionOptions:
     )
 
 
-def _node(settings: EdgeSettings, draft: DraftModel) -> EdgeNode:
+def _node(config: EdgeConfig, draft: DraftModel, family: FamilyCatalogue | None) -> EdgeNode:
     from edge_node.node import EdgeNode
 
-    return EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=settings.reuse)
+    loaded = draft.loaded
+    return EdgeNode(
+        config.node, draft.drafter, loaded.fingerprint, loaded.eos, reuse=config.node.reuse, family=family
+    )
+
+
+def _family(settings: FamilySettings) -> FamilyCatalogue | None:
+    """What was kept of the family that the settings name; reading signatures is imported only where there is one."""
+    if settings.family is None:
+        return None
+    from edge_node.fleet.catalogue import family_catalogue
+
+    return family_catalogue(settings)
 
 
 async def _serve(
-    config: EdgeConfig, base: LinkSettings, draft: DraftModel, api: ApiSettings, *, ready_json: bool
+    config: EdgeConfig,
+    base: LinkSettings,
+    node: EdgeNode,
+    loaded: LoadedText,
+    api: ApiSettings,
+    *,
+    ready_json: bool,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C, which is how a daemon ends well."""
     from edge_node.api.daemon import serve_node
@@ -132,8 +162,8 @@ async def _serve(
     with contextlib.suppress(Cancelled):
         async with stoppable(ending):
             await serve_node(
-                _node(config.node, draft),
-                draft.loaded,
+                node,
+                loaded,
                 mqtt_link,
                 base,
                 policy=config.plan.new_policy,
@@ -143,9 +173,8 @@ async def _serve(
 
 
 async def _run(
-    config: EdgeConfig,
+    generator: CompletionGenerator,
     base: LinkSettings,
-    draft: DraftModel,
     command: Command,
     options: CompletionOptions,
     *,
@@ -153,13 +182,7 @@ async def _run(
 ) -> None:
     """Run one command over a node of its own."""
     from edge_node.cli.view import SessionView
-    from edge_node.completion.generator import CompletionGenerator
-    from edge_node.completion.limits import CompletionLimits
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    node, patience = _node(config.node, draft), CompletionLimits().link_patience
-    with contextlib.closing(
-        CompletionGenerator(node, draft.loaded, config.plan.new_policy, patience)
-    ) as generator:
-        async with stoppable(), node.running(mqtt_link, base, everyone=True):
-            await command(SessionView(generator, options, events))
+    async with stoppable(), generator.node.running(mqtt_link, base, everyone=True):
+        await command(SessionView(generator, options, events))

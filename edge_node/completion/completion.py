@@ -38,6 +38,7 @@ class Completion:
     Attributes:
         prompt: that it goes on from.
         options: how it is written.
+        version: target version that writes it, once it has begun.
         id: random, for people and programs.
         created: seconds since the Unix epoch.
         origins: who wrote which character.
@@ -49,6 +50,7 @@ class Completion:
     def __init__(self, prompt: Prompt, options: CompletionOptions) -> None:
         self.prompt = prompt
         self.options = options
+        self.version = options.version or ""
         self.id = secrets.token_hex(12)
         self.created = int(time.time())
         self.began = time.monotonic()

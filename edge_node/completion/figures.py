@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_node.fleet.tally import Target
     from edge_node.generation import Generation
 
 
@@ -32,6 +33,7 @@ class Figures:
         polls, reopens: recoveries.
         worker: that holds the session now.
         version: target version that writes it.
+        digest: of its head's manifest, in hex; empty without a family.
         exactness: as the statuses of the version's workers say.
         weights: of the target, as they say.
         temperature, top_k, top_p, seed: with which the same text comes again.
@@ -56,6 +58,7 @@ class Figures:
     reopens: int
     worker: str | None
     version: str
+    digest: str
     exactness: str
     weights: str
     temperature: float
@@ -76,7 +79,7 @@ class Clock:
         if self.first is None:
             self.first = time.monotonic()
 
-    def figures(self, generation: Generation, version: str, exactness: str, weights: str) -> Figures:
+    def figures(self, generation: Generation, target: Target, exactness: str, weights: str) -> Figures:
         """Figures of the text now."""
         now = time.monotonic()
         machine, counters = generation.machine, generation.machine.counters
@@ -101,7 +104,8 @@ class Clock:
             polls=counters.polls,
             reopens=counters.reopens,
             worker=machine.worker,
-            version=version,
+            version=target.version,
+            digest=target.digest,
             exactness=exactness,
             weights=weights,
             temperature=sampling.temperature,

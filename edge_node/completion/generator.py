@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
 from edge_node.completion.figures import Clock
-from edge_node.completion.options import SEED_BITS
+from edge_node.completion.options import SEED_BITS, conversation_key
 from edge_node.completion.prompts import encode, encode_prediction
 from edge_node.completion.service import Service
 from edge_node.generation import GenerationRequest
@@ -77,6 +77,8 @@ class CompletionGenerator:
         Raises:
             PromptError: the prompt cannot be taken.
             LinkError: there is no link to the broker.
+            NoSuchVersion: nothing goes by the name of the version that is asked for.
+            NoCatalogue: there is no catalogue to look it up in.
         """
         clock = Clock()
         encoded = await asyncio.get_running_loop().run_in_executor(
@@ -89,7 +91,9 @@ class CompletionGenerator:
                 "the edge node has no link to its broker, and did not get one within "
                 f"{self._link_patience:g} s"
             )
-        writing = Writing(self, encoded, options, clock, waiting)
+        key = options.key or conversation_key(prompt)
+        service = Service(self.node, options.version, key, _within(options.wait, options.timeout), waiting)
+        writing = Writing(self, encoded, options, clock, service)
         await writing.begin()
         try:
             yield writing
@@ -132,30 +136,33 @@ class Writing:
         encoded: _Encoded,
         options: CompletionOptions,
         clock: Clock,
-        waiting: Waiting | None,
+        service: Service,
     ) -> None:
         self._by = by
         self._encoded = encoded
         self._options = options
         self._clock = clock
-        self._version = options.version or by.node.version
         self._drawn = secrets.randbits(SEED_BITS)
-        self._service = Service(by.node, self._version, self._within(options.wait), waiting)
+        self._service = service
         self._exactness, self._weights = "unknown", ""
 
     async def begin(self) -> None:
         """Open a session."""
-        if self._options.leaves_to_target:
-            await self._service.known()
+        await self._service.resolve(known=self._options.leaves_to_target)
         self._open()
+
+    @property
+    def version(self) -> str:
+        """Target version that writes it."""
+        return self._service.target.version
 
     def figures(self) -> Figures:
         """What the text has taken until now."""
         if self._exactness == "unknown":
             directory = self._by.node.directory
-            self._exactness = directory.exactness(self._version)
-            self._weights = directory.weights(self._version)
-        return self._clock.figures(self.generation, self._version, self._exactness, self._weights)
+            self._exactness = directory.exactness(self.version)
+            self._weights = directory.weights(self.version)
+        return self._clock.figures(self.generation, self._service.target, self._exactness, self._weights)
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
         """What is to be shown after each commit, maybe nothing, and at the end.
@@ -199,17 +206,18 @@ class Writing:
         self.generation = self._by.node.generate(
             GenerationRequest(
                 prompt=encoded.prompt,
-                sampling=options.sampling(self._drawn, self._by.node.directory.recommended(self._version)),
+                sampling=options.sampling(self._drawn, self._by.node.directory.recommended(self.version)),
                 limit=encoded.limit,
                 policy=self._by.policy(),
                 ignore_eos=options.ignore_eos,
                 finish_at=StopFinder(self._by.model.tokenizer, options.stops) if options.stops else None,
                 timeout=self._left,
-                version=options.version,
+                version=self.version,
+                digest=self._service.target.digest,
                 prediction=encoded.prediction,
             )
         )
-        _log.info("session %d of version %s begins", self.generation.session, self._version)
+        _log.info("session %d of version %s begins", self.generation.session, self.version)
 
     @property
     def _left(self) -> float | None:
@@ -217,10 +225,6 @@ class Writing:
         if self._options.timeout is None:
             return None
         return max(self._clock.began + self._options.timeout - time.monotonic(), 0.001)
-
-    def _within(self, seconds: float) -> float:
-        """Seconds to wait for something: never more than the text may take."""
-        return seconds if self._options.timeout is None else min(seconds, self._options.timeout)
 
     def _error(self, finish: Finish) -> FlexSpecError | None:
         """What made the text fail; None if it is complete."""
@@ -236,6 +240,11 @@ class Writing:
         if isinstance(error, WorkerError) and machine.counters.busy and not machine.observation.committed:
             return WorkersBusy(error.message, hint=error.hint)
         return error
+
+
+def _within(seconds: float, timeout: float | None) -> float:
+    """Seconds to wait for something: never more than the text may take."""
+    return seconds if timeout is None else min(seconds, timeout)
 
 
 async def _next(events: AsyncIterator[Commit | Finish]) -> Commit | Finish:

@@ -13,8 +13,10 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from flexspec_mq.catalogue.refusals import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from edge_node.completion.figures import Figures
+    from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
 
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
@@ -70,6 +73,8 @@ class Metrics:
             lambda: node.link_up
         )
         registry.register(_Surprises(node))
+        if node.models.followed is not None:
+            registry.register(_Family(node, node.models.followed))
 
     def began(self, prompt_tokens: int) -> None:
         """A session was opened."""
@@ -108,3 +113,55 @@ class _Surprises(Collector):
     def collect(self) -> Iterator[Metric]:
         what = "Events that the protocol's table has no row for"
         yield CounterMetricFamily("flexspec_edge_surprises", what, value=self._node.surprises)
+
+
+class _Family(Collector):
+    """The catalogue that the node follows, and what it has seen of each version."""
+
+    def __init__(self, node: EdgeNode, family: FamilyCatalogue) -> None:
+        self._node = node
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        family, name = self._family, "flexspec_edge_catalogue"
+        catalogue = family.catalogue
+        epoch = 0 if catalogue is None else catalogue.epoch
+        yield GaugeMetricFamily(f"{name}_epoch_seconds", "When it was issued; 0 without any", value=epoch)
+        yield GaugeMetricFamily(
+            f"{name}_expires_seconds", "When it expires; 0 without any", value=family.expires
+        )
+        yield GaugeMetricFamily(f"{name}_expired", "1 past its expiry", value=family.expired)
+        yield GaugeMetricFamily(
+            f"{name}_alarm", "1 once two signed messages had one number", value=bool(family.alarm)
+        )
+        refused = CounterMetricFamily(f"{name}_refused", "Messages on its topics refused", labels=("reason",))
+        for reason in Reason:
+            refused.add_metric((reason.value,), family.refused[reason])
+        yield refused
+        yield from self._versions()
+
+    def _versions(self) -> Iterator[Metric]:
+        name, labels = "flexspec_edge_version", ("version", "digest")
+        figures = self._node.tally.figures()
+        texts = CounterMetricFamily(f"{name}_texts", "Texts that ended", labels=(*labels, "outcome"))
+        for one in figures:
+            texts.add_metric((one.name, one.digest, "complete"), one.answers)
+            texts.add_metric((one.name, one.digest, "failed"), one.errors)
+        yield texts
+        for field, what in (
+            ("drafted", "Draft tokens judged"),
+            ("accepted", "Of these, right"),
+            ("tokens", "Tokens after the first commit of a text"),
+            ("seconds", "That these took"),
+        ):
+            counter = CounterMetricFamily(f"{name}_{field}", what, labels=labels)
+            for one in figures:
+                counter.add_metric((one.name, one.digest), getattr(one, field))
+            yield counter
+        for field, what in (("low", "Lower"), ("high", "Upper")):
+            gauge = GaugeMetricFamily(
+                f"{name}_acceptance_{field}", f"{what} end of the acceptance's interval, 95 %", labels=labels
+            )
+            for one in figures:
+                gauge.add_metric((one.name, one.digest), getattr(one, field))
+            yield gauge

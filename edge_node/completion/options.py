@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.sampling.params import SamplingParams
 
+_BEGINNING = 256
+"""Characters or tokens of a prompt without turns that name its conversation."""
 SEED_BITS = 53
 """Of seeds that we draw: programs read numbers from JSON, some of them as floats."""
 
@@ -28,7 +31,8 @@ class CompletionOptions:
         stops: non-empty strings that end the text and are not shown.
         ignore_eos: go on to the limit.
         timeout: seconds for the whole text, waiting included; None is no bound.
-        version: target version; None is the node's.
+        version: target version, or with a family what stands for one; None is the node's.
+        key: names the conversation, which decides its side of a canary; empty takes its beginning.
         wait: seconds to wait for a worker while none serves the version.
         prediction: what much of the text will probably be. It speeds the text up and never changes it.
     """
@@ -42,6 +46,7 @@ class CompletionOptions:
     ignore_eos: bool = False
     timeout: float | None = None
     version: str | None = None
+    key: bytes = b""
     wait: float = 0.0
     prediction: str | None = None
 
@@ -70,3 +75,13 @@ class CompletionOptions:
             recommended.top_p if self.top_p is None else self.top_p,
             drawn if self.seed is None else self.seed,
         )
+
+
+def conversation_key(prompt: Prompt) -> bytes:
+    """Names the conversation that a prompt is of by what does not change as it goes on: its user's first message."""
+    if isinstance(prompt, str):
+        first = prompt[:_BEGINNING]
+    else:
+        said = [one.content for one in prompt if isinstance(one, Turn) and one.role == "user"]
+        first = said[0] if said else repr(prompt[:_BEGINNING])
+    return blake2b(first.encode("utf-8", "surrogatepass"), digest_size=16).digest()

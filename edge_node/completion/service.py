@@ -1,4 +1,7 @@
-"""Whether anybody serves a version: known long before a session gives up, so that the user is told at once."""
+"""Which version writes a text, and whether anybody serves it.
+
+The latter is known long before a session gives up, so that the user is told at once.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from edge_node.fleet.tally import Target
 from flexspec_mq.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -27,27 +31,53 @@ _log = logging.getLogger(__name__)
 
 
 class Service:
-    """Looks for workers of one version on behalf of one text.
+    """Looks for a version, and for workers of it, on behalf of one text.
 
     Args:
         node: that runs.
-        version: that is asked for.
+        model: that is asked for.
+        key: names the text's conversation.
         patience: seconds to wait for a worker when there is none.
         waiting: told before that.
+
+    Attributes:
+        target: that the text opens on; see `resolve`.
     """
 
-    def __init__(self, node: EdgeNode, version: str, patience: float, waiting: Waiting | None) -> None:
+    def __init__(
+        self, node: EdgeNode, model: str | None, key: bytes, patience: float, waiting: Waiting | None
+    ) -> None:
         self._node = node
         self._directory = node.directory
-        self._version = version
+        self._model = model
+        self._key = key
+        self.target = Target(model or node.models.default)
         self._patience = patience
         self._waiting = waiting
         self._until: float | None = None
 
-    async def known(self) -> None:
-        """Wait for the status of a worker of the version; not for long, as there may be none."""
-        if not self._directory.blind:
-            await self._directory.wait_for(self._version, _STATUS)
+    async def resolve(self, *, known: bool) -> None:
+        """Look up what the text opens on.
+
+        Args:
+            known: wait for the status of a worker of it; not for long, as there may be none.
+
+        Raises:
+            NoSuchVersion: nothing goes by the name that is asked for.
+            NoCatalogue: there is no catalogue to look it up in.
+        """
+        await self._node.models.settled()
+        self._look_up()
+        if (known or self._node.models.followed is not None) and not self._directory.blind:
+            await self._directory.wait_until(self._finds, _STATUS)
+
+    def _look_up(self) -> Target:
+        self.target = self._node.models.resolve(self._model, self._key)
+        return self.target
+
+    def _finds(self) -> bool:
+        """Whether what the text would open on now has a worker."""
+        return self._node.models.is_online(self._look_up())
 
     async def unserved(self, generation: Generation) -> None:
         """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
@@ -67,6 +97,8 @@ class Service:
         Raises:
             WorkerError: there is none, or the time is over.
         """
+        if self._node.models.followed is not None and self._finds():
+            return
         now = time.monotonic()
         versions = sorted(self._directory.versions())
         if self._until is None:
@@ -75,18 +107,18 @@ class Service:
                 told = ", ".join(versions) or "none"
                 _log.warning(
                     "no worker serves %s; waiting up to %g s for one (versions online: %s)",
-                    self._version,
+                    self.target.version,
                     self._patience,
                     told,
                 )
                 if self._waiting is not None:
-                    self._waiting(self._version, versions, self._patience)
+                    self._waiting(self.target.version, versions, self._patience)
         left = max(self._until - now, 0.0)
-        if not (self._directory.blind and left) and not await self._directory.wait_for(self._version, left):
+        if not (self._directory.blind and left) and not await self._directory.wait_until(self._finds, left):
             others = (
                 f"ask for one that is online: {', '.join(versions)}" if versions else "no version is online"
             )
-            raise WorkerError(f"no worker serves {self._version}", hint=f"start one; {others}")
+            raise WorkerError(f"no worker serves {self.target.version}", hint=f"start one; {others}")
 
     def _nobody_serves(self, generation: Generation) -> bool:
         """Whether nobody serves the version now, as far as anybody can know.
@@ -96,11 +128,13 @@ class Service:
         nobody listens to opens of the version, or there is a status of another worker.
         """
         workers, machine = self._directory, generation.machine
-        if machine.counters.verdicts or machine.counters.busy or not self._node.link_up:
+        if machine.counters.verdicts or not self._node.link_up:
             return False
+        if machine.counters.busy and self._node.models.followed is None:
+            return False  # with a family a worker that has dropped the version says so as well
         return not self._is_online and (machine.nobody or workers.any)
 
     @property
     def _is_online(self) -> bool:
         """Whether the status of a worker says that it serves the version."""
-        return self._version in self._directory.versions()
+        return self._node.models.is_online(self.target)

@@ -210,6 +210,7 @@ class CompletionStore:
                     if seen > tokens:
                         self._metrics.committed(seen - tokens, now - last, first=not tokens)
                         last, tokens = now, seen
+                    text.version = writing.version
                     text.add(pieces)
             finally:
                 self._metrics.took(writing.figures())

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-_BEHIND = ("login", "name", "access", "worker", "tokenizer", "clock", "qualities", "text")
+_BEHIND = ("login", "name", "access", "family", "worker", "tokenizer", "clock", "qualities", "text")
 CHECKS = ("packages", "cache", "temp", "model", "api", "broker", *_BEHIND)
 """In the order in which they are shown."""
 
@@ -63,7 +63,10 @@ async def examine(
     """
     base = link_settings(config.link, f"e-{config.node.edge}")
     config.api.for_serving()
-    async with examination("edge", CHECKS, tell, timeout) as findings:
+    without = () if config.family.family is not None else ("family",)
+    behind = tuple(name for name in _BEHIND if name not in without)
+    checks = tuple(name for name in CHECKS if name not in without)
+    async with examination("edge", checks, tell, timeout) as findings:
         machine.check_packages(
             findings,
             (extra_of(config.node),),
@@ -75,7 +78,7 @@ async def examine(
             answering = await on_thread(lambda: check_api(findings, config.api))
             setup = _Setup(findings, config, base, answering, drafting, listening)
             look = partial(_look, setup)
-            await links.examine_broker(findings, base, _BEHIND, setup.watch, setup.status_topic, look)
+            await links.examine_broker(findings, base, behind, setup.watch, setup.status_topic, look)
             tell("loading the draft")
             await drafting
         finally:
@@ -103,6 +106,7 @@ class _Setup:
         self.watch_for = listening.at_least
         self.watch = Watch(config.node.edge, listening.at_most)
         self.process = 0
+        self.asked = config.node.version  # of a running edge node, which knows the family
 
     @property
     def here(self) -> str:
@@ -139,6 +143,17 @@ async def _look(setup: _Setup, link: Link) -> str:
     online = statuses.online(watch, setup.status_topic)
     if online and setup.answering is None:
         await on_thread(setup.look_around)
+    if setup.config.family.family is not None:
+        from edge_node.doctor.family import check_family
+
+        version = await check_family(findings, setup.config, watch, link, setup.status_topic)
+        if not version:
+            findings.skip(("worker", "tokenizer", "text"), "no version of the family is known")
+            await setup.drafting
+            return setup.here
+        setup.asked = setup.config.family.family
+        node = replace(node, version=version)
+        setup.config = replace(setup.config, node=node)
     findings.tell("trying the access rules")
     listening = await _check_access(setup, link)
     living = statuses.check_workers(findings, watch, node.version, listening)
@@ -197,7 +212,7 @@ async def _check_text(setup: _Setup, draft: DraftModel, online: bool) -> None:
     elif online and setup.answering is not None:
         # The running node would take our verdicts for strays, and close our session: so it is asked itself.
         findings.tell("asking the running edge node for a text")
-        await check_text_over_api(findings, setup.answering, config)
+        await check_text_over_api(findings, setup.answering, config, setup.asked)
     elif online:
         findings.skip(["text"], "answers would go to the edge node of this name that is online")
     else:

@@ -188,10 +188,12 @@ def _took_more(watch: Watch, began: float) -> str:
     return ""
 
 
-async def check_text_over_api(findings: Findings, answering: Answering, config: EdgeConfig) -> None:
+async def check_text_over_api(
+    findings: Findings, answering: Answering, config: EdgeConfig, model: str
+) -> None:
     """Ask the edge node that runs for a few tokens."""
     body = {
-        "model": config.node.version,
+        "model": model,
         "messages": [{"role": "user", "content": _PROMPT}],
         "max_tokens": _TOKENS,
         "temperature": 0,

@@ -8,18 +8,20 @@ nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from math import inf
 from typing import TYPE_CHECKING
 
 from edge_node.fleet.liveness import WorkerLiveness
+from edge_node.fleet.tally import Target
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.sampling.params import SamplingParams
-from schemas.status import WorkerStatus
+from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +33,18 @@ MAX_WORKERS = 1024
 STALE = 60.0
 """Seconds without news after which a worker counts as gone; workers renew their status every few seconds. Ages are
 measured here, since the clocks of two machines differ."""
+_LOOK = 0.25
+"""Seconds from one look at what is waited for to the next: catalogues change it as well."""
 
 _log = logging.getLogger(__name__)
+
+
+def versions_of(status: WorkerStatus) -> list[VersionStatus]:
+    """The versions of which a worker that is online takes new sessions."""
+    if not status.versions:
+        alone = VersionStatus(name=status.version, state="ready", exactness=status.exactness)
+        return [alone] if status.version else []
+    return [one for one in status.versions if one.state == "ready"]
 
 
 class WorkerDirectory:
@@ -60,6 +72,12 @@ class WorkerDirectory:
         """Whether there is a status of any worker, online or not."""
         return len(self._known) > 0
 
+    def _serving(self, version: str) -> list[tuple[WorkerStatus, VersionStatus]]:
+        """Statuses of workers that take new sessions of a version, and what they say of it, the newest last."""
+        return [
+            (status, one) for status in self.online() for one in versions_of(status) if one.name == version
+        ]
+
     def online(self) -> list[WorkerStatus]:
         """Statuses of workers that take new sessions, the newest last."""
         now = self._clock()
@@ -70,17 +88,26 @@ class WorkerDirectory:
         """Versions that have a worker online, and since when: ms since the Unix epoch."""
         found: dict[str, int] = {}
         for status in self.online():
-            if status.version:
-                found[status.version] = min(status.epoch, found.get(status.version, status.epoch))
+            for one in versions_of(status):
+                found[one.name] = min(status.epoch, found.get(one.name, status.epoch))
         return found
+
+    def since(self, target: Target) -> int | None:
+        """Since when a worker that is online serves just this head, ms since the Unix epoch; None without any.
+
+        One that tells no digest follows no family, and is taken at its word; so is the name where we follow none.
+        """
+        told = [(status.epoch, one.digest) for status, one in self._serving(target.version)]
+        same = (epoch for epoch, digest in told if digest == target.digest or not (digest and target.digest))
+        return min(same, default=None)
 
     def status(self, version: str) -> WorkerStatus | None:
         """The newest status of a version's worker that is online; None without any."""
-        return next((status for status in reversed(self.online()) if status.version == version), None)
+        return next((status for status, _ in reversed(self._serving(version))), None)
 
     def exactness(self, version: str) -> str:
         """What can be said of any text of a version: the weakest word of its workers, ``unknown`` without any."""
-        said = {status.exactness for status in self.online() if status.version == version}
+        said = {one.exactness for _, one in self._serving(version)}
         return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
 
     def weights(self, version: str) -> str:
@@ -99,13 +126,21 @@ class WorkerDirectory:
 
     async def wait_for(self, version: str, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a worker of a version; tell whether one is online."""
-        try:
-            async with asyncio.timeout(timeout):
-                while version not in self.versions():
-                    self._news.clear()
+        return await self.wait_until(lambda: version in self.versions(), timeout)
+
+    async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait up to `timeout` seconds until the statuses of workers make something so; tell whether it is.
+
+        Statuses also grow old, so it is looked at again now and then.
+        """
+        ends = time.monotonic() + timeout
+        while not condition():
+            if (left := ends - time.monotonic()) <= 0:
+                return False
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK)):
                     await self._news.wait()
-        except TimeoutError:
-            return False
         return True
 
     def take(self, worker: str, payload: bytes) -> WorkerStatus | None:

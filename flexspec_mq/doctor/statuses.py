@@ -70,10 +70,10 @@ def check_workers(findings: Findings, watch: Watch, version: str, listening: boo
         version: that the edge asks for.
         listening: whether the broker said that somebody subscribes to opens of this version; None if unknown.
     """
-    all_of_it = [seen for seen in watch.workers() if _worker(seen).version == version]
+    all_of_it = [seen for seen in watch.workers() if version in _versions(_worker(seen))]
     living = [seen for seen in all_of_it if _worker(seen).state == "online" and _lives(seen)]
     if living and listening is not False:
-        findings.ok("worker", "; ".join(_described(seen) for seen in living))
+        findings.ok("worker", "; ".join(_described(seen, version) for seen in living))
         return living
     if listening and not watch.workers():
         findings.warn(
@@ -83,7 +83,9 @@ def check_workers(findings: Findings, watch: Watch, version: str, listening: boo
             "ACL refusal",
         )
         return []
-    others = {_worker(seen).version for seen in watch.workers() if _lives(seen)} - {version}
+    others = {name for seen in watch.workers() if _lives(seen) for name in _versions(_worker(seen))} - {
+        version
+    }
     detail = f"no worker serves version {version!r}"
     if all_of_it:
         detail += ": " + "; ".join(_why_not(seen) for seen in all_of_it)
@@ -177,10 +179,17 @@ def _lives(seen: Seen) -> bool:
     return seen.fresh or abs(time.time() - seen.status.at) < RENEWED
 
 
-def _described(seen: Seen) -> str:
+def _versions(status: WorkerStatus) -> list[str]:
+    """For which it takes sessions."""
+    if not status.versions:
+        return [status.version]
+    return [one.name for one in status.versions if one.state == "ready"]
+
+
+def _described(seen: Seen, version: str) -> str:
     status = _worker(seen)
     return (
-        f"{status.worker} serves {status.version!r}, {status.load} of {status.capacity} sessions, "
+        f"{status.worker} serves {version!r}, {status.load} of {status.capacity} sessions, "
         f"verification {status.exactness}"
     )
 

@@ -107,12 +107,17 @@ class Watch:
             async for event in link.events():
                 if not isinstance(event, Inbound):
                     continue
-                if self.other is not None and topics.sender_of(event.topic) is not None:
+                if self.other is not None and not self._is_status(event.topic):
                     self.other(event)
                 else:
                     self.take(event)
         except LinkError:
             return
+
+    def _is_status(self, topic: str) -> bool:
+        if topics.worker_of_status(topic) is not None:
+            return True
+        return self.edge is not None and topic == topics.edge_status_topic(self.edge)
 
     def take(self, inbound: Inbound) -> None:
         """Note a status; what is none, or of another, is left to others to complain about."""

@@ -23,6 +23,7 @@ from edge_node.api.app import create_app
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
 from edge_node.api.state import Api
+from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
@@ -127,7 +128,7 @@ class Served:
 
     @property
     def version(self) -> str:
-        return self.node.version
+        return self.node.models.default
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         return await self.http.post(
@@ -171,9 +172,13 @@ async def served(
     max_context: int = CONTEXT,
     worker: dict[str, Any] | None = None,
     through: int | None = None,
+    family: FamilyCatalogue | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`."""
+    """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
+
+    With a family, `version` is that of its workers, and the family is asked for.
+    """
     number = next(_numbers)
     version = settings.pop("version", f"api{number}")
     api_settings = ApiSettings(**{"api_port": 0, "grace": 2.0, **settings})
@@ -193,7 +198,7 @@ async def served(
         edge = EdgeSettings(
             edge=f"ae{number}", version=version, give_up=give_up, queue_patience=queue_patience
         )
-        node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,))
+        node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,), family=family)
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
         app = create_app(node, speech(max_context), policy=lambda: FixedPolicy(plan), settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,240 @@
+"""The catalogue of the family that an edge node follows, kept up over the node's link.
+
+The node gives it what comes on the family's topics. A message that changes something is on the disk before anything
+is done by it; one that does not hold is counted, told and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from flexspec_mq import topics
+from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
+from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
+from flexspec_mq.catalogue.signing import read_public
+from flexspec_mq.catalogue.store import Store
+from flexspec_mq.errors import LinkDown, LinkRefused
+from flexspec_mq.models.default import cache_folder
+from schemas.status import CatalogueStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge_node.settings import FamilySettings
+    from flexspec_mq.transport.base import Inbound, Link
+    from schemas.catalogue import Catalogue
+
+_RETAINED = 1.0
+"""Seconds after subscribing within which a retained catalogue comes, if the broker has one."""
+_LOOK = 10.0
+"""Seconds from one look at the clock to the next: catalogues expire, and clocks are set."""
+_WAITING = 64
+"""Messages that may wait to be judged; of more, the oldest are dropped: a newer one of its topic counts."""
+_TEXT = 256
+
+_log = logging.getLogger(__name__)
+
+
+def family_catalogue(settings: FamilySettings) -> FamilyCatalogue | None:
+    """What was kept of the family that the settings name; None if they name none.
+
+    Raises:
+        UsageError: the root key is none.
+        RecordError: what was kept cannot be used.
+    """
+    if settings.family is None or settings.root_key is None:
+        return None
+    root = read_public(settings.root_key)
+    return FamilyCatalogue(settings.family, root, Store(state_folder(settings), settings.family))
+
+
+def state_folder(settings: FamilySettings) -> Path:
+    """Where the record is kept."""
+    return cache_folder("families") if settings.state_dir is None else settings.state_dir
+
+
+class FamilyCatalogue:
+    """What this node knows of its family.
+
+    Args:
+        family: its name.
+        root: public key that signs its key sets, 32 bytes.
+        store: keeps the record.
+        clock: seconds since the Unix epoch.
+
+    Attributes:
+        family: its name.
+        refused: messages since the node started, by reason.
+        why: what keeps the newest message from being taken up; empty while all is well.
+
+    Raises:
+        RecordError: what the store holds cannot be used.
+    """
+
+    def __init__(
+        self, family: str, root: bytes, store: Store, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.family = family
+        self.refused: Counter[Reason] = Counter()
+        self.why = ""
+        self._disk = ""
+        self._unkept: dict[str, Inbound] = {}
+        self._follower = Follower(family, root, store.load())
+        self._store = store
+        self._clock = clock
+        self._keys_topic = topics.keys_topic(family)
+        self._catalogue_topic = topics.catalogue_topic(family)
+        self._inbox: asyncio.Queue[Inbound] = asyncio.Queue(_WAITING)
+        self._heard = asyncio.Event()  # a catalogue since we run, or that none comes
+        self._known = asyncio.Event()  # any catalogue
+        if self._follower.catalogue is not None:
+            self._known.set()
+        self._news = asyncio.Event()
+
+    @property
+    def catalogue(self) -> Catalogue | None:
+        """The one to act on, also past its expiry; None before the first."""
+        return self._follower.catalogue
+
+    @property
+    def expired(self) -> bool:
+        """Whether it should have been signed anew by now."""
+        return self._follower.expired(self._clock())
+
+    @property
+    def expires(self) -> int:
+        """When it expires, or has expired; seconds since the Unix epoch, 0 before the first."""
+        found = self.catalogue
+        return 0 if found is None else found.epoch + found.lifetime
+
+    @property
+    def key_set(self) -> int:
+        """Serial of the key set; 0 before the first."""
+        return 0 if self._follower.keys is None else self._follower.keys.serial
+
+    @property
+    def alarm(self) -> str:
+        """Two different messages carried one number, both signed; empty if that was never seen."""
+        return "" if self._follower.alarm is None else self._follower.alarm.detail
+
+    def status(self) -> CatalogueStatus:
+        """As the edge's status tells it."""
+        found = self.catalogue
+        return CatalogueStatus(
+            family=self.family,
+            state="none" if found is None else "expired" if self.expired else "current",
+            epoch=0 if found is None else found.epoch,
+            expires=self.expires,
+            refused=self.refused.total(),
+            why=self.why[:_TEXT],
+            alarm=self.alarm[:_TEXT],
+        )
+
+    def takes(self, topic: str) -> bool:
+        """Whether messages of this topic are to be given to `take`."""
+        return topic in (self._keys_topic, self._catalogue_topic)
+
+    def take(self, inbound: Inbound) -> None:
+        """A message on one of the family's topics; judged by `run`."""
+        if self._inbox.full():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(inbound)
+
+    async def settled(self) -> None:
+        """Wait until what the broker keeps of the family has come, if it keeps anything; not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETAINED):
+                await self._heard.wait()
+                await self._known.wait()
+
+    async def news(self) -> None:
+        """Wait until the status may be another than when this was last called."""
+        await self._news.wait()
+        self._news.clear()
+
+    async def run(self, link: Link) -> None:
+        """Follow the family until cancelled.
+
+        Raises:
+            LinkError: the link failed for good.
+        """
+        for topic in (self._keys_topic, self._catalogue_topic):
+            await self._subscribe(link, topic)
+        timer = asyncio.get_running_loop().call_later(_RETAINED, self._heard.set)
+        was_expired = False
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(_LOOK):
+                        inbound = await self._inbox.get()
+                except TimeoutError:
+                    await self._again()
+                else:
+                    await self._judge(inbound)
+                if self.expired and not was_expired:
+                    _log.warning("the catalogue of %s has expired; what it says goes on", self.family)
+                if self.expired != was_expired:
+                    was_expired = self.expired
+                    self._news.set()
+        finally:
+            timer.cancel()
+
+    async def _subscribe(self, link: Link, topic: str) -> None:
+        try:
+            await link.subscribe(topic)
+        except LinkDown:  # the link remembers it
+            return
+        except LinkRefused as error:
+            self._tell(f"the broker does not let us read {topic}: {error.message}")
+
+    async def _again(self) -> None:
+        """Judge what waits for our clock or for the disk."""
+        unkept, self._unkept = self._unkept, {}
+        for topic in sorted(unkept, key=lambda topic: topic != self._keys_topic):
+            await self._judge(unkept[topic])
+        found = self._follower.again(self._clock())
+        if not (isinstance(found, Refused) and self._follower.waiting):  # else it was told before
+            await self._judged(found)
+
+    async def _judge(self, inbound: Inbound) -> None:
+        follower, now = self._follower, self._clock()
+        keys = inbound.topic == self._keys_topic
+        receive = follower.receive_keys if keys else follower.receive_catalogue
+        if not await self._judged(receive(inbound.payload, now)):
+            self._unkept[inbound.topic] = inbound
+        elif not (keys or follower.waiting):
+            self._heard.set()
+
+    async def _judged(self, found: Accepted | Refused | Unchanged | None) -> bool:
+        """Take up what was accepted, tell what was refused; False of what cannot be kept, which changes nothing."""
+        if isinstance(found, Accepted):
+            try:
+                await asyncio.to_thread(self._store.save, found.record)
+            except RecordError as error:
+                self._disk = f"{error.message}; {error.hint}"
+                self._tell(self._disk)
+                return False
+            self._follower.adopt(found.record)
+            self.why = self._disk = ""
+            if (catalogue := self.catalogue) is not None:
+                _log.info("the catalogue of %s has epoch %d", self.family, catalogue.epoch)
+                self._known.set()
+                self._heard.set()
+            self._news.set()
+            found = found.refused
+        if isinstance(found, Refused):
+            self.refused[found.reason] += 1
+            self._tell(f"{found.reason}: {found.detail}")
+        return True
+
+    def _tell(self, why: str) -> None:
+        if why != self.why:
+            _log.warning("family %s: %s", self.family, why)
+        self.why = self._disk or why  # nothing is taken up while the disk is in the way
+        self._news.set()

@@ -1,0 +1,140 @@
+"""What can be asked for: a version by its name, or with a family also the family itself and its channels.
+
+With a family, a name is looked up in the catalogue when a text opens. Where the version that it means has no worker
+yet, or no more, the family's name goes to one that has: an announcement may be here before a worker has its head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_node.fleet.tally import Target
+from flexspec_mq.catalogue import naming
+from flexspec_mq.errors import WorkerError
+from schemas.catalogue import VersionState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.fleet.directory import WorkerDirectory
+    from schemas.catalogue import Catalogue, CatalogueVersion
+
+
+class NoCatalogue(WorkerError):
+    """The family's catalogue has not come yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A name that can be asked for now, and what it means.
+
+    Attributes:
+        since: ms since the Unix epoch; since when a worker serves it.
+        found: what the catalogue says of the version.
+    """
+
+    name: str
+    since: int
+    found: CatalogueVersion
+
+
+class Models:
+    """Names to versions, for one node.
+
+    Args:
+        directory: which versions have workers.
+        own: version of a text that asks for none, without a family.
+        followed: the family's catalogue; None without a family.
+    """
+
+    def __init__(self, directory: WorkerDirectory, own: str, followed: FamilyCatalogue | None) -> None:
+        self._directory = directory
+        self._own = own
+        self.followed = followed
+
+    @property
+    def default(self) -> str:
+        """What a text means that asks for nothing."""
+        return self._own if self.followed is None else self.followed.family
+
+    async def settled(self) -> None:
+        """Wait until what the broker keeps of the family has come; not for long."""
+        if self.followed is not None:
+            await self.followed.settled()
+
+    def resolve(self, model: str | None, key: bytes) -> Target:
+        """What a text opens on now.
+
+        Args:
+            model: that it asks for; None is the default.
+            key: names its conversation.
+
+        Raises:
+            NoSuchVersion: nothing goes by that name, or only a retired version.
+            NoCatalogue: there is no catalogue yet.
+        """
+        if self.followed is None:
+            return Target(model or self._own)
+        catalogue, family = self._catalogue(self.followed), self.followed.family
+        model = model or family
+        meant = naming.resolve(catalogue, model, key)
+        choices = (meant, *_instead(catalogue, model))
+        found = next((one for one in choices if self._since(one) is not None), meant)
+        return _target(found)
+
+    def is_online(self, target: Target) -> bool:
+        """Whether the status of a worker says that it serves a version."""
+        return self._directory.since(target) is not None
+
+    def listed(self) -> list[Listed]:
+        """Names of the family that have a worker; none without a family or catalogue."""
+        if self.followed is None or (catalogue := self.followed.catalogue) is None:
+            return []
+        found: list[Listed] = []
+        for name in naming.names(catalogue):
+            version = (
+                naming.stable(catalogue) if name == catalogue.family else naming.resolve(catalogue, name, b"")
+            )
+            for one in (version, *_instead(catalogue, name)):
+                if (since := self._since(one)) is not None:
+                    found.append(Listed(name, since, one))
+                    break
+        return found
+
+    def not_ready(self) -> str:
+        """Why no text can be written now; empty when it can, as far as anybody knows."""
+        if self.followed is None:
+            missing = not self._directory.blind and self._own not in self._directory.versions()
+            return f"no worker of {self._own} is known to be online" if missing else ""
+        if self.followed.catalogue is None:
+            return f"no catalogue of the family {self.followed.family} has come"
+        if self._directory.blind or self.listed():
+            return ""
+        return f"no worker of any version of {self.followed.family} is known to be online"
+
+    def _catalogue(self, followed: FamilyCatalogue) -> Catalogue:
+        if followed.catalogue is None:
+            raise NoCatalogue(
+                f"no catalogue of the family {followed.family} has come"
+                + (f" that holds ({followed.why})" if followed.why else ""),
+                hint="its operator publishes one with `flexspec head publish`; `flexspec-edge doctor` says more",
+            )
+        return followed.catalogue
+
+    def _since(self, version: CatalogueVersion) -> int | None:
+        return self._directory.since(_target(version))
+
+
+def _target(version: CatalogueVersion) -> Target:
+    return Target(version.name, version.digest.hex())
+
+
+def _instead(catalogue: Catalogue, model: str) -> Iterator[CatalogueVersion]:
+    """What the family or its stable channel may go to, the best first; a version that was named goes nowhere else."""
+    if model == catalogue.family:
+        yield naming.stable(catalogue)
+        yield from (one for one in catalogue.versions if one.state is VersionState.CANARY)
+    if model in (catalogue.family, f"{catalogue.family}:stable"):
+        yield from (one for one in reversed(catalogue.versions) if one.state is VersionState.DRAINING)

@@ -1,0 +1,111 @@
+"""What an edge has seen of each version: acceptance with its interval, answers, errors and pace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+from typing import NamedTuple
+
+from schemas.catalogue import MAX_VERSIONS
+from schemas.status import VersionFigures
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+class Target(NamedTuple):
+    """What writes a text.
+
+    Attributes:
+        version: on topics.
+        digest: of its head's manifest, in hex; empty where no catalogue tells it.
+    """
+
+    version: str
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrote:
+    """What one session has shown of its version.
+
+    Attributes:
+        complete: the text came to its end.
+        failed: by the version's fault or its worker's.
+        drafted: draft tokens that the target judged.
+        accepted: of these, right.
+        tokens: after the first commit.
+        seconds: that these took.
+    """
+
+    complete: bool
+    failed: bool
+    drafted: int
+    accepted: int
+    tokens: int
+    seconds: float
+
+    @property
+    def shows(self) -> bool:
+        """Whether it says anything; a session that ended before it began does not."""
+        return self.complete or self.failed or self.drafted > 0 or self.tokens > 0
+
+
+@dataclass(slots=True)
+class _Sums:
+    answers: int = 0
+    errors: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class VersionTally:
+    """Sums over sessions, for as many versions as a catalogue can have; the one that wrote longest ago goes first."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Target, _Sums] = {}
+
+    def add(self, target: Target, wrote: Wrote) -> None:
+        """Count a session that is over."""
+        sums = self._sums.pop(target, None) or _Sums()
+        self._sums[target] = sums
+        while len(self._sums) > MAX_VERSIONS:
+            del self._sums[next(iter(self._sums))]
+        sums.answers += wrote.complete
+        sums.errors += wrote.failed
+        sums.drafted += wrote.drafted
+        sums.accepted += wrote.accepted
+        sums.tokens += wrote.tokens
+        sums.seconds += wrote.seconds
+
+    def figures(self) -> tuple[VersionFigures, ...]:
+        """Of all versions, the last one at the end."""
+        return tuple(_figures(target, sums) for target, sums in self._sums.items())
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Wilson's score interval (95 %) of a share; all of 0 to 1 where nothing was tried."""
+    if not of:
+        return 0.0, 1.0
+    share, odds = count / of, _Z * _Z / of
+    middle = (share + odds / 2) / (1 + odds)
+    spread = sqrt(share * (1 - share) * odds + odds * odds / 4) / (1 + odds)
+    return max(0.0, middle - spread), min(1.0, middle + spread)
+
+
+def _figures(target: Target, sums: _Sums) -> VersionFigures:
+    low, high = wilson(sums.accepted, sums.drafted)
+    return VersionFigures(
+        name=target.version,
+        digest=target.digest,
+        answers=sums.answers,
+        errors=sums.errors,
+        drafted=sums.drafted,
+        accepted=sums.accepted,
+        low=low,
+        high=high,
+        tokens=sums.tokens,
+        seconds=sums.seconds,
+    )
