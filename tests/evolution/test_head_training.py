@@ -126,7 +126,7 @@ def test_tuning_teaches_the_answers_and_nothing_of_the_prompts(lora: Path, folde
 
 
 def test_full_head_holds_the_upper_layers_with_the_bases_names(full: Path, folder: Path) -> None:
-    tensors, base = load_file(full / FULL), load_file(folder / "base" / FULL)
+    tensors, base = load_file(full / FULL), load_file(folder / "base" / "model.safetensors")
     upper = {name for name in base if name.startswith(("model.layers.2.", "model.layers.3."))}
     assert set(tensors) == upper
     assert any(not torch.equal(tensors[name], base[name]) for name in upper)
