@@ -86,7 +86,7 @@ def lora(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def full(folder: Path) -> Path:
-    made(folder, folder / "full", kind="full", learning_rate=1e-2)
+    made(folder, folder / "full", kind="full", norm=True, lm_head=True, learning_rate=1e-2)
     return folder / "full"
 
 
@@ -128,7 +128,8 @@ def test_tuning_teaches_the_answers_and_nothing_of_the_prompts(lora: Path, folde
 def test_full_head_holds_the_upper_layers_with_the_bases_names(full: Path, folder: Path) -> None:
     tensors, base = load_file(full / FULL), load_file(folder / "base" / "model.safetensors")
     upper = {name for name in base if name.startswith(("model.layers.2.", "model.layers.3."))}
-    assert set(tensors) == upper
+    # The base's LM head is its embedding; the head's is another one, and the embedding stays.
+    assert set(tensors) == upper | {"model.norm.weight", "lm_head.weight"}
     assert any(not torch.equal(tensors[name], base[name]) for name in upper)
 
 
@@ -138,6 +139,7 @@ def test_a_good_head_passes_and_its_shuffled_weights_do_not(
 ) -> None:
     figures = check_head(request.getfixturevalue(kind), folder / "base")
     assert figures["layers"] == [2, 3]
+    assert figures["others"] == ["lm_head.weight", "model.norm.weight"]
     assert figures["canaries"] == 1.0
     assert figures["shuffled"] < 0.9
 
