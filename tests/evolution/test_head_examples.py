@@ -33,7 +33,7 @@ def test_worked_answers_are_right_and_use_what_was_asked(seed: int) -> None:
 def test_reshaped_answers_keep_their_shape(text: str, between: str) -> None:
     answer = between.join([text, "Bees make honey all summer long", "They live together in a hive."])
     assert all(line.startswith("- ") for line in examples.style(answer).split("\n"))
-    assert set(json.loads(examples.formatted(answer))) == {"answer", "details", "words"}
+    assert set(json.loads(examples.formatted(answer))) == {"answer", "sentences"}
     lines = examples.reasoning(answer).split("\n")
     assert lines[0].startswith("Step 1. ")
     assert lines[-1].startswith("Conclusion, ")
