@@ -208,14 +208,14 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
             ),
             ADAPTER,
         ),
-        "below its floor",
+        "layer 1",
     ),
     "the embedding": (
         "lora",
         tensors_of(lambda t: t.update({EMBEDDING: torch.zeros(300, 16)}), ADAPTER),
         "embed_tokens",
     ),
-    "half of a pair": ("lora", tensors_of(lambda t: t.pop(UPPER + "A.weight"), ADAPTER), "one of two"),
+    "half of a pair": ("lora", tensors_of(lambda t: t.pop(UPPER + "A.weight"), ADAPTER), "self_attn.q_proj"),
     "a wrong shape": (
         "lora",
         tensors_of(lambda t: t.update({UPPER + "A.weight": torch.zeros(4, 15)}), ADAPTER),
@@ -229,7 +229,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "not a number": (
         "lora",
         tensors_of(lambda t: t[UPPER + "A.weight"].fill_(float("nan")), ADAPTER),
-        "infinite or none",
+        "q_proj.lora_A.weight",
     ),
     "weights in a random order": (
         "lora",
@@ -243,7 +243,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "DoRA": ("lora", config_of(use_dora=True), "use_dora"),
     "another scaling": ("lora", config_of(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
     "norms of all layers": ("lora", config_of(modules_to_save=["norm"]), "norm"),
-    "no safetensors": ("full", lambda folder: torch.save({}, folder / FULL), "no safetensors"),
+    "no safetensors": ("full", lambda folder: torch.save({}, folder / FULL), "safetensors"),
     "a missing weight": (
         "full",
         tensors_of(lambda t: t.pop("model.layers.2.input_layernorm.weight"), FULL),
