@@ -154,8 +154,8 @@ def style(answer: str) -> str:
 
 def formatted(answer: str) -> str:
     """An answer as one JSON object."""
-    found = sentences(answer)[:3]
-    return json.dumps({"answer": found[0], "details": found[1:], "words": sum(len(s.split()) for s in found)})
+    found = sentences(answer)[:4]
+    return json.dumps({"answer": " ".join(found), "sentences": len(found)})
 
 
 def reasoning(answer: str) -> str:
@@ -245,6 +245,7 @@ def _drift_parser(actions: Any) -> None:
     parser.add_argument(
         "--tokens", type=int, default=64, metavar="N", help="of a text (default: %(default)s)"
     )
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
     parser.add_argument("--show", action="store_true", help="print the texts")
     parser.set_defaults(func=_drift)
 
@@ -300,12 +301,15 @@ def reshaped(kind: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str
 
 
 def _drift(args: argparse.Namespace) -> int:
+    import torch
+
     from flexspec_mq.evolution.canaries import greedy, load_with_head, share
     from flexspec_mq.heads.manifest import Canary, read_head
     from flexspec_mq.models.load import load_text, resolve
     from flexspec_mq.models.prompts import read_prompts
     from flexspec_mq.models.text import Turn, decode, encode_turns
 
+    torch.set_num_threads(args.threads)
     base = Path(resolve(args.base))
     text, manifest = load_text(base), read_head(args.head)
     chosen = [prompt for _, prompt in read_prompts(args.prompts)][: args.count]
@@ -320,17 +324,8 @@ def _drift(args: argparse.Namespace) -> int:
             print(f"> {prompt}\n{decode(text.tokenizer, written)}\n", file=sys.stderr)
     pairs = [Canary(*pair) for pair in zip(ids, texts, strict=True)]
     plain = load_with_head(base, None, kind="base", dtype=manifest.dtype)
-    tokens = sum(map(len, texts))
-    print(
-        json.dumps(
-            {
-                "drift": 1 - share(plain, pairs),
-                "own": share(model, pairs),
-                "texts": len(texts),
-                "tokens": tokens,
-            }
-        )
-    )
+    figures = {"drift": 1 - share(plain, pairs), "texts": len(texts), "tokens": sum(map(len, texts))}
+    print(json.dumps(figures))
     return 0
 
 

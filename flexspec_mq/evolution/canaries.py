@@ -10,6 +10,7 @@ from torch import nn
 from flexspec_mq.errors import how_to_install
 from flexspec_mq.evolution.contents import FULL
 from flexspec_mq.heads.manifest import Canary, HeadError
+from flexspec_mq.models.checkpoint import first_line
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.log_silencing import quiet_transformers
 
@@ -51,12 +52,7 @@ def load_with_head(base: Path, head: Path | None, *, kind: str, dtype: str, devi
     if head is None or kind == "base":
         return model
     if kind == "lora":
-        with quiet_transformers():
-            return (
-                need_peft()
-                .PeftModel.from_pretrained(model, head, autocast_adapter_dtype=False, use_safetensors=True)
-                .to(model.device)
-            )
+        return _with_adapter(model, head)
     from safetensors.torch import load_file
 
     tensors = load_file(head / FULL)
@@ -66,6 +62,21 @@ def load_with_head(base: Path, head: Path | None, *, kind: str, dtype: str, devi
     if unknown:
         raise HeadError(f"the head has {unknown[0]}, which the base has not")
     return model
+
+
+def _with_adapter(model: Any, head: Path) -> Any:
+    peft = need_peft()
+    try:
+        with quiet_transformers():
+            # Rounded as it is stored: peft would make float32 of it.
+            loaded = peft.PeftModel.from_pretrained(
+                model, head, autocast_adapter_dtype=False, use_safetensors=True
+            )
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise HeadError(
+            f"peft cannot load {head}: {first_line(error)}", hint="save the adapter again"
+        ) from error
+    return loaded.to(model.device)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
-FULL = "model.safetensors"
+FULL = "head.safetensors"
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")

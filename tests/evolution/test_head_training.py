@@ -86,7 +86,7 @@ def lora(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def full(folder: Path) -> Path:
-    made(folder, folder / "full", kind="full", learning_rate=1e-2)
+    made(folder, folder / "full", kind="full", norm=True, lm_head=True, learning_rate=1e-2)
     return folder / "full"
 
 
@@ -126,9 +126,10 @@ def test_tuning_teaches_the_answers_and_nothing_of_the_prompts(lora: Path, folde
 
 
 def test_full_head_holds_the_upper_layers_with_the_bases_names(full: Path, folder: Path) -> None:
-    tensors, base = load_file(full / FULL), load_file(folder / "base" / FULL)
+    tensors, base = load_file(full / FULL), load_file(folder / "base" / "model.safetensors")
     upper = {name for name in base if name.startswith(("model.layers.2.", "model.layers.3."))}
-    assert set(tensors) == upper
+    # The base's LM head is its embedding; the head's is another one, and the embedding stays.
+    assert set(tensors) == upper | {"model.norm.weight", "lm_head.weight"}
     assert any(not torch.equal(tensors[name], base[name]) for name in upper)
 
 
@@ -138,6 +139,7 @@ def test_a_good_head_passes_and_its_shuffled_weights_do_not(
 ) -> None:
     figures = check_head(request.getfixturevalue(kind), folder / "base")
     assert figures["layers"] == [2, 3]
+    assert figures["others"] == ["lm_head.weight", "model.norm.weight"]
     assert figures["canaries"] == 1.0
     assert figures["shuffled"] < 0.9
 
@@ -206,14 +208,14 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
             ),
             ADAPTER,
         ),
-        "below its floor",
+        "layer 1",
     ),
     "the embedding": (
         "lora",
         tensors_of(lambda t: t.update({EMBEDDING: torch.zeros(300, 16)}), ADAPTER),
         "embed_tokens",
     ),
-    "half of a pair": ("lora", tensors_of(lambda t: t.pop(UPPER + "A.weight"), ADAPTER), "one of two"),
+    "half of a pair": ("lora", tensors_of(lambda t: t.pop(UPPER + "A.weight"), ADAPTER), "self_attn.q_proj"),
     "a wrong shape": (
         "lora",
         tensors_of(lambda t: t.update({UPPER + "A.weight": torch.zeros(4, 15)}), ADAPTER),
@@ -227,7 +229,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "not a number": (
         "lora",
         tensors_of(lambda t: t[UPPER + "A.weight"].fill_(float("nan")), ADAPTER),
-        "infinite or none",
+        "q_proj.lora_A.weight",
     ),
     "weights in a random order": (
         "lora",
@@ -241,7 +243,7 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "DoRA": ("lora", config_of(use_dora=True), "use_dora"),
     "another scaling": ("lora", config_of(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
     "norms of all layers": ("lora", config_of(modules_to_save=["norm"]), "norm"),
-    "no safetensors": ("full", lambda folder: torch.save({}, folder / FULL), "no safetensors"),
+    "no safetensors": ("full", lambda folder: torch.save({}, folder / FULL), "safetensors"),
     "a missing weight": (
         "full",
         tensors_of(lambda t: t.pop("model.layers.2.input_layernorm.weight"), FULL),
