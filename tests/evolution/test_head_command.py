@@ -115,14 +115,26 @@ def begun(site: Site, run: Run) -> Site:
     return site
 
 
-async def retained(site: Site, topic: str, *publish: bytes) -> bytes:
-    """What the broker keeps on a topic, after these were published there."""
-    settings = LinkSettings(
+def reader(site: Site) -> LinkSettings:
+    """Of a link of its own to the site's broker."""
+    return LinkSettings(
         host=site.mosquitto.host,
         port=site.mosquitto.port,
         client_id=f"reader-{next(_numbers)}",
     )
-    async with mqtt_link(settings) as link:
+
+
+async def cleared(site: Site, *cleared: str) -> None:
+    """Nothing is kept on these topics; other tests share the broker."""
+    async with mqtt_link(reader(site)) as link:
+        await link.wait_up(5)
+        for topic in cleared:
+            await link.publish(topic, b"", qos=1, retain=True)
+
+
+async def retained(site: Site, topic: str, *publish: bytes) -> bytes:
+    """What the broker keeps on a topic, after these were published there."""
+    async with mqtt_link(reader(site)) as link:
         await link.wait_up(5)
         for payload in publish:
             await link.publish(topic, payload, qos=1, retain=True)
@@ -299,12 +311,14 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     asyncio.run(retained(begun, topics.worker_status_topic(worker), codec.encode_status(held)))
     asyncio.run(retained(begun, topics.edge_status_topic(edge), codec.encode_status(told)))
     code, out, err = run("list", "--json", "--wait", "0.3", *begun.flags)
+    text = run("list", "--wait", "0.3", *begun.flags)[1]
+    asyncio.run(cleared(begun, topics.worker_status_topic(worker), topics.edge_status_topic(edge)))
     assert code == 0, err
     (version,) = json.loads(out)["versions"]
     assert (version["name"], version["state"], version["digest"]) == ("v1", "stable", digest)
     assert version["workers"] == [{"worker": worker, "state": "ready", "why": ""}]
     assert (version["answers"], version["errors"], version["acceptance"][1]) == (9, 1, 0.6)
-    lines = run("list", "--wait", "0.3", *begun.flags)[1].splitlines()
+    lines = text.splitlines()
     assert lines[2].split()[:5] == ["version", "state", "share", "digest", "workers"]
     assert lines[3].split()[:4] == ["v1", "stable", digest[:16], worker]
 
