@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution.base import add_base_parser
 from flexspec_mq.evolution.check import add_check_parser
 from flexspec_mq.evolution.parts import add_command, connected, positive, say
 from flexspec_mq.evolution.settings import from_arguments
@@ -48,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "file", type=Path, metavar="FILE", help="to write the private key to; none may be there"
     )
     keygen.set_defaults(func=_keygen)
+    add_base_parser(actions)
     add_train_parser(actions)
     add_check_parser(actions)
     add_trust_parser(actions)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.evolution.base import add_base_parser
 from flexspec_mq.evolution.check import add_check_parser, check_head
 from flexspec_mq.evolution.train import HeadFiles, HeadOptions, add_train_parser, train_head
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, file_entry, read_head
@@ -334,3 +335,33 @@ def test_each_answer_of_a_chat_is_a_row_that_ends(folder: Path, tmp_path: Path) 
     assert len(cut.ids) == one.prompt + 1
     with pytest.raises(FlexSpecError, match="all chats"):
         rows_of(text, read_chats(path), one.prompt)
+
+
+def test_the_base_itself_is_a_version(tmp_path: Path, folder: Path) -> None:
+    base = folder / "base"
+    parser = argparse.ArgumentParser()
+    add_base_parser(parser.add_subparsers())
+
+    def run(out: str, floor: int = FLOOR) -> int:
+        told = [
+            "--base",
+            str(base),
+            "--dtype",
+            "float32",
+            "--floor",
+            str(floor),
+            "--out",
+            str(tmp_path / out),
+        ]
+        args = parser.parse_args(["base", *told])
+        return int(args.func(args))
+
+    assert run("b") == 0
+    manifest = read_head(tmp_path / "b")
+    assert (manifest.kind, manifest.floor, manifest.layers, manifest.files) == ("base", FLOOR, LAYERS, ())
+    assert all(canary.text for canary in manifest.canaries)
+    assert check_head(tmp_path / "b", base)["parameters"] == 0
+    with pytest.raises(UsageError, match="there already"):
+        run("b")
+    with pytest.raises(UsageError, match="no layer"):
+        run("c", LAYERS)
