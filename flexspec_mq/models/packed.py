@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,8 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.compact.rack import compare_racks
+from flexspec_mq.models.compact.matrices import Plain
+from flexspec_mq.models.compact.rack import compare_racks, shapes_of_additions
 from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, full_name
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import Batch
@@ -141,7 +142,7 @@ class PackedModel:
         batch = Batch.of(sorted_inputs, self.shapes, counts)
         segments = dict(zip(order, batch.segments, strict=True))
         body = [(inputs[place].head, segments[place].start, segments[place].count) for place in order]
-        self._current.body = Rows.of(body, own, batch.lanes, self.shapes)
+        self._current.body = Rows.of(body, own, batch.lanes, self._added)
         # The LM head sees wanted rows only, and those that share one lie together.
         last = {name for name, head in self._held.items() if isinstance(head.lm_head, torch.Tensor)}
         ends = sorted(
@@ -162,7 +163,7 @@ class PackedModel:
             )
             lanes.append(slice(begin, len(wanted)))
         tail = [(inputs[place].head, rows.start, len(rows)) for place, rows in answers.items()]
-        self._current.last = Rows.of(tail, last, lanes, self.shapes) if tail else None
+        self._current.last = Rows.of(tail, last, lanes, self._added) if tail else None
         try:
             logits = self._logits(batch, wanted)
         finally:
@@ -225,6 +226,12 @@ class PackedModel:
         for norm in self._norms.values():
             norm.drop(name)
 
+    @cached_property
+    def _added(self) -> Shapes:
+        """Of the products of additions."""
+        matrices = {(width, outputs) for width, outputs, _ in self.products.kinds}
+        return shapes_of_additions(matrices, Plain, self._like, self.shapes)
+
     def compare_head(self, name: str) -> tuple[int, int]:
         """Compare its additions' products at all places, with sums that cancel.
 
@@ -233,7 +240,7 @@ class PackedModel:
         """
         self._check(name)
         racks = [linear.rack for linear in self._linears.values()]
-        return compare_racks([rack for rack in racks if name in rack.owners], self.shapes)
+        return compare_racks([rack for rack in racks if name in rack.owners], self._added)
 
     def _check(self, name: str) -> None:
         if name not in self._held:

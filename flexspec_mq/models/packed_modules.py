@@ -47,7 +47,7 @@ class Rows:
             inputs: of each its head, first row and number of rows, head by head.
             own: heads whose rows go through weights of their own.
             lanes: rows of the base and of heads with additions, if any, then of each head in `own`.
-            shapes: of products.
+            shapes: of the additions' products.
         """
         found = []
         for name, same in groupby(inputs, key=lambda one: one[0]):
@@ -60,7 +60,7 @@ class Rows:
         return cls(
             tuple((lane, named[lane.start] if named[lane.start] in own else "") for lane in lanes),
             tuple(spans),
-            Owners.of(added, lanes[0].stop, shapes) if added else None,
+            Owners.of(added, shapes) if added else None,
         )
 
 
@@ -102,7 +102,7 @@ class Linear:
             return self._multiply(flat, "").view(*x.shape[:-1], -1)
         out = _joined([self._multiply(flat[lane], name) for lane, name in rows.lanes])
         if rows.owners is not None:
-            self.rack.add(out, flat, rows.owners, self._current.shapes)
+            self.rack.add(out, flat, rows.owners)
         return out.view(*x.shape[:-1], -1)
 
     def _multiply(self, x: torch.Tensor, name: str) -> torch.Tensor:

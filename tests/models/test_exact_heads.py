@@ -181,21 +181,25 @@ def test_holding_and_dropping_leaves_the_others_as_they_were(
     model.hold("mild", head(folders, "mild"))
     kvs = {name: model.new_kv() for name in ("", "mild")}
     at = 0
-    for change in (
-        lambda: model.hold("other", head(folders, "other")),
-        lambda: model.hold("strong", head(folders, "strong")),
-        lambda: model.hold("full", head(folders, "full")),
-        lambda: model.drop("other"),
-        lambda: model.hold("again", head(folders, "other")),
-        lambda: model.drop("strong"),
-        lambda: model.drop("full"),
-        lambda: model.drop("again"),
-    ):
-        inputs = [ModelInput(kvs[name], TEXT[at : at + 7], 7, name) for name in kvs]
-        for name, rows in zip(kvs, torch.split(model.forward(inputs), 7), strict=True):
-            assert torch.equal(rows, alone[name][at : at + 7])
+    changes: list[tuple[str, str]] = [
+        ("other", "other"),
+        ("strong", "strong"),
+        ("full", "full"),
+        ("other", ""),
+        ("again", "other"),
+        ("strong", ""),
+        ("full", ""),
+        ("again", ""),
+    ]
+    for name, source in changes:
+        inputs = [ModelInput(kvs[one], TEXT[at : at + 7], 7, one) for one in kvs]
+        for one, rows in zip(kvs, torch.split(model.forward(inputs), 7), strict=True):
+            assert torch.equal(rows, alone[one][at : at + 7])
         at += 7
-        change()
+        if source:
+            model.hold(name, head(folders, source))
+        else:
+            model.drop(name)
     assert model.held == ("mild",)
     model.drop("mild")
     with pytest.raises(HeadError, match="no head named 'mild' is held"):
@@ -219,7 +223,7 @@ def test_a_name_is_held_once(engine: str, folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize("name", ["mild", "strong", "other"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_head_says_what_peft_says(engine: str, name: str, dtype: str, folders: dict[str, Path]) -> None:
-    """Equal but for rounding: peft multiplies with so few columns that its kernels sum in another order."""
+    """In bfloat16 the same bits, but where peft's products have so few columns that kernels sum in another order."""
     model = fresh(folders, engine, dtype)
     model.hold(name, head(folders, name))
     theirs = load_target(folders["base"], dtype=dtype, attn_implementation=register()).model
@@ -229,6 +233,8 @@ def test_a_head_says_what_peft_says(engine: str, name: str, dtype: str, folders:
     base = read(model, TEXT, pieces)
     assert (found - base).abs().max() > 1.0
     assert (found - wanted).abs().max() < (1e-3 if dtype == "float32" else 0.06) * wanted.std()
+    if dtype == "bfloat16":
+        assert (found == wanted).all(dim=1).float().mean() > 0.9
     best = wanted.topk(2, dim=1).values
     clear = best[:, 0] - best[:, 1] > (1e-3 if dtype == "float32" else 0.1)
     assert clear.float().mean() > 0.5
@@ -365,6 +371,7 @@ def test_four_versions_of_the_default_model_have_the_bits_of_each_alone(tmp_path
         )
         theirs = read(wanted, text, [40, 5, 1, 1])
         assert (alone[name] - theirs).abs().max() < 0.06 * theirs.std()
+        assert (alone[name] == theirs).all(dim=1).float().mean() > 0.9
     kvs = {name: model.new_kv() for name in names}
     at = 0
     for piece in (40, 5, 1, 1, 5):

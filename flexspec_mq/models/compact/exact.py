@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.compact.rack import Owners, Rack, compare_racks
+from flexspec_mq.models.compact.rack import Owners, Rack, compare_racks, shapes_of_additions
 from flexspec_mq.models.compact.rotary import Turns
 from flexspec_mq.models.heads.head import FullHead
 from flexspec_mq.models.invariance.attention import Heads, Packed, Segment
@@ -259,6 +259,20 @@ class ExactModel:
         for rack in (*every, self._last_rack):
             rack.drop(name)
 
+    @cached_property
+    def _added(self) -> Shapes:
+        """Of the products of additions."""
+        shape = self.shape
+        heads = shape.queries * shape.head
+        matrices = {
+            (shape.width, heads + 2 * shape.keys * shape.head),
+            (heads, shape.width),
+            (shape.width, 2 * shape.inner),
+            (shape.inner, shape.width),
+            (shape.width, shape.vocab_size),
+        }
+        return shapes_of_additions(matrices, self._making.addition, self._like, self.shapes)
+
     def compare_head(self, name: str) -> tuple[int, int]:
         """Compare its additions' products at all places, with sums that cancel.
 
@@ -267,7 +281,7 @@ class ExactModel:
         """
         self._of(name)
         every = [rack for racks in self._racks.values() for rack, _ in racks.by_parts()]
-        return compare_racks([rack for rack in (*every, self._last_rack) if name in rack.owners], self.shapes)
+        return compare_racks([rack for rack in (*every, self._last_rack) if name in rack.owners], self._added)
 
     def _own(self, norm: torch.Tensor | None) -> torch.Tensor | None:
         return None if norm is None else norm.to(self._like, copy=True)
@@ -345,7 +359,7 @@ class ExactModel:
             normed = self._normed(state, norms.attention)
             projected = self._in_pieces(matrices.project, normed)
             if racks is not None and owners is not None:
-                racks.project.add(projected, normed, owners, self.shapes)
+                racks.project.add(projected, normed, owners)
             projected = projected.view(rows, every, heads.size)
             if norms.queries is not None and norms.keys is not None:
                 projected = self._heads_normed(projected, norms.queries, norms.keys)
@@ -355,7 +369,7 @@ class ExactModel:
             mixed = packed.attend(index, turned, fresh, self._scale)
             merged = self._in_pieces(matrices.merge, mixed)
             if racks is not None and owners is not None:
-                racks.merge.add(merged, mixed, owners, self.shapes)
+                racks.merge.add(merged, mixed, owners)
             state = state + merged
             normed = self._normed(state, norms.mlp)
             if racks is not None and owners is not None:
@@ -366,11 +380,11 @@ class ExactModel:
 
     def _mlp_with(self, matrices: Layer, racks: Racks, x: torch.Tensor, owners: Owners) -> torch.Tensor:
         wide = self._in_pieces(matrices.widen, x)
-        racks.widen.add(wide, x, owners, self.shapes)
+        racks.widen.add(wide, x, owners)
         gate, up = wide.chunk(2, dim=1)
         between = functional.silu(gate).mul_(up)
         out = self._in_pieces(matrices.narrow, between)
-        racks.narrow.add(out, between, owners, self.shapes)
+        racks.narrow.add(out, between, owners)
         return out
 
     def _mixed(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
@@ -403,7 +417,7 @@ class ExactModel:
         owners = None
         if inputs[lanes[0][0]].head not in own:
             spans = _spans(inputs, lanes[0], segments)
-            owners = Owners.of(spans, batch.lanes[0].stop, self.shapes) if spans else None
+            owners = Owners.of(spans, self._added) if spans else None
         state = self._through(range(split), state, turns, self._packed(batch.segments, state), owners=owners)
         ended = []
         for lane, rows in zip(lanes, batch.lanes, strict=True):
@@ -497,7 +511,7 @@ class ExactModel:
                 spans.append((name, at, at + count))
             at += count
         if spans:
-            self._last_rack.add(logits, last, Owners.of(spans, len(padded), self.shapes), self.shapes)
+            self._last_rack.add(logits, last, Owners.of(spans, self._added))
         return logits[: len(rows)].float()
 
     def _norm_of(self, name: str) -> torch.Tensor:

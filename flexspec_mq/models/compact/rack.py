@@ -9,23 +9,23 @@ begin at a multiple of the power of two that holds them, and there are `_GRAIN`,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from flexspec_mq.models.invariance.product_probe import COUNTS, cancelling
+from flexspec_mq.models.invariance.product_probe import COUNTS, Products, cancelling, row_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flexspec_mq.models.compact.matrices import Plain, Reordered
     from flexspec_mq.models.heads.head import Delta
     from flexspec_mq.models.invariance.shapes import Shapes
 
     Matrix = Plain | Reordered
-    Make = Callable[[torch.Tensor], Matrix]
+    Make = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 
 _GRAIN = 64
 """Columns: with fewer, oneDNN and MKL take other kernels for few rows."""
@@ -47,33 +47,33 @@ class Owners:
 
     Attributes:
         spans: head, first row and the row behind the last, in ascending order, within the window.
-        window: rows of the forward that additions are computed for: all that have some, and as many others as make
-            their number one that keeps bits.
+        window: rows of the forward that have additions.
+        shapes: of the additions' products.
     """
 
     spans: tuple[tuple[str, int, int], ...]
     window: slice
+    shapes: Shapes
     _masks: dict[tuple[Slot, ...], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spans: Sequence[tuple[str, int, int]], rows: int, shapes: Shapes) -> Owners:
-        """Choose the window.
+    def of(cls, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> Owners:
+        """From spans in rows of the forward, at least one."""
+        begin, end = spans[0][1], spans[-1][2]
+        moved = tuple((name, one - begin, other - begin) for name, one, other in spans)
+        return cls(moved, slice(begin, end), shapes)
 
-        Args:
-            spans: at least one, in rows of the forward.
-            rows: of the forward, as many as `shapes` pads to at least.
-            shapes: of products.
-        """
-        first, end = spans[0][1], spans[-1][2]
-        begin = max(0, min(first, rows - shapes.padded(end - first)))
-        window = slice(begin, begin + shapes.padded(end - begin))
-        return cls(tuple((name, one - begin, other - begin) for name, one, other in spans), window)
+    @property
+    def padding(self) -> int:
+        """Rows that products need besides."""
+        rows = self.spans[-1][2]
+        return self.shapes.padded(rows) - rows
 
     def hidden(self, layout: tuple[Slot, ...], columns: int, device: torch.device) -> torch.Tensor:
-        """Where a column is not the row's own, [rows of the window, columns]."""
+        """Where a column is not the row's own, [rows of the window and padding, columns]."""
         found = self._masks.get(layout)
         if found is None:
-            found = torch.ones((self.window.stop - self.window.start, columns), dtype=torch.bool)
+            found = torch.ones((self.spans[-1][2] + self.padding, columns), dtype=torch.bool)
             for name, begin, end in self.spans:
                 for owner, first, behind in layout:
                     if owner == name:
@@ -142,7 +142,7 @@ class Rack:
             up[outputs, columns] = raised
             if left != 1.0:
                 self._scales.setdefault(name, []).append((outputs, left))
-        self._down, self._up = self._make(down), self._make(up)
+        self._down, self._up = self._make(down, None), self._make(up, None)
 
     def drop(self, name: str) -> None:
         """Forget a head; the others stay where they are. It need not be known."""
@@ -159,31 +159,29 @@ class Rack:
             self._down = self._up = None
             return
         down, up = _resized(down, self.columns, 0), _resized(up, self.columns, 1)
-        self._down, self._up = self._make(down), self._make(up)
+        self._down, self._up = self._make(down, None), self._make(up, None)
 
-    def add(self, out: torch.Tensor, x: torch.Tensor, owners: Owners, shapes: Shapes) -> None:
+    def add(self, out: torch.Tensor, x: torch.Tensor, owners: Owners) -> None:
         """Add to the products of a matrix.
 
         Args:
             out: [rows, outputs], changed where rows have an addition.
             x: [rows, width].
             owners: of the rows.
-            shapes: of products.
         """
-        down, up = self._down, self._up
+        down, up, shapes = self._down, self._up, owners.shapes
         if down is None or up is None:
             return
         window = x[owners.window]
+        if owners.padding:
+            window = functional.pad(window, (0, 0, 0, owners.padding))
         between = _in_pieces(down, window, shapes)
         between.masked_fill_(owners.hidden(self.layout, between.shape[1], between.device), 0.0)
         added = _in_pieces(up, between, shapes)
-        if self._scales:
-            for name, begin, end in owners.spans:
-                for outputs, scale in self._scales.get(name, ()):
-                    added[begin:end, outputs] *= scale
-        first, behind = owners.spans[0][1], owners.spans[-1][2]
-        start = owners.window.start
-        out[start + first : start + behind] += added[first:behind]
+        for name, begin, end in owners.spans if self._scales else ():
+            for outputs, scale in self._scales.get(name, ()):
+                added[begin:end, outputs] *= scale
+        out[owners.window] += added[: owners.spans[-1][2]]
 
     @property
     def asked(self) -> tuple[int, int, int, tuple[int, ...]]:
@@ -210,7 +208,7 @@ class Rack:
         sizes = sorted({*_COLUMNS, columns})
         found = []
         for size in sizes:
-            product = self._make(functional.pad(down, (0, 0, size - _GRAIN, 0)))
+            product = self._make(functional.pad(down, (0, 0, size - _GRAIN, 0)), None)
             found.append([product(x[:count])[:, -_GRAIN:] for count in counts])
         rows, differing = _differing(found)
         for rank in ranks:
@@ -223,7 +221,7 @@ class Rack:
                     if first + rank > size:
                         continue
                     room = (first, size - first - rank)
-                    product = self._make(functional.pad(up, room))
+                    product = self._make(functional.pad(up, room), None)
                     spread = functional.pad(between, room)
                     found.append([product(spread[:count]) for count in counts])
             more, others = _differing(found)
@@ -278,12 +276,33 @@ def _resized(weights: torch.Tensor, columns: int, along: int) -> torch.Tensor:
     return torch.cat((kept, weights.new_zeros(size)), dim=along)
 
 
+def shapes_of_additions(
+    matrices: Iterable[tuple[int, int]], make: Make, like: torch.Tensor, shapes: Shapes
+) -> Shapes:
+    """Rows that products of additions need on this machine, whichever heads are held.
+
+    Args:
+        matrices: width and outputs of each that may have additions.
+        make: from plain weights to what multiplies.
+        like: a tensor on the device and in the dtype of the model.
+        shapes: of the model's own products.
+    """
+    kinds = {
+        kind
+        for width, outputs in matrices
+        for columns in (_COLUMNS[0], _COLUMNS[-1])
+        for kind in ((width, columns, False), (columns, outputs, False))
+    }
+    least, most = row_range(Products(tuple(sorted(kinds)), make), like) or (1, None)
+    return replace(shapes, min_rows=least, max_rows=most)
+
+
 def compare_racks(racks: Sequence[Rack], shapes: Shapes) -> tuple[int, int]:
     """Compare products of additions at every place that they may have, with sums that cancel.
 
     Args:
         racks: those that are alike are asked once.
-        shapes: of products.
+        shapes: of the additions' products.
 
     Returns:
         Rows compared, and rows with other bits.
