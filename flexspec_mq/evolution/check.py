@@ -49,7 +49,7 @@ def check_head(folder: Path, base: Path) -> dict[str, Any]:
     manifest = read_head(folder)
     text = load_text(base)
     _check_base(manifest, text, base)
-    touched = check_contents(folder, manifest, base)
+    touched = check_contents(folder, manifest, text)
     figures: dict[str, Any] = {
         "kind": manifest.kind,
         "digest": digest((folder / MANIFEST).read_bytes()).hex(),

@@ -32,7 +32,7 @@ def test_all_are_of_the_default_model_and_small() -> None:
     for name in NAMES:
         manifest = read_head(EXAMPLES / name)
         assert (manifest.base, manifest.tokenizer) == (fingerprint, text.fingerprint.hex())
-        touched = check_contents(EXAMPLES / name, manifest, base)
+        touched = check_contents(EXAMPLES / name, manifest, text)
         assert touched.layers == tuple(range(6, 30))
         assert bool(touched.others) == (name == "reasoning")
         digests.add(digest((EXAMPLES / name / MANIFEST).read_bytes()))

@@ -1,1 +1,1 @@
-"""Heads on a base: what a version of a target family is computed with."""
+"""Heads in torch: what a version adds to its base, read from files and checked, before any runner holds it."""
