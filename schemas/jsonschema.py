@@ -14,7 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from schemas.messages import Identity, Message, Prefix
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import EdgeStatus, VersionStatus, WorkerStatus
 
 Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
 def components(ref_template: str) -> Json:
     """Schemas of all types of the wire protocol by name; see `described`."""
-    return described((*DOCUMENTS, Identity, Prefix), ref_template)
+    return described((*DOCUMENTS, Identity, Prefix, VersionStatus), ref_template)
 
 
 def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:

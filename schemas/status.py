@@ -13,6 +13,29 @@ Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
+MAX_VERSIONS = 40
+"""Of a worker: all of a family, and some that are on their way out."""
+MAX_WHY = 120
+"""Characters."""
+
+
+class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One version of a worker.
+
+    Attributes:
+        name: on topics and in the API.
+        digest: SHA-256 of its head's manifest in hex; empty where it is of no family.
+        state: ``ready`` takes new sessions, ``draining`` only goes on with texts that have begun. ``loading`` is not
+            here yet, and ``refused`` cannot be.
+        exactness: as of the worker, for this version.
+        why: it is refused, or not here yet.
+    """
+
+    name: Name
+    digest: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    state: Literal["loading", "ready", "draining", "refused"]
+    exactness: Literal["exact", "exact up to ties", "unknown"] = "unknown"
+    why: Annotated[str, Meta(max_length=MAX_WHY)] = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +53,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
         temperature: that the target's makers recommend; none of the three where they say nothing.
         top_k: the same; 0 is all tokens.
         top_p: the same.
+        versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
+            which is ready.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -50,6 +75,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_VERSIONS)] = ()
 
 
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,6 +49,7 @@ class Scheduler:
         budget: says that anew for each forward instead, if there is one.
 
     Attributes:
+        heads: name of the model's head by version; versions that are not here are the base itself.
         pending: by session, in the order of arrival.
         writing: tokens that sessions which write feed into the newest forward; the others are read.
     """
@@ -57,6 +58,7 @@ class Scheduler:
         self.caches = caches
         self.prefill = prefill
         self._prefill_budget = budget
+        self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
         self.writing = 0
         self._served: dict[SessionKey, int] = {}
@@ -147,10 +149,11 @@ class Scheduler:
             return None
         context = list(item.context)
         tokens = [*context[kv.length :], *item.draft]
+        head = self.heads.get(item.version, "")
         if len(tokens) <= most:
-            return ModelInput(kv, tokens, len(item.draft) + 1)
+            return ModelInput(kv, tokens, len(item.draft) + 1, head)
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
-        return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0)
+        return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
     def _budget(self, writing: int) -> int:
         budget = self._prefill_budget

@@ -19,7 +19,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.sampling.params import SamplingParams
-from schemas.status import WorkerStatus
+from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,14 @@ STALE = 60.0
 measured here, since the clocks of two machines differ."""
 
 _log = logging.getLogger(__name__)
+
+
+def versions_of(status: WorkerStatus) -> list[VersionStatus]:
+    """The versions of which a worker that is online takes new sessions."""
+    if not status.versions:
+        alone = VersionStatus(name=status.version, state="ready", exactness=status.exactness)
+        return [alone] if status.version else []
+    return [one for one in status.versions if one.state == "ready"]
 
 
 class WorkerDirectory:
@@ -60,6 +68,12 @@ class WorkerDirectory:
         """Whether there is a status of any worker, online or not."""
         return len(self._known) > 0
 
+    def _serving(self, version: str) -> list[tuple[WorkerStatus, VersionStatus]]:
+        """Statuses of workers that take new sessions of a version, and what they say of it, the newest last."""
+        return [
+            (status, one) for status in self.online() for one in versions_of(status) if one.name == version
+        ]
+
     def online(self) -> list[WorkerStatus]:
         """Statuses of workers that take new sessions, the newest last."""
         now = self._clock()
@@ -70,17 +84,17 @@ class WorkerDirectory:
         """Versions that have a worker online, and since when: ms since the Unix epoch."""
         found: dict[str, int] = {}
         for status in self.online():
-            if status.version:
-                found[status.version] = min(status.epoch, found.get(status.version, status.epoch))
+            for one in versions_of(status):
+                found[one.name] = min(status.epoch, found.get(one.name, status.epoch))
         return found
 
     def status(self, version: str) -> WorkerStatus | None:
         """The newest status of a version's worker that is online; None without any."""
-        return next((status for status in reversed(self.online()) if status.version == version), None)
+        return next((status for status, _ in reversed(self._serving(version))), None)
 
     def exactness(self, version: str) -> str:
         """What can be said of any text of a version: the weakest word of its workers, ``unknown`` without any."""
-        said = {status.exactness for status in self.online() if status.version == version}
+        said = {one.exactness for _, one in self._serving(version)}
         return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
 
     def weights(self, version: str) -> str:
