@@ -19,7 +19,7 @@ _EVERY_USER = (
     "pattern readwrite f1/e/%u",  # read, to see whether another device goes by the same name
     "pattern readwrite f1/r/%u/+",
 )
-_READ_BY_ALL = ("topic read f1/w/+", "topic read f1/h/+")
+_READ_BY_ALL = ("topic read f1/w/+", "topic read f1/h/+", "topic read f1/k/+")
 
 _ROLES = {
     Role.EDGE: (),
@@ -30,7 +30,7 @@ _ROLES = {
         "topic write f1/r/+/+",
         "topic write f1/w/{name}",
     ),
-    Role.PUBLISHER: ("topic readwrite f1/h/+",),
+    Role.PUBLISHER: ("topic write f1/h/+", "topic write f1/k/+", "topic read f1/e/+"),
     Role.OPERATOR: ("topic read f1/e/+", "topic read $SYS/#"),
 }
 

@@ -1,7 +1,7 @@
 """Topic names. Short, because they are paid for on every publish.
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
-`f1/w/<worker>` worker status, `f1/e/<edge>` edge status.
+`f1/w/<worker>` worker status, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ def worker_status_topic(worker: str) -> str:
 def edge_status_topic(edge: str) -> str:
     """Retained status of an edge."""
     return f"{ROOT}/e/{edge}"
+
+
+def catalogue_topic(family: str) -> str:
+    """Retained catalogue of a family."""
+    return f"{ROOT}/h/{family}"
+
+
+def keys_topic(family: str) -> str:
+    """Retained key set of a family."""
+    return f"{ROOT}/k/{family}"
 
 
 class Sender(NamedTuple):

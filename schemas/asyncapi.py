@@ -7,18 +7,21 @@ from typing import Any, Literal
 
 import msgspec
 
+from schemas.catalogue import Signed
 from schemas.jsonschema import STATUSES, Json, components
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Open, Poll, Verdict
 from schemas.status import EdgeStatus, WorkerStatus
 
 PAYLOAD_TYPE = "application/vnd.flexspec-mq"
 STATUS_TYPE = "application/json"
+SIGNED_TYPE = "application/msgpack"
 MQTT_BINDING_VERSION = "0.2.0"
 
 _PARAMETERS = {
     "version": "Target version that the edge asks for: 1 to 64 letters, digits, dots, dashes, underscores.",
     "edge": "MQTT user name of the edge node.",
     "worker": "Id of the cloud worker that holds the session.",
+    "family": "Target family that the edge follows.",
 }
 
 
@@ -79,6 +82,24 @@ CHANNELS = (
         qos=1,
         retain=True,
     ),
+    _Channel(
+        "keySet",
+        "f1/k/{family}",
+        "receive",
+        (Signed,),
+        "Who may sign the catalogue of a family: the body is a KeySet, signed by the family's root key.",
+        qos=1,
+        retain=True,
+    ),
+    _Channel(
+        "catalogue",
+        "f1/h/{family}",
+        "receive",
+        (Signed,),
+        "The versions of a family: the body is a Catalogue, signed by keys of the key set.",
+        qos=1,
+        retain=True,
+    ),
 )
 
 
@@ -94,7 +115,7 @@ def document() -> Json:
                 " document speaks for an edge node: what it sends, a worker receives. Payloads of session"
                 " messages are one flag byte (protocol version in the high four bits, compression in the low"
                 " four) and a msgpack array, in which token ids travel as a bin of LEB128 varints; schemas"
-                " show that array as JSON."
+                " show that array as JSON. Signed messages of a family are msgpack arrays alone."
             ),
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
@@ -145,7 +166,7 @@ def _operation(channel: _Channel) -> Json:
 def _message(kind: type[msgspec.Struct]) -> Json:
     return {
         "name": kind.__name__,
-        "contentType": STATUS_TYPE if kind in STATUSES else PAYLOAD_TYPE,
+        "contentType": STATUS_TYPE if kind in STATUSES else SIGNED_TYPE if kind is Signed else PAYLOAD_TYPE,
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
     }
 

@@ -1,7 +1,8 @@
 """JSON Schemas (draft 2020-12) of the messages and status documents, made from the types.
 
 A message is an array here as on the wire, with two differences that JSON forces: token ids are arrays of
-integers instead of one ``bin`` of LEB128 varints, and a fingerprint or name is base64 instead of raw bytes.
+integers instead of one ``bin`` of LEB128 varints, and what is raw bytes on the wire (fingerprints, digests, keys,
+signatures and what is signed) is base64.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.messages import Identity, Message, Prefix
 from schemas.status import EdgeStatus, VersionStatus, WorkerStatus
 
@@ -20,7 +22,9 @@ Json = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 STATUSES: tuple[type[msgspec.Struct], ...] = (WorkerStatus, EdgeStatus)
-DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES)
+BODIES: tuple[type[msgspec.Struct], ...] = (KeySet, Catalogue)
+"""What is inside of `Signed`."""
+DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES, Signed)
 """What travels as a payload of its own."""
 
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
@@ -28,7 +32,9 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
 def components(ref_template: str) -> Json:
     """Schemas of all types of the wire protocol by name; see `described`."""
-    return described((*DOCUMENTS, Identity, Prefix, VersionStatus), ref_template)
+    return described(
+        (*DOCUMENTS, *BODIES, CatalogueVersion, VersionStatus, Identity, Prefix), ref_template
+    )
 
 
 def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:
@@ -53,9 +59,9 @@ def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:
 
 
 def documents() -> dict[str, Json]:
-    """One self-contained schema per payload: file name → schema."""
+    """One self-contained schema per payload, and per body of a signed one: file name → schema."""
     schemas = components("#/$defs/{name}")
-    return {file_name(kind): _document(kind, schemas) for kind in DOCUMENTS}
+    return {file_name(kind): _document(kind, schemas) for kind in (*DOCUMENTS, *BODIES)}
 
 
 def file_name(kind: type[msgspec.Struct]) -> str:
@@ -75,11 +81,17 @@ def references(schema: object) -> set[str]:
 
 def _document(kind: type[msgspec.Struct], schemas: Json) -> Json:
     schema = schemas[kind.__name__]
-    used = sorted(reference.rsplit("/", 1)[1] for reference in references(schema))
+    used = sorted(_used(schema, schemas))
     document = {"$schema": DIALECT, **schema}
     if used:
         document["$defs"] = {name: schemas[name] for name in used}
     return document
+
+
+def _used(schema: Json, schemas: Json) -> set[str]:
+    """Names of the schemas that one refers to, and that those refer to."""
+    own = {reference.rsplit("/", 1)[1] for reference in references(schema)}
+    return own.union(*(_used(schemas[name], schemas) for name in own))
 
 
 def _documentation(kind: type[msgspec.Struct]) -> tuple[str, dict[str, str]]:

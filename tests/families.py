@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
@@ -68,8 +69,8 @@ class Operator:
 
     async def publish(self, link: Link) -> None:
         """Retain both at the broker."""
-        await link.publish(f"f1/k/{FAMILY}", self.keys(), qos=1, retain=True)
-        await link.publish(f"f1/h/{FAMILY}", self.sealed(), qos=1, retain=True)
+        await link.publish(topics.keys_topic(FAMILY), self.keys(), qos=1, retain=True)
+        await link.publish(topics.catalogue_topic(FAMILY), self.sealed(), qos=1, retain=True)
 
 
 def _read(folder: Path) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Step
+from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.errors import FlexSpecError
@@ -94,8 +95,8 @@ class FamilyFollower:
         self._library = library
         self._loader = loader
         self._url = url
-        family = follower.family
-        self._keys, self._heads = f"f1/k/{family}", f"f1/h/{family}"
+        self._keys = topics.keys_topic(follower.family)
+        self._heads = topics.catalogue_topic(follower.family)
         self._inbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING)
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "heads")

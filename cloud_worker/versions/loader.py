@@ -15,22 +15,18 @@ from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
-from flexspec_mq.models.invariance.proof import prove
+from flexspec_mq.models.invariance.proof import proving_head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator
     from pathlib import Path
-
-    import torch
 
     from cloud_worker.engine.interface import Engine
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
     from flexspec_mq.models.heads.head import Head, Sizes
-    from flexspec_mq.models.invariance.proof import Provable
-    from flexspec_mq.models.kv import SessionKV
-    from flexspec_mq.models.runner import ModelInput
+    from flexspec_mq.models.invariance.proof import Proof, Provable
 
 CANARY_SHARE: Final = 0.9
 """Of the tokens of all canaries that must come out: near ties may fall otherwise on another processor."""
@@ -109,20 +105,19 @@ class HeadLoader:
         folder = HeadFetcher(url, self._cache).fetch(digest)
         manifest = read_head(folder, digest)
         self._base.check(name, manifest)
-        model = _OnEngine(self._model, thread)
         if manifest.kind == "base":
-            _check_canaries(model, "", manifest)
+            self._check_canaries("", manifest, thread)
             thread.submit(partial(self._engine.hold, name, "")).result()
             return self._base.exactness
-        model.hold(name, self._read(folder, manifest))
+        thread.submit(partial(self._model.hold, name, self._read(folder, manifest))).result()
         try:
-            _check_canaries(model, name, manifest)
-            proof = prove(model, head=name)
+            self._check_canaries(name, manifest, thread)
+            exactness = self._prove(name, thread)
             thread.submit(partial(self._engine.hold, name, name)).result()
         except BaseException:
-            model.drop(name)
+            thread.submit(partial(self._model.drop, name)).result()
             raise
-        return proof.word
+        return exactness
 
     def drop(self, name: str, thread: EngineThread) -> None:
         """Let go of the head of a version."""
@@ -133,39 +128,35 @@ class HeadLoader:
         if self._engine.drop(name):
             self._model.drop(name)
 
+    def _check_canaries(self, head: str, manifest: Manifest, thread: EngineThread) -> None:
+        right = total = 0
+        for canary in manifest.canaries:
+            share = thread.submit(partial(canary_share, self._model, head, (canary,))).result()
+            right += round(share * len(canary.text))
+            total += len(canary.text)
+        if right < CANARY_SHARE * total:
+            raise HeadError(
+                f"{right} of its canaries' {total} tokens come out, less than {CANARY_SHARE:.0%}",
+                hint="its weights are not those that the canaries were written with: publish it again",
+            )
+
+    def _prove(self, name: str, thread: EngineThread) -> Exactness:
+        """Prove a head, one forward at a time. Where the base is not exact, no head is."""
+        steps = proving_head(self._model, name)
+        while (proof := thread.submit(partial(_advance, steps)).result()) is None:
+            continue
+        return proof.word if self._base.exactness == "exact" else self._base.exactness
+
     def _read(self, folder: Path, manifest: Manifest) -> Head:
         read = read_lora if manifest.kind == "lora" else read_full
         return read(folder, self._base.sizes, manifest.floor)
 
 
-class _OnEngine:
-    """A model whose forwards run on the engine's thread, for whoever is on another."""
-
-    def __init__(self, model: Provable, thread: EngineThread) -> None:
-        self._model = model
-        self._thread = thread
-        self.vocab_size = model.vocab_size
-        self.heads = model.heads
-        self.products = model.products
-        self.shapes = model.shapes
-
-    def new_kv(self) -> SessionKV:
-        return self._model.new_kv()
-
-    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-        return self._thread.submit(partial(self._model.forward, inputs)).result()
-
-    def hold(self, name: str, head: Head) -> None:
-        self._thread.submit(partial(self._model.hold, name, head)).result()
-
-    def drop(self, name: str) -> None:
-        self._thread.submit(partial(self._model.drop, name)).result()
-
-
-def _check_canaries(model: Provable, name: str, manifest: Manifest) -> None:
-    share = canary_share(model, name, manifest.canaries)
-    if share < CANARY_SHARE:
-        raise HeadError(
-            f"{share:.0%} of its canaries' tokens come out, less than {CANARY_SHARE:.0%}",
-            hint="its weights are not those that the canaries were written with: publish it again",
-        )
+def _advance(steps: Generator[float, None, Proof]) -> Proof | None:
+    """Go one step; what was found, if it was the last."""
+    try:
+        next(steps)
+    except StopIteration as ended:
+        proof: Proof = ended.value
+        return proof
+    return None

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from flexspec_mq.catalogue.invariants import fault_of
 from flexspec_mq.catalogue.naming import stable
+from flexspec_mq.catalogue.signing import encode
 from flexspec_mq.errors import UsageError
 from schemas.catalogue import FORMAT, Catalogue, CatalogueVersion, VersionState
 
@@ -168,6 +168,5 @@ def _moved(catalogue: Catalogue, now: float, states: dict[str, VersionState], *,
 
 
 def _checked(catalogue: Catalogue) -> Catalogue:
-    if fault := fault_of(catalogue):
-        raise UsageError(f"this cannot be published: {fault}")
+    encode(catalogue)
     return catalogue

@@ -18,6 +18,8 @@ from flexspec_mq.catalogue.signing import Opened, open_signed, opened
 from flexspec_mq.errors import LocalProtocolError
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet, Second
 
+__all__ = ["AHEAD", "Accepted", "Follower", "Reason", "Record", "RecordError", "Refused", "Unchanged"]
+
 AHEAD: Final = 300
 """Seconds by which a catalogue may have been issued later than our clock says."""
 
@@ -162,6 +164,7 @@ class Follower:
         except SignedRefused as error:
             return self._refused(error, payload)
         if state is None:
+            self._waits_no_more(payload)
             return Unchanged()
         self._offered = state
         return Accepted(state.record)
@@ -178,8 +181,7 @@ class Follower:
         """
         if self._offered is None or record is not self._offered.record:
             raise LocalProtocolError("only the record that was accepted last can be adopted")
-        if self._waiting == record.catalogue:
-            self._waiting = None
+        self._waits_no_more(record.catalogue)
         self._state, self._offered = self._offered, None
 
     def _with_keys(self, payload: bytes) -> _State | None:
@@ -268,9 +270,13 @@ class Follower:
             self.alarm = refused
         if isinstance(error, _Waits):
             self._waiting = catalogue
-        elif catalogue == self._waiting:
-            self._waiting = None
+        elif catalogue is not None:
+            self._waits_no_more(catalogue)
         return refused
+
+    def _waits_no_more(self, catalogue: bytes) -> None:
+        if self._waiting == catalogue:
+            self._waiting = None
 
     def _read(self, record: Record) -> _State:
         """What a record of an earlier follower holds, all of it verified from the root key on."""

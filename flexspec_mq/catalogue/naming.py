@@ -30,18 +30,17 @@ def resolve(catalogue: Catalogue, model: str, key: bytes) -> CatalogueVersion:
     Raises:
         NoSuchVersion: nothing goes by that name, or only a retired version.
     """
-    family, colon, name = model.partition(":")
-    if family != catalogue.family:
-        family, colon, name = catalogue.family, ":", model
-    if not colon:
+    family = catalogue.family
+    if model == family:
         return _canary_for(catalogue, key) or stable(catalogue)
-    if name == STABLE:
+    if model == f"{family}:{STABLE}":
         return stable(catalogue)
-    if name == CANARY:
+    if model == f"{family}:{CANARY}":
         found = _canary_for(catalogue, key) or next(iter(_in_state(catalogue, VersionState.CANARY)), None)
         if found is None:
             raise NoSuchVersion(f"{family} has no canary now", hint=_known(catalogue))
         return found
+    name = model.removeprefix(f"{family}:")
     version = next((one for one in catalogue.versions if one.name == name), None)
     if version is None:
         raise NoSuchVersion(f"{model!r} is no version of {family}", hint=_known(catalogue))

@@ -105,11 +105,11 @@ class PrivateKey:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-        except FileExistsError as error:
-            raise UsageError(
-                f"{path} is there already", hint="a key is never overwritten; give another file"
-            ) from error
         except OSError as error:
+            if path.exists():
+                raise UsageError(
+                    f"{path} is there already", hint="a key is never overwritten; give another file"
+                ) from error
             raise UsageError(f"no key can be written to {path}: {error}", hint="give another file") from error
 
     def sign(self, data: bytes) -> bytes:

@@ -28,10 +28,12 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "f1/d/w1/alice": ({"alice"}, {"w1"}),
     "f1/d/w2/alice": ({"alice"}, {"w2"}),
     "f1/v/alice": ({"w1", "w2"}, {"alice"}),
-    "f1/e/alice": ({"alice"}, {"alice", "ops"}),
+    "f1/e/alice": ({"alice"}, {"alice", "pub", "ops"}),
     "f1/r/alice/7": ({"alice", "w1", "w2"}, {"alice"}),
     "f1/w/w1": ({"w1"}, set(USERS)),
     "f1/h/smol": ({"pub"}, set(USERS)),
+    "f1/k/smol": ({"pub"}, set(USERS)),
+    "f1/h/smol/more": (set(), set()),
     "f1/check/x": (set(), set()),
     "other": (set(), set()),
 }

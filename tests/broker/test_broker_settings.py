@@ -79,7 +79,7 @@ def test_bad_users_are_refused(tmp_path: Path) -> None:
 def test_an_edge_has_no_rules_of_its_own_but_what_all_may_read() -> None:
     text = access_file([ALICE, User("w1", Role.WORKER, "x"), User("ops", Role.OPERATOR, "x")])
     edge = text.partition("user alice\n")[2].partition("\n\n")[0].splitlines()
-    assert edge == ["topic read f1/w/+", "topic read f1/h/+"]
+    assert edge == ["topic read f1/w/+", "topic read f1/h/+", "topic read f1/k/+"]
     worker = text.partition("user w1\n")[2].partition("\n\n")[0].splitlines()
     assert "topic read f1/d/w1/+" in worker
     assert "topic write f1/w/w1" in worker

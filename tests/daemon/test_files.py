@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,25 @@ def test_a_file_appears_at_the_end_of_the_block_and_nothing_else_stays(tmp_path:
         _tear(path)
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_durable_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().suffix or 'folder'}")
+        fsync(descriptor)
+
+    def noted_replace(part: Path, path: Path) -> Path:
+        done.append("rename")
+        return replace(part, path)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    with whole(tmp_path / "file", durable=True) as part:
+        part.write_text("text")
+    assert (tmp_path / "file").read_text() == "text"
+    assert done == ["sync .part", "rename", "sync folder"]

@@ -12,8 +12,10 @@ import pytest
 from flexspec_mq import topics
 from schemas.__main__ import GENERATED, as_text, generate, main
 from schemas.asyncapi import CHANNELS
-from schemas.jsonschema import DOCUMENTS, file_name, references
+from schemas.catalogue import CatalogueVersion, Signed
+from schemas.jsonschema import BODIES, DOCUMENTS, file_name, references
 from schemas.messages import Identity, Message
+from tests.catalogue.family import catalogue, key_set
 from tests.codec.samples import SAMPLES
 from tests.schemas.json_schema import problems, resolve
 
@@ -39,14 +41,14 @@ def test_every_reference_leads_somewhere(name: str) -> None:
         assert resolve(document, reference)
 
 
-@pytest.mark.parametrize("kind", [*get_args(Message), Identity])
+@pytest.mark.parametrize("kind", [*get_args(Message), Identity, Signed, *BODIES, CatalogueVersion])
 def test_array_items_carry_the_names_of_their_fields(kind: type[msgspec.Struct]) -> None:
     items = ASYNCAPI["components"]["schemas"][kind.__name__]["items"]
     names = [field.name for field in msgspec.structs.fields(kind)]
-    assert [item["title"] for item in items] == (names if kind is Identity else ["type", *names])
+    assert [item["title"] for item in items] == (["type", *names] if kind in get_args(Message) else names)
 
 
-@pytest.mark.parametrize("kind", [*DOCUMENTS, Identity])
+@pytest.mark.parametrize("kind", [*DOCUMENTS, *BODIES, CatalogueVersion, Identity])
 def test_every_documented_attribute_reaches_the_schema(kind: type[msgspec.Struct]) -> None:
     schema = ASYNCAPI["components"]["schemas"][kind.__name__]
     items = schema.get("items") or schema["properties"].values()
@@ -70,6 +72,15 @@ def test_samples_have_the_shape_that_their_schema_gives(name: str) -> None:
     assert list(problems([99, *document[1:]], schema, schema)) != []
     assert list(problems([document[0], -1, *document[2:]], schema, schema)) != []
     assert list(problems([document[0], "1", *document[2:]], schema, schema)) != []
+
+
+@pytest.mark.parametrize("body", [catalogue(), key_set()])
+def test_signed_bodies_have_the_shape_that_their_schema_gives(body: msgspec.Struct) -> None:
+    schema = json.loads((GENERATED / file_name(type(body))).read_text(encoding="utf-8"))
+    document = json.loads(msgspec.json.encode(body))
+    assert list(problems(document, schema, schema)) == []
+    assert list(problems(document[:-3], schema, schema)) != []
+    assert list(problems([document[0], "", *document[2:]], schema, schema)) != []
 
 
 def test_asyncapi_is_well_formed() -> None:
@@ -99,22 +110,24 @@ def test_asyncapi_has_no_tuple_that_draft_07_would_miss() -> None:
 
 
 def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
-    version, edge, worker = "{version}", "{edge}", "{worker}"
+    version, edge, worker, family = "{version}", "{edge}", "{worker}", "{family}"
     assert {channel.name: channel.address for channel in CHANNELS} == {
         "open": topics.open_topic(version, edge),
         "draft": topics.draft_topic(worker, edge),
         "verdict": topics.verdict_topic(edge),
         "workerStatus": topics.worker_status_topic(worker),
         "edgeStatus": topics.edge_status_topic(edge),
+        "keySet": topics.keys_topic(family),
+        "catalogue": topics.catalogue_topic(family),
     }
     descriptions = {channel.name: channel.description for channel in CHANNELS}
     assert topics.open_share(version) in descriptions["open"]
     assert topics.draft_filter(worker) in descriptions["draft"]
 
 
-def test_retained_topics_are_those_of_status_documents() -> None:
+def test_retained_topics_are_those_of_statuses_and_families() -> None:
     bindings = {name: operation["bindings"]["mqtt"] for name, operation in ASYNCAPI["operations"].items()}
     retained = {name for name, binding in bindings.items() if binding["retain"]}
-    assert retained == {"receive-workerStatus", "send-edgeStatus"}
+    assert retained == {"receive-workerStatus", "send-edgeStatus", "receive-keySet", "receive-catalogue"}
     assert all(bindings[name]["qos"] == 1 for name in retained)
     assert all("qos" not in binding for name, binding in bindings.items() if name not in retained)

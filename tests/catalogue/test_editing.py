@@ -1,0 +1,173 @@
+"""Edits of a catalogue: what each does, and what holds after any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexspec_mq.catalogue.editing import (
+    KEPT_RETIRED,
+    begin,
+    drain,
+    promote,
+    publish,
+    renewed,
+    retire,
+    rollback,
+)
+from flexspec_mq.catalogue.invariants import fault_of
+from flexspec_mq.catalogue.signing import seal
+from flexspec_mq.errors import UsageError
+from schemas.catalogue import Catalogue, VersionState
+from tests.catalogue.family import DAY, FAMILY, HEADS, NOW, ONLINE, following, give
+
+LATER = NOW + 60
+
+
+def digest(name: str) -> bytes:
+    return name.encode().ljust(32)
+
+
+def first() -> Catalogue:
+    return begin(FAMILY, name="base", digest=digest("base"), heads=HEADS, lifetime=DAY, key_set=1, now=NOW)
+
+
+def published(one: Catalogue, name: str, **more: Any) -> Catalogue:
+    return publish(one, LATER, name=name, digest=digest(name), **more)
+
+
+def states(one: Catalogue) -> dict[str, str]:
+    return {version.name: version.state.name.lower() for version in one.versions}
+
+
+def test_a_family_begins_with_a_stable_version() -> None:
+    assert states(first()) == {"base": "stable"}
+    assert first().epoch == NOW
+    with pytest.raises(UsageError, match="means the family"):
+        begin(FAMILY, name=FAMILY, digest=digest("x"), heads=HEADS, lifetime=DAY, key_set=1, now=NOW)
+
+
+def test_a_canary_is_published_grows_and_is_promoted() -> None:
+    one = published(first(), "new")
+    assert states(one) == {"base": "stable", "new": "canary"}
+    assert one.versions[1].share == 10
+    one = published(one, "new", share=50)
+    assert one.versions[1].share == 50
+    one = promote(one, LATER, "new")
+    assert states(one) == {"base": "draining", "new": "stable"}
+    assert one.versions[1].share == 0
+
+
+def test_a_version_may_be_published_as_stable_at_once() -> None:
+    one = published(first(), "new", state=VersionState.STABLE)
+    assert states(one) == {"base": "draining", "new": "stable"}
+
+
+def test_rolling_back_leaves_one_version_to_new_sessions() -> None:
+    two = published(promote(published(first(), "a"), LATER, "a"), "b")
+    assert states(rollback(two, LATER, "a")) == {"base": "draining", "a": "stable", "b": "draining"}
+    assert states(rollback(two, LATER, "base")) == {"base": "stable", "a": "draining", "b": "draining"}
+    assert states(rollback(two, LATER, "b")) == {"base": "draining", "a": "draining", "b": "stable"}
+    with pytest.raises(UsageError, match="name an earlier version"):
+        rollback(first(), LATER, "base")
+
+
+def test_one_canary_of_several_drains() -> None:
+    two = published(published(first(), "a"), "b")
+    assert states(drain(two, LATER, "a")) == {"base": "stable", "a": "draining", "b": "canary"}
+    with pytest.raises(UsageError, match="is no canary"):
+        drain(two, LATER, "base")
+
+
+def test_a_retired_version_comes_back_only_when_it_is_published_again() -> None:
+    one = retire(published(first(), "a"), LATER, "a")
+    assert states(one) == {"base": "stable", "a": "retired"}
+    for edit in (promote, rollback, drain, retire):
+        with pytest.raises(UsageError, match="publish it again first"):
+            edit(one, LATER, "a")
+    assert states(published(one, "a")) == {"base": "stable", "a": "canary"}
+    with pytest.raises(UsageError, match="another head"):
+        publish(one, LATER, name="a", digest=digest("b"))
+
+
+def test_the_stable_version_stays_until_another_is() -> None:
+    one = published(first(), "a")
+    with pytest.raises(UsageError, match="promote another"):
+        retire(one, LATER, "base")
+    with pytest.raises(UsageError, match="0 stable"):
+        published(one, "base")
+    with pytest.raises(UsageError, match="stable already"):
+        promote(one, LATER, "base")
+    with pytest.raises(UsageError, match="there are base, a"):
+        promote(one, LATER, "c")
+
+
+def test_retired_versions_are_forgotten_so_that_the_message_stays_small() -> None:
+    one = first()
+    for number in range(20):
+        one = published(one, f"v{number}", state=VersionState.STABLE)
+        if number:
+            one = retire(one, LATER, f"v{number - 1}")
+        assert len(one.versions) <= 3 + KEPT_RETIRED
+    assert states(one) == {
+        "base": "draining",
+        "v17": "retired",
+        "v18": "retired",
+        "v16": "retired",
+        "v19": "stable",
+    }
+
+
+def test_a_renewed_catalogue_says_the_same() -> None:
+    one = published(first(), "a")
+    two = renewed(one, NOW + DAY, key_set=3)
+    assert two.versions == one.versions
+    assert (two.epoch, two.key_set) == (NOW + DAY, 3)
+    assert renewed(two, NOW).epoch == NOW + DAY + 1  # a clock that was set back
+
+
+NAMES = st.sampled_from(("base", "a", "b", "c", "d", "stable", FAMILY, "no/name"))
+EDITS: st.SearchStrategy[Callable[[Catalogue, int], Catalogue]] = st.one_of(
+    st.builds(
+        lambda name, head, state, share: (
+            lambda one, now: publish(one, now, name=name, digest=digest(head), state=state, share=share)
+        ),
+        NAMES,
+        st.sampled_from(("x", "y")),
+        st.sampled_from(VersionState),
+        st.integers(0, 100),
+    ),
+    *(
+        st.builds(lambda name, edit=edit: lambda one, now: edit(one, now, name), NAMES)
+        for edit in (promote, rollback, drain, retire)
+    ),
+    st.just(renewed),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(EDITS, st.integers(-100, 1000)), max_size=25))
+def test_what_holds_after_any_edits(edits: list[tuple[Callable[[Catalogue, int], Catalogue], int]]) -> None:
+    """Followers take up each catalogue, epochs rise, and no version's name comes to mean another head."""
+    one, now = first(), NOW
+    follower = following(seal(one, [ONLINE]))
+    for edit, passed in edits:
+        now += max(0, passed)
+        try:
+            two = edit(one, now + min(0, passed))
+        except UsageError:
+            continue
+        assert fault_of(two) == ""
+        assert two.epoch > one.epoch
+        assert all(version.share == 0 or version.state is VersionState.CANARY for version in two.versions)
+        heads = {version.name: version.digest for version in one.versions}
+        assert all(heads.get(version.name, version.digest) == version.digest for version in two.versions)
+        gone = {version.name for version in one.versions} - {version.name for version in two.versions}
+        assert all(states(one)[name] == "retired" for name in gone)
+        give(follower, seal(two, [ONLINE]), now)
+        assert follower.catalogue == two
+        one = two

@@ -1,0 +1,267 @@
+"""What a follower takes up and what it refuses: each rule by a test of its own name."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Refused, Unchanged
+from flexspec_mq.catalogue.refusals import Reason, RecordError
+from flexspec_mq.catalogue.signing import seal
+from flexspec_mq.errors import LocalProtocolError
+from schemas.catalogue import Catalogue, KeySet
+from tests.catalogue.family import (
+    ATTACKS,
+    DAY,
+    FAMILY,
+    LATER,
+    NOW,
+    ONLINE,
+    ROOT,
+    SECOND,
+    STRANGER,
+    catalogue,
+    following,
+    give,
+    give_keys,
+    key_set,
+    raw,
+    sealed,
+)
+
+FIRST = seal(catalogue(), [ONLINE])
+
+
+def refused(answer: Accepted | Refused | Unchanged | None) -> Reason:
+    assert isinstance(answer, Refused), answer
+    assert answer.detail
+    assert "\n" not in answer.detail
+    return answer.reason
+
+
+def acted_on(follower: Follower) -> Catalogue | None:
+    return follower.catalogue
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_refused_and_nothing_changes(attack: str) -> None:
+    reason, payload = ATTACKS[attack]
+    follower = following(FIRST)
+    before = follower.record
+    assert refused(follower.receive_catalogue(payload, LATER)) is reason
+    assert follower.record is before
+    assert follower.catalogue == catalogue()
+    assert (follower.alarm is not None) == (reason is Reason.EQUIVOCATION)
+    give(follower, sealed(epoch=NOW + 20), LATER)  # what is right is still taken up
+    assert (follower.alarm is not None) == (reason is Reason.EQUIVOCATION)
+
+
+def test_every_reason_has_an_attack() -> None:
+    assert {reason for reason, _ in ATTACKS.values()} == set(Reason)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", Reason.EMPTY),
+        (bytes(5000), Reason.OVERSIZE),
+        (b"\xc0", Reason.MALFORMED),
+        (seal(catalogue(), [ROOT]), Reason.MALFORMED),
+        (raw(KeySet, msgspec.msgpack.encode(key_set(2, threshold=2)), [ROOT]), Reason.MALFORMED),
+        (raw(KeySet, msgspec.msgpack.encode([2, FAMILY, "later"]), [ROOT]), Reason.FORMAT),
+        (seal(key_set(3, family="other"), [ROOT]), Reason.FAMILY),
+        (seal(key_set(3), [ONLINE]), Reason.SIGNATURE),
+        (seal(key_set(3, keys=[STRANGER]), [STRANGER]), Reason.SIGNATURE),
+        (seal(key_set(1), [ROOT]), Reason.ROLLBACK),
+        (seal(key_set(2, reset=1), [ROOT]), Reason.EQUIVOCATION),
+    ],
+)
+def test_a_key_set_that_is_refused_changes_nothing(payload: bytes, reason: Reason) -> None:
+    follower = following(FIRST)
+    give_keys(follower, seal(key_set(2), [ROOT]))
+    before = follower.record
+    assert refused(follower.receive_keys(payload, NOW)) is reason
+    assert follower.record is before
+    assert (follower.alarm is not None) == (reason is Reason.EQUIVOCATION)
+
+
+def test_what_is_adopted_already_is_unchanged_even_under_other_signatures() -> None:
+    follower = following(FIRST)
+    assert follower.receive_catalogue(FIRST, LATER + DAY) == Unchanged()
+    assert follower.receive_catalogue(seal(catalogue(), [STRANGER]), LATER) == Unchanged()
+    assert follower.receive_keys(seal(key_set(), [STRANGER]), LATER) == Unchanged()
+    assert follower.alarm is None
+
+
+def test_a_catalogue_may_come_before_its_key_set() -> None:
+    follower = Follower(FAMILY, ROOT.public)
+    assert refused(follower.receive_catalogue(FIRST, NOW)) is Reason.KEY_SET
+    assert acted_on(follower) is None
+    assert follower.waiting
+    give_keys(follower, seal(key_set(), [ROOT]))
+    assert follower.catalogue == catalogue()
+    assert not follower.waiting
+
+
+def test_a_catalogue_waits_for_the_key_set_that_it_names() -> None:
+    follower = following(FIRST)
+    rotated = sealed(SECOND, key_set=3)
+    assert refused(follower.receive_catalogue(rotated, LATER)) is Reason.KEY_SET
+    give_keys(follower, seal(key_set(2, keys=[ONLINE, SECOND]), [ROOT]), LATER)
+    assert follower.catalogue == catalogue()
+    assert follower.waiting
+    give_keys(follower, seal(key_set(3, keys=[SECOND]), [ROOT]), LATER)
+    assert follower.catalogue == catalogue(NOW + 1, key_set=3)
+
+
+def test_a_catalogue_that_waited_in_vain_is_told_and_forgotten() -> None:
+    follower = Follower(FAMILY, ROOT.public)
+    follower.receive_catalogue(seal(catalogue(), [STRANGER]), NOW)
+    answer = follower.receive_keys(seal(key_set(), [ROOT]), NOW)
+    assert isinstance(answer, Accepted)
+    assert answer.refused is not None
+    assert answer.refused.reason is Reason.SIGNATURE
+    follower.adopt(answer.record)
+    assert not follower.waiting
+    assert acted_on(follower) is None
+
+
+def test_what_cannot_be_read_takes_no_place_from_what_waits() -> None:
+    follower = Follower(FAMILY, ROOT.public)
+    follower.receive_catalogue(FIRST, NOW)
+    for _, payload in ATTACKS.values():
+        if len(payload) < 100:
+            follower.receive_catalogue(payload, NOW)
+    give_keys(follower, seal(key_set(), [ROOT]))
+    assert follower.catalogue == catalogue()
+
+
+def test_a_clock_that_is_set_later_turns_the_future_into_now() -> None:
+    """A device without a clock of its own begins in 1970, and is told the retained catalogue once."""
+    follower = following(now=0)
+    assert refused(follower.receive_catalogue(FIRST, 60)) is Reason.FUTURE
+    assert refused(follower.again(70)) is Reason.FUTURE
+    answer = follower.again(NOW + 5)
+    assert isinstance(answer, Accepted)
+    follower.adopt(answer.record)
+    assert follower.catalogue == catalogue()
+    assert follower.again(NOW + 6) is None
+
+
+def test_the_bound_ahead_is_exact_and_can_be_set() -> None:
+    assert isinstance(following().receive_catalogue(FIRST, NOW - AHEAD), Accepted)
+    assert refused(following().receive_catalogue(FIRST, NOW - AHEAD - 0.01)) is Reason.FUTURE
+    strict = Follower(FAMILY, ROOT.public, following().record, ahead=10)
+    assert isinstance(strict.receive_catalogue(FIRST, NOW - 10), Accepted)
+    assert refused(strict.receive_catalogue(FIRST, NOW - 11)) is Reason.FUTURE
+
+
+def test_past_expiry_what_runs_goes_on_and_says_so() -> None:
+    follower = following(FIRST)
+    assert not follower.expired(NOW + DAY - 1)
+    assert follower.expired(NOW + DAY)
+    assert follower.catalogue == catalogue()
+    late = sealed(epoch=NOW + 10)
+    assert refused(follower.receive_catalogue(late, NOW + 10 + DAY)) is Reason.EXPIRED
+    assert isinstance(follower.receive_catalogue(late, NOW + 9 + DAY), Accepted)
+    assert not Follower(FAMILY, ROOT.public).expired(NOW)
+
+
+def test_a_key_set_that_drops_a_key_leaves_what_runs_and_wants_new_signatures() -> None:
+    follower = following(FIRST)
+    give_keys(follower, seal(key_set(2, keys=[SECOND]), [ROOT]))
+    assert follower.catalogue == catalogue()
+    assert refused(follower.receive_catalogue(sealed(ONLINE), LATER)) is Reason.KEY_SET
+    assert refused(follower.receive_catalogue(sealed(ONLINE, key_set=2), LATER)) is Reason.SIGNATURE
+    assert not follower.waiting
+    again = Follower(FAMILY, ROOT.public, follower.record)
+    assert again.catalogue == catalogue()
+    give(again, sealed(SECOND, key_set=2), LATER)
+
+
+def test_a_key_set_that_keeps_a_key_takes_catalogues_of_the_old_one() -> None:
+    """So that a device which comes between a rotation and the next catalogue is not left without one."""
+    follower = Follower(FAMILY, ROOT.public)
+    give_keys(follower, seal(key_set(2, keys=[SECOND, ONLINE]), [ROOT]))
+    give(follower, FIRST)
+
+
+def test_as_many_keys_as_the_threshold_must_sign() -> None:
+    follower = following()
+    give_keys(follower, seal(key_set(2, keys=[ONLINE, SECOND], threshold=2), [ROOT]))
+    assert refused(follower.receive_catalogue(sealed(ONLINE, key_set=2), LATER)) is Reason.SIGNATURE
+    assert refused(follower.receive_catalogue(sealed(ONLINE, STRANGER, key_set=2), LATER)) is Reason.SIGNATURE
+    give(follower, sealed(ONLINE, SECOND, key_set=2), LATER)
+
+
+def test_the_root_resets_the_epoch_once() -> None:
+    """A publisher whose clock ran ahead has locked itself out of catalogues of now."""
+    follower = following(sealed(epoch=NOW + 200))
+    assert refused(follower.receive_catalogue(sealed(epoch=NOW + 10), LATER)) is Reason.ROLLBACK
+    give_keys(follower, seal(key_set(2, reset=NOW), [ROOT]), LATER)
+    assert follower.catalogue == catalogue(NOW + 200)
+    assert refused(follower.receive_catalogue(sealed(epoch=NOW), LATER)) is Reason.ROLLBACK
+    give(follower, sealed(epoch=NOW + 10), LATER)
+    assert refused(follower.receive_keys(seal(key_set(1), [ROOT]), LATER)) is Reason.ROLLBACK
+    assert refused(follower.receive_catalogue(sealed(epoch=NOW + 5), LATER)) is Reason.ROLLBACK
+    assert follower.alarm is None
+
+
+def test_a_reset_never_raises_the_epoch() -> None:
+    follower = following(FIRST)
+    give_keys(follower, seal(key_set(2, reset=NOW + 200), [ROOT]))
+    give(follower, sealed(epoch=NOW + 1), LATER)
+
+
+def test_nothing_is_acted_on_before_it_is_adopted() -> None:
+    follower = following()
+    answer = follower.receive_catalogue(FIRST, NOW)
+    assert isinstance(answer, Accepted)
+    assert acted_on(follower) is None
+    after_a_crash = Follower(FAMILY, ROOT.public, answer.record)
+    follower.adopt(answer.record)
+    assert follower.catalogue == after_a_crash.catalogue == catalogue()
+    assert follower.record == after_a_crash.record == answer.record
+
+
+def test_only_what_was_accepted_last_can_be_adopted() -> None:
+    follower = following()
+    old = follower.receive_catalogue(FIRST, NOW)
+    new = follower.receive_catalogue(sealed(), LATER)
+    assert isinstance(old, Accepted)
+    assert isinstance(new, Accepted)
+    with pytest.raises(LocalProtocolError):
+        follower.adopt(old.record)
+    follower.adopt(new.record)
+    with pytest.raises(LocalProtocolError):
+        follower.adopt(new.record)
+
+
+def test_a_record_is_verified_from_the_root_key_on() -> None:
+    record = following(FIRST).record
+    assert record is not None
+    assert Follower(FAMILY, ROOT.public, record).record == record
+    for name, root, wrong in (
+        (FAMILY, STRANGER.public, record),
+        ("other", ROOT.public, record),
+        (FAMILY, ROOT.public, msgspec.structs.replace(record, keys=b"")),
+        (FAMILY, ROOT.public, msgspec.structs.replace(record, serial=2)),
+        (FAMILY, ROOT.public, msgspec.structs.replace(record, catalogue=sealed(STRANGER))),
+        (FAMILY, ROOT.public, msgspec.structs.replace(record, catalogue_keys=b"")),
+        (
+            FAMILY,
+            ROOT.public,
+            msgspec.structs.replace(record, catalogue_keys=seal(key_set(keys=[STRANGER]), [STRANGER])),
+        ),
+    ):
+        with pytest.raises(RecordError, match="remove the file"):
+            Follower(name, root, wrong)
+
+
+def test_a_follower_without_a_record_knows_nothing() -> None:
+    follower = Follower(FAMILY, ROOT.public)
+    assert acted_on(follower) is None
+    assert follower.keys is None
+    assert follower.record is None
+    assert not follower.waiting
+    assert follower.again(NOW) is None
