@@ -32,9 +32,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
 def components(ref_template: str) -> Json:
     """Schemas of all types of the wire protocol by name; see `described`."""
-    return described(
-        (*DOCUMENTS, *BODIES, CatalogueVersion, VersionStatus, Identity, Prefix), ref_template
-    )
+    return described((*DOCUMENTS, *BODIES, CatalogueVersion, VersionStatus, Identity, Prefix), ref_template)
 
 
 def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexspec_mq.models.heads.base import weights_fingerprint
+
 from cloud_worker.versions.follower import FamilyFollower
 from cloud_worker.versions.library import Library
 from cloud_worker.versions.loader import Base, HeadLoader
@@ -14,7 +16,6 @@ from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.default import cache_folder
-from flexspec_mq.models.heads.base import weights_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

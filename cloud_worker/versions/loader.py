@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from flexspec_mq.heads.fetch import HeadFetcher
-from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
+
+from flexspec_mq.heads.fetch import HeadFetcher
+from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.models.invariance.proof import proving_head
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from flexspec_mq.models.heads.head import Head, Sizes
+
     from cloud_worker.engine.interface import Engine
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
-    from flexspec_mq.models.heads.head import Head, Sizes
     from flexspec_mq.models.invariance.proof import Proof, Provable
 
 CANARY_SHARE: Final = 0.9

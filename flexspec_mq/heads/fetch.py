@@ -88,13 +88,13 @@ class HeadFetcher:
             data = files.read(MANIFEST, MAX_MANIFEST)
             if digest(data) != wanted:
                 raise HeadError(
-                    f"the manifest in {files.url} has the digest {digest(data).hex()[:12]}…, not that of the folder",
+                    f"the manifest has the digest {digest(data).hex()[:12]}…, not that of its folder {files.url}",
                     hint="publish the head again",
                 )
             manifest = decode(data)
             size = sum(file.size for file in manifest.files)
             if size > self._limit:
-                raise HeadError(f"the head in {files.url} has {size} bytes, more than {self._limit}")
+                raise HeadError(f"it has {size} bytes, more than {self._limit}: the head in {files.url}")
             for file in manifest.files:
                 with (part / file.name).open("xb") as to:
                     files.copy(file, to)
@@ -150,7 +150,7 @@ class _Place:
         """
         data = b"".join(self._pieces(name, most))
         if len(data) > most:
-            raise HeadError(f"{name} in {self.url} has more than {most} bytes")
+            raise HeadError(f"{name} has more than {most} bytes, in {self.url}")
         return data
 
     def copy(self, file: HeadFile, to: BinaryIO) -> None:
@@ -168,12 +168,12 @@ class _Place:
                 to.write(piece)
         if size < file.size:
             raise FetchError(
-                f"{file.name} in {self.url} ended after {size} of {file.size} bytes",
+                f"{file.name} ended after {size} of {file.size} bytes, in {self.url}",
                 hint="if it stays so, publish the head again",
             )
         if size > file.size or hashed.hexdigest() != file.sha256:
             raise HeadError(
-                f"{file.name} in {self.url} is not the file that its manifest lists",
+                f"{file.name} is not the file that the manifest lists, in {self.url}",
                 hint="publish the head again",
             )
 
@@ -188,8 +188,12 @@ class _Place:
         # Each file system has errors of its own: aiohttp's, botocore's, …
         except Exception as error:
             if _is_absent(error):
-                raise FetchError(f"there is no {name} in {self.url}", hint="publish the head there") from error
-            raise FetchError(f"{name} in {self.url} cannot be fetched: {error.__cause__ or error!r}"[:300]) from error
+                raise FetchError(
+                    f"there is no {name} in {self.url}", hint="publish the head there"
+                ) from error
+            raise FetchError(
+                f"{name} cannot be fetched: {error.__cause__ or error!r}, from {self.url}"
+            ) from error
 
     @property
     def _open_options(self) -> dict[str, Any]:
@@ -197,7 +201,7 @@ class _Place:
 
 
 def _is_absent(error: Exception) -> bool:
-    """fsspec says the same of a server that has no such file and of one that does not answer."""
+    """Fsspec says the same of a server that has no such file and of one that does not answer."""
     why = error.__cause__
     return isinstance(error, FileNotFoundError) and (
         why is None or isinstance(why, FileNotFoundError) or getattr(why, "status", 0) == HTTPStatus.NOT_FOUND

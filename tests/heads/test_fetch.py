@@ -124,12 +124,12 @@ def test_a_damaged_entry_is_fetched_anew(tmp_path: Path) -> None:
     ("harm", "error", "says"),
     [
         ("other manifest", HeadError, "has the digest"),
-        ("longer file", HeadError, "is not the file that its manifest lists"),
-        ("other byte", HeadError, "is not the file that its manifest lists"),
+        ("longer file", HeadError, "is not the file that the manifest lists"),
+        ("other byte", HeadError, "is not the file that the manifest lists"),
         ("shorter file", FetchError, "ended after 1279999 of 1280000 bytes"),
         ("no file", FetchError, "there is no weights.bin"),
         ("no head", FetchError, "there is no manifest.json"),
-        ("long manifest", HeadError, "manifest.json in .* has more than"),
+        ("long manifest", HeadError, "manifest.json has more than"),
     ],
 )
 @pytest.mark.parametrize("kind", ["folder", "http"])
@@ -155,9 +155,8 @@ def test_what_is_wrong_is_named_and_leaves_nothing(
             shutil.rmtree(folder)
         case "long manifest":
             (folder / MANIFEST).write_bytes(b" " * (MAX_MANIFEST + 1))
-    with serving(root) as (http, _):
-        with pytest.raises(error, match=says):
-            HeadFetcher(http if kind == "http" else str(root), cache).fetch(name)
+    with serving(root) as (http, _), pytest.raises(error, match=says):
+        HeadFetcher(http if kind == "http" else str(root), cache).fetch(name)
     assert held(cache) == []
 
 
@@ -165,7 +164,7 @@ def test_a_head_that_is_too_large_is_not_begun(tmp_path: Path) -> None:
     root, cache = tmp_path / "heads", tmp_path / "cache"
     name = publish(root)
     with serving(root) as (http, asked):
-        with pytest.raises(HeadError, match="has 1280008 bytes, more than 1280007"):
+        with pytest.raises(HeadError, match="it has 1280008 bytes, more than 1280007"):
             HeadFetcher(http, cache, limit=1280007).fetch(name)
         assert asked == [f"/{name.hex()}/{MANIFEST}"]
         HeadFetcher(http, cache, limit=1280008).fetch(name)

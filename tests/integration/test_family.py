@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from flexspec_mq.models.heads.adapter import read_lora
+from flexspec_mq.models.heads.base import weights_fingerprint
 
 from broker.launcher import PrivateBroker
 from edge_node.drafting.simulated import SimulatedDrafter
@@ -25,8 +27,6 @@ from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.adapter import read_lora
-from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
@@ -81,7 +81,8 @@ class Family:
 
     def write(self, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT) -> tuple[int, ...]:
         """What one head alone writes, one token at a time."""
-        kv, tokens, out = self.model.new_kv(), list(prompt), []
+        kv, tokens = self.model.new_kv(), list(prompt)
+        out: list[int] = []
         while len(out) < LENGTH:
             logits = to_numpy(self.model.forward([ModelInput(kv, tokens, 1, head)]))
             out.append(token := choose(logits[0], params, len(prompt) + len(out)))
