@@ -54,6 +54,17 @@ class KVCache:
         """The cache of a session, if there is one."""
         return self._live.get(key) or self._ended.get(key)
 
+    def of_head(self, key: SessionKey, head: str) -> SessionKV | None:
+        """As `get`, but a cache that another head made is dropped: tokens may agree where keys and values do not.
+
+        An edge may open a session anew under the key of one that has ended, and with another version.
+        """
+        kv = self.get(key)
+        if kv is not None and kv.length and kv.head != head:
+            self.free(key)
+            return None
+        return kv
+
     def free(self, key: SessionKey) -> None:
         """Forget a session; it need not be known."""
         kv = self._live.pop(key, None) or self._ended.pop(key, None)

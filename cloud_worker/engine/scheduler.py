@@ -84,9 +84,12 @@ class Scheduler:
         self.drop(key)
         self.caches.release(key)
 
+    def _head(self, item: WorkItem) -> str:
+        return self.heads.get(item.version, "")
+
     def unread(self, item: WorkItem) -> int:
         """How many tokens the item would feed, its draft included."""
-        kv = self.caches.get(item.key)
+        kv = self.caches.of_head(item.key, self._head(item))
         read = 0 if kv is None else min(kv.length, len(item.context) - 1)
         return len(item.context) - read + len(item.draft)
 
@@ -140,7 +143,8 @@ class Scheduler:
 
         The cache is rolled back to what it shares with the item's prefix, so it can never disagree with it.
         """
-        known = self.caches.get(item.key)
+        head = self._head(item)
+        known = self.caches.of_head(item.key, head)
         held = 0 if known is None else known.match(item.context[:-1])
         all_of_it = len(item.context) + len(item.draft)
         # Where the memory is short, the session's own cache may be forgotten for a larger one.
@@ -149,7 +153,6 @@ class Scheduler:
             return None
         context = list(item.context)
         tokens = [*context[kv.length :], *item.draft]
-        head = self.heads.get(item.version, "")
         if len(tokens) <= most:
             return ModelInput(kv, tokens, len(item.draft) + 1, head)
         # The last token of the prefix must share the forward with the draft: its row decides the first token.

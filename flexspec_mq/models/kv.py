@@ -17,6 +17,9 @@ class SessionKV(ReadTokens):
 
     Memory is one tensor of shape [layers, 2, kv heads, capacity, head size]. What lies beyond `length` is finite
     garbage that attention masks.
+
+    Attributes:
+        head: name of the head that made them; empty is the base.
     """
 
     def __init__(self, layers: int, kv_heads: int, head_size: int, like: torch.Tensor) -> None:
@@ -31,6 +34,7 @@ class SessionKV(ReadTokens):
         super().__init__()
         self._shape = (layers, 2, kv_heads, head_size)
         self._like = like
+        self.head = ""
         self._memory = self._allocate(0)
         self._layers = self._views()
 

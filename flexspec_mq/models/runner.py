@@ -30,7 +30,7 @@ class ModelInput(Generic[KV]):
         kv: the session's keys and values; the forward appends to them.
         tokens: ids that follow what `kv` holds, at least one.
         rows: for how many of the last tokens logits are wanted; 0 when only keys and values are.
-        head: name of a head that the runner holds; "" is the base.
+        head: name of a head that the runner holds, the same for all that `kv` ever reads; empty is the base.
     """
 
     kv: KV

@@ -214,3 +214,17 @@ def test_a_container_may_leave_less(tmp_path: Path) -> None:
     assert memory._of_container(tmp_path) == 700
     (tmp_path / "memory.max").write_text("200\n")
     assert memory._of_container(tmp_path) == 0
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_cache_of_another_head_is_dropped_though_its_tokens_agree(ended: bool) -> None:
+    caches = KVCache(lambda: SessionKV(2, 1, 4, LIKE))
+    kv = caches.take(key(1), 5, 5)
+    assert kv is not None
+    kv.tokens, kv.head = [1, 2, 3, 4, 5], "mild"
+    if ended:
+        caches.release(key(1))
+    assert caches.of_head(key(1), "mild") is kv
+    assert caches.of_head(key(1), "") is None
+    assert (len(caches), caches.nbytes) == (0, 0)
+    assert caches.of_head(key(1), "mild") is None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.compact.exact import ExactEnds, ExactLayer, ExactModel, Norms
+from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.compact.exact import ExactEnds, ExactLayer, ExactModel, Making, Norms
 from flexspec_mq.models.compact.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.compact.tensors import (
@@ -18,6 +19,7 @@ from flexspec_mq.models.compact.tensors import (
     NORM,
     QUERY_NORM,
     SECOND_NORM,
+    Given,
     Tensors,
     layer_prefix,
     read_layer,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexspec_mq.models.compact.matrices import Matrix
+    from flexspec_mq.models.compact.tensors import Source
+    from flexspec_mq.models.heads.head import FullHead
     from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
 
@@ -97,7 +101,7 @@ class Checkpoint:
         layers = []
         for index in range(shape.layers):
             matrices = read_layer(tensors, index, shape, make, fold=False)
-            layers.append(ExactLayer(matrices, self._norms(index)))
+            layers.append(ExactLayer(matrices, self._norms(tensors, index)))
         whole = (shape.vocab_size, shape.width)
         with tensors.opened() as read:
             # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
@@ -109,11 +113,34 @@ class Checkpoint:
             ends = ExactEnds(
                 read(EMBEDDING, whole).to(dtype), read(NORM, (shape.width,)).to(dtype, copy=True), head
             )
-        return ExactModel(shape, layers, ends, products, shapes)
 
-    def _norms(self, index: int) -> Norms:
+        def layer(head: FullHead, index: int) -> ExactLayer:
+            given = self._given(head, index)
+            return ExactLayer(read_layer(given, index, shape, make, fold=False), self._norms(given, index))
+
+        making = Making(layer, lambda weight: make(weight, None, True), Reordered if reordered else Plain)
+        return ExactModel(shape, layers, ends, products, shapes, making)
+
+    def _given(self, head: FullHead, index: int) -> Given:
+        """A head's tensors of a layer, which are those that the base has there.
+
+        Raises:
+            HeadError: naming one that is missing, or that the base does not have.
+        """
+        prefix = layer_prefix(index)
+        theirs = {name for name in head.tensors if name.startswith(prefix)}
+        odd = sorted(theirs ^ {name for name in self._tensors.names if name.startswith(prefix)})
+        odd = [name for name in odd if "rotary_emb" not in name]
+        if odd:
+            what = "has" if odd[0] in theirs else "lacks"
+            raise HeadError(
+                f"the head {what} {odd[0]}, unlike the base", hint="the head was made for another base"
+            )
+        return Given(head.tensors)
+
+    def _norms(self, tensors: Source, index: int) -> Norms:
         shape, prefix = self.shape, layer_prefix(index)
-        with self._tensors.opened() as read:
+        with tensors.opened() as read:
 
             def weight(name: str, width: int) -> torch.Tensor:
                 return read(f"{prefix}{name}", (width,)).to(self.dtype, copy=True)

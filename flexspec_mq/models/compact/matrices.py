@@ -58,6 +58,10 @@ class Plain:
         """Multiply."""
         return functional.linear(x, self._weight, self._bias)
 
+    def plain(self) -> torch.Tensor:
+        """The weights, [rows, width]."""
+        return self._weight
+
 
 class Reordered:
     """Weights in the order in which the processor's kernel of oneDNN reads them; the plain ones are not kept."""
@@ -71,6 +75,10 @@ class Reordered:
         """Multiply."""
         kernel = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
         return cast("torch.Tensor", kernel(x, self._weight, self._bias, "none", [], ""))
+
+    def plain(self) -> torch.Tensor:
+        """The weights, [rows, width], once more."""
+        return cast("torch.Tensor", self._weight.to_dense())
 
 
 class EightBits:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,7 @@ from flexspec_mq.models.compact.model import Layer
 from flexspec_mq.models.compact.shape import Shape, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 WEIGHTS = "model.safetensors"
@@ -28,6 +28,35 @@ _ATTENTION, _MLP = "self_attn.", "mlp."
 
 Make = Callable[[torch.Tensor, "torch.Tensor | None", bool], Matrix]
 """From weights, bias, and whether the matrix bears rounding well, to what multiplies."""
+
+
+Reading = Callable[[str, "tuple[int, ...]"], torch.Tensor]
+"""From a tensor's name and its shape to the tensor, which must be copied to be kept."""
+
+
+class Source(Protocol):
+    """Tensors by name: of a checkpoint's files, or of a head."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def opened(self) -> AbstractContextManager[Reading]:
+        """Read them for a while."""
+        ...
+
+
+class Given:
+    """Tensors that are in memory already."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    @contextmanager
+    def opened(self) -> Iterator[Reading]:
+        """Shapes were checked when they were read."""
+        yield lambda name, _shape: self._tensors[name]
 
 
 class Tensors:
@@ -49,6 +78,11 @@ class Tensors:
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Of all of them."""
+        return self._where.keys()
 
     def digest(self) -> str:
         """Of the files with weights, byte by byte."""
@@ -140,7 +174,7 @@ def _names(shape: Shape) -> Iterator[str]:
         yield KEY_NORM
 
 
-def read_layer(tensors: Tensors, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
+def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
     """A layer's matrices, joined.
 
     Args:

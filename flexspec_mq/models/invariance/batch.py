@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.models.invariance.attention import Segment
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class Batch:
         segments: which rows are whose.
         wanted: rows whose logits are wanted, padded too; empty where none are.
         rows: how many of these are no padding.
+        lanes: rows that go through weights of their own, padding included.
     """
 
     ids: list[int]
@@ -31,27 +34,52 @@ class Batch:
     segments: list[Segment]
     wanted: list[int]
     rows: int
+    lanes: list[slice]
 
     @classmethod
-    def of(cls, inputs: Sequence[ModelInput], shapes: Shapes) -> Batch:
+    def of(cls, inputs: Sequence[ModelInput], shapes: Shapes, lanes: Sequence[int] = ()) -> Batch:
         """Lay out the rows, and make room for the keys and values of their tokens.
 
         Args:
             inputs: at most one per session.
             shapes: padding.
+            lanes: how many inputs each lane has, in their order; none is one lane for all.
+
+        Raises:
+            LocalProtocolError: keys and values of one head would be read on with another.
         """
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         segments: list[Segment] = []
-        for model_input in inputs:
+        ends = set(accumulate(lanes))
+        found = [0]
+        for place, model_input in enumerate(inputs, 1):
             base, count = model_input.kv.length, len(model_input.tokens)
+            if base and model_input.kv.head != model_input.head:
+                raise LocalProtocolError(
+                    f"keys and values of head {model_input.kv.head!r} were given to head {model_input.head!r}"
+                )
+            model_input.kv.head = model_input.head
             model_input.kv.reserve(base + count)
             segments.append(Segment(model_input.kv, len(ids), count, base))
             ids += model_input.tokens
             positions += range(base, base + count)
             wanted += range(len(ids) - model_input.rows, len(ids))
-        padding = [0] * (shapes.padded(len(ids)) - len(ids))
+            if place == len(inputs) or place in ends:
+                count = _lane(found[-1], len(ids), shapes, last=place == len(inputs))
+                padding = [0] * (count - (len(ids) - found[-1]))
+                ids += padding
+                positions += padding
+                found.append(len(ids))
         rows = len(wanted)
         wanted += wanted[:1] * (shapes.padded(rows) - rows)
-        return cls(ids + padding, positions + padding, segments, wanted, rows)
+        return cls(ids, positions, segments, wanted, rows, [slice(*pair) for pair in pairwise(found)])
+
+
+def _lane(begin: int, end: int, shapes: Shapes, *, last: bool) -> int:
+    """Rows of a lane, such that its products have enough, and behind the last one those of all lanes too."""
+    count = shapes.padded(end - begin)
+    while last and shapes.padded(begin + count) != begin + count:
+        count = shapes.padded(count + 1)
+    return count

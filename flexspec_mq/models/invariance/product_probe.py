@@ -165,13 +165,13 @@ def _cancelling_product(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(width // 2 * 2, generator=generator)
     # A few hundred rows of weights, repeated: the kernel depends on how many there are, not on what they hold.
-    few = _cancelling(min(out, 256), width, 1.0, order, generator).to(like)
+    few = cancelling(min(out, 256), width, 1.0, order, generator).to(like)
     weight = few.repeat(-(-out // len(few)), 1)[:out].contiguous()
     bias = like.new_zeros(out) if biased else None
-    return weight, bias, _cancelling(COUNTS[-1], width, -1.0, order, generator).to(like)
+    return weight, bias, cancelling(COUNTS[-1], width, -1.0, order, generator).to(like)
 
 
-def _cancelling(
+def cancelling(
     count: int, width: int, sign: float, order: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Rows of pairs: the product of two such rows of other signs is nothing but rounding; float32 [count, width]."""
@@ -249,8 +249,8 @@ def _attention_products(
     memory = like.new_zeros((2, _HEADS, longest + grain, size))
     for positions in sorted({grain, max(grain, block // 2), min(block, longest)}):
         order = torch.randperm(size // 2 * 2, generator=generator)
-        memory[0, :, :longest] = _cancelling(longest, size, 1.0, order, generator).to(like)
-        queries = _heads(_cancelling(COUNTS[-1], size, -1.0, order, generator).to(like))
+        memory[0, :, :longest] = cancelling(longest, size, 1.0, order, generator).to(like)
+        queries = _heads(cancelling(COUNTS[-1], size, -1.0, order, generator).to(like))
         keys = memory[0].transpose(1, 2)
         # However long the padded context is, the scores of its first positions are the same.
         longer = torch.bmm(queries, keys[:, :, :longest])[:, :, :positions]
@@ -259,8 +259,8 @@ def _attention_products(
             tight = memory[0, :, :positions].repeat(sessions, 1, 1).transpose(1, 2)
             yield [*_by_count(queries.repeat(sessions, 1, 1), tight), longer]
         order = torch.randperm(positions, generator=generator)
-        memory[1, :, :positions] = _cancelling(size, positions, 1.0, order, generator).T.to(like)
-        weights = _heads(_cancelling(COUNTS[-1], positions, -1.0, order, generator).to(like))
+        memory[1, :, :positions] = cancelling(size, positions, 1.0, order, generator).T.to(like)
+        weights = _heads(cancelling(COUNTS[-1], positions, -1.0, order, generator).to(like))
         values = memory[1, :, :positions]
         found = _by_count(weights, values)
         yield found
@@ -303,9 +303,9 @@ def compare_padded(like: torch.Tensor, size: int, block: int, grain: int, seed: 
     for positions in range(grain, block, grain):
         order = torch.randperm(positions, generator=generator)
         weights = like.new_zeros((1, count, block))
-        weights[0, :, :positions] = _cancelling(count, positions, -1.0, order, generator).to(like)
+        weights[0, :, :positions] = cancelling(count, positions, -1.0, order, generator).to(like)
         values = like.new_zeros((1, block, size))
-        values[0, :positions] = _cancelling(size, positions, 1.0, order, generator).T.to(like)
+        values[0, :positions] = cancelling(size, positions, 1.0, order, generator).T.to(like)
         alone = torch.bmm(weights[:, :, :positions], values[:, :positions])
         for padded in range(positions + grain, block + 1, grain):
             found = torch.bmm(weights[:, :, :padded], values[:, :padded]) != alone

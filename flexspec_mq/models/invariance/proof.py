@@ -23,14 +23,17 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
+    from flexspec_mq.models.heads.head import Head
     from flexspec_mq.models.invariance.attention import Heads
     from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
 
 _PREFIX = 52
 _SINGLE = 24
+_HEAD_PREFIX = 20
+_HEAD_SINGLE = 16
 _LONGEST_BLOCK = 1024
 """Positions up to which padded sums are compared."""
 _CONTEXTS = (17, 63, 64, 65, 200, 511, 512, 513, 1000, 1023, 1024, 1025, 2047, 3000)
@@ -50,6 +53,31 @@ class Provable(ModelRunner, Protocol):
     heads: Heads
     products: Products
     shapes: Shapes
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the heads that it holds."""
+        ...
+
+    def hold(self, name: str, head: Head) -> None:
+        """Take a head; what is held already keeps its bits.
+
+        Raises:
+            HeadError: the name is taken, or the head does not fit.
+        """
+        ...
+
+    def drop(self, name: str) -> None:
+        """Forget a head; no session may use it any more.
+
+        Raises:
+            HeadError: it is not held.
+        """
+        ...
+
+    def compare_head(self, name: str) -> tuple[int, int]:
+        """Compare a head's own products at all places that they may have; rows compared, and rows that differ."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +153,84 @@ def prove(model: Provable, *, seed: int = 0, progress: Callable[[float], None] |
     return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
 
 
+def prove_head(model: Provable, name: str, *, seed: int = 0) -> Proof:
+    """As `proving_head`, in one go."""
+    steps = proving_head(model, name, seed=seed)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            proof: Proof = ended.value
+            return proof
+
+
+def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[float, None, Proof]:
+    """Compare a head's rows alone, in other shapes, and packed with rows of the base and of other heads.
+
+    Attention and the base's products are `prove`'s; what the head adds is asked with sums that cancel besides.
+
+    Args:
+        model: that holds it.
+        name: of the head.
+        seed: of the tokens and the odd pieces.
+
+    Yields:
+        The share done, after each forward, so that other work can be done in between; it may hold and drop other
+        heads.
+
+    Returns:
+        What was found.
+    """
+    seconds = 0.0
+    began = time.perf_counter()
+    rng = random.Random(seed)  # noqa: S311  nothing here is secret
+    ids = [rng.randrange(model.vocab_size) for _ in range(_HEAD_PREFIX + _HEAD_SINGLE)]
+    company = ["", *(other for other in model.held if other != name)][:4]
+    odd = [rng.choice((1, 2, 3, 7, 8, 9)) for _ in ids]
+    readings = (
+        ([1] * _HEAD_SINGLE, ()),
+        ([_HEAD_SINGLE], ()),
+        ([5] * _HEAD_SINGLE, ()),
+        (odd, ()),
+        ([5] * _HEAD_SINGLE, company),
+        ([1] * _HEAD_SINGLE, company),
+    )
+    found: list[torch.Tensor] = []
+    for number, (pieces, heads) in enumerate(readings):
+        others = []
+        for length, head in zip((3, 40, 70, 9), heads, strict=False):
+            kv = model.new_kv()
+            model.forward([ModelInput(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0, head)])
+            others.append((kv, head))
+        kv = model.new_kv()
+        model.forward([ModelInput(kv, ids[:_HEAD_PREFIX], 0, name)])
+        rows: list[torch.Tensor] = []
+        for piece in pieces:
+            tokens = ids[kv.length : kv.length + piece]
+            if not tokens:
+                break
+            rows.append(_packed_rows(model, ModelInput(kv, tokens, len(tokens), name), others))
+            seconds += time.perf_counter() - began
+            yield (number + kv.length / len(ids)) / (len(readings) + 1)
+            began = time.perf_counter()
+            others = [(other, head) for other, head in others if not head or head in model.held]
+        found.append(torch.cat(rows))
+    single, *rest = found
+    differing = sum(int((other != single).any(dim=-1).sum()) for other in rest)
+    flips = [_flips(single, other) for other in rest]
+    rows_asked, bad = model.compare_head(name)
+    count, bad = rows_asked + sum(map(len, rest)), bad + differing
+    return Proof(bad == 0, count, bad, sum(flips) / len(flips), seconds + time.perf_counter() - began)
+
+
+def _packed_rows(model: Provable, mine: ModelInput, others: Sequence[tuple[SessionKV, str]]) -> torch.Tensor:
+    """The rows of an input, read between others."""
+    company = [ModelInput(kv, [7] * (1 + place), 1, head) for place, (kv, head) in enumerate(others)]
+    before = company[: len(company) // 2]
+    logits = model.forward([*before, mine, *company[len(before) :]])
+    return logits[len(before) :][: mine.rows]
+
+
 def _other_shapes(model: Provable, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
     """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
     found = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
@@ -147,9 +253,8 @@ def _in_pieces(
         tokens = ids[kv.length : kv.length + piece]
         if not tokens:
             break
-        company = [ModelInput(other, [7] * (1 + place), 1) for place, other in enumerate(others)]
-        logits = model.forward([*company[:1], ModelInput(kv, tokens, len(tokens)), *company[1:]])
-        rows.append(logits[len(company[:1]) :][: len(tokens)])
+        company = [(other, "") for other in others]
+        rows.append(_packed_rows(model, ModelInput(kv, tokens, len(tokens)), company))
     return torch.cat(rows)
 
 

@@ -20,13 +20,13 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import cache_folder
-from flexspec_mq.models.invariance.proof import Proof, Provable, prove
+from flexspec_mq.models.invariance.proof import Proof, Provable, prove, proving_head
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 MOST = 32
 """Entries that are kept; the one that was written longest ago goes first."""
@@ -124,6 +124,35 @@ def proved(
     if path is not None:
         _keep(path, _Entry(facts, model.shapes, proof))
     return model, proof, False
+
+
+def proving_remembered(
+    candidate: Candidate[Any], model: Provable, name: str, head: str, *, again: bool = False
+) -> Generator[float, None, tuple[Proof, bool]]:
+    """The proof of a head: remembered, or made now and kept.
+
+    Args:
+        candidate: that the model was made from, under the thread count that it is used with.
+        model: that holds the head.
+        name: of the head.
+        head: digest of its manifest, which decides its weights.
+        again: make the proof even if it is remembered.
+
+    Yields:
+        The share done, as `proving_head`.
+
+    Returns:
+        The proof, and whether it was remembered.
+    """
+    facts = facts_of(candidate, model.shapes) | {"head": head}
+    path = _path(facts)
+    found = None if again or path is None else _read(path, facts)
+    if found is not None:
+        return found.proof, True
+    proof = yield from proving_head(model, name)
+    if path is not None:
+        _keep(path, _Entry(facts, model.shapes, proof))
+    return proof, False
 
 
 def facts_of(candidate: Candidate[Any], shapes: Shapes | None) -> Facts:

@@ -1,0 +1,204 @@
+"""A head as PEFT saves it: a LoRA adapter's directory, and nothing that this project would compute otherwise."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.heads.head import (
+    LM_HEAD,
+    MODULES,
+    NORM,
+    Delta,
+    LoraHead,
+    check_layer,
+    check_shape,
+    full_name,
+    module_shapes,
+    read_safetensors,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from flexspec_mq.models.heads.head import Sizes
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MOST_RANK = 256
+"""Of an addition. Kernels sum so many products in one order, wherever they stand."""
+
+_NEUTRAL = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+}
+"""Settings that change nothing of what is computed from the weights, or are computed here."""
+_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to draw the first weights that leave the base's alone."""
+_PREFIX = "base_model.model."
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_ADDED = re.compile(r"(.+)\.lora_([AB])\.weight")
+
+
+def read_lora(folder: Path, sizes: Sizes, floor: int) -> LoraHead:
+    """Read an adapter.
+
+    Args:
+        folder: with `CONFIG` and `WEIGHTS`.
+        sizes: of the base.
+        floor: the lowest layer that it may touch.
+
+    Returns:
+        The head, in the dtype in which it was saved. The LM head may have an addition, or be another one as a whole.
+
+    Raises:
+        HeadError: files are missing or damaged, or the adapter touches what a head must not, does not fit the base,
+            or is of a kind that is not computed here.
+    """
+    scale = _scale(_config(folder))
+    if not (folder / WEIGHTS).is_file():
+        raise HeadError(
+            f"{folder} has no {WEIGHTS}",
+            hint="pickle files are never read: save the adapter with save_pretrained(…, safe_serialization=True)",
+        )
+    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    whole: dict[str, torch.Tensor] = {}
+    for name, tensor in read_safetensors(folder / WEIGHTS).items():
+        ours = name.removeprefix(_PREFIX)
+        added = _ADDED.fullmatch(ours)
+        if added is not None:
+            pairs.setdefault(added[1], {})[added[2]] = tensor
+        elif ours == NORM:
+            whole[NORM] = check_shape(name, tensor, (sizes.width,))
+        elif ours == LM_HEAD:
+            whole[LM_HEAD] = check_shape(name, tensor, (sizes.vocab_size, sizes.width))
+        else:
+            raise _stranger(name, ours)
+    if not pairs and not whole:
+        raise HeadError(f"{folder / WEIGHTS} has no weights", hint="train the adapter before you save it")
+    layers: dict[int, dict[str, Delta]] = {}
+    lm_head: Delta | torch.Tensor | None = whole.get(LM_HEAD)
+    shapes = module_shapes(sizes)
+    places = {full_name(module): module for module in MODULES}
+    for target, pair in pairs.items():
+        found = _LAYER.fullmatch(target)
+        if target == "lm_head":
+            lm_head = _delta(target, pair, (sizes.vocab_size, sizes.width), scale)
+        elif found is None or found[2] not in places:
+            raise HeadError(
+                f"the adapter adds to {target}",
+                hint=f"choose target_modules among {', '.join(f'{one}_proj' for one in MODULES)} and lm_head",
+            )
+        else:
+            index, module = int(found[1]), places[found[2]]
+            check_layer(target, index, sizes, floor)
+            layers.setdefault(index, {})[module] = _delta(target, pair, shapes[module], scale)
+    return LoraHead(layers, whole.get(NORM), lm_head)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise HeadError(
+            f"cannot read {folder / CONFIG}: {error}", hint="a LoRA head is a directory that PEFT saved"
+        ) from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise HeadError(
+            f"{folder / CONFIG} is not of a LoRA adapter", hint="train one with peft's LoraConfig"
+        )
+    return config
+
+
+def _scale(config: Mapping[str, Any]) -> _Scale:
+    """How additions are scaled.
+
+    Raises:
+        HeadError: a setting asks for more than B(A(x)) times a scale.
+    """
+    strange = {
+        name: value
+        for name, value in config.items()
+        if name not in _NEUTRAL and value and (name, value) != ("bias", "none")
+    }
+    start = config.get("init_lora_weights", True)
+    if start not in _STARTS:
+        strange["init_lora_weights"] = start
+    if strange:
+        named = ", ".join(f"{name}={value!r}" for name, value in sorted(strange.items()))
+        raise HeadError(
+            f"the adapter was made with {named}, which is not computed here", hint="train it with plain LoRA"
+        )
+    alpha = config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise HeadError(
+            f"the adapter's lora_alpha is {alpha!r}, not a number", hint="save it with peft again"
+        )
+    return _Scale(float(alpha), root=bool(config.get("use_rslora")))
+
+
+class _Scale:
+    """Of additions, by their ranks."""
+
+    def __init__(self, alpha: float, *, root: bool) -> None:
+        self._alpha = alpha
+        self._root = root
+
+    def of(self, rank: int) -> float:
+        return self._alpha / (math.sqrt(rank) if self._root else rank)
+
+
+def _delta(target: str, pair: Mapping[str, torch.Tensor], shape: tuple[int, int], scale: _Scale) -> Delta:
+    if set(pair) != {"A", "B"}:
+        raise HeadError(f"{target} has one half of its addition only", hint="save the adapter again")
+    down, up = pair["A"], pair["B"]
+    rank = down.shape[0] if down.dim() == 2 else 0
+    if not 0 < rank <= MOST_RANK:
+        raise HeadError(f"{target} has an addition of rank {rank}", hint=f"ranks go from 1 to {MOST_RANK}")
+    check_shape(f"{target}.lora_A", down, (rank, shape[1]))
+    check_shape(f"{target}.lora_B", up, (shape[0], rank))
+    return Delta(down, up, scale.of(rank))
+
+
+def _stranger(name: str, ours: str) -> HeadError:
+    if ours.endswith("norm.weight"):
+        return HeadError(
+            f"the adapter replaces {name}, a norm inside of a layer",
+            hint="modules_to_save=['norm'] means every layer's norms too: write modules_to_save=['model.norm']",
+        )
+    if ours.startswith(("lm_head.base_layer", "model.embed_tokens")):
+        return HeadError(
+            f"the adapter brings {name}, a copy of the base's embedding",
+            hint="save it with save_pretrained(…, save_embedding_layers=False)",
+        )
+    return HeadError(
+        f"the adapter brings {name}, which no head may change",
+        hint="beside additions of LoRA there may be modules_to_save=['model.norm', 'lm_head']",
+    )

@@ -1,0 +1,375 @@
+"""Heads in the compact target: a row's bits are those of its version alone, and those of peft."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexspec_mq.errors import LocalProtocolError
+from flexspec_mq.heads.manifest import Canary, HeadError
+from flexspec_mq.models.compact.exact import ExactModel
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.heads.adapter import read_lora
+from flexspec_mq.models.heads.canary import canary_share
+from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.head import FullHead, Head
+from flexspec_mq.models.invariance import proof_cache
+from flexspec_mq.models.invariance.proof import Provable, prove_head
+from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.runner import ModelInput
+from tests.models.test_compact import built
+from tests.models.tiny_checkpoints import save
+from tests.models.tiny_heads import save_full, save_lora, with_lora
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+ENGINES = ("exact", "packed")
+VERSIONS = ("", "mild", "strong", "full")
+TEXT = random.Random(3).choices(range(320), k=100)
+FLOOR = 1
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("heads")
+    base = save(root / "base", built("llama"))
+    return {
+        "base": base,
+        "mild": save_lora(base, root / "mild", rank=8, floor=FLOOR),
+        "strong": save_lora(
+            base,
+            root / "strong",
+            rank=20,
+            floor=2,
+            seed=5,
+            target_modules=["q_proj", "v_proj", "down_proj", "lm_head"],
+            modules_to_save=["model.norm"],
+            lora_alpha=30,
+            save={"save_embedding_layers": False},
+        ),
+        "other": save_lora(
+            base, root / "other", rank=4, floor=FLOOR, seed=9, modules_to_save=["lm_head"], use_rslora=True
+        ),
+        "full": save_full(base, root / "full", floor=FLOOR),
+    }
+
+
+def head(folders: dict[str, Path], name: str) -> Head:
+    shape = Checkpoint(folders["base"], load_text(folders["base"]), torch.float32).shape
+    return (read_full if name == "full" else read_lora)(folders[name], shape, FLOOR)
+
+
+def fresh(folders: dict[str, Path], engine: str, dtype: str, shapes: Shapes | None = None) -> Provable:
+    base = folders["base"]
+    if engine == "exact":
+        return Checkpoint(base, load_text(base), DTYPES[dtype]).load(shapes)
+    return PackedModel(load_target(base, dtype=dtype, attn_implementation=register()).model, shapes)
+
+
+@cache
+def holding(engine: str, dtype: str, base: Path) -> tuple[Provable, dict[str, torch.Tensor]]:
+    """A model that holds all versions, and what each says alone, in a model that holds no other."""
+    folders = {name: base.parent / name for name in ("base", *VERSIONS[1:], "other")}
+    alone = {}
+    for name in VERSIONS:
+        model = fresh(folders, engine, dtype)
+        if name:
+            model.hold(name, head(folders, name))
+        alone[name] = read(model, TEXT, [1] * len(TEXT), name)
+    model = fresh(folders, engine, dtype)
+    for name in ("strong", "full", "mild"):
+        model.hold(name, head(folders, name))
+    return model, alone
+
+
+def read(model: Provable, text: Sequence[int], pieces: Sequence[int], name: str = "") -> torch.Tensor:
+    kv, rows = model.new_kv(), []
+    for piece in (*pieces, len(text)):
+        tokens = text[kv.length : kv.length + piece]
+        if tokens:
+            rows.append(model.forward([ModelInput(kv, tokens, len(tokens), name)]))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_versions_differ(engine: str, dtype: str, folders: dict[str, Path]) -> None:
+    _, alone = holding(engine, dtype, folders["base"])
+    for one in VERSIONS:
+        for other in VERSIONS:
+            changed = (alone[one].argmax(dim=1) != alone[other].argmax(dim=1)).float().mean()
+            assert (changed > 0.05) == (one != other)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "pieces", [[5], [1], [40, 5, 1, 1, 5, 40]], ids=["five rows", "single rows", "prompts"]
+)
+def test_four_versions_in_one_forward_have_the_bits_of_each_alone(
+    engine: str, dtype: str, pieces: list[int], folders: dict[str, Path]
+) -> None:
+    model, alone = holding(engine, dtype, folders["base"])
+    order = ("full", "strong", "", "mild")
+    kvs = {name: model.new_kv() for name in order}
+    at = 0
+    for piece in pieces * (12 // len(pieces)):
+        if at + piece > len(TEXT):
+            break
+        logits = model.forward([ModelInput(kvs[name], TEXT[at : at + piece], piece, name) for name in order])
+        for name, rows in zip(order, torch.split(logits, piece), strict=True):
+            assert torch.equal(rows, alone[name][at : at + piece]), name
+        at += piece
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_keys_and_values_stay_with_their_head(engine: str, folders: dict[str, Path]) -> None:
+    model, alone = holding(engine, "bfloat16", folders["base"])
+    kv = model.new_kv()
+    model.forward([ModelInput(kv, TEXT[:9], 0, "mild")])
+    for other in ("", "full", "strong"):
+        with pytest.raises(LocalProtocolError, match="keys and values of head 'mild'"):
+            model.forward([ModelInput(kv, TEXT[9:10], 1, other)])
+    assert torch.equal(model.forward([ModelInput(kv, TEXT[9:10], 1, "mild")]), alone["mild"][9:10])
+    kv.roll_back(0)  # what is empty belongs to nobody
+    assert torch.equal(model.forward([ModelInput(kv, TEXT[:9], 1, "full")]), alone["full"][8:9])
+
+
+COMPANY = st.lists(
+    st.tuples(st.sampled_from(VERSIONS), st.integers(0, 66), st.integers(1, 33), st.integers(0, 33)),
+    min_size=1,
+    max_size=7,
+)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=15, deadline=None)
+@given(company=COMPANY)
+def test_whatever_shares_a_forward_changes_no_bit(
+    engine: str, dtype: str, folders: dict[str, Path], company: list[tuple[str, int, int, int]]
+) -> None:
+    model, alone = holding(engine, dtype, folders["base"])
+    inputs, wanted = [], []
+    for name, held, count, rows in company:
+        kv = model.new_kv()
+        if held:
+            model.forward([ModelInput(kv, TEXT[:held], 0, name)])
+        answer = min(rows, count)
+        inputs.append(ModelInput(kv, TEXT[held : held + count], answer, name))
+        wanted.append(alone[name][held + count - answer : held + count])
+    assert torch.equal(model.forward(inputs), torch.cat(wanted))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_holding_and_dropping_leaves_the_others_as_they_were(
+    engine: str, dtype: str, folders: dict[str, Path]
+) -> None:
+    """In the middle of texts: sessions of the base and of a head go on with the bits that they had."""
+    _, alone = holding(engine, dtype, folders["base"])
+    model = fresh(folders, engine, dtype)
+    model.hold("mild", head(folders, "mild"))
+    kvs = {name: model.new_kv() for name in ("", "mild")}
+    at = 0
+    for change in (
+        lambda: model.hold("other", head(folders, "other")),
+        lambda: model.hold("strong", head(folders, "strong")),
+        lambda: model.hold("full", head(folders, "full")),
+        lambda: model.drop("other"),
+        lambda: model.hold("again", head(folders, "other")),
+        lambda: model.drop("strong"),
+        lambda: model.drop("full"),
+        lambda: model.drop("again"),
+    ):
+        inputs = [ModelInput(kvs[name], TEXT[at : at + 7], 7, name) for name in kvs]
+        for name, rows in zip(kvs, torch.split(model.forward(inputs), 7), strict=True):
+            assert torch.equal(rows, alone[name][at : at + 7])
+        at += 7
+        change()
+    assert model.held == ("mild",)
+    model.drop("mild")
+    with pytest.raises(HeadError, match="no head named 'mild' is held"):
+        model.forward([ModelInput(kvs["mild"], TEXT[at : at + 1], 1, "mild")])
+    assert torch.equal(model.forward([ModelInput(kvs[""], TEXT[at : at + 1])]), alone[""][at : at + 1])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_name_is_held_once(engine: str, folders: dict[str, Path]) -> None:
+    model = fresh(folders, engine, "bfloat16")
+    model.hold("mild", head(folders, "mild"))
+    with pytest.raises(HeadError, match="held already"):
+        model.hold("mild", head(folders, "full"))
+    with pytest.raises(HeadError, match="held already"):
+        model.hold("", head(folders, "full"))
+    with pytest.raises(HeadError, match="no head named"):
+        model.drop("full")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["mild", "strong", "other"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_head_says_what_peft_says(engine: str, name: str, dtype: str, folders: dict[str, Path]) -> None:
+    """Equal but for rounding: peft multiplies with so few columns that its kernels sum in another order."""
+    model = fresh(folders, engine, dtype)
+    model.hold(name, head(folders, name))
+    theirs = load_target(folders["base"], dtype=dtype, attn_implementation=register()).model
+    pieces = [1, 5, 60, 3]
+    wanted = read(PackedModel(with_lora(theirs, folders[name]), model.shapes), TEXT, pieces)
+    found = read(model, TEXT, pieces, name)
+    base = read(model, TEXT, pieces)
+    assert (found - base).abs().max() > 1.0
+    assert (found - wanted).abs().max() < (1e-3 if dtype == "float32" else 0.06) * wanted.std()
+    best = wanted.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > (1e-3 if dtype == "float32" else 0.1)
+    assert clear.float().mean() > 0.5
+    assert torch.equal(found.argmax(dim=1)[clear], wanted.argmax(dim=1)[clear])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_full_layers_are_the_model_that_has_them(
+    engine: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same bits as a checkpoint into which the head's tensors were written."""
+    network = load_target(folders["base"], dtype="float32").model
+    given = head(folders, "full")
+    assert isinstance(given, FullHead)
+    missing = network.load_state_dict(dict(given.tensors), strict=False)
+    assert not missing.unexpected_keys
+    merged = save(tmp_path / "merged", network)
+    whole = fresh({"base": merged}, engine, "bfloat16")
+    model = fresh(folders, engine, "bfloat16")
+    model.hold("full", given)
+    assert torch.equal(read(model, TEXT, [1, 60, 5], "full"), read(whole, TEXT, [1, 60, 5]))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_heads_are_proved(engine: str, dtype: str, folders: dict[str, Path]) -> None:
+    model, _ = holding(engine, dtype, folders["base"])
+    for name in VERSIONS[1:]:
+        proof = prove_head(model, name)
+        assert proof.exact, (name, str(proof))
+        assert proof.rows > 60
+
+
+def test_the_proof_finds_a_head_that_depends_on_its_company(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fresh(folders, "exact", "float32")
+    assert isinstance(model, ExactModel)
+    model.hold("mild", head(folders, "mild"))
+    real = model.forward
+    monkeypatch.setattr(model, "forward", lambda inputs: real(inputs) + 1e-3 * (len(inputs) > 1))
+    proof = prove_head(model, "mild")
+    assert not proof.exact
+    assert proof.differing > 0
+
+
+def test_a_heads_proof_is_remembered_for_its_digest(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    base = folders["base"]
+    source = Checkpoint(base, load_text(base), torch.float32).candidate()
+    model = source.build(None)
+    model.hold("mild", head(folders, "mild"))
+
+    def proved(digest: str) -> tuple[bool, bool, int]:
+        steps = proof_cache.proving_remembered(source, model, "mild", digest)
+        count = 0
+        while True:
+            try:
+                next(steps)
+                count += 1
+            except StopIteration as ended:
+                proof, remembered = ended.value
+                return proof.exact, remembered, count
+
+    exact, remembered, count = proved("11" * 32)
+    assert (exact, remembered) == (True, False)
+    assert count > 20  # other work fits in between
+    assert proved("11" * 32) == (True, True, 0)
+    assert proved("22" * 32)[1] is False
+
+
+def test_canaries_pass_on_their_head_only(folders: dict[str, Path]) -> None:
+    model, _ = holding("exact", "bfloat16", folders["base"])
+    canaries = []
+    for start in (0, 40):
+        prompt = TEXT[start : start + 12]
+        text: list[int] = []
+        for _ in range(70):
+            logits = model.forward([ModelInput(model.new_kv(), [*prompt, *text], 1, "mild")])
+            text.append(int(logits[0].argmax()))
+        canaries.append(Canary(tuple(prompt), tuple(text)))
+    assert canary_share(model, "mild", canaries) == 1.0
+    assert canary_share(model, "", canaries) < 0.5
+    assert canary_share(model, "full", canaries) < 0.5
+    assert canary_share(model, "mild", ()) == 1.0
+    assert canary_share(model, "mild", [Canary(canaries[0].prompt[:1], (5,))]) in {0.0, 1.0}
+    changed = Canary(canaries[0].prompt, (*canaries[0].text[:-1], (canaries[0].text[-1] + 1) % 320))
+    assert canary_share(model, "mild", [changed]) == pytest.approx(69 / 70)
+    with pytest.raises(HeadError, match="beyond the model's 320"):
+        canary_share(model, "mild", [Canary((5,), (320,))])
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_base_in_few_bits_takes_heads_too(weights: str, folders: dict[str, Path]) -> None:
+    base = folders["base"]
+    model = Checkpoint(base, load_text(base), torch.bfloat16, weights).load()
+    before = read(model, TEXT, [60, 5])
+    for name in VERSIONS[1:]:
+        model.hold(name, head(folders, name))
+        assert prove_head(model, name).exact
+    assert torch.equal(read(model, TEXT, [60, 5]), before)
+
+
+def test_layers_of_another_base_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its biases would be left out."""
+    other = save(tmp_path / "biased", built("qwen2"))
+    model = Checkpoint(other, load_text(other), torch.bfloat16).load()
+    with pytest.raises(HeadError, match=r"lacks model\.layers\.1\.self_attn\.k_proj\.bias"):
+        model.hold("full", head(folders, "full"))
+    assert model.held == ()
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_four_versions_of_the_default_model_have_the_bits_of_each_alone(tmp_path: Path) -> None:
+    base = default_model_path()
+    checkpoint = Checkpoint(base, load_text(base), torch.bfloat16)
+    model, single = checkpoint.load(), checkpoint.load()
+    text = random.Random(4).choices(range(model.vocab_size), k=60)
+    names = ("", "one", "two", "three")
+    alone = {"": read(single, text, [40, 5, 1, 1])}
+    for place, name in enumerate(names[1:]):
+        folder = save_lora(base, tmp_path / name, rank=(16, 8, 64)[place], floor=6, seed=place, size=0.03)
+        found = read_lora(folder, checkpoint.shape, 6)
+        single.hold(name, found)
+        alone[name] = read(single, text, [40, 5, 1, 1], name)
+        single.drop(name)
+        model.hold(name, found)
+        wanted = PackedModel(
+            with_lora(load_target(base, dtype="bfloat16", attn_implementation=register()).model, folder),
+            model.shapes,
+        )
+        theirs = read(wanted, text, [40, 5, 1, 1])
+        assert (alone[name] - theirs).abs().max() < 0.06 * theirs.std()
+    kvs = {name: model.new_kv() for name in names}
+    at = 0
+    for piece in (40, 5, 1, 1, 5):
+        logits = model.forward([ModelInput(kvs[name], text[at : at + piece], piece, name) for name in names])
+        for name, rows in zip(names, torch.split(logits, piece), strict=True):
+            assert torch.equal(rows, alone[name][at : at + piece])
+        at += piece
+    assert prove_head(model, "three").exact
