@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from flexspec_mq.models.heads.adapter import read_lora
-from flexspec_mq.models.heads.base import weights_fingerprint
 
 from broker.launcher import PrivateBroker
 from edge_node.drafting.simulated import SimulatedDrafter
@@ -27,6 +25,8 @@ from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.heads.adapter import read_lora
+from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
@@ -43,17 +43,17 @@ from tests.integration.processes import PATIENCE, start_worker, status
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
 
 FLOOR = 6
-LENGTH = 24
+LENGTH = 16
 PROMPT = (1, 4093, 198, 19556, 314, 253, 4233, 30, 2)
 WARM = SamplingParams(0.8, 0, 1.0, 20_240_229)
 
 
-def save_adapter(folder: Path, seed: int) -> Path:
-    """A LoRA whose weights are random, and large enough to change what is written."""
+def save_adapters(folder: Path, *names: str) -> None:
+    """LoRAs whose weights are random, and large enough to change what is written."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(default_model_path(), dtype=torch.bfloat16)
     config = LoraConfig(
         r=8,
@@ -62,18 +62,19 @@ def save_adapter(folder: Path, seed: int) -> Path:
         layers_to_transform=list(range(FLOOR, 30)),
     )
     adapted: Any = get_peft_model(model, config)
-    for name, weight in adapted.named_parameters():
-        if ".lora_B." in name:
-            torch.nn.init.normal_(weight, std=0.02)
-    adapted.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
-    return folder
+    for name in names:
+        for weight, tensor in adapted.named_parameters():
+            if ".lora_B." in weight:
+                torch.nn.init.normal_(tensor, std=0.08)
+        adapted.save_pretrained(folder / name, save_embedding_layers=False)
+        (folder / name / "README.md").unlink(missing_ok=True)
 
 
 @dataclass
 class Family:
     """What is served, and a model of our own that says what each version alone writes."""
 
+    adapters: Path
     operator: Operator
     text: LoadedText
     model: ExactModel
@@ -89,15 +90,24 @@ class Family:
             tokens = [token]
         return tuple(out)
 
-    def publish_head(self, folder: Path, name: str, canaries: tuple[Canary, ...] | None = None) -> bytes:
-        """Hold a head as `name` here, and put it where workers find it."""
+    def publish_head(self, name: str, canaries: tuple[Canary, ...] | None = None) -> bytes:
+        """Hold a head here, and put it where workers find it."""
+        folder = self.adapters / name
         self.model.hold(name, read_lora(folder, self.model.shape, FLOOR))
         canaries = (Canary(PROMPT, self.write(name, SamplingParams())),) if canaries is None else canaries
         return self.operator.head(folder, kind="lora", canaries=canaries, **self.facts)
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family:  # noqa: ARG001
     """v0 is the base and stable; v1 is a head that is published as well."""
     root = tmp_path_factory.mktemp("family")
     folder = default_model_path()
@@ -109,12 +119,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
         "layers": model.shape.layers,
         "floor": FLOOR,
     }
-    found = Family(Operator(root / "heads"), text, model, facts)
+    save_adapters(root / "adapters", "v1", "v2", "v3")
+    found = Family(root / "adapters", Operator(root / "heads"), text, model, facts)
     base = found.operator.head(
         {}, kind="base", canaries=(Canary(PROMPT, found.write("", SamplingParams())),), **facts
     )
     found.operator.begin("v0", base)
-    first = found.publish_head(save_adapter(root / "first", 1), "v1")
+    first = found.publish_head("v1")
     found.operator.catalogue = editing.publish(
         found.operator.current, time.time() - 90, name="v1", digest=first
     )
@@ -205,9 +216,9 @@ async def test_versions_of_one_worker_write_what_each_alone_writes(
 
         # Another head while texts are written, and one whose weights are not those of its canaries.
         running = node.generate(asking("v1", WARM))
-        second = family.publish_head(save_adapter(tmp_path / "second", 2), "v2")
+        second = family.publish_head("v2")
         canary = Canary(PROMPT, family.write("v1", SamplingParams()))
-        bad = family.publish_head(save_adapter(tmp_path / "third", 3), "v3", (canary,))
+        bad = family.publish_head("v3", (canary,))
         operator = family.operator
         operator.catalogue = editing.publish(operator.current, time.time() - 60, name="v2", digest=second)
         operator.catalogue = editing.publish(
