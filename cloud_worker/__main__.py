@@ -23,11 +23,12 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.diagnosis.preflight import preflight
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from cloud_worker.engine.engine import ModelEngine
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import CloudConfig
+    from cloud_worker.versions.follower import FamilyFollower
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.transport.base import LinkSettings
@@ -90,18 +91,32 @@ async def _serve(config: CloudConfig, base: LinkSettings, target: Target, *, rea
     settings = config.worker
     kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
     engine = ModelEngine(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms)
-    async with _worker(config, engine) as worker:
+    with logs.logged_stages() as tell:
+        family = await asyncio.to_thread(_family, config, target, engine, tell)
+    async with _worker(config, engine, family) as worker:
         await _run(worker, settings, base, target, ready_json=ready_json)
 
 
+def _family(
+    config: CloudConfig, target: Target, engine: ModelEngine, tell: Callable[[str], None]
+) -> FamilyFollower | None:
+    if config.family.family is None:
+        return None
+    from cloud_worker.versions.family import family_follower
+
+    return family_follower(config.family, config.worker, target, engine, tell)
+
+
 @contextlib.asynccontextmanager
-async def _worker(config: CloudConfig, engine: ModelEngine) -> AsyncIterator[CloudWorker]:
+async def _worker(
+    config: CloudConfig, engine: ModelEngine, family: FamilyFollower | None
+) -> AsyncIterator[CloudWorker]:
     """The worker, with its figures served if that is wanted."""
     from cloud_worker.worker import CloudWorker
 
     where = config.metrics
     if where.metrics_port is None:
-        yield CloudWorker(config.worker, engine)
+        yield CloudWorker(config.worker, engine, family)
         return
     try:
         from cloud_worker.metrics import Metrics
@@ -109,7 +124,7 @@ async def _worker(config: CloudConfig, engine: ModelEngine) -> AsyncIterator[Clo
         raise UsageError(
             f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
         ) from error
-    worker = CloudWorker(config.worker, engine)
+    worker = CloudWorker(config.worker, engine, family)
     pages = Metrics(worker).pages()
     async with probes.serving(
         pages, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere

@@ -142,6 +142,18 @@ class _Counters(Collector):
         for version, sessions in {**dict.fromkeys(machine.versions, 0), **machine.live}.items():
             by_version.add_metric([version], sessions)
         yield by_version
+        if versions := self._worker.versions:
+            by_state = GaugeMetricFamily(
+                "flexspec_worker_versions", "Versions by what the worker says of them", labels=["state"]
+            )
+            for state in ("loading", "ready", "draining", "refused"):
+                by_state.add_metric([state], sum(one.state == state for one in versions))
+            yield by_state
+            yield _now(
+                "family_alarm",
+                "1 if the family's catalogue has expired or is disputed",
+                bool(self._worker.alarm),
+            )
         yield _now("kept_texts", "Texts kept for their edges to go on from", machine.prefixes)
         yield _now("capacity_sessions", "Live sessions that are taken", self._worker.capacity)
         yield _now("tasks", "Tasks of the event loop", len(asyncio.all_tasks()))

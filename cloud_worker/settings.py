@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import (
     Loaded,
@@ -106,6 +108,26 @@ class WorkerSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FamilySettings(FamilyOptions):
+    """The family whose versions the worker serves, and where it gets their heads."""
+
+    heads: Annotated[
+        str | None,
+        Setting(
+            help="folder or URL below which heads lie, each in a folder named by its digest",
+            default="where the catalogue says",
+        ),
+    ] = None
+    state_dir: Annotated[
+        Path | None,
+        Setting(
+            help="folder for the newest catalogue seen, so that no older one is taken up after it, and for heads",
+            default="in the cache",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsOptions(Section):
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer."""
 
@@ -124,6 +146,7 @@ class CloudConfig:
     """All settings of ``flexspec-cloud``, section by section."""
 
     worker: WorkerSettings
+    family: FamilySettings
     metrics: MetricsOptions
     link: LinkOptions
     log: LogOptions
@@ -135,7 +158,12 @@ PROGRAM = Program("cloud", CloudConfig)
 
 def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
     """Add the flags of all settings; `inner` is for a subcommand, since the command itself has them too."""
-    add_flags(parser, PROGRAM, titles={"metrics": "metrics", "link": "broker", "log": "log"}, inner=inner)
+    add_flags(
+        parser,
+        PROGRAM,
+        titles={"family": "family", "metrics": "metrics", "link": "broker", "log": "log"},
+        inner=inner,
+    )
 
 
 def from_arguments(args: argparse.Namespace) -> Loaded[CloudConfig]:

@@ -8,6 +8,7 @@ through one bounded queue. A loop that dies takes the worker down, loudly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -27,7 +28,7 @@ from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
-from schemas.status import WorkerStatus
+from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.interface import Engine, Memory, StepResult
     from cloud_worker.settings import WorkerSettings
+    from cloud_worker.versions.follower import FamilyFollower
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
 
@@ -49,11 +51,12 @@ _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 
 
 class CloudWorker:
-    """One worker of one target version.
+    """One worker: of one target version, or of those of a family.
 
     Args:
         settings: of the worker.
         engine: decides tokens; used on one thread of its own.
+        family: keeps its versions those of a family.
 
     Attributes:
         machine: the protocol machine; read its counters.
@@ -62,17 +65,19 @@ class CloudWorker:
         on_step: told of every step, and when it began.
     """
 
-    def __init__(self, settings: WorkerSettings, engine: Engine) -> None:
+    def __init__(
+        self, settings: WorkerSettings, engine: Engine, family: FamilyFollower | None = None
+    ) -> None:
         facts = engine.facts
+        self._family = family
+        self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
         self._settings = settings
         self._codec = Codec()
         self._engine = engine
         self.machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
-                versions={
-                    settings.version: VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
-                },
+                versions={settings.version: self._facts},
                 capacity=settings.capacity,
                 room=facts.room,
                 lease=settings.lease,
@@ -85,6 +90,7 @@ class CloudWorker:
         self._emptied = asyncio.Event()
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
+        self._shares = {settings.version}
         self._changes: list[Change] = []
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
@@ -102,6 +108,16 @@ class CloudWorker:
     def memory(self) -> Memory | None:
         """What keys and values take, if the engine tells."""
         return self._engine.memory
+
+    @property
+    def versions(self) -> tuple[VersionStatus, ...]:
+        """Versions of its family, and its own; empty where it follows none."""
+        return () if self._family is None else self._family.statuses()
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong with the family that it follows; empty if nothing is."""
+        return "" if self._family is None else self._family.alarm
 
     @property
     def not_ready(self) -> str:
@@ -133,6 +149,7 @@ class CloudWorker:
             subscriptions=(
                 Subscription(topics.draft_filter(self._settings.worker)),
                 Subscription(topics.open_share(self._settings.version)),
+                *(() if self._family is None else self._family.subscriptions),
             ),
         )
 
@@ -150,6 +167,7 @@ class CloudWorker:
         try:
             async with connect(self.link_settings(base)) as link, asyncio.TaskGroup() as group:
                 self._link = link
+                family = () if self._family is None else (("family", self._family.run, self, thread),)
                 loops = [
                     group.create_task(endless(name, loop, *args), name=name)
                     for name, loop, *args in (
@@ -157,6 +175,7 @@ class CloudWorker:
                         ("step", self._step_loop, thread),
                         ("timer", self._timer_loop, link),
                         ("publish", self._publish_queue.run, link),
+                        *family,
                     )
                 ]
                 await self._stopping.wait()
@@ -173,7 +192,8 @@ class CloudWorker:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
         _log.info("draining: %d sessions, up to %.0f s", len(self.machine), self._settings.drain)
         self._do(self.machine.drain(time.monotonic()))
-        await self._leave_share(link)
+        for version in self._shares.copy():
+            await self.leave_version(version)
         self._publish_status(link)
         try:
             async with asyncio.timeout(self._settings.drain):
@@ -184,12 +204,39 @@ class CloudWorker:
         if not await self._publish_queue.flush(_FAREWELL):
             _log.warning("left with %d messages unpublished", len(self._publish_queue))
 
-    async def _leave_share(self, link: Link) -> None:
+    async def open_version(self, version: str) -> None:
+        """Take new sessions of a version that the engine holds; not while the worker drains."""
+        self.machine.hold(version, self._facts)
+        if self._link is None or self.machine.draining or version in self._shares:
+            return
+        self._shares.add(version)
+        # While the link is down the filter is remembered.
+        with contextlib.suppress(LinkDown):
+            await self._link.subscribe(topics.open_share(version))
+
+    def retire_version(self, version: str) -> None:
+        """Take no new sessions of a version; texts of it that have begun go on, also at another worker."""
+        self._do(self.machine.retire(version))
+
+    async def leave_version(self, version: str) -> None:
+        """Take no opens of a version any more."""
+        self._shares.discard(version)
+        if self._link is None:
+            return
         # Also while the link is down: the filter is forgotten all the same, so the next connection is without it.
         try:
-            await link.unsubscribe(topics.open_share(self._settings.version))
+            await self._link.unsubscribe(topics.open_share(version))
         except LinkDown as error:
-            _log.info("the share was left without a word: %s", error.message)
+            _log.info("the share of %s was left without a word: %s", version, error.message)
+
+    def sessions_of(self, version: str) -> int:
+        """Sessions of a version that are here."""
+        return self.machine.sessions_of(version)
+
+    def tell(self) -> None:
+        """Renew the retained status now."""
+        if self._link is not None:
+            self._publish_status(self._link)
 
     async def _until_empty(self) -> None:
         while len(self.machine):
@@ -206,6 +253,8 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
+        if self._family is not None and self._family.receive(inbound.topic, inbound.payload):
+            return
         sender = topics.sender_of(inbound.topic)
         if sender is None:
             self.malformed += 1
@@ -247,6 +296,8 @@ class CloudWorker:
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
                 self._window.forget(effect.key)
+                if self._family is not None:
+                    self._family.ended()
         if self._changes or self.machine.has_work():
             self._work.set()
         self._timer.set()
@@ -327,7 +378,7 @@ class CloudWorker:
             epoch=self._epoch,
             at=time.time(),
             worker=settings.worker,
-            version=settings.version,
+            version=next(iter(self.machine.versions), ""),
             protocol=PROTOCOL_VERSION,
             fingerprint=facts.fingerprint.hex(),
             exactness=facts.exactness,
@@ -341,4 +392,5 @@ class CloudWorker:
             temperature=facts.recommended.temperature,
             top_k=facts.recommended.top_k,
             top_p=facts.recommended.top_p,
+            versions=self.versions,
         )

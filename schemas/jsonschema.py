@@ -16,7 +16,7 @@ import msgspec
 
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.messages import Identity, Message, Prefix
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
 
 Json = dict[str, Any]
 
@@ -24,6 +24,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 STATUSES: tuple[type[msgspec.Struct], ...] = (WorkerStatus, EdgeStatus)
 BODIES: tuple[type[msgspec.Struct], ...] = (KeySet, Catalogue)
 """What is inside of `Signed`."""
+_INNER: tuple[type[msgspec.Struct], ...] = (VersionStatus, CatalogueStatus, VersionFigures)
+"""What is inside of statuses."""
 DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES, Signed)
 """What travels as a payload of its own."""
 
@@ -32,7 +34,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
 def components(ref_template: str) -> Json:
     """Schemas of all types of the wire protocol by name; see `described`."""
-    return described((*DOCUMENTS, *BODIES, CatalogueVersion, Identity, Prefix), ref_template)
+    return described((*DOCUMENTS, *BODIES, CatalogueVersion, *_INNER, Identity, Prefix), ref_template)
 
 
 def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:

@@ -155,6 +155,14 @@ class ModelEngine:
         """Take an item in."""
         self._scheduler.add(item)
 
+    def hold(self, version: str, head: str) -> None:
+        """From now on items of a version are of a head that the model holds; "" is the base."""
+        self._scheduler.heads[version] = head
+
+    def drop(self, version: str) -> str:
+        """A version has no items any more, and gets none; the name of its head."""
+        return self._scheduler.heads.pop(version, "")
+
     def free(self, key: SessionKey) -> None:
         """Forget a session and its item."""
         self._scheduler.free(key)

@@ -111,6 +111,14 @@ class Engine(Protocol):
         """Take an item in; a later `step` decides it."""
         ...
 
+    def hold(self, version: str, head: str) -> None:
+        """From now on items of a version are of a head that the model holds; "" is the base."""
+        ...
+
+    def drop(self, version: str) -> str:
+        """A version has no items any more, and gets none; the name of its head."""
+        ...
+
     def free(self, key: SessionKey) -> None:
         """Forget a session and its item."""
         ...

@@ -49,6 +49,7 @@ class Scheduler:
         budget: says that anew for each forward instead, if there is one.
 
     Attributes:
+        heads: name of the model's head by version; versions that are not here are the base itself.
         pending: by session, in the order of arrival.
         writing: tokens that sessions which write feed into the newest forward; the others are read.
     """
@@ -57,6 +58,7 @@ class Scheduler:
         self.caches = caches
         self.prefill = prefill
         self._prefill_budget = budget
+        self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
         self.writing = 0
         self._served: dict[SessionKey, int] = {}
@@ -82,9 +84,12 @@ class Scheduler:
         self.drop(key)
         self.caches.release(key)
 
+    def _head(self, item: WorkItem) -> str:
+        return self.heads.get(item.version, "")
+
     def unread(self, item: WorkItem) -> int:
         """How many tokens the item would feed, its draft included."""
-        kv = self.caches.get(item.key)
+        kv = self.caches.of_head(item.key, self._head(item))
         read = 0 if kv is None else min(kv.length, len(item.context) - 1)
         return len(item.context) - read + len(item.draft)
 
@@ -138,7 +143,8 @@ class Scheduler:
 
         The cache is rolled back to what it shares with the item's prefix, so it can never disagree with it.
         """
-        known = self.caches.get(item.key)
+        head = self._head(item)
+        known = self.caches.of_head(item.key, head)
         held = 0 if known is None else known.match(item.context[:-1])
         all_of_it = len(item.context) + len(item.draft)
         # Where the memory is short, the session's own cache may be forgotten for a larger one.
@@ -148,9 +154,9 @@ class Scheduler:
         context = list(item.context)
         tokens = [*context[kv.length :], *item.draft]
         if len(tokens) <= most:
-            return ModelInput(kv, tokens, len(item.draft) + 1)
+            return ModelInput(kv, tokens, len(item.draft) + 1, head)
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
-        return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0)
+        return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
     def _budget(self, writing: int) -> int:
         budget = self._prefill_budget

@@ -41,6 +41,9 @@ class SimulatedEngine:
         facts: what it says that it is.
         decide: tokens for one item, up to the first that differs from its draft.
         cost: of a step.
+
+    Attributes:
+        heads: name of a head by version.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class SimulatedEngine:
         self._facts = facts
         self._decide = decide
         self._cost = cost
+        self.heads: dict[str, str] = {}
         self._pending: dict[SessionKey, WorkItem] = {}
         self._read: dict[SessionKey, int] = {}
 
@@ -65,6 +69,14 @@ class SimulatedEngine:
     def add(self, item: WorkItem) -> None:
         """Take an item in; the next step decides it."""
         self._pending[item.key] = item
+
+    def hold(self, version: str, head: str) -> None:
+        """Items of a version are of a head; what is decided for them is the function's business."""
+        self.heads[version] = head
+
+    def drop(self, version: str) -> str:
+        """A version has no items any more, and gets none; the name of its head."""
+        return self.heads.pop(version, "")
 
     def free(self, key: SessionKey) -> None:
         """Forget a session and its item."""

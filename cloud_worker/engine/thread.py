@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cloud_worker.engine.interface import Engine, StepResult
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
 
+T = TypeVar("T")
 Change = Free | ReleaseToCache | Transfer
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,16 @@ class EngineThread:
             if self._underway.get(item.key) is item:
                 del self._underway[item.key]
         return done
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Have something done on the engine's thread, between two rounds. May be called from any thread.
+
+        The future is cancelled if the thread is closed before its turn comes.
+
+        Raises:
+            RuntimeError: the thread is closed.
+        """
+        return self._thread.submit(call)
 
     def close(self) -> None:
         """Take no more work. A forward that runs now is not waited for."""

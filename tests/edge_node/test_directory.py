@@ -9,7 +9,7 @@ import pytest
 from edge_node.fleet.directory import STALE, WorkerDirectory
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from schemas.status import WorkerStatus
+from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE
 
 CODEC = Codec()
@@ -76,3 +76,32 @@ def test_workers_known_are_bounded() -> None:
     for number in range(1100):
         workers.take(f"w{number}", status(worker=f"w{number}"))
     assert len(workers.online()) == 1024
+
+
+def test_a_version_counts_where_a_worker_says_that_it_is_ready() -> None:
+    workers = WorkerDirectory()
+    several = WorkerStatus(
+        state="online",
+        epoch=4,
+        at=0.0,
+        worker="w",
+        version="base",
+        exactness="exact",
+        versions=(
+            VersionStatus(name="v1", state="ready", exactness="exact up to ties"),
+            VersionStatus(name="v2", state="ready", exactness="exact"),
+            VersionStatus(name="v3", state="draining", exactness="exact"),
+            VersionStatus(name="v4", state="refused", why="bad"),
+            VersionStatus(name="v5", state="loading"),
+        ),
+    )
+    workers.take("w", CODEC.encode_status(several))
+    workers.take("w2", status(worker="w2", version="v1", exactness="exact", epoch=9))
+    assert workers.versions() == {"v1": 4, "v2": 4}
+    assert workers.exactness("v1") == "exact up to ties"
+    assert workers.exactness("v2") == "exact"
+    assert workers.exactness("v3") == "unknown"
+    found = workers.status("v2")
+    assert found is not None
+    assert found.worker == "w"
+    assert workers.status("base") is None

@@ -1,0 +1,237 @@
+"""Following a family: from its signed messages to versions that this worker serves.
+
+What is to be remembered is on disk before it is acted on, and nothing else is: a worker that is killed at any moment
+begins anew with the catalogue that it had, and the heads that are whole in its cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Step
+from flexspec_mq import topics
+from flexspec_mq.catalogue.follower import Accepted, Follower
+from flexspec_mq.catalogue.refusals import RecordError, Refused
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.heads.fetch import FetchError
+from flexspec_mq.transport.base import Subscription
+
+if TYPE_CHECKING:
+    from cloud_worker.engine.thread import EngineThread
+    from cloud_worker.versions.library import Exactness
+    from flexspec_mq.catalogue.store import Store
+    from schemas.status import VersionStatus
+
+_log = logging.getLogger(__name__)
+
+_WAITING = 16
+"""Messages of the family that wait for their turn; of more the oldest are dropped, as each says all."""
+_CLOCK = 10.0
+"""Seconds after which a catalogue that was issued in our future is looked at again."""
+
+
+class Host(Protocol):
+    """The worker, as far as this needs it."""
+
+    async def open_version(self, version: str) -> None:
+        """Take sessions of a version, and say so."""
+        ...
+
+    def retire_version(self, version: str) -> None:
+        """Take no new sessions of a version, and say so."""
+        ...
+
+    async def leave_version(self, version: str) -> None:
+        """Leave its share; no session of it is here."""
+        ...
+
+    def sessions_of(self, version: str) -> int:
+        """Sessions of a version that are here."""
+        ...
+
+    def tell(self) -> None:
+        """Renew the status."""
+        ...
+
+
+class Loader(Protocol):
+    """Gets heads ready; its methods are called on one thread that is not the engine's."""
+
+    def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
+        """Fetch a head, hold it in the engine's model under the name of its version, and check it.
+
+        Raises:
+            FetchError: it cannot be had now.
+            ModelError: it is bad, or not for this worker. The engine holds nothing of it.
+        """
+        ...
+
+    def drop(self, name: str, thread: EngineThread) -> None:
+        """Let go of the head of a version."""
+        ...
+
+
+class FamilyFollower:
+    """Keeps a worker's versions those of its family's catalogue.
+
+    Args:
+        follower: judges messages; begins with what `store` has.
+        store: remembers.
+        library: of the worker.
+        loader: of heads.
+        url: where heads lie; empty is where the catalogue says.
+    """
+
+    def __init__(
+        self, follower: Follower, store: Store, library: Library, loader: Loader, url: str = ""
+    ) -> None:
+        self._follower = follower
+        self._store = store
+        self._library = library
+        self._loader = loader
+        self._url = url
+        self._keys = topics.keys_topic(follower.family)
+        self._heads = topics.catalogue_topic(follower.family)
+        self._inbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING)
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "heads")
+        self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Topics of the family. Keys first, so that a catalogue need not wait for them."""
+        return (Subscription(self._keys), Subscription(self._heads))
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong with the family for its operators to see; empty if nothing is."""
+        if self._follower.alarm is not None:
+            return self._follower.alarm.detail
+        return "the catalogue has expired" if self._follower.expired(time.time()) else ""
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """Of all versions."""
+        return self._library.statuses()
+
+    def receive(self, topic: str, payload: bytes) -> bool:
+        """Take a message; whether it is of the family."""
+        if topic not in (self._keys, self._heads):
+            return False
+        if self._inbox.full():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait((topic, payload))
+        return True
+
+    def ended(self) -> None:
+        """A session may have ended."""
+        self._wake.set()
+
+    async def run(self, host: Host, thread: EngineThread) -> None:
+        """Follow until cancelled."""
+        self._take_up()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._judge_loop(), name="judge")
+                group.create_task(self._work_loop(host, thread), name="versions")
+        except ExceptionGroup as died:
+            raise died.exceptions[0] from None
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _judge_loop(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_CLOCK if self._follower.waiting else None):
+                    topic, payload = await self._inbox.get()
+            except TimeoutError:
+                judged = self._follower.again(time.time())
+            else:
+                judge = (
+                    self._follower.receive_keys if topic == self._keys else self._follower.receive_catalogue
+                )
+                judged = judge(payload, time.time())
+            refused = judged.refused if isinstance(judged, Accepted) else judged
+            if isinstance(refused, Refused):
+                _log.warning(
+                    "family %s: refused, %s: %s", self._follower.family, refused.reason, refused.detail
+                )
+            if isinstance(judged, Accepted):
+                await self._adopt(judged)
+
+    async def _adopt(self, accepted: Accepted) -> None:
+        try:
+            await asyncio.to_thread(self._store.save, accepted.record)
+        except RecordError as error:
+            _log.error("family %s: nothing new is taken up: %s", self._follower.family, error)
+            return
+        self._follower.adopt(accepted.record)
+        self._take_up()
+
+    def _take_up(self) -> None:
+        catalogue = self._follower.catalogue
+        if catalogue is not None:
+            _log.info("family %s: epoch %d", self._follower.family, catalogue.epoch)
+            self._library.follow(catalogue.versions)
+        self._wake.set()
+
+    async def _work_loop(self, host: Host, thread: EngineThread) -> None:
+        told = self.statuses()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                now = time.monotonic()
+                while step := self._library.next_step(
+                    host.sessions_of, now, loading=self._loading is not None
+                ):
+                    await self._do(step, host, thread, group)
+                if told != (told := self.statuses()):
+                    host.tell()
+                retry = None if self._loading else self._library.next_retry()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if retry is None else max(0.0, retry - now)):
+                        await self._wake.wait()
+
+    async def _do(self, step: Step, host: Host, thread: EngineThread, group: asyncio.TaskGroup) -> None:
+        match step:
+            case Load():
+                self._loading = group.create_task(self._load(step, thread), name=f"load {step.name}")
+            case Open(name):
+                _log.info("version %s: ready", name)
+                await host.open_version(name)
+            case Retire(name):
+                _log.info("version %s: draining", name)
+                host.retire_version(name)
+            case Drop(name):
+                _log.info("version %s: gone", name)
+                await host.leave_version(name)
+                await asyncio.to_thread(self._loader.drop, name, thread)
+
+    async def _load(self, load: Load, thread: EngineThread) -> None:
+        """Load a head beside the steps of running sessions, and note what came of it."""
+        catalogue = self._follower.catalogue
+        assert catalogue is not None  # noqa: S101  it named the version
+        url = self._url or catalogue.heads
+        try:
+            exactness = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._loader.load, load.name, load.digest, url, thread
+            )
+        except FetchError as error:
+            _log.warning("version %s: %s", load.name, error.message)
+            self._library.failed(load, error.message, time.monotonic())
+        except FlexSpecError as error:
+            _log.warning("version %s: refused, %s", load.name, error.message)
+            self._library.refused(load, error.message)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with a head, what runs goes on; logged
+            _log.exception("version %s: refused", load.name)
+            self._library.refused(load, f"{type(error).__name__}: {error}")
+        else:
+            if not self._library.loaded(load, exactness):
+                await asyncio.to_thread(self._loader.drop, load.name, thread)
+        finally:
+            self._loading = None
+            self._wake.set()

@@ -1,0 +1,235 @@
+"""Which versions a worker has, and what to do so that they are those of the catalogue. Without I/O or clock.
+
+The driver asks `next_step`, does it, and tells what came of it. One thing is done at a time. A name never passes from
+one head to another while texts are written with the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import inf
+from typing import Literal
+
+from schemas.catalogue import CatalogueVersion, VersionState
+from schemas.status import MAX_WHY, VersionStatus
+
+Exactness = Literal["exact", "exact up to ties", "unknown"]
+
+RETRY, RETRY_MOST = 1.0, 60.0
+"""Seconds until a head is asked for again that could not be had, at first and at most."""
+_ORDER = (VersionState.STABLE, VersionState.CANARY, VersionState.DRAINING)
+
+
+class Stage(StrEnum):
+    """Where a version stands at this worker; the words of its status."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of a version.
+
+    Attributes:
+        digest: of its head's manifest; empty for the worker's own version where no catalogue names it.
+        why: it is refused, or not here yet.
+        retry: when it may be loaded, and how long to wait after the next failure.
+        checked: its head is known to be that of the digest.
+    """
+
+    name: str
+    digest: bytes
+    stage: Stage
+    exactness: Exactness = "unknown"
+    why: str = ""
+    retry: tuple[float, float] = (-inf, RETRY)
+    checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Fetch a head, hold it, and check it; then say `Library.loaded`, `refused` or `failed`."""
+
+    name: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Take new sessions of a version whose head is held, from here on and from others."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Take no new sessions of a version."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Leave the share of a version and let go of its head: no session of it is left."""
+
+    name: str
+
+
+Step = Load | Open | Retire | Drop
+
+
+class Library:
+    """The versions of a worker.
+
+    Args:
+        own: version that the worker serves from its start, and which is the base.
+        exactness: of it.
+    """
+
+    def __init__(self, own: str, exactness: Exactness) -> None:
+        self._wanted: dict[str, CatalogueVersion] = {}
+        self._named: set[str] = set()
+        self._entries = {own: Entry(own, b"", Stage.READY, exactness)}
+        self._opened = {own}
+        self._own = own
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All versions, the worker's own first."""
+        return list(self._entries.values())
+
+    def statuses(self) -> tuple[VersionStatus, ...]:
+        """What the worker's status says of them."""
+        return tuple(
+            VersionStatus(
+                name=one.name,
+                digest=one.digest.hex(),
+                state=one.stage.value,
+                exactness=one.exactness,
+                why=_printable(one.why),
+            )
+            for one in self.entries
+        )
+
+    def follow(self, versions: Iterable[CatalogueVersion]) -> None:
+        """Take up a catalogue. What it does not name is retired, but for the worker's own version.
+
+        Where it names that one, its manifest must be one of the base, or the version is refused like any other.
+        """
+        versions = list(versions)
+        self._named = {one.name for one in versions}
+        self._wanted = {one.name: one for one in versions if one.state is not VersionState.RETIRED}
+        for name, one in self._wanted.items():
+            known = self._entries.get(name)
+            if known is None or (known.stage in _NOT_HELD and known.digest != one.digest):
+                self._entries[name] = Entry(name, one.digest, Stage.LOADING)
+            elif known.stage is Stage.READY and not known.checked:
+                self._set(name, digest=one.digest)
+        for name, known in list(self._entries.items()):
+            if known.stage in _NOT_HELD and name not in self._wanted:
+                del self._entries[name]
+
+    def next_step(
+        self, sessions_of: Callable[[str], int], now: float, *, loading: bool = False
+    ) -> Step | None:
+        """What to do now; None if there is nothing.
+
+        What it gives counts as begun: `Open`, `Retire` and `Drop` as done.
+
+        Args:
+            sessions_of: how many sessions a version has here.
+            now: seconds.
+            loading: a `Load` is under way, so no other is wanted.
+        """
+        for name, known in self._entries.items():
+            wanted = self._is_wanted(known)
+            if known.stage is Stage.READY and not wanted:
+                self._set(name, stage=Stage.DRAINING)
+                if name in self._opened:
+                    return Retire(name)
+                self._dropped(known)
+                return Drop(name)
+            if known.stage is Stage.DRAINING and wanted:
+                self._set(name, stage=Stage.READY)
+                return Open(name)
+            if known.stage is Stage.READY and name not in self._opened:
+                self._opened.add(name)
+                return Open(name)
+            if known.stage is Stage.DRAINING and not sessions_of(name):
+                self._dropped(known)
+                return Drop(name)
+        return None if loading else self._next_load(now)
+
+    def next_retry(self) -> float | None:
+        """When a head is to be asked for again; None if none is."""
+        return min((one.retry[0] for one in self._loading()), default=None)
+
+    def loaded(self, load: Load, exactness: Exactness) -> bool:
+        """A head is held and good. False if its version is not wanted any more: then let go of it."""
+        if not self._is_current(load):
+            return False
+        self._set(load.name, stage=Stage.READY, exactness=exactness, why="", checked=True)
+        return True
+
+    def refused(self, load: Load, why: str) -> None:
+        """A head is bad, or not for this worker. It is not looked at again."""
+        if self._is_current(load):
+            own = self._entries[load.name].stage is Stage.READY
+            self._set(load.name, stage=Stage.READY if own else Stage.REFUSED, why=why, checked=True)
+
+    def failed(self, load: Load, why: str, now: float) -> None:
+        """A head could not be had, which may pass."""
+        if self._is_current(load):
+            pause = self._entries[load.name].retry[1]
+            self._set(load.name, retry=(now + pause, min(2 * pause, RETRY_MOST)))
+            if self._entries[load.name].stage is Stage.LOADING:
+                self._set(load.name, why=why)
+
+    def _is_wanted(self, known: Entry) -> bool:
+        one = self._wanted.get(known.name)
+        if not known.digest:
+            return known.name not in self._named
+        return one is not None and one.digest == known.digest and not known.why
+
+    def _is_current(self, load: Load) -> bool:
+        known = self._entries.get(load.name)
+        return known is not None and known in self._loading() and known.digest == load.digest
+
+    def _loading(self) -> list[Entry]:
+        """What is to be loaded, or, the worker's own version, to be checked."""
+        return [
+            one
+            for one in self._entries.values()
+            if one.stage is Stage.LOADING or (one.stage is Stage.READY and one.digest and not one.checked)
+        ]
+
+    def _dropped(self, known: Entry) -> None:
+        self._opened.discard(known.name)
+        del self._entries[known.name]
+        wanted = self._wanted.get(known.name)
+        if wanted is None:
+            return
+        refused = known.why and wanted.digest == known.digest
+        stage = Stage.REFUSED if refused else Stage.LOADING
+        self._entries[known.name] = Entry(known.name, wanted.digest, stage, why=known.why if refused else "")
+
+    def _next_load(self, now: float) -> Load | None:
+        due = [one for one in self._loading() if one.retry[0] <= now]
+        due.sort(key=lambda one: _ORDER.index(self._wanted[one.name].state))
+        return Load(due[0].name, due[0].digest) if due else None
+
+    def _set(self, name: str, **changes: object) -> None:
+        self._entries[name] = replace(self._entries[name], **changes)  # type: ignore[arg-type]
+
+
+_NOT_HELD = (Stage.LOADING, Stage.REFUSED)
+
+
+def _printable(text: str) -> str:
+    """One line of ASCII, as a status counts bytes."""
+    return " ".join(text.encode("ascii", "replace").decode("ascii").split())[:MAX_WHY]

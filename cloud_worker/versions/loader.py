@@ -1,0 +1,162 @@
+"""Getting a head ready beside the base: fetched, whole, made for this worker, and writing what its canaries say.
+
+All of it is done on a thread of its own. Only forwards, and the moment in which the model takes the head up, are done
+on the engine's, between two steps: running sessions wait for one of these at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from flexspec_mq.heads.fetch import HeadFetcher
+from flexspec_mq.heads.manifest import HeadError, read_head
+from flexspec_mq.models.heads.adapter import read_lora
+from flexspec_mq.models.heads.canary import canary_share
+from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.invariance.proof import proving_head
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from cloud_worker.engine.interface import Engine
+    from cloud_worker.engine.thread import EngineThread
+    from cloud_worker.versions.library import Exactness
+    from flexspec_mq.heads.manifest import Manifest
+    from flexspec_mq.models.heads.head import Head, Sizes
+    from flexspec_mq.models.invariance.proof import Proof, Provable
+
+CANARY_SHARE: Final = 0.9
+"""Of the tokens of all canaries that must come out: near ties may fall otherwise on another processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What this worker runs, as manifests say it.
+
+    Attributes:
+        version: name of the worker's own version, which is the base and nothing else.
+        weights_fingerprint: of the base's weights, 32 hex digits.
+        tokenizer: its fingerprint, 32 hex digits.
+        sizes: of the base.
+        dtype: that it is computed in.
+        weights: ``native``, ``int8`` or ``int4``.
+        exactness: of the base.
+    """
+
+    version: str
+    weights_fingerprint: str
+    tokenizer: str
+    sizes: Sizes
+    dtype: str
+    weights: str
+    exactness: Exactness
+
+    def check(self, version: str, manifest: Manifest) -> None:
+        """Refuse a head that is not for this worker.
+
+        Raises:
+            HeadError: naming what differs.
+        """
+        for what, theirs, ours in (
+            ("base", manifest.base, self.weights_fingerprint),
+            ("tokenizer", manifest.tokenizer, self.tokenizer),
+            ("number of layers", manifest.layers, self.sizes.layers),
+            ("dtype", manifest.dtype, self.dtype),
+            ("weights", manifest.weights, self.weights),
+        ):
+            if theirs != ours:
+                raise HeadError(
+                    f"not for this worker: its {what} is {theirs}, here it is {ours}",
+                    hint="start a worker with the target and settings that the head was made for",
+                )
+        if version == self.version and manifest.kind != "base":
+            raise HeadError(
+                f"{version} is this worker's own version, the base",
+                hint="publish the head under another name, or start the worker with another --version",
+            )
+
+
+class HeadLoader:
+    """Gets heads ready for an engine.
+
+    Args:
+        base: of the worker.
+        model: of the engine.
+        engine: that heads are for.
+        cache: folder where fetched heads are kept.
+    """
+
+    def __init__(self, base: Base, model: Provable, engine: Engine, cache: Path) -> None:
+        self._base = base
+        self._model = model
+        self._engine = engine
+        self._cache = cache
+
+    def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
+        """Fetch a head, hold it in the engine's model under the name of its version, and check it.
+
+        Raises:
+            FetchError: it cannot be had now.
+            ModelError: it is bad, or not for this worker. The engine holds nothing of it.
+        """
+        folder = HeadFetcher(url, self._cache).fetch(digest)
+        manifest = read_head(folder, digest)
+        self._base.check(name, manifest)
+        if manifest.kind == "base":
+            self._check_canaries("", manifest, thread)
+            thread.submit(partial(self._engine.hold, name, "")).result()
+            return self._base.exactness
+        thread.submit(partial(self._model.hold, name, self._read(folder, manifest))).result()
+        try:
+            self._check_canaries(name, manifest, thread)
+            exactness = self._prove(name, thread)
+            thread.submit(partial(self._engine.hold, name, name)).result()
+        except BaseException:
+            thread.submit(partial(self._model.drop, name)).result()
+            raise
+        return exactness
+
+    def drop(self, name: str, thread: EngineThread) -> None:
+        """Let go of the head of a version."""
+        thread.submit(partial(self._drop, name)).result()
+
+    def _drop(self, name: str) -> None:
+        """On the engine's thread."""
+        if self._engine.drop(name):
+            self._model.drop(name)
+
+    def _check_canaries(self, head: str, manifest: Manifest, thread: EngineThread) -> None:
+        right = total = 0
+        for canary in manifest.canaries:
+            share = thread.submit(partial(canary_share, self._model, head, (canary,))).result()
+            right += round(share * len(canary.text))
+            total += len(canary.text)
+        if right < CANARY_SHARE * total:
+            raise HeadError(
+                f"{right} of its canaries' {total} tokens come out, less than {CANARY_SHARE:.0%}",
+                hint="its weights are not those that the canaries were written with: publish it again",
+            )
+
+    def _prove(self, name: str, thread: EngineThread) -> Exactness:
+        """Prove a head, one forward at a time. Where the base is not exact, no head is."""
+        steps = proving_head(self._model, name)
+        while (proof := thread.submit(partial(_advance, steps)).result()) is None:
+            continue
+        return proof.word if self._base.exactness == "exact" else self._base.exactness
+
+    def _read(self, folder: Path, manifest: Manifest) -> Head:
+        read = read_lora if manifest.kind == "lora" else read_full
+        return read(folder, self._base.sizes, manifest.floor)
+
+
+def _advance(steps: Generator[float, None, Proof]) -> Proof | None:
+    """Go one step; what was found, if it was the last."""
+    try:
+        next(steps)
+    except StopIteration as ended:
+        proof: Proof = ended.value
+        return proof
+    return None

@@ -1,0 +1,304 @@
+"""A worker that follows a family: the real daemon, catalogue and fetching, around an engine without weights."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cloud_worker.engine.thread import EngineThread
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.versions.follower import FamilyFollower
+from cloud_worker.versions.library import Exactness, Library
+from cloud_worker.worker import CloudWorker
+from edge_node.generation import GenerationRequest
+from flexspec_mq.catalogue import editing
+from flexspec_mq.catalogue.follower import Follower
+from flexspec_mq.catalogue.signing import PrivateKey
+from flexspec_mq.catalogue.store import Store
+from flexspec_mq.codec import Codec
+from flexspec_mq.errors import PublishRefused
+from flexspec_mq.heads.fetch import HeadFetcher
+from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.transport.base import Link
+from flexspec_mq.transport.memory import MemoryBroker
+from schemas.catalogue import VersionState
+from schemas.status import VersionStatus, WorkerStatus
+from tests.daemons import PATIENCE, TARGET, Daemon, FakeEngine, alone, edge_at, link_to, read, until, wanting
+from tests.families import FAMILY, Operator, simple
+
+CODEC = Codec()
+SALT = "salt"
+"""The file of a head here: what is added to the seed of all texts that it writes."""
+
+
+class HeadedEngine(FakeEngine):
+    """The fake target with heads, each of which writes other texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._decide = self._decide_by_head
+
+    def _decide_by_head(self, item: WorkItem) -> tuple[int, ...]:
+        salt = int(self.heads.get(item.version) or 0)
+        identity = msgspec.structs.replace(item.identity, seed=item.identity.seed + salt)
+        return TARGET.forward(dataclasses.replace(item, identity=identity))
+
+
+class SaltLoader:
+    """Loads heads for `HeadedEngine`."""
+
+    def __init__(self, engine: HeadedEngine, cache: Path) -> None:
+        self._engine = engine
+        self._cache = cache
+
+    def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
+        salt = (HeadFetcher(url, self._cache).fetch(digest) / SALT).read_text()
+        if not salt.isdecimal():
+            raise HeadError(f"{salt!r} is no number")
+        thread.submit(partial(self._engine.hold, name, salt)).result()
+        return "exact"
+
+    def drop(self, name: str, thread: EngineThread) -> None:
+        thread.submit(partial(self._engine.drop, name)).result()
+
+
+@dataclass
+class Place:
+    """A worker's machine, and the operator of its family."""
+
+    folder: Path
+    operator: Operator
+
+    def salted(self, salt: str) -> bytes:
+        return self.operator.head({SALT: salt.encode()}, **simple())
+
+    @asynccontextmanager
+    async def worker(self, broker: MemoryBroker, name: str = "w1") -> AsyncIterator[Daemon]:
+        """Run a worker; on leaving it is killed, as far as a task can be."""
+        engine = HeadedEngine()
+        store = Store(self.folder / name, FAMILY)
+        family = FamilyFollower(
+            Follower(FAMILY, self.operator.root.public, store.load()),
+            store,
+            Library("base", "exact"),
+            SaltLoader(engine, self.folder / "cache"),
+        )
+        worker = CloudWorker(WorkerSettings(worker=name, drain=PATIENCE, status_every=60.0), engine, family)
+        run = asyncio.create_task(worker.run(broker.link, link_to(f"w-{name}")))
+        await asyncio.wait_for(worker.ready.wait(), PATIENCE)
+        daemon = Daemon(worker, engine, run)
+        try:
+            yield daemon
+        finally:
+            engine.gate.set()
+            if run.done():
+                run.result()
+            await daemon.kill()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A family of which version v1 is published, with 1000 as its salt."""
+    found = Place(tmp_path, Operator(tmp_path / "heads"))
+    found.operator.begin("v1", found.salted("1000"))
+    return found
+
+
+@asynccontextmanager
+async def published(place: Place) -> AsyncIterator[tuple[MemoryBroker, Link]]:
+    broker = MemoryBroker()
+    async with broker.link(link_to("operator")) as link:
+        await link.wait_up()
+        await place.operator.publish(link)
+        yield broker, link
+
+
+def said(broker: MemoryBroker, worker: str = "w1") -> dict[str, VersionStatus]:
+    payload = broker.retained(f"f1/w/{worker}")
+    assert payload is not None
+    return {one.name: one for one in CODEC.decode_status(payload, WorkerStatus).versions}
+
+
+def states(broker: MemoryBroker, worker: str = "w1") -> dict[str, str]:
+    return {name: one.state for name, one in said(broker, worker).items()}
+
+
+def of(version: str, number: int = 1, limit: int = 60) -> GenerationRequest:
+    return dataclasses.replace(wanting(number, limit=limit), version=version)
+
+
+def by(salt: int, request: GenerationRequest) -> tuple[int, ...]:
+    """What a head alone writes."""
+    sampling = dataclasses.replace(request.sampling, seed=request.sampling.seed + salt)
+    return alone(dataclasses.replace(request, sampling=sampling))
+
+
+async def test_a_version_of_the_catalogue_is_served_beside_the_workers_own(place: Place) -> None:
+    async with published(place) as (broker, _), place.worker(broker), edge_at(broker.link) as node:
+        await until(lambda: states(broker) == {"base": "ready", "v1": "ready"})
+        assert said(broker)["v1"].digest == place.operator.current.versions[0].digest.hex()
+        texts = [node.generate(of(version, number)) for version in ("base", "v1") for number in (1, 2)]
+        for text in texts:
+            salt = 1000 if text.request.version == "v1" else 0
+            assert (await read(text))[0] == by(salt, text.request)
+
+
+async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> None:
+    """v2 takes v1's place, v1 is retired while it writes, and comes again while it drains."""
+    operator = place.operator
+    async with (
+        published(place) as (broker, link),
+        place.worker(broker) as daemon,
+        edge_at(broker.link) as node,
+    ):
+        await until(lambda: states(broker).get("v1") == "ready")
+        running = node.generate(of("v1", limit=2000))
+        await until(lambda: daemon.worker.sessions_of("v1"))
+        second = place.salted("2000")
+        operator.catalogue = editing.publish(
+            operator.current, time.time() - 50, name="v2", digest=second, state=VersionState.STABLE
+        )
+        await operator.publish(link)
+        await until(lambda: states(broker) == {"base": "ready", "v1": "ready", "v2": "ready"})
+        operator.catalogue = editing.retire(operator.current, time.time() - 40, name="v1")
+        await operator.publish(link)
+        await until(lambda: states(broker)["v1"] == "draining")
+        late = node.generate(of("v1", 2))
+        first = said(broker)["v1"].digest
+        operator.catalogue = editing.publish(
+            operator.current,
+            time.time() - 30,
+            name="v1",
+            digest=bytes.fromhex(first),
+            state=VersionState.STABLE,
+        )
+        await operator.publish(link)
+        await until(lambda: states(broker)["v1"] == "ready")
+        assert daemon.worker.machine.live["v1"] >= 1
+        for text in (running, late):
+            assert (await read(text))[0] == by(1000, text.request)
+        assert running.machine.counters.reopens == 0
+        assert daemon.worker.machine.counters.opened == 2
+
+
+async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text(place: Place) -> None:
+    operator = place.operator
+    async with (
+        published(place) as (broker, link),
+        place.worker(broker) as daemon,
+        edge_at(broker.link) as node,
+    ):
+        await until(lambda: states(broker).get("v1") == "ready")
+        running = node.generate(of("v1", limit=2000))
+        await until(lambda: daemon.worker.sessions_of("v1"))
+        operator.catalogue = editing.publish(
+            operator.current, time.time() - 50, name="v2", digest=place.salted("7"), state=VersionState.STABLE
+        )
+        operator.catalogue = editing.retire(operator.current, time.time() - 40, name="v1")
+        await operator.publish(link)
+        await until(lambda: states(broker)["v1"] == "draining")
+        await until(lambda: "v1" not in node.directory.versions())
+        assert (await read(running))[0] == by(1000, running.request)
+        await until(lambda: states(broker) == {"base": "ready", "v2": "ready"})
+        await until(lambda: daemon.engine.heads == {"v2": "7"})
+        with pytest.raises(PublishRefused) as refused:
+            await link.publish("f1/o/v1/operator", b"x", qos=1)
+        assert refused.value.reason_code == 0x10
+
+
+@pytest.mark.parametrize("harm", ["bad", "damaged"])
+async def test_a_bad_head_is_refused_and_changes_nothing(place: Place, harm: str) -> None:
+    operator = place.operator
+    async with (
+        published(place) as (broker, link),
+        place.worker(broker) as daemon,
+        edge_at(broker.link) as node,
+    ):
+        await until(lambda: states(broker).get("v1") == "ready")
+        running = node.generate(of("v1", limit=2000))
+        digest = place.salted("no number" if harm == "bad" else "5")
+        if harm == "damaged":
+            (operator.heads / digest.hex() / SALT).write_text("6")
+        operator.catalogue = editing.publish(operator.current, time.time() - 50, name="v2", digest=digest)
+        await operator.publish(link)
+        await until(lambda: states(broker).get("v2") == "refused")
+        why = said(broker)["v2"].why
+        assert ("no number" if harm == "bad" else "is not the file") in why
+        assert (await read(running))[0] == by(1000, running.request)
+        assert running.machine.counters.reopens == 0
+        assert daemon.engine.heads == {"v1": "1000"}
+
+
+async def test_a_head_that_is_not_there_yet_is_served_once_it_is(place: Place) -> None:
+    elsewhere = place.folder / "elsewhere"
+    place.operator.heads.rename(elsewhere)
+    async with published(place) as (broker, _), place.worker(broker):
+        await until(
+            lambda: "there is no manifest" in said(broker)["v1"].why if "v1" in said(broker) else False
+        )
+        assert states(broker)["v1"] == "loading"
+        shutil.copytree(elsewhere, place.operator.heads)
+        await until(lambda: states(broker)["v1"] == "ready")
+
+
+async def test_a_worker_comes_back_with_what_it_had_and_no_broker_or_heads(place: Place) -> None:
+    async with published(place) as (broker, _), place.worker(broker):
+        await until(lambda: states(broker).get("v1") == "ready")
+    shutil.rmtree(place.operator.heads)
+    empty = MemoryBroker()
+    async with place.worker(empty), edge_at(empty.link) as node:
+        await until(lambda: states(empty) == {"base": "ready", "v1": "ready"})
+        text = node.generate(of("v1"))
+        assert (await read(text))[0] == by(1000, text.request)
+
+
+async def test_what_is_not_signed_or_older_changes_nothing(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = place.operator
+    first = operator.sealed()
+    async with published(place) as (broker, link), place.worker(broker) as daemon:
+        await until(lambda: states(broker).get("v1") == "ready")
+        operator.catalogue = editing.publish(
+            operator.current, time.time() - 50, name="v2", digest=place.salted("2"), state=VersionState.STABLE
+        )
+        await operator.publish(link)
+        await until(lambda: states(broker).get("v2") == "ready")
+        forged = dataclasses.replace(operator, online=PrivateKey.generate())
+        forged.catalogue = editing.retire(operator.current, time.time() - 40, name="v1")
+        for payload in (first, forged.sealed(), b"", b"noise", bytes(5000)):
+            await link.publish(f"f1/h/{FAMILY}", payload, qos=1, retain=True)
+        await until(lambda: caplog.text.count("refused, ") == 5)
+        for reason in ("rollback", "signature", "empty", "malformed", "oversize"):
+            assert f"refused, {reason}" in caplog.text
+        assert states(broker) == {"base": "ready", "v1": "ready", "v2": "ready"}
+        assert daemon.engine.heads == {"v1": "1000", "v2": "2"}
+
+
+async def test_a_store_that_cannot_be_written_takes_nothing_up(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place.folder / "w1" / f"{FAMILY}.lock").mkdir(parents=True)
+    async with published(place) as (broker, _), place.worker(broker), edge_at(broker.link) as node:
+        await until(lambda: "nothing new is taken up" in caplog.text)
+        assert states(broker) == {"base": "ready"}
+        text = node.generate(of("base"))
+        assert (await read(text))[0] == alone(text.request)
+
+
+async def test_a_drain_ends_a_worker_of_a_family(place: Place) -> None:
+    async with published(place) as (broker, _), place.worker(broker) as daemon:
+        await until(lambda: states(broker).get("v1") == "ready")
+        daemon.worker.stop()
+        await asyncio.wait_for(daemon.run, PATIENCE)

@@ -1,0 +1,233 @@
+"""Which versions a worker has: hypothesis chooses catalogues, sessions, and how loads end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import sha256
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Stage, Step
+from schemas.catalogue import CatalogueVersion, VersionState
+from schemas.status import MAX_WHY
+
+NAMES = ("base", "v1", "v2", "v3")
+DIGESTS = tuple(sha256(bytes([number])).digest() for number in range(3))
+BASE = DIGESTS[0]
+"""The manifest of the base itself; the others are of heads."""
+VERSIONS = st.lists(
+    st.builds(
+        CatalogueVersion,
+        st.sampled_from(NAMES),
+        st.sampled_from(tuple(VersionState)),
+        st.sampled_from(DIGESTS),
+    ),
+    max_size=4,
+    unique_by=lambda one: one.name,
+)
+
+
+def version(
+    name: str, state: VersionState = VersionState.STABLE, digest: bytes = DIGESTS[1]
+) -> CatalogueVersion:
+    return CatalogueVersion(name, state, digest)
+
+
+def steps(library: Library, sessions: Counter[str] | None = None, now: float = 0.0) -> list[Step]:
+    found = []
+    counted = sessions or Counter()
+    while step := library.next_step(counted.__getitem__, now):
+        found.append(step)
+        if isinstance(step, Load):
+            break
+    return found
+
+
+def test_a_version_comes_and_goes() -> None:
+    library = Library("base", "exact")
+    library.follow([version("v1"), version("v2", VersionState.CANARY, DIGESTS[2])])
+    # The worker's own version is not the family's, and stays.
+    load, second = Load("v1", DIGESTS[1]), Load("v2", DIGESTS[2])
+    assert steps(library) == [load]
+    assert library.loaded(load, "exact up to ties")
+    assert steps(library) == [Open("v1"), second]
+    library.refused(second, "it is bad\nand \N{SNOWMAN} " + 200 * "x")
+    assert steps(library) == []
+    base, one, two = library.statuses()
+    assert (base.name, base.state, base.digest) == ("base", "ready", "")
+    assert (one.state, one.exactness, one.digest) == ("ready", "exact up to ties", DIGESTS[1].hex())
+    assert (two.state, len(two.why), two.why[:14]) == ("refused", MAX_WHY, "it is bad and ")
+    library.follow([version("v1", VersionState.RETIRED)])
+    assert steps(library, Counter(v1=1)) == [Retire("v1")]
+    assert [one.stage for one in library.entries] == [Stage.READY, Stage.DRAINING]
+    assert steps(library) == [Drop("v1")]
+    assert len(library.entries) == 1
+
+
+def test_a_rollback_takes_a_draining_version_back_at_once() -> None:
+    library = Library("base", "exact")
+    library.follow([version("v1")])
+    (load,) = steps(library)
+    assert isinstance(load, Load)
+    library.loaded(load, "exact")
+    steps(library)
+    library.follow([])
+    assert steps(library, Counter(v1=2)) == [Retire("v1")]
+    library.follow([version("v1")])
+    assert steps(library, Counter(v1=1)) == [Open("v1")]
+
+
+def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None:
+    library = Library("base", "exact")
+    library.follow([version("v1"), version("v2")])
+    now, pauses = 0.0, []
+    (load,) = steps(library)
+    assert isinstance(load, Load)
+    for _ in range(9):
+        library.failed(load, "no route", now)
+        other = library.next_step(Counter[str]().__getitem__, now)
+        assert other == Load("v2", DIGESTS[1])  # one that fails does not hold up others
+        library.refused(other, "bad")
+        library.follow([version("v1")])
+        at = library.next_retry()
+        assert at is not None
+        pauses.append(at - now)
+        now = at
+        assert steps(library, now=now - 0.01) == []
+        assert steps(library, now=now) == [load]
+        library.follow([version("v1"), version("v2")])
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert library.statuses()[1].why == "no route"
+    assert library.loaded(load, "exact")
+    assert library.statuses()[1].why == ""
+
+
+def test_the_workers_own_version_is_the_familys_once_its_manifest_is_the_bases() -> None:
+    library = Library("base", "exact")
+    library.follow([version("base", digest=BASE)])
+    load = Load("base", BASE)
+    assert steps(library) == [load]
+    assert library.statuses()[0].state == "ready"
+    assert library.loaded(load, "exact")
+    assert steps(library) == []
+    library.follow([version("base", VersionState.RETIRED, BASE), version("v1")])
+    assert steps(library) == [Retire("base"), Drop("base"), Load("v1", DIGESTS[1])]
+
+
+def test_another_head_under_the_workers_own_name_takes_its_place_or_is_refused() -> None:
+    library = Library("base", "exact")
+    library.follow([version("base")])
+    (load,) = steps(library)
+    assert isinstance(load, Load)
+    library.refused(load, "another base")
+    assert steps(library, Counter(base=1)) == [Retire("base")]
+    assert steps(library) == [Drop("base")]
+    (only,) = library.statuses()
+    assert (only.state, only.why) == ("refused", "another base")
+
+
+class Following(RuleBasedStateMachine):
+    """A worker that does what the library says, beside a catalogue and sessions that do what they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.library = Library("base", "exact")
+        self.now = 0.0
+        self.sessions = Counter[str]()
+        self.open = {"base"}
+        self.held: dict[str, bytes] = {"base": b""}
+        self.load: Load | None = None
+        self.catalogue: list[CatalogueVersion] = []
+
+    @rule(versions=VERSIONS)
+    def publish(self, versions: list[CatalogueVersion]) -> None:
+        self.catalogue = versions
+        self.library.follow(versions)
+
+    @rule()
+    def work(self) -> None:
+        while step := self.library.next_step(
+            self.sessions.__getitem__, self.now, loading=self.load is not None
+        ):
+            match step:
+                case Load():
+                    assert self.load is None
+                    self.load = step
+                case Open(name):
+                    assert name in self.held
+                    self.open.add(name)
+                case Retire(name):
+                    self.open.remove(name)
+                case Drop(name):
+                    assert not self.sessions[name], "sessions lose their head"
+                    assert name not in self.open
+                    del self.held[name]
+
+    @precondition(lambda self: self.load is not None)
+    @rule(end=st.sampled_from(("good", "good", "bad", "away")))
+    def end_load(self, end: str) -> None:
+        load, self.load = self.load, None
+        assert load is not None
+        if end == "bad":
+            self.library.refused(load, "bad")
+        elif end == "away":
+            self.library.failed(load, "away", self.now)
+        else:
+            known = self.held.get(load.name)
+            if self.library.loaded(load, "exact"):
+                assert known in (None, b"", load.digest), "a name passes from one head to another"
+                self.held[load.name] = load.digest
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        self.sessions[data.draw(st.sampled_from(sorted(self.open)))] += 1
+
+    @precondition(lambda self: self.sessions.total())
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.sessions[data.draw(st.sampled_from(sorted(self.sessions.elements())))] -= 1
+
+    @rule(seconds=st.sampled_from((0.1, 70.0)))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def sessions_have_their_heads(self) -> None:
+        assert all(name in self.held for name, count in self.sessions.items() if count)
+        said = {one.name: one for one in self.library.entries}
+        assert all(said[name].stage in (Stage.READY, Stage.DRAINING) for name in self.held)
+        assert set(said) <= set(NAMES)
+
+    def teardown(self) -> None:
+        """In peace, what the catalogue wants and is not refused is open, and nothing else."""
+        self.sessions.clear()
+        for _ in range(20):
+            self.now += 70
+            self.work()
+            if self.load is not None:
+                self.end_load("good")
+        wanted = {one.name: one.digest for one in self.catalogue if one.state is not VersionState.RETIRED}
+        refused = {one.name for one in self.library.entries if one.stage is Stage.REFUSED}
+        own = (
+            {"base"} if "base" in self.held and "base" not in {one.name for one in self.catalogue} else set()
+        )
+        assert self.open - own == set(wanted) - refused
+        assert {name: self.held[name] for name in self.open - own} == {
+            name: digest for name, digest in wanted.items() if name not in refused
+        }
+        assert all(one.digest == wanted[one.name] for one in self.library.entries if one.name not in own)
+
+
+def test_any_interleaving_of_catalogues_loads_and_sessions() -> None:
+    run_state_machine_as_test(
+        Following, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )

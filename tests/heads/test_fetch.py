@@ -1,0 +1,304 @@
+"""Fetching heads, from a folder and over real HTTP: whole and right, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.heads import fetch
+from flexspec_mq.heads.fetch import FetchError, HeadFetcher
+from flexspec_mq.heads.manifest import (
+    MANIFEST,
+    MAX_MANIFEST,
+    HeadError,
+    HeadFile,
+    Manifest,
+    digest,
+    read_head,
+)
+
+WEIGHTS = bytes(range(256)) * 5000
+CONFIG = b'{"r": 8}'
+
+
+def manifest_of(**files: bytes) -> Manifest:
+    return Manifest(
+        kind="lora",
+        base="0" * 32,
+        tokenizer="1" * 32,
+        layers=30,
+        floor=6,
+        files=tuple(
+            HeadFile(name.replace("_", "."), len(data), hashlib.sha256(data).hexdigest())
+            for name, data in files.items()
+        ),
+    )
+
+
+def publish(root: Path, data: bytes | None = None, **files: bytes) -> bytes:
+    """Put a head where it belongs; its digest."""
+    files = files or {"weights_bin": WEIGHTS, "config_json": CONFIG}
+    data = manifest_of(**files).encode() if data is None else data
+    name = digest(data)
+    folder = root / name.hex()
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_bytes(data)
+    for file, content in files.items():
+        (folder / file.replace("_", ".")).write_bytes(content)
+    return name
+
+
+def held(cache: Path) -> list[str]:
+    """What a reader of the cache can see."""
+    return sorted(path.name for path in cache.iterdir() if path.is_dir()) if cache.is_dir() else []
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder; `spoil` may answer in its place."""
+
+    spoil: Callable[[SimpleHTTPRequestHandler], bool] | None = None
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.spoil is None or not type(self).spoil(self):  # type: ignore[misc]
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(
+    root: Path, spoil: Callable[[SimpleHTTPRequestHandler], bool] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """A folder over HTTP on loopback; its URL, and the paths that were asked for."""
+    asked: list[str] = []
+    handler = type("Handler", (Quiet,), {"spoil": staticmethod(spoil) if spoil else None, "asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "http"])
+def test_a_head_comes_whole_and_once(tmp_path: Path, kind: str) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    with serving(root) as (http, asked):
+        url = {"folder": f"{root}/", "file": root.as_uri(), "http": http}[kind]
+        folder = HeadFetcher(url, cache).fetch(name)
+        assert folder == cache / name.hex()
+        assert read_head(folder, name) == manifest_of(weights_bin=WEIGHTS, config_json=CONFIG)
+        assert held(cache) == [name.hex()]
+        shutil.rmtree(root)
+        assert HeadFetcher(url, cache).fetch(name) == folder
+        assert len(asked) == (3 if kind == "http" else 0)
+
+
+def test_a_damaged_entry_is_fetched_anew(tmp_path: Path) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    fetcher = HeadFetcher(str(root), cache)
+    (fetcher.fetch(name) / "weights.bin").write_bytes(WEIGHTS[:-1])
+    read_head(fetcher.fetch(name), name)
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "says"),
+    [
+        ("other manifest", HeadError, "has the digest"),
+        ("longer file", HeadError, "is not the file that the manifest lists"),
+        ("other byte", HeadError, "is not the file that the manifest lists"),
+        ("shorter file", FetchError, "ended after 1279999 of 1280000 bytes"),
+        ("no file", FetchError, "there is no weights.bin"),
+        ("no head", FetchError, "there is no manifest.json"),
+        ("long manifest", HeadError, "manifest.json has more than"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "http"])
+def test_what_is_wrong_is_named_and_leaves_nothing(
+    tmp_path: Path, kind: str, harm: str, error: type[Exception], says: str
+) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    folder = root / name.hex()
+    weights = folder / "weights.bin"
+    match harm:
+        case "other manifest":
+            (folder / MANIFEST).write_bytes(manifest_of(config_json=CONFIG).encode())
+        case "longer file":
+            weights.write_bytes(WEIGHTS + b"!")
+        case "other byte":
+            weights.write_bytes(b"!" + WEIGHTS[1:])
+        case "shorter file":
+            weights.write_bytes(WEIGHTS[:-1])
+        case "no file":
+            weights.unlink()
+        case "no head":
+            shutil.rmtree(folder)
+        case "long manifest":
+            (folder / MANIFEST).write_bytes(b" " * (MAX_MANIFEST + 1))
+    with serving(root) as (http, _), pytest.raises(error, match=says):
+        HeadFetcher(http if kind == "http" else str(root), cache).fetch(name)
+    assert held(cache) == []
+
+
+def test_a_head_that_is_too_large_is_not_begun(tmp_path: Path) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    with serving(root) as (http, asked):
+        with pytest.raises(HeadError, match="it has 1280008 bytes, more than 1280007"):
+            HeadFetcher(http, cache, limit=1280007).fetch(name)
+        assert asked == [f"/{name.hex()}/{MANIFEST}"]
+        HeadFetcher(http, cache, limit=1280008).fetch(name)
+
+
+def test_a_manifest_names_no_place_outside_of_its_folder(tmp_path: Path) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    data = manifest_of(config_json=CONFIG).encode().replace(b"config.json", b"../secret")
+    name = publish(root, data, config_json=CONFIG)
+    with pytest.raises(HeadError, match="the manifest cannot be read"):
+        HeadFetcher(str(root), cache).fetch(name)
+    assert held(cache) == []
+
+
+def cut(handler: SimpleHTTPRequestHandler) -> bool:
+    """Promise the whole file and hang up after half of it."""
+    if not handler.path.endswith("weights.bin"):
+        return False
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(WEIGHTS)))
+    handler.end_headers()
+    handler.wfile.write(WEIGHTS[: len(WEIGHTS) // 2])
+    handler.close_connection = True
+    return True
+
+
+def endless(handler: SimpleHTTPRequestHandler) -> bool:
+    """Send for ever, without saying how much."""
+    if not handler.path.endswith("weights.bin"):
+        return False
+    handler.send_response(200)
+    handler.end_headers()
+    try:
+        while True:
+            handler.wfile.write(WEIGHTS)
+    except OSError:
+        return True
+
+
+def broken(handler: SimpleHTTPRequestHandler) -> bool:
+    handler.send_error(500)
+    return True
+
+
+@pytest.mark.parametrize(("spoil", "error"), [(cut, FetchError), (endless, HeadError), (broken, FetchError)])
+def test_servers_that_fail(
+    tmp_path: Path, spoil: Callable[[SimpleHTTPRequestHandler], bool], error: type[Exception]
+) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    with serving(root, spoil) as (http, _), pytest.raises(error):
+        HeadFetcher(http, cache).fetch(name)
+    assert held(cache) == []
+    with serving(root) as (http, _):
+        read_head(HeadFetcher(http, cache).fetch(name), name)
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "_SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(FetchError, match="cannot be fetched"):
+            HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
+    with pytest.raises(FetchError, match="cannot be fetched"):
+        HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
+
+
+def test_a_place_that_nothing_here_can_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be fetched here"):
+        HeadFetcher("nonsense://heads", tmp_path / "cache").fetch(bytes(32))
+
+
+def _fetch_until_half(url: str, cache: Path, name: bytes) -> None:
+    HeadFetcher(url, cache).fetch(name)
+
+
+def test_one_that_was_killed_is_done_anew(tmp_path: Path) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    half = threading.Event()
+    go_on = threading.Event()
+
+    def stop_half(handler: SimpleHTTPRequestHandler) -> bool:
+        if not handler.path.endswith("weights.bin"):
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(WEIGHTS)))
+        handler.end_headers()
+        handler.wfile.write(WEIGHTS[: len(WEIGHTS) // 2])
+        handler.wfile.flush()
+        half.set()
+        go_on.wait(30)
+        return True
+
+    with serving(root, stop_half) as (http, _):
+        process = get_context("spawn").Process(target=_fetch_until_half, args=(http, cache, name))
+        process.start()
+        assert half.wait(30)
+        process.kill()
+        process.join()
+        go_on.set()
+    assert [path for path in held(cache) if not path.startswith(".")] == []
+    with serving(root) as (http, _):
+        read_head(HeadFetcher(http, cache).fetch(name), name)
+    assert held(cache) == [name.hex()]
+
+
+def test_two_that_want_the_same_head_fetch_it_once(tmp_path: Path) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    with serving(root) as (http, asked):
+        threads = [threading.Thread(target=HeadFetcher(http, cache).fetch, args=(name,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(asked) == 3
+    read_head(cache / name.hex(), name)
+
+
+def test_heads_that_nobody_asks_for_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "KEPT", 2)
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    names = [publish(root, config_json=bytes([number])) for number in range(3)]
+    fetcher = HeadFetcher(str(root), cache)
+    for age, name in enumerate(names[:2]):
+        os.utime(fetcher.fetch(name), (age, age))
+    fetcher.fetch(names[0])
+    fetcher.fetch(names[2])
+    assert held(cache) == sorted(name.hex() for name in (names[0], names[2]))
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    name = publish(tmp_path / "heads")
+    (tmp_path / "cache").write_bytes(b"a file")
+    with pytest.raises(FetchError, match="cannot be kept"):
+        HeadFetcher(str(tmp_path / "heads"), tmp_path / "cache").fetch(name)

@@ -1,0 +1,249 @@
+"""A worker process that follows a family, with the default model and heads that peft made, behind a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from broker.launcher import PrivateBroker
+from edge_node.drafting.simulated import SimulatedDrafter
+from edge_node.generation import GenerationRequest
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.catalogue import editing
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.heads.manifest import Canary
+from flexspec_mq.models.compact.exact import ExactModel
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.heads.adapter import read_lora
+from flexspec_mq.models.heads.base import weights_fingerprint
+from flexspec_mq.models.load import LoadedText, load_text
+from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.site.process import Process
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.catalogue import VersionState
+from schemas.status import VersionStatus, WorkerStatus
+from tests.daemons import read
+from tests.families import FAMILY, Operator
+from tests.integration.processes import PATIENCE, start_worker, status
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
+
+FLOOR = 6
+LENGTH = 16
+PROMPT = (1, 4093, 198, 19556, 314, 253, 4233, 30, 2)
+WARM = SamplingParams(0.8, 0, 1.0, 20_240_229)
+
+
+def save_adapters(folder: Path, *names: str) -> None:
+    """LoRAs whose weights are random, and large enough to change what is written."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(default_model_path(), dtype=torch.bfloat16)
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        layers_to_transform=list(range(FLOOR, 30)),
+    )
+    adapted: Any = get_peft_model(model, config)
+    for name in names:
+        for weight, tensor in adapted.named_parameters():
+            if ".lora_B." in weight:
+                torch.nn.init.normal_(tensor, std=0.08)
+        adapted.save_pretrained(folder / name, save_embedding_layers=False)
+        (folder / name / "README.md").unlink(missing_ok=True)
+
+
+@dataclass
+class Family:
+    """What is served, and a model of our own that says what each version alone writes."""
+
+    adapters: Path
+    operator: Operator
+    text: LoadedText
+    model: ExactModel
+    facts: dict[str, object]
+
+    def write(self, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT) -> tuple[int, ...]:
+        """What one head alone writes, one token at a time."""
+        kv, tokens = self.model.new_kv(), list(prompt)
+        out: list[int] = []
+        while len(out) < LENGTH:
+            logits = to_numpy(self.model.forward([ModelInput(kv, tokens, 1, head)]))
+            out.append(token := choose(logits[0], params, len(prompt) + len(out)))
+            tokens = [token]
+        return tuple(out)
+
+    def publish_head(self, name: str, canaries: tuple[Canary, ...] | None = None) -> bytes:
+        """Hold a head here, and put it where workers find it."""
+        folder = self.adapters / name
+        self.model.hold(name, read_lora(folder, self.model.shape, FLOOR))
+        canaries = (Canary(PROMPT, self.write(name, SamplingParams())),) if canaries is None else canaries
+        return self.operator.head(folder, kind="lora", canaries=canaries, **self.facts)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family:  # noqa: ARG001
+    """v0 is the base and stable; v1 is a head that is published as well."""
+    root = tmp_path_factory.mktemp("family")
+    folder = default_model_path()
+    text = load_text(folder)
+    model = Checkpoint(folder, text, torch.bfloat16).load()
+    facts = {
+        "base": weights_fingerprint(folder),
+        "tokenizer": text.fingerprint.hex(),
+        "layers": model.shape.layers,
+        "floor": FLOOR,
+    }
+    save_adapters(root / "adapters", "v1", "v2", "v3")
+    found = Family(root / "adapters", Operator(root / "heads"), text, model, facts)
+    base = found.operator.head(
+        {}, kind="base", canaries=(Canary(PROMPT, found.write("", SamplingParams())),), **facts
+    )
+    found.operator.begin("v0", base)
+    first = found.publish_head("v1")
+    found.operator.catalogue = editing.publish(
+        found.operator.current, time.time() - 90, name="v1", digest=first
+    )
+    return found
+
+
+@asynccontextmanager
+async def worker(broker: PrivateBroker, family: Family, state: Path) -> AsyncIterator[Process]:
+    arguments = (
+        "--family",
+        FAMILY,
+        "--root-key",
+        family.operator.root.public.hex(),
+        "--state-dir",
+        str(state),
+    )
+    process = await start_worker(broker, "w1", *arguments)
+    try:
+        yield process
+    finally:
+        await process.kill()
+
+
+@asynccontextmanager
+async def edge(broker: PrivateBroker, family: Family) -> AsyncIterator[EdgeNode]:
+    """One whose draft is always wrong, which costs time and changes nothing."""
+    drafter = SimulatedDrafter(lambda _seed, context: len(context) % 1000, 2048)
+    node = EdgeNode(EdgeSettings(edge="e1"), drafter, family.text.fingerprint, family.text.eos)
+    async with node.running(mqtt_link, LinkSettings(port=broker.port, client_id="e-e1")):
+        yield node
+
+
+def asking(version: str, params: SamplingParams) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=PROMPT,
+        sampling=params,
+        limit=LENGTH,
+        policy=FixedPolicy(Plan(draft_length=2, in_flight=1, qos=1)),
+        ignore_eos=True,
+        version=version,
+    )
+
+
+async def publish(broker: PrivateBroker, family: Family) -> None:
+    async with mqtt_link(LinkSettings(port=broker.port, client_id="operator")) as link:
+        await link.wait_up(PATIENCE)
+        await family.operator.publish(link)
+
+
+def states(found: WorkerStatus) -> dict[str, str]:
+    return {one.name: one.state for one in found.versions}
+
+
+async def until(broker: PrivateBroker, wanted: dict[str, str]) -> dict[str, VersionStatus]:
+    """Wait until the worker says so; what it says."""
+    found = await status(
+        broker, "w1", lambda one: one.state == "online" and states(one).items() >= wanted.items()
+    )
+    return {one.name: one for one in found.versions}
+
+
+async def check_texts(node: EdgeNode, family: Family, heads: dict[str, str]) -> None:
+    """Write with all versions at once, so that they share forwards, and compare each with its head alone."""
+    texts = [
+        (node.generate(asking(version, params)), head, params)
+        for version, head in heads.items()
+        for params in (SamplingParams(), WARM)
+    ]
+    for (generation, head, params), (tokens, finish) in zip(
+        texts, await asyncio.gather(*(read(generation) for generation, _, _ in texts)), strict=True
+    ):
+        assert finish.error is None
+        assert tokens == family.write(head, params), (
+            f"{generation.request.version} is not what {head!r} writes"
+        )
+
+
+async def test_versions_of_one_worker_write_what_each_alone_writes(
+    own_mosquitto: PrivateBroker, family: Family, tmp_path: Path
+) -> None:
+    broker = own_mosquitto
+    await publish(broker, family)
+    assert family.write("v1", SamplingParams()) != family.write("", SamplingParams())
+    async with worker(broker, family, tmp_path), edge(broker, family) as node:
+        said = await until(broker, {"base": "ready", "v0": "ready", "v1": "ready"})
+        assert {one.exactness for one in said.values()} == {"exact"}
+        await check_texts(node, family, {"base": "", "v0": "", "v1": "v1"})
+
+        # Another head while texts are written, and one whose weights are not those of its canaries.
+        running = node.generate(asking("v1", WARM))
+        second = family.publish_head("v2")
+        canary = Canary(PROMPT, family.write("v1", SamplingParams()))
+        bad = family.publish_head("v3", (canary,))
+        operator = family.operator
+        operator.catalogue = editing.publish(operator.current, time.time() - 60, name="v2", digest=second)
+        operator.catalogue = editing.publish(
+            operator.current, time.time() - 50, name="v3", digest=bad, state=VersionState.DRAINING
+        )
+        await publish(broker, family)
+        assert (await read(running))[0] == family.write("v1", WARM)
+        said = await until(broker, {"v2": "ready", "v3": "refused"})
+        assert "canaries" in said["v3"].why
+        await check_texts(node, family, {"v0": "", "v1": "v1", "v2": "v2"})
+
+
+async def test_a_worker_that_is_killed_amid_an_update_comes_back_to_one_state(
+    own_mosquitto: PrivateBroker, family: Family, tmp_path: Path
+) -> None:
+    broker = own_mosquitto
+    await publish(broker, family)
+    # Between the status that names the version and the one in which it is ready lie fetching, canaries and proof.
+    async with worker(broker, family, tmp_path) as process:
+        await until(broker, {"v1": "loading"})
+        await process.kill()
+    async with worker(broker, family, tmp_path) as process:
+        await status(broker, "w1", lambda found: "v1" in states(found))
+        await asyncio.sleep(0.3)  # anywhere
+        await process.kill()
+    async with worker(broker, family, tmp_path), edge(broker, family) as node:
+        await until(broker, {"base": "ready", "v0": "ready", "v1": "ready"})
+        await check_texts(node, family, {"v0": "", "v1": "v1"})
