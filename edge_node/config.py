@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_node.api.settings import ApiSettings
-from edge_node.settings import EdgeSettings, FamilySettings, PlanOptions
+from edge_node.settings import EdgeSettings, PlanOptions
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import Loaded, Program, add_flags, load, named_after_user
 from flexspec_mq.transport.arguments import LinkOptions
@@ -24,7 +25,7 @@ class EdgeConfig:
     """All settings of ``flexspec-edge``, section by section."""
 
     node: EdgeSettings
-    family: FamilySettings
+    family: FamilyOptions
     plan: PlanOptions
     api: ApiSettings
     link: LinkOptions

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Section, Setting, topic_name, verify
+from flexspec_mq.settings import Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 _VERSION = topic_name("version")
@@ -98,45 +96,6 @@ class EdgeSettings(Section):
     ] = True
     session_expiry: int = 300
     ephemeral: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FamilySettings(Section):
-    """The family whose catalogue says which versions there are; `Setting.help` has the words."""
-
-    family: Annotated[
-        str | None,
-        Setting(
-            help="family of targets to follow; its signed catalogue names the versions",
-            check=topic_name("family"),
-        ),
-    ] = None
-    root_key: Annotated[
-        str | None,
-        Setting(help="public key that signs the family's key sets: 64 hex digits, or a file that holds them"),
-    ] = None
-    state_dir: Annotated[
-        Path | None,
-        Setting(
-            help="folder that remembers the newest catalogue seen, so that no older one is taken up after it",
-            default="in the cache",
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        """Refuse a family that nothing can be believed of.
-
-        Raises:
-            UsageError: one of family and root key is missing, or the family cannot have that name.
-        """
-        verify(self)
-        if self.family is not None and self.root_key is None:
-            raise UsageError(
-                f"nothing says who signs for the family {self.family}",
-                hint="give its public root key with --root-key; `flexspec head keygen` shows it",
-            )
-        if self.family is None and self.root_key is not None:
-            raise UsageError("a root key without a family is of no use", hint="name the family with --family")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from edge_node.drafting.load import DraftModel
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
-    from edge_node.settings import EdgeSettings, FamilySettings
+    from edge_node.settings import EdgeSettings
+    from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkSettings
@@ -124,7 +125,7 @@ def _node(config: EdgeConfig, draft: DraftModel, family: FamilyCatalogue | None)
     )
 
 
-def _family(settings: FamilySettings) -> FamilyCatalogue | None:
+def _family(settings: FamilyOptions) -> FamilyCatalogue | None:
     """What was kept of the family that the settings name; reading signatures is imported only where there is one."""
     if settings.family is None:
         return None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge_node.settings import FamilySettings
+    from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.transport.base import Inbound, Link
     from schemas.catalogue import Catalogue
 
@@ -41,7 +41,7 @@ _TEXT = 256
 _log = logging.getLogger(__name__)
 
 
-def family_catalogue(settings: FamilySettings) -> FamilyCatalogue | None:
+def family_catalogue(settings: FamilyOptions) -> FamilyCatalogue | None:
     """What was kept of the family that the settings name; None if they name none.
 
     Raises:
@@ -54,7 +54,7 @@ def family_catalogue(settings: FamilySettings) -> FamilyCatalogue | None:
     return FamilyCatalogue(settings.family, root, Store(state_folder(settings), settings.family))
 
 
-def state_folder(settings: FamilySettings) -> Path:
+def state_folder(settings: FamilyOptions) -> Path:
     """Where the record is kept."""
     return cache_folder("families") if settings.state_dir is None else settings.state_dir
 

@@ -8,7 +8,7 @@ import pytest
 
 from edge_node.cli.main import main as run_edge
 from edge_node.fleet.catalogue import family_catalogue
-from edge_node.settings import FamilySettings
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.errors import UsageError
 
 KEY = "ab" * 32
@@ -30,16 +30,16 @@ def test_the_root_key_may_be_a_file_and_the_state_is_in_the_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "root.pub").write_text(KEY + "\n")
-    settings = FamilySettings(family="smol", root_key=str(tmp_path / "root.pub"))
+    settings = FamilyOptions(family="smol", root_key=str(tmp_path / "root.pub"))
     known = family_catalogue(settings)
     assert known is not None
     assert known.family == "smol"
     assert known.catalogue is None
-    assert family_catalogue(FamilySettings()) is None
+    assert family_catalogue(FamilyOptions()) is None
     (tmp_path / "flexspec-mq" / "families").mkdir(parents=True)
     (tmp_path / "flexspec-mq" / "families" / "smol.catalogue").write_bytes(b"damaged")
     with pytest.raises(Exception, match="is damaged") as found:
         family_catalogue(settings)
     assert "remove it" in str(found.value)
     with pytest.raises(UsageError, match="holds no public key"):
-        family_catalogue(FamilySettings(family="smol", root_key=__file__))
+        family_catalogue(FamilyOptions(family="smol", root_key=__file__))
