@@ -17,6 +17,7 @@ from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Ste
 from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
+from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.fetch import FetchError
 from flexspec_mq.transport.base import Subscription
@@ -201,13 +202,13 @@ class FamilyFollower:
             case Load():
                 self._loading = group.create_task(self._load(step, thread), name=f"load {step.name}")
             case Open(name):
-                _log.info("version %s: ready", name)
+                logs.tell(f"version {name} is ready")
                 await host.open_version(name)
             case Retire(name):
-                _log.info("version %s: draining", name)
+                logs.tell(f"version {name} takes no new sessions")
                 host.retire_version(name)
             case Drop(name):
-                _log.info("version %s: gone", name)
+                logs.tell(f"version {name} is gone")
                 await host.leave_version(name)
                 await asyncio.to_thread(self._loader.drop, name, thread)
 
