@@ -27,6 +27,7 @@ import msgspec
 
 from benchmarks._common import finish, parser, table
 from benchmarks.links_probe import IP_UDP, rate_of
+from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.impairment import Impairment
@@ -120,7 +121,7 @@ def compare(said: WayFigures, delays: dict[str, Any], losses: dict[str, Any], ra
     seen = delays["delays_ms"]
     sent = delays["sent"] + losses["sent"]
     lost = sent - len(seen) - len(losses["numbers"])
-    low, high = wilson(lost, sent)
+    low, high = wilson(lost, sent, Z)
     row: dict[str, Any] = {
         "delay_ms": sum(seen) / len(seen),
         "delay_ms_expected": delay,
@@ -184,14 +185,6 @@ def measure_outages(name: str, profile: Profile, seed: int, seconds: float, *, s
         "worst_difference_ms": worst * 1e3,
         "ok": bool(drawn) and worst <= 0.05,
     }
-
-
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Interval of a share (E. B. Wilson, 1927), at 99.9 %."""
-    share = hits / of
-    middle = (share + Z**2 / (2 * of)) / (1 + Z**2 / of)
-    half = Z / (1 + Z**2 / of) * math.sqrt(share * (1 - share) / of + Z**2 / (4 * of**2))
-    return middle - half, middle + half
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,17 +5,22 @@
     FlexSpecError                 exit code 1
     ├── UsageError                2   what the user asked for cannot be done: prompt, flag, path
     ├── ModelError                3   a model cannot be loaded, or is not what it should be
-    │   └── FingerprintError      3   two tokenizers, or a base and a draft, differ by contents
+    │   ├── FingerprintError      3   two tokenizers, or a base and a draft, differ by contents
+    │   ├── HeadError             3   a head that cannot be used: damaged, of another base, touching what it must not
+    │   └── FetchError            3   a head that cannot be had now
     ├── LinkError                 4   the broker, or for the chat the API: unreachable, refusing, too old
     │   ├── LinkDown              4   not connected now; the caller may wait for the next link
     │   ├── LinkRefused           4   the broker said no: credentials, access rules, protocol version
-    │   └── PublishRefused        4   one publish was refused; says whether nobody subscribes
+    │   ├── PublishRefused        4   one publish was refused; says whether nobody subscribes
+    │   └── LostRace              4   somebody else published a catalogue at the same time
     ├── BrokerError               4   a broker of ours cannot be configured, started or stopped
     ├── WorkerError               5   no worker, or the worker said no
-    │   └── WorkersBusy           5   all workers have too much to do
+    │   ├── WorkersBusy           5   all workers have too much to do
+    │   └── NoCatalogue           5   the family's catalogue has not come yet
     ├── ProtocolError             6
     │   ├── LocalProtocolError    6   our bug: crash
     │   └── RemoteProtocolError   6   the peer's: count, answer, survive
+    ├── RecordError               1   what is remembered of a family's catalogue cannot be read or kept
     ├── TimeIsOver                7   the time that the user gave a text was over before its end
     └── Cancelled                 130 the user stopped it
 

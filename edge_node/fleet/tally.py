@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
 from typing import NamedTuple
 
+from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
 from schemas.status import VersionFigures
-
-_Z = NormalDist().inv_cdf(0.975)
 
 
 class Target(NamedTuple):
@@ -83,16 +80,6 @@ class VersionTally:
     def figures(self) -> tuple[VersionFigures, ...]:
         """Of all versions, the last one at the end."""
         return tuple(_figures(target, sums) for target, sums in self._sums.items())
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """Wilson's score interval (95 %) of a share; all of 0 to 1 where nothing was tried."""
-    if not of:
-        return 0.0, 1.0
-    share, odds = count / of, _Z * _Z / of
-    middle = (share + odds / 2) / (1 + odds)
-    spread = sqrt(share * (1 - share) * odds + odds * odds / 4) / (1 + odds)
-    return max(0.0, middle - spread), min(1.0, middle + spread)
 
 
 def _figures(target: Target, sums: _Sums) -> VersionFigures:

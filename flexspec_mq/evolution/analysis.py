@@ -20,6 +20,7 @@ from math import exp, inf, log, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -199,12 +200,12 @@ def _errors(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> V
     failed, tried = sum(one.errors for one in canary), sum(one.tries for one in canary)
     usual = sum(one.errors for one in stable) / sum(one.tries for one in stable)
     allowed = usual + rule.more_errors
-    rate = wilson(failed, tried, rule.z)
-    why = f"{failed} of {tried} failed, {rate.low:.1%} to {rate.high:.1%}, of {allowed:.1%} at most"
-    if rate.low > allowed:
+    low, high = wilson(failed, tried, rule.z)
+    why = f"{failed} of {tried} failed, {low:.1%} to {high:.1%}, of {allowed:.1%} at most"
+    if low > allowed:
         return Verdict(Decision.ABORT, why)
     # A share of errors below 5 % takes hundreds of answers to prove; the estimate must do.
-    return Verdict(Decision.PROMOTE if rate.middle <= allowed else Decision.WAIT, why)
+    return Verdict(Decision.PROMOTE if failed <= allowed * tried else Decision.WAIT, why)
 
 
 def _decided(beyond: float, spread: float, why: str) -> Verdict:
@@ -235,11 +236,3 @@ def _log_latency(samples: Sequence[Sample]) -> _Estimate | None:
     mean = sum(values) / len(values)
     each = (sum((one - mean) ** 2 for one in values) + _PRIOR / 4) / (len(values) - 1 + _PRIOR)
     return _Estimate(mean, each / len(values))
-
-
-def wilson(count: int, of: int, z: float) -> Interval:
-    """Wilson's score interval of a share; `of` is above 0."""
-    share = count / of
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    spread = z / (1 + z * z / of) * sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return Interval(max(0.0, middle - spread), share, min(1.0, middle + spread))

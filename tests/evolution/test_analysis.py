@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Rule, Sample, acceptance, judge, wilson
+from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Rule, Sample, acceptance, judge
 from tests.evolution.canaries import Simulated, decisions, joined, run
 
 BAD = {
@@ -87,21 +87,6 @@ def test_any_samples_give_a_verdict_that_says_why(stable: list[Sample], canary: 
     assert verdict.why
     if verdict.decision is Decision.PROMOTE:
         assert sum(one.tries for one in canary) >= DEFAULT_RULE.promote_after
-
-
-@given(st.integers(1, 1000), st.data())
-def test_wilsons_interval_holds_the_share(of: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, of))
-    found = wilson(count, of, 2.0)
-    assert 0 <= found.low <= count / of + 1e-12
-    assert count / of - 1e-12 <= found.high <= 1
-
-
-def test_wilsons_interval_as_published() -> None:
-    """Newcombe (1998), table I: 81 of 263 and 0 of 20, at 95 %."""
-    found, none = wilson(81, 263, 1.959964), wilson(0, 20, 1.959964)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
-    assert (round(none.low, 4), round(none.high, 4)) == (0.0, 0.1611)
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,11 @@ import math
 
 import pytest
 
-from benchmarks.links import Seconds, measure, wilson
+from benchmarks.links import Seconds, measure
 from benchmarks.links_probe import IP_UDP, rate_of
 from tests.link.plans import figures, needs_namespaces, plan
 
 pytestmark = pytest.mark.alone
-
-
-def test_the_interval_holds_the_share_and_narrows() -> None:
-    wide, narrow = wilson(5, 100), wilson(500, 10_000)
-    assert wide[0] < narrow[0] < 0.05 < narrow[1] < wide[1]
-    low, high = wilson(0, 1000)
-    assert low == pytest.approx(0, abs=1e-12)
-    assert 0.005 < high < 0.02, "nothing lost of 1,000 does not rule out half a percent"
 
 
 def test_the_rate_is_taken_after_the_first_moments() -> None:
