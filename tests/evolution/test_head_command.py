@@ -100,7 +100,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def site(tmp_path: Path, mosquitto: PrivateBroker, run: Run) -> Site:
     keys = [run("keygen", tmp_path / f"{name}.pem")[1].strip() for name in ("root", "online")]
-    return Site(tmp_path, mosquitto, f"fam{next(_numbers)}", *keys)
+    return Site(tmp_path, mosquitto, f"commanded{next(_numbers)}", *keys)
 
 
 @pytest.fixture
