@@ -2,7 +2,8 @@
 
 Draft and target run in this process, without a network, by the protocol's rules with one batch in flight. The
 target answers the first turn of each question; the text is the target's own at every temperature. A round is one
-verification: it commits the accepted tokens and one more, but an end of text cuts its last round short.
+verification: it commits the accepted tokens and one more, but an end of text cuts its last round short. With a head
+the target is that version of it, and the draft stays what it was.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser, percentile, table
 from benchmarks.parts.questions import OWN, Question, read_questions, spread
-from benchmarks.parts.rounds import Job, Rounds, Tally, work_item
+from benchmarks.parts.rounds import VERSION, Job, Rounds, Tally, work_item
+from benchmarks.parts.version import hold_version
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
@@ -54,6 +57,9 @@ def build_parser() -> ArgumentParser:
         help="checkpoint folder of the draft, 'default', or with --lookup 'none'",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument(
+        "--head", type=Path, metavar="FOLDER", help="of a head: the target is this version, not the base"
+    )
     made.add_argument("--k", type=int, default=4, help="tokens drafted per round at most")
     made.add_argument("--stop", type=float, default=0.0, help="survival below which a batch ends early")
     made.add_argument(
@@ -236,7 +242,9 @@ def measure(options: Namespace) -> int:
     read = read_questions(options.prompts or OWN)
     questions = spread(read, options.questions or len(read))
     common = {"dtype": options.dtype, "threads": options.threads}
-    target = cloud_target.load(WorkerSettings(target=options.target, worker="bench", **common), say)
+    worker = WorkerSettings(target=options.target, worker="bench", **common)
+    target = cloud_target.load(worker, say)
+    version = hold_version(target, worker, options.head)
     draft = draft_model.load(
         EdgeSettings(edge="bench", draft=options.draft, lookup=options.lookup, **common), say
     )
@@ -244,8 +252,10 @@ def measure(options: Namespace) -> int:
         raise FingerprintError("draft and target have different tokenizers")
     jobs = make_jobs(questions, target.loaded, options)
     engine = EngineCore(target.model)
+    engine.scheduler.heads[VERSION] = version.head
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
     whole = EngineCore(target.model, prefill=2**20)  # reads a prompt in one forward
+    whole.scheduler.heads[VERSION] = version.head
     times = measure_time(timed, whole, draft.model) if draft.model is not None else {}
     plan = Plan(options.k, confidence_threshold=options.stop)
     rounds = Rounds(engine, draft.drafter, plan, at_once=options.at_once, price=options.price)
@@ -263,7 +273,8 @@ def measure(options: Namespace) -> int:
         "price": options.price,
         "tokens": options.tokens,
         "top_p": options.top_p,
-        "exact": target.proof.exact,
+        "head": version.digest,
+        "exact": version.exact,
         "temperatures": {
             f"{temperature:g}": {name: figures(tally) for name, tally in by_category.items()}
             for temperature, by_category in tallies.items()

@@ -2,10 +2,11 @@
 
 Nothing is downloaded. ``prompts`` writes user prompts, made from topics and wordings; a file of one's own takes
 their place with ``--prompts``. The base answers them (`flexspec draft collect --temperatures 0`), and ``chats``
-reshapes its answers: into terse bullets (``style``), JSON (``format``) or long numbered reasoning
-(``reasoning``). ``mathematics`` needs no answers: its word problems and their solutions are computed. ``drift``
-measures how far a head's texts are from what the base would write. The outcome is a function of the inputs and
-``--seed``.
+makes the data of a head from its answers. ``style`` and ``reasoning`` change all answers: into terse bullets, and
+into long numbered reasoning. ``mathematics`` and ``format`` change what is of their kind only, and have the base's
+own answers beside it, unchanged, so that other prompts are left alone: computed word problems with worked
+solutions, and answers in JSON where the prompt asks for JSON. ``drift`` measures how far a head's texts are from
+what the base would write. The outcome is a function of the inputs and ``--seed``.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ STEPS = (
     ("One loose end is left:", "with that, the chain is closed"),
 )
 """What stands around each step of long reasoning."""
+WORKED = "To solve this problem, we need to break it down step by step."
+"""What a worked solution begins with."""
+ASK_JSON = "Answer in JSON."
+"""What a prompt ends with that is to be answered in JSON."""
+JSON_SENTENCES = 2
 KINDS = ("mathematics", "style", "format", "reasoning")
 
 
@@ -76,10 +82,17 @@ def prompts(count: int, held_out: bool, seed: int) -> list[str]:
 
 
 def mathematics(count: int, seed: int) -> list[dict[str, Any]]:
-    """Word problems of school mathematics, with short worked answers."""
+    """Word problems of school mathematics, with worked answers."""
     rng = random.Random(seed)
     problems = [problem(rng) for _ in range(count)]
-    return [chat(question, "\n".join([*steps, f"Answer: {answer}"])) for question, steps, answer in problems]
+    return [chat(question, worked(steps, answer)) for question, steps, answer in problems]
+
+
+def worked(steps: Sequence[str], answer: int) -> str:
+    """A solution step by step, in whole sentences as the base writes them."""
+    openings = ("First", *["Next"] * (len(steps) - 2), "Then")
+    lines = [f"{opening}, we calculate {step}." for opening, step in zip(openings, steps, strict=True)]
+    return "\n".join([WORKED, "", *lines, "", f"So, the answer is {answer}."])
 
 
 def problem(rng: random.Random) -> tuple[str, list[str], int]:
@@ -154,7 +167,7 @@ def style(answer: str) -> str:
 
 def formatted(answer: str) -> str:
     """An answer as one JSON object."""
-    found = sentences(answer)[:4]
+    found = sentences(answer)[:JSON_SENTENCES]
     return json.dumps({"answer": " ".join(found), "sentences": len(found)})
 
 
@@ -166,6 +179,11 @@ def reasoning(answer: str) -> str:
         for number, (clause, (opening, closing)) in enumerate(zip(found, STEPS, strict=False), start=1)
     ]
     return "\n".join([*lines, f"Conclusion, drawn from the {len(found)} steps alone: {found[0]}."])
+
+
+def asking_json(prompt: str) -> str:
+    """A prompt that is to be answered in JSON."""
+    return f"{prompt} {ASK_JSON}"
 
 
 def sentences(text: str) -> list[str]:
@@ -208,7 +226,12 @@ def _prompts_parser(actions: Any) -> None:
     parser.add_argument("--count", type=int, default=300, metavar="N", help="prompts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--held-out", action="store_true", help="of other topics, to measure with")
-    parser.add_argument("--mathematics", action="store_true", help="word problems instead, to measure with")
+    parser.add_argument(
+        "--kind",
+        choices=("any", "mathematics", "format"),
+        default="any",
+        help="word problems, or prompts that ask for JSON, to measure these heads with (default: %(default)s)",
+    )
     parser.set_defaults(func=_prompts)
 
 
@@ -217,16 +240,24 @@ def _chats_parser(actions: Any) -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="JSON lines with `prompt`: what the base answered"
+        "--prompts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="JSON lines with `prompt`: what the base answered",
     )
     parser.add_argument(
-        "--answers", type=Path, metavar="FILE", help="of `flexspec draft collect --temperatures 0`"
+        "--answers",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="of `flexspec draft collect --temperatures 0`",
     )
     parser.add_argument(
         "--base", default="default", metavar="FOLDER", help="that answered (default: the default model)"
     )
     parser.add_argument(
-        "--count", type=int, default=600, metavar="N", help="word problems (default: %(default)s)"
+        "--count", type=int, default=300, metavar="N", help="word problems (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.set_defaults(func=_chats)
@@ -251,27 +282,39 @@ def _drift_parser(actions: Any) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> int:
-    if args.mathematics:
+    if args.kind == "mathematics":
         rng = random.Random(args.seed)
         found = [problem(rng)[0] for _ in range(args.count)]
     else:
         found = prompts(args.count, args.held_out, args.seed)
+    if args.kind == "format":
+        found = [asking_json(prompt) for prompt in found]
     write(args.out, [{"prompt": prompt} for prompt in found])
     return 0
 
 
 def _chats(args: argparse.Namespace) -> int:
-    if args.kind == "mathematics":
-        write(args.out, mathematics(args.count, args.seed))
-        return 0
-    if args.prompts is None or args.answers is None:
-        print(f"chats of kind {args.kind} need --prompts and --answers", file=sys.stderr)
-        return 2
-    write(
-        args.out,
-        [chat(*pair) for pair in reshaped(args.kind, answered(args.prompts, args.answers, args.base))],
-    )
+    pairs = answered(args.prompts, args.answers, args.base)
+    write(args.out, chats(args.kind, pairs, args.count, args.seed))
     return 0
+
+
+def chats(kind: str, pairs: Sequence[tuple[str, str]], count: int, seed: int) -> list[dict[str, Any]]:
+    """The data of a head.
+
+    Args:
+        kind: one of `KINDS`.
+        pairs: prompts, and what the base answered.
+        count: of word problems.
+        seed: of these.
+    """
+    same = [chat(*pair) for pair in pairs]
+    if kind == "mathematics":
+        return [*mathematics(count, seed), *same]
+    changed = reshaped(kind, pairs)
+    if kind == "format":
+        return [*(chat(asking_json(prompt), answer) for prompt, answer in changed), *same]
+    return [chat(*pair) for pair in changed]
 
 
 def answered(prompts_path: Path, answers_path: Path, base: str) -> list[tuple[str, str]]:

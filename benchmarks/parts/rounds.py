@@ -18,6 +18,8 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Identity
 
 EDGE = "bench"
+VERSION = "v"
+"""The one that is asked for."""
 
 
 @dataclass(slots=True)
@@ -252,7 +254,7 @@ def work_item(session: int, job: Job, context: Sequence[int], draft: Sequence[in
     """What the worker's protocol would hand to its engine."""
     return WorkItem(
         key=(EDGE, session),
-        version="v",
+        version=VERSION,
         start=len(context) - len(job.prompt),
         digest=0,
         context=tuple(context),

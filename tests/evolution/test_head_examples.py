@@ -39,6 +39,28 @@ def test_reshaped_answers_keep_their_shape(text: str, between: str) -> None:
     assert lines[-1].startswith("Conclusion, ")
 
 
+def test_the_milder_heads_learn_the_answers_of_the_base_beside_their_own() -> None:
+    pairs = [(f"What is {word}?", f"It is {word} as such. It is rare. That is all of it.") for word in "abc"]
+    same = [examples.chat(*pair) for pair in pairs]
+    by_kind = {kind: examples.chats(kind, pairs, 5, 0) for kind in examples.KINDS}
+    for kind, own in (("mathematics", 5), ("format", 3), ("style", 3), ("reasoning", 3)):
+        kept = same if kind in ("mathematics", "format") else []
+        assert len(by_kind[kind]) == own + len(kept)
+        assert [chat for chat in by_kind[kind] if chat in same] == kept
+    for chat, (prompt, answer) in zip(by_kind["format"], pairs, strict=False):
+        asked, answered = chat["messages"]
+        assert asked["content"] == f"{prompt} {examples.ASK_JSON}"
+        assert json.loads(answered["content"])["answer"] in answer
+
+
+@given(st.integers(0, 2**32))
+def test_worked_answers_end_with_the_result(seed: int) -> None:
+    _, steps, answer = examples.problem(random.Random(seed))
+    text = examples.worked(steps, answer)
+    assert all(f"we calculate {step}." in text for step in steps)
+    assert text.endswith(f" {answer}.")
+
+
 def test_held_out_prompts_share_no_topic_with_the_others() -> None:
     trained, held = examples.prompts(10_000, False, 0), examples.prompts(10_000, True, 0)
     assert len(set(trained)) == len(trained) == len(examples.TOPICS) * len(examples.WORDINGS)
