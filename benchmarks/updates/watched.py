@@ -19,7 +19,6 @@ from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.texts import Asked
 from benchmarks.updates.place import FAMILY, Place, place
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.evolution.base import base_manifest
 from flexspec_mq.evolution.canaries import greedy, load_with_head
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry, read_head
 from flexspec_mq.models.default import default_model_path
@@ -30,7 +29,6 @@ from flexspec_mq.site.topology import Daemon
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_FLOOR = 6
 _USERS = 8
 _WITHIN = 400.0
 """Seconds after which a canary counts as undecided."""
@@ -81,12 +79,12 @@ async def watched(asked: Sequence[Asked], good: int, say: Callable[[str], None])
 
 
 def damaged(folder: Path, layers: int) -> None:
-    """Write a full head of the base's own upper layers with the last ones in reverse order.
+    """Write a full head of the base's own upper layers with the last ones in reverse order; `base` lies beside it.
 
     What it writes greedily is its canaries' text, so that nothing but acceptance tells it from a good head.
     """
     path = default_model_path()
-    base = base_manifest(path, floor=_FLOOR, dtype="bfloat16")
+    base = read_head(folder.parent / "base")
     model = load_with_head(path, None, kind="base", dtype="bfloat16")
     order = list(range(base.layers))
     order[base.layers - layers :] = reversed(order[base.layers - layers :])
@@ -94,7 +92,7 @@ def damaged(folder: Path, layers: int) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in source.items():
         parts = name.split(".")
-        if name.startswith("model.layers.") and int(parts[2]) >= _FLOOR:
+        if name.startswith("model.layers.") and int(parts[2]) >= base.floor:
             tensors[name] = source[".".join((*parts[:2], str(order[int(parts[2])]), *parts[3:]))].clone()
             assert tensor.shape == tensors[name].shape  # noqa: S101  layers are alike
     folder.mkdir()
