@@ -45,7 +45,8 @@ async def crashes(
         FlexSpecError: it does not come back to the versions of the catalogue.
     """
     dice, texts = random.Random(seed), list(asked)[:2]
-    own = {head: await _alone(tokens, texts, head) for head in ("", *HEADS)}
+    used = dict.fromkeys(HEADS[(number - 1) % len(HEADS)] for number in range(2, count + 2))
+    own = {head: await _alone(tokens, texts, head) for head in ("", *used)}
     found: list[Crash] = []
     async with place() as here, unbounded() as http:
         worker, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
