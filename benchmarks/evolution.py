@@ -90,8 +90,9 @@ class _Run:
     async def watch(self) -> dict[str, Any]:
         found = await watched(self._asked, self._size.good, self.say)
         print("\nflexspec head watch")
-        rows = [[one.name, one.bad, one.outcome, one.answers, one.why] for one in found]
-        print(_common.table(["canary", "bad", "outcome", "answers", "it said"], rows))
+        rows = [[one.name, one.bad, one.outcome, one.answers, *one.acceptance] for one in found]
+        headers = ["canary", "bad", "outcome", "answers", "acceptance", "of the stable one"]
+        print(_common.table(headers, rows))
         return {"canaries": [one.facts() for one in found]}
 
 

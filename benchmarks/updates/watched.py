@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _USERS = 8
 _WITHIN = 400.0
 """Seconds after which a canary counts as undecided."""
-_DAMAGE = {"shuffled": 24, "halved": 10}
-"""Upper layers, from the top, whose order is turned round."""
+_REVERSED = (24, 10)
+"""Layers, from the top, whose order is turned round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ async def watched(asked: Sequence[Asked], good: int, say: Callable[[str], None])
     async with place() as here:
         _, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
         folder = here.operator.folder
-        for name, layers in _DAMAGE.items():
+        for layers in _REVERSED:
+            name = f"reversed-{layers}"
             say(f"a head is made whose {layers} top layers are in reverse order")
             await asyncio.to_thread(damaged, folder / name, layers)
             found.append(await _canary(here, edge, asked, name, folder / name, say, bad=True))
