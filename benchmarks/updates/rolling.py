@@ -25,6 +25,9 @@ KEPT = 4
 """Versions of the catalogue that are not retired."""
 _SETTLE = 2.0
 _PROBE = 0.1
+_PROBES = 8
+"""At once: more would be a load of their own, and the edge takes 64 texts in all."""
+_LATE = 10.0
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Update:
         published: when its catalogue came to the witness.
         ready: seconds from then until the first worker served it, and until all did.
         first: seconds from the first worker's status until a session began on it, asked for by the family's name.
-        stale: sessions that began after that status and were of the version before.
+        stale: probes that began after that status and were of the version before.
         payload: bytes of the catalogue, and how many versions it names.
         quiet_edge: what came to an edge that asks nothing, from the command until all workers served it.
     """
@@ -62,6 +65,8 @@ class Rolled:
         errors: the first few.
         gaps: p50, p99 and longest seconds between two pieces of a stream: in updates, and beside them.
         firsts: the same of seconds to a text's first piece.
+        late: of texts whose first piece took more than ten seconds: version, seconds from the last catalogue with a
+            new version to the request, seconds to the piece, and drafts that were judged.
     """
 
     updates: list[Update]
@@ -72,6 +77,7 @@ class Rolled:
     errors: list[str] = field(default_factory=list)
     gaps: dict[str, list[float]] = field(default_factory=dict)
     firsts: dict[str, list[float]] = field(default_factory=dict)
+    late: list[tuple[str, float | None, float, int]] = field(default_factory=list)
     quiet_bytes: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
@@ -201,18 +207,24 @@ async def _update(
 
 
 async def _first(http: httpx2.AsyncClient, url: str, probe: Asked, version: str) -> tuple[float, int]:
-    """Ask for one token every tenth of a second until a version writes it: when it was asked for, those before."""
+    """Ask for one token every tenth of a second until a version writes it.
+
+    Returns:
+        When the first one was asked for that the version wrote, and how many another one wrote.
+    """
     body = {**probe.body(), "model": FAMILY, "max_tokens": 1}
     asked: list[asyncio.Task[Answer]] = []
+    begun = time.perf_counter()
     while True:
-        asked.append(asyncio.create_task(ask(http, url, body)))
+        if sum(not task.done() for task in asked) < _PROBES:
+            asked.append(asyncio.create_task(ask(http, url, body)))
         await asyncio.wait(asked, timeout=_PROBE)
-        for stale, task in enumerate(asked):
-            if task.done() and _version(task.result()) == version:
-                began = task.result().began
-                await asyncio.gather(*asked)
-                return began, stale
-        if len(asked) > 600:
+        await asyncio.sleep(0.01)
+        if any(task.done() and _version(task.result()) == version for task in asked):
+            answers = await asyncio.gather(*asked)
+            new = [one.began for one in answers if _version(one) == version]
+            return min(new), len(answers) - len(new)
+        if time.perf_counter() - begun > 60.0:
             raise FlexSpecError(f"no session began on {version} within a minute")
 
 
@@ -231,6 +243,11 @@ async def _judge(tokens: Tokens, load: _Load, rolled: Rolled, say: Callable[[str
             tokens, [one for one, _ in texts], 2, head=str(EXAMPLES / head) if head else ""
         )
         rolled.inexact += sum(answer.text != own[one] for one, answer in texts)
+    for _, answer in good:
+        if answer.first > _LATE:
+            ago = [answer.began - one.published for one in rolled.updates if one.published <= answer.began]
+            drafted = answer.usage["flexspec"]["drafted"]
+            rolled.late.append((_version(answer), min(ago, default=None), answer.first, drafted))
     spans = [(one.published, one.published + one.ready[1]) for one in rolled.updates]
     begins = min(answer.began for _, answer in good)
     spans_between = list(
