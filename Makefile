@@ -17,10 +17,10 @@ $(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
-.PHONY: help setup demo test lint format check-lint check-tests bench-quick clean distclean
+.PHONY: help setup demo demo-evolution test lint format check-lint check-tests bench-quick clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal, as of flexspec chat"
@@ -35,6 +35,9 @@ setup: ## install what is missing: Mosquitto, .venv, the default model (a second
 
 demo: setup ## write a text with a draft and a target over a local broker
 	@scripts/demo.sh
+
+demo-evolution: setup ## publish a new version of the target while an answer streams
+	@$(BIN)/python -m flexspec_mq.demo.evolution
 
 test: setup ## ruff, mypy, import arrows and all tests
 	@$(MAKE) --no-print-directory check-lint

@@ -20,6 +20,7 @@ class ReferencePool:
         dtype: of it.
         processes: how many, of one thread each.
         module: the program that writes: `reference`, or `solo` for contexts that are too long for it.
+        head: PEFT adapter directory that `reference` puts into the target; empty is none.
         backlog: texts that are asked for and not answered.
     """
 
@@ -27,6 +28,7 @@ class ReferencePool:
     dtype: str
     processes: int
     module: str = "benchmarks.exact.reference"
+    head: str = ""
     backlog: int = 0
     _queue: asyncio.Queue[tuple[Text, asyncio.Future[Written]]] = field(default_factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -56,7 +58,7 @@ class ReferencePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self) -> None:
-        command = python(self.module, self.folder, self.dtype)
+        command = python(self.module, self.folder, self.dtype, *([self.head] if self.head else []))
         env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         async with running("reference process", command, env=env) as process:
             while True:

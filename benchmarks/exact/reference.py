@@ -3,7 +3,7 @@
 Imports nothing of the project but `dice`, the second writing of how tokens are chosen. It is also a program: JSON
 lines with a text to write each on standard input, JSON lines with the answers on standard output::
 
-    python -m benchmarks.exact.reference FOLDER DTYPE
+    python -m benchmarks.exact.reference FOLDER DTYPE [HEAD]
 
 A matrix product with few rows takes another kernel and other bits, so a forward reads the one text that is written
 several times over: 2 equal rows in bfloat16, 16 in float32. Where a processor has AMX, more than 32 rows in bfloat16
@@ -98,9 +98,10 @@ class Reference:
     Args:
         folder: checkpoint.
         dtype: ``bfloat16`` or ``float32``.
+        head: PEFT adapter directory whose LoRA peft puts into the target; empty is the target as it is.
     """
 
-    def __init__(self, folder: str, dtype: str) -> None:
+    def __init__(self, folder: str, dtype: str, head: str = "") -> None:
         kind = getattr(torch, dtype)
         block = 64 if dtype == "float32" else steady_block(kind)
         fixed = block < MAX_CONTEXT or not steady_at_any_length(kind)
@@ -112,6 +113,12 @@ class Reference:
             attn_implementation=_FIXED_ORDER if fixed else "eager",
             local_files_only=True,
         )
+        if head:
+            from peft import PeftModel
+
+            # Rounded as it is stored: peft would make float32 of it.
+            adapted: Any = PeftModel.from_pretrained(loaded, head, autocast_adapter_dtype=False)
+            loaded = adapted.get_base_model()
         self._model = loaded.eval()
         self.copies = _LEAST_ROWS if dtype == "float32" else 2
 
@@ -253,9 +260,9 @@ def _no_mask(*_args: Any, **_kwargs: Any) -> None:
 
 def main() -> None:
     """Answer texts, one JSON line each, until standard input ends."""
-    folder, dtype = sys.argv[1:]
+    folder, dtype, *head = sys.argv[1:]
     torch.set_num_threads(1)
-    reference = Reference(folder, dtype)
+    reference = Reference(folder, dtype, *head)
     for line in sys.stdin:
         written = reference.write(Text.from_object(json.loads(line)))
         sys.stdout.write(json.dumps(asdict(written)) + "\n")

@@ -75,9 +75,18 @@ class Tokens:
         return decode(self.tokenizer, ids)
 
 
-async def references(tokens: Tokens, asked: Sequence[Asked], processes: int) -> dict[Asked, str]:
-    """What the target alone writes: transformers' own model in processes of its own, one text at a time."""
-    pool = ReferencePool(tokens.folder, "bfloat16", processes)
+async def references(
+    tokens: Tokens, asked: Sequence[Asked], processes: int, *, head: str = ""
+) -> dict[Asked, str]:
+    """What the target alone writes: transformers' own model in processes of its own, one text at a time.
+
+    Args:
+        tokens: of the target.
+        asked: the texts.
+        processes: how many.
+        head: PEFT adapter directory, which peft puts into the target; empty is none.
+    """
+    pool = ReferencePool(tokens.folder, "bfloat16", processes, head=head)
     pool.start()
     try:
         different = list(dict.fromkeys(asked))

@@ -105,7 +105,7 @@ async def _start(
         screen.say(f"broker   Mosquitto on {here.host}:{here.port}{behind}")
         tell("ready: 100 %", "broker")
         target = f"--target={args.target}"
-        worker, device = await _together(
+        worker, device = await together(
             here.worker("worker", *_SAYS, target, say=lambda line: tell(line, "worker")),
             edge(say=lambda line: tell(line, "edge")),
         )
@@ -114,7 +114,7 @@ async def _start(
     return device
 
 
-async def _together(worker: Coroutine[Any, Any, Daemon], edge: Coroutine[Any, Any, T]) -> tuple[Daemon, T]:
+async def together(worker: Coroutine[Any, Any, Daemon], edge: Coroutine[Any, Any, T]) -> tuple[Daemon, T]:
     """Both, or the first error."""
     try:
         async with asyncio.TaskGroup() as group:

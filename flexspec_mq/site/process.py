@@ -25,7 +25,7 @@ END_WITHIN = 10.0
 _LONGEST_LINE = 2**22
 _KEPT_LINES = 2000
 _SHOWN_LINES = 30
-_SETTINGS = ("FLEXSPEC_EDGE_", "FLEXSPEC_CLOUD_", "FLEXSPEC_BROKER_", "FLEXSPEC_CHAT_", "FLEXSPEC_HEAD_")
+SETTINGS = ("FLEXSPEC_EDGE_", "FLEXSPEC_CLOUD_", "FLEXSPEC_BROKER_", "FLEXSPEC_CHAT_", "FLEXSPEC_HEAD_")
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -73,7 +73,7 @@ class Process:
             terminal: it has our standard input, output and error; otherwise Ctrl-C in a terminal is not told to it.
             longest_line: that it says, bytes.
         """
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_SETTINGS)}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
         pipe = None if terminal else asyncio.subprocess.PIPE
         with contextlib.ExitStack() as files:
             process = await asyncio.create_subprocess_exec(

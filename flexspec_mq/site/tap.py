@@ -1,0 +1,183 @@
+"""What a client of the broker receives, counted between the two: MQTT messages by kind of topic, and bytes of IP.
+
+The client's TCP connection ends here, and Linux counts the segments of it, retransmitted ones and acknowledgements
+included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncio.trsock import TransportSocket
+    from collections.abc import AsyncIterator
+
+HEADERS = 52
+"""Bytes of a segment before its payload: IPv4 20, TCP 20, timestamps 12."""
+_PUBLISH = 3
+_SEGMENTS = struct.Struct("=128xQII56xQ")
+"""Of Linux' ``struct tcp_info``: bytes received, segments sent, segments received, bytes sent."""
+_NAMES = {"h": "catalogue", "k": "key set", "w": "worker status", "e": "edge status", "v": "verdicts"}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What one client has received, and sent, until a moment.
+
+    Attributes:
+        messages: PUBLISH packets to the client, by kind of topic.
+        mqtt: bytes of these.
+        ip_down: bytes of IP to the client, acknowledgements and keep-alive included.
+        ip_up: bytes of IP from it.
+    """
+
+    messages: Counter[str]
+    mqtt: Counter[str]
+    ip_down: int
+    ip_up: int
+
+    def __sub__(self, before: Received) -> Received:
+        return Received(
+            self.messages - before.messages,
+            self.mqtt - before.mqtt,
+            self.ip_down - before.ip_down,
+            self.ip_up - before.ip_up,
+        )
+
+
+@dataclass(slots=True)
+class Publishes:
+    """Cuts a stream to a client into MQTT packets, and counts those that bring a message.
+
+    Attributes:
+        messages: by kind of topic.
+        mqtt: bytes of these, headers of MQTT included.
+    """
+
+    messages: Counter[str] = field(default_factory=Counter)
+    mqtt: Counter[str] = field(default_factory=Counter)
+    _left: bytes = b""
+
+    def begin(self) -> None:
+        """A new connection."""
+        self._left = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what comes next."""
+        self._left += data
+        while (head := _header(self._left)) is not None and len(self._left) >= sum(head):
+            start, length = head
+            packet, self._left = self._left[: start + length], self._left[start + length :]
+            if packet[0] >> 4 == _PUBLISH:
+                size = int.from_bytes(packet[start : start + 2])
+                topic = packet[start + 2 : start + 2 + size].decode("utf-8", "replace").split("/")
+                kind = _NAMES.get(topic[1], "other") if len(topic) > 1 else "other"
+                self.messages[kind] += 1
+                self.mqtt[kind] += len(packet)
+
+
+class Tap:
+    """Made by `tap`.
+
+    Attributes:
+        port: that a client connects to instead of the broker's.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._publishes = Publishes()
+        self._ended = [0, 0]
+        self._clients: set[TransportSocket] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def received(self) -> Received:
+        """What all connections through it have carried."""
+        down, up = self._ended
+        for one in self._clients:
+            more_down, more_up = _carried(one)
+            down, up = down + more_down, up + more_up
+        return Received(self._publishes.messages.copy(), self._publishes.mqtt.copy(), down, up)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a client."""
+        task = asyncio.create_task(self._serve(reader, writer), name="tap")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client: TransportSocket = writer.get_extra_info("socket")
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        publishes = self._publishes
+        publishes.begin()
+        self._clients.add(client)
+        broker = None
+        try:
+            from_broker, broker = await asyncio.open_connection("127.0.0.1", self._target)
+            broker.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_carry(reader, broker, None))
+                group.create_task(_carry(from_broker, writer, publishes))
+        except* OSError:
+            pass
+        finally:
+            self._clients.discard(client)
+            with contextlib.suppress(OSError):
+                self._ended = [one + more for one, more in zip(self._ended, _carried(client), strict=True)]
+            for one in (writer, broker):
+                if one is not None:
+                    one.close()
+
+
+@asynccontextmanager
+async def tap(target: int) -> AsyncIterator[Tap]:
+    """A tap before a broker's port on loopback, for one client at a time."""
+    found = Tap(target)
+    server = await asyncio.start_server(found.accept, "127.0.0.1", 0)
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        server.close()
+        await found.close()
+
+
+def _header(data: bytes) -> tuple[int, int] | None:
+    """Length of a packet's fixed header, and of what follows; None before all of it is here."""
+    length = 0
+    for place in range(1, min(len(data), 5)):
+        length |= (data[place] & 0x7F) << 7 * (place - 1)
+        if data[place] < 0x80:
+            return place + 1, length
+    return None
+
+
+def _carried(client: TransportSocket) -> tuple[int, int]:
+    """Bytes of IP to a client, and from it."""
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS.size)
+    received, segments_out, segments_in, sent = _SEGMENTS.unpack(info)
+    return sent + HEADERS * segments_out, received + HEADERS * segments_in
+
+
+async def _carry(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, publishes: Publishes | None
+) -> None:
+    while data := await reader.read(2**16):
+        if publishes is not None:
+            publishes.feed(data)
+        writer.write(data)
+        await writer.drain()
+    raise ConnectionResetError
