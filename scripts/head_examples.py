@@ -346,7 +346,7 @@ def reshaped(kind: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str
 def _drift(args: argparse.Namespace) -> int:
     import torch
 
-    from flexspec_mq.evolution.canaries import greedy, load_with_head, share
+    from flexspec_mq.evolution.making.canaries import greedy, load_with_head, share
     from flexspec_mq.heads.manifest import Canary, read_head
     from flexspec_mq.models.load import load_text, resolve
     from flexspec_mq.models.prompts import read_prompts

@@ -19,7 +19,7 @@ from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.texts import Asked
 from benchmarks.updates.place import FAMILY, Place, place
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.evolution.canaries import greedy, load_with_head
+from flexspec_mq.evolution.making.canaries import greedy, load_with_head
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry, read_head
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.heads.full import WEIGHTS

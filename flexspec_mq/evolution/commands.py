@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.base import add_base_parser
-from flexspec_mq.evolution.check import add_check_parser
+from flexspec_mq.evolution.making.base import add_base_parser
+from flexspec_mq.evolution.making.check import add_check_parser
+from flexspec_mq.evolution.making.train import add_train_parser
 from flexspec_mq.evolution.parts import add_command, connected, positive, say
 from flexspec_mq.evolution.settings import from_arguments
-from flexspec_mq.evolution.train import add_train_parser
 from flexspec_mq.evolution.trust import add_trust_parser
 
 if TYPE_CHECKING:

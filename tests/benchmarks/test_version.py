@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import acceptance
-from flexspec_mq.evolution.canaries import greedy
+from flexspec_mq.evolution.making.canaries import greedy
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
 from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.full import WEIGHTS

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.evolution.base import add_base_parser
-from flexspec_mq.evolution.check import add_check_parser, check_head
-from flexspec_mq.evolution.train import HeadFiles, HeadOptions, add_train_parser, train_head
+from flexspec_mq.evolution.making.base import add_base_parser
+from flexspec_mq.evolution.making.check import add_check_parser, check_head
+from flexspec_mq.evolution.making.train import HeadFiles, HeadOptions, add_train_parser, train_head
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, file_entry, read_head
 
 pytest.importorskip("transformers")
@@ -24,9 +24,9 @@ pytest.importorskip("peft")
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from flexspec_mq.evolution.canaries import greedy, load_with_head
-from flexspec_mq.evolution.chats import read_chats, rows_of
-from flexspec_mq.evolution.tuning import TuneConfig
+from flexspec_mq.evolution.making.canaries import greedy, load_with_head
+from flexspec_mq.evolution.making.chats import read_chats, rows_of
+from flexspec_mq.evolution.making.tuning import TuneConfig
 from flexspec_mq.models.heads.adapter import CONFIG
 from flexspec_mq.models.heads.adapter import WEIGHTS as ADAPTER
 from flexspec_mq.models.heads.full import WEIGHTS as FULL

@@ -43,7 +43,7 @@ def check_head(folder: Path, base: Path) -> dict[str, Any]:
         HeadError: a worker would refuse this head, or nobody could tell it from a damaged one.
         ModelError: the base cannot be read.
     """
-    from flexspec_mq.evolution.contents import check_contents
+    from flexspec_mq.evolution.making.contents import check_contents
     from flexspec_mq.models.load import load_text
 
     manifest = read_head(folder)
@@ -84,7 +84,7 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
 
 
 def _check_canaries(folder: Path, manifest: Manifest, base: Path) -> dict[str, float]:
-    from flexspec_mq.evolution.canaries import ENOUGH, head_weights, load_with_head, share, shuffle
+    from flexspec_mq.evolution.making.canaries import ENOUGH, head_weights, load_with_head, share, shuffle
 
     if not manifest.canaries:
         raise HeadError("the head has no canaries, so a damaged one looks as good")

@@ -23,7 +23,7 @@ from flexspec_mq.training.train import Stopped
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flexspec_mq.evolution.chats import Row
+    from flexspec_mq.evolution.making.chats import Row
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")

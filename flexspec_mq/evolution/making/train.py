@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from flexspec_mq.evolution.chats import Row
-    from flexspec_mq.evolution.tuning import TuneConfig, Tuner
+    from flexspec_mq.evolution.making.chats import Row
+    from flexspec_mq.evolution.making.tuning import TuneConfig, Tuner
     from flexspec_mq.models.load import LoadedText
 
 log = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ def train_head(
         ModelError: the base cannot be used.
         UsageError: the data cannot be used, or the head is there already.
     """
-    from flexspec_mq.evolution.canaries import need_peft
-    from flexspec_mq.evolution.chats import read_chats, rows_of
+    from flexspec_mq.evolution.making.canaries import need_peft
+    from flexspec_mq.evolution.making.chats import read_chats, rows_of
     from flexspec_mq.models.heads.base import weights_fingerprint
     from flexspec_mq.models.load import load_text
     from flexspec_mq.training.train import Stopped
@@ -175,7 +175,7 @@ def train_head(
 
 
 def _tuner(files: HeadFiles, config: TuneConfig, options: HeadOptions, rows: Sequence[Row]) -> Tuner:
-    from flexspec_mq.evolution.tuning import Tuner
+    from flexspec_mq.evolution.making.tuning import Tuner
     from flexspec_mq.models.load import load_target, torch_dtype
 
     # Weights that are tuned themselves need all of their bits.
@@ -279,7 +279,7 @@ def _canaries(
     base: Path, head: Path, text: LoadedText, kind: str, options: HeadOptions, rows: Sequence[Row]
 ) -> tuple[Canary, ...]:
     """Texts of the head on prompts of the data, where the base would write another text the most."""
-    from flexspec_mq.evolution.canaries import greedy, load_with_head, share
+    from flexspec_mq.evolution.making.canaries import greedy, load_with_head, share
 
     prompts = sorted({row.ids[: row.prompt] for row in rows if row.prompt <= LONGEST_CANARY_PROMPT})
     wanted = options.canaries * _CANDIDATES
@@ -297,7 +297,7 @@ def _canaries(
 
 
 def _train(args: argparse.Namespace) -> int:
-    from flexspec_mq.evolution.tuning import TuneConfig
+    from flexspec_mq.evolution.making.tuning import TuneConfig
 
     config = TuneConfig(
         kind="full" if args.full else "lora",
