@@ -62,6 +62,8 @@ class _Run:
         self._tokens = Tokens()
         texts = [question.text for question in questions][: size.texts]
         self._asked = self._tokens.questions(texts, size.tokens)
+        many = [question.text for question in questions][: 5 * size.texts]
+        self._different = self._tokens.questions(many, size.tokens)
         self._began = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -74,7 +76,7 @@ class _Run:
         return found.facts()
 
     async def memory(self) -> dict[str, Any]:
-        found = await memory(self._asked, self.say)
+        found = await memory(self._different, self.say)
         print("\nmemory of one worker, resident")
         rows = [[name, count / 1e6] for name, count in found.items()]
         print(_common.table(["", "MB"], rows))

@@ -13,34 +13,37 @@ from flexspec_mq.errors import FlexSpecError
 
 
 async def memory(asked: Sequence[Asked], say: Callable[[str], None]) -> dict[str, int]:
-    """Resident bytes of a worker that has written all of `asked` at once with each of its versions.
+    """Resident bytes of a worker with the base alone and of one with five versions, before and after texts.
 
-    The five versions are the base, which is one, and the four heads that ship; they are then loaded.
+    Both write all of `asked`, which are different texts: the worker keeps what it has computed of each. The five
+    versions, which are the base and the four heads that ship, write a fifth of them each.
 
     Raises:
         FlexSpecError: a text failed.
     """
+    found: dict[str, int] = {}
     async with place() as here, unbounded() as http:
-        worker, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
-
-        async def write(names: Sequence[str]) -> int:
-            bodies = [{**one.body(), "model": f"{FAMILY}:{name}"} for name in names for one in asked]
+        names = ["v0"]
+        for name in ("base", "5 versions"):
+            if name != "base":
+                for number, head in enumerate(HEADS, 1):
+                    names.append(f"v{number}")
+                    await here.operator.publish(names[-1], EXAMPLES / head, "--share", "1")
+            worker, edge = await asyncio.gather(here.worker(f"w{len(names)}"), here.edge(f"e{len(names)}"))
+            for version in names:
+                await here.holds([worker.name], version)
+            found[name] = (await settled(worker)).memory
+            say(f"{name}: {len(asked)} texts")
+            bodies = [
+                {**one.body(), "model": f"{FAMILY}:{names[number % len(names)]}"}
+                for number, one in enumerate(asked)
+            ]
             for start in range(0, len(bodies), 16):
-                answers = await asyncio.gather(
-                    *(ask(http, edge.url, body) for body in bodies[start : start + 16])
-                )
+                part = bodies[start : start + 16]
+                answers = await asyncio.gather(*(ask(http, edge.url, body) for body in part))
                 if errors := [one.error for one in answers if one.error]:
                     raise FlexSpecError(f"{len(errors)} texts failed", hint=errors[0])
-            return (await settled(worker)).memory
-
-        say("the base alone writes")
-        found = {"base": await write(["v0"]), "base, the same texts again": await write(["v0"] * 4)}
-        names = ["v0"]
-        for number, head in enumerate(HEADS, 1):
-            names.append(f"v{number}")
-            await here.operator.publish(names[-1], EXAMPLES / head, "--share", "1")
-            await here.holds(["w1"], names[-1])
-        say(f"{len(names)} versions write")
-        found[f"{len(names)} versions"] = await write(names)
+            found[f"{name}, after texts"] = (await settled(worker)).memory
+            await worker.process.end()
     heads = sum(file.stat().st_size for head in HEADS for file in (EXAMPLES / head).glob("*.safetensors"))
     return found | {"files of the heads": heads}
