@@ -252,7 +252,8 @@ def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -
     code, _, err = run("trust", "--send", out, *begun.flags[:-1], begun.online)
     assert code == 2
     assert "signature" in err
-    out.write_bytes(out.read_bytes()[:-1] + b"\0")
+    payload = out.read_bytes()
+    out.write_bytes(payload[:-1] + bytes([payload[-1] ^ 1]))
     assert run("trust", "--send", out, *begun.flags)[0] == 2
 
 
