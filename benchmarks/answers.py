@@ -60,10 +60,10 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument(
         "--worker-flags",
-        nargs="+",
-        default=[""],
+        action="append",
         metavar="FLAGS",
-        help="of flexspec-cloud, one worker after the other; '--engine=transformers' is the engine of before",
+        help="of flexspec-cloud; once more for another worker, one after the other: --worker-flags= "
+        "--worker-flags=--engine=transformers compares with the engine of before",
     )
     made.add_argument("--temperature", type=float, default=0.0)
     made.add_argument("--tokens", type=int, default=64, help="new tokens per answer at most")
@@ -216,12 +216,14 @@ async def measure(options: Namespace) -> int:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
-        options.worker_flags = options.worker_flags[:1]
+        options.worker_flags = (options.worker_flags or [""])[:1]
     edges = sides(options)
     questions, of = chosen_questions(options)
     results: list[dict[str, Any]] = []
     wrong: list[str] = []
-    for link, delay, flags in itertools.product(options.links, options.delays_ms, options.worker_flags):
+    for link, delay, flags in itertools.product(
+        options.links, options.delays_ms, options.worker_flags or [""]
+    ):
         title = f"{link}, {delay:g} ms on top of each forward{flags and f', worker {flags}'}"
         say(title)
         worker = ["--target", options.target, *shlex.split(flags)]
