@@ -13,6 +13,7 @@ import torch
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.heap import trim
 from flexspec_mq.models.huge_pages import collapse
 from flexspec_mq.models.invariance.proof import Proof, Provable
 from flexspec_mq.models.invariance.proof_cache import Candidate, proved
@@ -72,6 +73,7 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     """
     loaded, candidate, engine = candidate_of(settings, say)
     model, proof, remembered = proved(candidate, again=settings.prove, progress=_every(2.0, say))
+    trim()
     if settings.device == "cpu":
         collapse()
     return Target(loaded, model, proof, engine, remembered)

@@ -15,6 +15,7 @@ from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heap import trim
 from flexspec_mq.models.invariance.proof import proving_head
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class HeadLoader:
         except BaseException:
             thread.submit(partial(self._model.drop, name)).result()
             raise
+        finally:
+            trim()
         return exactness
 
     def drop(self, name: str, thread: EngineThread) -> None:
