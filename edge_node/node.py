@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 from edge_node.drafting.thread import DrafterThread
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
-from edge_node.fleet.tally import Target, VersionTally, Wrote
+from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
 from edge_node.generation import Generation, GenerationRequest
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
@@ -494,7 +494,7 @@ class EdgeNode:
             seconds=generation.seconds,
         )
         if wrote.shows:
-            self.tally.add(Target(machine.version, generation.request.digest), wrote)
+            self.tally.add(TargetVersion(machine.version, generation.request.digest), wrote)
             self._tallied.set()
 
     def _lost(self, generation: Generation, send: Send, error: LinkDown | PublishRefused) -> None:

@@ -8,9 +8,9 @@ from typing import Final
 
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
-from cloud_worker.versions.loader import CANARY_SHARE, Base
+from cloud_worker.versions.loader import Base
 from flexspec_mq.errors import UsageError
-from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
+from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, digest, read_head
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.base import weights_fingerprint

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Step
 from flexspec_mq import topics
-from flexspec_mq.catalogue.follower import Accepted, Follower
+from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _WAITING = 16
 """Messages of the family that wait for their turn; of more the oldest are dropped, as each says all."""
 _CLOCK = 10.0
-"""Seconds after which a catalogue that was issued in our future is looked at again."""
+"""Seconds after which what waits for our clock, or for room on the disk, is looked at again."""
 
 
 class Host(Protocol):
@@ -99,6 +99,7 @@ class FamilyFollower:
         self._keys = topics.keys_topic(follower.family)
         self._heads = topics.catalogue_topic(follower.family)
         self._inbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING)
+        self._unkept: dict[str, bytes] = {}
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "heads")
         self._loading: asyncio.Task[None] | None = None
@@ -146,32 +147,42 @@ class FamilyFollower:
 
     async def _judge_loop(self) -> None:
         while True:
+            waits = self._follower.waiting or self._unkept
             try:
-                async with asyncio.timeout(_CLOCK if self._follower.waiting else None):
+                async with asyncio.timeout(_CLOCK if waits else None):
                     topic, payload = await self._inbox.get()
             except TimeoutError:
-                judged = self._follower.again(time.time())
+                await self._again()
             else:
-                judge = (
-                    self._follower.receive_keys if topic == self._keys else self._follower.receive_catalogue
-                )
-                judged = judge(payload, time.time())
-            refused = judged.refused if isinstance(judged, Accepted) else judged
-            if isinstance(refused, Refused):
-                _log.warning(
-                    "family %s: refused, %s: %s", self._follower.family, refused.reason, refused.detail
-                )
-            if isinstance(judged, Accepted):
-                await self._adopt(judged)
+                await self._judge(topic, payload)
 
-    async def _adopt(self, accepted: Accepted) -> None:
-        try:
-            await asyncio.to_thread(self._store.save, accepted.record)
-        except RecordError as error:
-            _log.error("family %s: nothing new is taken up: %s", self._follower.family, error)
-            return
-        self._follower.adopt(accepted.record)
-        self._take_up()
+    async def _again(self) -> None:
+        """Judge what waits for the disk, keys first, and what waits for our clock."""
+        unkept, self._unkept = self._unkept, {}
+        for topic in sorted(unkept, key=lambda topic: topic != self._keys):
+            await self._judge(topic, unkept[topic])
+        await self._judged(self._follower.again(time.time()))
+
+    async def _judge(self, topic: str, payload: bytes) -> None:
+        judge = self._follower.receive_keys if topic == self._keys else self._follower.receive_catalogue
+        if not await self._judged(judge(payload, time.time())):
+            self._unkept[topic] = payload
+
+    async def _judged(self, found: Accepted | Refused | Unchanged | None) -> bool:
+        """Take up what was accepted, log what was refused; False of what cannot be kept, which changes nothing."""
+        family = self._follower.family
+        if isinstance(found, Accepted):
+            try:
+                await asyncio.to_thread(self._store.save, found.record)
+            except RecordError as error:
+                _log.error("family %s: nothing new is taken up: %s", family, error)
+                return False
+            self._follower.adopt(found.record)
+            self._take_up()
+            found = found.refused
+        if isinstance(found, Refused):
+            _log.warning("family %s: refused, %s: %s", family, found.reason, found.detail)
+        return True
 
     def _take_up(self) -> None:
         catalogue = self._follower.catalogue

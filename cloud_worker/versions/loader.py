@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.fetch import HeadFetcher
-from flexspec_mq.heads.manifest import HeadError, read_head
+from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
 from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from flexspec_mq.heads.manifest import Manifest
     from flexspec_mq.models.heads.head import Head, Sizes
     from flexspec_mq.models.invariance.proof import Proof, Provable
-
-CANARY_SHARE: Final = 0.9
-"""Of the tokens of all canaries that must come out: near ties may fall otherwise on another processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +129,11 @@ class HeadLoader:
             self._model.drop(name)
 
     def _check_canaries(self, head: str, manifest: Manifest, thread: EngineThread) -> None:
+        if not manifest.canaries:
+            raise HeadError(
+                "it has no canaries, so nobody can tell it from a damaged one",
+                hint="make it with `flexspec head train` or `flexspec head base`",
+            )
         right = total = 0
         for canary in manifest.canaries:
             share = thread.submit(partial(canary_share, self._model, head, (canary,))).result()

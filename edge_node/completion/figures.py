@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_node.fleet.tally import Target
+    from edge_node.fleet.tally import TargetVersion
     from edge_node.generation import Generation
 
 
@@ -79,7 +79,7 @@ class Clock:
         if self.first is None:
             self.first = time.monotonic()
 
-    def figures(self, generation: Generation, target: Target, exactness: str, weights: str) -> Figures:
+    def figures(self, generation: Generation, target: TargetVersion, exactness: str, weights: str) -> Figures:
         """Figures of the text now."""
         now = time.monotonic()
         machine, counters = generation.machine, generation.machine.counters

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.tally import Target
+from edge_node.fleet.tally import TargetVersion
 from flexspec_mq.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Service:
         self._directory = node.directory
         self._model = model
         self._key = key
-        self.target = Target(model or node.models.default)
+        self.target = TargetVersion(model or node.models.default)
         self._patience = patience
         self._waiting = waiting
         self._until: float | None = None
@@ -71,7 +71,7 @@ class Service:
         if (known or self._node.models.followed is not None) and not self._directory.blind:
             await self._directory.wait_until(self._finds, _STATUS)
 
-    def _look_up(self) -> Target:
+    def _look_up(self) -> TargetVersion:
         self.target = self._node.models.resolve(self._model, self._key)
         return self.target
 

@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from edge_node.fleet.liveness import WorkerLiveness
-from edge_node.fleet.tally import Target
+from edge_node.fleet.tally import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
@@ -92,7 +92,7 @@ class WorkerDirectory:
                 found[one.name] = min(status.epoch, found.get(one.name, status.epoch))
         return found
 
-    def since(self, target: Target) -> int | None:
+    def since(self, target: TargetVersion) -> int | None:
         """Since when a worker that is online serves just this head, ms since the Unix epoch; None without any.
 
         One that tells no digest follows no family, and is taken at its word; so is the name where we follow none.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.tally import Target
+from edge_node.fleet.tally import TargetVersion
 from flexspec_mq.catalogue import naming
 from flexspec_mq.errors import WorkerError
 from schemas.catalogue import VersionState
@@ -64,7 +64,7 @@ class Models:
         if self.followed is not None:
             await self.followed.settled()
 
-    def resolve(self, model: str | None, key: bytes) -> Target:
+    def resolve(self, model: str | None, key: bytes) -> TargetVersion:
         """What a text opens on now.
 
         Args:
@@ -76,7 +76,7 @@ class Models:
             NoCatalogue: there is no catalogue yet.
         """
         if self.followed is None:
-            return Target(model or self._own)
+            return TargetVersion(model or self._own)
         catalogue, family = self._catalogue(self.followed), self.followed.family
         model = model or family
         meant = naming.resolve(catalogue, model, key)
@@ -84,7 +84,7 @@ class Models:
         found = next((one for one in choices if self._since(one) is not None), meant)
         return _target(found)
 
-    def is_online(self, target: Target) -> bool:
+    def is_online(self, target: TargetVersion) -> bool:
         """Whether the status of a worker says that it serves a version."""
         return self._directory.since(target) is not None
 
@@ -127,8 +127,8 @@ class Models:
         return self._directory.since(_target(version))
 
 
-def _target(version: CatalogueVersion) -> Target:
-    return Target(version.name, version.digest.hex())
+def _target(version: CatalogueVersion) -> TargetVersion:
+    return TargetVersion(version.name, version.digest.hex())
 
 
 def _instead(catalogue: Catalogue, model: str) -> Iterator[CatalogueVersion]:

@@ -10,7 +10,7 @@ from schemas.catalogue import MAX_VERSIONS
 from schemas.status import VersionFigures
 
 
-class Target(NamedTuple):
+class TargetVersion(NamedTuple):
     """What writes a text.
 
     Attributes:
@@ -62,9 +62,9 @@ class VersionTally:
     """Sums over sessions, for as many versions as a catalogue can have; the one that wrote longest ago goes first."""
 
     def __init__(self) -> None:
-        self._sums: dict[Target, _Sums] = {}
+        self._sums: dict[TargetVersion, _Sums] = {}
 
-    def add(self, target: Target, wrote: Wrote) -> None:
+    def add(self, target: TargetVersion, wrote: Wrote) -> None:
         """Count a session that is over."""
         sums = self._sums.pop(target, None) or _Sums()
         self._sums[target] = sums
@@ -82,7 +82,7 @@ class VersionTally:
         return tuple(_figures(target, sums) for target, sums in self._sums.items())
 
 
-def _figures(target: Target, sums: _Sums) -> VersionFigures:
+def _figures(target: TargetVersion, sums: _Sums) -> VersionFigures:
     low, high = wilson(sums.accepted, sums.drafted)
     return VersionFigures(
         name=target.version,

@@ -17,10 +17,10 @@ from flexspec_mq.evolution.settings import from_arguments
 from flexspec_mq.evolution.trust import add_trust_parser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from flexspec_mq.catalogue.signing import PrivateKey
     from flexspec_mq.evolution.board import Board
-    from flexspec_mq.evolution.settings import HeadConfig
     from schemas.catalogue import Catalogue
 
 _DAY = 86_400
@@ -145,11 +145,19 @@ def _publish(args: argparse.Namespace) -> int:
         raise UsageError(
             "--heads and --lifetime go with --first", hint="later, `flexspec head renew` changes them"
         )
-    return connected(args, lambda found: _announce(found, args, from_arguments(args).settings))
-
-
-async def _announce(found: Board, args: argparse.Namespace, config: HeadConfig) -> None:
+    if args.state == "canary" and not 1 <= args.share <= 100:
+        raise UsageError(f"--share {args.share} is not between 1 and 100")
     from flexspec_mq import topics
+    from flexspec_mq.heads.manifest import read_head
+
+    # What is wrong here is said before anybody waits for a broker.
+    topics.checked("version", args.name)
+    read_head(args.folder)
+    signers = from_arguments(args).settings.head.signers()
+    return connected(args, lambda found: _announce(found, args, signers))
+
+
+async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[PrivateKey]) -> None:
     from flexspec_mq.catalogue import editing
     from flexspec_mq.evolution.upload import upload
     from schemas.catalogue import VersionState
@@ -159,8 +167,7 @@ async def _announce(found: Board, args: argparse.Namespace, config: HeadConfig) 
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
         )
     heads = args.heads if args.first else found.catalogue().heads
-    topics.checked("version", args.name)
-    keys, signers = found.keys(), found.that_count(config.head.signers())
+    keys, counting = found.keys(), found.that_count(signers)
     digest, copied = await asyncio.to_thread(upload, args.folder, args.upload or heads)
     if args.first:
         lifetime = int((args.lifetime or _LIFETIME_DAYS) * _DAY)
@@ -175,12 +182,10 @@ async def _announce(found: Board, args: argparse.Namespace, config: HeadConfig) 
         )
     else:
         state = VersionState[args.state.upper()]
-        if state is VersionState.CANARY and not 1 <= args.share <= 100:
-            raise UsageError(f"--share {args.share} is not between 1 and 100")
         catalogue = editing.publish(
             found.catalogue(), found.clock(), name=args.name, digest=digest, state=state, share=args.share
         )
-    await found.publish(catalogue, signers)
+    await found.publish(catalogue, counting)
     where = "copied" if copied else "which was there"
     say(f"published {args.name} as {args.state}: head {digest.hex()}, {where}; epoch {catalogue.epoch}")
 

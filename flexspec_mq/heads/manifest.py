@@ -21,6 +21,8 @@ MAX_MANIFEST = 1 << 20
 """Bytes."""
 MAX_FILES = 16
 MAX_CANARIES = 16
+CANARY_SHARE = 0.9
+"""Of the tokens of all canaries that must come out: near ties may fall otherwise on another processor or engine."""
 
 Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Fingerprint = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
@@ -132,5 +134,8 @@ def read_head(folder: Path, expected: bytes | None = None) -> Manifest:
             if file_entry(folder / file.name) != file:
                 raise HeadError(f"{folder / file.name} is not the file that the manifest lists")
     except OSError as error:
-        raise HeadError(f"the head in {folder} cannot be read: {error}") from error
+        raise HeadError(
+            f"the head in {folder} cannot be read: {error}",
+            hint="give a folder that `flexspec head train` or `flexspec head base` has written",
+        ) from error
     return found

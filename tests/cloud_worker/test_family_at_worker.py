@@ -286,15 +286,19 @@ async def test_what_is_not_signed_or_older_changes_nothing(
         assert daemon.engine.heads == {"v1": "1000", "v2": "2"}
 
 
-async def test_a_store_that_cannot_be_written_takes_nothing_up(
-    place: Place, caplog: pytest.LogCaptureFixture
+async def test_a_store_that_cannot_be_written_takes_nothing_up_until_it_can(
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (place.folder / "w1" / f"{FAMILY}.lock").mkdir(parents=True)
+    monkeypatch.setattr("cloud_worker.versions.follower._CLOCK", 0.2)
+    in_the_way = place.folder / "w1" / f"{FAMILY}.lock"
+    in_the_way.mkdir(parents=True)
     async with published(place) as (broker, _), place.worker(broker), edge_at(broker.link) as node:
         await until(lambda: "nothing new is taken up" in caplog.text)
         assert states(broker) == {"base": "ready"}
         text = node.generate(of("base"))
         assert (await read(text))[0] == alone(text.request)
+        in_the_way.rmdir()
+        await until(lambda: states(broker).get("v1") == "ready")
 
 
 async def test_a_drain_ends_a_worker_of_a_family(place: Place) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models, NoCatalogue
-from edge_node.fleet.tally import Target
+from edge_node.fleet.tally import TargetVersion
 from flexspec_mq.catalogue import naming
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.codec import Codec
@@ -57,7 +57,7 @@ def test_the_family_goes_where_somebody_serves_it(
     meant = naming.resolve(asked.followed.catalogue, "smol", key)
     can = {one.name for n, one in enumerate(versions) if n in served and one.state is not RETIRED}
     if meant.name in can or not can:
-        assert found == Target(meant.name, meant.digest.hex())
+        assert found == TargetVersion(meant.name, meant.digest.hex())
     else:
         assert found.version in can
     assert asked.is_online(found) == bool(can)
@@ -88,7 +88,7 @@ def test_a_worker_serves_a_version_only_with_its_head() -> None:
     online(directory, "w", name="v1")  # it follows no family
     assert asked.is_online(target)
     online(directory, "w", ready("v1", digest("another")))
-    assert Models(directory, "v1", None).is_online(Target("v1"))  # we follow none
+    assert Models(directory, "v1", None).is_online(TargetVersion("v1"))  # we follow none
 
 
 def test_names_that_mean_nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from edge_node.fleet.tally import Target, VersionTally, Wrote
+from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
 from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
 
@@ -17,14 +17,14 @@ def wrote(*, complete: bool = True, failed: bool = False) -> Wrote:
 
 def test_sums_are_by_name_and_digest_and_bounded() -> None:
     tally = VersionTally()
-    tally.add(Target("v", "aa"), wrote())
-    tally.add(Target("v", "bb"), wrote(complete=False, failed=True))
-    tally.add(Target("v", "aa"), wrote(complete=False))
+    tally.add(TargetVersion("v", "aa"), wrote())
+    tally.add(TargetVersion("v", "bb"), wrote(complete=False, failed=True))
+    tally.add(TargetVersion("v", "aa"), wrote(complete=False))
     other, one = tally.figures()
     assert (one.name, one.digest, one.answers, one.errors) == ("v", "aa", 1, 0)
     assert (one.drafted, one.accepted, one.tokens, one.seconds) == (16, 12, 40, 1.0)
     assert (one.low, one.high) == wilson(12, 16)
     assert (other.digest, other.answers, other.errors) == ("bb", 0, 1)
     for number in range(MAX_VERSIONS):
-        tally.add(Target(f"v{number}"), wrote())
+        tally.add(TargetVersion(f"v{number}"), wrote())
     assert [figures.name for figures in tally.figures()] == [f"v{number}" for number in range(MAX_VERSIONS)]

@@ -15,7 +15,7 @@ import torch
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.evolution.making.base import add_base_parser
 from flexspec_mq.evolution.making.check import add_check_parser, check_head
-from flexspec_mq.evolution.making.train import HeadFiles, HeadOptions, add_train_parser, train_head
+from flexspec_mq.evolution.making.train import HeadFiles, TrainOptions, add_train_parser, train_head
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, file_entry, read_head
 
 pytest.importorskip("transformers")
@@ -45,7 +45,7 @@ QUICK: dict[str, Any] = {
     "step_tokens": 256,
     "learning_rate": 3e-2,
 }
-OPTIONS = HeadOptions(dtype="float32", canaries=4)
+OPTIONS = TrainOptions(dtype="float32", canaries=4)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -214,20 +214,24 @@ async def test_versions_of_one_worker_write_what_each_alone_writes(
         assert {one.exactness for one in said.values()} == {"exact"}
         await check_texts(node, family, {"base": "", "v0": "", "v1": "v1"})
 
-        # Another head while texts are written, and one whose weights are not those of its canaries.
+        # Another head while texts are written, one whose weights are not those of its canaries, and one without any.
         running = node.generate(asking("v1", WARM))
         second = family.publish_head("v2")
         canary = Canary(PROMPT, family.write("v1", SamplingParams()))
-        bad = family.publish_head("v3", (canary,))
+        bad, silent = family.publish_head("v3", (canary,)), family.publish_head("v4", ())
         operator = family.operator
         operator.catalogue = editing.publish(operator.current, time.time() - 60, name="v2", digest=second)
         operator.catalogue = editing.publish(
             operator.current, time.time() - 50, name="v3", digest=bad, state=VersionState.DRAINING
         )
+        operator.catalogue = editing.publish(
+            operator.current, time.time() - 40, name="v4", digest=silent, state=VersionState.DRAINING
+        )
         await publish(broker, family)
         assert (await read(running))[0] == family.write("v1", WARM)
-        said = await until(broker, {"v2": "ready", "v3": "refused"})
+        said = await until(broker, {"v2": "ready", "v3": "refused", "v4": "refused"})
         assert "canaries" in said["v3"].why
+        assert "no canaries" in said["v4"].why
         await check_texts(node, family, {"v0": "", "v1": "v1", "v2": "v2"})
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-ENOUGH = 0.9
-"""Share of the canaries' tokens that must come out; engines that round otherwise may differ where two are likely."""
-
 
 def need_peft() -> Any:
     """The library peft.

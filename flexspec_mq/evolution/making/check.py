@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, read_head
+from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
 from flexspec_mq.training.commands import parts
 
 if TYPE_CHECKING:
@@ -84,17 +84,17 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
 
 
 def _check_canaries(folder: Path, manifest: Manifest, base: Path) -> dict[str, float]:
-    from flexspec_mq.evolution.making.canaries import ENOUGH, head_weights, load_with_head, share, shuffle
+    from flexspec_mq.evolution.making.canaries import head_weights, load_with_head, share, shuffle
 
     if not manifest.canaries:
         raise HeadError("the head has no canaries, so a damaged one looks as good")
     model = load_with_head(base, folder, kind=manifest.kind, dtype=manifest.dtype)
     whole = share(model, manifest.canaries)
-    if whole < ENOUGH:
-        raise HeadError(f"only {whole:.0%} of the canaries' tokens come out, less than {ENOUGH:.0%}")
+    if whole < CANARY_SHARE:
+        raise HeadError(f"only {whole:.0%} of the canaries' tokens come out, less than {CANARY_SHARE:.0%}")
     shuffle(model, head_weights(model, manifest.kind, folder))
     shuffled = share(model, manifest.canaries)
-    if shuffled >= ENOUGH:
+    if shuffled >= CANARY_SHARE:
         raise HeadError(
             f"{shuffled:.0%} of the canaries' tokens come out with the head's weights in a random order, so that "
             "they prove nothing",

@@ -100,7 +100,7 @@ class HeadFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadOptions:
+class TrainOptions:
     """What belongs to a head beside its tuning.
 
     Attributes:
@@ -130,7 +130,7 @@ class HeadOptions:
 
 
 def train_head(
-    files: HeadFiles, config: TuneConfig, options: HeadOptions, should_stop: Callable[[], bool]
+    files: HeadFiles, config: TuneConfig, options: TrainOptions, should_stop: Callable[[], bool]
 ) -> Manifest | None:
     """Tune, or go on tuning, and write the head.
 
@@ -174,7 +174,7 @@ def train_head(
     return made
 
 
-def _tuner(files: HeadFiles, config: TuneConfig, options: HeadOptions, rows: Sequence[Row]) -> Tuner:
+def _tuner(files: HeadFiles, config: TuneConfig, options: TrainOptions, rows: Sequence[Row]) -> Tuner:
     from flexspec_mq.evolution.making.tuning import Tuner
     from flexspec_mq.models.load import load_target, torch_dtype
 
@@ -185,7 +185,7 @@ def _tuner(files: HeadFiles, config: TuneConfig, options: HeadOptions, rows: Seq
 
 
 def _run(
-    tuner: Tuner, options: HeadOptions, should_stop: Callable[[], bool], save: Callable[[], None]
+    tuner: Tuner, options: TrainOptions, should_stop: Callable[[], bool], save: Callable[[], None]
 ) -> None:
     from flexspec_mq.training.progress import progress_bar
 
@@ -214,7 +214,7 @@ def _write(
     files: HeadFiles,
     text: LoadedText,
     tuner: Tuner,
-    options: HeadOptions,
+    options: TrainOptions,
     rows: Sequence[Row],
     fingerprint: str,
 ) -> Manifest:
@@ -276,7 +276,7 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
 
 
 def _canaries(
-    base: Path, head: Path, text: LoadedText, kind: str, options: HeadOptions, rows: Sequence[Row]
+    base: Path, head: Path, text: LoadedText, kind: str, options: TrainOptions, rows: Sequence[Row]
 ) -> tuple[Canary, ...]:
     """Texts of the head on prompts of the data, where the base would write another text the most."""
     from flexspec_mq.evolution.making.canaries import greedy, load_with_head, share
@@ -312,7 +312,7 @@ def _train(args: argparse.Namespace) -> int:
         learning_rate=args.learning_rate,
         seed=args.seed,
     )
-    options = HeadOptions(
+    options = TrainOptions(
         dtype=args.dtype,
         device=args.device,
         max_tokens=args.max_tokens,
