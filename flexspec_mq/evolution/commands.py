@@ -12,9 +12,10 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.making.base import add_base_parser
 from flexspec_mq.evolution.making.check import add_check_parser
 from flexspec_mq.evolution.making.train import add_train_parser
-from flexspec_mq.evolution.parts import add_command, connected, positive, say
+from flexspec_mq.evolution.parts import add_command, connected, say
 from flexspec_mq.evolution.settings import from_arguments
 from flexspec_mq.evolution.trust import add_trust_parser
+from flexspec_mq.settings.flags import positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

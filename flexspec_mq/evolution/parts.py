@@ -54,17 +54,6 @@ def connected(
     return 0
 
 
-def positive(text: str) -> float:
-    """A number above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
-
-
 def say(text: str) -> None:
     """Write a line to standard output."""
     sys.stdout.write(text + "\n")

@@ -26,6 +26,7 @@ from flexspec_mq.link.profiles import Catalogue, LinkPlan, built_in, load_catalo
 from flexspec_mq.link.profiles_table import profiles_table
 from flexspec_mq.link.proxy import proxy_link
 from flexspec_mq.link.trace import read_trace
+from flexspec_mq.settings.flags import positive
 from flexspec_mq.settings.hosts import address
 
 _LOOK = 0.05
@@ -65,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     proxy.add_argument("--to", required=True, metavar="HOST:PORT", help="where connections go")
     proxy.add_argument(
-        "--cut-every", type=_positive, metavar="S", help="mean seconds between cutting connections"
+        "--cut-every", type=positive, metavar="S", help="mean seconds between cutting connections"
     )
     proxy.add_argument("--insecure-anywhere", action="store_true", help="allow --listen beyond loopback")
     proxy.set_defaults(func=_proxy)
@@ -89,7 +90,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for",
         dest="duration",
-        type=_positive,
+        type=positive,
         default=_HOUR,
         metavar="S",
         help="seconds at most (default: 3600)",
@@ -192,16 +193,6 @@ def _words(command: str | None) -> list[str]:
         return shlex.split(command or "")
     except ValueError as error:
         raise UsageError(f"{command!r} is no command: {error}") from None
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
 
 
 def _say(text: str) -> None:

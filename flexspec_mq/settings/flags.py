@@ -127,3 +127,14 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(value)
     return str(value)
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
