@@ -119,7 +119,7 @@ def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family
         "layers": model.shape.layers,
         "floor": FLOOR,
     }
-    save_adapters(root / "adapters", "v1", "v2", "v3")
+    save_adapters(root / "adapters", "v1", "v2", "v3", "v4")
     found = Family(root / "adapters", Operator(root / "heads"), text, model, facts)
     base = found.operator.head(
         {}, kind="base", canaries=(Canary(PROMPT, found.write("", SamplingParams())),), **facts
@@ -218,7 +218,7 @@ async def test_versions_of_one_worker_write_what_each_alone_writes(
         running = node.generate(asking("v1", WARM))
         second = family.publish_head("v2")
         canary = Canary(PROMPT, family.write("v1", SamplingParams()))
-        bad, silent = family.publish_head("v3", (canary,)), family.publish_head("v3", ())
+        bad, silent = family.publish_head("v3", (canary,)), family.publish_head("v4", ())
         operator = family.operator
         operator.catalogue = editing.publish(operator.current, time.time() - 60, name="v2", digest=second)
         operator.catalogue = editing.publish(
