@@ -1,6 +1,7 @@
 """What a verification step costs, and what the engines cost that a user could pick instead.
 
 `steps`: the packed forward by sessions and tokens, the step, and the noise in it; beside it transformers' `generate`.
+`heads`: the step of four sessions, each on a head of its own, beside the same step on one head and on the base.
 `peers`: our runner, llama.cpp, OpenVINO, onnxruntime-genai and transformers, whichever of them is installed (extra
 `bench`), on the same weights, texts and core, one thread each. `crowd`: 16 sessions, ours with K = 4 beside
 llama.cpp's server. All of it in turns.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser
+from benchmarks.engine_parts.heads import measure as measure_heads
 from benchmarks.engine_parts.steps import MOST, TOKENS
 from benchmarks.engine_parts.steps import measure as measure_steps
 from benchmarks.parts.questions import OWN, read_questions
@@ -32,9 +34,9 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import cache_folder
 from flexspec_mq.models.load import LoadedText, load_text
 
-SECTIONS = ("steps", "peers", "crowd")
+SECTIONS = ("steps", "heads", "peers", "crowd")
 QUICK_SECTIONS = ("steps",)
-"""The others take longer than a minute, most of it for engines to load."""
+"""The others take longer than a minute, most of it for engines to load, or for heads to be taken up."""
 
 
 def build_parser() -> ArgumentParser:
@@ -51,6 +53,9 @@ def build_parser() -> ArgumentParser:
     steps.add_argument("--generate", type=int, default=16, help="new tokens of a call of `generate`")
     steps.add_argument("--reference", choices=("sdpa", "eager"), default="sdpa", help="its attention")
     steps.add_argument("--threads", type=int, default=1, help="of torch; the other sections have one")
+    heads = made.add_argument_group("heads")
+    heads.add_argument("--floor", type=int, default=6, metavar="LAYER", help="lowest layer that they touch")
+    heads.add_argument("--pairs", type=int, default=60, help="measurements of each case")
     peers = made.add_argument_group("peers and crowd")
     peers.add_argument(
         "--peers", nargs="+", choices=KINDS, help="engines beside ours; by default all that are installed"
@@ -77,7 +82,16 @@ def check(options: Namespace) -> None:
     Raises:
         UsageError: naming the flag.
     """
-    least = {"context": MOST, "rounds": 1, "generate": 2, "turns": 1, "crowd_turns": 1, "crowd_tokens": 8}
+    least = {
+        "context": MOST,
+        "rounds": 1,
+        "floor": 0,
+        "pairs": 1,
+        "generate": 2,
+        "turns": 1,
+        "crowd_turns": 1,
+        "crowd_tokens": 8,
+    }
     for name, bound in least.items():
         if getattr(options, name) < bound:
             flag = name.replace("_", "-")
@@ -87,6 +101,7 @@ def check(options: Namespace) -> None:
 def shorten(options: Namespace) -> None:
     """Make it a rough answer in less than a minute, if only the steps are measured."""
     options.rounds, options.generate = min(options.rounds, 3), min(options.generate, 4)
+    options.pairs = min(options.pairs, 5)
     options.turns, options.crowd_turns, options.crowd_tokens = 2, 1, 8
 
 
@@ -141,6 +156,8 @@ def measure(options: Namespace) -> int:
     results: dict[str, Any] = {"target": loaded.name, "dtype": options.dtype, "context": options.context}
     if "steps" in sections:
         results["steps"] = measure_steps(options, contexts(ids, loaded.max_context, options))
+    if "heads" in sections:
+        results["heads"] = measure_heads(options, contexts(ids, loaded.max_context, options))
     if "peers" in sections or "crowd" in sections:
         results |= asyncio.run(_beside(sections, loaded, ids, options))
     finish("engine", results, quick=options.quick)

@@ -1,8 +1,12 @@
 """A target family that evolves: updates under load, what versions take, crashes amid updates, canaries that are bad.
 
-Everything runs as users run it: Mosquitto, ``flexspec-cloud``, ``flexspec-edge serve`` and ``flexspec head`` as
-processes, with the default model and the heads that ship. Texts are compared with what transformers and peft write
-with the same base and head, one text at a time.
+Everything but `rule`, which judges simulated answers, runs as users run it: Mosquitto, ``flexspec-cloud``,
+``flexspec-edge serve`` and ``flexspec head`` as processes, with the default model and the heads that ship. Texts are
+compared with what transformers and peft write with the same base and head, one text at a time.
+
+`watch` publishes good canaries and four bad ones: the base's upper layers in reverse order, all of them and ten, a
+head that is hardly half accepted, and the base at a worker of its own that may run for a fifth of the time only. All
+versions of one worker share its steps, so that a head which slows them slows the stable version as well.
 """
 
 from __future__ import annotations
@@ -13,20 +17,24 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import inf
 from typing import Any
 
 from benchmarks import _common
 from benchmarks.parts.questions import OWN, Question, read_questions, spread
-from benchmarks.serve.texts import Tokens
+from benchmarks.serve.texts import Asked, Tokens
+from benchmarks.updates.canaries import MOST_GOOD
 from benchmarks.updates.crashes import crashes
 from benchmarks.updates.memory import memory
 from benchmarks.updates.rolling import Rolled, updates
+from benchmarks.updates.simulated import ANSWERS, judged
 from benchmarks.updates.watched import watched
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 
-SECTIONS = ("updates", "memory", "kills", "watch")
-QUICK_SECTIONS = ("updates",)
+SECTIONS = ("updates", "memory", "kills", "watch", "rule")
+QUICK_SECTIONS = ("updates", "rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,9 @@ class Sizes:
     Attributes:
         updates, sessions, texts, tokens: in a row, under so many sessions, of different texts, of so many tokens.
         kills: of a worker.
-        good: canaries that must not be aborted; of each kind of bad one there is one.
+        good: canaries that must not be aborted, beside those that must.
+        canary_tokens: of an answer while a canary is watched.
+        simulated: canaries of each bad kind, and good ones.
     """
 
     updates: int = 10
@@ -44,10 +54,12 @@ class Sizes:
     texts: int = 12
     tokens: int = 40
     kills: int = 20
-    good: int = 2
+    good: int = 20
+    canary_tokens: int = 24
+    simulated: tuple[int, int] = (300, 500)
 
 
-QUICK = Sizes(1, 4, 3, 16, 2, 1)
+QUICK = Sizes(1, 4, 3, 16, 2, 1, 16, (30, 50))
 
 
 class _Run:
@@ -59,12 +71,20 @@ class _Run:
         self._seed: int = args.seed
         self._updates: int = args.updates or size.updates
         self._kills: int = args.kills or size.kills
-        self._tokens = Tokens()
-        texts = [question.text for question in questions][: size.texts]
-        self._asked = self._tokens.questions(texts, size.tokens)
-        many = [question.text for question in questions][: 5 * size.texts]
-        self._different = self._tokens.questions(many, size.tokens)
+        self._canaries: int = args.canaries or size.good
+        self._questions = [question.text for question in questions]
         self._began = time.monotonic()
+
+    @cached_property
+    def _tokens(self) -> Tokens:
+        return Tokens()
+
+    @property
+    def _asked(self) -> Sequence[Asked]:
+        return self._tokens.questions(self._questions[: self._size.texts], self._size.tokens)
+
+    def _different(self, tokens: int) -> Sequence[Asked]:
+        return self._tokens.questions(self._questions[: 5 * self._size.texts], tokens)
 
     def say(self, line: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - self._began:6.1f} s] {line}\n")
@@ -76,7 +96,7 @@ class _Run:
         return found.facts()
 
     async def memory(self) -> dict[str, Any]:
-        found = await memory(self._different, self.say)
+        found = await memory(self._different(self._size.tokens), self.say)
         print("\nmemory of one worker, resident")
         rows = [[name, count / 1e6] for name, count in found.items()]
         print(_common.table(["", "MB"], rows))
@@ -86,15 +106,33 @@ class _Run:
         found = await crashes(self._tokens, self._asked, self._kills, self._seed, self.say)
         print(f"\na worker that is killed amid an update, {self._kills} times")
         rows = [[one.at, one.state, one.back, one.failed, one.wrong] for one in found]
-        print(_common.table(["killed after, s", "it said", "whole again, s", "failed", "wrong"], rows))
+        print(
+            _common.table(
+                ["killed after, s", "worker, catalogue said", "whole again, s", "failed", "wrong"], rows
+            )
+        )
         return {"kills": [one.facts() for one in found]}
 
     async def watch(self) -> dict[str, Any]:
-        found = await watched(self._asked, self._size.good, self.say)
+        asked = self._different(self._size.canary_tokens)
+        found = await watched(asked, self._canaries, self.say)
         print("\nflexspec head watch")
-        rows = [[one.name, one.bad, one.outcome, one.answers, *one.acceptance] for one in found]
-        headers = ["canary", "bad", "outcome", "answers", "acceptance", "of the stable one"]
+        rows = [
+            [one.name, "bad" if one.bad else "good", one.outcome, one.answers, *one.acceptance, one.slower]
+            for one in found
+        ]
+        headers = ["canary", "is", "outcome", "answers", "acceptance", "of the stable one", "times as slow"]
         print(_common.table(headers, rows))
+        return {"canaries": [one.facts() for one in found]}
+
+    async def rule(self) -> dict[str, Any]:
+        found = []
+        for one in judged(*self._size.simulated):
+            found.append(one)
+            self.say(f"{one.canaries} simulated canaries, {one.kind}: {one.aborted} aborted")
+        print(f"\nthe rule of flexspec head watch on simulated answers, aborted within {ANSWERS} answers")
+        rows = [[one.kind, one.at_once, one.aborted, one.canaries] for one in found]
+        print(_common.table(["canary", "answers a status", "aborted", "of"], rows))
         return {"canaries": [one.facts() for one in found]}
 
 
@@ -140,6 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"what to measure (default: all; with --quick {' and '.join(QUICK_SECTIONS)})",
     )
     made.add_argument("--updates", type=int, metavar="N", help="updates in a row")
+    made.add_argument("--canaries", type=int, metavar="N", help="good canaries, beside the bad ones")
     made.add_argument("--kills", type=int, metavar="N", help="how often the worker is killed")
     return made
 
@@ -151,6 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
+    for name, most in (("updates", inf), ("kills", inf), ("canaries", MOST_GOOD)):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"--{name} {value} is not between 1 and {most:g}")
     questions = spread(read_questions(args.prompts or OWN), 96)
     if len(questions) < 12:
         raise UsageError("fewer than 12 questions", hint="the load asks different things")
@@ -160,6 +203,7 @@ def _main(argv: Sequence[str]) -> int:
         "memory": run.memory,
         "kills": run.kills,
         "watch": run.watch,
+        "rule": run.rule,
     }
     chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)
     results = {name: asyncio.run(sections[name]()) for name in chosen}

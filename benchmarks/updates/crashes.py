@@ -12,6 +12,10 @@ from typing import Any
 from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.texts import Asked, Tokens, references
 from benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, Place, place
+from flexspec_mq.daemon.tasks import running
+
+_TEXTS = 2
+"""That each version is asked for when the worker is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +23,8 @@ class Crash:
     """One kill.
 
     Attributes:
-        at: seconds after the update's command began.
-        state: what the worker said of the new version last.
+        at: seconds after the catalogue with the new version was sent.
+        state: what the worker said of the new version last, and what the catalogue said of it.
         back: seconds from its new start until it served all that the catalogue names.
         failed, wrong: of texts asked for afterwards, from the base and from the new version.
     """
@@ -36,59 +40,122 @@ class Crash:
         return asdict(self)
 
 
+def moments(count: int, longest: float, seed: int) -> list[float]:
+    """So many random moments of an update, one in each of as many equal parts of it, in random order.
+
+    Args:
+        count: how many.
+        longest: seconds that an update takes.
+        seed: of the moments.
+    """
+    dice = random.Random(seed)
+    found = [longest * (part + dice.random()) / count for part in range(count)]
+    dice.shuffle(found)
+    return found
+
+
 async def crashes(
     tokens: Tokens, asked: Sequence[Asked], count: int, seed: int, say: Callable[[str], None]
 ) -> list[Crash]:
     """Kill a worker so many times, each amid an update of its own, and look at what it is then.
 
+    An update is a canary that is published, fetched, loaded, proved, found ready and promoted, and an older version
+    that is retired.
+
     Raises:
         FlexSpecError: it does not come back to the versions of the catalogue.
     """
-    dice, texts = random.Random(seed), list(asked)[:2]
-    used = dict.fromkeys(HEADS[(number - 1) % len(HEADS)] for number in range(2, count + 2))
+    texts = list(asked)[:_TEXTS]
+    used = dict.fromkeys(_head(number) for number in range(2, count + 2))
     own = {head: await _alone(tokens, texts, head) for head in ("", *used)}
     found: list[Crash] = []
     async with place() as here, unbounded() as http:
         worker, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
-        began = time.perf_counter()
-        await here.operator.publish("v1", EXAMPLES / HEADS[0], "--state", "stable")
-        await here.holds(["w1"], "v1")
+        update = _Update(here, 1)
+        async with running(update.run(), "update") as command:
+            await update.published()
+            began = time.perf_counter()
+            await command
         longest = time.perf_counter() - began
         say(f"an update takes {longest:.1f} s; the worker is killed within it")
-        for number in range(2, count + 2):
-            name, head, at = f"v{number}", HEADS[(number - 1) % len(HEADS)], dice.uniform(0, longest)
-            command = asyncio.create_task(_change(here, name, head, number))
-            await asyncio.sleep(at)
-            state = here.witness.states("w1").get(name, "nothing")
-            await worker.process.kill()
-            await command
+        for number, at in enumerate(moments(count, longest, seed), 2):
+            update = _Update(here, number)
+            async with running(update.run(), "update") as command:
+                await update.published()
+                await asyncio.sleep(at)
+                state = update.state
+                await worker.process.kill()
+                update.killed = True
+                await command
             began = time.perf_counter()
             here.witness.workers.clear()
             worker = await here.worker("w1")
-            await here.holds(["w1"], name)
             await here.witness.until(
                 lambda number=number: _whole(here, number),  # type: ignore[misc]
                 "the worker has the versions of the catalogue and no others",
             )
             back = time.perf_counter() - began
-            failed = wrong = 0
-            for version, which in (("v0", ""), (name, head)):
-                for one in texts:
-                    answer = await ask(http, edge.url, {**one.body(), "model": f"{FAMILY}:{version}"})
-                    failed += bool(answer.error)
-                    wrong += not answer.error and answer.text != own[which][one]
+            versions = (("v0", own[""]), (update.name, own[update.head]))
+            wanted = [
+                ({**one.body(), "model": f"{FAMILY}:{version}"}, alone[one])
+                for version, alone in versions
+                for one in texts
+            ]
+            answers = await asyncio.gather(*(ask(http, edge.url, body) for body, _ in wanted))
+            failed = sum(bool(answer.error) for answer in answers)
+            wrong = sum(
+                not answer.error and answer.text != text
+                for answer, (_, text) in zip(answers, wanted, strict=True)
+            )
             found.append(Crash(at, state, back, failed, wrong))
             say(
-                f"killed after {at:.1f} s ({name} {state}), whole {back:.1f} s later, {failed} failed, {wrong} wrong"
+                f"{len(found)} of {count}: killed after {at:.1f} s ({state}), whole {back:.1f} s later, "
+                f"{failed} failed, {wrong} wrong"
             )
     return found
 
 
-async def _change(here: Place, name: str, head: str, number: int) -> None:
-    """One version comes and an old one goes, so that both are interrupted."""
-    await here.operator.publish(name, EXAMPLES / head, "--state", "stable")
-    if number > 2:
-        await here.operator.head("retire", f"v{number - 2}")
+class _Update:
+    """One version comes and an old one goes.
+
+    Attributes:
+        name, head: what comes.
+        killed: the worker was; nothing more is waited for.
+    """
+
+    def __init__(self, here: Place, number: int) -> None:
+        self.name, self.head = f"v{number}", _head(number)
+        self.killed = False
+        self._here, self._number = here, number
+        self._before = len(here.witness.payloads)
+        self._done = "canary"
+
+    @property
+    def state(self) -> str:
+        """What the worker said of the version last, and what the catalogue says of it."""
+        return f"{self._here.witness.states('w1').get(self.name, 'nothing')}, {self._done}"
+
+    async def published(self) -> None:
+        """Wait until its catalogue was sent."""
+        witness = self._here.witness
+        await witness.until(lambda: len(witness.payloads) > self._before, f"{self.name} is published")
+
+    async def run(self) -> None:
+        """Give all commands, the second one when the worker is ready for it."""
+        operator, witness = self._here.operator, self._here.witness
+        await operator.publish(self.name, EXAMPLES / self.head, "--share", "50")
+        await witness.until(
+            lambda: self.killed or witness.states("w1").get(self.name) == "ready", f"{self.name} is ready"
+        )
+        await operator.head("promote", self.name)
+        self._done = "stable"
+        if self._number > 2:
+            await operator.head("retire", f"v{self._number - 2}")
+            self._done = "stable, an older one retired"
+
+
+def _head(number: int) -> str:
+    return HEADS[(number - 1) % len(HEADS)]
 
 
 def _whole(here: Place, number: int) -> bool:

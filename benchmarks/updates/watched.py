@@ -5,35 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import httpx2
 import torch
-from safetensors.torch import save_file
 
 from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.texts import Asked
+from benchmarks.updates.canaries import Head, bad_heads, good_heads
 from benchmarks.updates.place import FAMILY, Place, place
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.evolution.making.canaries import greedy, load_with_head
-from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry, read_head
-from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.full import WEIGHTS
 from flexspec_mq.site.process import Process, python
 from flexspec_mq.site.topology import Daemon
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
 _USERS = 8
+_SHARE = "65"
+"""Percent of new conversations."""
+_MOST = 160
+"""Answers after which a canary counts as undecided, as it does after `_WITHIN` seconds."""
 _WITHIN = 400.0
-"""Seconds after which a canary counts as undecided."""
-_REVERSED = (24, 10)
-"""Layers, from the top, whose order is turned round."""
+_QUIET = 3600.0
+"""Seconds that a watch may say nothing."""
+_RUNS, _PERIOD = 0.2, 0.05
+"""Share of the time that a slow worker may run, and seconds after which it may again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class Watched:
         name: what it is.
         bad: whether it should be aborted.
         outcome: ``aborted``, ``promoted`` or ``undecided``.
-        answers: of the canary until then, as the edge counts them.
+        answers: of the canary by which the watch decided, or until we did not wait any more.
         acceptance: of the canary and of the stable version.
+        slower: times the seconds a token of the stable version, as the watch estimates it; None where it did not say.
         why: what watch said.
     """
 
@@ -54,6 +55,7 @@ class Watched:
     outcome: str
     answers: int
     acceptance: tuple[float, float]
+    slower: float | None
     why: str
 
     def facts(self) -> dict[str, Any]:
@@ -63,130 +65,142 @@ class Watched:
 
 async def watched(asked: Sequence[Asked], good: int, say: Callable[[str], None]) -> list[Watched]:
     """Publish canaries beside a watch, bad ones whose own canary prompts pass and good ones, and see what it does."""
-    found = []
+    torch.set_num_threads(1)  # two that meet after every small product crawl beside a worker that computes
+    heads, found = (*bad_heads(), *good_heads(good)), []
     async with place() as here:
         _, edge = await asyncio.gather(here.worker("w1"), here.edge("e1"))
-        folder = here.operator.folder
-        for layers in _REVERSED:
-            name = f"reversed-{layers}"
-            say(f"a head is made whose {layers} top layers are in reverse order")
-            await asyncio.to_thread(damaged, folder / name, layers)
-            found.append(await _canary(here, edge, asked, name, folder / name, say, bad=True))
-        for number in range(good):
-            path = folder / f"good-{number}"
-            await asyncio.to_thread(_like_the_base, path, number)
-            found.append(await _canary(here, edge, asked, path.name, path, say, bad=False))
+        async with _watch(here) as watch:
+            for number, head in enumerate(heads, 1):
+                one = await _canary(here, edge, asked, head, watch)
+                found.append(one)
+                say(f"{number} of {len(heads)}, {one.name}: {one.why or one.outcome}")
     return found
 
 
-def damaged(folder: Path, layers: int) -> None:
-    """Write a full head of the base's own upper layers with the last ones in reverse order; `base` lies beside it.
+@dataclass
+class _Watch:
+    """A watch, and what it has said."""
 
-    What it writes greedily is its canaries' text, so that nothing but acceptance tells it from a good head.
-    """
-    path = default_model_path()
-    base = read_head(folder.parent / "base")
-    model = load_with_head(path, None, kind="base", dtype="bfloat16")
-    order = list(range(base.layers))
-    order[base.layers - layers :] = reversed(order[base.layers - layers :])
-    source = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in source.items():
-        parts = name.split(".")
-        if name.startswith("model.layers.") and int(parts[2]) >= base.floor:
-            tensors[name] = source[".".join((*parts[:2], str(order[int(parts[2])]), *parts[3:]))].clone()
-            assert tensor.shape == tensors[name].shape  # noqa: S101  layers are alike
-    folder.mkdir()
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    model.load_state_dict(tensors, strict=False)
-    ends: tuple[int, ...] = ()
-    canaries = tuple(Canary(one.prompt, greedy(model, [one.prompt], 16, ends)[0]) for one in base.canaries)
-    _write(folder, base, "full", canaries, folder / WEIGHTS)
+    process: Process
+    said: list[str] = field(default_factory=list)
+    listening: asyncio.Task[None] | None = None
+
+    async def listen(self) -> None:
+        """Note what it says, until cancelled."""
+        while True:
+            self.said.append((await self.process.line(_QUIET)).decode().strip())
+
+    def of(self, name: str) -> str:
+        """What it said when it decided on a canary; empty before."""
+        decided = (f"aborted {name}:", f"promoted {name} ")
+        return next((line for line in self.said if line.startswith(decided)), "")
 
 
-def _like_the_base(folder: Path, number: int) -> None:
-    """The base once more, under another digest: as good as the stable version by construction."""
-    base = read_head(folder.parent / "base")
-    folder.mkdir()
-    _write(folder, base, "base", base.canaries[: number + 1])
+@asynccontextmanager
+async def _watch(here: Place) -> AsyncIterator[_Watch]:
+    operator = here.operator
+    flags = (*operator.signing(), "--state-dir", str(operator.folder / "state" / "watch"))
+    process = await here.here.start("watch", "cloud", python("flexspec_mq.cli", "head", "watch", *flags))
+    await process.line()
+    found = _Watch(process)
+    async with running(found.listen(), "watch") as found.listening:
+        yield found
+    await process.end()
 
 
-def _write(folder: Path, base: Manifest, kind: str, canaries: tuple[Canary, ...], *files: Path) -> None:
-    made = Manifest(
-        kind=kind,  # type: ignore[arg-type]  # one of the three
-        base=base.base,
-        tokenizer=base.tokenizer,
-        layers=base.layers,
-        floor=base.floor,
-        files=tuple(map(file_entry, files)),
-        canaries=canaries,
-    )
-    (folder / MANIFEST).write_bytes(made.encode())
-
-
-async def _canary(
-    here: Place,
-    edge: Daemon,
-    asked: Sequence[Asked],
-    name: str,
-    folder: Path,
-    say: Callable[[str], None],
-    *,
-    bad: bool,
-) -> Watched:
+async def _canary(here: Place, edge: Daemon, asked: Sequence[Asked], head: Head, watch: _Watch) -> Watched:
     """Publish one and let users ask until the watch decides.
 
     Raises:
         FlexSpecError: a text failed, or the watch ended.
     """
-    operator = here.operator
-    flags = (*operator.signing(), "--state-dir", str(operator.folder / "state" / "watch"))
-    watch = await here.here.start("watch", "cloud", python("flexspec_mq.cli", "head", "watch", *flags))
-    try:
-        await watch.line()
-        await operator.publish(name, folder, "--share", "50")
-        await here.holds(["w1"], name)
-        async with _users(edge, asked):
-            said = await _verdict(watch, name)
+    operator, name = here.operator, head.name
+    folder = operator.folder / name
+    await asyncio.to_thread(head.make, folder)
+    async with contextlib.AsyncExitStack() as stack:
+        apart = str(operator.folder / "apart")
+        await operator.publish(name, folder, "--share", _SHARE, *(("--upload", apart) if head.apart else ()))
+        if head.apart:
+            own = await here.here.worker("w2", *operator.follow("w2"), "--heads", apart)
+            stack.push_async_callback(own.process.end)
+        await here.holds(["w2" if head.apart else "w1"], name)
+        if head.apart:
+            await stack.enter_async_context(running(slowed(own.process), "slow worker"))
+        async with _users(edge, asked) as answers:
+            await _decided(watch, name, answers)
         listed = {one["name"]: one for one in (await operator.listed())["versions"]}
-    finally:
-        await watch.end()
-    outcome = said.split()[0] if said else "undecided"
-    if outcome == "promoted":
-        await operator.head("rollback", "v0")
-    await operator.head("retire", name)
-    say(f"{name}: {said or 'undecided'}")
-    rates = [(listed[one]["acceptance"] or [0.0, 0.0])[1] for one in (name, "v0")]
-    return Watched(name, bad, outcome, listed[name]["answers"], (rates[0], rates[1]), said)
+        said = watch.of(name)
+        if said.startswith("promoted"):
+            await operator.head("rollback", "v0")
+        await operator.head("retire", name)
+    return outcome(head, said, answers[name], [listed[one]["acceptance"] for one in (name, "v0")])
 
 
-async def _verdict(watch: Process, name: str) -> str:
-    """What the watch says when it decides; empty if it does not within some minutes."""
+async def _decided(watch: _Watch, name: str, answers: Counter[str]) -> None:
+    """Wait until a watch has decided, or for as long as anybody would.
+
+    Raises:
+        FlexSpecError: the watch ended.
+    """
+    assert watch.listening is not None  # noqa: S101  set before anybody gets the watch
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_WITHIN):
-            while True:
-                line = (await watch.line(_WITHIN)).decode().strip()
-                if line.startswith((f"aborted {name}", f"promoted {name}")):
-                    return line
-    return ""
+            while not watch.of(name) and answers[name] < _MOST:
+                await asyncio.wait((watch.listening,), timeout=0.1)
+                if watch.listening.done():
+                    watch.listening.result()
+
+
+def outcome(head: Head, said: str, counted: int, acceptance: Sequence[Sequence[float] | None]) -> Watched:
+    """What became of a canary, by the words of the watch where it said any."""
+    after, slower = re.search(r"after (\d+) answers", said), re.search(r"(\S+) \([^)]*\) times as slow", said)
+    rates = [(one or [0.0, 0.0])[1] for one in acceptance]
+    return Watched(
+        head.name,
+        head.bad,
+        said.split(maxsplit=1)[0] if said else "undecided",
+        int(after[1]) if after else counted,
+        (rates[0], rates[1]),
+        float(slower[1]) if slower else None,
+        said,
+    )
+
+
+async def slowed(process: Process) -> None:
+    """Let a process run for a part of the time only, until cancelled."""
+    try:
+        while True:
+            process.resume()
+            await asyncio.sleep(_RUNS * _PERIOD)
+            process.pause()
+            await asyncio.sleep((1 - _RUNS) * _PERIOD)
+    finally:
+        process.resume()
 
 
 @asynccontextmanager
-async def _users(edge: Daemon, asked: Sequence[Asked]) -> AsyncIterator[None]:
-    """Users who each begin a conversation of their own with every question, as long as the block lasts."""
+async def _users(edge: Daemon, asked: Sequence[Asked]) -> AsyncIterator[Counter[str]]:
+    """Users who each begin a conversation of their own with every question, as long as the block lasts.
+
+    Returns:
+        Answers so far, by the version that wrote them.
+    """
     going, numbers = True, itertools.count()
+    found: Counter[str] = Counter()
 
     async def user(http: httpx2.AsyncClient) -> None:
         while going:
             number = next(numbers)
             body = {**asked[number % len(asked)].body(), "model": FAMILY, "prompt_cache_key": str(number)}
-            if (answer := await ask(http, edge.url, body)).error:
+            answer = await ask(http, edge.url, body)
+            if answer.error:
                 raise FlexSpecError("a text failed", hint=answer.error)
+            found[answer.usage["flexspec"]["version"]] += 1
 
     async with unbounded() as http, asyncio.TaskGroup() as group:
         for _ in range(_USERS):
             group.create_task(user(http))
         try:
-            yield
+            yield found
         finally:
             going = False

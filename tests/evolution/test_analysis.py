@@ -8,19 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.updates.simulated import BAD, Simulated, decisions, joined, run
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Rule, Sample, acceptance, judge
-from tests.evolution.canaries import Simulated, decisions, joined, run
 
-BAD = {
-    "half the acceptance": Simulated(acceptance=0.3),
-    "a third of the speed": Simulated(slow=0.15),
-    "errors": Simulated(errors=0.3),
-    "nothing but errors": Simulated(errors=1.0),
-}
+CANARIES = {**BAD, "nothing but errors": Simulated(errors=1.0)}
 
 
-@pytest.mark.parametrize("canary", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES.keys())
 def test_a_bad_canary_is_aborted_within_60_answers(canary: Simulated) -> None:
     """Of 20 of each kind; of 300 with half the acceptance, 2 were not, and of the others none."""
     for seed in range(20):

@@ -1,10 +1,12 @@
-"""Answers of simulated versions, whose prompts, lengths and times vary as real ones do."""
+"""The rule of ``flexspec head watch`` alone: answers of simulated versions, whose prompts, lengths and times vary."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from flexspec_mq.evolution.analysis import Decision, Rule, Sample, Verdict, judge
 
@@ -36,6 +38,50 @@ class Simulated:
         drafted = int(draw.lognormvariate(4.5, 0.8)) + 1
         accepted = sum(draw.random() < share for _ in range(drafted))
         return Sample(1, accepted, drafted, 0, self.slow * draw.lognormvariate(0, self.jitter))
+
+
+BAD = {
+    "half the acceptance": Simulated(acceptance=0.3),
+    "a third of the speed": Simulated(slow=0.15),
+    "30 % errors": Simulated(errors=0.3),
+}
+GOOD = "as good as the stable one"
+ANSWERS = 60
+"""Of a canary, after which nobody looks any more."""
+AT_ONCE = (1, 10)
+"""Answers that an edge tells of in one status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of many canaries alike.
+
+    Attributes:
+        kind: what they are.
+        at_once: answers that an edge tells of in one status.
+        canaries: how many.
+        aborted: of these, within `ANSWERS` answers each.
+    """
+
+    kind: str
+    at_once: int
+    canaries: int
+    aborted: int
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def judged(bad: int, good: int) -> Iterator[Judged]:
+    """Judge so many canaries of each bad kind, and so many good ones."""
+    for at_once in AT_ONCE:
+        for kind, canary in {**BAD, GOOD: Simulated()}.items():
+            count = good if kind == GOOD else bad
+            found = Counter(
+                one for one, _ in decisions(canary, range(count), answers=ANSWERS, at_once=at_once)
+            )
+            yield Judged(kind, at_once, count, found[Decision.ABORT])
 
 
 def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:
