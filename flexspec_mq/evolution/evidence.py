@@ -37,16 +37,26 @@ class Evidence:
 
     Args:
         family: edges of others are left out.
+
+    Attributes:
+        taken: samples so far, of all versions.
     """
 
     def __init__(self, family: str) -> None:
         self._family = family
         self._edges: ExpiringMap[str, _Life] = ExpiringMap(most=_MOST_EDGES)
-        self._samples: ExpiringMap[str, deque[Sample]] = ExpiringMap(most=_MOST_VERSIONS)
+        self._samples: ExpiringMap[str, deque[tuple[int, Sample]]] = ExpiringMap(most=_MOST_VERSIONS)
+        self.taken = 0
 
-    def of(self, digest: bytes) -> Sequence[Sample]:
-        """All that is remembered of a version."""
-        return tuple(self._samples.get(digest.hex(), 0.0) or ())
+    def of(self, digest: bytes, since: int = 0) -> Sequence[Sample]:
+        """What is remembered of a version.
+
+        Args:
+            digest: of its head's manifest.
+            since: `taken` at the moment from which on samples count.
+        """
+        samples = self._samples.get(digest.hex(), 0.0) or ()
+        return tuple(sample for number, sample in samples if number >= since)
 
     def forget(self, digest: bytes) -> None:
         """Let a version begin anew."""
@@ -65,7 +75,8 @@ class Evidence:
             sample = _between(before.get(figures.digest, VersionFigures(name=figures.name)), figures)
             if sample is not None:
                 samples = self._samples.get(figures.digest, 0.0) or deque(maxlen=_MOST_SAMPLES)
-                samples.append(sample)
+                samples.append((self.taken, sample))
+                self.taken += 1
                 self._samples.put(figures.digest, samples, 0.0)
 
 

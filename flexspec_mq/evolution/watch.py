@@ -41,7 +41,7 @@ class Step:
 
 @dataclass
 class Judge:
-    """Decides on canaries, and remembers which are canaries and since when. No I/O.
+    """Decides on canaries, and remembers which are canaries and since which sample. No I/O.
 
     Attributes:
         rule: what is asked of a canary.
@@ -50,19 +50,24 @@ class Judge:
 
     rule: Rule
     statuses: Statuses
-    _canaries: frozenset[bytes] | None = None
+    _canaries: dict[bytes, int] | None = None
 
     def verdicts(self, catalogue: Catalogue) -> Iterator[tuple[CatalogueVersion, Verdict]]:
-        """Of each canary."""
+        """Of each canary, beside what the stable version has done since the canary is one.
+
+        What it did before says little: with another load everything takes another time.
+        """
         evidence = self.statuses.evidence
         canaries = [one for one in catalogue.versions if one.state is VersionState.CANARY]
-        digests = frozenset(one.digest for one in canaries)
-        if self._canaries is not None:
-            for digest in digests - self._canaries:
+        known = self._canaries
+        begun = {}
+        for digest in (one.digest for one in canaries):
+            if known is not None and digest not in known:
                 evidence.forget(digest)  # it begins anew
-        self._canaries = digests
-        samples = evidence.of(stable(catalogue).digest)
+            begun[digest] = 0 if known is None else known.get(digest, evidence.taken)
+        self._canaries = begun
         for canary in canaries:
+            samples = evidence.of(stable(catalogue).digest, begun[canary.digest])
             verdict = self._refused(canary) or judge(self.rule, samples, evidence.of(canary.digest))
             yield canary, verdict
 

@@ -1,0 +1,87 @@
+"""What `flexspec head watch` compares a canary with."""
+
+from __future__ import annotations
+
+import random
+
+from benchmarks.updates.simulated import Simulated
+from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Sample
+from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.evolution.overview import Statuses
+from flexspec_mq.evolution.watch import Judge
+from schemas.catalogue import FORMAT, Catalogue, CatalogueVersion, VersionState
+from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures
+
+STABLE, CANARY = bytes(32), bytes([1]) * 32
+_TOKENS = 50
+
+
+def catalogue(*, canary: bool) -> Catalogue:
+    versions = [CatalogueVersion("v1", VersionState.STABLE, STABLE)]
+    if canary:
+        versions.append(CatalogueVersion("v2", VersionState.CANARY, CANARY, 50))
+    return Catalogue(FORMAT, "fam", 1000, 1000, 1, "/heads", tuple(versions))
+
+
+class Edge:
+    """An edge that tells of each answer."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._sums = {
+            digest: VersionFigures(name=name, digest=digest.hex())
+            for name, digest in (("v1", STABLE), ("v2", CANARY))
+        }
+
+    def tell(self, digest: bytes, one: Sample) -> None:
+        before = self._sums[digest]
+        self._sums[digest] = VersionFigures(
+            name=before.name,
+            digest=before.digest,
+            answers=before.answers + one.answers,
+            errors=before.errors + one.errors,
+            drafted=before.drafted + one.drafted,
+            accepted=before.accepted + one.accepted,
+            tokens=before.tokens + _TOKENS * one.answers,
+            seconds=before.seconds + _TOKENS * (one.seconds_per_token or 0.0),
+        )
+        told = CatalogueStatus(family="fam", state="current")
+        versions = tuple(self._sums.values())
+        self._evidence.take(
+            EdgeStatus(state="online", epoch=1, at=0.0, edge="e", catalogue=told, versions=versions)
+        )
+
+
+def decided(seed: int, before: Simulated, stable: Simulated, canary: Simulated) -> tuple[Decision, int]:
+    """What becomes of a canary that comes after 100 answers of the stable version, and after how many answers."""
+    draw, evidence = random.Random(seed), Evidence("fam")
+    judge, edge = Judge(DEFAULT_RULE, Statuses(evidence)), Edge(evidence)
+    assert not list(judge.verdicts(catalogue(canary=False)))
+    for _ in range(100):
+        edge.tell(STABLE, before.answer(draw))
+    answers = 0
+    while answers < 120:
+        ((version, verdict),) = judge.verdicts(catalogue(canary=True))
+        assert version.name == "v2"
+        if verdict.decision is not Decision.WAIT:
+            return verdict.decision, answers
+        of_canary = draw.random() < 0.5
+        answers += of_canary
+        edge.tell(*((CANARY, canary.answer(draw)) if of_canary else (STABLE, stable.answer(draw))))
+    return Decision.WAIT, answers
+
+
+def test_a_good_canary_is_not_aborted_where_the_load_rises_as_it_comes() -> None:
+    """Everything takes twice as long from then on. Beside all that the stable version did before, 4 of these were."""
+    busy = Simulated(slow=0.1)
+    for seed in range(20):
+        decision, _ = decided(seed, Simulated(), busy, busy)
+        assert decision is not Decision.ABORT
+
+
+def test_a_bad_canary_is_aborted_where_the_load_falls_as_it_comes() -> None:
+    """It takes three times as long as the stable version, which took four times as long before."""
+    for seed in range(20):
+        decision, answers = decided(seed, Simulated(slow=0.2), Simulated(), Simulated(slow=0.15))
+        assert decision is Decision.ABORT
+        assert DEFAULT_RULE.least <= answers <= 60
