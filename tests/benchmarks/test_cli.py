@@ -84,6 +84,8 @@ def test_an_unknown_flag_is_refused(
         (engine.main, ["--context", "3"], "--context 3"),
         (engine.main, ["--rounds", "0"], "--rounds 0"),
         (engine.main, ["--generate", "1"], "--generate 1"),
+        (engine.main, ["--pairs", "0"], "--pairs 0"),
+        (engine.main, ["--floor", "-1"], "--floor -1"),
         (engine.main, ["--threads", "0"], "threads 0"),
         (engine.main, ["--turns", "0"], "--turns 0"),
         (engine.main, ["--crowd-tokens", "2"], "--crowd-tokens 2"),
@@ -192,6 +194,19 @@ def test_engine(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in results["ms"].values())
     for bar in results["bars"].values():
         assert bar["met"] is (bar["value"] <= bar["most"])
+
+
+def test_engine_with_heads(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--target", checkpoint, "--dtype", "float32", "--context", "64", "--sections", "heads"]
+    assert engine.main([*flags, "--pairs", "3", "--floor", "1"]) == 0
+    results = last_json(capsys.readouterr().out)["results"]["heads"]
+    assert set(results["ms"]) == {"base", "one head", "4 heads"}
+    assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in results["ms"].values())
+    bar = results["bars"]["heads"]
+    assert bar["value"] == results["ratios"]["4 heads to one"]
+    assert bar["met"] is (bar["value"] <= bar["most"])
+    assert engine.main([*flags, "--floor", "40"]) == 2
+    assert "--floor 40" in capsys.readouterr().err
 
 
 def test_a_context_that_does_not_fit_is_refused(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
