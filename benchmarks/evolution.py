@@ -5,8 +5,8 @@ Everything but `rule`, which judges simulated answers, runs as users run it: Mos
 compared with what transformers and peft write with the same base and head, one text at a time.
 
 `watch` publishes good canaries and four bad ones: the base's upper layers in reverse order, all of them and ten, a
-head that is hardly half accepted, and the base at a worker of its own that may run for a fifth of the time only. All
-versions of one worker share its steps, so that a head which slows them slows the stable version as well.
+head of which half as much is accepted, and the base at a worker of its own that may run for a fifth of the time only.
+All versions of one worker share its steps, so that a head which slows them slows the stable version as well.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ REVERSED = (24, 10)
 """Layers, from the top, whose order is turned round."""
 MILD = ("mathematics", "format", "style")
 """Heads that ship and whose texts the draft guesses as well as the base's."""
-WILD, TOO_MUCH = "reasoning", 1.0
-"""A head whose texts the draft guesses hardly half as well, and how much of it."""
+WILD = "reasoning"
+"""A head that ships and whose texts the draft guesses half as well."""
 SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 """Of the additions of good canaries."""
 MOST_GOOD = 1 + len(SCALES) * len(MILD)
@@ -51,10 +51,10 @@ class Head:
 
 
 def bad_heads() -> Sequence[Head]:
-    """Upper layers in reverse order, a head that hardly half is accepted of, and a slow version."""
+    """Upper layers in reverse order, a head of which half as much is accepted, and a slow version."""
     return (
         *(Head(f"reversed-{layers}", partial(reverse, layers=layers), bad=True) for layers in REVERSED),
-        Head("half-accepted", partial(scaled, source=EXAMPLES / WILD, scale=TOO_MUCH), bad=True),
+        Head("half-accepted", partial(scaled, source=EXAMPLES / WILD), bad=True),
         Head("slow", partial(base_again, shorter=2), bad=True, apart=True),
     )
 
@@ -92,9 +92,11 @@ def reverse(folder: Path, layers: int) -> None:
     _write(folder, base, "full", _written(model, base), folder / FULL)
 
 
-def scaled(folder: Path, source: Path, scale: float) -> None:
-    """Write a LoRA head with its additions scaled, and canaries that are what it then writes."""
+def scaled(folder: Path, source: Path, scale: float = 1.0) -> None:
+    """Write a LoRA head as it is or, with its additions scaled, with canaries that are what it then writes."""
     shutil.copytree(source, folder)
+    if scale == 1.0:
+        return
     config = json.loads((folder / CONFIG).read_text("utf-8"))
     config["lora_alpha"] *= scale
     (folder / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")

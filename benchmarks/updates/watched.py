@@ -25,8 +25,8 @@ from flexspec_mq.site.process import Process, python
 from flexspec_mq.site.topology import Daemon
 
 _USERS = 8
-_SHARE = "65"
-"""Percent of new conversations."""
+_SHARES = {True: "50", False: "65"}
+"""Percent of new conversations, of bad canaries and of good ones: those have many more answers to give."""
 _MOST = 160
 """Answers after which a canary counts as undecided, as it does after `_WITHIN` seconds."""
 _WITHIN = 400.0
@@ -119,7 +119,9 @@ async def _canary(here: Place, edge: Daemon, asked: Sequence[Asked], head: Head,
     await asyncio.to_thread(head.make, folder)
     async with contextlib.AsyncExitStack() as stack:
         apart = str(operator.folder / "apart")
-        await operator.publish(name, folder, "--share", _SHARE, *(("--upload", apart) if head.apart else ()))
+        await operator.publish(
+            name, folder, "--share", _SHARES[head.bad], *(("--upload", apart) if head.apart else ())
+        )
         if head.apart:
             own = await here.here.worker("w2", *operator.follow("w2"), "--heads", apart)
             stack.push_async_callback(own.process.end)
