@@ -84,8 +84,8 @@ async def crashes(
                 await update.published()
                 await asyncio.sleep(at)
                 state = update.state
+                update.killed = True  # before the broker says that the worker is gone
                 await worker.process.kill()
-                update.killed = True
                 await command
             began = time.perf_counter()
             here.witness.workers.clear()
