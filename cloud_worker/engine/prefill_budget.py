@@ -1,12 +1,19 @@
-"""How much of unread prefixes a forward may read, so that it does not take too long.
+"""How much of unread prefixes a forward may read: sessions that write go on smoothly, and no prompt starves.
 
-Two things are measured. What a forward takes without any reading: a line over the tokens that writing sessions feed
-into it, by least squares with exponential weights. And what each token that is read adds to that. From both follows
-how many tokens fit into the time that a step may take. While sessions write, every eighth forward reads nothing, so
-that the first of the two stays fresh.
+While sessions write, reading may make a forward longer by a bounded factor, the stretch, and no longer than a target
+in ms. But where the forward takes long without any reading, reading may still add half of that, whatever the target
+says. So as long as prompts wait, reading gets at least a third of the time, and a prompt is read within a time in
+proportion to the tokens that wait, on a machine of any speed. The same where no session writes: the forward may take
+the target, or the stretch times what it takes with hardly any reading, if that is more.
 
-What is not known is taken to be slow: without a spread of sizes all of the time is put down to tokens, and a forward
-beside writing sessions reads at most twice what those before it did.
+Three things are measured. What a forward takes without any reading: a line over the tokens that writing sessions feed
+into it, by least squares with exponential weights. What each token that is read adds to that. And what a forward
+takes that reads the least and has no session that writes. While sessions write, every eighth forward reads nothing,
+and where none writes and the time is short, every eighth reads the least, so that all three stay fresh.
+
+What is not known is taken to be slow: what a token costs that is read, without a spread of sizes; that sessions which
+feed more tokens than lately take no longer. A forward beside writing sessions reads at most twice what those before
+it did.
 """
 
 from __future__ import annotations
@@ -20,7 +27,9 @@ _FORGET = 0.7
 _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
-"""One forward in so many reads nothing."""
+"""One forward in so many reads nothing, or the least."""
+_SHARE = 0.5
+"""What reading may add in any case, of the time that a forward takes without it."""
 
 
 @dataclass(slots=True)
@@ -41,12 +50,15 @@ class _Line:
         self.xy = x * y + _FORGET * self.xy
 
     def at(self, x: float) -> float:
-        """The line's value, never below 0; 0 before any point."""
+        """The line's value, never below 0; 0 before any point. What is not known of its slope makes it lower."""
         if not self.weight:
             return 0.0
         mean, level = self.x / self.weight, self.y / self.weight
-        spread = self.xx / self.weight - mean * mean + _PRIOR * mean * mean
-        slope = (self.xy / self.weight - mean * level + _PRIOR * mean * level) / spread
+        prior = _PRIOR * mean * mean
+        common = self.xy / self.weight - mean * level
+        if x < mean:
+            common += _PRIOR * mean * level
+        slope = common / (self.xx / self.weight - mean * mean + prior)
         return max(0.0, level + max(0.0, min(slope, level / mean)) * (x - mean))
 
 
@@ -56,7 +68,7 @@ class PrefillBudget:
 
     Attributes:
         most: tokens that one forward may read in any case.
-        target: ms that a step should take at most.
+        target: ms that a step should take at most, as far as reading gets its share.
         stretch: how much longer than without any reading a step may be while sessions write.
         least: tokens that one forward may read in any case, but for those that read nothing.
     """
@@ -70,6 +82,8 @@ class PrefillBudget:
     _ms: float = 0.0
     _read: int = 0
     _since: int = 0
+    _light: float = 0.0
+    _since_light: int = 0
 
     def saw(self, writing: int, read: int, ms: float) -> None:
         """A forward is done.
@@ -84,6 +98,9 @@ class PrefillBudget:
             self._ms = max(0.0, ms - self._alone.at(writing)) + _FORGET * self._ms
             self._read = max(read, self._read // 2)
             self._since += 1
+            self._since_light += 1
+            if not writing and read <= self.least:
+                self._light, self._since_light = ms, 0
         elif writing:
             self._alone.saw(writing, ms)
             self._since = 0
@@ -97,9 +114,18 @@ class PrefillBudget:
         if writing and self._since >= _PROBE - 1:
             return 0
         alone = self._alone.at(writing)
-        allowed = min(self.target, self.stretch * alone) if writing and alone else self.target
         each = self._ms / self._tokens if self._tokens else alone / max(1, writing)
-        fits = (allowed - alone) / each if each > 0.0 else self.most
+        fits = (self._allowed(writing, alone) - alone) / each if each > 0.0 else self.most
+        if not writing and fits < self.most and self._since_light >= _PROBE - 1:
+            return self.least
         # Nobody waits for a forward in which no session writes, so only its time has to be known.
         cap = self.most if self._tokens and not writing else 2 * self._read
         return max(self.least, min(self.most, int(min(fits, self.most)), cap))
+
+    def _allowed(self, writing: int, alone: float) -> float:
+        """Ms that the next forward may take."""
+        if not writing:
+            return max(self.target, self.stretch * max(alone, self._light))
+        if not alone:
+            return self.target
+        return max(min(self.target, self.stretch * alone), (1.0 + _SHARE) * alone)

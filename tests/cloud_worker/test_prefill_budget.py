@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore
-from cloud_worker.engine.prefill_budget import PrefillBudget
+from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import _divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
@@ -89,11 +89,115 @@ def test_the_target_time_bounds_steps_that_only_read() -> None:
     assert 44 <= sizes[-1] <= 50  # 40 + 1.2 · 50 is the target
 
 
-def test_a_step_that_is_too_slow_already_reads_the_least() -> None:
-    pace = PrefillBudget(most=512, target=100.0, least=8)
-    for _ in range(9):
-        pace.saw(8, 0, 300.0)
-    assert pace.budget(8) == 8
+@dataclass(frozen=True)
+class Machine:
+    """What forwards cost: ms in any case, for each token that writes, and for each piece of so many that are read."""
+
+    fixed: float
+    write: float
+    read: float
+    piece: int = 1
+
+    def alone(self, writing: int) -> float:
+        return self.fixed + self.write * writing
+
+    def ms(self, writing: int, reading: int) -> float:
+        return self.alone(writing) + self.read * self.piece * -(-reading // self.piece)
+
+    def reads(self, ms: float) -> int:
+        """Tokens, at least 1, that surely add no more than so much."""
+        return max(1, int(ms / self.read) - self.piece + 1)
+
+
+TARGETS = st.sampled_from((50.0, 250.0, 1000.0))
+WRITERS = st.integers(1, 64)
+
+
+def machines(piece: int = 1) -> st.SearchStrategy[Machine]:
+    """From a GPU to a model that is far too large: 2 ms to 5 s a forward, a token read for 1/1000 to 1/8 of that."""
+    return st.builds(
+        lambda fixed, write, read: Machine(fixed, fixed * write, fixed * read, piece),
+        st.floats(2.0, 5000.0),
+        st.floats(0.0, 0.1),
+        st.floats(0.001, 0.125),
+    )
+
+
+@settings(deadline=None)
+@given(machines(), TARGETS, WRITERS, st.lists(WRITERS, min_size=1, max_size=60))
+def test_reading_stretches_no_step_by_more_than_the_bound(
+    machine: Machine, target: float, before: int, during: Sequence[int]
+) -> None:
+    """Whatever number of tokens writes in each."""
+    pace = PrefillBudget(most=512, target=target)
+    for _ in range(8):
+        pace.saw(before, 0, machine.alone(before))
+    for writing in during:
+        reading = pace.budget(writing)
+        took = machine.ms(writing, reading)
+        assert took <= 1.001 * max(pace.stretch * machine.alone(writing), machine.ms(writing, LEAST))
+        pace.saw(writing, reading, took)
+
+
+@settings(deadline=None)
+@given(st.sampled_from((1, 32)).flatmap(machines), TARGETS, WRITERS, st.integers(2, 4000))
+def test_a_prompt_beside_sessions_that_write_is_read_within_a_number_of_steps(
+    machine: Machine, target: float, writing: int, prompt: int
+) -> None:
+    """Also where steps take longer than the target without it: reading gets a third of the time."""
+    pace = PrefillBudget(most=128, target=target)
+    for _ in range(8):
+        pace.saw(writing, 0, machine.alone(writing))
+    steps = steps_to_read(pace, machine, writing, prompt)
+    each = min(128, max(LEAST, machine.reads(machine.alone(writing) / 2)))
+    assert steps <= 12 + 1.25 * prompt / each
+
+
+@settings(deadline=None)
+@given(st.sampled_from((1, 32)).flatmap(machines), TARGETS, st.integers(2, 4000))
+def test_a_prompt_alone_is_read_within_a_number_of_steps(
+    machine: Machine, target: float, prompt: int
+) -> None:
+    pace = PrefillBudget(most=128, target=target)
+    steps = steps_to_read(pace, machine, 0, prompt)
+    light = machine.ms(0, LEAST)
+    each = min(128, max(LEAST, machine.reads(max(target, pace.stretch * light) - machine.fixed)))
+    assert steps <= 12 + 1.25 * prompt / each
+
+
+def steps_to_read(pace: PrefillBudget, machine: Machine, writing: int, prompt: int) -> int:
+    """Forwards until a prompt is read; where no session writes none takes longer than it may."""
+    steps = 0
+    while prompt:
+        reading = min(pace.budget(writing), prompt)
+        took = machine.ms(writing, reading)
+        if not writing and machine.piece == 1:
+            assert took <= 1.001 * max(pace.target, pace.stretch * machine.ms(0, LEAST))
+        pace.saw(writing, reading, took)
+        prompt -= reading
+        steps += 1
+    return steps
+
+
+def test_prompts_are_read_where_steps_take_longer_than_the_target() -> None:
+    """Eight sessions that write 40 tokens and then read a prompt of 80, in steps of 300 ms and 2 ms a token."""
+    pace = PrefillBudget()
+    waits: list[int] = []
+    writing, reading = list(range(5, 45, 5)), list[list[int]]()
+    for _ in range(1000):
+        budget = pace.budget(len(writing))
+        left = budget
+        for one in reading:
+            part = min(left, one[0])
+            one[0], one[1], left = one[0] - part, one[1] + 1, left - part
+        pace.saw(len(writing), budget - left, 300.0 + 2.0 * (budget - left))
+        writing = [one - 1 for one in writing]
+        reading += [[80, 0] for one in writing if not one]
+        writing = [one for one in writing if one] + [40 for one in reading if not one[0]]
+        waits += [one[1] for one in reading if not one[0]]
+        reading = [one for one in reading if one[0]]
+    assert len(waits) > 100
+    assert max(waits) <= 10
 
 
 SIZES = st.integers(0, 5000)
