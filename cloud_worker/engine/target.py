@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cloud_worker.engine.memory import limit_kernels
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 _NATIVE_VERSION = "base"
 """The version that workers serve when nobody says another."""
-_KERNELS = 256
-"""Kernels that oneDNN keeps, one for each shape of a product and 0.6 MB each; it would keep 1,024."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ def candidate_of(
         )
     dtype = torch_dtype(settings.dtype)
     torch.set_num_threads(settings.threads)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
+    limit_kernels()
     if settings.engine != "transformers" or settings.weights != "native":
         try:
             loaded = load_text(settings.target, progress=say)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from mmap import PAGESIZE
 from pathlib import Path
 
 _COLLAPSE = 25
 """``MADV_COLLAPSE`` of Linux, since 6.1."""
 _HUGE = 2 << 20
 """Bytes of a huge page on x86-64, and on ARM with pages of 4 kB."""
+_HELD = 0.875
+"""Least share of a huge page that is in memory before. What is not comes into it: where a heap has holes that went
+back to the system, they would all be filled again."""
 
 
 def collapse(maps: Path = Path("/proc/self/maps")) -> int:
     """Ask the system to put the memory that this process holds into huge pages, once.
 
     A forward of SmolLM2-135M takes 7 to 9 % less afterwards. It copies what it moves: half a second for 400 MB.
+    Memory with holes stays on small pages.
 
     Args:
         maps: the process's memory as Linux tells it.
@@ -25,15 +30,18 @@ def collapse(maps: Path = Path("/proc/self/maps")) -> int:
     """
     given = 0
     with suppress(OSError, AttributeError, ValueError):
-        madvise = ctypes.CDLL(None).madvise
+        system = ctypes.CDLL(None)
+        held = (ctypes.c_ubyte * (_HUGE // PAGESIZE))()
         for line in maps.read_text("ascii", "replace").splitlines():
             where, access, *rest = line.split()
             # Anonymous memory that is written; files and stacks stay as they are.
             if access != "rw-p" or rest[3:] not in ([], ["[heap]"]):
                 continue
             begin, end = (int(part, 16) for part in where.split("-"))
-            begin, end = -(-begin // _HUGE) * _HUGE, end // _HUGE * _HUGE
-            size = ctypes.c_size_t(end - begin)
-            if begin < end and madvise(ctypes.c_void_p(begin), size, _COLLAPSE) == 0:
-                given += end - begin
+            for page in range(-(-begin // _HUGE) * _HUGE, end // _HUGE * _HUGE, _HUGE):
+                at, size = ctypes.c_void_p(page), ctypes.c_size_t(_HUGE)
+                if system.mincore(at, size, held) != 0 or sum(held) < _HELD * len(held):
+                    continue
+                if system.madvise(at, size, _COLLAPSE) == 0:
+                    given += _HUGE
     return given

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmap import mmap
+import resource
+from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ def in_huge_pages() -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
 
 
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 @pytest.mark.skipif(
     not STATE.exists() or "[never]" in STATE.read_text(), reason="this system gives no huge pages"
 )
@@ -30,6 +36,17 @@ def test_memory_moves_and_stays_what_it_was() -> None:
         pytest.skip("this kernel does not know the call, or has no room")
     assert in_huge_pages() >= 4 * HUGE
     assert pages[:] == bytes(range(256)) * (8 * HUGE // 256)
+
+
+def test_memory_with_holes_is_not_filled() -> None:
+    small, pages = resource.getpagesize(), mmap(-1, 65 * HUGE, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    pages.write(b"x" * (65 * HUGE))
+    for begin in range(0, 65 * HUGE, HUGE // 4):
+        pages.madvise(MADV_DONTNEED, begin + small, HUGE // 4 - small)
+    before = resident()
+    collapse()
+    assert resident() - before < 32 * HUGE
+    assert pages[: 2 * small] == b"x" * small + bytes(small)
 
 
 @pytest.mark.parametrize("text", ["", "no map at all", "zz-yy rw-p 0 0:0 0", "1000-2000 rw-p 0 0:0 0"])
