@@ -65,6 +65,6 @@ def family_follower(
         weights=worker.weights,
         exactness=target.proof.word,
     )
-    loader = HeadLoader(base, target.model, engine, folder / "heads")
+    loader = HeadLoader(base, target, engine, folder / "heads", again=worker.prove)
     library = Library(worker.version, target.proof.word)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")
