@@ -13,7 +13,7 @@ from math import inf
 from typing import Literal
 
 from schemas.catalogue import CatalogueVersion, VersionState
-from schemas.status import MAX_WHY, VersionStatus
+from schemas.status import DIGEST, MAX_WHY, VersionStatus
 
 Exactness = Literal["exact", "exact up to ties", "unknown"]
 
@@ -96,7 +96,7 @@ class Library:
         self._named: set[str] = set()
         self._entries = {own: Entry(own, b"", Stage.READY, exactness)}
         self._opened = {own}
-        self._own = own
+        self._exactness = exactness
 
     @property
     def entries(self) -> list[Entry]:
@@ -108,9 +108,9 @@ class Library:
         return tuple(
             VersionStatus(
                 name=one.name,
-                digest=one.digest.hex(),
+                digest=one.digest[:DIGEST].hex(),
                 state=one.stage.value,
-                exactness=one.exactness,
+                exactness="" if one.stage in _NOT_HELD or one.exactness == self._exactness else one.exactness,
                 why=_printable(one.why),
             )
             for one in self.entries

@@ -11,7 +11,7 @@ from flexspec_mq.evolution.analysis import acceptance
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.topics import worker_of_status
 from schemas.catalogue import VersionState
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import DIGEST, EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class Statuses:
             if status.state == "gone":
                 continue
             for version in status.versions:
-                if version.digest == digest.hex():
+                if version.digest == digest[:DIGEST].hex():
                     yield name, version.state, version.why
 
 
