@@ -72,7 +72,8 @@ class Base:
             if theirs != ours:
                 raise HeadError(
                     f"not for this worker: its {what} is {theirs}, here it is {ours}",
-                    hint="start a worker with the target and settings that the head was made for",
+                    hint="start a worker with the target and settings that the head was made for; a base of its own "
+                    "is published with `flexspec head base --base`",
                 )
         if version == self.version and manifest.kind != "base":
             raise HeadError(

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.base import Inbound
     from schemas.catalogue import Catalogue, CatalogueVersion, KeySet
 
-_HEADINGS = ("version", "state", "share", "digest", "workers", "answers", "errors", "acceptance (interval)")
+_HEADINGS = (
+    "version",
+    "state",
+    "share",
+    "digest",
+    "draft",
+    "workers",
+    "answers",
+    "errors",
+    "acceptance (interval)",
+)
 
 
 @dataclass
@@ -106,6 +116,8 @@ def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
         "state": version.state.name.lower(),
         "share": version.share if version.state is VersionState.CANARY else None,
         "digest": version.digest.hex(),
+        "base": version.base.hex() or None,
+        "draft": "independent" if version.base else "shared",
         "workers": [
             {"worker": name, "state": state, "why": why}
             for name, state, why in statuses.holders(version.digest)
@@ -127,6 +139,7 @@ def _row(version: dict[str, Any]) -> Sequence[str]:
         version["state"],
         "" if version["share"] is None else f"{version['share']} %",
         version["digest"][:16],
+        version["draft"],
         ", ".join(workers) or "none",
         str(version["answers"]),
         str(version["errors"]),
