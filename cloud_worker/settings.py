@@ -103,8 +103,11 @@ class WorkerSettings(Section):
         float, Setting(help="seconds for sessions to end on SIGTERM", unit="seconds", least=0)
     ] = 30.0
     status_every: Annotated[
-        float, Setting(help="seconds between two status documents", unit="seconds", least=0.1)
-    ] = 5.0
+        float,
+        Setting(
+            help="seconds between two status documents while no version changes", unit="seconds", least=0.1
+        ),
+    ] = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

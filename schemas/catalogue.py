@@ -23,6 +23,9 @@ MAX_VERSIONS = 32
 MAX_KEYS = 16
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+BASE_ID = 4
+"""Bytes of a base's id, the beginning of the fingerprint of its weights."""
+BaseId = Annotated[bytes, Meta(max_length=BASE_ID)]
 KEY_ID = 4
 """Bytes of a key's id, the beginning of the SHA-256 of the public key."""
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -55,12 +58,16 @@ class CatalogueVersion(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
         digest: SHA-256 of its head's manifest, which binds the head's files, the base that it belongs to, and the
             dtype and weights that it is computed with: two workers with this digest write the same texts.
         share: percent of new sessions that a canary takes.
+        base: id of its base where that is another one than the family's, so that workers know which versions are
+            theirs; empty where it is the family's. The drafts of devices share the lower layers of the family's base
+            alone: beside any other they are independent small models.
     """
 
     name: Name
     state: VersionState
     digest: Digest
     share: Annotated[int, Meta(ge=0, le=100)] = 0
+    base: BaseId = b""
 
 
 class Catalogue(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):

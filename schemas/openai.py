@@ -335,12 +335,15 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
         state: ``canary``, ``stable`` or ``draining``.
         digest: of its head's manifest, in hex.
         share: percent of new texts that a canary takes.
+        draft: what devices' drafts are to it: ``shared`` are the lower layers of its base; ``independent`` are small
+            models of their own, as the version has another base than the family.
     """
 
     version: str
     state: str
     digest: str
     share: int = 0
+    draft: Literal["shared", "independent"] = "shared"
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,8 @@ Total = Epoch
 """Of what may be counted for years."""
 MAX_HELD = 40
 """Of a worker: all of a family, and some that are on their way out."""
+DIGEST = 8
+"""First bytes of a digest that a worker's status tells."""
 MAX_WHY = 120
 """Characters."""
 
@@ -25,24 +27,31 @@ MAX_WHY = 120
 class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One version of a worker.
 
+    A status is a worker's word, which nobody signs. The digest in it only says which of the heads that have borne a
+    name it is about, so its beginning is enough: what a worker loads has the whole digest of the signed catalogue.
+    Two heads that begin alike can be made in some 2^32 tries, but both must be signed under one name to be taken for
+    each other; and a worker that lies can tell any digest.
+
     Attributes:
         name: on topics and in the API.
-        digest: SHA-256 of its head's manifest in hex; empty where it is of no family.
+        digest: the first 8 bytes of the SHA-256 of its head's manifest, in hex; empty where it is of no family.
         state: ``ready`` takes new sessions, ``draining`` only goes on with texts that have begun. ``loading`` is not
             here yet, and ``refused`` cannot be.
-        exactness: as of the worker, for this version.
+        exactness: as of the worker, for this version; empty where it is the worker's.
         why: it is refused, or not here yet.
     """
 
     name: Name
-    digest: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
-    state: Literal["loading", "ready", "draining", "refused"]
-    exactness: Literal["exact", "exact up to ties", "unknown"] = "unknown"
+    digest: Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")] = ""
+    state: Literal["loading", "ready", "draining", "refused"] = "ready"
+    exactness: Literal["", "exact", "exact up to ties", "unknown"] = ""
     why: Annotated[str, Meta(max_length=MAX_WHY)] = ""
 
 
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a cloud worker says of itself on ``f1/w/<worker>``; its will says ``gone``.
+
+    What holds its default is left out, since edges on metered links get this every few seconds.
 
     Attributes:
         epoch: start time of this process in ms; a late will of an older life carries an older epoch.

@@ -36,6 +36,7 @@ class Target:
         loaded: what is to be known of it without its weights.
         model: runs it.
         engine: ``compact`` or ``transformers``.
+        candidate: what the model was made from, for proofs of heads.
         remembered: the proof was made at an earlier start.
     """
 
@@ -43,6 +44,7 @@ class Target:
     model: Provable
     proof: Proof
     engine: str
+    candidate: Candidate[Provable]
     remembered: bool = False
 
 
@@ -74,7 +76,7 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     trim()
     if settings.device == "cpu":
         collapse()
-    return Target(loaded, model, proof, engine, remembered)
+    return Target(loaded, model, proof, engine, candidate, remembered)
 
 
 def candidate_of(

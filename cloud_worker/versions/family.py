@@ -15,6 +15,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.default import cache_folder
 from flexspec_mq.models.heads.base import weights_fingerprint
+from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +66,7 @@ def family_follower(
         weights=worker.weights,
         exactness=target.proof.word,
     )
-    loader = HeadLoader(base, target.model, engine, folder / "heads")
-    library = Library(worker.version, target.proof.word)
+    loader = HeadLoader(base, target, engine, folder / "heads", again=worker.prove)
+    base_id = bytes.fromhex(base.weights_fingerprint)[:BASE_ID]
+    library = Library(worker.version, target.proof.word, base_id)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")

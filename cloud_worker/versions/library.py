@@ -13,7 +13,7 @@ from math import inf
 from typing import Literal
 
 from schemas.catalogue import CatalogueVersion, VersionState
-from schemas.status import MAX_WHY, VersionStatus
+from schemas.status import DIGEST, MAX_WHY, VersionStatus
 
 Exactness = Literal["exact", "exact up to ties", "unknown"]
 
@@ -89,14 +89,17 @@ class Library:
     Args:
         own: version that the worker serves from its start, and which is the base.
         exactness: of it.
+        base: id of the base, as catalogues name bases that are not the family's.
     """
 
-    def __init__(self, own: str, exactness: Exactness) -> None:
+    def __init__(self, own: str, exactness: Exactness, base: bytes = b"") -> None:
         self._wanted: dict[str, CatalogueVersion] = {}
         self._named: set[str] = set()
         self._entries = {own: Entry(own, b"", Stage.READY, exactness)}
         self._opened = {own}
-        self._own = own
+        self._exactness = exactness
+        self._id = base
+        self._base = b""  # what catalogues say of the base of our versions; empty is the family's
 
     @property
     def entries(self) -> list[Entry]:
@@ -108,9 +111,9 @@ class Library:
         return tuple(
             VersionStatus(
                 name=one.name,
-                digest=one.digest.hex(),
+                digest=one.digest[:DIGEST].hex(),
                 state=one.stage.value,
-                exactness=one.exactness,
+                exactness="" if one.stage in _NOT_HELD or one.exactness == self._exactness else one.exactness,
                 why=_printable(one.why),
             )
             for one in self.entries
@@ -120,10 +123,19 @@ class Library:
         """Take up a catalogue. What it does not name is retired, but for the worker's own version.
 
         Where it names that one, its manifest must be one of the base, or the version is refused like any other.
+        Once a catalogue has named this worker's base as another one than the family's, versions of the family's base
+        are other workers', as those of any third base are from the start; nothing is said of them. Until then the
+        worker's base is taken for the family's.
         """
         versions = list(versions)
+        if self._id and any(one.base == self._id for one in versions):
+            self._base = self._id
         self._named = {one.name for one in versions}
-        self._wanted = {one.name: one for one in versions if one.state is not VersionState.RETIRED}
+        self._wanted = {
+            one.name: one
+            for one in versions
+            if one.base == self._base and one.state is not VersionState.RETIRED
+        }
         for name, one in self._wanted.items():
             known = self._entries.get(name)
             if known is None or (known.stage in _NOT_HELD and known.digest != one.digest):

@@ -6,6 +6,7 @@ on the engine's, between two steps: running sessions wait for one of these at a 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,18 +17,21 @@ from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
 from flexspec_mq.models.heap import trim
-from flexspec_mq.models.invariance.proof import proving_head
+from flexspec_mq.models.invariance.proof_cache import proving_remembered
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
     from cloud_worker.engine.interface import Engine
+    from cloud_worker.engine.target import Target
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
     from flexspec_mq.models.heads.head import Head, Sizes
-    from flexspec_mq.models.invariance.proof import Proof, Provable
+    from flexspec_mq.models.invariance.proof import Proof
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class Base:
             if theirs != ours:
                 raise HeadError(
                     f"not for this worker: its {what} is {theirs}, here it is {ours}",
-                    hint="start a worker with the target and settings that the head was made for",
+                    hint="start a worker with the target and settings that the head was made for; a base of its own "
+                    "is published with `flexspec head base --base`",
                 )
         if version == self.version and manifest.kind != "base":
             raise HeadError(
@@ -82,16 +87,21 @@ class HeadLoader:
 
     Args:
         base: of the worker.
-        model: of the engine.
+        target: whose model the engine runs.
         engine: that heads are for.
         cache: folder where fetched heads are kept.
+        again: prove heads even if their proofs are remembered.
     """
 
-    def __init__(self, base: Base, model: Provable, engine: Engine, cache: Path) -> None:
+    def __init__(
+        self, base: Base, target: Target, engine: Engine, cache: Path, *, again: bool = False
+    ) -> None:
         self._base = base
-        self._model = model
+        self._model = target.model
+        self._candidate = target.candidate
         self._engine = engine
         self._cache = cache
+        self._again = again
 
     def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
         """Fetch a head, hold it in the engine's model under the name of its version, and check it.
@@ -110,7 +120,7 @@ class HeadLoader:
         thread.submit(partial(self._model.hold, name, self._read(folder, manifest))).result()
         try:
             self._check_canaries(name, manifest, thread)
-            exactness = self._prove(name, thread)
+            exactness = self._prove(name, digest, thread)
             thread.submit(partial(self._engine.hold, name, name)).result()
         except BaseException:
             thread.submit(partial(self._model.drop, name)).result()
@@ -145,11 +155,14 @@ class HeadLoader:
                 hint="its weights are not those that the canaries were written with: publish it again",
             )
 
-    def _prove(self, name: str, thread: EngineThread) -> Exactness:
-        """Prove a head, one forward at a time. Where the base is not exact, no head is."""
-        steps = proving_head(self._model, name)
-        while (proof := thread.submit(partial(_advance, steps)).result()) is None:
+    def _prove(self, name: str, digest: bytes, thread: EngineThread) -> Exactness:
+        """Prove a head, one forward at a time, or find its proof. Where the base is not exact, no head is."""
+        steps = proving_remembered(self._candidate, self._model, name, digest.hex(), again=self._again)
+        while (found := thread.submit(partial(_advance, steps)).result()) is None:
             continue
+        proof, remembered = found
+        if remembered:
+            _log.info("version %s: proved at an earlier start", name)
         return proof.word if self._base.exactness == "exact" else self._base.exactness
 
     def _read(self, folder: Path, manifest: Manifest) -> Head:
@@ -157,11 +170,11 @@ class HeadLoader:
         return read(folder, self._base.sizes, manifest.floor)
 
 
-def _advance(steps: Generator[float, None, Proof]) -> Proof | None:
+def _advance(steps: Generator[float, None, tuple[Proof, bool]]) -> tuple[Proof, bool] | None:
     """Go one step; what was found, if it was the last."""
     try:
         next(steps)
     except StopIteration as ended:
-        proof: Proof = ended.value
-        return proof
+        found: tuple[Proof, bool] = ended.value
+        return found
     return None

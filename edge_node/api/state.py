@@ -48,6 +48,7 @@ class Api:
                     state=one.found.state.name.lower(),
                     digest=one.found.digest.hex(),
                     share=one.found.share,
+                    draft="independent" if one.found.base else "shared",
                 ),
             )
             for one in self.node.models.listed()

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 def versions_of(status: WorkerStatus) -> list[VersionStatus]:
     """The versions of which a worker that is online takes new sessions."""
     if not status.versions:
-        alone = VersionStatus(name=status.version, state="ready", exactness=status.exactness)
+        alone = VersionStatus(name=status.version)
         return [alone] if status.version else []
     return [one for one in status.versions if one.state == "ready"]
 
@@ -96,9 +96,10 @@ class WorkerDirectory:
         """Since when a worker that is online serves just this head, ms since the Unix epoch; None without any.
 
         One that tells no digest follows no family, and is taken at its word; so is the name where we follow none.
+        Others tell the beginning of it.
         """
         told = [(status.epoch, one.digest) for status, one in self._serving(target.version)]
-        same = (epoch for epoch, digest in told if digest == target.digest or not (digest and target.digest))
+        same = (epoch for epoch, digest in told if not target.digest or target.digest.startswith(digest))
         return min(same, default=None)
 
     def status(self, version: str) -> WorkerStatus | None:
@@ -107,7 +108,7 @@ class WorkerDirectory:
 
     def exactness(self, version: str) -> str:
         """What can be said of any text of a version: the weakest word of its workers, ``unknown`` without any."""
-        said = {one.exactness for _, one in self._serving(version)}
+        said = {one.exactness or status.exactness for status, one in self._serving(version)}
         return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
 
     def weights(self, version: str) -> str:

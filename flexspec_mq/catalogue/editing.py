@@ -12,7 +12,8 @@ from flexspec_mq.errors import UsageError
 from schemas.catalogue import FORMAT, Catalogue, CatalogueVersion, VersionState
 
 KEPT_RETIRED: Final = 2
-"""Retired versions that the next `publish` leaves in the catalogue, so that it stays small."""
+"""Retired versions that the next `publish` leaves in the catalogue, so that it stays small. The last one of the
+family's own base stays as well, as its manifest says which base that is."""
 
 
 def begin(
@@ -44,6 +45,7 @@ def publish(
     digest: bytes,
     state: VersionState = VersionState.CANARY,
     share: int = 10,
+    base: bytes = b"",
 ) -> Catalogue:
     """Add a version, or change the state or share of one.
 
@@ -54,6 +56,7 @@ def publish(
         digest: of its head's manifest, 32 bytes.
         state: with `STABLE` the present stable version drains.
         share: percent of new sessions that it takes as a canary; else without meaning.
+        base: id of a new version's base, where it is not the family's.
 
     Raises:
         UsageError: the name has another head already, or an invariant would break: no version would be stable.
@@ -67,9 +70,12 @@ def publish(
         one.name for one in catalogue.versions if one.state is VersionState.RETIRED and one.name != name
     ]
     forgotten = set(retired[:-KEPT_RETIRED])
+    own = [one.name for one in catalogue.versions if not one.base]
+    if forgotten.issuperset(own):
+        forgotten.discard(own[-1])
     versions = [one for one in catalogue.versions if one.name not in forgotten]
     if name not in known:
-        versions.append(CatalogueVersion(name, VersionState.DRAINING, digest))
+        versions.append(CatalogueVersion(name, VersionState.DRAINING, digest, base=base))
     return _moved(
         msgspec.structs.replace(catalogue, versions=tuple(versions)), now, {name: state}, share=share
     )
@@ -161,7 +167,7 @@ def _moved(catalogue: Catalogue, now: float, states: dict[str, VersionState], *,
         if one.name in states:
             state = states[one.name]
             taken = share if state is VersionState.CANARY else 0
-            versions.append(CatalogueVersion(one.name, state, one.digest, taken))
+            versions.append(msgspec.structs.replace(one, state=state, share=taken))
         else:
             versions.append(one)
     return renewed(msgspec.structs.replace(catalogue, versions=tuple(versions)), now)

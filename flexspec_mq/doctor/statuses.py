@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 CLOCK_WARNING, CLOCK_FAILURE = 5.0, 60.0
 """Seconds between two clocks."""
-RENEWED = 15.0
-"""Seconds within which a retained status counts as that of a living worker; they renew it every 5."""
+RENEWED = 30.0
+"""Seconds within which a retained status counts as that of a living worker; they renew it every 10."""
 _SET_CLOCK = (
     "set it right, best by NTP (`timedatectl set-ntp true`): certificates are valid by the clock, and the times in "
     "statuses and logs are compared across machines"

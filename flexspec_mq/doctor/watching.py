@@ -39,12 +39,12 @@ class Listening:
     """For how many seconds statuses are listened to.
 
     Attributes:
-        at_least: workers renew theirs every 5 s.
+        at_least: workers renew theirs every 10 s.
         at_most: in which a daemon that was thrown out loads its model and comes back; only where one is so young
             that it may have thrown out another.
     """
 
-    at_least: float = 6.0
+    at_least: float = 11.0
     at_most: float = 20.0
 
 

@@ -160,6 +160,7 @@ def _publish(args: argparse.Namespace) -> int:
 
 async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[PrivateKey]) -> None:
     from flexspec_mq.catalogue import editing
+    from flexspec_mq.evolution.bases import other_base
     from flexspec_mq.evolution.upload import upload
     from schemas.catalogue import VersionState
 
@@ -169,7 +170,10 @@ async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[Pr
         )
     heads = args.heads if args.first else found.catalogue().heads
     keys, counting = found.keys(), found.that_count(signers)
-    digest, copied = await asyncio.to_thread(upload, args.folder, args.upload or heads)
+    places, base = (args.upload, heads) if args.upload else (heads,), b""
+    if not args.first:
+        base = await asyncio.to_thread(other_base, args.folder, found.catalogue(), places)
+    digest, copied = await asyncio.to_thread(upload, args.folder, places[0])
     if args.first:
         lifetime = int((args.lifetime or _LIFETIME_DAYS) * _DAY)
         catalogue = editing.begin(
@@ -184,11 +188,21 @@ async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[Pr
     else:
         state = VersionState[args.state.upper()]
         catalogue = editing.publish(
-            found.catalogue(), found.clock(), name=args.name, digest=digest, state=state, share=args.share
+            found.catalogue(),
+            found.clock(),
+            name=args.name,
+            digest=digest,
+            state=state,
+            share=args.share,
+            base=base,
         )
     await found.publish(catalogue, counting)
     where = "copied" if copied else "which was there"
     say(f"published {args.name} as {args.state}: head {digest.hex()}, {where}; epoch {catalogue.epoch}")
+    if base:
+        say(
+            f"{args.name} has another base than {keys.family}: drafts of devices are independent models to it"
+        )
 
 
 def _move(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from flexspec_mq.evolution.analysis import acceptance
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.topics import worker_of_status
 from schemas.catalogue import VersionState
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import DIGEST, EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.base import Inbound
     from schemas.catalogue import Catalogue, CatalogueVersion, KeySet
 
-_HEADINGS = ("version", "state", "share", "digest", "workers", "answers", "errors", "acceptance (interval)")
+_HEADINGS = (
+    "version",
+    "state",
+    "share",
+    "digest",
+    "draft",
+    "workers",
+    "answers",
+    "errors",
+    "acceptance (interval)",
+)
 
 
 @dataclass
@@ -55,7 +65,7 @@ class Statuses:
             if status.state == "gone":
                 continue
             for version in status.versions:
-                if version.digest == digest.hex():
+                if version.digest == digest[:DIGEST].hex():
                     yield name, version.state, version.why
 
 
@@ -106,6 +116,8 @@ def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
         "state": version.state.name.lower(),
         "share": version.share if version.state is VersionState.CANARY else None,
         "digest": version.digest.hex(),
+        "base": version.base.hex() or None,
+        "draft": "independent" if version.base else "shared",
         "workers": [
             {"worker": name, "state": state, "why": why}
             for name, state, why in statuses.holders(version.digest)
@@ -127,6 +139,7 @@ def _row(version: dict[str, Any]) -> Sequence[str]:
         version["state"],
         "" if version["share"] is None else f"{version['share']} %",
         version["digest"][:16],
+        version["draft"],
         ", ".join(workers) or "none",
         str(version["answers"]),
         str(version["errors"]),

@@ -22,7 +22,7 @@ from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, decode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flexspec_mq.heads.manifest import HeadFile
+    from flexspec_mq.heads.manifest import HeadFile, Manifest
 
 LIMIT: Final = 64 << 30
 """Bytes of all files of a head."""
@@ -85,12 +85,7 @@ class HeadFetcher:
         part.mkdir(parents=True)
         try:
             files = _Place(f"{self._url}/{wanted.hex()}")
-            data = files.read(MANIFEST, MAX_MANIFEST)
-            if digest(data) != wanted:
-                raise HeadError(
-                    f"the manifest has the digest {digest(data).hex()[:12]}…, not that of its folder {files.url}",
-                    hint="publish the head again",
-                )
+            data = files.manifest(wanted)
             manifest = decode(data)
             size = sum(file.size for file in manifest.files)
             if size > self._limit:
@@ -114,6 +109,21 @@ class HeadFetcher:
         for old in heads[:-KEPT]:
             if old != newest:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def fetch_manifest(url: str, wanted: bytes) -> Manifest:
+    """The manifest of a head, without its files.
+
+    Args:
+        url: below which heads lie, as for `HeadFetcher`.
+        wanted: its digest, 32 bytes.
+
+    Raises:
+        FetchError: the place cannot be reached or has no such head.
+        HeadError: what lies there is another one.
+        UsageError: nothing here can read such a URL.
+    """
+    return decode(_Place(f"{url.rstrip('/')}/{wanted.hex()}").manifest(wanted))
 
 
 class _Place:
@@ -151,6 +161,21 @@ class _Place:
         data = b"".join(self._pieces(name, most))
         if len(data) > most:
             raise HeadError(f"{name} has more than {most} bytes, in {self.url}")
+        return data
+
+    def manifest(self, wanted: bytes) -> bytes:
+        """The head's manifest, which has this digest.
+
+        Raises:
+            HeadError: it has another one, or is too long.
+            FetchError: it cannot be had.
+        """
+        data = self.read(MANIFEST, MAX_MANIFEST)
+        if digest(data) != wanted:
+            raise HeadError(
+                f"the manifest has the digest {digest(data).hex()[:12]}…, not that of its folder {self.url}",
+                hint="publish the head again",
+            )
         return data
 
     def copy(self, file: HeadFile, to: BinaryIO) -> None:

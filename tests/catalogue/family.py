@@ -100,6 +100,10 @@ ATTACKS: dict[str, tuple[Reason, bytes]] = {
     "a name with a slash": (Reason.MALFORMED, _odd(lambda fields: fields[6][0].__setitem__(0, "a/b"))),
     "a short digest": (Reason.MALFORMED, _odd(lambda fields: fields[6][0].__setitem__(2, b"short"))),
     "a name twice": (Reason.MALFORMED, _odd(lambda fields: fields[6].append(fields[6][0]))),
+    "a base's id that is too long": (
+        Reason.MALFORMED,
+        _odd(lambda fields: fields[6][0].__setitem__(4, b"bases")),
+    ),
     "no versions": (Reason.MALFORMED, _odd(lambda fields: fields[6].clear())),
     "two stable versions": (Reason.MALFORMED, _odd(lambda fields: fields[6][0].__setitem__(1, 2))),
     "a version named as a channel": (

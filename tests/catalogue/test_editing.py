@@ -122,6 +122,18 @@ def test_retired_versions_are_forgotten_so_that_the_message_stays_small() -> Non
     }
 
 
+def test_of_the_familys_own_base_one_version_stays() -> None:
+    """Also where the family has moved to another base for good."""
+    one = published(first(), "w0", state=VersionState.STABLE, base=b"four")
+    one = retire(one, LATER, "base")
+    for number in range(1, 6):
+        one = published(one, f"w{number}", state=VersionState.STABLE, base=b"four")
+        one = retire(one, LATER, f"w{number - 1}")
+    assert states(one)["base"] == "retired"
+    assert len(one.versions) <= 3 + KEPT_RETIRED
+    assert {version.base for version in one.versions[1:]} == {b"four"}
+
+
 def test_a_renewed_catalogue_says_the_same() -> None:
     one = published(first(), "a")
     two = renewed(one, NOW + DAY, key_set=3)
@@ -133,13 +145,16 @@ def test_a_renewed_catalogue_says_the_same() -> None:
 NAMES = st.sampled_from(("base", "a", "b", "c", "d", "stable", FAMILY, "no/name"))
 EDITS: st.SearchStrategy[Callable[[Catalogue, int], Catalogue]] = st.one_of(
     st.builds(
-        lambda name, head, state, share: (
-            lambda one, now: publish(one, now, name=name, digest=digest(head), state=state, share=share)
+        lambda name, head, state, share, base: (
+            lambda one, now: publish(
+                one, now, name=name, digest=digest(head), state=state, share=share, base=base
+            )
         ),
         NAMES,
         st.sampled_from(("x", "y")),
         st.sampled_from(VersionState),
         st.integers(0, 100),
+        st.sampled_from((b"", b"four")),
     ),
     *(
         st.builds(lambda name, edit=edit: lambda one, now: edit(one, now, name), NAMES)
@@ -166,6 +181,9 @@ def test_what_holds_after_any_edits(edits: list[tuple[Callable[[Catalogue, int],
         assert all(version.share == 0 or version.state is VersionState.CANARY for version in two.versions)
         heads = {version.name: version.digest for version in one.versions}
         assert all(heads.get(version.name, version.digest) == version.digest for version in two.versions)
+        bases = {version.name: version.base for version in one.versions}
+        assert all(bases.get(version.name, version.base) == version.base for version in two.versions)
+        assert not all(version.base for version in two.versions), "nobody knows which base the family has"
         gone = {version.name for version in one.versions} - {version.name for version in two.versions}
         assert all(states(one)[name] == "retired" for name in gone)
         give(follower, seal(two, [ONLINE]), now)

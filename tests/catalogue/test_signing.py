@@ -51,16 +51,20 @@ GOLDEN = {
     )
 }
 CATALOGUE, KEYS = GOLDEN["catalogue"], GOLDEN["key-set"]
+OTHER_BASE = msgspec.structs.replace(VERSIONS[2], base=b"base")
+TWO_BASES = catalogue(versions=(*VERSIONS[:2], OTHER_BASE, VERSIONS[3]))
 OURS = [ONLINE.public]
 
 
 def test_golden_bytes_do_not_change() -> None:
     assert seal(catalogue(), [ONLINE]) == CATALOGUE
+    assert seal(TWO_BASES, [ONLINE]) == GOLDEN["two-bases"]
     assert seal(key_set(keys=[ONLINE, SECOND], threshold=2, reset=NOW), [ROOT]) == KEYS
 
 
 def test_golden_bytes_stay_readable() -> None:
     assert open_signed(CATALOGUE, Catalogue, FAMILY, OURS).body == catalogue()
+    assert open_signed(GOLDEN["two-bases"], Catalogue, FAMILY, OURS).body == TWO_BASES
     found = open_signed(KEYS, KeySet, FAMILY, [ROOT.public]).body
     assert found == key_set(keys=[ONLINE, SECOND], threshold=2, reset=NOW)
 
@@ -129,7 +133,7 @@ def test_any_signed_body_is_read_or_refused(body: object) -> None:
 
 def test_fields_that_a_later_release_appends_are_skipped() -> None:
     body = msgspec.msgpack.decode(encode(catalogue()))
-    body[6] = [[*one, *[0] * (4 - len(one)), "new"] for one in body[6]]
+    body[6] = [[*one, *(0, b"")[len(one) - 3 :], "new"] for one in body[6]]
     payload = raw(Catalogue, msgspec.msgpack.encode([*body, {"new": 1}]), [ONLINE])
     assert open_signed(payload, Catalogue, FAMILY, OURS).body == catalogue()
 

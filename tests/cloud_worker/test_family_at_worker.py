@@ -147,7 +147,7 @@ def by(salt: int, request: GenerationRequest) -> tuple[int, ...]:
 async def test_a_version_of_the_catalogue_is_served_beside_the_workers_own(place: Place) -> None:
     async with published(place) as (broker, _), place.worker(broker), edge_at(broker.link) as node:
         await until(lambda: states(broker) == {"base": "ready", "v1": "ready"})
-        assert said(broker)["v1"].digest == place.operator.current.versions[0].digest.hex()
+        assert said(broker)["v1"].digest == place.operator.current.versions[0].digest[:8].hex()
         texts = [node.generate(of(version, number)) for version in ("base", "v1") for number in (1, 2)]
         for text in texts:
             salt = 1000 if text.request.version == "v1" else 0
@@ -175,12 +175,12 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
         await operator.publish(link)
         await until(lambda: states(broker)["v1"] == "draining")
         late = node.generate(of("v1", 2))
-        first = said(broker)["v1"].digest
+        first = next(one.digest for one in operator.current.versions if one.name == "v1")
         operator.catalogue = editing.publish(
             operator.current,
             time.time() - 30,
             name="v1",
-            digest=bytes.fromhex(first),
+            digest=first,
             state=VersionState.STABLE,
         )
         await operator.publish(link)

@@ -23,12 +23,15 @@ NAMES = ("base", "v1", "v2", "v3")
 DIGESTS = tuple(sha256(bytes([number])).digest() for number in range(3))
 BASE = DIGESTS[0]
 """The manifest of the base itself; the others are of heads."""
+OURS, THIRD = b"ours", b"else"
+"""Ids of bases: that of the worker, and another."""
 VERSIONS = st.lists(
     st.builds(
         CatalogueVersion,
         st.sampled_from(NAMES),
         st.sampled_from(tuple(VersionState)),
         st.sampled_from(DIGESTS),
+        base=st.sampled_from((b"", b"", b"", OURS, THIRD)),
     ),
     max_size=4,
     unique_by=lambda one: one.name,
@@ -63,7 +66,7 @@ def test_a_version_comes_and_goes() -> None:
     assert steps(library) == []
     base, one, two = library.statuses()
     assert (base.name, base.state, base.digest) == ("base", "ready", "")
-    assert (one.state, one.exactness, one.digest) == ("ready", "exact up to ties", DIGESTS[1].hex())
+    assert (one.state, one.exactness, one.digest) == ("ready", "exact up to ties", DIGESTS[1][:8].hex())
     assert (two.state, len(two.why), two.why[:14]) == ("refused", MAX_WHY, "it is bad and ")
     library.follow([version("v1", VersionState.RETIRED)])
     assert steps(library, Counter(v1=1)) == [Retire("v1")]
@@ -134,12 +137,48 @@ def test_another_head_under_the_workers_own_name_takes_its_place_or_is_refused()
     assert (only.state, only.why) == ("refused", "another base")
 
 
+def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own() -> None:
+    library = Library("mine", "exact", OURS)
+    ours = CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)
+    third = CatalogueVersion("v3", VersionState.DRAINING, DIGESTS[0], base=THIRD)
+    library.follow([version("v1"), ours, third])
+    load = Load("v2", DIGESTS[2])
+    assert steps(library) == [load]
+    assert library.loaded(load, "exact")
+    assert steps(library) == [Open("v2")]
+    assert [one.name for one in library.statuses()] == ["mine", "v2"]
+    library.follow([version("v1"), third])  # ours is forgotten; the family's base did not become ours
+    assert steps(library) == [Retire("v2"), Drop("v2")]
+    # A version of another base that bears our own version's name would get its sessions.
+    library.follow([version("mine")])
+    assert steps(library) == [Retire("mine"), Drop("mine")]
+
+
+def test_a_worker_of_the_familys_base_leaves_versions_of_others_alone() -> None:
+    library = Library("base", "exact", OURS)
+    library.follow([version("v1"), CatalogueVersion("v3", VersionState.CANARY, DIGESTS[0], base=THIRD)])
+    assert steps(library) == [Load("v1", DIGESTS[1])]
+    assert [one.name for one in library.statuses()] == ["base", "v1"]
+
+
+def test_a_worker_of_a_base_that_nobody_has_published_looks_at_the_familys_until_somebody_does() -> None:
+    library = Library("mine", "exact", OURS)
+    library.follow([version("v1")])
+    (load,) = steps(library)
+    assert isinstance(load, Load)
+    library.refused(load, "its base is another")
+    assert [one.state for one in library.statuses()] == ["ready", "refused"]
+    library.follow([version("v1"), CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)])
+    assert [one.name for one in library.statuses()] == ["mine", "v2"]
+
+
 class Following(RuleBasedStateMachine):
     """A worker that does what the library says, beside a catalogue and sessions that do what they like."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.library = Library("base", "exact")
+        self.library = Library("base", "exact", OURS)
+        self.named = False
         self.now = 0.0
         self.sessions = Counter[str]()
         self.open = {"base"}
@@ -149,6 +188,7 @@ class Following(RuleBasedStateMachine):
 
     @rule(versions=VERSIONS)
     def publish(self, versions: list[CatalogueVersion]) -> None:
+        self.named = self.named or any(one.base == OURS for one in versions)
         self.catalogue = versions
         self.library.follow(versions)
 
@@ -215,7 +255,11 @@ class Following(RuleBasedStateMachine):
             self.work()
             if self.load is not None:
                 self.end_load("good")
-        wanted = {one.name: one.digest for one in self.catalogue if one.state is not VersionState.RETIRED}
+        wanted = {
+            one.name: one.digest
+            for one in self.catalogue
+            if one.state is not VersionState.RETIRED and one.base == (OURS if self.named else b"")
+        }
         refused = {one.name for one in self.library.entries if one.stage is Stage.REFUSED}
         own = (
             {"base"} if "base" in self.held and "base" not in {one.name for one in self.catalogue} else set()

@@ -44,7 +44,9 @@ def engine_of(worker: str, **options: Any) -> ModelEngine:
     loaded = SimpleNamespace(
         fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny", generation={}
     )
-    target = Target(cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers")
+    target = Target(
+        cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
+    )
     return ModelEngine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
 
 

@@ -17,7 +17,7 @@ from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
 from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.packed import PackedModel, candidate, register
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import WorkerStatus
 from tests.models.tiny_checkpoints import save, tiny_llama
@@ -56,7 +56,8 @@ def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(said), encoding="utf-8")
     settings = WorkerSettings(worker="w", target=str(folder), dtype="float32")
     loaded = load_target(folder, dtype="float32", attn_implementation=register())
-    target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0), "transformers")
+    source = candidate(loaded.model)
+    target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0), "transformers", source)
     facts = ModelEngine(target, settings).facts
     assert facts.recommended == Recommended(temperature=0.6, top_k=50)
 

@@ -36,7 +36,7 @@ def online(directory: WorkerDirectory, worker: str, *versions: VersionStatus, na
 
 
 def ready(name: str, of: bytes | None = None) -> VersionStatus:
-    return VersionStatus(name=name, digest=(digest(name) if of is None else of).hex(), state="ready")
+    return VersionStatus(name=name, digest=(digest(name) if of is None else of)[:8].hex(), state="ready")
 
 
 STATES = st.lists(st.sampled_from([CANARY, DRAINING, RETIRED]), max_size=5)
@@ -81,7 +81,7 @@ def test_a_worker_serves_a_version_only_with_its_head() -> None:
     target = asked.resolve("v1", b"")
     online(directory, "w", ready("v1", digest("another")))
     assert not asked.is_online(target)
-    online(directory, "w", VersionStatus(name="v1", digest=target.digest, state="loading"))
+    online(directory, "w", VersionStatus(name="v1", digest=target.digest[:16], state="loading"))
     assert not asked.is_online(target)
     online(directory, "w", ready("v1"))
     assert asked.is_online(target)

@@ -69,13 +69,13 @@ class Site:
         link = LinkOptions(broker=f"{self.mosquitto.host}:{self.mosquitto.port}")
         return HeadConfig(link=link, head=HeadOptions(family=self.family, state_dir=self.folder / state))
 
-    def head(self, name: str) -> Path:
+    def head(self, name: str, base: str = "0" * 32, tokenizer: str = "1" * 32) -> Path:
         """A head of one file that says its name."""
         folder = self.folder / name
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_text(name)
         files = (file_entry(folder / "adapter_model.safetensors"),)
-        manifest = Manifest(kind="lora", base="0" * 32, tokenizer="1" * 32, layers=30, floor=6, files=files)
+        manifest = Manifest(kind="lora", base=base, tokenizer=tokenizer, layers=30, floor=6, files=files)
         (folder / MANIFEST).write_bytes(manifest.encode())
         return folder
 
@@ -221,6 +221,45 @@ def test_a_head_whose_files_are_others_is_not_published(begun: Site, run: Run) -
     assert len(list(begun.heads.iterdir())) == 1
 
 
+def test_a_version_of_another_base_is_published_where_it_speaks_the_familys_tokens(
+    begun: Site, run: Run
+) -> None:
+    where, base = (*begun.flags, *begun.key), "0123abcd" * 4
+    other, third = begun.head("other", base), begun.head("third", base)
+    code, out, err = run("publish", other, "--name", "w1", "--share", "20", *where)
+    assert code == 0, err
+    assert "another base" in out
+    assert run("promote", "w1", *where)[0] == 0
+    code, _, err = run("publish", third, "--name", "w2", *where)
+    assert code == 0, err
+    code, _, err = run("publish", begun.head("two"), "--name", "v2", *where)
+    assert code == 0, err
+    found = {one.name: one.base.hex() for one in at_broker(begun).versions}
+    assert found == {"v1": "", "w1": base[:8], "w2": base[:8], "v2": ""}
+    listed = json.loads(run("list", "--json", "--wait", "0.1", *begun.flags)[1])["versions"]
+    assert [one["draft"] for one in listed] == ["shared", "independent", "independent", "shared"]
+    before = at_broker(begun)
+    strange = begun.head("strange", base, tokenizer="2" * 32)
+    code, _, err = run("publish", strange, "--name", "x1", *where)
+    assert code == 3
+    assert "tokenizer" in err
+    assert "--first" in err
+    # Nobody knows any more which base the family has.
+    away = begun.folder / "away"
+    away.mkdir()
+    for version in before.versions:
+        if not version.base:
+            (begun.heads / version.digest.hex()).rename(away / version.digest.hex())
+    code, _, err = run("publish", begun.head("four"), "--name", "v4", *where)
+    assert code == 2
+    assert "which base" in err
+    assert at_broker(begun) == before
+    code, _, err = run("publish", begun.folder / "two", "--name", "v2", *where)
+    assert code == 0, err
+    assert run("publish", begun.folder / "four", "--name", "v4", *where)[0] == 0
+    assert not at_broker(begun).versions[-1].base
+
+
 def test_a_damaged_head_at_the_url_is_copied_again(begun: Site, run: Run) -> None:
     (lies,) = begun.heads.iterdir()
     (lies / "adapter_model.safetensors").write_text("spoilt")
@@ -298,7 +337,7 @@ def test_an_expired_catalogue_is_shown_and_renewed(begun: Site, run: Run) -> Non
 def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     digest, codec = at_broker(begun).versions[0].digest.hex(), Codec()
     worker, edge = f"w-{begun.family}", f"e-{begun.family}"
-    ready = VersionStatus(name="v1", digest=digest, state="ready", exactness="exact")
+    ready = VersionStatus(name="v1", digest=digest[:16], state="ready", exactness="exact")
     held = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(ready,))
     figures = VersionFigures(name="v1", digest=digest, answers=9, errors=1, drafted=100, accepted=60)
     told = EdgeStatus(
@@ -320,8 +359,8 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     assert version["workers"] == [{"worker": worker, "state": "ready", "why": ""}]
     assert (version["answers"], version["errors"], version["acceptance"][1]) == (9, 1, 0.6)
     lines = text.splitlines()
-    assert lines[2].split()[:5] == ["version", "state", "share", "digest", "workers"]
-    assert lines[3].split()[:4] == ["v1", "stable", digest[:16], worker]
+    assert lines[2].split()[:5] == ["version", "state", "share", "digest", "draft"]
+    assert lines[3].split()[:5] == ["v1", "stable", digest[:16], "shared", worker]
 
 
 async def connected(site: Site, number: int, barrier: threading.Barrier | None = None) -> None:
@@ -420,7 +459,7 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
 def test_watch_aborts_what_all_workers_refuse(begun: Site, run: Run) -> None:
     assert run("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key)[0] == 0
     worker = f"w-{begun.family}"
-    digest = at_broker(begun).versions[1].digest.hex()
+    digest = at_broker(begun).versions[1].digest[:8].hex()
     bad = VersionStatus(name="v2", digest=digest, state="refused", why="canaries do not come out")
     status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(bad,))
     topic = topics.worker_status_topic(worker)

@@ -28,8 +28,8 @@ from flexspec_mq.sampling import choose
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-MOST = 32
-"""Entries that are kept; the one that was written longest ago goes first."""
+MOST = 128
+"""Entries that are kept, of bases and of heads; the one that was written longest ago goes first."""
 
 _VOLATILE = (
     "processor",

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from broker.launcher import PrivateBroker
 from edge_node.fleet.catalogue import FamilyCatalogue
 from flexspec_mq import topics
@@ -91,7 +93,7 @@ async def told(broker: PrivateBroker, edge: str, what: str) -> EdgeStatus:
 async def test_what_can_be_asked_for(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     family = Family()
     own = version(f"{family.name}-a", STABLE)
-    new = version(f"{family.name}-b", CANARY, 50)
+    new = msgspec.structs.replace(version(f"{family.name}-b", CANARY, 50), base=b"base")
     async with (
         publisher(mosquitto, family) as publish,
         served(mosquitto, version=own.name, family=family.followed(tmp_path)) as api,
@@ -105,7 +107,13 @@ async def test_what_can_be_asked_for(mosquitto: PrivateBroker, tmp_path: Path) -
         await publish.keys()
         await taken_up(api, family)
         assert (await api.http.get(f"{api.url}/readyz")).status_code == 200
-        meant = {"version": own.name, "state": "stable", "digest": own.digest.hex(), "share": 0}
+        meant = {
+            "version": own.name,
+            "state": "stable",
+            "digest": own.digest.hex(),
+            "share": 0,
+            "draft": "shared",
+        }
         assert await models(api) == dict.fromkeys(
             (family.name, f"{family.name}:stable", f"{family.name}:{own.name}"), meant
         )
@@ -119,6 +127,7 @@ async def test_what_can_be_asked_for(mosquitto: PrivateBroker, tmp_path: Path) -
                 "state": "canary",
                 "digest": new.digest.hex(),
                 "share": 50,
+                "draft": "independent",
             }
             for name in (new.name, f"{family.name}:canary", f"{family.name}:{new.name}"):
                 assert (await wrote(api, model=name))["model"] == new.name

@@ -1,0 +1,66 @@
+"""Which base a version has: the family's, or another one that speaks the same tokens."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.heads.fetch import FetchError, fetch_manifest
+from flexspec_mq.heads.manifest import MANIFEST, HeadError, decode, digest
+from schemas.catalogue import BASE_ID, VersionState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from flexspec_mq.heads.manifest import Manifest
+    from schemas.catalogue import Catalogue
+
+
+def other_base(folder: Path, catalogue: Catalogue, places: Sequence[str]) -> bytes:
+    """What the catalogue is to say of the base of a version.
+
+    Args:
+        folder: of its head.
+        catalogue: of the family; a version in it with this head keeps what it says.
+        places: URLs below which the family's heads lie.
+
+    Returns:
+        Empty if it is the family's base; the id of another.
+
+    Raises:
+        HeadError: it is of another tokenizer than the family.
+        UsageError: no version of the family's base can be read, so that nobody knows which base that is.
+    """
+    data = (folder / MANIFEST).read_bytes()
+    manifest, name = decode(data), digest(data)
+    known = next((one for one in catalogue.versions if one.digest == name), None)
+    if known is not None:
+        return known.base
+    family = _of_the_family(catalogue, places)
+    if manifest.tokenizer != family.tokenizer:
+        raise HeadError(
+            f"it does not fit into {catalogue.family}: its tokenizer has the fingerprint {manifest.tokenizer}, the "
+            f"family's has {family.tokenizer}. Vocabulary, special tokens or chat template are others, so the drafts "
+            "that devices have would mean other tokens",
+            hint="where only the chat template differs, give the base the family's and make the head anew; else "
+            "begin a family of its own for it with --first",
+        )
+    return b"" if manifest.base == family.base else bytes.fromhex(manifest.base)[:BASE_ID]
+
+
+def _of_the_family(catalogue: Catalogue, places: Sequence[str]) -> Manifest:
+    """The manifest of a version of the family's base, the stable one if it is such."""
+    own = [one for one in reversed(catalogue.versions) if not one.base]
+    own.sort(key=lambda one: one.state is not VersionState.STABLE)
+    why = ""
+    for one, place in product(own, places):
+        try:
+            return fetch_manifest(place, one.digest)
+        except (FetchError, HeadError) as error:
+            why = why or f": version {one.name}: {error.message}"
+    raise UsageError(
+        f"it cannot be told which base {catalogue.family} has{why}",
+        hint="put its head back where workers fetch it: `flexspec head publish` with its folder and name does",
+    )
