@@ -91,6 +91,10 @@ class CloudWorker:
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
         self._shares = {settings.version}
+        if family is not None:
+            # Which base its name is for, a catalogue says; until then it is not held.
+            self._shares.clear()
+            self.machine.retire(settings.version)
         self._changes: list[Change] = []
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
@@ -148,7 +152,7 @@ class CloudWorker:
             birth=self._birth,
             subscriptions=(
                 Subscription(topics.draft_filter(self._settings.worker)),
-                Subscription(topics.open_share(self._settings.version)),
+                *(Subscription(topics.open_share(version)) for version in self._shares),
                 *(() if self._family is None else self._family.subscriptions),
             ),
         )

@@ -19,6 +19,7 @@ Exactness = Literal["exact", "exact up to ties", "unknown"]
 
 RETRY, RETRY_MOST = 1.0, 60.0
 """Seconds until a head is asked for again that could not be had, at first and at most."""
+NO_CATALOGUE = "no catalogue of the family has come yet"
 _ORDER = (VersionState.STABLE, VersionState.CANARY, VersionState.DRAINING)
 
 
@@ -39,7 +40,6 @@ class Entry:
         digest: of its head's manifest; empty for the worker's own version where no catalogue names it.
         why: it is refused, or not here yet.
         retry: when it may be loaded, and how long to wait after the next failure.
-        checked: its head is known to be that of the digest.
     """
 
     name: str
@@ -48,7 +48,6 @@ class Entry:
     exactness: Exactness = "unknown"
     why: str = ""
     retry: tuple[float, float] = (-inf, RETRY)
-    checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +83,10 @@ Step = Load | Open | Retire | Drop
 
 
 class Library:
-    """The versions of a worker.
+    """The versions of a worker. It takes sessions of none before a catalogue is here: a name says nothing of a base.
 
     Args:
-        own: version that the worker serves from its start, and which is the base.
+        own: version that the worker serves where no catalogue says what it is, and which is the base.
         exactness: of it.
         base: id of the base, as catalogues name bases that are not the family's.
     """
@@ -95,15 +94,16 @@ class Library:
     def __init__(self, own: str, exactness: Exactness, base: bytes = b"") -> None:
         self._wanted: dict[str, CatalogueVersion] = {}
         self._named: set[str] = set()
-        self._entries = {own: Entry(own, b"", Stage.READY, exactness)}
-        self._opened = {own}
+        self._own = own
+        self._entries = {own: Entry(own, b"", Stage.LOADING, why=NO_CATALOGUE)}
+        self._opened: set[str] = set()
         self._exactness = exactness
         self._id = base
         self._base = b""  # what catalogues say of the base of our versions; empty is the family's
 
     @property
     def entries(self) -> list[Entry]:
-        """All versions, the worker's own first."""
+        """All versions."""
         return list(self._entries.values())
 
     def statuses(self) -> tuple[VersionStatus, ...]:
@@ -120,9 +120,9 @@ class Library:
         )
 
     def follow(self, versions: Iterable[CatalogueVersion]) -> None:
-        """Take up a catalogue. What it does not name is retired, but for the worker's own version.
+        """Take up a catalogue. What it does not name is retired, but for the worker's own version if none has named it.
 
-        Where it names that one, its manifest must be one of the base, or the version is refused like any other.
+        Where one names it, its manifest must be one of the base, or the version is refused like any other.
         Once a catalogue has named this worker's base as another one than the family's, versions of the family's base
         are other workers', as those of any third base are from the start; nothing is said of them. Until then the
         worker's base is taken for the family's.
@@ -136,12 +136,13 @@ class Library:
             for one in versions
             if one.base == self._base and one.state is not VersionState.RETIRED
         }
+        own = self._entries.get(self._own)
+        if own is not None and own.stage is Stage.LOADING and not own.digest and self._own not in self._named:
+            self._entries[self._own] = Entry(self._own, b"", Stage.READY, self._exactness)
         for name, one in self._wanted.items():
             known = self._entries.get(name)
             if known is None or (known.stage in _NOT_HELD and known.digest != one.digest):
                 self._entries[name] = Entry(name, one.digest, Stage.LOADING)
-            elif known.stage is Stage.READY and not known.checked:
-                self._set(name, digest=one.digest)
         for name, known in list(self._entries.items()):
             if known.stage in _NOT_HELD and name not in self._wanted:
                 del self._entries[name]
@@ -185,40 +186,32 @@ class Library:
         """A head is held and good. False if its version is not wanted any more: then let go of it."""
         if not self._is_current(load):
             return False
-        self._set(load.name, stage=Stage.READY, exactness=exactness, why="", checked=True)
+        self._set(load.name, stage=Stage.READY, exactness=exactness, why="")
         return True
 
     def refused(self, load: Load, why: str) -> None:
         """A head is bad, or not for this worker. It is not looked at again."""
         if self._is_current(load):
-            own = self._entries[load.name].stage is Stage.READY
-            self._set(load.name, stage=Stage.READY if own else Stage.REFUSED, why=why, checked=True)
+            self._set(load.name, stage=Stage.REFUSED, why=why)
 
     def failed(self, load: Load, why: str, now: float) -> None:
         """A head could not be had, which may pass."""
         if self._is_current(load):
             pause = self._entries[load.name].retry[1]
-            self._set(load.name, retry=(now + pause, min(2 * pause, RETRY_MOST)))
-            if self._entries[load.name].stage is Stage.LOADING:
-                self._set(load.name, why=why)
+            self._set(load.name, retry=(now + pause, min(2 * pause, RETRY_MOST)), why=why)
 
     def _is_wanted(self, known: Entry) -> bool:
         one = self._wanted.get(known.name)
         if not known.digest:
             return known.name not in self._named
-        return one is not None and one.digest == known.digest and not known.why
+        return one is not None and one.digest == known.digest
 
     def _is_current(self, load: Load) -> bool:
         known = self._entries.get(load.name)
         return known is not None and known in self._loading() and known.digest == load.digest
 
     def _loading(self) -> list[Entry]:
-        """What is to be loaded, or, the worker's own version, to be checked."""
-        return [
-            one
-            for one in self._entries.values()
-            if one.stage is Stage.LOADING or (one.stage is Stage.READY and one.digest and not one.checked)
-        ]
+        return [one for one in self._entries.values() if one.stage is Stage.LOADING and one.digest]
 
     def _dropped(self, known: Entry) -> None:
         self._opened.discard(known.name)
@@ -226,9 +219,7 @@ class Library:
         wanted = self._wanted.get(known.name)
         if wanted is None:
             return
-        refused = known.why and wanted.digest == known.digest
-        stage = Stage.REFUSED if refused else Stage.LOADING
-        self._entries[known.name] = Entry(known.name, wanted.digest, stage, why=known.why if refused else "")
+        self._entries[known.name] = Entry(known.name, wanted.digest, Stage.LOADING)
 
     def _next_load(self, now: float) -> Load | None:
         due = [one for one in self._loading() if one.retry[0] <= now]

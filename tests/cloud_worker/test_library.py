@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Stage, Step
+from cloud_worker.versions.library import NO_CATALOGUE, Drop, Library, Load, Open, Retire, Stage, Step
 from schemas.catalogue import CatalogueVersion, VersionState
 from schemas.status import MAX_WHY
 
@@ -56,10 +56,12 @@ def steps(library: Library, sessions: Counter[str] | None = None, now: float = 0
 
 def test_a_version_comes_and_goes() -> None:
     library = Library("base", "exact")
+    assert steps(library) == []
+    assert [(one.state, one.why) for one in library.statuses()] == [("loading", NO_CATALOGUE)]
     library.follow([version("v1"), version("v2", VersionState.CANARY, DIGESTS[2])])
-    # The worker's own version is not the family's, and stays.
+    # The worker's own version is not the family's, and may be served.
     load, second = Load("v1", DIGESTS[1]), Load("v2", DIGESTS[2])
-    assert steps(library) == [load]
+    assert steps(library) == [Open("base"), load]
     assert library.loaded(load, "exact up to ties")
     assert steps(library) == [Open("v1"), second]
     library.refused(second, "it is bad\nand \N{SNOWMAN} " + 200 * "x")
@@ -78,7 +80,7 @@ def test_a_version_comes_and_goes() -> None:
 def test_a_rollback_takes_a_draining_version_back_at_once() -> None:
     library = Library("base", "exact")
     library.follow([version("v1")])
-    (load,) = steps(library)
+    _, load = steps(library)
     assert isinstance(load, Load)
     library.loaded(load, "exact")
     steps(library)
@@ -92,7 +94,7 @@ def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None
     library = Library("base", "exact")
     library.follow([version("v1"), version("v2")])
     now, pauses = 0.0, []
-    (load,) = steps(library)
+    _, load = steps(library)
     assert isinstance(load, Load)
     for _ in range(9):
         library.failed(load, "no route", now)
@@ -118,23 +120,31 @@ def test_the_workers_own_version_is_the_familys_once_its_manifest_is_the_bases()
     library.follow([version("base", digest=BASE)])
     load = Load("base", BASE)
     assert steps(library) == [load]
-    assert library.statuses()[0].state == "ready"
+    assert library.statuses()[0].state == "loading"
     assert library.loaded(load, "exact")
-    assert steps(library) == []
+    assert steps(library) == [Open("base")]
     library.follow([version("base", VersionState.RETIRED, BASE), version("v1")])
     assert steps(library) == [Retire("base"), Drop("base"), Load("v1", DIGESTS[1])]
 
 
-def test_another_head_under_the_workers_own_name_takes_its_place_or_is_refused() -> None:
+def test_another_head_under_the_workers_own_name_is_refused_before_any_session() -> None:
     library = Library("base", "exact")
     library.follow([version("base")])
     (load,) = steps(library)
     assert isinstance(load, Load)
     library.refused(load, "another base")
-    assert steps(library, Counter(base=1)) == [Retire("base")]
-    assert steps(library) == [Drop("base")]
+    assert steps(library) == []
     (only,) = library.statuses()
     assert (only.state, only.why) == ("refused", "another base")
+
+
+def test_the_workers_own_version_goes_when_a_catalogue_names_another_so() -> None:
+    library = Library("base", "exact")
+    library.follow([])
+    assert steps(library) == [Open("base")]
+    library.follow([version("base")])
+    assert steps(library, Counter(base=1)) == [Retire("base")]
+    assert steps(library) == [Drop("base"), Load("base", DIGESTS[1])]
 
 
 def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own() -> None:
@@ -143,7 +153,7 @@ def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own()
     third = CatalogueVersion("v3", VersionState.DRAINING, DIGESTS[0], base=THIRD)
     library.follow([version("v1"), ours, third])
     load = Load("v2", DIGESTS[2])
-    assert steps(library) == [load]
+    assert steps(library) == [Open("mine"), load]
     assert library.loaded(load, "exact")
     assert steps(library) == [Open("v2")]
     assert [one.name for one in library.statuses()] == ["mine", "v2"]
@@ -157,14 +167,14 @@ def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own()
 def test_a_worker_of_the_familys_base_leaves_versions_of_others_alone() -> None:
     library = Library("base", "exact", OURS)
     library.follow([version("v1"), CatalogueVersion("v3", VersionState.CANARY, DIGESTS[0], base=THIRD)])
-    assert steps(library) == [Load("v1", DIGESTS[1])]
+    assert steps(library) == [Open("base"), Load("v1", DIGESTS[1])]
     assert [one.name for one in library.statuses()] == ["base", "v1"]
 
 
 def test_a_worker_of_a_base_that_nobody_has_published_looks_at_the_familys_until_somebody_does() -> None:
     library = Library("mine", "exact", OURS)
     library.follow([version("v1")])
-    (load,) = steps(library)
+    _, load = steps(library)
     assert isinstance(load, Load)
     library.refused(load, "its base is another")
     assert [one.state for one in library.statuses()] == ["ready", "refused"]
@@ -181,8 +191,8 @@ class Following(RuleBasedStateMachine):
         self.named = False
         self.now = 0.0
         self.sessions = Counter[str]()
-        self.open = {"base"}
-        self.held: dict[str, bytes] = {"base": b""}
+        self.open: set[str] = set()
+        self.held: dict[str, bytes] = {}
         self.load: Load | None = None
         self.catalogue: list[CatalogueVersion] = []
 
@@ -202,6 +212,9 @@ class Following(RuleBasedStateMachine):
                     assert self.load is None
                     self.load = step
                 case Open(name):
+                    if name == "base" and name not in self.held:
+                        assert name not in {one.name for one in self.catalogue}, "nobody looked at its base"
+                        self.held[name] = b""
                     assert name in self.held
                     self.open.add(name)
                 case Retire(name):
@@ -268,7 +281,10 @@ class Following(RuleBasedStateMachine):
         assert {name: self.held[name] for name in self.open - own} == {
             name: digest for name, digest in wanted.items() if name not in refused
         }
-        assert all(one.digest == wanted[one.name] for one in self.library.entries if one.name not in own)
+        unseen = {one.name for one in self.library.entries if one.why == NO_CATALOGUE}
+        assert all(
+            one.digest == wanted[one.name] for one in self.library.entries if one.name not in own | unseen
+        )
 
 
 def test_any_interleaving_of_catalogues_loads_and_sessions() -> None:
