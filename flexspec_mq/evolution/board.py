@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flexspec_mq import topics
-from flexspec_mq.catalogue.follower import Accepted, Follower
-from flexspec_mq.catalogue.refusals import Reason, Refused, SignedRefused
+from flexspec_mq.catalogue.driver import Driver, topics_of
+from flexspec_mq.catalogue.follower import Follower
+from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
 from flexspec_mq.catalogue.signing import open_signed, opened, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.tasks import running
@@ -79,8 +79,8 @@ class Board:
         self._others = others
         self.follower = follower
         self._link = link
-        self._store = store
-        self._topics = _topics(follower.family)
+        self._driver = Driver(follower, store, clock)
+        self._topics = self._driver.topics
         self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._topics}
         self._failure: FlexSpecError | None = None
         self._refused: dict[str, Refused | None] = dict.fromkeys(self._topics)
@@ -92,7 +92,7 @@ class Board:
                 if not isinstance(event, Inbound):
                     continue
                 if event.topic in self._topics:
-                    self._take(event)
+                    await self._take(event.topic, event.payload)
                 elif self._others is not None:
                     self._others(event)
                 self._changed.set()
@@ -245,22 +245,15 @@ class Board:
             hint="look at `flexspec head list`, and try again what is missing",
         )
 
-    def _take(self, inbound: Inbound) -> None:
-        topic, payload = inbound.topic, inbound.payload
+    async def _take(self, topic: str, payload: bytes) -> None:
+        now = None if topic == self._topics[0] else self._while_valid(payload, self.clock())
+        for where, outcome in await self._driver.judge(topic, payload, now):
+            if isinstance(outcome, RecordError):
+                raise outcome
+            self._refused[where] = outcome if isinstance(outcome, Refused) else None
+            if isinstance(outcome, Refused):
+                _log.info("refused on %s: %s", where, outcome.detail)
         self._arrived[topic].append(payload)
-        now = self.clock()
-        if topic == self._topics[0]:
-            outcome = self.follower.receive_keys(payload, now)
-        else:
-            outcome = self.follower.receive_catalogue(payload, self._while_valid(payload, now))
-        self._refused[topic] = outcome if isinstance(outcome, Refused) else None
-        if isinstance(outcome, Accepted):
-            self._store.save(outcome.record)
-            self.follower.adopt(outcome.record)
-            if topic == self._topics[0] and self._arrived[self._topics[1]]:
-                self._refused[self._topics[1]] = outcome.refused
-        elif isinstance(outcome, Refused):
-            _log.info("refused on %s: %s", topic, outcome.detail)
 
     def _while_valid(self, payload: bytes, now: float) -> float:
         """Now, or the last moment at which the catalogue was valid."""
@@ -317,15 +310,10 @@ async def board(
     follower = Follower(family, root, store.load())
     settings = replace(
         link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
-        subscriptions=tuple(Subscription(one) for one in (*_topics(family), *filters)),
+        subscriptions=tuple(Subscription(one) for one in (*topics_of(family), *filters)),
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(2 * PATIENCE if settings.give_up_after is None else None)
         found = Board(link, follower, store, clock, others)
         async with running(found.listen(), "board"):
             yield found
-
-
-def _topics(family: str) -> tuple[str, str]:
-    """Of the key set and of the catalogue."""
-    return topics.keys_topic(family), topics.catalogue_topic(family)
