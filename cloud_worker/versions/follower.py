@@ -19,7 +19,7 @@ from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.heads.fetch import FetchError
+from flexspec_mq.heads.place import FetchError
 from flexspec_mq.transport.base import Subscription
 
 if TYPE_CHECKING:

@@ -159,24 +159,29 @@ class Board:
         """Whether there is no catalogue, as far as broker and this machine's record say."""
         return self.follower.catalogue is None and not self._arrived[self._topics[1]]
 
-    def that_count(self, signers: Sequence[PrivateKey]) -> Sequence[PrivateKey]:
+    def that_count(self, signers: Sequence[PrivateKey], *, others_sign: bool = False) -> Sequence[PrivateKey]:
         """Those of the present key set.
+
+        Args:
+            signers: whose keys are here.
+            others_sign: whether one is enough, as others sign later.
 
         Raises:
             UsageError: they are less than it asks for.
         """
         keys = self.keys()
         valid = {one.public: one for one in signers if one.public in keys.keys}
-        if len(valid) < keys.threshold:
+        if len(valid) < (1 if others_sign else keys.threshold):
             raise UsageError(
                 f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
                 f"the keys given are {len(valid)} of them",
-                hint="give other keys, or more, with --key; `flexspec head list` shows the key set",
+                hint="give other keys, or more, with --key, or sign on several machines, with --out; "
+                "`flexspec head list` shows the key set",
             )
         return list(valid.values())
 
     async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
-        """Sign a catalogue under the present key set, publish it, and read it back.
+        """Sign a catalogue, publish it, and read it back.
 
         Args:
             catalogue: an edit of `follower.catalogue`, or the first one.
@@ -187,9 +192,25 @@ class Board:
             LostRace: another publisher wrote at the same time.
             LinkError: the broker refuses it, or is gone.
         """
-        keys, topic = self.keys(), self._topics[1]
-        payload = seal(msgspec.structs.replace(catalogue, key_set=keys.serial), self.that_count(signers))
-        record = self.follower.record
+        await self.send(self.sealed(catalogue, self.that_count(signers)))
+
+    def sealed(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> bytes:
+        """A catalogue, signed under the present key set.
+
+        Raises:
+            UsageError: there is no key set, or the catalogue would be refused.
+        """
+        return seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), signers)
+
+    async def send(self, payload: bytes) -> None:
+        """Publish a signed catalogue, and read it back.
+
+        Raises:
+            UsageError: it is refused.
+            LostRace: another publisher wrote at the same time.
+            LinkError: the broker refuses it, or is gone.
+        """
+        topic, record = self._topics[1], self.follower.record
         await self._write(topic, payload)
         await asyncio.sleep(SETTLE)
         known = (payload, b"" if record is None else record.catalogue)
