@@ -8,12 +8,15 @@ import http.client
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
+from flexspec_mq.catalogue import naming
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
+from flexspec_mq.doctor.family import Following, check_family
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
-from flexspec_mq.errors import LinkError, LinkRefused, ModelError
+from flexspec_mq.errors import LinkError, LinkRefused, ModelError, UsageError
+from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
     from flexspec_mq.doctor.findings import Finding, Findings
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import Link, LinkSettings
+    from schemas.catalogue import Catalogue
 
     Load = Callable[[WorkerSettings], LoadedText]
 
-_BEHIND = ("login", "name", "access", "family", "clock", "qualities")
-CHECKS = ("packages", "cache", "temp", "model", "metrics", "broker", *_BEHIND)
+_BEHIND = ("login", "name", "access", "catalogue", "heads", "family", "clock", "qualities")
+CHECKS = ("packages", "cache", "temp", "state", "model", "metrics", "broker", *_BEHIND)
 """In the order in which they are shown."""
+_OF_A_FAMILY = ("state", "catalogue", "heads")
+"""Those of a worker that follows a family."""
 _NOBODY = "flexspec-doctor"
 """A version and an edge that nobody has: what is sent to them disturbs nobody."""
 
@@ -71,9 +77,14 @@ async def examine(
     """
     base = link_settings(config.link, f"w-{config.worker.worker}")
     useful = {"serve": "--metrics-port will not work"} if config.metrics.metrics_port is not None else {}
-    async with examination("cloud", CHECKS, tell, timeout) as findings:
-        machine.check_packages(findings, ("models",), useful)
+    follows = config.family.family is not None
+    checks = tuple(name for name in CHECKS if follows or name not in _OF_A_FAMILY)
+    async with examination("cloud", checks, tell, timeout) as findings:
+        machine.check_packages(findings, ("models", "heads") if follows else ("models",), useful)
         machine.check_folders(findings, _cache_needs(config.worker))
+        if follows:
+            advice = "free some space there, or give another folder: --state-dir"
+            machine.check_folder(findings, "state", config.family.folder, 0, advice)
         loading = asyncio.create_task(_target(findings, config.worker, load))
         try:
             here = await on_thread(lambda: check_metrics(findings, config.metrics))
@@ -141,16 +152,64 @@ async def _at_broker(
     async def look(link: Link) -> str:
         findings.tell("listening for workers")
         await watch.until(lambda: bool(watch.fights(topic)), listening.at_least)
+        catalogue = await _catalogue(findings, config, watch, link) if follows else None
         findings.tell("trying the access rules")
         await _check_access(findings, config, base.username, link, watch, heard)
         known = watch.newest(topic)
         found = here or ("" if known is None else _process_here(base.port, known.status.epoch / 1000))
         statuses.check_clock(findings, watch, besides=topic if found else "")
         findings.tell("loading the target")
-        _check_family(findings, config.worker, watch, await loading)
+        target = await loading
+        _check_family(findings, config.worker, watch, target)
+        if catalogue is not None and target is not None:
+            await _check_heads(findings, config, catalogue, target)
+        elif follows:
+            why = "the target cannot be loaded" if target is None else "no version of the family is known"
+            findings.skip(["heads"], why)
         return found
 
-    await links.examine_broker(findings, base, _BEHIND, watch, topic, look)
+    follows = config.family.family is not None
+    behind = tuple(name for name in _BEHIND if follows or name not in _OF_A_FAMILY)
+    await links.examine_broker(findings, base, behind, watch, topic, look)
+
+
+async def _catalogue(findings: Findings, config: CloudConfig, watch: Watch, link: Link) -> Catalogue | None:
+    following = Following(
+        "catalogue",
+        config.worker.worker,
+        config.link.username,
+        config.family,
+        config.family.folder,
+        "none of its versions would be served",
+    )
+    return await check_family(findings, following, watch, link, None)
+
+
+async def _check_heads(
+    findings: Findings, config: CloudConfig, catalogue: Catalogue, target: LoadedText
+) -> None:
+    """Whether the heads of the versions can be had, and are for this worker."""
+    from cloud_worker.versions.family import base_of, unfit
+
+    findings.tell("looking at the heads of all versions")
+    try:
+        base = await on_thread(lambda: base_of(config.worker, target, "exact"))
+    except (UsageError, ModelError) as error:
+        findings.fail("heads", "settings", error.message, error.hint)
+        return
+    bad = await on_thread(lambda: unfit(config.family, catalogue, base))
+    where = config.family.heads or catalogue.heads
+    if not bad:
+        findings.ok("heads", f"all versions have their manifests in {where}, and are for this worker's base")
+        return
+    said = "; ".join(f"{one}: {why.message}" for one, why in bad.items())
+    stable = naming.stable(catalogue).name
+    if stable in bad:
+        fault = "settings" if isinstance(bad[stable], (HeadError, UsageError)) else "model missing"
+        findings.fail("heads", fault, said, bad[stable].hint or "see that heads can be fetched from here")
+    else:
+        hint = next(iter(bad.values())).hint
+        findings.warn("heads", said, hint or "publish it again; the others are served")
 
 
 async def _check_access(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.models.default import cache_folder
 from flexspec_mq.settings import (
     Loaded,
     Program,
@@ -128,6 +129,11 @@ class FamilySettings(FamilyOptions):
             default="in the cache",
         ),
     ] = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the newest catalogue is kept, and heads below that."""
+        return self.state_dir or cache_folder("families")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -381,8 +381,8 @@ class EdgeNode:
                 self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound.payload, now)
-            elif self._family is not None and self._family.takes(inbound.topic):
-                self._family.take(inbound)
+            elif self._family is not None:
+                self._family.take(inbound.topic, inbound.payload)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:

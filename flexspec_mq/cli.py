@@ -9,7 +9,7 @@ from importlib import import_module
 
 import flexspec_mq
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.daemon.progress import stages
+from flexspec_mq.daemon.progress import answer, stages
 
 Command = Callable[[argparse.Namespace], int | None]
 
@@ -87,7 +87,7 @@ def _model_prepare(args: argparse.Namespace) -> None:
 
         path = default_model_path(tell)
     if worked or not args.quiet:
-        _say(f"default model: {path}")
+        answer(f"default model: {path}")
 
 
 def _model_info(args: argparse.Namespace) -> None:
@@ -96,13 +96,13 @@ def _model_info(args: argparse.Namespace) -> None:
     with stages() as tell:
         loaded = load_target(args.model, progress=tell)
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    _say(f"name         {loaded.name}")
-    _say(f"architecture {type(loaded.model).__name__}, {parameters / 1e6:.1f} M parameters")
-    _say(f"fingerprint  {loaded.fingerprint.hex()}")
-    _say(f"vocabulary   {loaded.vocab_size}")
-    _say(f"context      {loaded.max_context} tokens")
-    _say(f"ends at      {', '.join(str(token) for token in loaded.eos) or 'no token of its own'}")
-    _say(f"template     {'chat' if loaded.tokenizer.chat_template else 'none: a base model'}")
+    answer(f"name         {loaded.name}")
+    answer(f"architecture {type(loaded.model).__name__}, {parameters / 1e6:.1f} M parameters")
+    answer(f"fingerprint  {loaded.fingerprint.hex()}")
+    answer(f"vocabulary   {loaded.vocab_size}")
+    answer(f"context      {loaded.max_context} tokens")
+    answer(f"ends at      {', '.join(str(token) for token in loaded.eos) or 'no token of its own'}")
+    answer(f"template     {'chat' if loaded.tokenizer.chat_template else 'none: a base model'}")
 
 
 def _schema(args: argparse.Namespace) -> None:
@@ -116,18 +116,13 @@ def _version(_args: argparse.Namespace) -> None:
     import platform
     from importlib import metadata
 
-    _say(f"flexspec-mq {flexspec_mq.__version__}")
-    _say(f"python {platform.python_version()}")
+    answer(f"flexspec-mq {flexspec_mq.__version__}")
+    answer(f"python {platform.python_version()}")
     for name in ("torch", "transformers", "aiomqtt", "paho-mqtt"):
         try:
-            _say(f"{name} {metadata.version(name)}")
+            answer(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            _say(f"{name} not installed")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+            answer(f"{name} not installed")
 
 
 if __name__ == "__main__":

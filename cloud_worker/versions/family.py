@@ -11,11 +11,12 @@ from cloud_worker.versions.loader import Base, HeadLoader
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.heads.fetch import fetch_manifest
+from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
-from flexspec_mq.models.default import cache_folder
 from flexspec_mq.models.heads.base import weights_fingerprint
-from schemas.catalogue import BASE_ID
+from schemas.catalogue import VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from cloud_worker.engine.engine import ModelEngine
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import FamilySettings, WorkerSettings
+    from cloud_worker.versions.library import Exactness
+    from flexspec_mq.heads.manifest import Manifest
+    from flexspec_mq.models.load import LoadedText
+    from schemas.catalogue import Catalogue
 
 
 def family_follower(
@@ -48,25 +53,66 @@ def family_follower(
     """
     if settings.family is None or settings.root_key is None:
         return None
-    if not isinstance(target.loaded.source, Path):
-        raise UsageError(
-            f"heads are for a base in a folder, not for the model hub's {target.loaded.source}",
-            hint="download the target first",
-        )
-    folder = settings.state_dir or cache_folder("families")
+    folder = settings.folder
     store = Store(folder, settings.family)
     follower = Follower(settings.family, read_public(settings.root_key), store.load())
     say("computing the fingerprint of the base")
-    base = Base(
+    base = base_of(worker, target.loaded, target.proof.word)
+    loader = HeadLoader(base, target, engine, folder / "heads", again=worker.prove)
+    library = Library(worker.version, target.proof.word, base.id)
+    return FamilyFollower(follower, store, library, loader, settings.heads or "")
+
+
+def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) -> Base:
+    """What a worker runs, as the manifests of heads say it.
+
+    Raises:
+        UsageError: the target is not in a folder.
+        ModelError: it cannot have heads, or cannot be read.
+    """
+    if not isinstance(loaded.source, Path):
+        raise UsageError(
+            f"heads are for a base in a folder, not for the model hub's {loaded.source}",
+            hint="download the target first",
+        )
+    return Base(
         version=worker.version,
-        weights_fingerprint=weights_fingerprint(target.loaded.source),
-        tokenizer=target.loaded.fingerprint.hex(),
-        sizes=Shape.of(target.loaded.config, (*FAMILIES, *HEAD_NORMS)),
+        weights_fingerprint=weights_fingerprint(loaded.source),
+        tokenizer=loaded.fingerprint.hex(),
+        sizes=Shape.of(loaded.config, (*FAMILIES, *HEAD_NORMS)),
         dtype=worker.dtype,
         weights=worker.weights,
-        exactness=target.proof.word,
+        exactness=exactness,
     )
-    loader = HeadLoader(base, target, engine, folder / "heads", again=worker.prove)
-    base_id = bytes.fromhex(base.weights_fingerprint)[:BASE_ID]
-    library = Library(worker.version, target.proof.word, base_id)
-    return FamilyFollower(follower, store, library, loader, settings.heads or "")
+
+
+def unfit(settings: FamilySettings, catalogue: Catalogue, base: Base) -> dict[str, FlexSpecError]:
+    """The versions that a worker could not serve, as far as their manifests and where they lie tell; changes nothing.
+
+    Args:
+        settings: of the worker's family.
+        catalogue: of the family.
+        base: of the worker.
+
+    Returns:
+        Why not, by version.
+    """
+    url = settings.heads or catalogue.heads
+    ours = base.id if any(version.base == base.id for version in catalogue.versions) else b""
+    found: dict[str, FlexSpecError] = {}
+    for version in catalogue.versions:
+        if version.state is VersionState.RETIRED or version.base != ours:
+            continue
+        try:
+            base.check(version.name, _manifest(version.digest, url, settings.folder / "heads"))
+        except FlexSpecError as error:
+            found[version.name] = error
+    return found
+
+
+def _manifest(wanted: bytes, url: str, cache: Path) -> Manifest:
+    """Of a head that is whole in the cache, or else from where it lies."""
+    try:
+        return read_head(cache / wanted.hex(), wanted)
+    except HeadError:
+        return fetch_manifest(url, wanted)

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Step
-from flexspec_mq import topics
-from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
+from flexspec_mq.catalogue.driver import Driver
+from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.heads.fetch import FetchError
+from flexspec_mq.heads.place import FetchError
 from flexspec_mq.transport.base import Subscription
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from schemas.status import VersionStatus
 
 _log = logging.getLogger(__name__)
-
-_WAITING = 16
-"""Messages of the family that wait for their turn; of more the oldest are dropped, as each says all."""
-_CLOCK = 10.0
-"""Seconds after which what waits for our clock, or for room on the disk, is looked at again."""
 
 
 class Host(Protocol):
@@ -92,22 +87,18 @@ class FamilyFollower:
         self, follower: Follower, store: Store, library: Library, loader: Loader, url: str = ""
     ) -> None:
         self._follower = follower
-        self._store = store
+        self._driver = Driver(follower, store)
         self._library = library
         self._loader = loader
         self._url = url
-        self._keys = topics.keys_topic(follower.family)
-        self._heads = topics.catalogue_topic(follower.family)
-        self._inbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING)
-        self._unkept: dict[str, bytes] = {}
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "heads")
         self._loading: asyncio.Task[None] | None = None
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """Topics of the family. Keys first, so that a catalogue need not wait for them."""
-        return (Subscription(self._keys), Subscription(self._heads))
+        """Topics of the family."""
+        return tuple(map(Subscription, self._driver.topics))
 
     @property
     def alarm(self) -> str:
@@ -122,12 +113,7 @@ class FamilyFollower:
 
     def receive(self, topic: str, payload: bytes) -> bool:
         """Take a message; whether it is of the family."""
-        if topic not in (self._keys, self._heads):
-            return False
-        if self._inbox.full():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait((topic, payload))
-        return True
+        return self._driver.take(topic, payload)
 
     def ended(self) -> None:
         """A session may have ended."""
@@ -146,43 +132,15 @@ class FamilyFollower:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _judge_loop(self) -> None:
-        while True:
-            waits = self._follower.waiting or self._unkept
-            try:
-                async with asyncio.timeout(_CLOCK if waits else None):
-                    topic, payload = await self._inbox.get()
-            except TimeoutError:
-                await self._again()
-            else:
-                await self._judge(topic, payload)
-
-    async def _again(self) -> None:
-        """Judge what waits for the disk, keys first, and what waits for our clock."""
-        unkept, self._unkept = self._unkept, {}
-        for topic in sorted(unkept, key=lambda topic: topic != self._keys):
-            await self._judge(topic, unkept[topic])
-        await self._judged(self._follower.again(time.time()))
-
-    async def _judge(self, topic: str, payload: bytes) -> None:
-        judge = self._follower.receive_keys if topic == self._keys else self._follower.receive_catalogue
-        if not await self._judged(judge(payload, time.time())):
-            self._unkept[topic] = payload
-
-    async def _judged(self, found: Accepted | Refused | Unchanged | None) -> bool:
-        """Take up what was accepted, log what was refused; False of what cannot be kept, which changes nothing."""
         family = self._follower.family
-        if isinstance(found, Accepted):
-            try:
-                await asyncio.to_thread(self._store.save, found.record)
-            except RecordError as error:
-                _log.error("family %s: nothing new is taken up: %s", family, error)
-                return False
-            self._follower.adopt(found.record)
-            self._take_up()
-            found = found.refused
-        if isinstance(found, Refused):
-            _log.warning("family %s: refused, %s: %s", family, found.reason, found.detail)
-        return True
+        while True:
+            for _, outcome in await self._driver.turn():
+                if isinstance(outcome, Accepted):
+                    self._take_up()
+                elif isinstance(outcome, RecordError):
+                    _log.error("family %s: nothing new is taken up: %s", family, outcome)
+                elif isinstance(outcome, Refused):
+                    _log.warning("family %s: refused, %s: %s", family, outcome.reason, outcome.detail)
 
     def _take_up(self) -> None:
         catalogue = self._follower.catalogue

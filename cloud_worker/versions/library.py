@@ -120,7 +120,7 @@ class Library:
         )
 
     def follow(self, versions: Iterable[CatalogueVersion]) -> None:
-        """Take up a catalogue. What it does not name is retired, but for the worker's own version if none has named it.
+        """Take up a catalogue. What it does not name is retired, but for our own version if none has named it.
 
         Where one names it, its manifest must be one of the base, or the version is refused like any other.
         Once a catalogue has named this worker's base as another one than the family's, versions of the family's base

@@ -18,6 +18,7 @@ from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
 from flexspec_mq.models.heap import trim
 from flexspec_mq.models.invariance.proof_cache import proving_remembered
+from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -55,6 +56,11 @@ class Base:
     dtype: str
     weights: str
     exactness: Exactness
+
+    @property
+    def id(self) -> bytes:
+        """As catalogues name bases that are not the family's."""
+        return bytes.fromhex(self.weights_fingerprint)[:BASE_ID]
 
     def check(self, version: str, manifest: Manifest) -> None:
         """Refuse a head that is not for this worker.

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
 from edge_node.drafting.engine_choice import extra_of, installed, wants_onnx
+from edge_node.fleet.catalogue import state_folder
 from flexspec_mq import topics
+from flexspec_mq.catalogue import naming
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
+from flexspec_mq.doctor.family import Following, check_family
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
 from flexspec_mq.errors import ModelError, UsageError
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.doctor.findings import Finding, Findings
     from flexspec_mq.transport.base import Link, LinkSettings
+    from schemas.catalogue import Catalogue
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
@@ -135,6 +139,22 @@ class _Setup:
         return topics.edge_status_topic(self.config.node.edge)
 
 
+async def _catalogue(setup: _Setup, link: Link) -> Catalogue | None:
+    config = setup.config
+    following = Following(
+        "family",
+        config.node.edge,
+        config.link.username,
+        config.family,
+        state_folder(config.family),
+        "no version can be asked for",
+    )
+    known = setup.watch.newest(setup.status_topic)
+    status = None if known is None else known.status
+    running = status.catalogue if isinstance(status, EdgeStatus) else None
+    return await check_family(setup.findings, following, setup.watch, link, running)
+
+
 async def _look(setup: _Setup, link: Link) -> str:
     findings, watch, node = setup.findings, setup.watch, setup.config.node
     findings.tell("listening for workers and other edge nodes")
@@ -144,15 +164,13 @@ async def _look(setup: _Setup, link: Link) -> str:
     if online and setup.answering is None:
         await on_thread(setup.look_around)
     if setup.config.family.family is not None:
-        from edge_node.doctor.family import check_family
-
-        version = await check_family(findings, setup.config, watch, link, setup.status_topic)
-        if not version:
+        catalogue = await _catalogue(setup, link)
+        if catalogue is None:
             findings.skip(("worker", "tokenizer", "text"), "no version of the family is known")
             await setup.drafting
             return setup.here
         setup.asked = setup.config.family.family
-        node = replace(node, version=version)
+        node = replace(node, version=naming.stable(catalogue).name)
         setup.config = replace(setup.config, node=node)
     findings.tell("trying the access rules")
     listening = await _check_access(setup, link)

@@ -13,8 +13,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics
-from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
+from flexspec_mq.catalogue.driver import Driver
+from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
@@ -26,16 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from flexspec_mq.catalogue.driver import Outcome
     from flexspec_mq.catalogue.options import FamilyOptions
-    from flexspec_mq.transport.base import Inbound, Link
+    from flexspec_mq.transport.base import Link
     from schemas.catalogue import Catalogue
 
 _RETAINED = 1.0
 """Seconds after subscribing within which a retained catalogue comes, if the broker has one."""
-_LOOK = 10.0
-"""Seconds from one look at the clock to the next: catalogues expire, and clocks are set."""
-_WAITING = 64
-"""Messages that may wait to be judged; of more, the oldest are dropped: a newer one of its topic counts."""
 _TEXT = 256
 
 _log = logging.getLogger(__name__)
@@ -84,13 +81,9 @@ class FamilyCatalogue:
         self.refused: Counter[Reason] = Counter()
         self.why = ""
         self._disk = ""
-        self._unkept: dict[str, Inbound] = {}
         self._follower = Follower(family, root, store.load())
-        self._store = store
+        self._driver = Driver(self._follower, store, clock)
         self._clock = clock
-        self._keys_topic = topics.keys_topic(family)
-        self._catalogue_topic = topics.catalogue_topic(family)
-        self._inbox: asyncio.Queue[Inbound] = asyncio.Queue(_WAITING)
         self._heard = asyncio.Event()  # a catalogue since we run, or that none comes
         self._known = asyncio.Event()  # any catalogue
         if self._follower.catalogue is not None:
@@ -136,15 +129,9 @@ class FamilyCatalogue:
             alarm=self.alarm[:_TEXT],
         )
 
-    def takes(self, topic: str) -> bool:
-        """Whether messages of this topic are to be given to `take`."""
-        return topic in (self._keys_topic, self._catalogue_topic)
-
-    def take(self, inbound: Inbound) -> None:
-        """A message on one of the family's topics; judged by `run`."""
-        if self._inbox.full():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait(inbound)
+    def take(self, topic: str, payload: bytes) -> bool:
+        """Take a message, which `run` judges; whether it is of the family."""
+        return self._driver.take(topic, payload)
 
     async def settled(self) -> None:
         """Wait until what the broker keeps of the family has come, if it keeps anything; not for long."""
@@ -164,19 +151,14 @@ class FamilyCatalogue:
         Raises:
             LinkError: the link failed for good.
         """
-        for topic in (self._keys_topic, self._catalogue_topic):
+        for topic in self._driver.topics:
             await self._subscribe(link, topic)
         timer = asyncio.get_running_loop().call_later(_RETAINED, self._heard.set)
         was_expired = False
         try:
             while True:
-                try:
-                    async with asyncio.timeout(_LOOK):
-                        inbound = await self._inbox.get()
-                except TimeoutError:
-                    await self._again()
-                else:
-                    await self._judge(inbound)
+                for topic, outcome in await self._driver.turn():
+                    self._note(topic, outcome)
                 if self.expired and not was_expired:
                     _log.warning("the catalogue of %s has expired; what it says goes on", self.family)
                 if self.expired != was_expired:
@@ -193,45 +175,24 @@ class FamilyCatalogue:
         except LinkRefused as error:
             self._tell(f"the broker does not let us read {topic}: {error.message}")
 
-    async def _again(self) -> None:
-        """Judge what waits for our clock or for the disk."""
-        unkept, self._unkept = self._unkept, {}
-        for topic in sorted(unkept, key=lambda topic: topic != self._keys_topic):
-            await self._judge(unkept[topic])
-        found = self._follower.again(self._clock())
-        if not (isinstance(found, Refused) and self._follower.waiting):  # else it was told before
-            await self._judged(found)
-
-    async def _judge(self, inbound: Inbound) -> None:
-        follower, now = self._follower, self._clock()
-        keys = inbound.topic == self._keys_topic
-        receive = follower.receive_keys if keys else follower.receive_catalogue
-        if not await self._judged(receive(inbound.payload, now)):
-            self._unkept[inbound.topic] = inbound
-        elif not (keys or follower.waiting):
-            self._heard.set()
-
-    async def _judged(self, found: Accepted | Refused | Unchanged | None) -> bool:
-        """Take up what was accepted, tell what was refused; False of what cannot be kept, which changes nothing."""
-        if isinstance(found, Accepted):
-            try:
-                await asyncio.to_thread(self._store.save, found.record)
-            except RecordError as error:
-                self._disk = f"{error.message}; {error.hint}"
-                self._tell(self._disk)
-                return False
-            self._follower.adopt(found.record)
+    def _note(self, topic: str, outcome: Outcome) -> None:
+        """Tell what came of a message."""
+        if isinstance(outcome, RecordError):
+            self._disk = f"{outcome.message}; {outcome.hint}"
+            self._tell(self._disk)
+            return
+        if isinstance(outcome, Accepted):
             self.why = self._disk = ""
+            self._news.set()
             if (catalogue := self.catalogue) is not None:
                 _log.info("the catalogue of %s has epoch %d", self.family, catalogue.epoch)
                 self._known.set()
                 self._heard.set()
-            self._news.set()
-            found = found.refused
-        if isinstance(found, Refused):
-            self.refused[found.reason] += 1
-            self._tell(f"{found.reason}: {found.detail}")
-        return True
+        elif isinstance(outcome, Refused):
+            self.refused[outcome.reason] += 1
+            self._tell(f"{outcome.reason}: {outcome.detail}")
+        if topic == self._driver.topics[1] and not self._follower.waiting:
+            self._heard.set()
 
     def _tell(self, why: str) -> None:
         if why != self.why:

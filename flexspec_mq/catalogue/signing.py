@@ -186,6 +186,27 @@ def seal(body: KeySet | Catalogue, keys: Sequence[PrivateKey]) -> bytes:
     return payload
 
 
+def cosigned(payload: bytes, kind: type[Body], family: str, keys: Sequence[PrivateKey]) -> bytes:
+    """A signed message with signatures of more keys.
+
+    Raises:
+        SignedRefused: it cannot be read.
+        UsageError: with them it would have too many.
+    """
+    found = opened(payload, kind, family)
+    data = DOMAINS[kind] + found.signed
+    ours: dict[bytes, bytes] = {key_id(key.public): key.sign(data) for key in keys}
+    others: tuple[bytes, ...] = tuple(one for one in found.signatures if one[:KEY_ID] not in ours)
+    signatures = (*others, *(name + signature for name, signature in ours.items()))
+    signed = msgspec.msgpack.encode(Signed(found.signed, signatures))
+    if len(signatures) > MAX_KEYS or len(signed) > MAX_PAYLOAD:
+        raise UsageError(
+            f"the {_TITLES[kind]} would have {len(signatures)} signatures and {len(signed)} bytes",
+            hint=f"{MAX_KEYS} and {MAX_PAYLOAD} are the most; begin anew with --out",
+        )
+    return signed
+
+
 @dataclass(frozen=True, slots=True)
 class Opened(Generic[Body]):
     """A message that was read, and whose signatures nobody has looked at.

@@ -99,3 +99,8 @@ def say(text: str, out: TextIO | None = None) -> None:
     out = out or sys.stderr
     out.write(f"{text}\n")
     out.flush()
+
+
+def answer(text: str) -> None:
+    """One line of what a command was asked for, on standard output, at once."""
+    say(text, sys.stdout)

@@ -137,7 +137,7 @@ def check_folders(findings: Findings, cache_needs: int) -> None:
     except ModelError as error:
         findings.fail("cache", "disk full", error.message, error.hint)
     else:
-        _check_folder(
+        check_folder(
             findings,
             "cache",
             cache,
@@ -149,11 +149,19 @@ def check_folders(findings: Findings, cache_needs: int) -> None:
     except FileNotFoundError as error:
         findings.fail("temp", "disk full", f"no folder for temporary files: {error}", "set TMPDIR to one")
         return
-    _check_folder(findings, "temp", temporary, 0, "free some space there, or set TMPDIR to another folder")
+    check_folder(findings, "temp", temporary, 0, "free some space there, or set TMPDIR to another folder")
 
 
-def _check_folder(findings: Findings, name: str, folder: Path, needs: int, advice: str) -> None:
-    """One folder; where it does not exist yet, the nearest one above it."""
+def check_folder(findings: Findings, name: str, folder: Path, needs: int, advice: str) -> None:
+    """One folder; where it does not exist yet, the nearest one above it.
+
+    Args:
+        findings: to add to.
+        name: of the check.
+        folder: that is written to.
+        needs: bytes that are still to be written there.
+        advice: how to mend it.
+    """
     place = next(one for one in (folder, *folder.parents) if one.exists())
     if not place.is_dir():
         findings.fail(name, "disk full", f"{place} is a file, and should be a folder", advice)

@@ -6,8 +6,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.heads.fetch import FetchError, fetch_manifest
+from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, decode, digest
+from flexspec_mq.heads.place import FetchError
 from schemas.catalogue import BASE_ID, VersionState
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flexspec_mq import topics
-from flexspec_mq.catalogue.follower import Accepted, Follower
-from flexspec_mq.catalogue.refusals import Reason, Refused, SignedRefused
+from flexspec_mq.catalogue.driver import Driver, topics_of
+from flexspec_mq.catalogue.follower import Follower
+from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
 from flexspec_mq.catalogue.signing import open_signed, opened, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.tasks import running
@@ -79,8 +79,8 @@ class Board:
         self._others = others
         self.follower = follower
         self._link = link
-        self._store = store
-        self._topics = _topics(follower.family)
+        self._driver = Driver(follower, store, clock)
+        self._topics = self._driver.topics
         self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._topics}
         self._failure: FlexSpecError | None = None
         self._refused: dict[str, Refused | None] = dict.fromkeys(self._topics)
@@ -92,7 +92,7 @@ class Board:
                 if not isinstance(event, Inbound):
                     continue
                 if event.topic in self._topics:
-                    self._take(event)
+                    await self._take(event.topic, event.payload)
                 elif self._others is not None:
                     self._others(event)
                 self._changed.set()
@@ -159,24 +159,29 @@ class Board:
         """Whether there is no catalogue, as far as broker and this machine's record say."""
         return self.follower.catalogue is None and not self._arrived[self._topics[1]]
 
-    def that_count(self, signers: Sequence[PrivateKey]) -> Sequence[PrivateKey]:
+    def that_count(self, signers: Sequence[PrivateKey], *, others_sign: bool = False) -> Sequence[PrivateKey]:
         """Those of the present key set.
+
+        Args:
+            signers: whose keys are here.
+            others_sign: whether one is enough, as others sign later.
 
         Raises:
             UsageError: they are less than it asks for.
         """
         keys = self.keys()
         valid = {one.public: one for one in signers if one.public in keys.keys}
-        if len(valid) < keys.threshold:
+        if len(valid) < (1 if others_sign else keys.threshold):
             raise UsageError(
                 f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
                 f"the keys given are {len(valid)} of them",
-                hint="give other keys, or more, with --key; `flexspec head list` shows the key set",
+                hint="give other keys, or more, with --key, or sign on several machines, with --out; "
+                "`flexspec head list` shows the key set",
             )
         return list(valid.values())
 
     async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
-        """Sign a catalogue under the present key set, publish it, and read it back.
+        """Sign a catalogue, publish it, and read it back.
 
         Args:
             catalogue: an edit of `follower.catalogue`, or the first one.
@@ -187,9 +192,25 @@ class Board:
             LostRace: another publisher wrote at the same time.
             LinkError: the broker refuses it, or is gone.
         """
-        keys, topic = self.keys(), self._topics[1]
-        payload = seal(msgspec.structs.replace(catalogue, key_set=keys.serial), self.that_count(signers))
-        record = self.follower.record
+        await self.send(self.sealed(catalogue, self.that_count(signers)))
+
+    def sealed(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> bytes:
+        """A catalogue, signed under the present key set.
+
+        Raises:
+            UsageError: there is no key set, or the catalogue would be refused.
+        """
+        return seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), signers)
+
+    async def send(self, payload: bytes) -> None:
+        """Publish a signed catalogue, and read it back.
+
+        Raises:
+            UsageError: it is refused.
+            LostRace: another publisher wrote at the same time.
+            LinkError: the broker refuses it, or is gone.
+        """
+        topic, record = self._topics[1], self.follower.record
         await self._write(topic, payload)
         await asyncio.sleep(SETTLE)
         known = (payload, b"" if record is None else record.catalogue)
@@ -245,22 +266,15 @@ class Board:
             hint="look at `flexspec head list`, and try again what is missing",
         )
 
-    def _take(self, inbound: Inbound) -> None:
-        topic, payload = inbound.topic, inbound.payload
+    async def _take(self, topic: str, payload: bytes) -> None:
+        now = None if topic == self._topics[0] else self._while_valid(payload, self.clock())
+        for where, outcome in await self._driver.judge(topic, payload, now):
+            if isinstance(outcome, RecordError):
+                raise outcome
+            self._refused[where] = outcome if isinstance(outcome, Refused) else None
+            if isinstance(outcome, Refused):
+                _log.info("refused on %s: %s", where, outcome.detail)
         self._arrived[topic].append(payload)
-        now = self.clock()
-        if topic == self._topics[0]:
-            outcome = self.follower.receive_keys(payload, now)
-        else:
-            outcome = self.follower.receive_catalogue(payload, self._while_valid(payload, now))
-        self._refused[topic] = outcome if isinstance(outcome, Refused) else None
-        if isinstance(outcome, Accepted):
-            self._store.save(outcome.record)
-            self.follower.adopt(outcome.record)
-            if topic == self._topics[0] and self._arrived[self._topics[1]]:
-                self._refused[self._topics[1]] = outcome.refused
-        elif isinstance(outcome, Refused):
-            _log.info("refused on %s: %s", topic, outcome.detail)
 
     def _while_valid(self, payload: bytes, now: float) -> float:
         """Now, or the last moment at which the catalogue was valid."""
@@ -317,15 +331,10 @@ async def board(
     follower = Follower(family, root, store.load())
     settings = replace(
         link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
-        subscriptions=tuple(Subscription(one) for one in (*_topics(family), *filters)),
+        subscriptions=tuple(Subscription(one) for one in (*topics_of(family), *filters)),
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(2 * PATIENCE if settings.give_up_after is None else None)
         found = Board(link, follower, store, clock, others)
         async with running(found.listen(), "board"):
             yield found
-
-
-def _topics(family: str) -> tuple[str, str]:
-    """Of the key set and of the catalogue."""
-    return topics.keys_topic(family), topics.catalogue_topic(family)

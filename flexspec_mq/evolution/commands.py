@@ -8,11 +8,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution.apart import add_apart_parsers, add_out, publish_or_write
 from flexspec_mq.evolution.making.base import add_base_parser
 from flexspec_mq.evolution.making.check import add_check_parser
 from flexspec_mq.evolution.making.train import add_train_parser
-from flexspec_mq.evolution.parts import add_command, connected, say
+from flexspec_mq.evolution.parts import add_command, connected
 from flexspec_mq.evolution.settings import from_arguments
 from flexspec_mq.evolution.trust import add_trust_parser
 from flexspec_mq.settings.flags import positive
@@ -67,8 +69,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("rollback", "make a version the stable one again; the present one and all canaries drain"),
         ("retire", "give a version no new sessions at all"),
     ):
-        add_command(actions, name, _move, about).add_argument("name", metavar="NAME", help="of the version")
+        move = add_command(actions, name, _move, about)
+        move.add_argument("name", metavar="NAME", help="of the version")
+        add_out(move)
     _add_renew(actions)
+    add_apart_parsers(actions)
     _add_watch(actions)
 
 
@@ -94,6 +99,7 @@ def _add_publish(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
     add("--heads", metavar="URL", help="with --first: below which workers find heads")
+    add_out(publish)
     _add_lifetime(publish, f"with --first: days until a catalogue expires (default: {_LIFETIME_DAYS:g})")
 
 
@@ -103,6 +109,7 @@ def _add_renew(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     renew.add_argument("--heads", metavar="URL", help="another URL below which workers find heads")
     _add_lifetime(renew, "days until a catalogue expires (default: as before)")
+    add_out(renew)
 
 
 def _add_watch(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -135,7 +142,7 @@ def _keygen(args: argparse.Namespace) -> int:
 
     key = PrivateKey.generate()
     key.save(args.file)
-    say(key.public.hex())
+    answer(key.public.hex())
     return 0
 
 
@@ -169,7 +176,8 @@ async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[Pr
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
         )
     heads = args.heads if args.first else found.catalogue().heads
-    keys, counting = found.keys(), found.that_count(signers)
+    keys = found.keys()
+    found.that_count(signers, others_sign=args.out is not None)
     places, base = (args.upload, heads) if args.upload else (heads,), b""
     if not args.first:
         base = await asyncio.to_thread(other_base, args.folder, found.catalogue(), places)
@@ -196,13 +204,11 @@ async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[Pr
             share=args.share,
             base=base,
         )
-    await found.publish(catalogue, counting)
     where = "copied" if copied else "which was there"
-    say(f"published {args.name} as {args.state}: head {digest.hex()}, {where}; epoch {catalogue.epoch}")
+    said = f"published {args.name} as {args.state}: head {digest.hex()}, {where}; epoch {catalogue.epoch}"
     if base:
-        say(
-            f"{args.name} has another base than {keys.family}: drafts of devices are independent models to it"
-        )
+        said += f"; it has another base than {keys.family}: drafts of devices are independent models to it"
+    await publish_or_write(found, catalogue, signers, args.out, said)
 
 
 def _move(args: argparse.Namespace) -> int:
@@ -217,9 +223,8 @@ def _move(args: argparse.Namespace) -> int:
 
     async def move(found: Board) -> None:
         catalogue = edits[args.action](found.catalogue(), found.clock(), args.name)
-        await found.publish(catalogue, signers)
         states = ", ".join(f"{one.name} {one.state.name.lower()}" for one in catalogue.versions)
-        say(f"{states}; epoch {catalogue.epoch}")
+        await publish_or_write(found, catalogue, signers, args.out, f"{states}; epoch {catalogue.epoch}")
 
     return connected(args, move)
 
@@ -241,8 +246,7 @@ def _renew(args: argparse.Namespace) -> int:
         if args.lifetime:
             changes["lifetime"] = int(args.lifetime * _DAY)
         catalogue = renewed(msgspec.structs.replace(catalogue, **changes), found.clock())
-        await found.publish(catalogue, signers)
-        say(f"signed anew; epoch {catalogue.epoch}")
+        await publish_or_write(found, catalogue, signers, args.out, f"signed anew; epoch {catalogue.epoch}")
 
     return connected(args, renew)
 
@@ -260,10 +264,10 @@ def _list(args: argparse.Namespace) -> int:
         now = found.clock()
         listed = report(catalogue, found.keys(), statuses, now)
         if args.json:
-            say(json.dumps(listed))
+            answer(json.dumps(listed))
         else:
             for line in table(listed, now):
-                say(line)
+                answer(line)
 
     return connected(
         args, show, (topics.worker_status_topic("+"), topics.edge_status_topic("+")), statuses.take
@@ -283,8 +287,8 @@ def _watch(args: argparse.Namespace) -> int:
 
     async def watch(found: Board) -> None:
         family = config.head.named_family()
-        say(f"watching {family}, {found.catalogue().lifetime} s from one catalogue to the next at most")
-        await Watcher(found, signers, Judge(rule, statuses), say).run()
+        answer(f"watching {family}, {found.catalogue().lifetime} s from one catalogue to the next at most")
+        await Watcher(found, signers, Judge(rule, statuses), answer).run()
 
     return connected(
         args, watch, (topics.worker_status_topic("+"), topics.edge_status_topic("+")), statuses.take

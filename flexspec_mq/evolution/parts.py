@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.signals import stoppable
@@ -52,9 +51,3 @@ def connected(
 
     asyncio.run(run())
     return 0
-
-
-def say(text: str) -> None:
-    """Write a line to standard output."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

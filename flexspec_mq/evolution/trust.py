@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.files import whole
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.parts import add_command, connected, say
+from flexspec_mq.evolution.parts import add_command, connected
 from flexspec_mq.evolution.settings import from_arguments
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def _write_file(args: argparse.Namespace, family: str, root: PrivateKey) -> int:
             part.write_bytes(payload)
     except OSError as error:
         raise UsageError(f"{args.out} cannot be written: {error}", hint="give another file") from error
-    say(f"wrote {args.out}: key set {args.serial} of {family}; publish it with `flexspec head trust --send`")
+    answer(
+        f"wrote {args.out}: key set {args.serial} of {family}; publish it with `flexspec head trust --send`"
+    )
     return 0
 
 
@@ -113,9 +116,11 @@ def _key_set(args: argparse.Namespace, family: str, root: PrivateKey, serial: in
 async def _send(found: Board, payload: bytes) -> None:
     await found.trust(payload)
     keys, catalogue = found.keys(), found.follower.catalogue
-    say(f"published key set {keys.serial} of {keys.family}: {keys.threshold} of {len(keys.keys)} keys sign")
+    answer(
+        f"published key set {keys.serial} of {keys.family}: {keys.threshold} of {len(keys.keys)} keys sign"
+    )
     if catalogue is not None and catalogue.key_set != keys.serial:
-        say("the catalogue is still signed under the one before: now `flexspec head renew`")
+        answer("the catalogue is still signed under the one before: now `flexspec head renew`")
 
 
 def _read(path: Path) -> bytes:

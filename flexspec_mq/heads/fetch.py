@@ -8,33 +8,24 @@ whole or not at all.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, decode, digest, read_head
+from flexspec_mq.heads.place import FetchError, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flexspec_mq.heads.manifest import HeadFile, Manifest
+    from flexspec_mq.heads.manifest import Manifest
 
 LIMIT: Final = 64 << 30
 """Bytes of all files of a head."""
 KEPT: Final = 32
 """Heads in the cache; the one that was asked for longest ago goes first."""
-_PIECE: Final = 1 << 20
-_SILENCE: Final = 30.0
-"""Seconds without a byte after which a server counts as gone."""
-
-
-class FetchError(ModelError):
-    """A head cannot be had now. Nothing says that it is bad: another try may succeed."""
 
 
 class HeadFetcher:
@@ -84,8 +75,8 @@ class HeadFetcher:
                 shutil.rmtree(old)
         part.mkdir(parents=True)
         try:
-            files = _Place(f"{self._url}/{wanted.hex()}")
-            data = files.manifest(wanted)
+            files = Place(f"{self._url}/{wanted.hex()}")
+            data = _read_manifest(files, wanted)
             manifest = decode(data)
             size = sum(file.size for file in manifest.files)
             if size > self._limit:
@@ -123,114 +114,17 @@ def fetch_manifest(url: str, wanted: bytes) -> Manifest:
         HeadError: what lies there is another one.
         UsageError: nothing here can read such a URL.
     """
-    return decode(_Place(f"{url.rstrip('/')}/{wanted.hex()}").manifest(wanted))
+    return decode(_read_manifest(Place(f"{url.rstrip('/')}/{wanted.hex()}"), wanted))
 
 
-class _Place:
-    """The folder of one head, wherever it is."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            import fsspec
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "heads are fetched with fsspec", hint=f"install it, {how_to_install('heads')}"
-            ) from error
-        self.url = url
-        self._options: dict[str, Any] = {}
-        if url.startswith(("http://", "https://")):
-            import aiohttp
-
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-            self._options = {"client_kwargs": {"timeout": timeout}, "block_size": 0}
-        try:
-            self._files, self._path = fsspec.core.url_to_fs(url, **self._options)
-        except (ImportError, ValueError) as error:
-            raise UsageError(
-                f"heads at {url} cannot be fetched here: {error}",
-                hint="give a folder or an http(s) URL, or install what fsspec asks for",
-            ) from error
-
-    def read(self, name: str, most: int) -> bytes:
-        """A small file.
-
-        Raises:
-            HeadError: it has more than `most` bytes.
-            FetchError: it cannot be had.
-        """
-        data = b"".join(self._pieces(name, most))
-        if len(data) > most:
-            raise HeadError(f"{name} has more than {most} bytes, in {self.url}")
-        return data
-
-    def manifest(self, wanted: bytes) -> bytes:
-        """The head's manifest, which has this digest.
-
-        Raises:
-            HeadError: it has another one, or is too long.
-            FetchError: it cannot be had.
-        """
-        data = self.read(MANIFEST, MAX_MANIFEST)
-        if digest(data) != wanted:
-            raise HeadError(
-                f"the manifest has the digest {digest(data).hex()[:12]}…, not that of its folder {self.url}",
-                hint="publish the head again",
-            )
-        return data
-
-    def copy(self, file: HeadFile, to: BinaryIO) -> None:
-        """Write a file to `to`, as far as it is the one that the manifest lists.
-
-        Raises:
-            HeadError: it is another.
-            FetchError: it cannot be had, or ends too early.
-        """
-        hashed, size = hashlib.sha256(), 0
-        for piece in self._pieces(file.name, file.size):
-            hashed.update(piece)
-            size += len(piece)
-            if size <= file.size:
-                to.write(piece)
-        if size < file.size:
-            raise FetchError(
-                f"{file.name} ended after {size} of {file.size} bytes, in {self.url}",
-                hint="if it stays so, publish the head again",
-            )
-        if size > file.size or hashed.hexdigest() != file.sha256:
-            raise HeadError(
-                f"{file.name} is not the file that the manifest lists, in {self.url}",
-                hint="publish the head again",
-            )
-
-    def _pieces(self, name: str, most: int) -> Iterator[bytes]:
-        """The bytes of a file, `most` and one more at most."""
-        left = most + 1
-        try:
-            with self._files.open(f"{self._path}/{name}", "rb", **self._open_options) as file:
-                while left and (piece := file.read(min(left, _PIECE))):
-                    left -= len(piece)
-                    yield piece
-        # Each file system has errors of its own: aiohttp's, botocore's, …
-        except Exception as error:
-            if _is_absent(error):
-                raise FetchError(
-                    f"there is no {name} in {self.url}", hint="publish the head there"
-                ) from error
-            raise FetchError(
-                f"{name} cannot be fetched: {error.__cause__ or error!r}, from {self.url}"
-            ) from error
-
-    @property
-    def _open_options(self) -> dict[str, Any]:
-        return {"block_size": 0} if self._options else {}
-
-
-def _is_absent(error: Exception) -> bool:
-    """Fsspec says the same of a server that has no such file and of one that does not answer."""
-    why = error.__cause__
-    return isinstance(error, FileNotFoundError) and (
-        why is None or isinstance(why, FileNotFoundError) or getattr(why, "status", 0) == HTTPStatus.NOT_FOUND
-    )
+def _read_manifest(place: Place, wanted: bytes) -> bytes:
+    data = place.read(MANIFEST, MAX_MANIFEST)
+    if digest(data) != wanted:
+        raise HeadError(
+            f"the manifest has the digest {digest(data).hex()[:12]}…, not that of its folder {place.url}",
+            hint="publish the head again",
+        )
+    return data
 
 
 @contextmanager

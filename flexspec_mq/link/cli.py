@@ -10,13 +10,13 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.counters import LinkCounters
@@ -135,9 +135,9 @@ def _run_inside(link: NetnsLink, commands: tuple[list[str], list[str]], ends: fl
             filled = [word.replace("{a}", link.address_a).replace("{b}", link.address_b) for word in words]
             running.append(start(filled, env=environment))
     if not running:
-        _say(f"side a: ip netns exec {link.name_a} sh    address {link.address_a}")
-        _say(f"side b: ip netns exec {link.name_b} sh    address {link.address_b}")
-        _say(f"The link ends with Ctrl-C, SIGTERM, or after {max(0.0, ends - time.monotonic()):.0f} s.")
+        answer(f"side a: ip netns exec {link.name_a} sh    address {link.address_a}")
+        answer(f"side b: ip netns exec {link.name_b} sh    address {link.address_b}")
+        answer(f"The link ends with Ctrl-C, SIGTERM, or after {max(0.0, ends - time.monotonic()):.0f} s.")
     while not running or running[-1].poll() is None:
         if time.monotonic() >= ends:
             return 124 if running else 0  # as timeout(1) does
@@ -161,7 +161,7 @@ def _proxy(args: argparse.Namespace) -> int:
         )
         with on_signal(stop.set):
             async with carried as proxy:
-                _say(f"{plan.name} from {proxy.host}:{proxy.port} to {target[0]}:{target[1]}")
+                answer(f"{plan.name} from {proxy.host}:{proxy.port} to {target[0]}:{target[1]}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(args.duration):
                         await stop.wait()
@@ -174,14 +174,14 @@ def _proxy(args: argparse.Namespace) -> int:
 
 def _profiles(args: argparse.Namespace) -> int:
     for line in profiles_table(_catalogue(args)):
-        _say(line)
+        answer(line)
     return 0
 
 
 def _report(plan: LinkPlan, counters: LinkCounters, more: dict[str, Any]) -> None:
     for line in counters.lines():
-        _say(line)
-    _say(
+        answer(line)
+    answer(
         json.dumps(
             {"profile": plan.name, "seed": plan.seed, **more, "counters": msgspec.to_builtins(counters)}
         )
@@ -193,8 +193,3 @@ def _words(command: str | None) -> list[str]:
         return shlex.split(command or "")
     except ValueError as error:
         raise UsageError(f"{command!r} is no command: {error}") from None
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from flexspec_mq.catalogue.refusals import Reason, SignedRefused
 from flexspec_mq.catalogue.signing import (
     PrivateKey,
+    cosigned,
     encode,
     key_id,
     open_signed,
@@ -60,6 +61,21 @@ def test_golden_bytes_do_not_change() -> None:
     assert seal(catalogue(), [ONLINE]) == CATALOGUE
     assert seal(TWO_BASES, [ONLINE]) == GOLDEN["two-bases"]
     assert seal(key_set(keys=[ONLINE, SECOND], threshold=2, reset=NOW), [ROOT]) == KEYS
+
+
+@given(st.lists(st.lists(st.sampled_from((ONLINE, SECOND, STRANGER)), max_size=3), max_size=4))
+def test_who_signs_one_after_another_signs_as_all_at_once(turns: list[list[PrivateKey]]) -> None:
+    """Whoever signs twice has signed once, and nobody's signature is lost."""
+    payload = seal(catalogue(), [ONLINE])
+    for keys in turns:
+        payload = cosigned(payload, Catalogue, FAMILY, keys)
+    signers = {ONLINE.public, *(key.public for keys in turns for key in keys)}
+    found = open_signed(payload, Catalogue, FAMILY, tuple(signers), len(signers))
+    assert len(found.signatures) == len(signers)
+    together = seal(catalogue(), [key for key in (ONLINE, SECOND, STRANGER) if key.public in signers])
+    wanted = msgspec.msgpack.decode(together, type=Signed)
+    assert found.signed == wanted.body
+    assert set(found.signatures) == set(wanted.signatures)
 
 
 def test_golden_bytes_stay_readable() -> None:

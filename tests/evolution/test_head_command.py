@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,6 +295,88 @@ def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -
     payload = out.read_bytes()
     out.write_bytes(payload[:-1] + bytes([payload[-1] ^ 1]))
     assert run("trust", "--send", out, *begun.flags)[0] == 2
+
+
+@pytest.fixture
+def of_two(begun: Site, run: Run) -> Site:
+    """Two keys must sign; the second lies on another machine."""
+    second = run("keygen", begun.folder / "second.pem")[1].strip()
+    both = ("--signer", begun.online, "--signer", second, "--threshold", "2")
+    assert run("trust", *begun.flags, "--root", begun.folder / "root.pem", *both)[0] == 0
+    out = begun.folder / "renewed"
+    assert run("renew", *begun.flags, *begun.key, "--out", out)[0] == 0
+    assert run("sign", out, "--family", begun.family, "--key", begun.folder / "second.pem")[0] == 0
+    code, _, err = run("send", out, *begun.flags)
+    assert code == 0, err
+    return begun
+
+
+def test_signers_on_different_machines(of_two: Site, run: Run) -> None:
+    """Each edit is signed by one, then by the other, and is sent by somebody who holds no key."""
+    site = of_two
+    assert at_broker(site).key_set == 2
+    elsewhere = (*site.flags[:4], "--state-dir", site.folder / "elsewhere", *site.flags[6:])
+    other = ("--family", site.family, "--key", site.folder / "second.pem")
+    assert run("keygen", site.folder / "stranger.pem")[0] == 0
+    for number, (words, after) in enumerate(
+        (
+            (("publish", site.head("two"), "--name", "v2"), {"v1": STABLE, "v2": (CANARY, 10)}),
+            (("promote", "v2"), {"v1": DRAINING, "v2": STABLE}),
+            (("rollback", "v1"), {"v1": STABLE, "v2": DRAINING}),
+            (("retire", "v2"), {"v1": STABLE, "v2": RETIRED}),
+        )
+    ):
+        before, file = at_broker(site), site.folder / f"change{number}"
+        code, said, err = run(*words, *site.flags, *site.key, "--out", file)
+        assert code == 0, err
+        assert "wrote" in said
+        for strange in (site.key[1], str(site.folder / "stranger.pem")):
+            assert run("sign", file, "--family", site.family, "--key", strange)[0] == 0
+            code, _, err = run("send", file, *elsewhere)
+            assert code == 2
+            assert "the change has 1 of them" in err
+        assert at_broker(site) == before
+        code, said, err = run("sign", file, *other)
+        assert code == 0, err
+        assert "v1" in said
+        code, said, err = run("send", file, *elsewhere)
+        assert code == 0, err
+        assert states(at_broker(site)) == after
+        code, _, err = run("send", file, *elsewhere)
+        assert code == 2
+        assert "published already" in err
+
+
+def test_a_change_that_comes_too_late_is_not_sent(of_two: Site, run: Run) -> None:
+    site = of_two
+    both = (*site.key, "--key", site.folder / "second.pem")
+    first, second = site.folder / "first", site.folder / "second"
+    assert run("publish", site.head("two"), "--name", "v2", *site.flags, *both, "--out", first)[0] == 0
+    assert run("publish", site.head("three"), "--name", "v3", *site.flags, *both, "--out", second)[0] == 0
+    code, _, err = run("send", first, *site.flags)
+    assert code == 0, err
+    # Made of the same catalogue, newer, and signed by all: it would undo the first.
+    code, _, err = run("send", second, *site.flags)
+    assert code == 2
+    assert "the newest catalogue" in err
+    assert set(states(at_broker(site))) == {"v1", "v2"}
+    fresh = site.folder / "fresh"
+    assert run("renew", *site.flags, *both, "--out", fresh, "--lifetime", "0.00002")[0] == 0
+    time.sleep(3)
+    code, _, err = run("send", fresh, *site.flags)
+    assert code == 2
+    assert "holds for 1 s" in err
+    third = site.folder / "third"
+    assert run("promote", "v2", *site.flags, *both, "--out", third)[0] == 0
+    assert run("promote", "v2", *site.flags, *both, "--out", third)[0] == 2, "a file that is there"
+    root = ("--root", site.folder / "root.pem", "--signer", site.online)
+    assert run("trust", *site.flags, *root)[0] == 0
+    code, _, err = run("send", third, *site.flags)
+    assert code == 2
+    assert "key set 3 counts now" in err
+    third.write_bytes(b"noise")
+    assert "holds no change" in run("send", third, *site.flags)[2]
+    assert run("promote", "v2", *site.flags, *site.key)[0] == 0
 
 
 def test_the_first_key_set_must_be_said_to_be_the_first(site: Site, run: Run) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.heads import fetch
-from flexspec_mq.heads.fetch import FetchError, HeadFetcher
+from flexspec_mq.heads import fetch, place
+from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import (
     MANIFEST,
     MAX_MANIFEST,
@@ -28,6 +28,7 @@ from flexspec_mq.heads.manifest import (
     digest,
     read_head,
 )
+from flexspec_mq.heads.place import FetchError
 
 WEIGHTS = bytes(range(256)) * 5000
 CONFIG = b'{"r": 8}'
@@ -223,7 +224,7 @@ def test_servers_that_fail(
 
 
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_SILENCE", 0.2)
+    monkeypatch.setattr(place, "_SILENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(FetchError, match="cannot be fetched"):
@@ -233,7 +234,7 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_place_that_nothing_here_can_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be fetched here"):
+    with pytest.raises(UsageError, match="can be reached from here"):
         HeadFetcher("nonsense://heads", tmp_path / "cache").fetch(bytes(32))
 
 

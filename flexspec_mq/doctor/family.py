@@ -1,14 +1,13 @@
-"""The family that the edge follows: what was kept of it, what the broker keeps, and whether that holds."""
+"""The family that a daemon follows: what was kept of it, what the broker keeps, and whether that holds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.catalogue import state_folder
-from flexspec_mq import topics
-from flexspec_mq.catalogue import naming
+from flexspec_mq.catalogue.driver import topics_of
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
@@ -16,66 +15,89 @@ from flexspec_mq.catalogue.store import Store
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import LinkRefused
-from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
-    from edge_node.config import EdgeConfig
+    from pathlib import Path
+
+    from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.doctor.watching import Watch
     from flexspec_mq.transport.base import Inbound, Link
     from schemas.catalogue import Catalogue
+    from schemas.status import CatalogueStatus
 
-_NAME = "family"
 _WAIT = 2.0
 """Seconds that retained messages may take."""
 _PUBLISH = "ask who publishes the family; `flexspec head list` shows what is published"
 
 
-async def check_family(findings: Findings, config: EdgeConfig, watch: Watch, link: Link, known: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Whose family it is.
+
+    Attributes:
+        name: of the check.
+        daemon: its name on topics.
+        user: at the broker.
+        options: with a family.
+        folder: where the daemon keeps its record.
+        loss: why nobody can do without a catalogue.
+    """
+
+    name: str
+    daemon: str
+    user: str | None
+    options: FamilyOptions
+    folder: Path
+    loss: str
+
+
+async def check_family(
+    findings: Findings, following: Following, watch: Watch, link: Link, running: CatalogueStatus | None
+) -> Catalogue | None:
     """Whether there is a catalogue to go by; changes nothing of what the daemon keeps.
 
     Args:
         findings: to add to.
-        config: with a family.
+        following: whose family.
         watch: runs on the link.
         link: logged in.
-        known: topic of the edge's own status.
+        running: what the daemon that runs says of its catalogue, if it says anything.
 
     Returns:
-        The version that is stable; empty if nobody can know.
+        The catalogue; None if nobody can know one.
 
     Raises:
         UsageError: the root key is none.
         LinkError: the link failed.
     """
-    family, root_key = config.family.family, config.family.root_key
+    family, root_key = following.options.family, following.options.root_key
     assert family is not None  # noqa: S101  asked only with a family
     assert root_key is not None  # noqa: S101  settings have both or neither
     findings.tell(f"reading the catalogue of {family}")
-    store = Store(state_folder(config.family), family)
     try:
-        follower = Follower(family, read_public(root_key), store.load())
+        follower = Follower(family, read_public(root_key), Store(following.folder, family).load())
     except RecordError as error:
-        findings.fail(_NAME, "settings", error.message, error.hint)
-        return ""
-    refused = await _read(findings, config, watch, link, follower)
-    _tell(findings, follower, refused, watch, known)
-    return "" if follower.catalogue is None else naming.stable(follower.catalogue).name
+        findings.fail(following.name, "settings", error.message, error.hint)
+        return None
+    refused = await _read(findings, following, watch, link, follower)
+    _tell(findings, following, follower, refused, running)
+    return follower.catalogue
 
 
 async def _read(
-    findings: Findings, config: EdgeConfig, watch: Watch, link: Link, follower: Follower
+    findings: Findings, following: Following, watch: Watch, link: Link, follower: Follower
 ) -> list[Refused]:
     """Judge what the broker keeps of the family; what is refused of it."""
-    keys, catalogue = topics.keys_topic(follower.family), topics.catalogue_topic(follower.family)
+    keys, catalogue = topics_of(follower.family)
     came: asyncio.Queue[Inbound] = asyncio.Queue()
-    watch.other = came.put_nowait
+    before, watch.other = watch.other, came.put_nowait
     for topic in (keys, catalogue):
         try:
             await link.subscribe(topic)
         except LinkRefused:
             loss = "new versions of the family would never be learnt"
-            links.forbidden(findings, config.node.edge, config.link.username, f"read {topic}", loss)
+            links.forbidden(findings, following.daemon, following.user, f"read {topic}", loss)
     refused: list[Refused] = []
     missing = {keys, catalogue}
     ends = time.monotonic() + _WAIT
@@ -85,6 +107,8 @@ async def _read(
                 inbound = await came.get()
         except TimeoutError:
             break
+        if inbound.topic not in (keys, catalogue):
+            continue
         missing.discard(inbound.topic)
         receive = follower.receive_keys if inbound.topic == keys else follower.receive_catalogue
         found = receive(inbound.payload, time.time())
@@ -96,37 +120,37 @@ async def _read(
                 refused.append(found.refused)
         elif isinstance(found, Refused):
             refused.append(found)
-    watch.other = None
+    watch.other = before
     return refused
 
 
-def _tell(findings: Findings, follower: Follower, refused: list[Refused], watch: Watch, known: str) -> None:
-    catalogue = follower.catalogue
+def _tell(
+    findings: Findings,
+    following: Following,
+    follower: Follower,
+    refused: list[Refused],
+    running: CatalogueStatus | None,
+) -> None:
+    name, catalogue = following.name, follower.catalogue
     said = [f"{one.reason}: {one.detail}" for one in refused]
-    running = watch.newest(known)
-    if (
-        running is not None
-        and isinstance(running.status, EdgeStatus)
-        and running.status.catalogue is not None
-    ):
-        its = running.status.catalogue
-        if its.family == follower.family and its.refused:
-            said.append(f"the running edge node has refused {its.refused} messages, the last for {its.why}")
-        if its.alarm:
-            said.append(its.alarm)
+    if running is not None:
+        if running.family == follower.family and running.refused:
+            said.append(
+                f"the running edge node has refused {running.refused} messages, the last for {running.why}"
+            )
+        if running.alarm:
+            said.append(running.alarm)
     if catalogue is None:
-        detail = (
-            f"no catalogue of the family {follower.family} can be taken up, so no version can be asked for"
-        )
-        findings.fail(_NAME, "no worker", "; ".join([detail, *said]), _PUBLISH)
+        detail = f"no catalogue of the family {follower.family} can be taken up, so {following.loss}"
+        findings.fail(name, "no worker", "; ".join([detail, *said]), _PUBLISH)
         return
     detail = _described(catalogue, follower)
     if said:
-        findings.warn(_NAME, "; ".join([detail, *said]), f"what is known goes on; {_PUBLISH}")
+        findings.warn(name, "; ".join([detail, *said]), f"what is known goes on; {_PUBLISH}")
     elif follower.expired(time.time()):
-        findings.warn(_NAME, detail, "what is known goes on; `flexspec head watch` signs the catalogue anew")
+        findings.warn(name, detail, "what is known goes on; `flexspec head watch` signs the catalogue anew")
     else:
-        findings.ok(_NAME, detail)
+        findings.ok(name, detail)
 
 
 def _described(catalogue: Catalogue, follower: Follower) -> str:

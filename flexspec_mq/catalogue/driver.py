@@ -1,0 +1,120 @@
+"""A follower of a family, with a disk and a clock: what every program that follows one does with what comes.
+
+A message that changes something is on the disk before it is adopted. One that the disk refused, and a catalogue that
+waits for its key set or for our clock, are looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from flexspec_mq import topics
+from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
+from flexspec_mq.catalogue.refusals import RecordError, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flexspec_mq.catalogue.store import Store
+
+LOOK: Final = 10.0
+"""Seconds from one look at the clock and the disk to the next."""
+_WAITING: Final = 64
+"""Messages that may wait to be judged; of more the oldest are dropped, as a newer one of its topic says all."""
+
+Outcome = Accepted | Refused | Unchanged | RecordError
+"""Of a message: it was adopted, refused, is adopted already, or cannot be kept now, which changes nothing."""
+
+
+def topics_of(family: str) -> tuple[str, str]:
+    """Of the key set and of the catalogue; in this order, so that a catalogue need not wait for its keys."""
+    return topics.keys_topic(family), topics.catalogue_topic(family)
+
+
+class Driver:
+    """Drives a follower.
+
+    Args:
+        follower: judges; begins with what `store` has.
+        store: remembers.
+        clock: seconds since the Unix epoch.
+
+    Attributes:
+        follower: what is known of the family.
+        topics: see `topics_of`.
+    """
+
+    def __init__(self, follower: Follower, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self.follower = follower
+        self.topics = topics_of(follower.family)
+        self._store = store
+        self._clock = clock
+        self._inbox: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_WAITING)
+        self._unkept: dict[str, bytes] = {}
+
+    def take(self, topic: str, payload: bytes) -> bool:
+        """Take a message for `turn`; whether it is of the family."""
+        if topic not in self.topics:
+            return False
+        if self._inbox.full():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait((topic, payload))
+        return True
+
+    async def turn(self) -> Sequence[tuple[str, Outcome]]:
+        """Judge the next message, or after `LOOK` seconds without one what waits; the outcomes, by topic."""
+        try:
+            async with asyncio.timeout(LOOK):
+                topic, payload = await self._inbox.get()
+        except TimeoutError:
+            return await self.again()
+        return await self.judge(topic, payload)
+
+    async def judge(
+        self, topic: str, payload: bytes, now: float | None = None
+    ) -> Sequence[tuple[str, Outcome]]:
+        """Judge a message of one of the topics, and take it up.
+
+        Args:
+            topic: of it.
+            payload: as it came.
+            now: seconds since the Unix epoch; None for the clock's.
+
+        Returns:
+            Its outcome, and behind that of a key set the one of the catalogue that had waited for it.
+        """
+        now = self._clock() if now is None else now
+        keys, catalogue = self.topics
+        waited = self.follower.waiting
+        receive = self.follower.receive_keys if topic == keys else self.follower.receive_catalogue
+        found = await self._kept(receive(payload, now))
+        if isinstance(found, RecordError):
+            self._unkept[topic] = payload
+        elif not isinstance(found, Refused):
+            self._unkept.pop(topic, None)
+        if topic == keys and waited and isinstance(found, Accepted):
+            return ((keys, found), (catalogue, found.refused or found))
+        return ((topic, found),)
+
+    async def again(self) -> Sequence[tuple[str, Outcome]]:
+        """Judge anew what the disk refused, and the catalogue that waits; nothing is said if that goes on waiting."""
+        outcomes: list[tuple[str, Outcome]] = []
+        for topic in self.topics:
+            if (payload := self._unkept.pop(topic, None)) is not None:
+                outcomes += await self.judge(topic, payload)
+        found = self.follower.again(self._clock())
+        if found is not None and not (isinstance(found, Refused) and self.follower.waiting):
+            outcomes.append((self.topics[1], await self._kept(found)))
+        return outcomes
+
+    async def _kept(self, found: Accepted | Refused | Unchanged) -> Outcome:
+        """Adopt what was accepted, once it is on the disk."""
+        if isinstance(found, Accepted):
+            try:
+                await asyncio.to_thread(self._store.save, found.record)
+            except RecordError as error:
+                return error
+            self.follower.adopt(found.record)
+        return found

@@ -1,0 +1,138 @@
+"""A head of upper layers tuned in full, at a worker process with a tiny base, on each engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from broker.launcher import PrivateBroker
+from edge_node.drafting.simulated import SimulatedDrafter
+from edge_node.generation import GenerationRequest
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.catalogue import editing
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.heads.manifest import Canary
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.heads.base import weights_fingerprint
+from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.invariance.proof import Provable
+from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.catalogue import VersionState
+from tests.daemons import read
+from tests.families import FAMILY, Operator
+from tests.integration.processes import PATIENCE, start_worker, status
+from tests.models.test_compact import built
+from tests.models.tiny_checkpoints import save
+from tests.models.tiny_heads import save_full
+
+FLOOR, LENGTH = 1, 24
+PROMPT = tuple(range(3, 20))
+PARAMS = (SamplingParams(), SamplingParams(0.8, 0, 1.0, 20_240_229))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the worker has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write(model: Provable, head: str, params: SamplingParams) -> tuple[int, ...]:
+    """What a version writes in a model that holds no other, one token at a time."""
+    kv, tokens, out = model.new_kv(), list(PROMPT), list[int]()
+    while len(out) < LENGTH:
+        logits = to_numpy(model.forward([ModelInput(kv, tokens, 1, head)]))
+        out.append(token := choose(logits[0], params, len(PROMPT) + len(out)))
+        tokens = [token]
+    return tuple(out)
+
+
+def model_of(engine: str, base: Path) -> Provable:
+    if engine == "compact":
+        return Checkpoint(base, load_text(base), torch.bfloat16).load()
+    return PackedModel(load_target(base, dtype="bfloat16", attn_implementation=register()).model)
+
+
+def asking(version: str, params: SamplingParams) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=PROMPT,
+        sampling=params,
+        limit=LENGTH,
+        policy=FixedPolicy(Plan(draft_length=2, in_flight=1, qos=1)),
+        ignore_eos=True,
+        version=version,
+    )
+
+
+@pytest.mark.parametrize("engine", ["compact", "transformers"])
+async def test_a_full_head_is_followed_proved_and_served(
+    own_mosquitto: PrivateBroker, tmp_path: Path, engine: str
+) -> None:
+    base = save(tmp_path / "base", built("llama"))
+    head = save_full(base, tmp_path / "head", floor=FLOOR)
+    model, text, operator = model_of(engine, base), load_text(base), Operator(tmp_path / "heads")
+    layers = text.config["num_hidden_layers"]
+    sizes = Checkpoint(base, text, torch.bfloat16).shape
+    texts = {("v0", params): write(model, "", params) for params in PARAMS}
+    model.hold("v1", read_full(head, sizes, FLOOR))
+    texts |= {("v1", params): write(model, "v1", params) for params in PARAMS}
+    assert len(set(texts.values())) == len(texts)
+
+    facts = {"base": weights_fingerprint(base), "tokenizer": text.fingerprint.hex(), "layers": layers}
+    for name, files in (("v0", {}), ("v1", head)):
+        digest = operator.head(
+            files,
+            kind="full" if name == "v1" else "base",
+            canaries=(Canary(PROMPT, texts[name, PARAMS[0]]),),
+            floor=FLOOR,
+            **facts,
+        )
+        if name == "v0":
+            operator.begin(name, digest)
+    operator.catalogue = editing.publish(
+        operator.current, time.time() - 50, name="v1", digest=digest, state=VersionState.STABLE
+    )
+    async with mqtt_link(LinkSettings(port=own_mosquitto.port, client_id="operator")) as link:
+        await link.wait_up(PATIENCE)
+        await operator.publish(link)
+
+    family = ("--family", FAMILY, "--root-key", operator.root.public.hex(), "--state-dir", str(tmp_path))
+    worker = await start_worker(
+        own_mosquitto, "w1", "--target", str(base), "--engine", engine, "--kv-mb", "64", *family
+    )
+    drafter = SimulatedDrafter(lambda _seed, context: len(context) % 300, 320)
+    node = EdgeNode(EdgeSettings(edge="e1"), drafter, text.fingerprint, text.eos)
+    try:
+        said = await status(
+            own_mosquitto,
+            "w1",
+            lambda one: (
+                {"v0", "v1"} <= {version.name for version in one.versions if version.state == "ready"}
+            ),
+        )
+        assert {one.name: one.exactness for one in said.versions} == dict.fromkeys(
+            ("base", "v0", "v1"), "exact"
+        )
+        async with node.running(mqtt_link, LinkSettings(port=own_mosquitto.port, client_id="e-e1")):
+            # All at once, so that they share forwards.
+            written = await asyncio.gather(*(read(node.generate(asking(*which))) for which in texts))
+        for (which, wanted), (tokens, finish) in zip(texts.items(), written, strict=True):
+            assert finish.error is None
+            assert tokens == wanted, which
+    finally:
+        await worker.kill()
