@@ -5,8 +5,10 @@ target answers the first turn of each question; the text is the target's own at 
 verification: it commits the accepted tokens and one more, but an end of text cuts its last round short. With a head
 the target is that version of it, and the draft stays what it was.
 
-Several drafts are compared on the same texts, which are written once: a draft changes no text. Intervals (95 %) are
-by the bootstrap over questions. With ``--beside`` the table says what each draft keeps of its tokens per round there.
+Several drafts are compared on the same texts, which are written once: a draft changes no text. Without ``--stop`` and
+lookups each draft but the one that the texts were written with reads them in one forward each; then only what is
+drafted behind a wrong token may differ. Intervals (95 %) are by the bootstrap over questions. With ``--beside`` the
+table says what each draft keeps of its tokens per round there.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from benchmarks._common import finish, parser, percentile, table
 from benchmarks.parts.compared import compare, read_sums, show_compared
 from benchmarks.parts.kept_texts import keep_texts, read_texts
 from benchmarks.parts.questions import OWN, Question, read_questions, spread
+from benchmarks.parts.read_ahead import ReadAhead
 from benchmarks.parts.rounds import VERSION, AnyRounds, Job, ReplayedRounds, Rounds, Tally, work_item
 from benchmarks.parts.version import hold_version
 from cloud_worker.engine import target as cloud_target
@@ -223,7 +226,7 @@ def load_draft(name: str, options: Namespace, target: LoadedText) -> DraftModel:
 def measure_drafts(
     jobs: Sequence[Sequence[Job]],
     engine: EngineCore,
-    drafts: Mapping[str, Drafter],
+    drafts: Mapping[str, DraftModel],
     options: Namespace,
     head: str | None,
 ) -> dict[str, Found]:
@@ -241,9 +244,14 @@ def measure_drafts(
     about = {"head": head, "top_p": options.top_p, "tokens": options.tokens, "seed": options.seed}
     written = read_texts(options.texts, jobs, about)
     found: dict[str, Found] = {}
-    for name, drafter in drafts.items():
+    for name, draft in drafts.items():
         say(f"draft {name}")
+        drafter = draft.drafter
+        if drafter is None:
+            continue
         if written is not None:
+            if draft.model is drafter and not options.stop:
+                drafter = ReadAhead(draft.model, written)
             found[name] = measure_acceptance(jobs, ReplayedRounds(written, drafter, plan, **how))
             continue
         found[name] = measure_acceptance(jobs, Rounds(engine, drafter, plan, **how))
@@ -350,9 +358,8 @@ def measure(options: Namespace) -> int:
     worker = WorkerSettings(target=options.target, worker="bench", **common)
     target = cloud_target.load(worker, say)
     version = hold_version(target, worker, options.head)
-    loaded = {name: load_draft(name, options, target.loaded) for name in options.draft}
-    drafts = {name: draft.drafter for name, draft in loaded.items() if draft.drafter is not None}
-    models = {name: draft.model for name, draft in loaded.items() if draft.model is not None}
+    drafts = {name: load_draft(name, options, target.loaded) for name in options.draft}
+    models = {name: draft.model for name, draft in drafts.items() if draft.model is not None}
     jobs = make_jobs(questions, target.loaded, options)
     engine = EngineCore(target.model)
     engine.scheduler.heads[VERSION] = version.head
