@@ -3,11 +3,14 @@
 The rules are the protocol's with one batch in flight: the drafter drafts up to K tokens, fewer where the stop rule
 ends the batch, the worker's engine decides, the text is rolled back to what it committed. Packing texts into shared
 forwards changes none of them, because forwards are shape-invariant.
+
+A draft changes no text, so the rounds of another one need no engine: what the target decides is in the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cloud_worker.engine.engine import EngineCore
@@ -167,21 +170,17 @@ class _Text:
                 return
 
 
-class Rounds:
+class AnyRounds(ABC):
     """Writes texts, some at once.
 
     Args:
-        engine: the worker's.
         drafter: the edge's.
         plan: K and the stop.
         price: what a forward of the draft costs, in tokens; see `DraftRequest`.
         at_once: texts that share the forwards.
     """
 
-    def __init__(
-        self, engine: EngineCore, drafter: Drafter, plan: Plan, *, at_once: int, price: float = 0.0
-    ) -> None:
-        self._engine = engine
+    def __init__(self, drafter: Drafter, plan: Plan, *, at_once: int, price: float = 0.0) -> None:
         self._drafter = drafter
         self._plan = plan
         self._price = price
@@ -213,7 +212,7 @@ class Rounds:
                     active[active.index(text)] = again
                 else:
                     active.remove(text)
-                    self._engine.scheduler.free((EDGE, text.session))
+                    self._free(text)
 
     def _draft(self, texts: Sequence[_Text]) -> None:
         for text in texts:
@@ -239,6 +238,35 @@ class Rounds:
             opportunity_cost=self._price,
         )
 
+    @abstractmethod
+    def _verify(self, texts: Sequence[_Text]) -> None:
+        """Count a round of each, and commit what the target decides."""
+
+    @abstractmethod
+    def _free(self, text: _Text) -> None:
+        """The series that it is the last of has ended."""
+
+
+class Rounds(AnyRounds):
+    """Rounds of a worker's engine; see `AnyRounds`.
+
+    Args:
+        engine: the worker's.
+        drafter: the edge's.
+        plan: K and the stop.
+        price: what a forward of the draft costs, in tokens.
+        at_once: texts that share the forwards.
+    """
+
+    def __init__(
+        self, engine: EngineCore, drafter: Drafter, plan: Plan, *, at_once: int, price: float = 0.0
+    ) -> None:
+        super().__init__(drafter, plan, at_once=at_once, price=price)
+        self._engine = engine
+
+    def _free(self, text: _Text) -> None:
+        self._engine.scheduler.free((EDGE, text.session))
+
     def _verify(self, texts: Sequence[_Text]) -> None:
         by_session = {text.session: text for text in texts}
         for text in texts:
@@ -248,6 +276,45 @@ class Rounds:
                 text = by_session[item.key[1]]
                 text.tally.count(tuple(text.pending.tokens), tokens)
                 text.context += tokens
+
+
+class ReplayedRounds(AnyRounds):
+    """Rounds on texts that the target has written; see `AnyRounds`.
+
+    Args:
+        written: of each job, its tokens.
+        drafter: the edge's.
+        plan: K and the stop.
+        price: what a forward of the draft costs, in tokens.
+        at_once: texts that share the forwards.
+    """
+
+    def __init__(
+        self,
+        written: Mapping[Job, Sequence[int]],
+        drafter: Drafter,
+        plan: Plan,
+        *,
+        at_once: int,
+        price: float = 0.0,
+    ) -> None:
+        super().__init__(drafter, plan, at_once=at_once, price=price)
+        self._written = written
+
+    def _free(self, text: _Text) -> None:
+        pass
+
+    def _verify(self, texts: Sequence[_Text]) -> None:
+        for text in texts:
+            rest = self._written[text.job][text.written :]
+            right = 0
+            for token in text.draft:
+                if right == len(rest) or token != rest[right]:
+                    break
+                right += 1
+            decided = tuple(rest[: right + 1])
+            text.tally.count(tuple(text.pending.tokens), decided)
+            text.context += decided
 
 
 def work_item(session: int, job: Job, context: Sequence[int], draft: Sequence[int]) -> WorkItem:

@@ -80,6 +80,7 @@ def write_texts(
     eos: frozenset[int],
     on_text: Callable[[Order, tuple[int, ...]], None],
     *,
+    head: str = "",
     at_once: int = 48,
     on_step: Callable[[int], None] = lambda _tokens: None,
 ) -> None:
@@ -90,6 +91,7 @@ def write_texts(
         orders: what to write, taken one by one.
         eos: ids that end a text; they are part of it.
         on_text: told of each finished text, with what was written.
+        head: that the model holds, whose version writes; empty is the base.
         at_once: texts that share the forwards.
         on_step: told after each forward how many tokens it wrote; may raise to stop.
     """
@@ -100,7 +102,7 @@ def write_texts(
             active.append(_Text(order, order.params(), model.new_kv()))
         if not active:
             return
-        inputs, places = _inputs(active)
+        inputs, places = _inputs(active, head)
         logits = to_numpy(model.forward(inputs))
         for row, text in enumerate(places):
             text.tokens.append(choose(logits[row], text.params, text.kv.length))
@@ -110,7 +112,7 @@ def write_texts(
         on_step(len(places))
 
 
-def _inputs(active: Iterable[_Text]) -> tuple[list[ModelInput], list[_Text]]:
+def _inputs(active: Iterable[_Text], head: str) -> tuple[list[ModelInput], list[_Text]]:
     """One token of each text that is being written, pieces of prompts as far as they fit."""
     inputs, places = [], []
     budget = PREFILL
@@ -122,10 +124,10 @@ def _inputs(active: Iterable[_Text]) -> tuple[list[ModelInput], list[_Text]]:
             if not piece:
                 continue
             if len(piece) < len(unread):
-                inputs.append(ModelInput(text.kv, piece, 0))
+                inputs.append(ModelInput(text.kv, piece, 0, head))
                 continue
             unread = piece
-        inputs.append(ModelInput(text.kv, unread, 1))
+        inputs.append(ModelInput(text.kv, unread, 1, head))
         places.append(text)
     # Rows of logits come input by input, so those that want none may stand anywhere.
     return inputs, places

@@ -22,6 +22,7 @@ from flexspec_mq.training.progress import progress_bar
 from flexspec_mq.training.prompts import encode_prompts, invitation
 from flexspec_mq.training.rows import concat, load_rows, make_rows, save_rows
 from flexspec_mq.training.train import Stopped
+from flexspec_mq.training.version import read_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.load import LoadedModel
     from flexspec_mq.training.rows import TextRows
+    from flexspec_mq.training.version import Version
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +45,13 @@ class CollectFiles:
         base: Checkpoint folder of the target.
         prompts: JSON lines with ``prompt`` or ``turns``.
         out: The rows, ``.npz``; invented prompts go to ``<out>.prompts.jsonl`` beside it.
+        head: Folder of a head: that version answers, not the base.
     """
 
     base: Path
     prompts: tuple[Path, ...]
     out: Path
+    head: Path | None = None
 
     @property
     def invented(self) -> Path:
@@ -139,6 +143,8 @@ def collect_text(
     had = load_rows(files.out) if files.out.exists() else None
     model = load_target(files.base, attn_implementation=register())
     writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
+    if files.head is not None:
+        writer.hold(read_version(files.head, files.base, model))
     try:
         words += invent_prompts(writer, model, files)
         prompts = encode_prompts(
@@ -273,6 +279,13 @@ class _Writer:
     eos: frozenset[int]
     config: CollectConfig
     should_stop: Callable[[], bool]
+    head: str = ""
+
+    def hold(self, version: Version) -> None:
+        """From now on a version writes."""
+        if version.head is not None:
+            self.head = version.digest
+            self.model.hold(self.head, version.head)
 
     def write(
         self,
@@ -312,7 +325,13 @@ class _Writer:
         with progress_bar() as show:
             try:
                 write_texts(
-                    self.model, orders, self.eos, on_finished, at_once=self.config.at_once, on_step=on_step
+                    self.model,
+                    orders,
+                    self.eos,
+                    on_finished,
+                    head=self.head,
+                    at_once=self.config.at_once,
+                    on_step=on_step,
                 )
                 log.info(describe())
             finally:

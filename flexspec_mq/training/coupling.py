@@ -72,7 +72,7 @@ def coupled(
         runs = dict.fromkeys(temperatures, 0)
         for span in chunks(len(student)):
             mine = (student[span] @ weight.T).float().numpy()
-            theirs = (row.final[span].to(weight.dtype) @ weight.T).float().numpy()
+            theirs = row.teacher_logits(span, weight).float().numpy()
             for temperature in temperatures:
                 params = SamplingParams(temperature, seed=number)
                 found = samples(mine, theirs, params, first + span.start, runs[temperature])

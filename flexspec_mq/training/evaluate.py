@@ -30,12 +30,18 @@ class Replay:
         final: The teacher's final states where it predicts the answer, shape ``(answer, width)``.
         answer: Ids of the answer, shape ``(answer,)``.
         greedy: Whether the answer was written at temperature 0, so that rounds can be counted.
+        lm_head: The teacher's, shape ``(vocabulary, width)``, if it is not the draft's.
     """
 
     backbone: torch.Tensor
     final: torch.Tensor
     answer: torch.Tensor
     greedy: bool
+    lm_head: torch.Tensor | None = None
+
+    def teacher_logits(self, span: slice, weight: torch.Tensor) -> torch.Tensor:
+        """The teacher's at some positions of the answer; ``weight`` is the draft's LM head."""
+        return self.final[span].to(weight.dtype) @ (weight if self.lm_head is None else self.lm_head).T
 
 
 @dataclass(slots=True)
@@ -155,7 +161,7 @@ def replay(
         proposed = []
         for span in chunks(len(student)):
             z = student[span] @ weight.T
-            t = row.final[span].to(weight.dtype) @ weight.T
+            t = row.teacher_logits(span, weight)
             proposed.append(z.argmax(-1))
             sums.matches += int((proposed[-1] == t.argmax(-1)).sum())
             sums.overlap_sum += float(torch.minimum(z.float().softmax(-1), t.float().softmax(-1)).sum())
@@ -168,8 +174,10 @@ def replay(
     return sums
 
 
-def cached_rows(cache: StateCache, rows: Sequence[int]) -> Iterator[Replay]:
-    """Rows whose states are in the cache."""
+def cached_rows(
+    cache: StateCache, rows: Sequence[int], lm_head: torch.Tensor | None = None
+) -> Iterator[Replay]:
+    """Rows whose states are in the cache; the teacher's LM head is given if it is not the draft's."""
     text = cache.text
     for row in rows:
         answer = torch.from_numpy(text.row(row)[text.prompt_len[row] :])
@@ -178,6 +186,7 @@ def cached_rows(cache: StateCache, rows: Sequence[int]) -> Iterator[Replay]:
             cache.final(row, int(text.prompt_len[row]) - 1),
             answer,
             bool(text.temperature[row] == 0),
+            lm_head,
         )
 
 

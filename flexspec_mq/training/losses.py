@@ -39,6 +39,7 @@ class Head:
 
     Attributes:
         weight: Shape ``(ids, width)``.
+        teacher: The teacher's at the same ids, if it has another one; None if both share ``weight``.
         bias: Added to both models' logits, shape ``(ids,)`` float32; None for none.
         temperature: What the logits are divided by before. At T = 0 only the likeliest token counts, and low
             temperatures weigh it more.
@@ -47,6 +48,7 @@ class Head:
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     temperature: float = 1.0
+    teacher: torch.Tensor | None = None
 
 
 def sampled_head(
@@ -55,6 +57,7 @@ def sampled_head(
     extra: int,
     generator: torch.Generator,
     temperature: float = 1.0,
+    teacher: torch.Tensor | None = None,
 ) -> Head:
     """Cut the LM head down to the common ids and a fresh random draw of the others.
 
@@ -67,6 +70,7 @@ def sampled_head(
         extra: How many others to draw.
         generator: Source of the draw.
         temperature: Of the softmax.
+        teacher: The teacher's LM head, if it has another one.
     """
     rest = torch.ones(weight.shape[0], dtype=torch.bool)
     rest[common] = False
@@ -75,7 +79,8 @@ def sampled_head(
     bias = torch.zeros(len(common) + len(drawn))
     if len(drawn):
         bias[len(common) :] = math.log(len(others) / len(drawn))
-    return Head(weight[torch.cat((common, drawn))], bias, temperature)
+    ids = torch.cat((common, drawn))
+    return Head(weight[ids], bias, temperature, None if teacher is None else teacher[ids])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ def distil(
     Args:
         student: Final hidden states, shape ``(positions, width)``.
         teacher: The teacher's at the same positions.
-        head: Shared by both.
+        head: Of both.
         kl_share: Share of KL in the loss; 1 is plain KL, 0 plain TV.
 
     Returns:
@@ -105,8 +110,8 @@ def distil(
     gradient = torch.empty_like(student)
     kl = overlap = 0.0
     for span in chunks(len(student)):
-        z, q = _distribution(student[span], head)
-        t, p = _distribution(teacher[span], head)
+        z, q = _distribution(student[span], head, head.weight)
+        t, p = _distribution(teacher[span], head, head.weight if head.teacher is None else head.teacher)
         kl += float(t.sub_(z).mul_(p).sum())
         overlap += float(torch.minimum(p, q, out=t).sum())
         slope = q - p
@@ -123,9 +128,11 @@ def chunks(positions: int, size: int = CHUNK) -> Iterator[slice]:
     return (slice(first, min(first + size, positions)) for first in range(0, positions, size))
 
 
-def _distribution(hidden: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
+def _distribution(
+    hidden: torch.Tensor, head: Head, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and probabilities, float32, shape ``(positions, ids)``."""
-    logits = (hidden @ head.weight.T).float()
+    logits = (hidden @ weight.T).float()
     if head.temperature != 1.0:
         logits /= head.temperature
     if head.bias is not None:

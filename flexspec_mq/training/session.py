@@ -30,12 +30,14 @@ from flexspec_mq.training.packing import save_delta
 from flexspec_mq.training.progress import progress_bar
 from flexspec_mq.training.rows import load_rows, token_ranks
 from flexspec_mq.training.train import Progress, Stopped, Trainer
+from flexspec_mq.training.version import load_teacher, read_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.training.evaluate import Replay
     from flexspec_mq.training.schedule import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class TrainFiles:
             ``<out>.svg``, how the training went.
         earlier: A delta to begin with, of the same base and as many layers; None to begin with copies of the
             base's layers.
+        head: Folder of a head: that version is the teacher, and wrote the text; None is the base.
     """
 
     base: Path
@@ -62,6 +65,7 @@ class TrainFiles:
     cache: Path
     out: Path
     earlier: Path | None = None
+    head: Path | None = None
 
     @property
     def state(self) -> Path:
@@ -120,9 +124,16 @@ def train_draft(
             f"the text has token {int(text.ids.max())}, the base only {loaded.vocab_size}",
             hint="train on text that this very model wrote",
         )
+    version = None if files.head is None else read_version(files.head, files.base, loaded)
+    if version is not None and version.floor < config.n:
+        raise ModelError(
+            f"the head may change layers from {version.floor} on, and the draft keeps {config.n} of the base",
+            hint=f"give --layers {version.floor} or less",
+        )
     fingerprint = base_fingerprint(files.base, config.n)
     width = lm_head_weight(loaded.model).shape[1]
-    cache = StateCache(files.cache, text, base=fingerprint, n=config.n, width=width)
+    taught = fingerprint if version is None else f"{fingerprint} {version.digest}"
+    cache = StateCache(files.cache, text, base=taught, n=config.n, width=width)
     saved, saved_step = time.monotonic(), 0
 
     def on_progress(progress: Progress) -> None:
@@ -134,19 +145,26 @@ def train_draft(
                 run.save()
                 saved, saved_step = time.monotonic(), progress.step
 
-    trainer = Trainer(loaded.model, cache, config, on_progress, should_stop)
+    teacher = None if version is None else load_teacher(files.base, version)
+    trainer = Trainer(loaded.model, cache, config, on_progress, should_stop, teacher)
     if not len(trainer.held_out):
         log.warning(
             "no row is held out, so nothing will be measured or calibrated and all figures are 0: one prompt in "
             "fifty is, so give text of more prompts"
         )
+    earlier = {} if files.earlier is None else _tensors_of(files.earlier, files.base)
+    known = earlier.pop(RANKS, torch.zeros(0, dtype=torch.int32))
     if files.state.exists():
         trainer.resume(files.state)
-    elif files.earlier is not None:
-        trainer.begin(_blocks_of(files.earlier, files.base))
+    elif earlier:
+        trainer.begin(earlier)
     history = History(files.history, saving.history_steps, trainer.progress.step)
     run = _Run(
-        files, trainer, history, DeltaMeta(fingerprint, config.n, config.start), _ranks(trainer, loaded)
+        files,
+        trainer,
+        history,
+        DeltaMeta(fingerprint, config.n, config.start),
+        _ranks(trainer, loaded, known),
     )
     with progress_bar() as show:
         try:
@@ -183,7 +201,7 @@ class _Run:
         trainer, files = self.trainer, self.files
         trainer.save(files.state)  # before what takes long
         rows = _collected(trainer, HELD_OUT_ROWS)
-        reached = replay(trainer.draft, trainer.config.n, cached_rows(trainer.cache, rows))
+        reached = replay(trainer.draft, trainer.config.n, self._replays(rows))
         self.keep(**reached.figures())
         self.history.held_out(trainer.progress, trainer.rate, reached)
         if can_draw():
@@ -199,11 +217,13 @@ class _Run:
         if len(rows) < 2:
             log.info("no calibrated confidence: %d held-out rows are too few", len(rows))
             return
-        replays = cached_rows(self.trainer.cache, rows)
-        answers = coupled(self.trainer.draft, self.trainer.config.n, replays, TEMPERATURES)
+        answers = coupled(self.trainer.draft, self.trainer.config.n, self._replays(rows), TEMPERATURES)
         calibration, found = calibrate(list(answers))
         self._write(calibrated(self.meta, calibration, found))
         log.info("confidence calibrated: %s\n%s", json.dumps(found.figures()), found.table())
+
+    def _replays(self, rows: Sequence[int]) -> Iterator[Replay]:
+        return cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head)
 
     def _write(self, meta: DeltaMeta) -> None:
         save_delta(self.files.out, {**self.trainer.tensors(), RANKS: self.ranks}, meta)
@@ -218,15 +238,15 @@ def describe(progress: Progress) -> str:
     )
 
 
-def _blocks_of(earlier: Path, base: Path) -> dict[str, torch.Tensor]:
-    """Blocks and norm of an earlier draft of this base.
+def _tensors_of(earlier: Path, base: Path) -> dict[str, torch.Tensor]:
+    """Blocks and norm of an earlier draft of this base, and `RANKS`.
 
     Raises:
         ModelError: The file is unreadable, or belongs to another base.
     """
     meta, tensors = load_delta(earlier, base)
     check_fingerprint(meta.base_fingerprint, base_fingerprint(base, meta.n), earlier, base)
-    return {name: tensor for name, tensor in tensors.items() if name != RANKS}
+    return tensors
 
 
 def _collected(trainer: Trainer, limit: int) -> list[int]:
@@ -234,7 +254,11 @@ def _collected(trainer: Trainer, limit: int) -> list[int]:
     return spread([row for row in trainer.held_out if row not in missing], limit)
 
 
-def _ranks(trainer: Trainer, loaded: LoadedModel) -> torch.Tensor:
-    """Ids for a trimmed LM head, those that end or structure a text first."""
+def _ranks(trainer: Trainer, loaded: LoadedModel, known: torch.Tensor) -> torch.Tensor:
+    """Ids for a trimmed LM head.
+
+    Those that end or structure a text come first, those that only an earlier draft knew last.
+    """
     first = [*loaded.eos, *loaded.tokenizer.all_special_ids]
-    return torch.from_numpy(token_ranks(trainer.cache.text, trainer.train_rows, first))
+    found = token_ranks(trainer.cache.text, trainer.train_rows, first).tolist()
+    return torch.tensor(list(dict.fromkeys([*found, *known.tolist()])), dtype=torch.int32)

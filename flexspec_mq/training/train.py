@@ -14,11 +14,11 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from flexspec_mq.training.architecture import build_draft, lm_head_weight, run_head, trained_parameters
 from flexspec_mq.training.cache import StateCache, collect
-from flexspec_mq.training.losses import Head, distil, hybrid_weight, sampled_head
+from flexspec_mq.training.losses import Head, LossSums, distil, hybrid_weight, sampled_head
 from flexspec_mq.training.schedule import TrainConfig, pass_batches, row_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -68,11 +68,15 @@ class Trainer:
     outcome is a pure function of base, text and configuration, however often it is stopped and resumed.
 
     Args:
-        base: The teacher.
-        cache: Its states.
+        base: What the draft is made of.
+        cache: The teacher's states.
         config: How to train.
         on_progress: Called after each step and each teacher forward.
         should_stop: Asked between steps and teacher forwards.
+        teacher: Another version of the base, from which the draft learns; None is the base.
+
+    Attributes:
+        teacher_lm_head: Shape ``(vocabulary, width)``, if it is not the draft's; else None.
 
     Raises:
         ModelError: No budget was given, or there are no rows to train on.
@@ -85,25 +89,32 @@ class Trainer:
         config: TrainConfig,
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         should_stop: Callable[[], bool] = lambda: False,
+        teacher: PreTrainedModel | None = None,
     ) -> None:
         if config.max_steps is None and config.max_seconds is None:
             raise ModelError("the training needs a budget", hint="give a number of steps or of minutes")
-        self.base, self.cache, self.config = base, cache, config
+        self.teacher, self.cache, self.config = teacher or base, cache, config
         self.on_progress, self.should_stop = on_progress, should_stop
         self.draft = build_draft(base, config.n, config.start)
         self.train_rows, self.held_out = row_order(cache.text, config.seed)
         if not self.train_rows:
             raise ModelError("no rows to train on", hint="the text needs more prompts")
         self.progress = Progress()
-        self._live = dict(trained_parameters(self.draft, config.n))
+        self.own(trained_parameters(self.draft, config.n))
+        self._weight = lm_head_weight(self.draft)
+        theirs = lm_head_weight(self.teacher)
+        self.teacher_lm_head = None if torch.equal(theirs, self._weight) else theirs
+        self._common = common_ids(cache, config.common_ids)
+
+    def own(self, trained: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
+        """Say which parameters of the draft are trained; the optimizer begins anew."""
+        self._live = dict(trained)
         self.master = {name: p.detach().float().clone().requires_grad_() for name, p in self._live.items()}
         matrices = [p for p in self.master.values() if p.ndim > 1]
         vectors = [p for p in self.master.values() if p.ndim <= 1]
-        decay = {"params": matrices, "weight_decay": config.weight_decay}
+        decay = {"params": matrices, "weight_decay": self.config.weight_decay}
         groups = [decay, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
-        self._weight = lm_head_weight(self.draft)
-        self._common = common_ids(cache, config.common_ids)
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.95))
 
     @property
     def rate(self) -> float:
@@ -151,7 +162,7 @@ class Trainer:
             if self.should_stop():
                 raise Stopped
 
-        collect(self.cache, self.base, rows, on_rows)
+        collect(self.cache, self.teacher, rows, on_rows)
 
     def begin(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Start from trained weights instead of copies of the base's, where there are any.
@@ -214,11 +225,9 @@ class Trainer:
     def _step(self, rows: list[int]) -> None:
         config, done = self.config, self.progress
         share = self._share()
-        student, teacher = self._forward(rows)
         kl_share = hybrid_weight(done.overlap) if share >= config.hybrid_from else 1.0
-        gradient, sums = distil(student.detach(), teacher, self._head(share), kl_share)
         self.draft.zero_grad()
-        student.backward(gradient / len(student))  # type: ignore[no-untyped-call]
+        sums = self.differentiate(rows, self._head(share), kl_share)
         for name, parameter in self.master.items():
             live = self._live[name].grad
             parameter.grad = None if live is None else live.float()
@@ -234,31 +243,46 @@ class Trainer:
         done.batch += 1
         done.tokens += sums.positions
 
-    def _forward(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student's and the teacher's final states at the trained positions of rows."""
+    def differentiate(self, rows: list[int], head: Head, kl_share: float) -> LossSums:
+        """Leave the gradients of the mean loss over the trained positions of rows in the draft's parameters."""
+        student, teacher = self.final_states(rows)
+        gradient, sums = distil(student.detach(), teacher, head, kl_share)
+        student.backward(gradient / len(student))  # type: ignore[no-untyped-call]
+        return sums
+
+    def final_states(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The student's and the teacher's at the trained positions of rows, each ``(positions, width)``."""
         text = self.cache.text
         length = [int(text.length[row]) for row in rows]
-        states = torch.zeros(len(rows), max(length), self.cache.width, dtype=torch.bfloat16)
         wanted = torch.zeros(len(rows), max(length), dtype=torch.bool)
         first = [int(text.prompt_len[row]) - 1 for row in rows]
         if self.config.prompts_from is not None:
             first = [min(position, self.config.prompts_from) for position in first]
-        for i, row in enumerate(rows):
-            states[i, : length[i]] = self.cache.backbone(row)
+        for i in range(len(rows)):
             wanted[i, first[i] : length[i] - 1] = True
-        student = run_head(self.draft, self.config.n, states.to(self.draft.dtype))[wanted]
+        student = self.run_student(rows)[wanted]
         teacher = torch.cat(
             [self.cache.final(row, position) for row, position in zip(rows, first, strict=True)]
         )
         return student, teacher.to(student.dtype)
 
+    def run_student(self, rows: list[int]) -> torch.Tensor:
+        """The draft's final states over whole rows, ``(rows, positions, width)``, padded on the right."""
+        length = self.cache.text.length
+        states = torch.zeros(len(rows), int(length[rows].max()), self.cache.width, dtype=torch.bfloat16)
+        for i, row in enumerate(rows):
+            states[i, : length[row]] = self.cache.backbone(row)
+        return run_head(self.draft, self.config.n, states.to(self.draft.dtype))
+
     def _head(self, share: float) -> Head:
         temperatures = self.config.temperatures
         temperature = temperatures[self.progress.step % len(temperatures)]
         if not len(self._common) or share >= self.config.full_from:
-            return Head(self._weight, temperature=temperature)
+            return Head(self._weight, temperature=temperature, teacher=self.teacher_lm_head)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
-        return sampled_head(self._weight, self._common, self.config.extra_ids, generator, temperature)
+        return sampled_head(
+            self._weight, self._common, self.config.extra_ids, generator, temperature, self.teacher_lm_head
+        )
 
     @torch.no_grad()
     def _publish(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import acceptance, engine
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -162,9 +163,53 @@ def test_acceptance_of_the_target_as_its_own_draft(
         assert everything["tokens"] == by_category["a"]["tokens"] + by_category["b"]["tokens"]
         assert everything["rounds"] <= 6
         assert everything["tokens_per_round"] == everything["tokens"] / everything["rounds"]
-    assert results["ms_per_token"]["draft"] > 0
+    assert results["ms_per_token"].keys() == {checkpoint, "target"}
+    assert min(results["ms_per_token"].values()) > 0
     assert results["bar"]["tokens_per_round"] == results["temperatures"]["0"]["all"]["tokens_per_round"]
     assert results["bar"]["met"] is (results["bar"]["tokens_per_round"] >= acceptance.BAR)
+
+
+def test_acceptance_of_two_drafts_on_one_text(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target itself against a draft with other weights; the second run reads the texts of the first."""
+    model = tiny_llama(initializer_range=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
+    other = str(save(tmp_path / "other", model, byte_level_tokenizer()))
+    path, before = tmp_path / "questions.jsonl", tmp_path / "before"
+    path.write_text("".join(f'{{"prompt": "Why is {word}?"}}\n' for word in "abcdef"), "utf-8")
+    flags = [
+        "--target",
+        checkpoint,
+        "--dtype",
+        "float32",
+        "--prompts",
+        str(path),
+        "--tokens",
+        "12",
+        "--k",
+        "3",
+    ]
+    kept = ["--texts", str(tmp_path / "texts"), "--temperatures", "0", "1"]
+    assert acceptance.main([*flags, *kept, "--draft", checkpoint]) == 0
+    before.write_text(capsys.readouterr().out, "utf-8")
+    assert acceptance.main([*flags, *kept, "--draft", checkpoint, other, "--beside", str(before)]) == 0
+    drafts = last_json(capsys.readouterr().out)["results"]["drafts"]
+    for temperature in ("0", "1"):
+        mine, theirs = drafts[checkpoint][temperature], drafts[other][temperature]
+        assert mine["acceptance"] == mine["kept"] == mine["of_first"] == [1.0, 1.0, 1.0]
+        assert theirs["acceptance"][0] < 0.7
+        assert theirs["of_first"][0] == pytest.approx(
+            theirs["tokens_per_round"][0] / mine["tokens_per_round"][0]
+        )
+        assert theirs["of_first"][1] <= theirs["of_first"][0] <= theirs["of_first"][2] < 1
+        assert "kept" not in theirs  # the other run had no such draft
+    assert acceptance.main([*flags, "--draft", checkpoint, "--beside", str(path)]) == 2
+    assert "no figures to compare with" in capsys.readouterr().err
+    assert acceptance.main([*flags, *kept, "--draft", checkpoint, "--seed", "1"]) == 2
+    assert "texts" in capsys.readouterr().err
 
 
 def test_engine(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:

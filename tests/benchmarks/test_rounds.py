@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
-from benchmarks.parts.rounds import Job, Rounds, Tally
+from benchmarks.parts.kept_texts import keep_texts, read_texts
+from benchmarks.parts.read_ahead import ReadAhead
+from benchmarks.parts.rounds import Job, ReplayedRounds, Rounds, Tally
 from cloud_worker.engine.engine import EngineCore
 from edge_node.drafting.hybrid import HybridDrafter
 from edge_node.drafting.interface import Drafter, DraftToken
 from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from schemas.messages import Identity
@@ -94,6 +99,68 @@ def test_drafts_and_packing_change_rounds_and_no_text(target: PackedModel, draft
         # A verification commits what it accepts and one more, unless what it accepts ends the text.
         assert total.rounds <= total.tokens - sum(total.reached) + total.texts
         assert total.tokens <= total.rounds + sum(total.reached)
+
+
+def test_a_draft_that_reads_ahead_has_the_rounds_of_one_that_drafts(
+    target: PackedModel, draft: PackedModel
+) -> None:
+    ends = tuple(range(3, 300, 25))  # so that texts end in the middle of a batch
+    series = [
+        [replace(job, identity=structs.replace(job.identity, eos=ends)) for job in one]
+        for one in jobs((0.0, 1.0), 40)
+    ]
+    drafter = ModelDrafter(draft, max_context=512)
+    texts: dict[Job, tuple[int, ...]] = {}
+    tallies: list[dict[Job, Tally]] = [{}, {}]
+
+    def drafted(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+        texts[job], tallies[0][job] = tokens, tally
+
+    def read(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+        assert tokens == texts[job]
+        tallies[1][job] = tally
+
+    Rounds(EngineCore(target), drafter, Plan(4), at_once=3).run(series, drafted)
+    ReplayedRounds(texts, ReadAhead(drafter, texts), Plan(4), at_once=4).run(series, read)
+    assert min(map(len, texts.values())) < 40
+    for job, one in tallies[0].items():
+        other = tallies[1][job]
+        assert (one.tokens, one.rounds, one.reached[:4]) == (other.tokens, other.rounds, other.reached[:4])
+        # The confidence of what was judged is the same too.
+        assert one.judged == other.judged
+        assert one.expected == pytest.approx(other.expected)
+        assert other.drafted == pytest.approx(one.drafted, abs=4)
+    assert sum(sum(one.reached) for one in tallies[0].values()) > 0
+
+
+@pytest.mark.parametrize(("k", "stop"), [(0, 0.0), (4, 0.0), (6, 0.03)])
+def test_replayed_rounds_are_those_of_the_engine(
+    target: PackedModel, draft: PackedModel, tmp_path: Path, k: int, stop: float
+) -> None:
+    """Tally by tally, from texts that were on disk."""
+    series = jobs((0.0, 1.0), 40)
+    drafter = ModelDrafter(draft, max_context=512)
+    plan = Plan(k, confidence_threshold=stop)
+    texts: dict[Job, tuple[int, ...]] = {}
+    found: list[dict[Job, Tally]] = [{}, {}]
+
+    def written(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+        texts[job], found[0][job] = tokens, tally
+
+    def replayed(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+        assert tokens == texts[job]
+        found[1][job] = tally
+
+    Rounds(EngineCore(target), drafter, plan, at_once=3).run(series, written)
+    keep_texts(tmp_path / "texts", series, texts, {"head": None})
+    kept = read_texts(tmp_path / "texts", series, {"head": None})
+    assert kept is not None
+    ReplayedRounds(kept, drafter, plan, at_once=4).run(series, replayed)
+    assert found[0] == found[1]
+    assert len(found[1]) == 10
+    for about, asked in (({"head": "other"}, series), ({"head": None}, series[1:])):
+        with pytest.raises(UsageError, match="other questions"):
+            read_texts(tmp_path / "texts", asked, about)
 
 
 def guesses(*tokens: int) -> tuple[DraftToken, ...]:

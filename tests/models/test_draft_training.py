@@ -182,6 +182,25 @@ def test_closed_form_gradient_equals_autograd() -> None:
         assert sums.overlap == pytest.approx(overlap.item(), rel=1e-4)
 
 
+def test_a_teacher_with_an_lm_head_of_its_own_is_distilled_through_it() -> None:
+    """By autograd, with the whole head and with a part of it; the draft's own head decides nothing of the teacher."""
+    torch.manual_seed(1)
+    student = torch.randn(7, WIDTH, requires_grad=True)
+    teacher, weight, theirs = torch.randn(7, WIDTH), *torch.randn(2, VOCABULARY, WIDTH) / 4
+    ids = torch.randperm(VOCABULARY)
+    part = sampled_head(weight, ids[:20], 15, torch.Generator().manual_seed(2), 0.7, theirs)
+    for head in (Head(weight, temperature=0.7, teacher=theirs), part):
+        assert head.teacher is not None
+        bias = torch.zeros(1) if head.bias is None else head.bias
+        q = (student @ head.weight.T / 0.7 + bias).softmax(-1)
+        p = (teacher @ head.teacher.T / 0.7 + bias).softmax(-1)
+        kl = (p * (p.log() - q.log())).sum()
+        (expected,) = torch.autograd.grad(kl, student)
+        gradient, sums = distil(student.detach(), teacher, head, 1.0)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+        assert sums.kl == pytest.approx(kl.item(), rel=1e-4)
+
+
 def test_a_sampled_head_keeps_the_expected_denominator() -> None:
     torch.manual_seed(0)
     weight, hidden = torch.randn(VOCABULARY, WIDTH) / 8, torch.randn(WIDTH)

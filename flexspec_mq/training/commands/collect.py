@@ -21,6 +21,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     collect.set_defaults(func=_collect)
     parts.add_base(collect)
+    parts.add_head(collect, "that version of the base writes")
     about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
     parts.add_path(collect, "--prompts", "FILE", about_prompts, many=True)
     about_out = "the rows to write (.npz); prompts that the target invented go beside it"
@@ -60,7 +61,9 @@ def _collect(args: argparse.Namespace) -> int:
     parts.prepare(args)
     with parts.interruptible() as stop:
         rows = collect_text(
-            CollectFiles(parts.base_path(args), tuple(args.prompts), args.out), config, stop.is_set
+            CollectFiles(parts.base_path(args), tuple(args.prompts), args.out, args.head),
+            config,
+            stop.is_set,
         )
     if rows is None:
         return parts.stopped(args.out)

@@ -59,6 +59,9 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parts.add_base(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
     parts.add_path(train, "--text", "FILE", about_text, required=True, many=True)
+    parts.add_head(
+        train, "the draft is for that version of the base, which wrote the text, and not for all of them"
+    )
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
     parts.add_path(train, "--cache", "FOLDER", about_cache, required=True)
     about_out = (
@@ -144,7 +147,7 @@ def _train(args: argparse.Namespace) -> int:
         collect_until=args.collect_until,
         seed=args.seed,
     )
-    files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta)
+    files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
     saving = Saving(args.save_minutes * 60, args.history_steps, args.calibration_rows)
     parts.prepare(args)
     with parts.interruptible() as stop:

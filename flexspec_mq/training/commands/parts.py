@@ -31,6 +31,11 @@ def add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> 
     add_path(parser, "--delta", "FILE", text, required=required)
 
 
+def add_head(parser: argparse.ArgumentParser, text: str) -> None:
+    """``--head``."""
+    add_path(parser, "--head", "FOLDER", f"of a head: {text}")
+
+
 def add_path(
     parser: argparse._ActionsContainer,
     flag: str,

@@ -1,0 +1,124 @@
+"""A version of the base as the teacher: the base with a head on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
+from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
+from flexspec_mq.models.heads.adapter import read_lora
+from flexspec_mq.models.heads.base import weights_fingerprint
+from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.head import LM_HEAD, NORM, Delta, FullHead, Head, full_name
+from flexspec_mq.models.load import load_target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from transformers import PreTrainedModel
+
+    from flexspec_mq.models.load import LoadedText
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A head that was read for a base.
+
+    Attributes:
+        head: its weights; None is the base itself.
+        floor: the lowest layer that it may touch.
+        digest: of its manifest, 64 hex digits.
+    """
+
+    head: Head | None
+    floor: int
+    digest: str
+
+
+def read_version(folder: Path, base: Path, text: LoadedText) -> Version:
+    """Read a head for a base.
+
+    Args:
+        folder: of the head.
+        base: checkpoint folder of the base.
+        text: of the base.
+
+    Raises:
+        HeadError: the head is damaged, or of another base.
+    """
+    manifest = read_head(folder)
+    for what, theirs, ours in (
+        ("base", manifest.base, weights_fingerprint(base)),
+        ("tokenizer", manifest.tokenizer, text.fingerprint.hex()),
+    ):
+        if theirs != ours:
+            raise HeadError(
+                f"{folder} is not for this model: its {what} is {theirs}, not {ours}",
+                hint="give the base that the head was trained on",
+            )
+    name = digest((folder / MANIFEST).read_bytes()).hex()
+    if manifest.kind == "base":
+        return Version(None, manifest.floor, name)
+    read = read_lora if manifest.kind == "lora" else read_full
+    head = read(folder, Shape.of(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor)
+    return Version(head, manifest.floor, name)
+
+
+def load_teacher(base: Path, version: Version) -> PreTrainedModel:
+    """The base with a head on it, for forwards over whole rows.
+
+    Additions to layers are computed beside their matrices, as workers do. An addition to the LM head is added into
+    its matrix, which is then the teacher's own.
+
+    Args:
+        base: checkpoint folder of the base.
+        version: that was read for it.
+
+    Raises:
+        ModelError: the base cannot be loaded.
+    """
+    model = load_target(base).model
+    if version.head is not None:
+        _put(model, version.head)
+    return model
+
+
+def _put(model: Any, head: Head) -> None:
+    if head.lm_head is not None:
+        weight = _lm_head(model.lm_head.weight.detach(), head.lm_head)
+        model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+    whole = dict(head.tensors) if isinstance(head, FullHead) else {NORM: head.norm}
+    # The LM head is in place, and all else has the base's names.
+    found = {name: one for name, one in whole.items() if one is not None and name != LM_HEAD}
+    model.load_state_dict(found, strict=False)
+    if isinstance(head, FullHead):
+        return
+    for index, modules in head.layers.items():
+        for module, delta in modules.items():
+            place = model.get_submodule(f"model.layers.{index}.{full_name(module)}")
+            place.register_forward_hook(
+                partial(_add, delta.down.to(model.dtype), delta.up.to(model.dtype), delta.scale)
+            )
+
+
+def _lm_head(base: torch.Tensor, own: Delta | torch.Tensor) -> torch.Tensor:
+    if isinstance(own, Delta):
+        own = base.float() + own.up.float() @ own.down.float() * own.scale
+    return own.to(base.dtype)
+
+
+def _add(
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scale: float,
+    _module: nn.Module,
+    args: tuple[torch.Tensor, ...],
+    out: torch.Tensor,
+) -> torch.Tensor:
+    return out + (args[0] @ down.T) @ up.T * scale
