@@ -1,1 +1,1 @@
-"""Drafters: a model, prompt lookup, both; and the thread that they run on."""
+"""The edge's drafter: which engine runs its model, and the thread that it runs on."""

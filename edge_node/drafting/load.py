@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_node.drafting.engine_choice import installed, wants_onnx
-from edge_node.drafting.hybrid import HybridDrafter
-from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
-from edge_node.drafting.proposal import proposer_of, read_calibration
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_text
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edge_node.drafting.interface import Drafter
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.runner import DraftRunner
 
