@@ -42,8 +42,8 @@ def _draft(drafter: ModelDrafter) -> None:
 
 def main(folder: str, engine: str) -> None:
     """Load and print."""
-    from edge_node.drafting import load as draft_model
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting import load as draft_model
 
     if engine == "none":
         settings = EdgeSettings(edge="bench", draft="none", tokenizer=folder)

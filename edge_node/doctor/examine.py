@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
-from edge_node.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq import topics
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
+from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from edge_node.config import EdgeConfig
     from edge_node.doctor.api import Answering
-    from edge_node.drafting.load import DraftModel
     from edge_node.settings import EdgeSettings
     from flexspec_mq.doctor.findings import Finding, Findings
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.transport.base import Link, LinkSettings
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]

@@ -1,1 +1,1 @@
-"""The edge's drafter: which engine runs its model, and the thread that it runs on."""
+"""The drafter's thread."""

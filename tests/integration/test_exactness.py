@@ -17,14 +17,14 @@ import torch
 from benchmarks.exact.dice import Dice
 from benchmarks.exact.reference import Reference, Text
 from broker.launcher import PrivateBroker
-from edge_node.drafting.load import DraftModel
-from edge_node.drafting.load import load as load_draft
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.drafting.load import DraftModel
+from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Commit, Finish
