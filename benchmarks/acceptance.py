@@ -33,12 +33,12 @@ from benchmarks.parts.version import hold_version
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
-from edge_node.drafting import load as draft_model
-from edge_node.drafting.interface import Drafter, DraftRequest
-from edge_node.drafting.load import DraftModel
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.drafting import load as draft_model
+from flexspec_mq.drafting.interface import Drafter, DraftRequest
+from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns

@@ -1,5 +1,8 @@
 """Seconds per answer over emulated links: the first draft, the current one, and cloud streaming, in one run.
 
+A draft beside the target (``--worker-draft``) makes two more sides: ``colocated`` is streaming from a worker that
+drafts, ``both`` is the current draft on the device, and the worker's own behind it where it runs ahead.
+
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` on one core, ``flexspec-edge serve`` on the other, the
 link between them, and a client that asks over HTTP from the device's side. The sides answer each question one after
 the other, in a new random order for each, so that a slow minute of the machine hits all alike. All must say the same
@@ -32,10 +35,10 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import built_in
 from flexspec_mq.site.topology import LOOPBACK
-from schemas.messages import MAX_AHEAD
+from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 2, 12
-STREAMING = "streaming"
+STREAMING, COLOCATED, BOTH = "streaming", "colocated", "both"
 WARM_UP = "Say hello."
 
 
@@ -56,6 +59,14 @@ def build_parser() -> ArgumentParser:
         "--streaming-flags",
         default=f"--draft none --no-lookup --draft-length 0 --ahead {MAX_AHEAD}",
         help="of flexspec-edge, for streaming",
+    )
+    made.add_argument(
+        "--worker-draft",
+        type=int,
+        default=4,
+        metavar="K",
+        help=f"tokens that the worker drafts itself for the sides {COLOCATED} and {BOTH}, with the current draft; "
+        "0 leaves these out",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument(
@@ -83,6 +94,8 @@ def check(options: Namespace) -> None:
             raise UsageError(f"--{flag} {value} is less than 1")
     if min(options.delays_ms) < 0.0:
         raise UsageError(f"--delays-ms {min(options.delays_ms):g} is negative")
+    if not 0 <= options.worker_draft <= MAX_DRAFT_TOKENS:
+        raise UsageError(f"--worker-draft {options.worker_draft} is not between 0 and {MAX_DRAFT_TOKENS}")
     for name in options.links:
         if name != LOOPBACK:
             built_in().get(name)
@@ -101,6 +114,9 @@ def sides(options: Namespace) -> dict[str, list[str]]:
         if options.first is not None:
             found["first"] = ["--draft", str(options.first.resolve()), *shlex.split(options.first_flags)]
         found[STREAMING] = shlex.split(options.streaming_flags)
+        if options.worker_draft:
+            own = ["--worker-draft", str(options.worker_draft)]
+            found[COLOCATED], found[BOTH] = [*found[STREAMING], *own], [*found["current"], *own]
     except ValueError as error:
         raise UsageError(f"flags of an edge node cannot be read: {error}") from error
     return found
@@ -149,6 +165,9 @@ def _of_group(group: Sequence[Sample], seed: int) -> dict[str, Any]:
     for name, found in by_side.items():
         if name != STREAMING:
             result[name]["of_streaming"] = seconds.ratios(found, by_side[STREAMING], seed=seed)
+    if COLOCATED in by_side:
+        for name in (side for side in ("current", BOTH) if side in by_side):
+            result[name]["of_colocated"] = seconds.ratios(by_side[name], by_side[COLOCATED], seed=seed)
     if "first" in by_side:
         result["current"]["of_first"] = seconds.ratios(by_side["current"], by_side["first"], seed=seed)
     return result
@@ -186,6 +205,9 @@ def show(title: str, found: dict[str, Any]) -> None:
     print(table([*headers, "of streaming", "of medians", ""], rows))
     if "of_first" in found[ALL]["current"]:
         print(f"current of first: {shown(found[ALL]['current']['of_first']['total'], '.2f')}")
+    for name, one in found[ALL].items():
+        if "of_colocated" in one:
+            print(f"{name} of {COLOCATED}: {shown(one['of_colocated']['total'], '.2f')}")
     # Each group has its sides in the order in which they answered.
     others = [name for name in found[ALL] if name != STREAMING]
     rows = [
@@ -226,7 +248,8 @@ async def measure(options: Namespace) -> int:
     ):
         title = f"{link}, {delay:g} ms on top of each forward{flags and f', worker {flags}'}"
         say(title)
-        worker = ["--target", options.target, *shlex.split(flags)]
+        draft = ["--draft", options.draft] if options.worker_draft else []
+        worker = ["--target", options.target, *draft, *shlex.split(flags)]
         async with site(link, options.seed, edges, worker=worker, delay_ms=delay) as place:
             samples = await ask_all(place, list(edges), questions, options)
         found = compare(samples, options.seed)

@@ -21,13 +21,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import _common
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams

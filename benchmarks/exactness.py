@@ -123,8 +123,8 @@ def _dtypes(args: argparse.Namespace) -> tuple[str, ...]:
 def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
     from benchmarks.exact.stress import Load, Stress
     from benchmarks.exact.texts import Shape
-    from edge_node.drafting.load import load
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.load import load
 
     draft = load(EdgeSettings(edge="e", threads=args.threads), _say)
     newline = draft.loaded.tokenizer.encode("\n")[-1]

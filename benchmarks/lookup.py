@@ -1,7 +1,7 @@
 """How often a text's own past tells its next token: acceptance of lookups by support, match length and temperature.
 
 Reads text that a target wrote (``flexspec draft collect``, or any file that ``flexspec draft train`` takes), looks up
-each token of the answers as an edge would, and fits the prior of `edge_node.drafting.prompt_lookup_confidence`
+each token of the answers as an edge would, and fits the prior of `flexspec_mq.drafting.prompt_lookup_confidence`
 anew. No model runs.
 """
 
@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._common import finish, parser, table
-from edge_node.drafting.prompt_lookup import Found, Lookup, Support
-from edge_node.drafting.prompt_lookup_confidence import prior
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.drafting.prompt_lookup import Found, Lookup, Support
+from flexspec_mq.drafting.prompt_lookup_confidence import prior
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.draft.confidence import sigmoid
 from flexspec_mq.training.calibrate import newton
@@ -72,7 +72,7 @@ def outcomes(text: TextRows, rows: Sequence[int]) -> tuple[list[Outcome], int]:
 
 
 def fitted(found: Sequence[Outcome]) -> dict[Support, tuple[float, float, float]]:
-    """The prior, fitted anew: see `edge_node.drafting.prompt_lookup_confidence.PRIOR`."""
+    """The prior, fitted anew: see `flexspec_mq.drafting.prompt_lookup_confidence.PRIOR`."""
     made = {}
     for support in Support:
         mine = [one for one in found if one.found.support is support]

@@ -2,7 +2,7 @@
 
 Replays rows of target-written text that no draft was trained on (``flexspec draft collect`` writes such text; one
 prompt in fifty is held out). At each position of an answer the draft, as a device runs it, the lookup and the target
-choose with common dice. From that the weights of `edge_node.drafting.confidence_fusion` are fitted anew, and rounds
+choose with common dice. From that the weights of `flexspec_mq.drafting.confidence_fusion` are fitted anew, and rounds
 are counted for several stops, so that a stop can be chosen without the questions that the result is published on.
 What a draft would have sent after a wrong token is taken from the text's next positions, as everywhere in replays.
 """
@@ -23,12 +23,12 @@ import numpy.typing as npt
 import torch
 
 from benchmarks._common import finish, parser, table
-from edge_node.drafting.confidence_fusion import better, log_odds
-from edge_node.drafting.interface import DraftToken
-from edge_node.drafting.prompt_lookup import Lookup
-from edge_node.drafting.prompt_lookup_confidence import LookupRecord
-from edge_node.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.drafting.confidence_fusion import better, log_odds
+from flexspec_mq.drafting.interface import DraftToken
+from flexspec_mq.drafting.prompt_lookup import Lookup
+from flexspec_mq.drafting.prompt_lookup_confidence import LookupRecord
+from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load import Choice, load_compact
 from flexspec_mq.models.compact.model import CompactModel
@@ -43,7 +43,7 @@ from flexspec_mq.training.measuring import spread
 from flexspec_mq.training.rows import TextRows, load_rows
 
 if TYPE_CHECKING:
-    from edge_node.drafting.proposal import Proposer
+    from flexspec_mq.drafting.proposal import Proposer
 
 QUICK_ROWS = 4
 STOPS = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)

@@ -25,6 +25,7 @@ from flexspec_mq.transport.diagnosis.preflight import preflight
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+    from cloud_worker.engine.colocated import ColocatedDrafts
     from cloud_worker.engine.engine import ModelEngine
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import CloudConfig
@@ -66,12 +67,16 @@ def _main(argv: Sequence[str]) -> int:
     link = link_settings(loaded.settings.link, f"w-{settings.worker}")
     preflight(link, logs.tell, daemon=True)
     # It imports torch: only now that nothing is left to complain about.
+    from cloud_worker.engine import draft
     from cloud_worker.engine.target import load
 
     with logs.logged_stages() as tell:
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
+        drafts = draft.load(settings, target.loaded.fingerprint, tell)
     logs.tell(f"{target.proof}{'; proved at an earlier start' if target.remembered else ''}")
-    asyncio.run(_serve(loaded.settings, link, target, ready_json=args.ready_json))
+    if drafts is not None:
+        logs.tell(f"drafts for sessions that ask for it: {drafts.name}")
+    asyncio.run(_serve(loaded.settings, link, target, drafts, ready_json=args.ready_json))
     return 0
 
 
@@ -85,12 +90,19 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.run("cloud", args, prepare)
 
 
-async def _serve(config: CloudConfig, base: LinkSettings, target: Target, *, ready_json: bool) -> None:
+async def _serve(
+    config: CloudConfig,
+    base: LinkSettings,
+    target: Target,
+    drafts: ColocatedDrafts | None,
+    *,
+    ready_json: bool,
+) -> None:
     from cloud_worker.engine.engine import ModelEngine
 
     settings = config.worker
     kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
-    engine = ModelEngine(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms)
+    engine = ModelEngine(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms, drafts=drafts)
     with logs.logged_stages() as tell:
         family = await asyncio.to_thread(_family, config, target, engine, tell)
     async with _worker(config, engine, family) as worker:

@@ -125,7 +125,9 @@ class _Counters(Collector):
                 family.add_metric([kind], getattr(counters, kind))
             yield family
         yield _total("tokens", "Tokens decided", counters.decided)
-        yield _total("accepted_tokens", "Of these, drafted", counters.accepted)
+        yield _total("accepted_tokens", "Of these, drafted by edges", counters.accepted)
+        yield _total("own_drafted_tokens", "Tokens that the worker drafted itself", self._worker.drafted)
+        yield _total("own_accepted_tokens", "Of these, accepted", counters.worker_accepted)
         yield _total("rounds", "Work items given to the engine", counters.items)
         yield _total("verdicts", "Verdicts sent", counters.verdicts)
         yield _total("prefix_hits", "Sessions that went on from an earlier text", counters.inherited)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.models.default import cache_folder
 from flexspec_mq.settings import (
     Loaded,
@@ -77,6 +78,20 @@ class WorkerSettings(Section):
         ),
     ] = "native"
     threads: Annotated[int, Setting(help="torch threads", least=1)] = 1
+    draft: Annotated[
+        str,
+        Setting(
+            help="draft checkpoint folder, 'default', or 'none': with one the worker drafts for sessions that ask "
+            "for it (--worker-draft of their edge)"
+        ),
+    ] = "none"
+    draft_engine: Annotated[
+        str, Setting(help="what runs the draft: as --draft-engine of an edge", choices=ENGINES)
+    ] = "auto"
+    draft_weights: Annotated[
+        str,
+        Setting(help="of the draft, in the compact engine: as --draft-weights of an edge", choices=WEIGHTS),
+    ] = "auto"
     prove: Annotated[
         bool,
         Setting(help="prove shape-invariance anew at this start, though the proof is remembered"),

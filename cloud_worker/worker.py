@@ -62,6 +62,7 @@ class CloudWorker:
         machine: the protocol machine; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
+        drafted: tokens that the engine drafted itself.
         on_step: told of every step, and when it began.
     """
 
@@ -99,7 +100,7 @@ class CloudWorker:
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
-        self.malformed = 0
+        self.malformed = self.drafted = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
 
@@ -322,6 +323,7 @@ class CloudWorker:
             if done.results:
                 self._window.stepped(now - began)
             for result in done.results:
+                self.drafted += result.drafted
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
@@ -396,5 +398,6 @@ class CloudWorker:
             temperature=facts.recommended.temperature,
             top_k=facts.recommended.top_k,
             top_p=facts.recommended.top_p,
+            draft=facts.draft,
             versions=self.versions,
         )

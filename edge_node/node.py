@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
-    from edge_node.drafting.interface import Drafter, DraftRequest, DraftToken
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
     from flexspec_mq.transport.base import Link, LinkFactory
 
 _log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.settings import Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
@@ -60,7 +61,7 @@ class EdgeSettings(Section):
         Setting(
             help="what runs the draft; onnx (ONNX Runtime) is for exports with --onnx, compact for models like Llama "
             "on a CPU, auto the first that can",
-            choices=("auto", "onnx", "compact", "transformers"),
+            choices=ENGINES,
         ),
     ] = "auto"
     draft_weights: Annotated[
@@ -68,7 +69,7 @@ class EdgeSettings(Section):
         Setting(
             help="of the compact engine; mixed is 4 bits in MLPs and LM head and 8 in the attention, auto is "
             "mixed where that is quick",
-            choices=("auto", "bf16", "int8", "mixed", "int4"),
+            choices=WEIGHTS,
         ),
     ] = "auto"
     draft_ids: Annotated[
@@ -118,6 +119,14 @@ class PlanOptions:
         ),
     ] = 8
 
+    worker_draft: Annotated[
+        int,
+        Setting(
+            help=f"tokens that a worker with a draft may add to a batch, out of --ahead, 0-{MAX_DRAFT_TOKENS}",
+            between=(0, MAX_DRAFT_TOKENS),
+        ),
+    ] = 0
+
     stop: Annotated[
         float,
         Setting(
@@ -136,7 +145,7 @@ class PlanOptions:
 
     def plan(self) -> Plan:
         """As the protocol takes it."""
-        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead, self.stop)
+        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead, self.stop, self.worker_draft)
 
     def new_policy(self) -> Policy:
         """One for a session of its own."""

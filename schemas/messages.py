@@ -37,6 +37,7 @@ TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 PromptTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 DraftTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFT_TOKENS)]
 VerdictTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_VERDICT_TOKENS)]
+DraftLength = Annotated[int, Meta(ge=0, le=MAX_DRAFT_TOKENS)]
 
 
 class Fin(IntEnum):
@@ -131,6 +132,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         seq: of the draft that this message carries.
         draft: drafted tokens that follow `committed`.
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
+        worker_draft: tokens that the worker may draft itself for one forward, behind ours, out of the credit.
     """
 
     session: U32
@@ -142,6 +144,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     seq: Counter
     draft: DraftTokens
     prefix: Prefix | None = None
+    worker_draft: DraftLength = 0
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -151,6 +154,7 @@ class _Batch(msgspec.Struct, frozen=True, array_like=True):
         have: committed length at the edge.
         offset: `start - have`; negative when the worker holds less than the edge.
         digest: of the chain at `start`.
+        worker_draft: as of an open.
     """
 
     session: U32
@@ -161,6 +165,7 @@ class _Batch(msgspec.Struct, frozen=True, array_like=True):
     digest: U32
     tokens: DraftTokens
     ahead: Counter
+    worker_draft: DraftLength = 0
 
     def __post_init__(self) -> None:
         """Refuse a start before the first generated token.

@@ -65,6 +65,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         temperature: that the target's makers recommend; none of the three where they say nothing.
         top_k: the same; 0 is all tokens.
         top_p: the same.
+        draft: what it drafts with for sessions that ask for it, all of its versions alike; empty if it does not.
         versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
             which is ready.
     """
@@ -87,6 +88,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    draft: Text = ""
     versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
 
 

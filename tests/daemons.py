@@ -14,13 +14,13 @@ from cloud_worker.engine.interface import Facts, StepResult
 from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
-from edge_node.drafting.interface import Drafted, DraftRequest
-from edge_node.drafting.simulated import SimulatedDrafter
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.drafting.interface import Drafted, DraftRequest
+from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem

@@ -20,7 +20,7 @@ from benchmarks.exact.system import Edge, Outcome, edge
 from benchmarks.exact.texts import Shape, long_text, next_turn, texts
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
-from edge_node.drafting.load import DraftModel
+from flexspec_mq.drafting.load import DraftModel
 
 _LOOK = 0.2
 _PROGRESS = 15.0
@@ -154,7 +154,7 @@ class Stress:
         solo = ReferencePool(folder, dtype, 1, "benchmarks.exact.solo")
         with PrivateBroker(BrokerSettings(port=0)) as broker, tempfile.TemporaryDirectory() as place:
             arguments = ["--broker", f"127.0.0.1:{broker.port}", "--target", folder, "--dtype", dtype]
-            arguments += ["--threads", str(threads), "--give-up-after", "30"]
+            arguments += ["--threads", str(threads), "--give-up-after", "30", "--draft", "default"]
             fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say)
             pool.start()
             try:
@@ -264,6 +264,7 @@ class Stress:
             "prompts_named": totals.named - totals.misses,
             "shared_forwards": trace.shared,
             "prefixes_cut": trace.cuts,
+            "drafted_by_workers": trace.own,
         }
         return {
             **asdict(self.tally),

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, fields
 
 from benchmarks.exact.faults import Weather, stormy
 from benchmarks.exact.reference import Text
-from edge_node.drafting.load import DraftModel
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.protocol.edge.types import EdgeCounters
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
@@ -40,6 +40,7 @@ class RandomPolicy:
                 in_flight=self.rng.randint(1, 4),
                 qos=self.rng.randint(0, 2),
                 ahead=self.rng.choice((0, 0, self.rng.randint(8, 64))),
+                worker_draft=self.rng.choice((0, self.rng.randint(1, 8))),
             )
         return self._plan
 

@@ -3,7 +3,8 @@
     python -m benchmarks.exact.worker TRACE …arguments of flexspec-cloud…
 
 The bytes are sessions, those of them whose prefix was cut and goes on in a later forward, tokens that were drafted
-(255 at most), and 0. They go to the kernel before the forward, so they survive SIGKILL.
+(255 at most), and those of them that the worker drafted. They go to the kernel before the forward, so they survive
+SIGKILL.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Trace:
         sessions: in all forwards together.
         most: sessions in one forward.
         cuts: prefixes that a forward read only in part.
+        own: tokens that the workers drafted themselves.
     """
 
     forwards: int
@@ -42,15 +44,15 @@ class Trace:
     sessions: int
     most: int
     cuts: int
+    own: int
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> Trace:
         """Add up the files of several workers."""
         data = b"".join(file.read_bytes() for file in files if file.exists())
-        sessions, cuts = data[0::_RECORD], data[1::_RECORD]
-        return cls(
-            len(sessions), sum(n > 1 for n in sessions), sum(sessions), max(sessions, default=0), sum(cuts)
-        )
+        sessions, cuts, own = data[0::_RECORD], data[1::_RECORD], data[3::_RECORD]
+        shared = sum(n > 1 for n in sessions)
+        return cls(len(sessions), shared, sum(sessions), max(sessions, default=0), sum(cuts), sum(own))
 
 
 def trace_to(path: str) -> None:
@@ -61,7 +63,8 @@ def trace_to(path: str) -> None:
         def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
             cut = sum(not model_input.rows for model_input in inputs)
             drafted = sum(model_input.rows - 1 for model_input in inputs if model_input.rows)
-            os.write(out, bytes((len(inputs), cut, min(drafted, 255), 0)))
+            own = 0 if self.drafts is None else self.drafts.drafted
+            os.write(out, bytes((len(inputs), cut, min(drafted, 255), min(own, 255))))
             return super().forward(inputs)
 
     vars(engine)["EngineCore"] = TracedCore

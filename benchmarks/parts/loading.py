@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_node.drafting.model_drafter import ModelDrafter
+    from flexspec_mq.drafting.model_drafter import ModelDrafter
 
 _SIZES = ("VmHWM", "VmRSS", "RssAnon")
 
@@ -30,7 +30,7 @@ def sizes(process: int | str = "self") -> dict[str, float]:
 
 def _draft(drafter: ModelDrafter) -> None:
     """A text of 100 tokens, and 20 more."""
-    from edge_node.drafting.interface import DraftRequest
+    from flexspec_mq.drafting.interface import DraftRequest
     from schemas.messages import Identity
 
     greedy = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 20)
@@ -42,8 +42,8 @@ def _draft(drafter: ModelDrafter) -> None:
 
 def main(folder: str, engine: str) -> None:
     """Load and print."""
-    from edge_node.drafting import load as draft_model
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting import load as draft_model
 
     if engine == "none":
         settings = EdgeSettings(edge="bench", draft="none", tokenizer=folder)

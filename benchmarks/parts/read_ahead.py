@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.parts.rounds import Job
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-from edge_node.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cloud_worker.engine.engine import EngineCore
-from edge_node.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Identity

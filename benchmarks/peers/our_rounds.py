@@ -12,9 +12,9 @@ from benchmarks.parts.rounds import Job, Rounds, Tally
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
-from edge_node.drafting import load as draft_model
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting import load as draft_model
 from flexspec_mq.errors import FingerprintError
 from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import PROTOCOL_VERSION, Identity

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from benchmarks.parts.rounds import Job, Tally
-from edge_node.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.models.log_silencing import quiet_transformers
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.parts.rounds import Job, Tally
 from benchmarks.pricing.overlap import Floats, probabilities
-from edge_node.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy

@@ -16,7 +16,7 @@ from benchmarks.parts.rounds import Job
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
-from edge_node.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import LoadedText, load_target

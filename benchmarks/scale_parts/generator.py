@@ -22,13 +22,13 @@ import msgspec
 from benchmarks.scale_parts import null
 from benchmarks.scale_parts.orders import Crowd, Mark, Order, Outcome, Ready, say
 from benchmarks.scale_parts.stopwatch import Stopwatch
-from edge_node.drafting.simulated import SimulatedDrafter
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings

@@ -28,8 +28,8 @@ from benchmarks.scale_parts.cpu import between, take
 from benchmarks.scale_parts.orders import BenchmarkError, Crowd, Mark, Order, Outcome, answer
 from benchmarks.scale_parts.system import SOON, generator
 from broker.launcher import PrivateBroker
-from edge_node.drafting.load import load as load_draft
 from edge_node.settings import EdgeSettings
+from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.site.figures import since
 from flexspec_mq.site.process import Process, Processes, python
 from flexspec_mq.site.topology import Daemon, free_port

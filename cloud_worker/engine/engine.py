@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from cloud_worker.engine.colocated import ColocatedDrafts
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.invariance.proof import Provable
@@ -41,9 +43,11 @@ class EngineCore:
         limit: most bytes of keys and values; None is no limit.
         prefill: tokens of unread prefixes that one step may read.
         budget: says that anew for each step instead, if there is one.
+        drafts: goes on from the edges' drafts where there is room, if there is one.
 
     Attributes:
         scheduler: takes the items in, and owns the keys and values.
+        drafts: of the worker's own, if there are any.
         batch: sessions that shared the newest step.
         fed: tokens that it read, drafted ones included.
     """
@@ -55,9 +59,11 @@ class EngineCore:
         limit: int | None = None,
         prefill: int = 256,
         budget: PrefillBudget | None = None,
+        drafts: ColocatedDrafts | None = None,
     ) -> None:
         self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
         self._model = model
+        self.drafts = drafts
         self._noise = NoisePrefetch(model.vocab_size)
         self.batch = self.fed = 0
 
@@ -67,23 +73,28 @@ class EngineCore:
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        scheduled = self.scheduler.schedule()
+        drafts = self.drafts
+        own = {} if drafts is None else drafts.draft(self.scheduler.writing_items())
+        scheduled = self.scheduler.schedule(own)
         self.batch, self.fed = len(scheduled), sum(len(one.model_input.tokens) for one in scheduled)
         if not scheduled:
             return []
-        deciding = [one.item if one.model_input.rows else None for one in scheduled]
+        deciding = [one if one.model_input.rows else None for one in scheduled]
         noises = [
-            None if item is None else self._noise.draw(SamplingParams.of(item.identity), len(item.context))
-            for item in deciding
+            None
+            if one is None
+            else self._noise.draw(SamplingParams.of(one.item.identity), len(one.item.context))
+            for one in deciding
         ]
         logits = self.forward([one.model_input for one in scheduled])
         decided = []
-        for item, rows, noise in zip(deciding, logits, noises, strict=True):
-            if item is None:
+        for one, rows, noise in zip(deciding, logits, noises, strict=True):
+            if one is None:
                 continue
+            item = one.item
             eos = () if item.identity.ignore_eos else item.identity.eos
             drawn = None if noise is None else noise.result()
-            tokens = decide(rows, item.draft, SamplingParams.of(item.identity), len(item.context), eos, drawn)
+            tokens = decide(rows, one.draft, SamplingParams.of(item.identity), len(item.context), eos, drawn)
             if self.scheduler.settle(item, tokens):
                 decided.append((item, tokens))
         return decided
@@ -110,20 +121,28 @@ class ModelEngine:
         settings: of the worker.
         kv_bytes: most bytes of keys and values at any moment; None is a quarter of the memory that is available now.
         step_ms: milliseconds that a step should take at most; it reads less of prompts so that it does.
+        drafts: of the worker's own, for sessions that want them.
 
     Raises:
         UsageError: too little memory to write anything with.
     """
 
     def __init__(
-        self, target: Target, settings: WorkerSettings, *, kv_bytes: int | None = None, step_ms: float = 250.0
+        self,
+        target: Target,
+        settings: WorkerSettings,
+        *,
+        kv_bytes: int | None = None,
+        step_ms: float = 250.0,
+        drafts: ColocatedDrafts | None = None,
     ) -> None:
         loaded, proof = target.loaded, target.proof
         limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
         self._budget = PrefillBudget(
             most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
         )
-        self._core = EngineCore(target.model, limit=limit, budget=self._budget)
+        self._drafts = drafts
+        self._core = EngineCore(target.model, limit=limit, budget=self._budget, drafts=drafts)
         self._scheduler = self._core.scheduler
         self._caches = self._scheduler.caches
         _check_room(self._caches)
@@ -144,7 +163,9 @@ class ModelEngine:
     @property
     def facts(self) -> Facts:
         """What it is."""
-        return self._facts
+        if self._drafts is None:
+            return self._facts
+        return replace(self._facts, draft=self._drafts.name)
 
     @property
     def memory(self) -> Memory:
@@ -166,10 +187,16 @@ class ModelEngine:
     def free(self, key: SessionKey) -> None:
         """Forget a session and its item."""
         self._scheduler.free(key)
+        self._forget_draft(key)
 
     def release(self, key: SessionKey) -> None:
         """A session is over: drop its item and keep its keys and values while there is room."""
         self._scheduler.release(key)
+        self._forget_draft(key)
+
+    def _forget_draft(self, key: SessionKey) -> None:
+        if self._drafts is not None:
+            self._drafts.free(key)
 
     def transfer(self, source: SessionKey, key: SessionKey) -> None:
         """Give the keys and values of one session to another."""
@@ -187,7 +214,8 @@ class ModelEngine:
         if self._core.batch:
             writing = self._scheduler.writing
             self._budget.saw(writing, max(0, self._core.fed - writing), spent)
-        return StepResult(decided, int(spent), self._core.batch, self._core.fed)
+        drafted = 0 if self._drafts is None else self._drafts.drafted
+        return StepResult(decided, int(spent), self._core.batch, self._core.fed, drafted)
 
 
 def _check_room(caches: KVCache) -> None:

@@ -46,6 +46,7 @@ class Facts:
         room: tokens whose keys and values fit at once; None where nothing bounds them.
         keeps: whether it can go on from what it read for an earlier session.
         recommended: how to sample.
+        draft: name of the draft that it drafts with itself; empty without one.
     """
 
     fingerprint: bytes
@@ -59,6 +60,7 @@ class Facts:
     room: int | None = None
     keeps: bool = False
     recommended: Recommended = field(default_factory=Recommended)
+    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ class StepResult:
         compute_ms: of the forward.
         batch: sessions that shared it.
         fed: tokens that it read, drafted ones included.
+        drafted: of these, drafted by the engine itself.
     """
 
     decided: list[tuple[WorkItem, tuple[int, ...]]]
     compute_ms: int
     batch: int = 0
     fed: int = 0
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cloud_worker.engine.kv_cache import KVCache
     from cloud_worker.engine.prefill_budget import PrefillBudget
@@ -34,10 +34,12 @@ class Scheduled:
 
     Attributes:
         model_input: what it reads, with its keys and values; it has no rows while the prefix is not read to its end.
+        draft: what it verifies: the edge's draft, and the worker's own behind it.
     """
 
     item: WorkItem
     model_input: ModelInput
+    draft: tuple[int, ...]
 
 
 class Scheduler:
@@ -61,6 +63,7 @@ class Scheduler:
         self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
         self.writing = 0
+        self._own: Mapping[SessionKey, tuple[int, ...]] = {}
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
 
@@ -87,18 +90,30 @@ class Scheduler:
     def _head(self, item: WorkItem) -> str:
         return self.heads.get(item.version, "")
 
+    def _draft(self, item: WorkItem) -> tuple[int, ...]:
+        """The edge's draft, and the worker's own behind it."""
+        return item.draft + self._own.get(item.key, ())
+
+    def writing_items(self) -> list[WorkItem]:
+        """Pending items whose prefix is read: the next forward decides them, if there is room for all."""
+        return [item for item in self.pending.values() if self.unread(item) - len(self._draft(item)) <= 1]
+
     def unread(self, item: WorkItem) -> int:
         """How many tokens the item would feed, its draft included."""
         kv = self.caches.of_head(item.key, self._head(item))
         read = 0 if kv is None else min(kv.length, len(item.context) - 1)
-        return len(item.context) - read + len(item.draft)
+        return len(item.context) - read + len(self._draft(item))
 
-    def schedule(self) -> list[Scheduled]:
+    def schedule(self, own: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
         """Choose what shares the next forward, at most one item per session, and have room for it.
+
+        Args:
+            own: what the worker has drafted behind the drafts of `writing_items`, for this forward.
 
         Raises:
             MemoryError: nothing can go on, as the oldest item alone has no room.
         """
+        self._own = own or {}
         if not self.pending:
             return []
         self._steps += 1
@@ -134,7 +149,7 @@ class Scheduler:
             most = shares.get(key, 0)
             model_input = self._model_input(item, most, waiting) if most else None
             if model_input is not None:
-                chosen.append(Scheduled(item, model_input))
+                chosen.append(Scheduled(item, model_input, self._draft(item)))
                 self._served[key] = self._steps
         return chosen
 
@@ -146,15 +161,16 @@ class Scheduler:
         head = self._head(item)
         known = self.caches.of_head(item.key, head)
         held = 0 if known is None else known.match(item.context[:-1])
-        all_of_it = len(item.context) + len(item.draft)
+        draft = self._draft(item)
+        all_of_it = len(item.context) + len(draft)
         # Where the memory is short, the session's own cache may be forgotten for a larger one.
         kv = self.caches.take(item.key, min(held + most, all_of_it), _whole(item), waiting, soon=all_of_it)
         if kv is None:
             return None
         context = list(item.context)
-        tokens = [*context[kv.length :], *item.draft]
+        tokens = [*context[kv.length :], *draft]
         if len(tokens) <= most:
-            return ModelInput(kv, tokens, len(item.draft) + 1, head)
+            return ModelInput(kv, tokens, len(draft) + 1, head)
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
         return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
@@ -168,7 +184,7 @@ class Scheduler:
         unread: dict[SessionKey, int] = {}
         for key, item in self.pending.items():
             left = self.unread(item)
-            (ready if left - len(item.draft) <= 1 else unread)[key] = left
+            (ready if left - len(self._draft(item)) <= 1 else unread)[key] = left
         budget = self._budget(sum(ready.values()))
         turns = sorted(unread, key=lambda key: self._served[key])
         return ready, _divide(budget, {key: unread[key] for key in turns})

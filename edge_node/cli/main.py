@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from edge_node.cli.commands import Command
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.options import CompletionOptions
-    from edge_node.drafting.load import DraftModel
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
     from edge_node.settings import EdgeSettings
     from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.doctor.command import Examine
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkSettings
 
@@ -96,7 +96,7 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
 
     It imports torch: only when nothing is left to complain about, and on the thread that waits for it.
     """
-    from edge_node.drafting.load import load
+    from flexspec_mq.drafting.load import load
 
     return load(settings, tell)
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
-from edge_node.drafting.engine_choice import extra_of, installed, wants_onnx
 from edge_node.fleet.catalogue import state_folder
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
@@ -18,6 +17,7 @@ from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.family import Following, check_family
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
+from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from edge_node.config import EdgeConfig
     from edge_node.doctor.api import Answering
-    from edge_node.drafting.load import DraftModel
     from edge_node.settings import EdgeSettings
     from flexspec_mq.doctor.findings import Finding, Findings
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.transport.base import Link, LinkSettings
     from schemas.catalogue import Catalogue
 

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from edge_node.completion.figures import Figures
     from edge_node.config import EdgeConfig
     from edge_node.doctor.api import Answering
-    from edge_node.drafting.load import DraftModel
     from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.doctor.watching import Watch
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.transport.base import Link, LinkEvent, LinkSettings
 
 _PROMPT = "Say hello."

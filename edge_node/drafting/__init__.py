@@ -1,1 +1,1 @@
-"""Drafters: a model, prompt lookup, both; and the thread that they run on."""
+"""The drafter's thread."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_node.drafting.interface import Drafted, Drafter, DraftRequest
+    from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
 
     _Round = tuple[asyncio.Future[list[Drafted]], Sequence[int], Sequence[DraftRequest]]
 

@@ -21,6 +21,8 @@ class Plan:
         confidence_threshold: a batch ends before the token whose joint acceptance falls below this; 0 never ends one
             early. A token's joint acceptance is the product of the confidences of all that is drafted and not
             decided, up to itself: the probability that it is of use.
+        worker_draft: tokens of its own that a worker with a draft may put behind ours in one forward. What they
+            decide counts as `ahead`.
     """
 
     draft_length: int = 4
@@ -28,6 +30,7 @@ class Plan:
     qos: int = 0
     ahead: int = 0
     confidence_threshold: float = 0.0
+    worker_draft: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what the protocol does not allow.
@@ -39,6 +42,7 @@ class Plan:
             ("draft_length", self.draft_length, MAX_DRAFT_TOKENS),
             ("qos", self.qos, 2),
             ("ahead", self.ahead, MAX_AHEAD),
+            ("worker_draft", self.worker_draft, MAX_DRAFT_TOKENS),
         ):
             if not 0 <= value <= top:
                 raise UsageError(f"{name} {value} is not between 0 and {top}")

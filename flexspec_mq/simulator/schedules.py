@@ -32,7 +32,13 @@ BOUND = 150.0
 _CONTEXT = 1024
 """Seconds of simulated time within which every session must finish once the faults have ended."""
 
-PLANS = [Plan(k, w, q, a) for k in (0, 1, 4, 8) for w in (1, 2, 4) for q in (0, 1) for a in (0, 0, 12, 64)]
+PLANS = [
+    Plan(k, w, q, a, worker_draft=d)
+    for k in (0, 1, 4, 8)
+    for w in (1, 2, 4)
+    for q in (0, 1)
+    for a, d in ((0, 0), (0, 0), (12, 0), (12, 3), (64, 0), (64, 8))
+]
 
 
 @dataclass

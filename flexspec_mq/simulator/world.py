@@ -93,12 +93,12 @@ class FakeTarget:
             if len(out) == request.identity.limit:
                 return tuple(out), "length"
 
-    def forward(self, item: WorkItem) -> tuple[int, ...]:
-        """What an engine computes for an item: tokens up to the first that differs from the draft."""
+    def forward(self, item: WorkItem, own: Sequence[int] = ()) -> tuple[int, ...]:
+        """What an engine computes for an item: tokens up to the first that differs from the draft and its `own`."""
         prefix = tuple(item.context)
         assert len(prefix) == item.prompt_length + item.start
         out: list[int] = []
-        for drafted in (*item.draft, None):
+        for drafted in (*item.draft, *own, None):
             token = self.decide(item.identity.seed, prefix)
             out.append(token)
             prefix = (*prefix, token)
@@ -226,6 +226,7 @@ class World:
         self.prefixes = PrefixIndex(least=1, life=1000.0)
         self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
+        self.worker_accuracy = 0.7
         self.doubts = False  # drafted tokens have confidences of all kinds
         self.crashes = 0
         self.most_held = 0
@@ -414,7 +415,9 @@ class World:
         host.busy = True
         items, read = self._compose(host)
         base, each = self.forward_time
-        took = base + each * (read + sum(1 + len(item.draft) for item in items))
+        own = [self._worker_draft(item) for item in items]
+        rows = sum(1 + len(item.draft) + len(drafted) for item, drafted in zip(items, own, strict=True))
+        took = base + each * (read + rows)
         life, began = host.life, self.now
 
         def done() -> None:
@@ -424,14 +427,22 @@ class World:
             for item in items:
                 if host.pending.get(item.key) is item:
                     del host.pending[item.key]
-            for item in items:
-                tokens = self.target.forward(item)
+            for item, drafted in zip(items, own, strict=True):
+                tokens = self.target.forward(item, drafted)
                 host.cached[item.key] = len(item.context) + len(tokens) - 1
                 queue = max(0, round(1000 * (began - item.waiting_since)))
                 self._worker(host, host.machine.result(item, tokens, queue, round(1000 * took), self.now))
             self._compute(host)
 
         self.at(took, done)
+
+    def _worker_draft(self, item: WorkItem) -> tuple[int, ...]:
+        """What the worker drafts behind an item's draft: as much as it may, or less."""
+        own: tuple[int, ...] = ()
+        for _ in range(self.rng.randint(0, item.room) if item.room else 0):
+            context = (*item.context, *item.draft, *own)
+            own += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
+        return own
 
     def _compose(self, host: Host) -> tuple[list[WorkItem], int]:
         """What the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""

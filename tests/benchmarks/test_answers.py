@@ -127,10 +127,11 @@ def test_texts_that_differ_fail_the_run(
     assert [case["link"] for case in results["cases"]] == ["wifi", "4g"]
     assert all(case["differ"] == ["b"] for case in results["cases"])
     # Each side is warmed up, then answers each question before the next one is asked.
-    assert len(places[0].asked) == 3 + 3 * 3
-    for begin in range(0, 12, 3):
-        turn = places[0].asked[begin : begin + 3]
-        assert {edge for edge, _ in turn} == {"current", "first", "streaming"}
+    sides = {"current", "first", "streaming", "colocated", "both"}
+    assert len(places[0].asked) == (1 + 3) * len(sides)
+    for begin in range(0, len(places[0].asked), len(sides)):
+        turn = places[0].asked[begin : begin + len(sides)]
+        assert {edge for edge, _ in turn} == sides
         assert len({text for _, text in turn}) == 1
 
 
@@ -143,6 +144,7 @@ def test_texts_that_differ_fail_the_run(
         (["--links", "3g"], "3g"),
         (["--first", "/no/such/folder"], "/no/such/folder"),
         (["--draft-flags", "'"], "quotation"),
+        (["--worker-draft", "65"], "--worker-draft 65"),
         (["--prompts", "/no/such/file"], "/no/such/file"),
     ],
 )
@@ -157,7 +159,7 @@ def test_bad_values_are_named(arguments: list[str], named: str, capsys: pytest.C
 def test_real_daemons(
     tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mosquitto, a worker and two edge nodes; with a delay, each forward of the target takes at least so long."""
+    """Mosquitto, a worker and four edge nodes; with a delay, each forward of the target takes at least so long."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
     streaming = f"--draft none --no-lookup --tokenizer {model} --draft-length 0 --ahead 64"
@@ -174,8 +176,12 @@ def test_real_daemons(
     assert case["differ"] == []
     assert set(case["categories"]) == {"a", "b", "all"}
     found = case["categories"]["all"]
-    assert set(found) == {"current", "streaming"}
-    assert found["streaming"]["tokens"] == found["current"]["tokens"] > 8
+    assert set(found) == {"current", "streaming", "colocated", "both"}
+    assert len({one["tokens"] for one in found.values()}) == 1
+    assert found["current"]["tokens"] > 8
+    # The target as its own draft is right beside itself too: several tokens a forward, and none of them the device's.
+    assert found["colocated"]["mean_s"] < 0.8 * found["streaming"]["mean_s"]
+    assert found["colocated"]["acceptance"] is None
     # One forward a token with streaming; the target as its own draft is always right.
     assert found["streaming"]["mean_s"] > 0.06 * found["streaming"]["tokens"] / 2
     assert found["current"]["acceptance"] == 1.0

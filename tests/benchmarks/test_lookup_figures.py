@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import lookup
 from benchmarks.lookup import Outcome, fitted, log_loss, shares
-from edge_node.drafting.prompt_lookup import Found, Support
-from edge_node.drafting.prompt_lookup_confidence import prior
+from flexspec_mq.drafting.prompt_lookup import Found, Support
+from flexspec_mq.drafting.prompt_lookup_confidence import prior
 from flexspec_mq.training.rows import TextRows, save_rows
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.opinions import Seen, by_both, by_draft, fitted, log_loss, look, play
-from edge_node.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.rows import make_rows
 

@@ -22,7 +22,7 @@ from benchmarks.pricing.overlap import (
     rejection_acceptance,
 )
 from benchmarks.pricing.rejection import draw, verify
-from edge_node.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 

@@ -20,8 +20,8 @@ from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.overlap import probabilities
 from benchmarks.pricing.rejection import RejectionRounds
 from cloud_worker.engine.engine import EngineCore
-from edge_node.drafting.model_drafter import ModelDrafter
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy

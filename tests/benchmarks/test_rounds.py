@@ -13,11 +13,11 @@ from benchmarks.parts.kept_texts import keep_texts, read_texts
 from benchmarks.parts.read_ahead import ReadAhead
 from benchmarks.parts.rounds import Job, ReplayedRounds, Rounds, Tally
 from cloud_worker.engine.engine import EngineCore
-from edge_node.drafting.hybrid import HybridDrafter
-from edge_node.drafting.interface import Drafter, DraftToken
-from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafter, DraftToken
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register

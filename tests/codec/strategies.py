@@ -62,6 +62,7 @@ opens = st.builds(
     seq=counters,
     draft=tokens(0, MAX_DRAFT_TOKENS),
     prefix=st.none() | prefixes,
+    worker_draft=st.integers(0, MAX_DRAFT_TOKENS),
 )
 
 
@@ -77,6 +78,7 @@ def _batches(draw: st.DrawFn, kind: type[Draft | Poll]) -> Draft | Poll:
         digest=draw(u32),
         tokens=draw(tokens(0, MAX_DRAFT_TOKENS)),
         ahead=draw(counters),
+        worker_draft=draw(st.integers(0, MAX_DRAFT_TOKENS)),
     )
 
 

@@ -27,10 +27,10 @@ from broker.settings import BrokerSettings, Role, User
 from cloud_worker import doctor as cloud_doctor
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
-from edge_node.drafting.load import DraftModel
 from flexspec_mq.daemon.children import as_child
 from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
+from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.simulator.world import FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from edge_node.drafting.interface import Drafted
-from edge_node.drafting.load import load
-from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.proposal import proposer_of
 from edge_node.settings import EdgeSettings
+from flexspec_mq.drafting.interface import Drafted
+from flexspec_mq.drafting.load import load
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.proposal import proposer_of
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.ranks import RANKS
 from flexspec_mq.models.kv import SessionKV

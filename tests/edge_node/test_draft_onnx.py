@@ -12,10 +12,10 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edge_node.doctor.examine import cache_needs
-from edge_node.drafting.interface import DraftToken
-from edge_node.drafting.load import load
-from edge_node.drafting.model_drafter import ModelDrafter
 from edge_node.settings import EdgeSettings
+from flexspec_mq.drafting.interface import DraftToken
+from flexspec_mq.drafting.load import load
+from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.ranks import RANKS
 from flexspec_mq.models.onnx.folder import MANIFEST

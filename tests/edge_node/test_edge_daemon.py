@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, draft_token

@@ -17,14 +17,14 @@ import torch
 from benchmarks.exact.dice import Dice
 from benchmarks.exact.reference import Reference, Text
 from broker.launcher import PrivateBroker
-from edge_node.drafting.load import DraftModel
-from edge_node.drafting.load import load as load_draft
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.drafting.load import DraftModel
+from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Commit, Finish
@@ -54,7 +54,7 @@ PLAIN = Plan(draft_length=4, in_flight=1, qos=1)
 
 
 class Pool:
-    """Workers of the default model as processes; tests may kill them and say how many they need."""
+    """Workers that have the default model and its draft; tests may kill them and say how many they need."""
 
     def __init__(self, broker: PrivateBroker) -> None:
         self.broker = broker
@@ -67,7 +67,9 @@ class Pool:
         while len(self._workers) < number:
             self._started += 1
             name = f"w{self._started}"
-            self._workers[name] = await start_worker(self.broker, name, "--lease", "6", "--verbose")
+            self._workers[name] = await start_worker(
+                self.broker, name, "--lease", "6", "--verbose", "--draft", "default"
+            )
         for name in self._workers:
             await status(self.broker, name, lambda found: found.state == "online")
         return list(self._workers)
@@ -166,6 +168,29 @@ async def test_at_a_temperature_the_seed_alone_decides(pool: Pool, draft: DraftM
     assert texts[-1] != texts[0]
     for generation, tokens in zip([*generations, other], texts, strict=True):
         check(generation, tokens, draft)
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM])
+async def test_it_is_the_same_text_whoever_drafts(
+    pool: Pool, draft: DraftModel, params: SamplingParams
+) -> None:
+    (name, *_) = await pool.at_least(1)
+    assert (await status(pool.broker, name, lambda _: True)).draft
+    plans = [
+        Plan(0, 1, 1, 64, worker_draft=4),
+        Plan(4, 1, 1, 16, worker_draft=4),
+        Plan(2, 2, 1, 8, worker_draft=8),
+    ]
+    prompt = prompt_of(draft, SEA)
+    async with edge_of(draft, pool.broker) as node:
+        generations = [node.generate(request(prompt, params, 24, plan)) for plan in plans]
+        texts = await asyncio.gather(*map(read, generations))
+    for generation, tokens in zip(generations, texts, strict=True):
+        check(generation, tokens, draft)
+    # A forward takes longer than verdicts wait for each other, so a token more than verdicts is one that was drafted.
+    streamed = generations[0].machine.counters
+    assert streamed.drafted == 0
+    assert streamed.rounds < 0.8 * len(texts[0])
 
 
 async def test_the_command_prints_the_same_text(pool: Pool, draft: DraftModel) -> None:

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from broker.launcher import PrivateBroker
-from edge_node.drafting.simulated import SimulatedDrafter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
+from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path

@@ -22,7 +22,12 @@ from flexspec_mq.simulator.world import Cell, FakeTarget, Link, World, held, ide
 MAIL = 100
 INDEX = st.integers(0, MAIL)
 PLANS = st.builds(
-    Plan, st.sampled_from((0, 1, 3, 8)), st.integers(1, 4), st.just(0), st.sampled_from((0, 0, 6, 40))
+    Plan,
+    st.sampled_from((0, 1, 3, 8)),
+    st.integers(1, 4),
+    st.just(0),
+    st.sampled_from((0, 0, 6, 40)),
+    worker_draft=st.sampled_from((0, 2, 8)),
 )
 EXAMPLES = int(os.environ.get("FLEXSPEC_STATEFUL_EXAMPLES", "100"))
 """By default the same ones each time, so that what they must have seen can be asserted."""
@@ -260,6 +265,7 @@ class Schedule(RuleBasedStateMachine):
         for machine in (*self.world.retired, *(host.machine for host in self.world.hosts)):
             SEEN["merged"] += machine.counters.reopened
             SEEN["inherited"] += machine.counters.inherited
+            SEEN["drafted by workers"] += machine.counters.worker_accepted
 
 
 class FlippingSchedule(Schedule):
@@ -288,6 +294,7 @@ def test_any_interleaving(machine: type[Schedule]) -> None:
     # what is usual.
     assert SEEN["polls"] >= EXAMPLES // 4, SEEN
     assert min(SEEN["rejected"], SEEN["accepted"]) >= EXAMPLES, SEEN
+    assert SEEN["drafted by workers"] >= EXAMPLES // 4, SEEN
     assert SEEN["merged"] >= 3, SEEN
     assert SEEN["inherited"] >= EXAMPLES // 10, SEEN
     assert SEEN["finished failed"] <= SEEN["sessions"] // 10, SEEN

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replace_field
 
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
@@ -33,8 +34,11 @@ def opening(
     ahead: int = 0,
     session: int = 1,
     ident: Identity | None = None,
+    worker_draft: int = 0,
 ) -> Open:
-    return Open(session, attempt, ident or identity(), PROMPT, committed, ahead, 1, draft)
+    return Open(
+        session, attempt, ident or identity(), PROMPT, committed, ahead, 1, draft, worker_draft=worker_draft
+    )
 
 
 def batch(
@@ -202,6 +206,66 @@ def test_run_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None
     assert not machine.has_work()
     machine.receive("e", Draft(1, 1, 2, 2, 0, digest((1, 2)), (), 2), 0.4)
     assert machine.has_work()
+
+
+@pytest.mark.parametrize(
+    ("ahead", "drafted", "wanted", "limit", "room"),
+    [
+        (8, 0, 4, 40, 4),  # as many as are wanted
+        (8, 5, 4, 40, 2),  # 5 drafted, 2 of our own and the target's own next one are the credit
+        (8, 7, 4, 40, 0),
+        (0, 0, 4, 40, 0),
+        (8, 0, 0, 40, 0),
+        (8, 2, 4, 5, 2),  # the last token before the limit needs no draft
+        (256, 64, 64, 300, 64),
+    ],
+)
+def test_the_room_for_the_workers_own_draft(
+    ahead: int, drafted: int, wanted: int, limit: int, room: int
+) -> None:
+    config = replace(CONFIG, versions=held(400))
+    message = opening(ahead=ahead, draft=(1,) * drafted, ident=identity(limit=limit), worker_draft=wanted)
+    work = item(opened(message, config))
+    assert (len(work.draft), work.room) == (drafted, room)
+
+
+def test_what_the_worker_drafts_is_decided_behind_the_edges_draft_and_counted_apart() -> None:
+    machine = opened(opening(draft=(7,), ahead=8, worker_draft=3))
+    work = item(machine)
+    assert (work.draft, work.room) == ((7,), 3)
+    (verdict,) = verdicts(machine.result(work, (7, 1, 2, 3), 0, 0, 0.2))
+    assert (verdict.start, verdict.tokens) == (0, (7, 1, 2, 3))
+    assert (machine.counters.accepted, machine.counters.worker_accepted) == (1, 2)
+    assert machine.sessions["e", 1].fork == 0, "nothing that the edge drafted was wrong"
+
+
+@pytest.mark.parametrize("tokens", [(7, 1, 2, 3, 4, 5), (8, 1), ()])
+def test_an_engine_that_decides_more_than_it_may_or_another_draft_breaks_its_contract(
+    tokens: tuple[int, ...],
+) -> None:
+    machine = opened(opening(draft=(7,), ahead=8, worker_draft=3))
+    work = item(machine)
+    with pytest.raises(LocalProtocolError, match="with room for 3"):
+        machine.result(work, tokens, 0, 0, 0.2)
+
+
+def test_the_newest_message_says_how_much_the_worker_may_draft() -> None:
+    machine = opened(opening(ahead=8, worker_draft=3))
+    machine.receive("e", replace_field(batch((), (), seq=3, ahead=8), worker_draft=5), 0.02)
+    machine.receive("e", batch((), (), seq=2, ahead=8), 0.03)
+    assert item(machine).room == 5
+    machine.receive("e", opening(attempt=2, ahead=8, worker_draft=1), 0.04)
+    machine.result(machine.sessions["e", 1].flight or item(machine), (7,), 0, 0, 0.2)
+    assert item(machine, 0.3).room == 1
+
+
+def test_the_workers_own_draft_never_leaves_less_credit_than_none() -> None:
+    """However many it may draft, the worker is at most as far beyond what the edge has as the credit says."""
+    machine = opened(opening(ahead=6, worker_draft=64))
+    work = item(machine)
+    machine.result(work, tuple(range(1, work.room + 2)), 0, 0, 0.2)
+    assert len(machine.sessions["e", 1].chain) == 6
+    assert not machine.has_work()
 
 
 def test_fast_run_ahead_shares_verdicts() -> None:

@@ -34,7 +34,7 @@ class Sender:
         self._seq = 0
         self._with_open: Span | None = None
         self._credited = 0  # committed length that the newest message told
-        self._ahead = 0  # run-ahead that it granted
+        self._granted = (0, 0)  # run-ahead, and drafts of the worker's own, that it granted
         self._to = ""
         self._attempt = 0
 
@@ -46,7 +46,7 @@ class Sender:
     @property
     def expecting(self) -> bool:
         """Whether the adopted worker owes us an answer."""
-        return self._ahead > 0 or bool(self._window.in_flight)
+        return self._granted[0] > 0 or bool(self._window.in_flight)
 
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
@@ -79,16 +79,18 @@ class Sender:
         end = min(text.tip, text.have + MAX_DRAFT_TOKENS)
         self._with_open = Span(text.have, end)
         self._window.restart(self._with_open)
+        ahead, worker_draft = _grant(plan)
         message = Open(
             request.session,
             attempt,
             request.identity,
             request.prompt[reuse.count :] if reuse else request.prompt,
             text.committed,
-            plan.ahead,
+            ahead,
             self._stamp(plan, now),
             text.chain.tokens(text.have, end),
             self._prefix(reuse.count) if reuse else None,
+            worker_draft,
         )
         return Send(reuse.worker if reuse else None, message, plan.qos, expiry)
 
@@ -101,7 +103,9 @@ class Sender:
     def credit(self, plan: Plan, now: float) -> Send | None:
         """Run-ahead credit, if the worker may be short of it or the plan grants another."""
         ahead, held = plan.ahead, self._window.held
-        if ahead == self._ahead and not (ahead and self._text.have - self._credited >= max(1, ahead // 2)):
+        if _grant(plan) == self._granted and not (
+            ahead and self._text.have - self._credited >= max(1, ahead // 2)
+        ):
             return None
         return self._tokens(Draft, plan, Span(held, held), now)
 
@@ -123,7 +127,7 @@ class Sender:
     def _stamp(self, plan: Plan, now: float) -> int:
         """A message goes out by this plan now, that wants an answer: its number."""
         self._qos = plan.qos
-        self._credited, self._ahead = self._text.have, plan.ahead
+        self._credited, self._granted = self._text.have, _grant(plan)
         self._seq += 1
         self._rtt.sent(self._seq, now)
         return self._seq
@@ -138,6 +142,11 @@ class Sender:
             span.start - text.have,
             text.chain.digest(span.start),
             text.chain.tokens(span.start, span.end),
-            plan.ahead,
+            *_grant(plan),
         )
         return Send(self._to, message, plan.qos, 2 * self._rtt.timeout)
+
+
+def _grant(plan: Plan) -> tuple[int, int]:
+    """Run-ahead, and how much of it may be drafted at a time: nothing without run-ahead."""
+    return plan.ahead, plan.worker_draft if plan.ahead else 0

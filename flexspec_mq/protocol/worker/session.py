@@ -75,6 +75,7 @@ class WorkerSession:
         self.attempt = 0
         self._newest = (0, 0)
         self._ahead = 0
+        self._worker_draft = 0
         self._greet = True
         self._gap_at = -1
         self._kept = 0  # length up to which the chain has not been cut since `flight` was taken
@@ -105,7 +106,7 @@ class WorkerSession:
         self._extend(opened.committed[len(self.chain) :])
         self.have = self.sent = len(opened.committed)
         self._newest = (opened.attempt, opened.seq)
-        self._ahead = opened.ahead
+        self._grant(opened)
         self.hold(
             Batch(
                 start := len(opened.committed),
@@ -128,7 +129,10 @@ class WorkerSession:
             self.have = max(self.have, message.have)
         if order > self._newest:
             self._newest = order
-            self._ahead = message.ahead
+            self._grant(message)
+
+    def _grant(self, message: Open | Draft | Poll) -> None:
+        self._ahead, self._worker_draft = message.ahead, message.worker_draft
 
     def hold(self, batch: Batch) -> bool:
         """Keep a batch that is usable or early; count and drop any other. Return whether it was kept."""
@@ -198,10 +202,22 @@ class WorkerSession:
             identity=self.identity,
             seq=newest.order[1] if newest else 0,
             waiting_since=newest.arrived if newest else since,
+            room=self._room(n + len(draft), len(draft)),
         )
         self._kept = n
         self.ready_since = None
         return self.flight
+
+    def _room(self, end: int, drafted: int) -> int:
+        """Tokens that the engine may draft from `end` on: what they decide, and the target's own next one, is credit.
+
+        Args:
+            end: position after the edge's draft.
+            drafted: tokens of that draft.
+        """
+        credit = self.have + self._ahead - end - 1
+        before_limit = self.identity.limit - end - 1
+        return max(0, min(self._worker_draft, credit, before_limit, self._config.max_draft - drafted))
 
     def _merged(self, n: int) -> tuple[tuple[int, ...], list[Batch]]:
         """Drafted tokens from position `n` on out of all held batches that join up; where two fit, the newest."""
@@ -243,16 +259,19 @@ class WorkerSession:
         n = len(self.chain)
         if item.start != n or item.digest != self.chain.digest(n):
             return False
-        if not 1 <= len(tokens) <= len(item.draft) + 1 or tokens[:-1] != item.draft[: len(tokens) - 1]:
+        drafted = len(item.draft)
+        follows = tokens[:-1][:drafted] == item.draft[: len(tokens) - 1]
+        if not 1 <= len(tokens) <= drafted + item.room + 1 or not follows:
             raise LocalProtocolError(
-                f"{len(tokens)} decided tokens do not follow a draft of {len(item.draft)}"
+                f"{len(tokens)} decided tokens do not follow a draft of {drafted} with room for {item.room}"
             )
         self._extend(tokens)
         took = len(self.chain) - n
         self._counters.decided += took
-        right = took <= len(item.draft) and tokens[took - 1] == item.draft[took - 1]
-        self._counters.accepted += took if right else took - 1
-        if took <= len(item.draft) and not right:
+        right = took <= drafted and tokens[took - 1] == item.draft[took - 1]
+        self._counters.accepted += took if right else min(took - 1, drafted)
+        self._counters.worker_accepted += max(0, took - 1 - drafted)
+        if took <= drafted and not right:
             self.fork = max(self.fork, n + took)
         if self.ended is Fin.NONE:
             self.held = [batch for batch in self.held if self._fits(batch)]

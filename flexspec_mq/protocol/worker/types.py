@@ -101,7 +101,8 @@ class WorkItem:
 
     The engine computes the target's tokens for positions `start`, `start + 1`, … up to and including the first
     that differs from `draft`, or one past its end, and never past an end-of-text id: 1 to ``len(draft) + 1``
-    tokens. It gives them to `WorkerMachine.result`, in any order among items.
+    tokens. An engine that drafts may go on from `draft` with up to `room` tokens of its own, which are decided
+    alike: up to `room` more tokens. It gives them to `WorkerMachine.result`, in any order among items.
 
     Attributes:
         version: target version that decides.
@@ -115,6 +116,7 @@ class WorkItem:
         identity: sampling parameters, seed, end-of-text ids.
         seq: newest batch that went in, echoed for round-trip samples.
         waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.
+        room: tokens that an engine may draft behind `draft`: as the edge wants it, and as far as its credit goes.
     """
 
     key: SessionKey
@@ -127,6 +129,7 @@ class WorkItem:
     identity: Identity
     seq: int
     waiting_since: float
+    room: int = 0
 
 
 @dataclass(slots=True)
@@ -147,7 +150,8 @@ class WorkerCounters:
         items: given to the engine.
         run_ahead: of these, without a batch.
         decided: tokens.
-        accepted: of these, drafted.
+        accepted: of these, drafted by the edge.
+        worker_accepted: of these, drafted by the engine.
         dropped: results for a chain that had changed or gone.
         failed: items that the engine could not compute.
         verdicts: sent.
@@ -170,6 +174,7 @@ class WorkerCounters:
     run_ahead: int = 0
     decided: int = 0
     accepted: int = 0
+    worker_accepted: int = 0
     dropped: int = 0
     failed: int = 0
     verdicts: int = 0

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafting.interface import DraftRequest
-from edge_node.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
-from edge_node.drafting.prompt_lookup_confidence import LookupRecord, prior
-from edge_node.drafting.prompt_lookup_drafter import LEAST, PromptLookupDrafter, SessionLookup
+from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
+from flexspec_mq.drafting.prompt_lookup_confidence import LookupRecord, prior
+from flexspec_mq.drafting.prompt_lookup_drafter import LEAST, PromptLookupDrafter, SessionLookup
 from flexspec_mq.sampling.params import SamplingParams
 from tests.edge_node.asking import asked
 

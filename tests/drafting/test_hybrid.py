@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.drafting.confidence_fusion import better
-from edge_node.drafting.hybrid import HybridDrafter
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.confidence_fusion import better
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.sampling.params import SamplingParams
 from tests.edge_node.asking import asked
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
-    from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.settings import DraftSettings
 
 
 def installed(library: str) -> bool:
@@ -16,7 +16,7 @@ def installed(library: str) -> bool:
     return util.find_spec(library) is not None
 
 
-def wants_onnx(settings: EdgeSettings) -> bool:
+def wants_onnx(settings: DraftSettings) -> bool:
     """Whether ONNX Runtime is to run the draft if it can.
 
     Raises:
@@ -32,7 +32,7 @@ def wants_onnx(settings: EdgeSettings) -> bool:
     return settings.draft_engine in ("auto", "onnx") and fits and free
 
 
-def extra_of(settings: EdgeSettings) -> str:
+def extra_of(settings: DraftSettings) -> str:
     """The extra of ours whose packages run this draft: `edge` or `models`."""
     if settings.draft_engine in ("compact", "transformers"):
         return "models"

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from edge_node.drafting.prompt_lookup import Support
+from flexspec_mq.drafting.prompt_lookup import Support
 
 if TYPE_CHECKING:
-    from edge_node.drafting.prompt_lookup import Found
+    from flexspec_mq.drafting.prompt_lookup import Found
 
 PRIOR: dict[Support, tuple[float, float, float]] = {
     Support.SINGLE: (-1.061, 0.0, -0.380),

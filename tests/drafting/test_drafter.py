@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.drafting.kv_pool import LEAST, DraftKVPool
-from edge_node.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.kv_pool import LEAST, DraftKVPool
+from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_node.drafting.engine_choice import installed, wants_onnx
-from edge_node.drafting.hybrid import HybridDrafter
-from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
-from edge_node.drafting.proposal import proposer_of, read_calibration
+from flexspec_mq.drafting.engine_choice import installed, wants_onnx
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_text
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edge_node.drafting.interface import Drafter
-    from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.interface import Drafter
+    from flexspec_mq.drafting.settings import DraftSettings
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.runner import DraftRunner
 
@@ -66,7 +66,7 @@ def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> D
     return found if model is None else HybridDrafter(model, found)
 
 
-def load(settings: EdgeSettings, say: Say) -> DraftModel:
+def load(settings: DraftSettings, say: Say) -> DraftModel:
     """Load the draft.
 
     Args:
@@ -88,7 +88,7 @@ def load(settings: EdgeSettings, say: Say) -> DraftModel:
     return _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
 
 
-def _graphs(settings: EdgeSettings, say: Say) -> Path | None:
+def _graphs(settings: DraftSettings, say: Say) -> Path | None:
     """The folder for ONNX Runtime; None when torch is to run the draft.
 
     Raises:
@@ -125,7 +125,7 @@ def _default_text(say: Say) -> Path:
     return graphs if has_graphs(graphs) else default_draft_path(say)
 
 
-def _by_onnx(folder: Path, settings: EdgeSettings, say: Say) -> DraftModel:
+def _by_onnx(folder: Path, settings: DraftSettings, say: Say) -> DraftModel:
     from flexspec_mq.models.onnx.model import load_onnx
 
     text = load_text(folder, progress=say)
@@ -139,7 +139,7 @@ def _by_onnx(folder: Path, settings: EdgeSettings, say: Say) -> DraftModel:
     return _ready(text, model, model.ids, settings, engine, _ONNX_POOL)
 
 
-def _by_torch(settings: EdgeSettings, say: Say) -> DraftModel:
+def _by_torch(settings: DraftSettings, say: Say) -> DraftModel:
     from flexspec_mq.models.checkpoint import need_libraries
 
     need_libraries()
@@ -164,7 +164,7 @@ def _by_torch(settings: EdgeSettings, say: Say) -> DraftModel:
     return _by_transformers(path, settings, say)
 
 
-def _must_be_compact(settings: EdgeSettings) -> bool:
+def _must_be_compact(settings: DraftSettings) -> bool:
     return (
         settings.draft_engine == "compact"
         or settings.draft_weights != "auto"
@@ -172,7 +172,7 @@ def _must_be_compact(settings: EdgeSettings) -> bool:
     )
 
 
-def _may_be_compact(settings: EdgeSettings) -> bool:
+def _may_be_compact(settings: DraftSettings) -> bool:
     """Whether the compact engine is to be tried.
 
     Raises:
@@ -190,7 +190,7 @@ def _may_be_compact(settings: EdgeSettings) -> bool:
     return fits
 
 
-def _compact(path: str, settings: EdgeSettings, say: Say) -> DraftModel:
+def _compact(path: str, settings: DraftSettings, say: Say) -> DraftModel:
     from flexspec_mq.models.compact.load import Choice, load_compact
     from flexspec_mq.models.compact.shape import UnknownModel
 
@@ -205,7 +205,7 @@ def _compact(path: str, settings: EdgeSettings, say: Say) -> DraftModel:
     return _ready(text, model, model.ids, settings, engine)
 
 
-def _by_transformers(path: str, settings: EdgeSettings, say: Say) -> DraftModel:
+def _by_transformers(path: str, settings: DraftSettings, say: Say) -> DraftModel:
     # These import transformers' models, which a compact draft does without.
     from flexspec_mq.models.load import load_target
     from flexspec_mq.models.packed import PackedModel, register
@@ -224,7 +224,7 @@ def _ready(
     loaded: LoadedText,
     network: DraftRunner,
     ids: npt.NDArray[np.int64] | None,
-    settings: EdgeSettings,
+    settings: DraftSettings,
     engine: str,
     pool: int = _POOL,
 ) -> DraftModel:

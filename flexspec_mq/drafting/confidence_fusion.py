@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from edge_node.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import DraftToken
 
 _LEAST = 1e-4
 _AGREE = (0.541, 0.787, 0.437)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

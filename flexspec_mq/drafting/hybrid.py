@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_node.drafting.confidence_fusion import better
-from edge_node.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
+from flexspec_mq.drafting.confidence_fusion import better
+from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_node.drafting.prompt_lookup_drafter import PromptLookupDrafter
+    from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 
 _COST = 0.1
 """Tokens that a forward of the draft costs, while nobody has measured it: ten tokens a second, 10 ms."""

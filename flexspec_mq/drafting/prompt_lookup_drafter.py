@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-from edge_node.drafting.prompt_lookup import LONGEST, Lookup
-from edge_node.drafting.prompt_lookup_confidence import LookupRecord
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.drafting.prompt_lookup import LONGEST, Lookup
+from flexspec_mq.drafting.prompt_lookup_confidence import LookupRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edge_node.drafting.accepted_run import AcceptedRun
-from edge_node.drafting.kv_pool import DraftKVPool
-from edge_node.drafting.proposal import proposer_of
+from flexspec_mq.drafting.accepted_run import AcceptedRun
+from flexspec_mq.drafting.kv_pool import DraftKVPool
+from flexspec_mq.drafting.proposal import proposer_of
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edge_node.drafting.interface import Drafted, DraftRequest, DraftToken
-    from edge_node.drafting.proposal import Proposer
+    from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+    from flexspec_mq.drafting.proposal import Proposer
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""

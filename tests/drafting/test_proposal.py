@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edge_node.drafting.model_drafter import ModelDrafter
-from edge_node.drafting.proposal import proposer_of, read_calibration
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, Calibration, features_of

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from edge_node.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import COLUMNS, KEY, Calibration, features_of

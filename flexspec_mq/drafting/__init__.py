@@ -1,0 +1,1 @@
+"""Drafters: a model, prompt lookup, both. Edges draft with them, and workers that draft while they run ahead."""

@@ -1,0 +1,73 @@
+"""What a draft's loader is told: by an edge's settings, or by a worker's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+ENGINES = ("auto", "onnx", "compact", "transformers")
+WEIGHTS = ("auto", "bf16", "int8", "mixed", "int4")
+
+
+class DraftSettings(Protocol):
+    """Which draft, where, and what runs it. An edge's settings are such."""
+
+    @property
+    def draft(self) -> str:
+        """Checkpoint folder, ``default``, or ``none``."""
+        ...
+
+    @property
+    def tokenizer(self) -> str | None:
+        """With draft ``none``: model folder or hub name whose tokenizer the target has."""
+        ...
+
+    @property
+    def lookup(self) -> bool:
+        """Draft from a text's own tokens too."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Torch device."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the draft."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """That the draft may take."""
+        ...
+
+    @property
+    def draft_engine(self) -> str:
+        """One of `ENGINES`."""
+        ...
+
+    @property
+    def draft_weights(self) -> str:
+        """One of `WEIGHTS`."""
+        ...
+
+    @property
+    def draft_ids(self) -> int | None:
+        """How many of the most frequent token ids can be drafted; 0 is all."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftChoice:
+    """A draft beside something else than an edge."""
+
+    draft: str
+    device: str = "cpu"
+    dtype: str = "bfloat16"
+    threads: int = 1
+    draft_engine: str = "auto"
+    draft_weights: str = "auto"
+    draft_ids: int | None = None
+    tokenizer: str | None = None
+    lookup: bool = True

@@ -1,0 +1,185 @@
+"""A worker's own drafts: they change how many tokens a step decides, and never which."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud_worker.engine.colocated import ColocatedDrafts
+from cloud_worker.engine.engine import EngineCore
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.protocol.worker.types import WorkItem
+from tests.cloud_worker.test_engine import LIMIT, PROMPTS, identity, item, model_of, run, written
+from tests.models.tiny_packed import VOCABULARY
+
+
+def with_room(number: int, start: int, room: int, draft: Sequence[int] = ()) -> WorkItem:
+    """Work on the text of prompt `number`, with room for the worker's own draft."""
+    return replace(item(number, start, draft), room=min(room, LIMIT - start - len(draft) - 1))
+
+
+class Scripted:
+    """A `Drafter` that knows the texts of `written`, and errs at random; it answers like the real ones do."""
+
+    def __init__(self, rng: random.Random, right: float = 0.8) -> None:
+        self.rng, self.right = rng, right
+        self.freed: list[int] = []
+        self.asked: list[DraftRequest] = []
+
+    def fits(self, context: Sequence[int]) -> bool:
+        return len(context) < 170
+
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        self.asked += wanted
+        return [self._one(one) for one in wanted]
+
+    def _one(self, one: DraftRequest) -> Drafted:
+        if self.rng.random() < 0.2:
+            return self.rng.choice((None, ()))
+        context = list(one.context)
+        found: list[DraftToken] = []
+        for _ in range(self.rng.randint(1, one.most)):
+            found.append(DraftToken(self._token(context)))
+            context.append(found[-1].token)
+        return found
+
+    def _token(self, context: list[int]) -> int:
+        number = next(n for n, p in reversed(list(enumerate(PROMPTS))) if tuple(context[: len(p)]) == p)
+        place = len(context) - len(PROMPTS[number])
+        if place >= LIMIT or self.rng.random() > self.right:
+            return self.rng.randrange(VOCABULARY)
+        return written(number)[place]
+
+    def free(self, session: int) -> None:
+        self.freed.append(session)
+
+
+def drafter_of(kind: str, rng: random.Random) -> Drafter:
+    if kind == "scripted":
+        return Scripted(rng)
+    # The target as its own draft, which reads prompts in pieces.
+    model = ModelDrafter(model_of(), max_context=4096, prefill=48, beside=16)
+    return HybridDrafter(model, PromptLookupDrafter(max_context=4096))
+
+
+@pytest.mark.parametrize("kind", ["scripted", "model and lookup"])
+@settings(max_examples=6, deadline=None)
+@given(st.integers(8, 150), st.integers(0, 2**32))
+def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill: int, seed: int) -> None:
+    """Room and the edges' drafts change from step to step; sessions are freed and jump back at random."""
+    rng = random.Random(seed)
+    drafts = ColocatedDrafts(drafter_of(kind, rng), "draft", most_tokens=400)
+    engine = EngineCore(model_of(), prefill=prefill, drafts=drafts)
+    at = dict.fromkeys(range(len(PROMPTS)), 0)
+    own = 0
+    for _ in range(1000):
+        if all(start >= LIMIT for start in at.values()):
+            break
+        for number, start in at.items():
+            if ("edge", number) in engine.scheduler.pending or start >= LIMIT or rng.random() < 0.3:
+                continue
+            truth = written(number)[start : start + rng.choice((0, 0, 3))]
+            draft = [token if rng.random() < 0.8 else 0 for token in truth][: LIMIT - start - 1]
+            engine.scheduler.add(with_room(number, start, rng.choice((0, 1, 4, 8)), draft))
+        for one, tokens in engine.step():
+            number, end = one.key[1], one.start + len(tokens)
+            assert tokens == written(number)[one.start : end]
+            assert len(tokens) <= len(one.draft) + one.room + 1
+            own += max(0, len(tokens) - 1 - len(one.draft))
+            at[number] = end
+        if rng.random() < 0.05:
+            number = rng.randrange(len(PROMPTS))
+            engine.scheduler.free(("edge", number))
+            drafts.free(("edge", number))
+            at[number] = rng.randint(0, at[number])
+    assert all(start >= LIMIT for start in at.values())
+    assert own > 10
+    assert drafts.name == "draft"
+
+
+def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> None:
+    model = ModelDrafter(model_of(), max_context=4096)
+    engine = EngineCore(model_of(), prefill=1000, drafts=ColocatedDrafts(model, "draft"))
+    engine.scheduler.add(with_room(3, 0, 8))
+    ((_, first),) = run(engine)
+    assert first == written(3)[:1], "nothing is drafted while the target reads the prompt"
+    engine.scheduler.add(with_room(3, 1, 5, written(3)[1:3]))
+    ((_, tokens),) = engine.step()
+    assert tokens == written(3)[1:9]
+    assert engine.fed == 1 + 2 + 5
+
+
+def test_an_end_of_text_in_the_workers_own_draft_ends_draft_and_verdict() -> None:
+    truth = written(2)
+    end = next(i for i in range(2, 7) if truth[i] not in truth[:i])
+    drafts = ColocatedDrafts(ModelDrafter(model_of(), max_context=4096), "draft")
+    engine = EngineCore(model_of(), prefill=1000, drafts=drafts)
+    run_to_first = item(2, 0, wanted=identity(2, eos=(truth[end],)))
+    engine.scheduler.add(run_to_first)
+    run(engine)
+    engine.scheduler.add(replace(run_to_first, start=1, context=[*run_to_first.context, truth[0]], room=20))
+    ((_, tokens),) = engine.step()
+    assert tokens == truth[1 : end + 1]
+    assert drafts.drafted == end
+
+
+def test_sessions_without_room_are_not_drafted_for() -> None:
+    scripted = Scripted(random.Random(1), right=1.0)
+    engine = EngineCore(model_of(), prefill=1000, drafts=ColocatedDrafts(scripted, "draft"))
+    for start in range(3):
+        engine.scheduler.add(with_room(1, start, 0))
+        run(engine)
+    assert scripted.asked == []
+
+
+def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Scripted):
+        def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+            self.asked += wanted
+            raise MemoryError("no room for the draft's keys and values")
+
+    broken = Broken(random.Random(1))
+    drafts = ColocatedDrafts(broken, "draft")
+    engine = EngineCore(model_of(), prefill=1000, drafts=drafts)
+    text: list[int] = []
+    with caplog.at_level(logging.ERROR):
+        while len(text) < 6:
+            engine.scheduler.add(with_room(3, len(text), 4))
+            text += run(engine)[0][1]
+    assert tuple(text) == written(3)[:6]
+    assert (len(broken.asked), drafts.name) == (1, "")
+    assert "no room for the draft's keys and values" in caplog.text
+    drafts.free(("edge", 3))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60), st.integers(1, 600))
+def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
+    calls: list[tuple[int, bool]], most: int
+) -> None:
+    scripted = Scripted(random.Random(0))
+    drafts = ColocatedDrafts(scripted, "draft", most_tokens=most)
+    held: dict[int, int] = {}
+    for session, free in calls:
+        one = replace(with_room(session % len(PROMPTS), 2, 4), key=("edge", session))
+        if free:
+            drafts.free(one.key)
+        else:
+            drafts.draft([one])
+            if scripted.asked:
+                held[scripted.asked[-1].session] = len(one.context) + one.room
+        for number in scripted.freed:
+            held.pop(number, None)
+        assert len(held) <= 1 or sum(held.values()) <= most
+    for session in range(10):
+        drafts.free(("edge", session))
+    assert not held.keys() - set(scripted.freed)
