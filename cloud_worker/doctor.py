@@ -200,7 +200,10 @@ async def _check_heads(
     bad = await on_thread(lambda: unfit(config.family, catalogue, base))
     where = config.family.heads or catalogue.heads
     if not bad:
-        findings.ok("heads", f"all versions have their manifests in {where}, and are for this worker's base")
+        findings.ok(
+            "heads",
+            f"all versions of this worker's base have their manifests in {where}, and are for this worker",
+        )
         return
     said = "; ".join(f"{one}: {why.message}" for one, why in bad.items())
     stable = naming.stable(catalogue).name
