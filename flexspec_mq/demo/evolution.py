@@ -38,7 +38,8 @@ FAMILY = "smol"
 OLD, NEW = "v1", "v2"
 _QUESTION = "Name four things that a healthy breakfast can have."
 _LONG = "Write a long story about a fisherman and the sea."
-_SHORT = 60
+_SHORT, _LONGEST = 60, 500
+"""Tokens."""
 _LATER = (
     "What should one look for when buying a used bicycle?",
     "How do trees survive the winter?",
@@ -54,6 +55,7 @@ class _Text:
 
     question: str
     limit: int
+    to_limit: bool = False
     text: str = ""
     version: str = ""
     accepted: int = 0
@@ -74,23 +76,29 @@ def build_parser() -> argparse.ArgumentParser:
         default="style",
         help="which of the heads that ship becomes the new version (default: style, terse bullets)",
     )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=_SHORT,
+        help=f"of each text but the long one (default: {_SHORT})",
+    )
     return parser
 
 
 def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     """Run the demo with these flags on a screen, standard output by default; returns the exit code."""
     args = build_parser().parse_args(argv)
-    asyncio.run(_run(EXAMPLES / args.head, screen or Screen()))
+    asyncio.run(_run(EXAMPLES / args.head, args.max_tokens, screen or Screen()))
     return 0
 
 
-async def _run(head: Path, screen: Screen) -> None:
+async def _run(head: Path, limit: int, screen: Screen) -> None:
     async with site(with_us=signal.SIGTERM) as here:
         with tempfile.TemporaryDirectory(prefix="flexspec-family-") as folder:
             await here.start_broker()
             operator = await _new_family(here, Path(folder), screen)
             async with tap(here.port) as wire, _followers(operator, wire, screen) as api:
-                await _Demo(operator, wire, api, screen).show(head)
+                await _Demo(operator, wire, api, screen, limit).show(head)
 
 
 async def _new_family(here: Site, folder: Path, screen: Screen) -> Operator:
@@ -144,6 +152,7 @@ class _Demo:
     wire: Tap
     api: Api
     screen: Screen
+    limit: int
 
     async def show(self, head: Path) -> None:
         """Update while an answer streams.
@@ -154,33 +163,34 @@ class _Demo:
         screen = self.screen
         screen.say(f"\n1. A text of {FAMILY}, which is {OLD} now.")
         screen.legend()
-        first = await self._ask(_QUESTION, FAMILY, shown=True)
+        first = await self._ask(self._short(), FAMILY, shown=True)
         _wrote(first, OLD)
         screen.say(f"\n2. A long answer begins, and {head.name} becomes {NEW}: first a canary, then stable.")
-        streams = _Stream(self)
+        streams = asyncio.create_task(self._ask(_Text(_LONG, _LONGEST, to_limit=True), FAMILY), name="stream")
         before = self.wire.received()
         began = time.monotonic()
         screen.say("   " + (await self.operator.publish(NEW, head, "--share", "50")).strip())
         await _until_listed(self.api, f"{FAMILY}:{NEW}")
         screen.say(f"   {NEW} is ready {time.monotonic() - began:.1f} s after the command; nothing restarted")
-        tried = await self._ask(_QUESTION, f"{FAMILY}:canary")
+        tried = await self._ask(self._short(), f"{FAMILY}:canary")
         _wrote(tried, NEW)
         screen.say("   promoted: " + (await self.operator.head("promote", NEW)).strip())
-        during = await self._ask(_QUESTION, FAMILY, shown=True)
+        during = await self._ask(self._short(), FAMILY, shown=True)
         _wrote(during, NEW)
         update = self.wire.received() - before
-        goes_on = await streams.ended()
-        _wrote(streams.text, OLD)
+        goes_on = not streams.done()
+        long = await streams
+        _wrote(long, OLD)
         screen.say(
-            f"   the long answer, of {len(streams.text.text)} characters, "
-            f"{'streamed all the while and ended' if goes_on else 'ended'} with {streams.text.version}"
+            f"   the long answer, of {len(long.text)} characters, "
+            f"{'streamed all the while and ended' if goes_on else 'ended'} with {long.version}"
         )
         screen.say("\n3. Some more texts, and each of the earlier ones again, from its version by name.")
         for question in _LATER:
             for version in (OLD, NEW):
-                _wrote(await self._ask(question, f"{FAMILY}:{version}"), version)
-        for one in (first, tried, during, streams.text):
-            again = await self._ask(one.question, f"{FAMILY}:{one.version}", limit=one.limit)
+                _wrote(await self._ask(self._short(question), f"{FAMILY}:{version}"), version)
+        for one in (first, tried, during, long):
+            again = await self._ask(_Text(one.question, one.limit, one.to_limit), f"{FAMILY}:{one.version}")
             if again.text != one.text:
                 raise FlexSpecError(
                     f"{one.version} wrote another text the second time",
@@ -192,20 +202,14 @@ class _Demo:
         if not goes_on:
             raise FlexSpecError("the long answer ended before the promotion", hint="try again")
 
-    async def _ask(
-        self,
-        question: str,
-        model: str,
-        *,
-        limit: int = _SHORT,
-        shown: bool = False,
-        into: _Text | None = None,
-    ) -> _Text:
-        found = _Text(question, limit) if into is None else into
+    def _short(self, question: str = _QUESTION) -> _Text:
+        return _Text(question, self.limit)
+
+    async def _ask(self, found: _Text, model: str, *, shown: bool = False) -> _Text:
         if not shown:
             await self._read(found, model, None)
             return found
-        self.screen.question(question)
+        self.screen.question(found.question)
         with self.screen.answer() as answer:
             await self._read(found, model, answer)
         share = f"{found.accepted / found.drafted:.0%}" if found.drafted else "–"
@@ -219,7 +223,7 @@ class _Demo:
             "max_tokens": found.limit,
             "temperature": 0.0,
             "seed": 1,
-            "ignore_eos": found.limit != _SHORT,
+            "ignore_eos": found.to_limit,
         }
         async with aclosing(self.api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
             async for chunk in chunks:
@@ -259,20 +263,6 @@ class _Demo:
             f"The update itself is the catalogue, twice: {update.mqtt['catalogue']:,} B. "
             f"The head of {size:,} B went to the worker alone; the edge's draft is the one that it began with."
         )
-
-
-class _Stream:
-    """A long text that is written while other things happen."""
-
-    def __init__(self, demo: _Demo) -> None:
-        self.text = _Text(_LONG, 500)
-        self._task = asyncio.create_task(demo._ask(_LONG, FAMILY, into=self.text), name="stream")  # noqa: SLF001
-
-    async def ended(self) -> bool:
-        """Wait for its end; whether it was still being written."""
-        ran = not self._task.done()
-        await self._task
-        return ran
 
 
 def _wrote(text: _Text, version: str) -> None:
