@@ -137,8 +137,11 @@ class Library:
             if one.base == self._base and one.state is not VersionState.RETIRED
         }
         own = self._entries.get(self._own)
-        if own is not None and own.stage is Stage.LOADING and not own.digest and self._own not in self._named:
-            self._entries[self._own] = Entry(self._own, b"", Stage.READY, self._exactness)
+        if own is not None and not own.digest and self._own not in self._opened:
+            if self._own in self._named:
+                del self._entries[self._own]
+            else:
+                self._entries[self._own] = Entry(self._own, b"", Stage.READY, self._exactness)
         for name, one in self._wanted.items():
             known = self._entries.get(name)
             if known is None or (known.stage in _NOT_HELD and known.digest != one.digest):
