@@ -52,7 +52,7 @@ async def test_the_doctor_says_what_a_worker_would_make_of_a_family(
     well = await look(broker, base, operator.root, state)
     assert faults(list(well.values())) == []
     assert f"{FAMILY} has epoch {operator.current.epoch}" in well["catalogue"].detail
-    assert "are for this worker's base" in well["heads"].detail
+    assert "are for this worker" in well["heads"].detail
     assert not state.exists()
     assert Store(state, FAMILY).load() is None  # it is the daemon's to remember
 
