@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
-from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.settings import (
     Loaded,
     Program,

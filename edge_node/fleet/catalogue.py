@@ -19,7 +19,7 @@ from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import LinkDown, LinkRefused
-from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.cache import cache_folder
 from schemas.status import CatalogueStatus
 
 if TYPE_CHECKING:
