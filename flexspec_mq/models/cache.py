@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flexspec_mq.daemon.locks import alone
-from flexspec_mq.errors import ModelError
+from flexspec_mq.errors import ModelError, UsageError
 
 Progress = Callable[[str], None]
 
@@ -39,6 +39,23 @@ def models_cache() -> Path:
         ModelError: As `cache_folder`.
     """
     return cache_folder("models")
+
+
+def families_folder(stated: Path | None) -> Path:
+    """Where a daemon keeps what it knows of its family: the folder that is stated, or else one of the cache.
+
+    Raises:
+        UsageError: None is stated, and there is no cache.
+    """
+    if stated is not None:
+        return stated
+    try:
+        return cache_folder("families")
+    except ModelError as error:
+        raise UsageError(
+            "there is no folder to remember the family's newest catalogue in: this user has no home",
+            hint="give one with --state-dir, or set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
 
 
 def made_once(
