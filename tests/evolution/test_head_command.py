@@ -547,9 +547,10 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
 def test_watch_aborts_what_all_workers_refuse(begun: Site, run: Run) -> None:
     assert run("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key)[0] == 0
     worker = f"w-{begun.family}"
-    digest = at_broker(begun).versions[1].digest[:8].hex()
-    bad = VersionStatus(name="v2", digest=digest, state="refused", why="canaries do not come out")
-    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(bad,))
+    first, second = (version.digest[:8].hex() for version in at_broker(begun).versions)
+    bad = VersionStatus(name="v2", digest=second, state="refused", why="canaries do not come out")
+    versions = (VersionStatus(name="v1", digest=first), bad)
+    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=versions)
     topic = topics.worker_status_topic(worker)
     asyncio.run(retained(begun, topic, Codec().encode_status(status)))
     said: list[str] = []
