@@ -427,7 +427,7 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     worker, edge = f"w-{begun.family}", f"e-{begun.family}"
     ready = VersionStatus(name="v1", digest=digest[:16], state="ready", exactness="exact")
     held = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(ready,))
-    figures = VersionFigures(name="v1", digest=digest, answers=9, errors=1, drafted=100, accepted=60)
+    figures = VersionFigures(name="v1", digest=digest[:16], answers=9, errors=1, drafted=100, accepted=60)
     told = EdgeStatus(
         state="online",
         epoch=1,
@@ -501,7 +501,7 @@ def edge_status(site: Site, figures: list[VersionFigures]) -> EdgeStatus:
 def figures_of(name: str, digest: bytes, answers: int, accepted: int) -> VersionFigures:
     return VersionFigures(
         name=name,
-        digest=digest.hex(),
+        digest=digest[:8].hex(),
         answers=answers,
         drafted=answers * 50,
         accepted=answers * accepted,

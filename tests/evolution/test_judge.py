@@ -31,7 +31,7 @@ class Edge:
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
         self._sums = {
-            digest: VersionFigures(name=name, digest=digest.hex())
+            digest: VersionFigures(name=name, digest=digest[:DIGEST].hex())
             for name, digest in (("v1", STABLE), ("v2", CANARY))
         }
 
