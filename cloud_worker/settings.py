@@ -81,10 +81,10 @@ class WorkerSettings(Section):
     draft: Annotated[
         str,
         Setting(
-            help="draft checkpoint folder, 'default', or 'none': with one the worker drafts for sessions that ask "
-            "for it (--worker-draft of their edge)"
+            help="draft checkpoint folder, 'default', 'none', or 'auto', which is the default draft for the default "
+            "target: with one the worker drafts for sessions that ask for it (--worker-draft of their edge)"
         ),
-    ] = "none"
+    ] = "auto"
     draft_engine: Annotated[
         str, Setting(help="what runs the draft: as --draft-engine of an edge", choices=ENGINES)
     ] = "auto"
