@@ -92,6 +92,14 @@ class WorkerSettings(Section):
         str,
         Setting(help="of the draft, in the compact engine: as --draft-weights of an edge", choices=WEIGHTS),
     ] = "auto"
+    draft_rows: Annotated[
+        str,
+        Setting(
+            help="which drafted tokens ride along in a forward: those that are 'worth' the time of all who share it, "
+            "or 'all', which is for measurements",
+            choices=("worth", "all"),
+        ),
+    ] = "worth"
     prove: Annotated[
         bool,
         Setting(help="prove shape-invariance anew at this start, though the proof is remembered"),

@@ -93,12 +93,12 @@ class FakeTarget:
             if len(out) == request.identity.limit:
                 return tuple(out), "length"
 
-    def forward(self, item: WorkItem, own: Sequence[int] = ()) -> tuple[int, ...]:
-        """What an engine computes for an item: tokens up to the first that differs from the draft and its `own`."""
+    def forward(self, item: WorkItem, draft: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Tokens up to the first that differs from what is verified: `draft`, or the item's."""
         prefix = tuple(item.context)
         assert len(prefix) == item.prompt_length + item.start
         out: list[int] = []
-        for drafted in (*item.draft, *own, None):
+        for drafted in (*(item.draft if draft is None else draft), None):
             token = self.decide(item.identity.seed, prefix)
             out.append(token)
             prefix = (*prefix, token)
@@ -227,6 +227,7 @@ class World:
         self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
         self.worker_accuracy = 0.7
+        self.cuts = 0.0  # share of drafts of which a forward verifies the beginning only
         self.doubts = False  # drafted tokens have confidences of all kinds
         self.crashes = 0
         self.most_held = 0
@@ -415,8 +416,8 @@ class World:
         host.busy = True
         items, read = self._compose(host)
         base, each = self.forward_time
-        own = [self._worker_draft(item) for item in items]
-        rows = sum(1 + len(item.draft) + len(drafted) for item, drafted in zip(items, own, strict=True))
+        drafts = [self._verified(item) for item in items]
+        rows = sum(1 + len(draft) for draft in drafts)
         took = base + each * (read + rows)
         life, began = host.life, self.now
 
@@ -427,8 +428,8 @@ class World:
             for item in items:
                 if host.pending.get(item.key) is item:
                     del host.pending[item.key]
-            for item, drafted in zip(items, own, strict=True):
-                tokens = self.target.forward(item, drafted)
+            for item, draft in zip(items, drafts, strict=True):
+                tokens = self.target.forward(item, draft)
                 host.cached[item.key] = len(item.context) + len(tokens) - 1
                 queue = max(0, round(1000 * (began - item.waiting_since)))
                 self._worker(host, host.machine.result(item, tokens, queue, round(1000 * took), self.now))
@@ -436,13 +437,15 @@ class World:
 
         self.at(took, done)
 
-    def _worker_draft(self, item: WorkItem) -> tuple[int, ...]:
-        """What the worker drafts behind an item's draft: as much as it may, or less."""
-        own: tuple[int, ...] = ()
+    def _verified(self, item: WorkItem) -> tuple[int, ...]:
+        """What a forward verifies: the edge's draft and what the worker drafts behind it, or its beginning."""
+        if self.cuts and self.rng.random() < self.cuts:
+            return item.draft[: self.rng.randint(0, len(item.draft))]
+        draft = item.draft
         for _ in range(self.rng.randint(0, item.room) if item.room else 0):
-            context = (*item.context, *item.draft, *own)
-            own += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
-        return own
+            context = (*item.context, *draft)
+            draft += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
+        return draft
 
     def _compose(self, host: Host) -> tuple[list[WorkItem], int]:
         """What the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""
