@@ -59,7 +59,7 @@ def show_levels(levels: Mapping[str, Levels]) -> None:
 
 
 def show_carried(
-    rows: Sequence[Mapping[str, Any]], beside: Mapping[str, Sequence[float]] | None = None
+    rows: Sequence[Mapping[str, Any]], beside: Mapping[str, Sequence[float | None]] | None = None
 ) -> None:
     """Print clients over rate.
 

@@ -17,7 +17,7 @@ from cloud_worker.engine.colocated import ColocatedDrafts
 from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig, WorkItem
+from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from flexspec_mq.simulator.clock import SimulatedClock
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
@@ -120,6 +120,7 @@ class VirtualWorker:
         own = self._drafts.draft(items, rows, self._budget)
         drafting = self._drafting - drafting
         drafts = [item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in items]
+        told = [_told(item, rows.granted[item.key], own.get(item.key, ())) for item in items]
         fed = sum(1 + len(draft) for draft in drafts)
         ms = self._cost.forward(len(items), fed)
         seconds = drafting + ms / 1000
@@ -130,9 +131,8 @@ class VirtualWorker:
 
         def done() -> None:
             self._window.stepped(seconds)
-            for item, draft in zip(items, drafts, strict=True):
-                granted = draft[: rows.granted[item.key]]
-                self._decided(item, draft, granted, began, round(1000 * seconds))
+            for item, draft, what in zip(items, drafts, told, strict=True):
+                self._decided(item, draft, what, began, int(1000 * seconds))
             self._budget.saw(len(items), fed - len(items), ms)
             self._computing = False
             self._tick_by(self.machine.next_tick())
@@ -141,15 +141,16 @@ class VirtualWorker:
         self._clock.at(seconds, done)
 
     def _decided(
-        self, item: WorkItem, draft: tuple[int, ...], granted: tuple[int, ...], began: float, ms: int
+        self, item: WorkItem, draft: tuple[int, ...], rows: DraftRows, began: float, ms: int
     ) -> None:
         now, identity = self._clock.now, item.identity
         tokens = self._texts[identity.seed, identity.temperature].decide(item.start, draft)
-        right = tokens_right(granted, tokens)
-        self._budget.judged(item.key, right, wrong=right < min(len(granted), len(tokens)))
+        judged = draft[: len(draft) - rows.drafted]
+        right = tokens_right(judged, tokens)
+        self._budget.judged(item.key, right, wrong=right < min(len(judged), len(tokens)))
         self._window.answered(item.key, now)
         queue = max(0, int(1000 * (began - item.waiting_since)))
-        self._do(self.machine.result(item, tokens, queue, ms, now))
+        self._do(self.machine.result(item, tokens, queue, ms, now, rows))
 
     def _call(self, sessions: int) -> None:
         """The draft's forward takes its time."""
@@ -171,3 +172,8 @@ class VirtualWorker:
             self._do(self.machine.tick(now))
             due = self.machine.next_tick()
         self._tick_by(due)
+
+
+def _told(item: WorkItem, granted: int, own: tuple[int, ...]) -> DraftRows:
+    """What the edge is told of the rows of its session."""
+    return DraftRows(len(own), None if granted == len(item.draft) else granted)

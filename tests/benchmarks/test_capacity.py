@@ -340,11 +340,21 @@ def test_an_accelerator_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFi
     path, prompts = tmp_path / "recording.json", tmp_path / "prompts.jsonl"
     prompts.write_text('{"question_id": 1, "category": "qa", "prompt": "Why?"}\n')
     about = msgspec.structs.replace(
-        ABOUT, target="default", draft="default", questions=("qa 1",), temperatures=(0.0,), tokens=16, seed=0
+        ABOUT, target="default", draft="default", questions=("qa 1",), temperatures=(0.0,), seed=0
     )
     keep_recording(path, msgspec.structs.replace(RECORDING, about=about))
-    flags = ["--recording", str(path), "--prompts", str(prompts), "--section", "accelerator", "--jobs", "1"]
-    assert capacity.main([*flags, "--quick", "--rates", "20", "60"]) == 0
+    flags = [
+        "--recording",
+        str(path),
+        "--prompts",
+        str(prompts),
+        "--tokens",
+        str(LIMIT),
+        "--temperatures",
+        "0",
+    ]
+    flags += ["--section", "accelerator", "--jobs", "1", "--draft-shares", "0.1", "--most-clients", "3"]
+    assert capacity.main([*flags, "--rates", "20", "60", "--offered", "0.5", "--open-texts", "20"]) == 0
     out = capsys.readouterr().out
     assert "tokens/s each" in out
     results = msgspec.json.decode(out.splitlines()[-1])["results"]["accelerator"]
