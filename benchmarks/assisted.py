@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks._common import finish, table
-from benchmarks.parts.progress import Progress
 from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing import bootstrap, gaps, setup
 from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.rejection import RejectionRounds, read
-from benchmarks.pricing.setup import ALL, Models
+from benchmarks.pricing.setup import ALL, Models, Progress
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main

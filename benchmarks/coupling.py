@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks._common import finish, table
-from benchmarks.parts.progress import Progress
 from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing import bootstrap, gaps, setup
 from benchmarks.pricing.bootstrap import Floats
@@ -32,7 +31,7 @@ from benchmarks.pricing.overlap import (
     rejection_acceptance,
 )
 from benchmarks.pricing.rejection import RejectionRounds, read
-from benchmarks.pricing.setup import ALL, Models
+from benchmarks.pricing.setup import ALL, Models, Progress
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan

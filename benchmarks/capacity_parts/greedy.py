@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks._common import percentile, table
 from benchmarks.capacity_parts.cpu import pace
 from benchmarks.capacity_parts.site import RATIONED, UNRATIONED, Place, place
-from benchmarks.parts.progress import say
+from benchmarks.pricing.asked import say
 from benchmarks.replay.figures import TextRun, figures
 from benchmarks.replay.recording import Recording
 from edge_node.settings import PlanOptions

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.capacity_parts.strategies import Strategy
-from benchmarks.parts.progress import say
+from benchmarks.pricing.asked import say
 from benchmarks.replay.crowd_process import generator
 from benchmarks.replay.figures import TextRun
 from benchmarks.replay.orders import Order, Writer, carried_out

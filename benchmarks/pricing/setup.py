@@ -1,15 +1,16 @@
-"""What the benchmarks that price our choices share: flags, models in this process, texts to write."""
+"""What the benchmarks that price our choices share: flags, models in this process, texts to write, progress."""
 
 from __future__ import annotations
 
 import random
+import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks._common import parser
-from benchmarks.parts.progress import say as say  # noqa: PLC0414  for those that take it from here
 from benchmarks.parts.questions import OWN, Question, read_questions, spread
 from benchmarks.parts.rounds import Job
 from cloud_worker.engine import target as cloud_target
@@ -149,6 +150,33 @@ def make_jobs(
                 series.append(Job(str(place), prompt, identity))
         jobs.append(series)
     return jobs
+
+
+class Progress:
+    """Says how many texts are done, at most every ten seconds.
+
+    Args:
+        what: is done to them.
+        total: how many.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._done = 0
+        self._began = self._said = time.monotonic()
+
+    def step(self) -> None:
+        """One more is done."""
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said > 10 or self._done == self._total:
+            self._said = now
+            say(f"{self._what}: {self._done} of {self._total} texts, {now - self._began:.0f} s")
+
+
+def say(text: str) -> None:
+    """Tell people how far things are."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def by_category(found: dict[str, T], questions: Sequence[Question]) -> dict[str, list[T]]:

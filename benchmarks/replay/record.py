@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks._common import percentile
-from benchmarks.parts.progress import Progress, say
-from benchmarks.parts.questions import OWN, Question, read_questions, spread
+from benchmarks.parts.questions import Question
+from benchmarks.pricing.asked import chosen_questions, say
 from benchmarks.replay.recording import About, RecordedText, Recording, keep_recording, read_recording
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
@@ -62,7 +62,7 @@ def recording(options: Namespace) -> Recording:
     Raises:
         FlexSpecError: models cannot be loaded or do not go together; the file is of another recording.
     """
-    questions = spread(read_questions(options.prompts or OWN), options.questions)
+    questions, _ = chosen_questions(options)
     about = About(
         target=options.target,
         draft=options.draft,
@@ -83,7 +83,7 @@ def recording(options: Namespace) -> Recording:
 def _record(about: About, questions: Sequence[Question], options: Namespace) -> Recording:
     # They import torch, which simulations do without.
     from benchmarks.parts.rounds import Rounds
-    from benchmarks.pricing.setup import make_jobs
+    from benchmarks.pricing.setup import Progress, make_jobs
     from cloud_worker.engine import target as cloud_target
     from cloud_worker.engine.engine import EngineCore
     from cloud_worker.settings import WorkerSettings
