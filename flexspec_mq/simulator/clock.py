@@ -20,6 +20,10 @@ class SimulatedClock:
         self._order = itertools.count()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
 
+    def wait(self, until: float) -> None:
+        """Let time pass up to then, whatever is due; never back."""
+        self.now = max(self.now, until)
+
     @property
     def next(self) -> float:
         """When the next event is; infinite without one."""
@@ -34,6 +38,6 @@ class SimulatedClock:
         if not self._queue:
             return False
         at, _, action = heapq.heappop(self._queue)
-        self.now = max(self.now, at)
+        self.wait(at)
         action()
         return True
