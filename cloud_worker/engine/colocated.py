@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.drafting.interface import DraftRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cloud_worker.engine.draft_budget import Allocation, DraftBudget
     from flexspec_mq.drafting.interface import Drafted, Drafter
@@ -104,17 +104,26 @@ class ColocatedDrafts:
         drafter: proposes; knows token ids only.
         name: of the draft, for people.
         most_tokens: of contexts that it may hold; beyond, the sessions that it drafted for longest ago are forgotten.
+        clock: in seconds; times the drafter's forwards.
 
     Attributes:
         name: empty once it has failed.
         drafted: tokens of the newest step.
     """
 
-    def __init__(self, drafter: Drafter, name: str, *, most_tokens: int = MOST_TOKENS) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        name: str,
+        *,
+        most_tokens: int = MOST_TOKENS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._drafter: Drafter | None = drafter
         self.name = name
         self.drafted = 0
         self._most_tokens = most_tokens
+        self._clock = clock
         self._numbers = itertools.count()
         self._known: dict[SessionKey, _Session] = {}
         """The newest drafted for at the end."""
@@ -164,9 +173,9 @@ class ColocatedDrafts:
                 break
             self._hold([open_[key] for key in keys])
             cost = rows.call_cost(len(keys))
-            began = time.perf_counter()
+            began = self._clock()
             found = drafter.draft([open_[key].request(rows.survival(key), cost) for key in keys])
-            ms = 1000 * (time.perf_counter() - began)
+            ms = 1000 * (self._clock() - began)
             rows.called(ms)
             if all(found) and any(one.origin == "model" for given in found for one in given or ()):
                 budget.saw_call(len(keys), ms)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from flexspec_mq.protocol.effects import (
 )
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig, WorkItem
+from flexspec_mq.simulator.clock import SimulatedClock
 from schemas.messages import Error, Identity, Open, Verdict
 
 FINGERPRINT = bytes(range(16))
@@ -218,7 +217,6 @@ class World:
         self.config = config
         self.forward_time = forward_time
         self.reading = reading
-        self.now = 0.0
         self.online = True
         self.cells: list[Cell] = []
         self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
@@ -231,8 +229,7 @@ class World:
         self.doubts = False  # drafted tokens have confidences of all kinds
         self.crashes = 0
         self.most_held = 0
-        self._order = itertools.count()
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._clock = SimulatedClock()
         self.retired: list[WorkerMachine] = []
 
     def _machine(self, name: str) -> WorkerMachine:
@@ -240,23 +237,28 @@ class World:
 
     # Time
 
+    @property
+    def now(self) -> float:
+        """Seconds of simulated time."""
+        return self._clock.now
+
     def at(self, delay: float, action: Callable[[], None]) -> None:
         """Have something happen so many seconds from now."""
-        heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
+        self._clock.at(delay, action)
 
     def step(self, until: float) -> bool:
         """Run the next event or timer up to `until`; False when there is none before it."""
         due = [cell.machine.next_tick() for cell in self.cells]
         due += [host.machine.next_tick() for host in self.hosts if host.alive]
         timer = min((at for at in due if at is not None), default=float("inf"))
-        event = self._queue[0][0] if self._queue else float("inf")
+        event = self._clock.next
         at = min(timer, event)
         if at > until:
-            self.now = max(self.now, until)
+            self._clock.wait(until)
             return False
-        self.now = max(self.now, at)
+        self._clock.wait(at)
         if event <= timer:
-            heapq.heappop(self._queue)[2]()
+            self._clock.step()
         else:
             self._tick()
         return True
