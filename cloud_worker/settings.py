@@ -81,10 +81,10 @@ class WorkerSettings(Section):
     draft: Annotated[
         str,
         Setting(
-            help="draft checkpoint folder, 'default', or 'none': with one the worker drafts for sessions that ask "
-            "for it (--worker-draft of their edge)"
+            help="draft checkpoint folder, 'default', 'none', or 'auto', which is the default draft for the default "
+            "target: with one the worker drafts for sessions that ask for it (--worker-draft of their edge)"
         ),
-    ] = "none"
+    ] = "auto"
     draft_engine: Annotated[
         str, Setting(help="what runs the draft: as --draft-engine of an edge", choices=ENGINES)
     ] = "auto"
@@ -92,6 +92,14 @@ class WorkerSettings(Section):
         str,
         Setting(help="of the draft, in the compact engine: as --draft-weights of an edge", choices=WEIGHTS),
     ] = "auto"
+    draft_rows: Annotated[
+        str,
+        Setting(
+            help="which drafted tokens ride along in a forward: those that are 'worth' the time of all who share it, "
+            "or 'all', which is for measurements",
+            choices=("worth", "all"),
+        ),
+    ] = "worth"
     prove: Annotated[
         bool,
         Setting(help="prove shape-invariance anew at this start, though the proof is remembered"),
