@@ -31,6 +31,12 @@ _STRENGTH = 0.6
 """How likely a token of the draft is right, as far as it knows, for a session without one."""
 _LEARN = 0.2
 """Weight of the newest of these."""
+_NEXT = 16
+"""Tokens that a draft has always to read: what was decided without it."""
+_USUAL = 64
+"""Forwards that a text is taken to last still, if its limit allows."""
+PREFILL = 64
+"""Tokens of prompts that one forward of a worker's draft reads: all sessions wait for it."""
 
 
 @dataclass(slots=True)
@@ -40,11 +46,13 @@ class _Session:
     Attributes:
         number: at the drafter.
         tokens: length of its context, with room.
+        read: how much of its context the draft has read.
         strength: how likely tokens of the draft were right lately, as far as it knew.
     """
 
     number: int
     tokens: int = 0
+    read: int = 0
     strength: float = _STRENGTH
 
 
@@ -63,6 +71,14 @@ class _Path:
     context: list[int]
     own: tuple[int, ...] = ()
     done: bool = False
+
+    @property
+    def wanted(self) -> tuple[float, float]:
+        """How likely the next token is right, and what is to be read first, for each forward that is to come."""
+        item = self.item
+        begun = len(item.context) - item.prompt_length
+        unread = max(0, len(self.context) - self.session.read - _NEXT)
+        return self.session.strength, unread / max(1, min(item.identity.limit - begun, _USUAL))
 
     def request(self, survival: float, cost: float) -> DraftRequest:
         """What to draft next."""
@@ -152,7 +168,7 @@ class ColocatedDrafts:
         while open_ := {
             key: path for key, path in paths.items() if not path.done and drafter.fits(path.context)
         }:
-            keys = rows.worth_calling({key: path.session.strength for key, path in open_.items()})
+            keys = rows.worth_calling({key: path.wanted for key, path in open_.items()})
             if not keys:
                 break
             self._hold([open_[key] for key in keys])
@@ -192,6 +208,8 @@ def _take(path: _Path, proposals: Drafted, rows: Allocation) -> None:
     """
     item = path.item
     path.done = not proposals
+    if proposals:
+        path.session.read = len(path.context)
     for proposal in proposals or ():
         path.session.strength += _LEARN * (proposal.confidence - path.session.strength)
         if not rows.worth(item.key, proposal.confidence):

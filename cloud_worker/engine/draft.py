@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.colocated import ColocatedDrafts
+from cloud_worker.engine.colocated import PREFILL, ColocatedDrafts
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.settings import DraftChoice
@@ -61,6 +61,8 @@ def load(settings: WorkerSettings, fingerprint: bytes, say: Callable[[str], None
     trim()
     if draft.drafter is None:
         return None
+    if draft.model is not None:
+        draft.model.prefill = PREFILL
     return ColocatedDrafts(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
 
 

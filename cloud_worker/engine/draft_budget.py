@@ -36,6 +36,8 @@ _SESSION, _ROW = 0.03, 0.01
 """What a session and a drafted row usually add, as shares of a mean forward of the target."""
 _CALL_ROW = 0.1
 """What a session usually adds to a forward of the draft."""
+_READ = 0.25
+"""What a token of a prompt costs the draft, as a share of what a session adds to a forward."""
 _CALL = 0.15
 """What a forward of the draft is taken to cost, as a share of the target's, before one was seen."""
 _PROBE = 16
@@ -107,19 +109,20 @@ class Allocation:
             self.granted[key] += 1
             self.add(key, confidence)
 
-    def worth_calling(self, confidences: Mapping[SessionKey, float]) -> list[SessionKey]:
+    def worth_calling(self, wanted: Mapping[SessionKey, tuple[float, float]]) -> list[SessionKey]:
         """Sessions that the next forward of the draft is best run for; none if it is not worth its time.
 
         Args:
-            confidences: how likely its token is right, if all before it are, by session.
+            wanted: by session, how likely its token is right, if all before it are; and how many tokens the draft has
+                to read for each forward that it will be of use in.
         """
-        gains = sorted(((self._gain(key, one), key) for key, one in confidences.items()), reverse=True)
+        gains = sorted(((self._gain(key, one), key) for key, (one, _) in wanted.items()), reverse=True)
         base, each = self.call
-        best, chosen, total = 0.0, 0, 0.0
-        for count, (gain, _) in enumerate(gains, 1):
+        best, chosen, total, ms = 0.0, 0, 0.0, base
+        for count, (gain, key) in enumerate(gains, 1):
             total += gain
-            net = total - self._loss(base + count * (each + self.row))
-            if net > best:
+            ms += each + self.row + wanted[key][1] * _READ * each
+            if (net := total - self._loss(ms)) > best:
                 best, chosen = net, count
         return [key for _, key in gains[:chosen]]
 

@@ -109,7 +109,7 @@ def test_the_draft_stops_for_others_before_rows_do() -> None:
         made = budget.allocate({key(n): 1 for n in range(sessions)}, sessions)
         rows.append(sum(made.granted.values()) / sessions)
         fresh = budget.allocate({key(n): 0 for n in range(sessions)}, sessions)
-        calls.append(len(fresh.worth_calling({key(n): 0.6 for n in range(sessions)})) / sessions)
+        calls.append(len(fresh.worth_calling({key(n): (0.6, 0.0) for n in range(sessions)})) / sessions)
     assert calls[0] == rows[0] == 1
     assert sum(calls) < sum(rows)
     assert calls[-1] == 0
@@ -117,12 +117,21 @@ def test_the_draft_stops_for_others_before_rows_do() -> None:
 
 def test_a_call_is_for_those_that_it_helps() -> None:
     made = Allocation(3, 40.0, 0.5, (3.0, 2.0))
-    assert made.worth_calling({key(1): 0.9, key(2): 0.01, key(3): 0.8}) == [key(1), key(3)]
-    assert made.worth_calling({key(2): 0.01}) == []
+    assert made.worth_calling({key(1): (0.9, 0), key(2): (0.01, 0), key(3): (0.8, 0)}) == [key(1), key(3)]
+    assert made.worth_calling({key(2): (0.01, 0)}) == []
     for _ in range(12):
         made.called(4.0)
         made.add(key(1), 0.9)
-    assert made.worth_calling({key(1): 0.3}) == []
+    assert made.worth_calling({key(1): (0.3, 0)}) == []
+
+
+def test_a_long_prompt_is_read_for_a_draft_only_if_that_pays_for_the_text() -> None:
+    made = Allocation(3, 40.0, 0.7, (1.0, 3.7))
+    assert made.worth_calling({key(n): (0.6, 0.0) for n in range(3)})
+    assert not made.worth_calling({key(n): (0.6, 20.0) for n in range(3)})
+    alone = Allocation(1, 32.0, 0.4, (1.0, 3.7))
+    assert alone.worth_calling({key(1): (0.6, 300 / 64)})
+    assert not alone.worth_calling({key(1): (0.6, 2000 / 16)})
 
 
 def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -> None:
@@ -143,7 +152,7 @@ def test_without_rationing_everything_is_granted() -> None:
     made = budget.allocate({key(n): 4 for n in range(50)}, 50)
     assert set(made.granted.values()) == {4}
     made.called(500.0)
-    assert len(made.worth_calling({key(n): 0.01 for n in range(50)})) == 50
+    assert len(made.worth_calling({key(n): (0.01, 9.0) for n in range(50)})) == 50
     assert made.worth(key(1), 0.01)
 
 
