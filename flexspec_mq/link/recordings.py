@@ -104,17 +104,14 @@ def _pings(folder: Path, channel: str) -> list[Row]:
 def _of_traces(
     name: str, up: tuple[int, ...], down: tuple[int, ...], pings: Sequence[Row], seed: int
 ) -> LinkPlan:
-    rates = {"up": _mean_mbit(up), "down": _mean_mbit(down)}
+    rates = _mean_mbit(up), _mean_mbit(down)
     states = []
     for number, row in enumerate(pings):
-        delay, jitter = one_way(row.ping_ms or 0.0, row.deviation_ms or 0.0)
-        ways = {
-            way: WayFigures(
-                Figure(delay, _SOURCE), Figure(jitter, _SOURCE), Figure(rate, _SOURCE), _LOSS, _queue(rate)
-            )
-            for way, rate in rates.items()
-        }
-        states.append(State(f"ping {number}", **ways))
+        delay, jitter = (
+            Figure(value, _SOURCE) for value in one_way(row.ping_ms or 0.0, row.deviation_ms or 0.0)
+        )
+        ways = [WayFigures(delay, jitter, Figure(rate, _SOURCE), _LOSS, _queue(rate)) for rate in rates]
+        states.append(State(f"ping {number}", *ways))
     about = "mahimahi traces; delay and jitter as another network of the generation was pinged"
     lasts = (PING_EVERY_S,) * len(states)
     return LinkPlan(name, Profile(about, tuple(states)), seed, False, up, down, lasts)
