@@ -1,5 +1,8 @@
 """Seconds per answer over emulated links: the first draft, the current one, and cloud streaming, in one run.
 
+Sides keep to a fixed plan without drafts of the worker: ``current`` drafts on the device, ``first`` does with another
+draft, ``streaming`` not at all. ``default`` is an edge node as it comes, which may choose who drafts.
+
 A channel may be a recording (`docs/links.md`): ``--links recorded:5g-driving --recorded FOLDER``. Each question
 begins at a second of the channel that is drawn from seed and question, and the link is set to it before each side is
 asked: all sides meet the same piece of the channel.
@@ -70,7 +73,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument(
         "--draft-flags",
         default="",
-        help="of flexspec-edge, for the current draft; with any, the side default is without",
+        help="of flexspec-edge, for the current draft",
     )
     made.add_argument(
         "--streaming-flags",
@@ -135,13 +138,16 @@ def sides(options: Namespace) -> dict[str, list[str]]:
     Raises:
         UsageError: flags that no shell could read.
     """
+    fixed = ["--policy", "fixed", "--worker-draft", "0"]
     try:
-        found = {CURRENT: ["--draft", options.draft, *shlex.split(options.draft_flags)]}
-        if options.draft_flags.strip():
-            found[DEFAULT] = ["--draft", options.draft]
+        found = {
+            CURRENT: ["--draft", options.draft, *fixed, *shlex.split(options.draft_flags)],
+            DEFAULT: ["--draft", options.draft],
+        }
         if options.first is not None:
-            found[FIRST] = ["--draft", str(options.first.resolve()), *shlex.split(options.first_flags)]
-        found[STREAMING] = shlex.split(options.streaming_flags)
+            first = shlex.split(options.first_flags)
+            found[FIRST] = ["--draft", str(options.first.resolve()), *fixed, *first]
+        found[STREAMING] = [*fixed, *shlex.split(options.streaming_flags)]
         if options.worker_draft:
             own = ["--worker-draft", str(options.worker_draft)]
             found[COLOCATED], found[BOTH] = [*found[STREAMING], *own], [*found[CURRENT], *own]

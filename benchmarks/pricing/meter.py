@@ -11,8 +11,9 @@ from flexspec_mq.link.netns import NetnsLink
 from flexspec_mq.site.figures import since
 from flexspec_mq.site.process import Process
 
-_DRAFTED, _ACCEPTED, _OWN_DRAFTED, _OWN_ACCEPTED = (
-    f"flexspec_worker_{name}_tokens_total" for name in ("drafted", "accepted", "own_drafted", "own_accepted")
+_DRAFTED, _CUT, _ACCEPTED, _OWN_DRAFTED, _OWN_ACCEPTED = (
+    f"flexspec_worker_{name}_tokens_total"
+    for name in ("drafted", "cut", "accepted", "own_drafted", "own_accepted")
 )
 _LIVE = "flexspec_worker_live_sessions"
 _SETTLED_WITHIN = 2.0
@@ -76,9 +77,8 @@ class Meter:
             now = self._link.counters
             up = now.up.bytes_in - self._counters.up.bytes_in
             down = now.down.bytes_in - self._counters.down.bytes_in
-        return Costs(
-            up, down, int(rose[_DRAFTED] - rose[_ACCEPTED]), int(rose[_OWN_DRAFTED] - rose[_OWN_ACCEPTED])
-        )
+        of_edge = rose[_DRAFTED] - rose[_CUT] - rose[_ACCEPTED]
+        return Costs(up, down, int(of_edge), int(rose[_OWN_DRAFTED] - rose[_OWN_ACCEPTED]))
 
     async def _read(self) -> dict[str, float]:
         await self._reader.send({"figures": self._worker})

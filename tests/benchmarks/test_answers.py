@@ -166,7 +166,7 @@ def test_texts_that_differ_fail_the_run(
     assert [case["link"] for case in results["cases"]] == ["wifi", "4g"]
     assert all(case["differ"] == ["b"] for case in results["cases"])
     # Each side is warmed up, then answers each question before the next one is asked.
-    sides = {"current", "first", "streaming", "colocated", "both"}
+    sides = {"current", "default", "first", "streaming", "colocated", "both"}
     assert len(places[0].asked) == (1 + 3) * len(sides)
     for begin in range(0, len(places[0].asked), len(sides)):
         turn = places[0].asked[begin : begin + len(sides)]
@@ -180,12 +180,15 @@ def test_texts_that_differ_fail_the_run(
     assert places[1].begins == places[0].begins, "neither link is a recording"
 
 
-def test_flags_of_the_current_side_leave_the_default_one_beside_it() -> None:
-    parse = answers.build_parser().parse_args
-    assert answers.DEFAULT not in answers.sides(parse([]))
-    found = answers.sides(parse(["--draft-flags=--ahead 0", "--draft", "d"]))
+def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
+    found = answers.sides(answers.build_parser().parse_args(["--draft-flags=--ahead 0", "--draft", "d"]))
+    fixed = ["--policy", "fixed", "--worker-draft", "0"]
     assert found[answers.DEFAULT] == ["--draft", "d"]
-    assert found["current"] == ["--draft", "d", "--ahead", "0"]
+    assert found["current"] == ["--draft", "d", *fixed, "--ahead", "0"]
+    assert found["streaming"][:4] == fixed
+    # The last of two equal flags counts.
+    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4"]
+    assert found["both"] == [*found["current"], "--worker-draft", "4"]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +265,7 @@ def test_real_daemons_over_recordings(
     for way in ("up", "down"):
         write_trace(tmp_path, f"here-lte.{way}.gz", range(1, 30_000))
     flags = ["--target", models["target"], "--draft", models["draft"], "--worker-draft", "3"]
+    flags.append("--worker-flags=--draft-rows=all")
     streaming = f"--draft none --no-lookup --tokenizer {models['draft']} --draft-length 0 --ahead 64"
     flags += [f"--streaming-flags={streaming}"]
     flags += ["--links", "recorded:here-lte", "recorded:5g-driving", "--recorded", str(tmp_path)]
