@@ -110,8 +110,8 @@ def _of_traces(
         delay, jitter = (
             Figure(value, _SOURCE) for value in one_way(row.ping_ms or 0.0, row.deviation_ms or 0.0)
         )
-        ways = [WayFigures(delay, jitter, Figure(rate, _SOURCE), _LOSS, _queue(rate)) for rate in rates]
-        states.append(State(f"ping {number}", *ways))
+        one, other = (WayFigures(delay, jitter, Figure(rate, _SOURCE), _LOSS, _queue(rate)) for rate in rates)
+        states.append(State(f"ping {number}", one, other))
     about = "mahimahi traces; delay and jitter as another network of the generation was pinged"
     lasts = (PING_EVERY_S,) * len(states)
     return LinkPlan(name, Profile(about, tuple(states)), seed, False, up, down, lasts)
