@@ -1,5 +1,16 @@
 """Seconds per answer over emulated links: the first draft, the current one, and cloud streaming, in one run.
 
+Sides keep to a fixed plan without drafts of the worker: ``current`` drafts on the device, ``first`` does with another
+draft, ``streaming`` not at all. ``default`` is an edge node as it comes, which may choose who drafts.
+
+With ``--others N`` the worker serves N more sessions while it is asked, which write one text after the other with
+the plan of the side that is asked. Their drafts are replayed (``--recording``, made by `benchmarks.capacity`), so
+that they take no core, and what they write is compared. Wasted rows are then those of all sessions.
+
+A channel may be a recording (`docs/links.md`): ``--links recorded:5g-driving --recorded FOLDER``. Each question
+begins at a second of the channel that is drawn from seed and question, and the link is set to it before each side is
+asked: all sides meet the same piece of the channel.
+
 A draft beside the target (``--worker-draft``) makes two more sides: ``colocated`` is streaming from a worker that
 drafts, ``both`` is the current draft on the device, and the worker's own behind it where it runs ahead.
 
@@ -9,7 +20,9 @@ the other, in a new random order for each, so that a slow minute of the machine 
 text; a difference fails the run. Emulated links need root and Linux; the link `loopback` is none.
 
 A delay in milliseconds makes each forward of the target longer, as a bigger or busier target would. Ratios below 1
-are faster than streaming; intervals are 95 % by the bootstrap over questions.
+are faster; intervals are 95 % by the bootstrap over questions, which keeps a question's sides together. Bytes,
+drafted tokens and wasted rows are means of an answer. Wasted are rows that the target read for tokens of a draft and
+did not accept: the edge's, and the worker's own.
 """
 
 from __future__ import annotations
@@ -24,21 +37,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import finish, parser, table
+from benchmarks._common import finish, parser
 from benchmarks.parts.questions import Question
 from benchmarks.pricing import seconds
-from benchmarks.pricing.bootstrap import shown
+from benchmarks.pricing.asked import chosen_questions, say
+from benchmarks.pricing.compared import BOTH, COLOCATED, CURRENT, FIRST, STREAMING, compare, show
+from benchmarks.pricing.offsets import offset
 from benchmarks.pricing.seconds import Sample
-from benchmarks.pricing.setup import ALL, chosen_questions, say
-from benchmarks.pricing.site import Site, site
+from benchmarks.pricing.site import Load, Site, site
+from benchmarks.replay.recording import read_recording
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.link.profiles import built_in
+from flexspec_mq.link.profiles import LinkPlan
+from flexspec_mq.link.recordings import PREFIX, link_plan
 from flexspec_mq.site.topology import LOOPBACK
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 2, 12
-STREAMING, COLOCATED, BOTH = "streaming", "colocated", "both"
+DEFAULT = "default"
+RATIONED, UNRATIONED = "base", "unrationed"
+"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
 WARM_UP = "Say hello."
 
 
@@ -46,15 +64,24 @@ def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
     made.add_argument(
-        "--links", nargs="+", default=["wifi", "5g", "4g"], metavar="LINK", help=f"profiles, or {LOOPBACK}"
+        "--links",
+        nargs="+",
+        default=["wifi", "5g", "4g"],
+        metavar="LINK",
+        help=f"profiles, {PREFIX}CHANNEL, or {LOOPBACK}",
     )
+    made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md")
     made.add_argument(
         "--delays-ms", type=float, nargs="+", default=[0.0], metavar="MS", help="on top of each forward"
     )
     made.add_argument("--first", type=Path, metavar="FOLDER", help="checkpoint of the first draft")
     made.add_argument("--first-flags", default="", help="of flexspec-edge, for the first draft")
     made.add_argument("--draft", default="default", help="the current draft")
-    made.add_argument("--draft-flags", default="", help="of flexspec-edge, for the current draft")
+    made.add_argument(
+        "--draft-flags",
+        default="",
+        help="of flexspec-edge, for the current draft",
+    )
     made.add_argument(
         "--streaming-flags",
         default=f"--draft none --no-lookup --draft-length 0 --ahead {MAX_AHEAD}",
@@ -76,6 +103,25 @@ def build_parser() -> ArgumentParser:
         help="of flexspec-cloud; once more for another worker, one after the other: --worker-flags= "
         "--worker-flags=--engine=transformers compares with the engine of before",
     )
+    made.add_argument("--others", type=int, default=0, metavar="N", help="more sessions at the worker")
+    made.add_argument(
+        "--recording",
+        type=Path,
+        metavar="FILE",
+        help="what they write and draft: a recording of benchmarks.capacity",
+    )
+    made.add_argument(
+        "--others-ms",
+        type=float,
+        help="that a drafted token takes them; without it what it took when recorded",
+    )
+    made.add_argument(
+        "--others-settle",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds that they write before each answer",
+    )
     made.add_argument("--temperature", type=float, default=0.0)
     made.add_argument("--tokens", type=int, default=64, help="new tokens per answer at most")
     made.add_argument("--questions", type=int, metavar="N", help="only N of the questions, evenly spaced")
@@ -96,11 +142,29 @@ def check(options: Namespace) -> None:
         raise UsageError(f"--delays-ms {min(options.delays_ms):g} is negative")
     if not 0 <= options.worker_draft <= MAX_DRAFT_TOKENS:
         raise UsageError(f"--worker-draft {options.worker_draft} is not between 0 and {MAX_DRAFT_TOKENS}")
-    for name in options.links:
-        if name != LOOPBACK:
-            built_in().get(name)
     if options.first is not None and not options.first.is_dir():
         raise UsageError(f"--first {options.first} is no folder", hint="name a draft's checkpoint folder")
+    for flag in ("others", "others_ms", "others_settle"):
+        value = getattr(options, flag)
+        if value is not None and value < 0:
+            raise UsageError(f"--{flag.replace('_', '-')} {value:g} is negative")
+    if options.others and options.recording is None:
+        raise UsageError(
+            "--others needs what they write",
+            hint="give --recording FILE; python -m benchmarks.capacity --recording FILE makes one",
+        )
+
+
+def links(options: Namespace) -> dict[str, LinkPlan | None]:
+    """The plan of each link by its name; None is loopback.
+
+    Raises:
+        UsageError: there is no such link, or its recording cannot be read.
+    """
+    return {
+        name: None if name == LOOPBACK else link_plan(name, options.seed, options.recorded)
+        for name in options.links
+    }
 
 
 def sides(options: Namespace) -> dict[str, list[str]]:
@@ -109,33 +173,58 @@ def sides(options: Namespace) -> dict[str, list[str]]:
     Raises:
         UsageError: flags that no shell could read.
     """
+    fixed = ["--policy", "fixed", "--worker-draft", "0"]
     try:
-        found = {"current": ["--draft", options.draft, *shlex.split(options.draft_flags)]}
+        found = {
+            CURRENT: ["--draft", options.draft, *fixed, *shlex.split(options.draft_flags)],
+            DEFAULT: ["--draft", options.draft],
+        }
         if options.first is not None:
-            found["first"] = ["--draft", str(options.first.resolve()), *shlex.split(options.first_flags)]
-        found[STREAMING] = shlex.split(options.streaming_flags)
+            first = shlex.split(options.first_flags)
+            found[FIRST] = ["--draft", str(options.first.resolve()), *fixed, *first]
+        found[STREAMING] = [*fixed, *shlex.split(options.streaming_flags)]
         if options.worker_draft:
             own = ["--worker-draft", str(options.worker_draft)]
-            found[COLOCATED], found[BOTH] = [*found[STREAMING], *own], [*found["current"], *own]
+            # As servers of today draft: for everybody, whatever it costs the others.
+            found[COLOCATED] = [*found[STREAMING], *own, "--version", UNRATIONED]
+            found[BOTH] = [*found[CURRENT], *own]
     except ValueError as error:
         raise UsageError(f"flags of an edge node cannot be read: {error}") from error
     return found
 
 
+def load(options: Namespace) -> Load | None:
+    """The other sessions.
+
+    Raises:
+        UsageError: their recording cannot be read.
+    """
+    if not options.others:
+        return None
+    recording = read_recording(options.recording)
+    pace = recording.draft_ms if options.others_ms is None else options.others_ms
+    return Load(options.others, options.recording.resolve(), pace, options.others_settle, options.seed)
+
+
 async def ask_all(
-    place: Site, names: Sequence[str], questions: Sequence[Question], options: Namespace
+    place: Site,
+    names: Sequence[str],
+    questions: Sequence[Question],
+    begins: Sequence[float | None],
+    options: Namespace,
 ) -> list[Sample]:
-    """Have every side answer every question."""
+    """Have every side answer every question, each where on the channel `begins` says."""
     rng = random.Random(options.seed)
     order = list(names)
     samples = []
     for name in order:
-        await place.ask(name, body(WARM_UP, options, 0))
+        await place.ask(name, body(WARM_UP, options, 0), alone=True)
     for number, question in enumerate(questions):
         rng.shuffle(order)
         for name in order:
-            answer = await place.ask(name, body(question.text, options, 1 + number))
-            samples.append(Sample.of_answer(number, question.category, name, answer))
+            asked = body(question.text, options, 1 + number)
+            answer, costs = await place.ask(name, asked, begins[number])
+            samples.append(Sample.of_answer(number, question.category, name, answer, costs))
         say(f"  {number + 1} of {len(questions)} questions")
     return samples
 
@@ -150,83 +239,6 @@ def body(text: str, options: Namespace, number: int) -> dict[str, Any]:
     }
 
 
-def compare(samples: Sequence[Sample], seed: int) -> dict[str, Any]:
-    """Figures of each side, and its seconds as a share of streaming's, by category and altogether."""
-    categories = {sample.category for sample in samples}
-    groups = {name: [one for one in samples if one.category == name] for name in sorted(categories)}
-    return {name: _of_group(group, seed) for name, group in {**groups, ALL: list(samples)}.items()}
-
-
-def _of_group(group: Sequence[Sample], seed: int) -> dict[str, Any]:
-    by_side: dict[str, list[Sample]] = {}
-    for sample in group:
-        by_side.setdefault(sample.side, []).append(sample)
-    result: dict[str, Any] = {name: seconds.figures(found) for name, found in by_side.items()}
-    for name, found in by_side.items():
-        if name != STREAMING:
-            result[name]["of_streaming"] = seconds.ratios(found, by_side[STREAMING], seed=seed)
-    if COLOCATED in by_side:
-        for name in (side for side in ("current", BOTH) if side in by_side):
-            result[name]["of_colocated"] = seconds.ratios(by_side[name], by_side[COLOCATED], seed=seed)
-    if "first" in by_side:
-        result["current"]["of_first"] = seconds.ratios(by_side["current"], by_side["first"], seed=seed)
-    return result
-
-
-def show(title: str, found: dict[str, Any]) -> None:
-    """Print the tables of one link and delay."""
-    rows: list[list[Any]] = []
-    for name, one in found[ALL].items():
-        ratio = one.get("of_streaming")
-        rows.append(
-            [
-                name,
-                *(one[key] for key in ("median_s", "mean_s", "median_first_s", "tokens_per_s")),
-                *(one[key] for key in ("tokens_per_round", "acceptance", "bytes_up", "bytes_down")),
-                *(
-                    (shown(ratio["total"], ".2f"), shown(ratio["median"], ".2f"), ratio["verdict"])
-                    if ratio
-                    else [None] * 3
-                ),
-            ]
-        )
-    headers = [
-        "",
-        "median, s",
-        "mean, s",
-        "first, s",
-        "tokens/s",
-        "tokens/round",
-        "accepted",
-        "B up",
-        "B down",
-    ]
-    print(title)
-    print(table([*headers, "of streaming", "of medians", ""], rows))
-    if "of_first" in found[ALL]["current"]:
-        print(f"current of first: {shown(found[ALL]['current']['of_first']['total'], '.2f')}")
-    for name, one in found[ALL].items():
-        if "of_colocated" in one:
-            print(f"{name} of {COLOCATED}: {shown(one['of_colocated']['total'], '.2f')}")
-    # Each group has its sides in the order in which they answered.
-    others = [name for name in found[ALL] if name != STREAMING]
-    rows = [
-        [
-            category,
-            group[STREAMING]["answers"],
-            group[STREAMING]["mean_s"],
-            *(
-                f"{shown(group[name]['of_streaming']['total'], '.2f')} {group[name]['of_streaming']['verdict']}"
-                for name in others
-            ),
-        ]
-        for category, group in found.items()
-    ]
-    print()
-    print(table(["", "answers", "streaming, s", *(f"{name} of streaming" for name in others)], rows))
-    print()
-
-
 async def measure(options: Namespace) -> int:
     """Measure and print.
 
@@ -239,31 +251,35 @@ async def measure(options: Namespace) -> int:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
         options.worker_flags = (options.worker_flags or [""])[:1]
-    edges = sides(options)
+    edges, plans, others = sides(options), links(options), load(options)
     questions, of = chosen_questions(options)
     results: list[dict[str, Any]] = []
     wrong: list[str] = []
-    for link, delay, flags in itertools.product(
-        options.links, options.delays_ms, options.worker_flags or [""]
+    for (link, plan), delay, flags in itertools.product(
+        plans.items(), options.delays_ms, options.worker_flags or [""]
     ):
         title = f"{link}, {delay:g} ms on top of each forward{flags and f', worker {flags}'}"
         say(title)
         draft = ["--draft", options.draft] if options.worker_draft else []
         worker = ["--target", options.target, *draft, *shlex.split(flags)]
-        async with site(link, options.seed, edges, worker=worker, delay_ms=delay) as place:
-            samples = await ask_all(place, list(edges), questions, options)
+        workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
+        begins = [
+            None if plan is None else offset(plan, options.seed, number) for number in range(len(questions))
+        ]
+        async with site(plan, edges, workers=workers, delay_ms=delay, load=others) as place:
+            samples = await ask_all(place, list(edges), questions, begins, options)
         found = compare(samples, options.seed)
         differ = [questions[number].name for number in seconds.differing(samples)]
         wrong += [f"{title}: question {name}" for name in differ]
         show(title, found)
-        results.append(
-            {"link": link, "delay_ms": delay, "worker": flags, "categories": found, "differ": differ}
-        )
+        case = {"link": link, "delay_ms": delay, "worker": flags, "begins_s": begins, "differ": differ}
+        results.append({**case, "categories": found})
     facts = {
         "questions": len(questions),
         "of": of,
         "tokens": options.tokens,
         "temperature": options.temperature,
+        "others": options.others,
         "edges": edges,
     }
     finish("answers", {**facts, "cases": results}, quick=options.quick)

@@ -23,10 +23,11 @@ import numpy as np
 from benchmarks._common import finish, table
 from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing import bootstrap, gaps, setup
+from benchmarks.pricing.asked import ALL, chosen_questions, say
 from benchmarks.pricing.assistant import AssistedRounds
 from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.rejection import RejectionRounds, read
-from benchmarks.pricing.setup import ALL, Models, Progress
+from benchmarks.pricing.setup import Models, Progress
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
@@ -181,8 +182,8 @@ def folders(options: Namespace) -> tuple[Path, Path]:
         UsageError: one of them is a name on the hub.
         ModelError: there is no such folder.
     """
-    target = resolve(options.target, progress=setup.say)
-    draft = default_draft_path(setup.say) if options.draft == "default" else resolve(options.draft)
+    target = resolve(options.target, progress=say)
+    draft = default_draft_path(say) if options.draft == "default" else resolve(options.draft)
     if not isinstance(target, Path) or not isinstance(draft, Path):
         raise UsageError(
             "a name on the hub", hint="both models must be folders, so that both sides read the same"
@@ -195,7 +196,7 @@ def measure(options: Namespace) -> int:
     setup.check(options)
     if options.quick:
         setup.shorten(options, questions=QUICK_QUESTIONS, tokens=QUICK_TOKENS)
-    questions, of = setup.chosen_questions(options)
+    questions, of = chosen_questions(options)
     where = folders(options)
     models = setup.load_models(options)
     theirs = AssistedRounds(*where, k=options.k, dtype=options.dtype, attention=options.attention)

@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks._common import finish, table
 from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing import bootstrap, gaps, setup
+from benchmarks.pricing.asked import ALL, chosen_questions
 from benchmarks.pricing.bootstrap import Floats
 from benchmarks.pricing.overlap import (
     coupling_acceptance,
@@ -31,7 +32,7 @@ from benchmarks.pricing.overlap import (
     rejection_acceptance,
 )
 from benchmarks.pricing.rejection import RejectionRounds, read
-from benchmarks.pricing.setup import ALL, Models, Progress
+from benchmarks.pricing.setup import Models, Progress
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
@@ -221,7 +222,7 @@ def measure(options: Namespace) -> int:
     if options.quick:
         setup.shorten(options, questions=QUICK_QUESTIONS, tokens=QUICK_TOKENS)
         options.repeats = 1
-    questions, of = setup.chosen_questions(options)
+    questions, of = chosen_questions(options)
     models = setup.load_models(options)
     loaded = models.target.loaded
     jobs = setup.make_jobs(questions, loaded, options, top_p=options.top_p, repeats=options.repeats)

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks._common import finish, interleaved, parser, percentile, table
 from benchmarks.parts.edge_start import edge_start
-from benchmarks.pricing.setup import say
+from benchmarks.pricing.asked import say
 from benchmarks.serve.daemons import with_broker
 from cloud_worker.engine import target as worker_target
 from cloud_worker.settings import WorkerSettings

@@ -3,7 +3,7 @@
     python -m benchmarks.pricing.asking
 
 A JSON line with `url` and `body` on standard input is a request; the answer is a JSON line on standard output. A line
-with only `url` waits until the edge node there knows a worker.
+with only `url` waits until the edge node there knows a worker; one with `figures` reads a daemon's ``/metrics``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.serve.client import ask, unbounded
+from flexspec_mq.site.figures import parse_figures
 
 _READY_WITHIN = 120.0
 """Seconds for an edge node to hear of a worker."""
@@ -24,6 +25,9 @@ _READY_WITHIN = 120.0
 
 async def answer(http: httpx2.AsyncClient, order: dict[str, Any]) -> dict[str, Any]:
     """Do what one line orders."""
+    if "figures" in order:
+        page = await http.get(f"{order['figures']}/metrics")
+        return {"figures": parse_figures(page.text)}
     if "body" not in order:
         return {"ready": await _ready(http, order["url"])}
     found = await ask(http, order["url"], order["body"])
@@ -43,7 +47,8 @@ async def _ready(http: httpx2.AsyncClient, url: str) -> bool:
 async def main() -> None:
     """Answer lines until standard input ends."""
     loop = asyncio.get_running_loop()
-    async with unbounded() as http:
+    # Another edge node's answer may take as long as a server waits for a connection to be used again.
+    async with unbounded(kept=0) as http:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             sys.stdout.write(json.dumps(await answer(http, json.loads(line))) + "\n")
             sys.stdout.flush()

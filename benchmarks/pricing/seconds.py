@@ -1,7 +1,13 @@
-"""What answers took, side by side: medians, means, and ratios with intervals over questions."""
+"""What answers took and cost, side by side: means, medians, worst tenths, and ratios with intervals over questions.
+
+The worst tenth of a side are the slowest tenth of its own answers, rounded up. What it takes is their
+mean, and as a share of another side's, the mean of the one's worst tenth over that of the other's: they may be other
+questions.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +16,10 @@ import numpy as np
 
 from benchmarks.pricing import bootstrap
 from benchmarks.pricing.bootstrap import Floats, Interval
+from benchmarks.pricing.meter import Costs
+
+RATIOS = ("total", "median", "worst_tenth")
+"""What `ratios` tells, each with its interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class Sample:
         tokens: completed.
         drafted, accepted, rounds: as the edge node counted them.
         bytes_up, bytes_down: MQTT payload.
+        costs: beside.
     """
 
     question: int
@@ -40,9 +51,12 @@ class Sample:
     rounds: int
     bytes_up: int
     bytes_down: int
+    costs: Costs
 
     @classmethod
-    def of_answer(cls, question: int, category: str, side: str, answer: dict[str, Any]) -> Sample:
+    def of_answer(
+        cls, question: int, category: str, side: str, answer: dict[str, Any], costs: Costs
+    ) -> Sample:
         """From what `asking` said."""
         usage = answer["usage"]
         own = usage["flexspec"]
@@ -55,11 +69,12 @@ class Sample:
             answer["first"],
             usage["completion_tokens"],
             *(own[name] for name in ("drafted", "accepted", "rounds", "bytes_up", "bytes_down")),
+            costs,
         )
 
 
 def figures(samples: Sequence[Sample]) -> dict[str, Any]:
-    """One side's answers."""
+    """One side's answers; bytes, drafted tokens and wasted rows are means of an answer."""
     seconds = np.array([sample.seconds for sample in samples])
     first = [sample.first for sample in samples if sample.first is not None]
     tokens = sum(sample.tokens for sample in samples)
@@ -69,13 +84,21 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "tokens": tokens,
         "median_s": float(np.median(seconds)),
         "mean_s": float(seconds.mean()),
+        "worst_tenth_s": float(_worst_tenth(seconds[None, :])[0]),
         "median_first_s": float(np.median(first)) if first else None,
         "tokens_per_s": tokens / float(seconds.sum()),
         "tokens_per_round": tokens / max(1, sum(sample.rounds for sample in samples)),
         "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
         "bytes_up": float(np.mean([sample.bytes_up for sample in samples])),
         "bytes_down": float(np.mean([sample.bytes_down for sample in samples])),
+        "drafted": drafted / len(samples),
+        **{name: _mean([getattr(sample.costs, name) for sample in samples]) for name in Costs.__slots__},
     }
+
+
+def _mean(values: Sequence[int | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
 
 
 def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
@@ -98,6 +121,7 @@ def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict
     return {
         "total": total.scaled(1.0),
         "median": bootstrap.of_units(pairs, _of_medians, seed=seed).scaled(1.0),
+        "worst_tenth": bootstrap.of_units(pairs, _of_worst_tenths, seed=seed).scaled(1.0),
         "verdict": verdict(total),
     }
 
@@ -105,6 +129,17 @@ def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict
 def _of_medians(drawn: Floats) -> Floats:
     middle: Floats = np.median(drawn, axis=1)
     return middle[:, 0] / middle[:, 1]
+
+
+def _of_worst_tenths(drawn: Floats) -> Floats:
+    return _worst_tenth(drawn[:, :, 0]) / _worst_tenth(drawn[:, :, 1])
+
+
+def _worst_tenth(rows: Floats) -> Floats:
+    """Mean of the largest tenth of each row: from [rows, values] to [rows]."""
+    most = math.ceil(rows.shape[1] / 10)
+    worst: Floats = np.sort(rows, axis=1)[:, -most:].mean(axis=1)
+    return worst
 
 
 def verdict(ratio: Interval) -> str:

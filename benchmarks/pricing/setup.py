@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks._common import parser
-from benchmarks.parts.questions import OWN, Question, read_questions, spread
+from benchmarks.parts.questions import Question
 from benchmarks.parts.rounds import Job
+from benchmarks.pricing.asked import ALL, say
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
@@ -26,8 +26,6 @@ from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 T = TypeVar("T")
-ALL = "all"
-"""The name of all categories together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +79,6 @@ def shorten(options: Namespace, *, questions: int, tokens: int) -> None:
     """What ``--quick`` does to the flags."""
     options.tokens = min(options.tokens, tokens)
     options.questions = min(options.questions or questions, questions)
-
-
-def chosen_questions(options: Namespace) -> tuple[list[Question], int]:
-    """The questions to ask, and how many there were.
-
-    Raises:
-        UsageError: they cannot be read.
-    """
-    everything = read_questions(options.prompts or OWN)
-    return spread(everything, options.questions or len(everything)), len(everything)
 
 
 def load_models(options: Namespace) -> Models:
@@ -172,11 +160,6 @@ class Progress:
         if now - self._said > 10 or self._done == self._total:
             self._said = now
             say(f"{self._what}: {self._done} of {self._total} texts, {now - self._began:.0f} s")
-
-
-def say(text: str) -> None:
-    """Tell people how far things are."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def by_category(found: dict[str, T], questions: Sequence[Question]) -> dict[str, list[T]]:

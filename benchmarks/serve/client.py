@@ -89,9 +89,14 @@ async def ask_all(
     )
 
 
-def unbounded() -> httpx2.AsyncClient:
-    """A client with as many connections as there are requests."""
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+def unbounded(kept: int = 64) -> httpx2.AsyncClient:
+    """A client with as many connections as there are requests.
+
+    Args:
+        kept: connections to keep for later requests. A server ends those that were idle for some seconds, and a
+            request that begins just then fails.
+    """
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=kept)
     return httpx2.AsyncClient(timeout=httpx2.Timeout(PATIENCE, connect=30.0), limits=limits)
 
 

@@ -25,6 +25,7 @@ from flexspec_mq.link.netns import NetnsLink, netns_link
 from flexspec_mq.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from flexspec_mq.link.profiles_table import profiles_table
 from flexspec_mq.link.proxy import proxy_link
+from flexspec_mq.link.recordings import PREFIX, link_plan
 from flexspec_mq.link.trace import read_trace
 from flexspec_mq.settings.flags import positive
 from flexspec_mq.settings.hosts import address
@@ -88,6 +89,19 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trace-down", type=Path, metavar="FILE", help="the same, b to a")
     parser.add_argument(
+        "--recorded",
+        type=Path,
+        metavar="FOLDER",
+        help=f"recordings, for --profile {PREFIX}CHANNEL; docs/links.md says what it holds",
+    )
+    parser.add_argument(
+        "--at",
+        type=positive,
+        default=0.0,
+        metavar="S",
+        help="second of the channel at which the link comes up (default: 0)",
+    )
+    parser.add_argument(
         "--for",
         dest="duration",
         type=positive,
@@ -98,14 +112,17 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> LinkPlan:
-    return LinkPlan(
-        args.profile,
-        _catalogue(args).get(args.profile),
-        args.seed,
-        getattr(args, "reorder", False),
-        None if args.trace_up is None else read_trace(args.trace_up),
-        None if args.trace_down is None else read_trace(args.trace_down),
-    )
+    if args.profile.startswith(PREFIX):
+        plan = link_plan(args.profile, args.seed, args.recorded)
+    else:
+        plan = LinkPlan(args.profile, _catalogue(args).get(args.profile), args.seed)
+    traces = {
+        f"{way}_trace": read_trace(path)
+        for way, path in (("up", args.trace_up), ("down", args.trace_down))
+        if path is not None
+    }
+    reorder = getattr(args, "reorder", False)
+    return msgspec.structs.replace(plan, reorder=reorder, begins_s=args.at, **traces)
 
 
 def _catalogue(args: argparse.Namespace) -> Catalogue:

@@ -9,6 +9,8 @@ import select
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.impairment import Drop, Impairment
 from flexspec_mq.link.profiles import MTU, LinkPlan
@@ -27,11 +29,12 @@ class Forwarder:
     What waits is bounded by the impairment: its queue in bytes, and what its delay keeps in flight at its rate.
 
     Args:
-        plan: of the link; time 0 of its timelines is now.
+        plan: of the link; the channel's time `begins_s` is now.
         tun_a, tun_b: non-blocking files of the two devices; see `open_tun`.
     """
 
     def __init__(self, plan: LinkPlan, tun_a: int, tun_b: int) -> None:
+        self._plan = plan
         self._ways = (Impairment(plan, "up"), Impairment(plan, "down"))
         self._from = (tun_a, tun_b)
         self._to = (tun_b, tun_a)
@@ -39,6 +42,18 @@ class Forwarder:
         self._number = 0
         self._counters = LinkCounters(self._ways[0].counters, self._ways[1].counters)
         self._start = time.monotonic()
+        self._zero = -plan.begins_s
+        """When the channel's time was 0, in seconds since the start."""
+
+    def seek(self, time: float) -> None:
+        """Have the channel's time be `time` (seconds) from now on; its queues are empty.
+
+        What is on its way already arrives when it was due.
+        """
+        plan = msgspec.structs.replace(self._plan, begins_s=time)
+        counters = self._counters
+        self._ways = Impairment(plan, "up", counters.up), Impairment(plan, "down", counters.down)
+        self._zero = self._now() - time
 
     def run(self, control: int, command: Callable[[], bool]) -> None:
         """Forward until `command` says that it is enough.
@@ -77,10 +92,10 @@ class Forwarder:
                 packet = os.read(source, MTU + 100)
             except BlockingIOError:
                 return
-            due = way.arrive(self._now(), len(packet))
+            due = way.arrive(self._now() - self._zero, len(packet))
             if not isinstance(due, Drop):
                 self._number += 1
-                heapq.heappush(self._flying, (due, self._number, side, packet))
+                heapq.heappush(self._flying, (self._zero + due, self._number, side, packet))
 
     def _write_due(self) -> None:
         flying = self._flying

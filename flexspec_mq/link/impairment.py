@@ -1,7 +1,8 @@
 """The impairment itself: a packet comes in at one time, and goes out at another or never.
 
-Sans-IO: no sockets, no clock, no threads. Times are seconds since the link came up, passed in. All chance comes from
-the plan's seed, so equal traffic at equal times meets an equal fate.
+Sans-IO: no sockets, no clock, no threads. Times are seconds of the channel, passed in: a link comes up at its plan's
+`begins_s`, mostly 0. All chance comes from the plan's seed and this time, so equal traffic at equal times meets an
+equal fate.
 
 A packet passes four stages::
 
@@ -21,7 +22,7 @@ from typing import NamedTuple
 from flexspec_mq.link.counters import WayCounters
 from flexspec_mq.link.profiles import LinkPlan, Way, WayFigures
 from flexspec_mq.link.rate import StateRate, TraceRate
-from flexspec_mq.link.timeline import OutageTimeline, StateTimeline
+from flexspec_mq.link.timeline import OutageTimeline, states_of
 
 SEGMENT = 1448
 """Payload bytes of a TCP segment on a link of 1,500 bytes; a proxy's losses are drawn per segment."""
@@ -50,19 +51,21 @@ class Impairment:
     Args:
         plan: of the link; both ways take the same one, and so share its states and outages.
         way: which one this is.
+        counters: to go on with; new ones if not given.
 
     Attributes:
         counters: what came in and what was dropped; `LinkCounters.went_out` counts what went out.
     """
 
-    def __init__(self, plan: LinkPlan, way: Way) -> None:
-        self.counters = WayCounters()
+    def __init__(self, plan: LinkPlan, way: Way, counters: WayCounters | None = None) -> None:
+        self.counters = WayCounters() if counters is None else counters
         self._figures = [state.figures(way) for state in plan.profile.states]
-        self._states = StateTimeline(plan.profile.states, random.Random(f"states/{plan.seed}"))  # noqa: S311
+        self._states = states_of(plan)
         spec = plan.profile.outages
         hit = spec is not None and spec.ways in ("both", way)
         self.outages = OutageTimeline(spec if hit else None, random.Random(f"outages/{plan.seed}"))  # noqa: S311
-        self._rng = random.Random(f"{way} {plan.seed}")  # noqa: S311  an experiment, no secret
+        begins = f" {plan.begins_s}" if plan.begins_s else ""
+        self._rng = random.Random(f"{way} {plan.seed}{begins}")  # noqa: S311  an experiment, no secret
         trace = plan.trace(way)
         self._serializer = (
             TraceRate(trace)

@@ -1,8 +1,8 @@
 """The process that owns a link of namespaces: makes them, forwards between them, removes them.
 
-Started by `netns`, which speaks to it in JSON lines: first the plan, then ``counters`` as often as it likes. Each is
-answered by one line. When its standard input ends, for whatever reason, or on SIGTERM, it ends all processes in its
-namespaces and removes them; so a caller that is killed leaves nothing behind.
+Started by `netns`, which speaks to it in lines: first the plan, in JSON, then ``counters`` or ``seek SECONDS`` as
+often as it likes. Each is answered by one line of JSON. When its standard input ends, for whatever reason, or on
+SIGTERM, it ends all processes in its namespaces and removes them; so a caller that is killed leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ def _serve(forwarder: Forwarder) -> bool:
         asked = os.read(0, 4096)
     except BlockingIOError:
         return True
-    for _ in range(asked.count(b"\n")):
+    for line in asked.splitlines():
+        word, _, value = line.partition(b" ")
+        if word == b"seek":
+            forwarder.seek(float(value))
         _answer(forwarder.counters())
     return bool(asked)
 

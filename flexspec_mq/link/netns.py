@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -90,10 +91,29 @@ class NetnsLink:
             FlexSpecError: the emulator died or does not answer.
         """
         if self._keeper.poll() is None and self._keeper.stdin is not None and not self._keeper.stdin.closed:
-            self._write(b"counters")
-            self._last = msgspec.json.decode(self._read_line(_ANSWER, "for its counters"), type=LinkCounters)
+            self._last = self._ask(b"counters")
         if self._last is None:
             raise FlexSpecError("the link's emulator died", hint="its last words are on standard error")
+        return self._last
+
+    def seek(self, time: float) -> LinkCounters:
+        """Have the channel's time be `time` from now on, so that what follows meets the same channel each time.
+
+        States, outages and traces go on from there, loss and jitter are drawn anew from the plan's seed and `time`,
+        and the queues are empty. What is on its way already arrives when it was due.
+
+        Args:
+            time: seconds, not negative.
+
+        Returns:
+            The counters as of now.
+
+        Raises:
+            FlexSpecError: the emulator died or does not answer.
+        """
+        if not 0 <= time < math.inf:
+            raise ValueError("a channel's time is a number of seconds from 0 on")
+        self._last = self._ask(b"seek %r" % time)
         return self._last
 
     def close(self) -> None:
@@ -115,6 +135,10 @@ class NetnsLink:
             self._keeper.stdout.close()
         for name in filter(None, (self.name_a, self.name_b)):  # there only if the keeper was killed
             namespaces.remove(name)
+
+    def _ask(self, line: bytes) -> LinkCounters:
+        self._write(line)
+        return msgspec.json.decode(self._read_line(_ANSWER, "for its counters"), type=LinkCounters)
 
     def _begin(self) -> Ready:
         self._write(msgspec.json.encode(self.plan))

@@ -57,7 +57,7 @@ class ProxyLink:
     @property
     def counters(self) -> LinkCounters:
         """Chunks and payload bytes so far."""
-        self._counters.seconds = self._now()
+        self._counters.seconds = self._now() - self.plan.begins_s
         return self._counters
 
     def cut(self) -> None:
@@ -148,7 +148,7 @@ class ProxyLink:
             self._counters.went_out(way.counters, len(chunk), late)
 
     def _now(self) -> float:
-        return time.monotonic() - self._start
+        return time.monotonic() - self._start + self.plan.begins_s
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from flexspec_mq.link.profiles import MTU
-from flexspec_mq.link.timeline import StateTimeline
+from flexspec_mq.link.timeline import States
 
 
 class StateRate:
@@ -20,7 +20,7 @@ class StateRate:
         rates: bits per second in each state, all above 0.
     """
 
-    def __init__(self, timeline: StateTimeline, rates: Sequence[float]) -> None:
+    def __init__(self, timeline: States, rates: Sequence[float]) -> None:
         self._timeline = timeline
         self._rates = rates
         self._free = 0.0

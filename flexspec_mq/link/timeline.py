@@ -1,4 +1,4 @@
-"""What changes while a link runs: the state of its channel, and outages. Pure and seeded.
+"""What changes while a link runs: the state of its channel, drawn or recorded, and outages. Pure and seeded.
 
 A timeline is a function of its seed alone: asked twice about the same time, or by both ways of a link, it answers
 the same. It is drawn as far as it was asked about.
@@ -9,8 +9,51 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
 
-from flexspec_mq.link.profiles import Outages, State
+from flexspec_mq.link.profiles import LinkPlan, Outages, State
+
+
+class States(Protocol):
+    """Which state a channel is in at which time."""
+
+    def at(self, time: float) -> tuple[int, float]:
+        """Index of the state at `time` (seconds from the start), and when it ends (may be infinite)."""
+        ...
+
+
+def states_of(plan: LinkPlan) -> States:
+    """Those of a plan: as they were recorded where it says how long each lasts, else drawn."""
+    if plan.lasts_s:
+        return RecordedStates(plan.lasts_s)
+    return StateTimeline(plan.profile.states, random.Random(f"states/{plan.seed}"))  # noqa: S311
+
+
+class RecordedStates:
+    """States that follow one another as they were recorded, over and over.
+
+    Args:
+        lasts: seconds of each, all above 0.
+    """
+
+    def __init__(self, lasts: Sequence[float]) -> None:
+        if not lasts or min(lasts) <= 0:
+            raise ValueError("recorded states last longer than 0 seconds")
+        self._ends = list(accumulate(lasts))
+
+    def at(self, time: float) -> tuple[int, float]:
+        """See `States`; the end always lies behind `time`."""
+        period = self._ends[-1]
+        began = time // period * period
+        place = bisect_right(self._ends, time - began)
+        while True:
+            if place == len(self._ends):
+                began, place = began + period, 0
+            if (ends := began + self._ends[place]) > time:
+                return place, ends
+            place += 1
 
 
 class StateTimeline:

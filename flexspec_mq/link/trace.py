@@ -1,12 +1,15 @@
 """Trace files in mahimahi's format: when a link could deliver.
 
 One whole number of milliseconds a line, not falling. Each line is one opportunity to deliver 1,500 bytes; equal
-numbers are several opportunities at once. At its end the trace begins anew. The format is that of Netravali et al.,
-Mahimahi: Accurate Record-and-Replay for HTTP, USENIX ATC 2015, ``mm-link``.
+numbers are several opportunities at once. A file may be compressed by gzip (``.gz``). At its end the trace
+begins anew. The format is that of Netravali et al., Mahimahi: Accurate Record-and-Replay for HTTP, USENIX ATC 2015,
+``mm-link``.
 """
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
@@ -25,9 +28,7 @@ def read_trace(path: Path) -> tuple[int, ...]:
         UsageError: it cannot be read or is no trace; names the line.
     """
     try:
-        text = path.read_text("ascii")
-    except OSError as error:
-        raise UsageError(f"the trace {path} cannot be read: {error.strerror}") from None
+        text = read_text(path)
     except UnicodeDecodeError:
         raise _no_trace(path, "it is not text") from None
     times: list[int] = []
@@ -44,6 +45,23 @@ def read_trace(path: Path) -> tuple[int, ...]:
     if not times or not times[-1]:
         raise _no_trace(path, "it needs at least one opportunity after 0 ms")
     return tuple(times)
+
+
+def read_text(path: Path) -> str:
+    """The ASCII text of a file, or of what gzip made of it, if its name ends in ``.gz``.
+
+    Raises:
+        UsageError: it cannot be read.
+        UnicodeDecodeError: it is not ASCII.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="ascii") as file:
+                return file.read()
+        return path.read_text("ascii")
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"the trace {path} cannot be read: {why}") from None
 
 
 def _no_trace(path: Path, why: str) -> UsageError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexspec_mq.link.netns import NetnsLink, netns_link
+from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.site.figures import figures, until_ready
 from flexspec_mq.site.process import Process, Processes, pinned, python
 
@@ -166,7 +167,7 @@ class Site:
 @asynccontextmanager
 async def site(
     *,
-    link: str | None = None,
+    link: str | LinkPlan | None = None,
     seed: int = 0,
     cores: Cores | None = None,
     logs: bool = False,
@@ -175,8 +176,8 @@ async def site(
     """A place for a broker and daemons; ends all that was started there, the newest first.
 
     Args:
-        link: a built-in profile between device and cloud; None and `LOOPBACK` are none.
-        seed: of the link.
+        link: a built-in profile between device and cloud, or a plan; None and `LOOPBACK` are none.
+        seed: of the link; a plan has its own.
         cores: for each side.
         logs: what processes say goes to files of a folder that is removed in the end.
         with_us: what they receive when the thread that started them ends (Linux).

@@ -12,15 +12,24 @@ from typing import Any
 import pytest
 
 from benchmarks import answers
-from benchmarks.pricing import seconds
+from benchmarks.pricing import compared, seconds
 from benchmarks.pricing.bootstrap import Interval
+from benchmarks.pricing.meter import Costs
+from benchmarks.pricing.offsets import DRAWN_S, offset
+from benchmarks.pricing.others import EdgePlan, plan_of
 from benchmarks.pricing.seconds import Sample
+from edge_node.settings import PlanOptions
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.link.profiles import LinkPlan, built_in
+from schemas.messages import MAX_AHEAD
+from tests.link.plans import needs_namespaces
+from tests.link.recordings import row, write_rows, write_trace
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 
 def sample(question: int, side: str, took: float, text: str = "a", **changes: Any) -> Sample:
     facts: dict[str, Any] = {"first": 0.5, "tokens": 10, "drafted": 8, "accepted": 6, "rounds": 4}
-    facts |= {"bytes_up": 100, "bytes_down": 50} | changes
+    facts |= {"bytes_up": 100, "bytes_down": 50, "costs": Costs(1000, 500, 2, 1)} | changes
     return Sample(question=question, category="c", side=side, text=text, seconds=took, **facts)
 
 
@@ -30,9 +39,12 @@ def test_figures_of_a_side() -> None:
     assert found["tokens_per_s"] == pytest.approx(30 / 9)
     assert found["tokens_per_round"] == pytest.approx(30 / 12)
     assert found["acceptance"] == 0.75
+    assert (found["drafted"], found["ip_up"], found["wasted_edge"], found["wasted_own"]) == (8, 1000, 2, 1)
     nothing = seconds.figures([sample(0, "x", 1.0, drafted=0, accepted=0, first=None)])
     assert nothing["acceptance"] is None
     assert nothing["median_first_s"] is None
+    loopback = seconds.figures([sample(0, "x", 1.0, costs=Costs(None, None, 3, 0))])
+    assert (loopback["ip_down"], loopback["wasted_edge"]) == (None, 3)
 
 
 def test_ratios_pair_the_questions() -> None:
@@ -43,6 +55,7 @@ def test_ratios_pair_the_questions() -> None:
     # Each pair is 1 to 2, so however questions are drawn again the ratio stays; unpaired it would not.
     assert found["total"] == pytest.approx([0.5, 0.5, 0.5])
     assert found["median"] == pytest.approx([0.5, 0.5, 0.5])
+    assert found["worst_tenth"] == pytest.approx([0.5, 0.5, 0.5])
     assert found["verdict"] == "win"
     assert seconds.ratios(theirs, ours, seed=0)["verdict"] == "loss"
 
@@ -50,7 +63,29 @@ def test_ratios_pair_the_questions() -> None:
 def test_few_questions_prove_nothing() -> None:
     ours, theirs = ([sample(question, "x", took) for question in range(4)] for took in (1.0, 2.0))
     found = seconds.ratios(ours, theirs, seed=0)
-    assert found == {"total": [0.5, None, None], "median": [0.5, None, None], "verdict": "even"}
+    nothing = [0.5, None, None]
+    assert found == {"total": nothing, "median": nothing, "worst_tenth": nothing, "verdict": "even"}
+
+
+def test_the_worst_tenth_is_each_sides_own_and_rounded_up() -> None:
+    ours = [sample(question, "x", 1.0 + question) for question in range(11)]
+    theirs = [sample(question, "y", 20.0 if question < 2 else 1.0) for question in range(11)]
+    assert seconds.figures(ours)["worst_tenth_s"] == pytest.approx((11 + 10) / 2)
+    value, low, high = seconds.ratios(ours, theirs, seed=0)["worst_tenth"]
+    assert value == pytest.approx(10.5 / 20)
+    assert low < value < high
+    assert seconds.figures(ours[:10])["worst_tenth_s"] == 10
+
+
+def test_offsets_are_drawn_once_for_all_over_the_whole_recording() -> None:
+    plan = LinkPlan("x", built_in().get("4g"), up_trace=(5, 140_000), lasts_s=(100.0, 200.0))
+    found = [offset(plan, 0, question) for question in range(1000)]
+    assert found == [offset(plan, 0, question) for question in range(1000)]
+    assert found != [offset(plan, 1, question) for question in range(1000)]
+    # All in one half of it once in 2**999.
+    assert 0 <= min(found) < 150 < max(found) <= 300
+    assert all(place == round(place, 3) for place in found)
+    assert offset(LinkPlan("x", built_in().get("4g")), 0, 1) <= DRAWN_S
 
 
 @pytest.mark.parametrize("more", [[sample(3, "y", 1.0)], [sample(0, "y", 1.0)]])
@@ -74,8 +109,11 @@ def test_a_category_has_its_ratios_under_the_right_names(capsys: pytest.CaptureF
         for question, order in enumerate(orders)
         for side in order
     ]
-    answers.show("", answers.compare(found, seed=0))
+    groups = compared.compare(found, seed=0)
+    compared.show("", groups)
     printed = capsys.readouterr().out
+    assert set(groups["all"]["first"]) & {"of_streaming", "of_first"} == {"of_streaming"}
+    assert groups["all"]["current"]["of_first"]["total"][0] == 0.25
     lines = [line.split() for line in printed[printed.index("answers") :].splitlines()]
     assert [line[3:] for line in lines if line and line[0] in ("c0", "c1")] == 2 * [
         ["0.50", "even", "2.00", "even"]
@@ -95,15 +133,21 @@ class SaidOtherwise:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.begins: list[float | None] = []
         self._names = names
 
-    async def ask(self, edge: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def ask(
+        self, edge: str, body: dict[str, Any], at: float | None = None, *, alone: bool = False
+    ) -> tuple[dict[str, Any], Costs]:
         text = body["messages"][0]["content"]
+        assert alone is (text == answers.WARM_UP)
         self.asked.append((edge, text))
+        self.begins.append(at)
         own = {"drafted": 1, "accepted": 1, "rounds": 1, "bytes_up": 1, "bytes_down": 1}
         usage = {"completion_tokens": 3, "flexspec": own}
         wrong = text == "b?" and edge == "current"
-        return {"text": "x" if wrong else "y", "seconds": 1.0, "first": 0.1, "usage": usage}
+        answer = {"text": "x" if wrong else "y", "seconds": 1.0, "first": 0.1, "usage": usage}
+        return answer, Costs(10, 20, 0, 0)
 
 
 def test_texts_that_differ_fail_the_run(
@@ -113,7 +157,7 @@ def test_texts_that_differ_fail_the_run(
 
     @asynccontextmanager
     async def site(
-        _link: str, _seed: int, edges: Mapping[str, Sequence[str]], **_more: object
+        _link: LinkPlan | None, edges: Mapping[str, Sequence[str]], **_more: object
     ) -> AsyncIterator[SaidOtherwise]:
         places.append(SaidOtherwise(list(edges)))
         yield places[-1]
@@ -127,12 +171,39 @@ def test_texts_that_differ_fail_the_run(
     assert [case["link"] for case in results["cases"]] == ["wifi", "4g"]
     assert all(case["differ"] == ["b"] for case in results["cases"])
     # Each side is warmed up, then answers each question before the next one is asked.
-    sides = {"current", "first", "streaming", "colocated", "both"}
+    sides = {"current", "default", "first", "streaming", "colocated", "both"}
     assert len(places[0].asked) == (1 + 3) * len(sides)
     for begin in range(0, len(places[0].asked), len(sides)):
         turn = places[0].asked[begin : begin + len(sides)]
         assert {edge for edge, _ in turn} == sides
         assert len({text for _, text in turn}) == 1
+        assert len({*places[0].begins[begin : begin + len(sides)]}) == 1, "where they begin on the channel"
+    begins = places[0].begins[:: len(sides)]
+    assert begins[0] is None
+    assert begins[1:] == results["cases"][0]["begins_s"]
+    assert len({*begins}) == 4
+    assert places[1].begins == places[0].begins, "neither link is a recording"
+
+
+def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
+    found = answers.sides(answers.build_parser().parse_args(["--draft-flags=--ahead 0", "--draft", "d"]))
+    fixed = ["--policy", "fixed", "--worker-draft", "0"]
+    assert found[answers.DEFAULT] == ["--draft", "d"]
+    assert found["current"] == ["--draft", "d", *fixed, "--ahead", "0"]
+    assert found["streaming"][:4] == fixed
+    # The last of two equal flags counts.
+    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", answers.UNRATIONED]
+    assert found["both"] == [*found["current"], "--worker-draft", "4"]
+
+
+def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
+    found = answers.sides(answers.build_parser().parse_args([]))
+    plans = {name: plan_of(flags) for name, flags in found.items()}
+    assert plans[answers.DEFAULT] == EdgePlan(answers.RATIONED, PlanOptions())
+    assert plans["streaming"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD)
+    assert plans["colocated"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD, worker_draft=4)
+    versions = {name for name, plan in plans.items() if plan.version == answers.UNRATIONED}
+    assert versions == {"colocated"}
 
 
 @pytest.mark.parametrize(
@@ -142,9 +213,14 @@ def test_texts_that_differ_fail_the_run(
         (["--questions", "0"], "--questions 0"),
         (["--delays-ms", "-1"], "--delays-ms -1"),
         (["--links", "3g"], "3g"),
+        (["--links", "recorded:5g-driving"], "--recorded FOLDER"),
+        (["--links", "recorded:5g-driving", "--recorded", "/no/such/folder"], "/no/such/folder"),
         (["--first", "/no/such/folder"], "/no/such/folder"),
         (["--draft-flags", "'"], "quotation"),
         (["--worker-draft", "65"], "--worker-draft 65"),
+        (["--others", "-1"], "--others -1"),
+        (["--others", "8"], "--recording FILE"),
+        (["--others", "8", "--recording", "/no/such/file"], "/no/such/file"),
         (["--prompts", "/no/such/file"], "/no/such/file"),
     ],
 )
@@ -159,7 +235,7 @@ def test_bad_values_are_named(arguments: list[str], named: str, capsys: pytest.C
 def test_real_daemons(
     tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mosquitto, a worker and four edge nodes; with a delay, each forward of the target takes at least so long."""
+    """Mosquitto, a worker and five edge nodes; with a delay, each forward of the target takes at least so long."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
     streaming = f"--draft none --no-lookup --tokenizer {model} --draft-length 0 --ahead 64"
@@ -176,7 +252,7 @@ def test_real_daemons(
     assert case["differ"] == []
     assert set(case["categories"]) == {"a", "b", "all"}
     found = case["categories"]["all"]
-    assert set(found) == {"current", "streaming", "colocated", "both"}
+    assert set(found) == {"current", "default", "streaming", "colocated", "both"}
     assert len({one["tokens"] for one in found.values()}) == 1
     assert found["current"]["tokens"] > 8
     # The target as its own draft is right beside itself too: several tokens a forward, and none of them the device's.
@@ -187,3 +263,42 @@ def test_real_daemons(
     assert found["current"]["acceptance"] == 1.0
     assert found["current"]["tokens_per_round"] > 2.0
     assert found["streaming"]["acceptance"] is None
+    assert found["current"]["drafted"] > 0
+    assert all(found["streaming"][name] == 0 for name in ("drafted", "wasted_edge", "wasted_own"))
+    assert found["colocated"]["ip_up"] is None
+
+
+@needs_namespaces
+@pytest.mark.timeout(300)
+def test_real_daemons_over_recordings(
+    tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace and a drive; a draft that knows nothing of the target's wastes rows, and so does the worker's own."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    models = {}
+    for name, width in (("target", 16), ("draft", 8)):
+        model = tiny_llama(max_position_embeddings=512, hidden_size=width)
+        models[name] = str(save(tmp_path / name, model, byte_level_tokenizer()))
+    write_rows(tmp_path, [row(number, 9000, mode="LTE", ping=(20, 2, 0)) for number in range(30)])
+    for way in ("up", "down"):
+        write_trace(tmp_path, f"here-lte.{way}.gz", range(1, 30_000))
+    flags = ["--target", models["target"], "--draft", models["draft"], "--worker-draft", "3"]
+    flags.append("--worker-flags=--draft-rows=all")
+    streaming = f"--draft none --no-lookup --tokenizer {models['draft']} --draft-length 0 --ahead 64"
+    flags += [f"--streaming-flags={streaming}"]
+    flags += ["--links", "recorded:here-lte", "recorded:5g-driving", "--recorded", str(tmp_path)]
+    assert answers.main([*flags, "--prompts", str(questions), "--questions", "2", "--tokens", "8"]) == 0
+    cases = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["cases"]
+    assert [case["link"] for case in cases] == ["recorded:here-lte", "recorded:5g-driving"]
+    for case in cases:
+        assert case["differ"] == []
+        assert all(0 <= begins <= 30 for begins in case["begins_s"])
+        found = case["categories"]["all"]
+        for side in found.values():
+            # Headers of IP and TCP at least.
+            assert side["ip_up"] > side["bytes_up"] + 40
+            assert side["ip_down"] > side["bytes_down"] + 40
+        assert found["streaming"]["wasted_edge"] == found["streaming"]["wasted_own"] == 0
+        assert found["colocated"]["wasted_edge"] == 0 < found["colocated"]["wasted_own"]
+        assert 0 < found["current"]["wasted_edge"] <= found["current"]["drafted"]
+        assert found["current"]["wasted_own"] == 0

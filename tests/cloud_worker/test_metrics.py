@@ -85,6 +85,7 @@ async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) 
         counters = daemon.machine.counters
     assert seen["flexspec_worker_tokens_total"] == 24
     assert seen["flexspec_worker_rounds_total"] == counters.items == 24
+    assert seen["flexspec_worker_drafted_tokens_total"] == counters.drafted == 0
     assert seen["flexspec_worker_sessions_total/opened"] == 2
     assert seen["flexspec_worker_sessions_total/closed"] == 2
     assert seen["flexspec_worker_prefix_hits_total"] == 1

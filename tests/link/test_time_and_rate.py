@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
@@ -68,6 +68,7 @@ def test_outages_have_their_bounds_and_their_gaps() -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.floats(0, 50), st.floats(0, 5))
 def test_touching_agrees_with_a_search_through_all_outages(start: float, length: float) -> None:
     timeline = OutageTimeline(OUTAGES, random.Random(5))
@@ -115,6 +116,7 @@ def test_an_opportunity_that_nobody_waits_for_is_lost() -> None:
     assert rate.transmit(100.0005, 1500)[1] == pytest.approx(100.002)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=20),
     st.lists(st.tuples(st.floats(0, 0.1), st.integers(40, 1500))),

@@ -235,7 +235,8 @@ def test_what_the_worker_drafts_is_decided_behind_the_edges_draft_and_counted_ap
     assert (work.draft, work.room) == ((7,), 3)
     (verdict,) = verdicts(machine.result(work, (7, 1, 2, 3), 0, 0, 0.2))
     assert (verdict.start, verdict.tokens) == (0, (7, 1, 2, 3))
-    assert (machine.counters.accepted, machine.counters.worker_accepted) == (1, 2)
+    counters = machine.counters
+    assert (counters.drafted, counters.accepted, counters.worker_accepted) == (1, 1, 2)
     assert machine.sessions["e", 1].fork == 0, "nothing that the edge drafted was wrong"
 
 

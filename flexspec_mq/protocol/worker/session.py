@@ -191,6 +191,7 @@ class WorkerSession:
         since = self.ready_since if self.ready_since is not None else now
         newest = max(used, key=lambda batch: batch.order, default=None)
         self._counters.items += 1
+        self._counters.drafted += len(draft)
         self._counters.run_ahead += newest is None
         self.flight = WorkItem(
             key=self.key,

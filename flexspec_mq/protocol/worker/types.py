@@ -167,6 +167,7 @@ class WorkerCounters:
         gaps: reported.
         items: given to the engine.
         run_ahead: of these, without a batch.
+        drafted: tokens of edges' drafts in items.
         decided: tokens.
         accepted: of these, drafted by the edge.
         worker_accepted: of these, drafted by the engine.
@@ -190,6 +191,7 @@ class WorkerCounters:
     gaps: int = 0
     items: int = 0
     run_ahead: int = 0
+    drafted: int = 0
     decided: int = 0
     accepted: int = 0
     worker_accepted: int = 0
