@@ -93,22 +93,32 @@ def choices(options: Namespace) -> list[Choices]:
     return found
 
 
-def seconds(played: Sequence[Played], place: Place, price: StepPrice) -> dict[str, Ratio]:
-    """Milliseconds of a token with each rule over those of the chain alone."""
+def seconds(played: Sequence[Played], places: Sequence[Place], price: StepPrice) -> dict[str, dict[str, Ratio]]:
+    """Milliseconds of a token with each rule over those of the chain alone, by place."""
+    steps = [price.of(one.rates) for one in played]
+    plain = played[0]
     return {
-        one.rule.name: ratio(played[0], one, lambda rates: token_ms(rates, price, place), least=True)
-        for one in played
+        place.name: {
+            one.rule.name: ratio(
+                plain,
+                one,
+                token_ms(plain.rates, steps[0], place),
+                token_ms(one.rates, step, place),
+                least=True,
+            )
+            for one, step in zip(played, steps, strict=True)
+        }
+        for place in places
     }
 
 
 def carried(played: Sequence[Played], rate: float, chip: Accelerator, drafting: Drafting) -> dict[str, Ratio]:
     """Clients with each rule over those of the chain alone."""
+    plain = played[0]
+    without = clients(rate, plain.rates, chip, drafting, plain.lengths)
     return {
         one.rule.name: ratio(
-            played[0],
-            one,
-            lambda rates, lengths=one.lengths: clients(rate, rates, chip, drafting, lengths),
-            least=False,
+            plain, one, without, clients(rate, one.rates, chip, drafting, one.lengths), least=False
         )
         for one in played
     }
@@ -145,8 +155,7 @@ def priced(texts: Sequence[Choices], options: Namespace) -> dict[str, Any]:
     devices, workers = prices.places(options)
     chip, draftings = prices.accelerator(options)
     gained = gains(played, DEVICE_LENGTH)
-    took = {place.name: seconds(fixed, place, price) for place in devices}
-    took |= {place.name: seconds(played, place, price) for place in workers}
+    took = seconds(fixed, devices, price) | seconds(played, workers, price)
     crowds = {
         f"{drafting.name}, {rate:g} tokens/s": carried(played, rate, chip, drafting)
         for drafting in draftings

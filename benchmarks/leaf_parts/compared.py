@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from benchmarks.leaf_parts.choices import Choices
-from benchmarks.leaf_parts.rules import Rule, Sums, play
+from benchmarks.leaf_parts.choices import RANKS, Choices
+from benchmarks.leaf_parts.rules import Rule, play
 from benchmarks.pricing import bootstrap
 from benchmarks.pricing.bootstrap import Floats, Interval
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What rounds come to on average, by draw and length of the chain: each of shape [draws, lengths].
+    """What rounds come to on average, by draw and length of the chain.
+
+    Each of shape [draws, lengths], but for `by_rows`.
 
     The first draw is of each text once: the value. The others are the bootstrap's.
 
@@ -24,12 +26,14 @@ class Rates:
         drafted: of a round.
         leaves: of a round.
         by_leaf: share of the rounds that a leaf made longer.
+        by_rows: shares of the rounds with 0, 1, 2, … rows, [draws, lengths, rows].
     """
 
     tokens: Floats
     drafted: Floats
     leaves: Floats
     by_leaf: Floats
+    by_rows: Floats
 
     @property
     def rows(self) -> Floats:
@@ -39,10 +43,6 @@ class Rates:
     def at(self, place: int) -> Rates:
         """With chains of one length only."""
         return Rates(*(getattr(self, field.name)[:, place : place + 1] for field in fields(self)))
-
-
-Cost = Callable[[Rates], Floats]
-"""From rates to what is compared, [draws, lengths]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,26 @@ def play_all(
     rng, units = np.random.default_rng(seed), len(texts)
     drawn = rng.multinomial(units, np.full(units, 1.0 / units), size=bootstrap.DRAWS)
     times = np.vstack((np.ones((1, units)), drawn.astype(np.float64)))
+    most = 1 + RANKS * max(lengths)
     found = []
     for rule in rules:
-        rows = [[value for k in lengths for value in astuple(play(text, k, rule))] for text in texts]
-        sums = (times @ np.array(rows, dtype=np.float64)).reshape(len(times), len(lengths), len(fields(Sums)))
-        tokens, rounds, *others = np.moveaxis(sums, 2, 0)
-        rates = Rates(tokens / rounds, *(one / rounds for one in others))
+        rows = np.array([[_sums(text, k, rule, most) for k in lengths] for text in texts], dtype=np.float64)
+        sums = (times @ rows.reshape(units, -1)).reshape(len(times), *rows.shape[1:])
+        tokens, rounds, drafted, leaves, by_leaf = np.moveaxis(sums[..., :_SCALARS], 2, 0)
+        by_rows = sums[..., _SCALARS:] / rounds[..., None]
+        rates = Rates(tokens / rounds, drafted / rounds, leaves / rounds, by_leaf / rounds, by_rows)
         found.append(Played(rule, tuple(lengths), rates, units))
     return found
+
+
+_SCALARS = 5
+
+
+def _sums(text: Choices, k: int, rule: Rule, most: int) -> list[int]:
+    """Of one text: `_SCALARS` sums, then rounds by their rows from 0 to `most`."""
+    one = play(text, k, rule)
+    counts = [one.by_rows[rows] for rows in range(most + 1)]
+    return [one.tokens, one.rounds, one.drafted, one.leaves, one.by_leaf, *counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +127,16 @@ class Ratio:
         }
 
 
-def ratio(plain: Played, leafy: Played, cost: Cost, *, least: bool) -> Ratio:
+def ratio(plain: Played, leafy: Played, without: Floats, having: Floats, *, least: bool) -> Ratio:
     """Compare a cost.
 
     Args:
         plain: chains alone.
         leafy: the same texts with leaves.
-        cost: what is compared.
+        without: what the first costs, [draws, lengths].
+        having: what the second does, likewise.
         least: whether the least is best; else the most.
     """
-    without, having = cost(plain.rates), cost(leafy.rates)
     best, place = (np.min, np.argmin) if least else (np.max, np.argmax)
     one, other = best(without, axis=1), best(having, axis=1)
     shares = np.where(one > 0.0, other / np.where(one > 0.0, one, 1.0), 1.0)

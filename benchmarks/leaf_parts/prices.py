@@ -6,24 +6,30 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from benchmarks.leaf_parts.clients import Accelerator, Drafting
-from benchmarks.leaf_parts.seconds import Place, StepPrice
+from benchmarks.leaf_parts.seconds import Place, StepPrice, ascending, read_step
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import WAYS, built_in
 
 LOOPBACK = "loopback"
+STEPS = (
+    *((1, 41.9), (2, 43.1), (3, 37.6), (4, 36.8), (5, 37.4), (6, 38.5), (7, 42.1), (8, 43.4)),
+    *((9, 43.5), (10, 45.6), (12, 49.6), (16, 55.7)),
+)
+"""Of one session, 300 tokens of context: medians of the processor's time in 16 turns, one thread of an AMD EPYC."""
 
 
 def add_arguments(made: ArgumentParser) -> None:
     """Flags of all prices."""
     step = made.add_argument_group(
         "a step of this CPU, in ms",
-        "docs/benchmarks.md: of one session, `engine --sections peers`; leaves, `Leaves`",
+        "of one session; docs/benchmarks.md, Leaves, says how it was measured",
     )
-    step.add_argument("--step-ms", type=float, default=44.5, help="with one row")
-    step.add_argument("--row-ms", type=float, default=0.45, help="each more")
+    step.add_argument(
+        "--step-ms", type=read_step, nargs="+", default=STEPS, metavar="ROWS:MS", help="by its rows"
+    )
     step.add_argument("--leaf-ms", type=float, default=0.0, help="of a leaf, beyond its row")
     step.add_argument(
-        "--again-ms", type=float, default=0.05, help="keys and values of a right leaf moved into place"
+        "--again-ms", type=float, default=0.08, help="keys and values of a right leaf moved into place"
     )
     step.add_argument("--load-ms", type=float, nargs="+", default=[0.0, 60.0], help="on top of each step")
     place = made.add_argument_group("who drafts")
@@ -41,7 +47,9 @@ def add_arguments(made: ArgumentParser) -> None:
         "--shares", type=float, nargs="+", default=[0.05, 0.15, 0.4], help="of a draft beside the target"
     )
     chip.add_argument("--trip-ms", type=float, default=20.0, help="to devices and back")
-    chip.add_argument("--client-rates", type=float, nargs="+", default=[5, 10, 20, 30, 40, 60, 80, 120])
+    chip.add_argument(
+        "--client-rates", type=float, nargs="+", default=[5, 10, 20, 30, 40, 50, 60, 80, 100, 120]
+    )
 
 
 def check(options: Namespace) -> None:
@@ -50,10 +58,10 @@ def check(options: Namespace) -> None:
     Raises:
         UsageError: naming the flag.
     """
-    for name in ("step_ms", "weights_ms", "chip_row_ms", "session_ms"):
+    for name in ("weights_ms", "chip_row_ms", "session_ms"):
         if getattr(options, name) <= 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name):g} is not above 0")
-    for name in ("row_ms", "leaf_ms", "again_ms", "device_draft_ms", "transport_ms", "trip_ms"):
+    for name in ("leaf_ms", "again_ms", "device_draft_ms", "transport_ms", "trip_ms"):
         if getattr(options, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name):g} is below 0")
     for name, least in (("client_rates", 0.0), ("shares", 0.0), ("worker_draft_ms", 0.0), ("load_ms", -1e-9)):
@@ -63,7 +71,7 @@ def check(options: Namespace) -> None:
 
 def step_price(options: Namespace) -> StepPrice:
     """Of this CPU."""
-    return StepPrice(options.step_ms, options.row_ms, options.leaf_ms, options.again_ms)
+    return StepPrice(ascending(options.step_ms), options.leaf_ms, options.again_ms)
 
 
 def places(options: Namespace) -> tuple[list[Place], list[Place]]:

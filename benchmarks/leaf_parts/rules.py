@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.leaf_parts.choices import RANKS, Choices
 
@@ -59,6 +60,7 @@ class Sums:
         drafted: tokens of chains.
         leaves: sent.
         by_leaf: rounds that a leaf made longer by a token.
+        by_rows: rounds by the rows that the target reads in them: the last committed token, the chain and its leaves.
     """
 
     tokens: int = 0
@@ -66,16 +68,7 @@ class Sums:
     drafted: int = 0
     leaves: int = 0
     by_leaf: int = 0
-
-    @property
-    def rows(self) -> int:
-        """That the target reads: the last committed token, the chain and its leaves."""
-        return self.rounds + self.drafted + self.leaves
-
-    @property
-    def tokens_per_round(self) -> float:
-        """Committed tokens of a verification."""
-        return self.tokens / max(1, self.rounds)
+    by_rows: Counter[int] = field(default_factory=Counter)
 
 
 def play(text: Choices, k: int, rule: Rule) -> Sums:
@@ -101,6 +94,7 @@ def play(text: Choices, k: int, rule: Rule) -> Sums:
         sums.rounds += 1
         sums.drafted += len(chain)
         sums.leaves += sum(counts)
+        sums.by_rows[1 + len(chain) + sum(counts)] += 1
         position += committed
     sums.tokens = length
     return sums

@@ -24,14 +24,15 @@ def gains(played: Sequence[Played], k: int) -> dict[str, Any]:
         k: length of the chains whose gain has an interval.
     """
     found = {}
+    plain = played[0].only(k)
     for one in played:
-        rates = one.rates
+        rates, mine = one.rates, one.only(k)
         found[one.rule.name] = {
             "lengths": list(one.lengths),
             **{name: getattr(rates, name)[0].tolist() for name in ("tokens", "rows", "leaves", "by_leaf")},
-            "gain": ratio(
-                played[0].only(k), one.only(k), lambda rates: rates.tokens, least=False
-            ).interval.scaled(1.0),
+            "gain": ratio(plain, mine, plain.rates.tokens, mine.rates.tokens, least=False).interval.scaled(
+                1.0
+            ),
         }
     return found
 

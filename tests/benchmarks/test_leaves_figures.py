@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 from benchmarks import leaves
 from benchmarks.leaf_parts.choices import RANKS, Choices, rank_of, ranked, read_choices, store
 from benchmarks.leaf_parts.clients import Accelerator, Drafting, clients, fits
-from benchmarks.leaf_parts.compared import Played, Rates, play_all, ratio
+from benchmarks.leaf_parts.compared import Played, Rates, Ratio, play_all, ratio
 from benchmarks.leaf_parts.prices import trip_ms
 from benchmarks.leaf_parts.rules import PLAIN, RULES, SECOND, Rule, Sums, play, unsure, worth
-from benchmarks.leaf_parts.seconds import Place, StepPrice, token_ms
+from benchmarks.leaf_parts.seconds import Place, StepPrice, ascending, read_step, token_ms
 from benchmarks.leaf_parts.tables import judged
 from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose
@@ -60,10 +61,13 @@ def test_rounds_commit_what_the_tree_holds_of_the_text(k: int, most_rank: int) -
 def test_rows_and_leaves_are_counted() -> None:
     sums = play(text("00120"), 2, SECOND)
     # 0 0 and the token behind them (rank 1, never drafted); then rank 2, which is no leaf; then the last.
-    assert sums == Sums(tokens=5, rounds=3, drafted=5, leaves=5, by_leaf=0)
-    assert sums.rows == 3 + 5 + 5
-    assert play(text("01000"), 2, SECOND) == Sums(tokens=5, rounds=2, drafted=4, leaves=4, by_leaf=1)
-    assert play(text("01000"), 2, PLAIN) == Sums(tokens=5, rounds=2, drafted=4, leaves=0, by_leaf=0)
+    assert sums == Sums(5, 3, drafted=5, leaves=5, by_leaf=0, by_rows=Counter({5: 2, 3: 1}))
+    assert play(text("01000"), 2, SECOND) == Sums(
+        5, 2, drafted=4, leaves=4, by_leaf=1, by_rows=Counter({5: 2})
+    )
+    assert play(text("01000"), 2, PLAIN) == Sums(
+        5, 2, drafted=4, leaves=0, by_leaf=0, by_rows=Counter({3: 2})
+    )
 
 
 def test_a_right_leaf_at_the_end_of_a_text_gives_nothing() -> None:
@@ -116,14 +120,26 @@ def test_choices_are_kept_and_those_of_others_refused(tmp_path: Path) -> None:
 
 
 def rates(tokens: float, drafted: float, leaves: float = 0.0, by_leaf: float = 0.0) -> Rates:
-    return Rates(*(np.array([[one]]) for one in (tokens, drafted, leaves, by_leaf)))
+    by_rows = np.zeros((1, 1, 10))
+    by_rows[0, 0, int(1 + drafted + leaves)] = 1.0
+    return Rates(*(np.array([[one]]) for one in (tokens, drafted, leaves, by_leaf)), by_rows)
 
 
 def test_a_token_takes_its_share_of_the_round() -> None:
-    price = StepPrice(step=40.0, row=0.5, leaf=0.25, again=2.0)
+    price = StepPrice(((1, 40.0), (5, 42.0), (9, 50.0)), leaf=0.25, again=2.0)
     place = Place("", draft=3.0, trip=10.0, load=60.0)
-    found = token_ms(rates(2.5, 4.0, 2.0, 0.5), price, place)
-    assert found[0, 0] == pytest.approx((40 + 0.5 * 6 + 0.25 * 2 + 1.0 + 60 + 10 + 12) / 2.5)
+    one = rates(2.5, 4.0, 2.0, 0.5)
+    found = token_ms(one, price.of(one), place)
+    assert found[0, 0] == pytest.approx((46 + 0.25 * 2 + 1.0 + 60 + 10 + 12) / 2.5)
+
+
+def test_a_step_is_interpolated_between_its_points_and_goes_on_behind_them() -> None:
+    found = StepPrice(((2, 40.0), (4, 42.0), (8, 50.0))).by_rows(11)
+    assert found.tolist() == [40, 40, 40, 41, 42, 44, 46, 48, 50, 52, 54]
+    assert ascending([(5, 1.0), (1, 2.0), (5, 3.0)]) == ((1, 2.0), (5, 3.0))
+    for nonsense in ("5", "0:3", "2:-1", "2:inf", "a:b"):
+        with pytest.raises(UsageError, match="rows and milliseconds"):
+            read_step(nonsense)
 
 
 def test_a_full_step_takes_what_it_may() -> None:
@@ -156,6 +172,10 @@ def played(rows: list[str]) -> list[Played]:
     return play_all([text(one, row=row) for row, one in enumerate(rows)], range(9), RULES, 0)
 
 
+def more_tokens(plain: Played, leafy: Played) -> Ratio:
+    return ratio(plain, leafy, plain.rates.tokens, leafy.rates.tokens, least=False)
+
+
 def test_the_first_draw_is_of_each_text_once() -> None:
     rows = ["0010200", "10010", "0000000001", "3120", "00", "1101"]
     for one in played(rows):
@@ -163,24 +183,26 @@ def test_the_first_draw_is_of_each_text_once() -> None:
             sums = [play(text(row), k, one.rule) for row in rows]
             rounds = sum(each.rounds for each in sums)
             assert one.rates.tokens[0, place] == pytest.approx(sum(each.tokens for each in sums) / rounds)
-            assert one.rates.rows[0, place] == pytest.approx(sum(each.rows for each in sums) / rounds)
+            assert one.rates.rows[0, place] == pytest.approx(
+                sum(rows * times for each in sums for rows, times in each.by_rows.items()) / rounds
+            )
 
 
 def test_ratios_take_the_best_length_and_their_interval_holds_the_value() -> None:
     plain, second = (one for one in played(["0010200", "10010", "0000001", "3120", "10", "1101"])[:2])
-    found = ratio(plain, second, lambda one: one.tokens, least=False)
+    found = more_tokens(plain, second)
     assert found.interval.low <= found.interval.value <= found.interval.high
     assert found.interval.value > 1.0
     assert found.plain == plain.rates.tokens[0].max()
-    same = ratio(plain, plain, lambda one: one.tokens, least=False)
+    same = more_tokens(plain, plain)
     assert (same.interval.low, same.interval.value, same.interval.high) == (1.0, 1.0, 1.0)
-    few = ratio(*played(["0010", "11"])[:2], lambda one: one.tokens, least=False)
+    few = more_tokens(*played(["0010", "11"])[:2])
     assert few.interval.scaled(1.0)[1:] == [None, None]
 
 
 def test_a_bar_is_reached_by_value_and_surely_by_the_worse_end() -> None:
     plain, second = played(["0010200", "10010", "0000001", "3120", "10", "1101"])[:2]
-    found = ratio(plain, second, lambda one: one.tokens, least=False)
+    found = more_tokens(plain, second)
     gain, worse = found.interval.value - 1.0, found.interval.low - 1.0
     between = judged({"here": {"second": found}}, (gain + worse) / 2, least=False)
     assert (between["reached"], between["surely"]) == (["here: second"], [])
@@ -217,7 +239,7 @@ def test_it_prints_both_judgements(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     "flags",
-    [["--rows", "0"], ["--most", "3"], ["--step-ms", "0"], ["--trip-ms", "-1"], ["--choices", "here.txt"]],
+    [["--rows", "0"], ["--most", "3"], ["--weights-ms", "0"], ["--trip-ms", "-1"], ["--choices", "here.txt"]],
 )
 def test_nonsense_is_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert leaves.main(flags) != 0
