@@ -17,6 +17,7 @@ from benchmarks.leaf_parts.prices import trip_ms
 from benchmarks.leaf_parts.rules import PLAIN, RULES, SECOND, Rule, Sums, play, unsure, worth
 from benchmarks.leaf_parts.seconds import Place, StepPrice, ascending, read_step, token_ms
 from benchmarks.leaf_parts.tables import judged
+from benchmarks.pricing.bootstrap import Floats
 from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -119,10 +120,14 @@ def test_choices_are_kept_and_those_of_others_refused(tmp_path: Path) -> None:
         read_choices(path, "these")
 
 
+def cell(value: float) -> Floats:
+    return np.array([[value]])
+
+
 def rates(tokens: float, drafted: float, leaves: float = 0.0, by_leaf: float = 0.0) -> Rates:
     by_rows = np.zeros((1, 1, 10))
     by_rows[0, 0, int(1 + drafted + leaves)] = 1.0
-    return Rates(*(np.array([[one]]) for one in (tokens, drafted, leaves, by_leaf)), by_rows)
+    return Rates(cell(tokens), cell(drafted), cell(leaves), cell(by_leaf), by_rows)
 
 
 def test_a_token_takes_its_share_of_the_round() -> None:
