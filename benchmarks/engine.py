@@ -31,7 +31,7 @@ from benchmarks.peers.specs import KINDS, LLAMA, chosen
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.load import LoadedText, load_text
 
 SECTIONS = ("steps", "heads", "peers", "crowd")

@@ -66,11 +66,14 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(loaded.settings.log, worker=settings.worker)
     link = link_settings(loaded.settings.link, f"w-{settings.worker}")
     preflight(link, logs.tell, daemon=True)
-    # It imports torch: only now that nothing is left to complain about.
+    # These import torch: only now that what needs none has been complained about.
     from cloud_worker.engine import draft
     from cloud_worker.engine.target import load
+    from cloud_worker.versions.family import remembered
 
+    remembered(loaded.settings.family)
     with logs.logged_stages() as tell:
+        draft.check(settings, tell)
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
         drafts = draft.load(settings, target.loaded.fingerprint, tell)
     logs.tell(f"{target.proof}{'; proved at an earlier start' if target.remembered else ''}")

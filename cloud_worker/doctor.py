@@ -25,7 +25,7 @@ from schemas.status import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.settings import CloudConfig, MetricsOptions, WorkerSettings
+    from cloud_worker.settings import CloudConfig, FamilySettings, MetricsOptions, WorkerSettings
     from flexspec_mq.doctor.findings import Finding, Findings
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import Link, LinkSettings
@@ -83,8 +83,7 @@ async def examine(
         machine.check_packages(findings, ("models", "heads") if follows else ("models",), useful)
         machine.check_folders(findings, _cache_needs(config.worker))
         if follows:
-            advice = "free some space there, or give another folder: --state-dir"
-            machine.check_folder(findings, "state", config.family.folder, 0, advice)
+            _check_state(findings, config.family)
         loading = asyncio.create_task(_target(findings, config.worker, load))
         try:
             here = await on_thread(lambda: check_metrics(findings, config.metrics))
@@ -173,13 +172,23 @@ async def _at_broker(
     await links.examine_broker(findings, base, behind, watch, topic, look)
 
 
+def _check_state(findings: Findings, family: FamilySettings) -> None:
+    try:
+        folder = family.folder
+    except UsageError as error:
+        findings.fail("state", "settings", error.message, error.hint)
+        return
+    advice = "free some space there, or give another folder: --state-dir"
+    machine.check_folder(findings, "state", folder, 0, advice)
+
+
 async def _catalogue(findings: Findings, config: CloudConfig, watch: Watch, link: Link) -> Catalogue | None:
     following = Following(
         "catalogue",
         config.worker.worker,
         config.link.username,
         config.family,
-        config.family.folder,
+        lambda: config.family.folder,
         "none of its versions would be served",
     )
     return await check_family(findings, following, watch, link, None)

@@ -126,6 +126,9 @@ class _Counters(Collector):
             yield family
         yield _total("tokens", "Tokens decided", counters.decided)
         yield _total("accepted_tokens", "Of these, drafted by edges", counters.accepted)
+        yield _total(
+            "cut_tokens", "Drafted tokens of edges that were put off for others' tokens", self._worker.cut
+        )
         yield _total("own_drafted_tokens", "Tokens that the worker drafted itself", self._worker.drafted)
         yield _total("own_accepted_tokens", "Of these, accepted", counters.worker_accepted)
         yield _total("rounds", "Work items given to the engine", counters.items)

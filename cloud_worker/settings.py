@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
-from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.cache import families_folder
 from flexspec_mq.settings import (
     Loaded,
     Program,
@@ -81,10 +81,10 @@ class WorkerSettings(Section):
     draft: Annotated[
         str,
         Setting(
-            help="draft checkpoint folder, 'default', or 'none': with one the worker drafts for sessions that ask "
-            "for it (--worker-draft of their edge)"
+            help="draft checkpoint folder, 'default', 'none', or 'auto', which is the default draft for the default "
+            "target: with one the worker drafts for sessions that ask for it (--worker-draft of their edge)"
         ),
-    ] = "none"
+    ] = "auto"
     draft_engine: Annotated[
         str, Setting(help="what runs the draft: as --draft-engine of an edge", choices=ENGINES)
     ] = "auto"
@@ -92,6 +92,14 @@ class WorkerSettings(Section):
         str,
         Setting(help="of the draft, in the compact engine: as --draft-weights of an edge", choices=WEIGHTS),
     ] = "auto"
+    draft_rows: Annotated[
+        str,
+        Setting(
+            help="which drafted tokens ride along in a forward: those that are 'worth' the time of all who share it, "
+            "or 'all', which is for measurements",
+            choices=("worth", "all"),
+        ),
+    ] = "worth"
     prove: Annotated[
         bool,
         Setting(help="prove shape-invariance anew at this start, though the proof is remembered"),
@@ -147,8 +155,12 @@ class FamilySettings(FamilyOptions):
 
     @property
     def folder(self) -> Path:
-        """Where the newest catalogue is kept, and heads below that."""
-        return self.state_dir or cache_folder("families")
+        """Where the newest catalogue is kept, and heads below that.
+
+        Raises:
+            UsageError: none is given, and this user has no home.
+        """
+        return families_folder(self.state_dir)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

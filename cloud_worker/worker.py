@@ -24,7 +24,7 @@ from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
+from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
@@ -63,6 +63,7 @@ class CloudWorker:
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
         drafted: tokens that the engine drafted itself.
+        cut: drafted tokens of edges that it put off.
         on_step: told of every step, and when it began.
     """
 
@@ -100,7 +101,7 @@ class CloudWorker:
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
-        self.malformed = self.drafted = 0
+        self.malformed = self.drafted = self.cut = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
 
@@ -324,12 +325,14 @@ class CloudWorker:
                 self._window.stepped(now - began)
             for result in done.results:
                 self.drafted += result.drafted
+                self.cut += result.cut
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
                     self._window.answered(item.key, now)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
-                    self._do(self.machine.result(item, tokens, queue, result.compute_ms, now))
+                    rows = result.rows.get(item.key, ALL_ROWS)
+                    self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))
             for item in done.failed:
                 self._do(self.machine.failed(item, now))
 

@@ -122,10 +122,11 @@ class PlanOptions:
     worker_draft: Annotated[
         int,
         Setting(
-            help=f"tokens that a worker with a draft may add to a batch, out of --ahead, 0-{MAX_DRAFT_TOKENS}",
+            help="tokens that a worker with a draft may draft itself for one forward, out of --ahead, "
+            f"0-{MAX_DRAFT_TOKENS}; it drafts as many as are worth their time",
             between=(0, MAX_DRAFT_TOKENS),
         ),
-    ] = 0
+    ] = 8
 
     stop: Annotated[
         float,
@@ -138,10 +139,12 @@ class PlanOptions:
     policy: Annotated[
         str,
         Setting(
-            help="what adapts the plan; 'confidence' sets stop by what drafting costs and how fast tokens come",
+            help="what adapts the plan; 'placement' leaves drafting to the worker while it drafts, and has it run "
+            "ahead as far as round trips are long; 'confidence' sets stop by what drafting costs and how fast tokens "
+            "come; 'fixed' keeps to the plan",
             choices=tuple(POLICIES),
         ),
-    ] = "fixed"
+    ] = "placement"
 
     def plan(self) -> Plan:
         """As the protocol takes it."""

@@ -218,6 +218,9 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         compute: ms of the forward; 0 without one.
         worker: only until the edge is known to have it (hello).
         lease: seconds; 0 when `worker` is empty.
+        drafted: tokens that the worker drafted itself, accepted or not, since the last verdict with tokens.
+        granted: how many of the edge's drafted tokens the newest forward verified, if others had to wait for their
+            turn; None if none had to.
     """
 
     session: U32
@@ -231,6 +234,8 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
     compute: Millis
     worker: Name | None = None
     lease: Annotated[int, Meta(ge=0, le=86_400)] = 0
+    drafted: Counter = 0
+    granted: DraftLength | None = None
 
 
 class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):

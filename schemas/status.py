@@ -19,7 +19,9 @@ Total = Epoch
 MAX_HELD = 40
 """Of a worker: all of a family, and some that are on their way out."""
 DIGEST = 8
-"""First bytes of a digest that a worker's status tells."""
+"""First bytes of a digest that a status tells."""
+Beginning = Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")]
+"""Of a digest, in hex."""
 MAX_WHY = 120
 """Characters."""
 
@@ -42,7 +44,7 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """
 
     name: Name
-    digest: Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")] = ""
+    digest: Beginning = ""
     state: Literal["loading", "ready", "draining", "refused"] = "ready"
     exactness: Literal["", "exact", "exact up to ties", "unknown"] = ""
     why: Annotated[str, Meta(max_length=MAX_WHY)] = ""
@@ -117,7 +119,7 @@ class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What an edge has seen of one version since it started.
 
     Attributes:
-        digest: of its head's manifest, in hex.
+        digest: the first 8 bytes of the SHA-256 of its head's manifest, in hex; empty where no catalogue tells it.
         answers: texts that were complete.
         errors: texts that failed; those that a user ended are neither.
         drafted: draft tokens that the target judged.
@@ -129,7 +131,7 @@ class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: Text
-    digest: Text = ""
+    digest: Beginning = ""
     answers: Count = 0
     errors: Count = 0
     drafted: Total = 0

@@ -13,7 +13,10 @@ from benchmarks.serve.daemons import QUICK_STATUS, with_broker
 from flexspec_mq.site.topology import Site
 
 STREAMS = 8
-PLANS = {"drafting": (), "streaming": ("--draft", "none", "--no-lookup", "--ahead", "64")}
+PLANS = {
+    "drafting": (),
+    "streaming": ("--draft", "none", "--no-lookup", "--ahead", "64", "--worker-draft", "0"),
+}
 """Flags of the edge nodes: the default plan, and no drafts with a worker that runs ahead."""
 _CALM = 5.0
 """Seconds of streaming before the long prompt comes; as many count as undisturbed after a first second."""

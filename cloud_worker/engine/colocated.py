@@ -1,4 +1,4 @@
-"""Drafts of the worker's own, behind the edges': one forward of a draft for all sessions that have room for them.
+"""Drafts of the worker's own, behind the edges': forwards of a draft for the sessions that they are worth it for.
 
 Both sides throw the same dice, so who drafts a token changes nothing but the time. The target verifies these drafts
 with the edges' own, in the same forward.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.interface import DraftRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from cloud_worker.engine.allocation import Allocation
+    from cloud_worker.engine.draft_budget import DraftBudget
     from flexspec_mq.drafting.interface import Drafted, Drafter
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
@@ -25,6 +28,33 @@ _log = logging.getLogger(__name__)
 MOST_TOKENS = 65_536
 """Tokens of contexts that a draft keeps keys and values of: 1.4 GB of the default draft's with ONNX Runtime, half of
 it with the compact engine."""
+_STRENGTH = 0.6
+"""How likely a token of the draft is right, as far as it knows, for a session without one."""
+_LEARN = 0.2
+"""Weight of the newest of these."""
+_NEXT = 16
+"""Tokens that a draft has always to read: what was decided without it."""
+_USUAL = 64
+"""Forwards that a text is taken to last still, if its limit allows."""
+PREFILL = 64
+"""Tokens of prompts that one forward of a worker's draft reads: all sessions wait for it."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What is known of a session between steps.
+
+    Attributes:
+        number: at the drafter.
+        tokens: length of its context, with room.
+        read: how much of its context the draft has read.
+        strength: how likely tokens of the draft were right lately, as far as it knew.
+    """
+
+    number: int
+    tokens: int = 0
+    read: int = 0
+    strength: float = _STRENGTH
 
 
 @dataclass(slots=True)
@@ -32,30 +62,37 @@ class _Path:
     """What is drafted for an item in this step.
 
     Attributes:
-        number: of the session at the drafter.
+        context: with the edge's draft, and what was drafted behind it.
         own: drafted so far.
-        survival: probability that the target takes the edge's draft and all of `own`, as far as the drafter knows.
         done: nothing more is wanted.
     """
 
     item: WorkItem
-    number: int
+    session: _Session
+    context: list[int]
     own: tuple[int, ...] = ()
-    survival: float = 1.0
     done: bool = False
-    context: list[int] = field(default_factory=list)
 
-    def request(self) -> DraftRequest:
+    @property
+    def wanted(self) -> tuple[float, float]:
+        """How likely the next token is right, and what is to be read first, for each forward that is to come."""
+        item = self.item
+        begun = len(item.context) - item.prompt_length
+        unread = max(0, len(self.context) - self.session.read - _NEXT)
+        return self.session.strength, unread / max(1, min(item.identity.limit - begun, _USUAL))
+
+    def request(self, survival: float, cost: float) -> DraftRequest:
         """What to draft next."""
         item = self.item
         return DraftRequest(
-            session=self.number,
+            session=self.session.number,
             context=self.context,
             identity=item.identity,
             committed=len(item.context),
             prompt_length=item.prompt_length,
             most=item.room - len(self.own),
-            joint_acceptance=self.survival,
+            joint_acceptance=survival,
+            opportunity_cost=cost,
         )
 
 
@@ -68,33 +105,49 @@ class ColocatedDrafts:
         drafter: proposes; knows token ids only.
         name: of the draft, for people.
         most_tokens: of contexts that it may hold; beyond, the sessions that it drafted for longest ago are forgotten.
+        clock: in seconds; times the drafter's forwards.
 
     Attributes:
         name: empty once it has failed.
         drafted: tokens of the newest step.
     """
 
-    def __init__(self, drafter: Drafter, name: str, *, most_tokens: int = MOST_TOKENS) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        name: str,
+        *,
+        most_tokens: int = MOST_TOKENS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._drafter: Drafter | None = drafter
         self.name = name
         self.drafted = 0
         self._most_tokens = most_tokens
+        self._clock = clock
         self._numbers = itertools.count()
-        self._known: dict[SessionKey, tuple[int, int]] = {}
-        """Number at the drafter and length of the context, by session; the newest drafted for at the end."""
+        self._known: dict[SessionKey, _Session] = {}
+        """The newest drafted for at the end."""
 
-    def draft(self, items: Sequence[WorkItem]) -> dict[SessionKey, tuple[int, ...]]:
-        """Tokens behind the drafts of items with room, up to their room; items without any are left out.
+    def draft(
+        self, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
+    ) -> dict[SessionKey, tuple[int, ...]]:
+        """Tokens behind the drafts of items with room, up to their room and as long as they are worth their time.
 
         A session whose prompt the drafter has not read to its end gets none in this step, and a piece of it is read.
+
+        Args:
+            items: that the next forward decides.
+            rows: of that forward; takes what is drafted in.
+            budget: told what the forwards of the draft took.
         """
         self.drafted = 0
         drafter = self._drafter
-        wanted = [item for item in items if item.room]
+        wanted = [item for item in items if item.room and rows.granted.get(item.key) == len(item.draft)]
         if drafter is None or not wanted:
             return {}
         try:
-            own = self._drafted(drafter, wanted)
+            own = self._drafted(drafter, wanted, rows, budget)
         except Exception:  # noqa: BLE001  logged, and the target needs no drafts
             _log.exception("the worker's drafter failed; texts go on without its drafts")
             self._drafter, self.name = None, ""
@@ -107,45 +160,64 @@ class ColocatedDrafts:
         """Forget a session; it need not be known."""
         known = self._known.pop(key, None)
         if known is not None and self._drafter is not None:
-            self._drafter.free(known[0])
+            self._drafter.free(known.number)
 
-    def _drafted(self, drafter: Drafter, items: Sequence[WorkItem]) -> dict[SessionKey, tuple[int, ...]]:
-        paths = [self._path(item) for item in items]
-        self._make_room(len(items))
-        while asked := [path for path in paths if not path.done and drafter.fits(path.context)]:
-            found = drafter.draft([path.request() for path in asked])
-            for path, proposals in zip(asked, found, strict=True):
-                _take(path, proposals)
-            if all(proposals is None for proposals in found):  # pieces of prompts were read, and nothing else
+    def _drafted(
+        self, drafter: Drafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
+    ) -> dict[SessionKey, tuple[int, ...]]:
+        paths = {item.key: self._path(item) for item in items}
+        while open_ := {
+            key: path for key, path in paths.items() if not path.done and drafter.fits(path.context)
+        }:
+            keys = rows.worth_calling({key: path.wanted for key, path in open_.items()})
+            if not keys:
                 break
-        return {path.item.key: path.own for path in paths if path.own}
+            self._hold([open_[key] for key in keys])
+            cost = rows.call_cost(len(keys))
+            began = self._clock()
+            found = drafter.draft([open_[key].request(rows.survival(key), cost) for key in keys])
+            ms = 1000 * (self._clock() - began)
+            rows.called(ms)
+            if all(found) and any(one.origin == "model" for given in found for one in given or ()):
+                budget.saw_call(len(keys), ms)
+            for key, proposals in zip(keys, found, strict=True):
+                _take(open_[key], proposals, rows)
+        return {key: path.own for key, path in paths.items() if path.own}
 
     def _path(self, item: WorkItem) -> _Path:
-        known = self._known.pop(item.key, None)
-        number = next(self._numbers) if known is None else known[0]
-        context = [*item.context, *item.draft]
-        self._known[item.key] = number, len(context) + item.room
-        return _Path(item, number, context=context)
+        session = self._known.get(item.key) or _Session(next(self._numbers))
+        return _Path(item, session, [*item.context, *item.draft])
 
-    def _make_room(self, needed: int) -> None:
-        """Forget sessions, but the newest ones that are needed now."""
-        held = sum(tokens for _, tokens in self._known.values())
-        for key in list(self._known)[:-needed]:
+    def _hold(self, paths: Sequence[_Path]) -> None:
+        """Sessions are drafted for now: they are the newest, and others go where there are too many tokens."""
+        for path in paths:
+            path.session.tokens = len(path.item.context) + len(path.item.draft) + path.item.room
+            self._known.pop(path.item.key, None)
+            self._known[path.item.key] = path.session
+        held = sum(session.tokens for session in self._known.values())
+        for key in list(self._known)[: -len(paths)]:
             if held <= self._most_tokens:
                 return
-            held -= self._known[key][1]
+            held -= self._known[key].tokens
             self.free(key)
 
 
-def _take(path: _Path, proposals: Drafted) -> None:
-    """Go on with what was proposed; nothing (an empty sequence) ends the draft, None is asked for again."""
-    if proposals is None:
-        return
+def _take(path: _Path, proposals: Drafted, rows: Allocation) -> None:
+    """Go on with what was proposed, as far as it is worth its rows.
+
+    Nothing (an empty sequence) ends the draft. None says that a piece of the prompt was read: all for this step.
+    """
+    item = path.item
     path.done = not proposals
-    for proposal in proposals:
+    if proposals:
+        path.session.read = len(path.context)
+    for proposal in proposals or ():
+        path.session.strength += _LEARN * (proposal.confidence - path.session.strength)
+        if not rows.worth(item.key, proposal.confidence):
+            path.done = True
+            return
+        rows.add(item.key, proposal.confidence)
         path.own += (proposal.token,)
         path.context.append(proposal.token)
-        path.survival *= proposal.confidence
-    identity = path.item.identity
-    path.done |= len(path.own) >= path.item.room
-    path.done |= not identity.ignore_eos and path.context[-1] in identity.eos
+    path.done |= len(path.own) >= item.room
+    path.done |= not item.identity.ignore_eos and path.context[-1] in item.identity.eos

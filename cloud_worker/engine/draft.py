@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.colocated import ColocatedDrafts
+from cloud_worker.engine.colocated import PREFILL, ColocatedDrafts
 from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.settings import DraftChoice
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.heap import trim
+from flexspec_mq.models.load import load_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.models.load import LoadedText
+
+
+def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
+    """Refuse a draft that cannot serve, before the target is loaded and proved, which takes far longer.
+
+    Args:
+        settings: of the worker.
+        say: told what takes long.
+
+    Raises:
+        ModelError: there is no such draft or target, or nothing that runs the draft.
+        UsageError: the draft is for another vocabulary, or settings that do not go together.
+    """
+    if settings.draft in ("auto", "none"):
+        return
+    found = text_of(_choice(settings, settings.draft), say)
+    _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say).fingerprint)
 
 
 def load(settings: WorkerSettings, fingerprint: bytes, say: Callable[[str], None]) -> ColocatedDrafts | None:
-    """The drafts that the settings want; None for none.
+    """The drafts that the settings want; None for none, and for ``auto`` where there is none for the target.
 
     Args:
-        settings: of the worker. On a CPU the draft is in few bits, whatever the target is.
+        settings: of the worker.
         fingerprint: of the target's vocabulary, 16 bytes.
         say: told what takes long.
 
@@ -28,24 +48,40 @@ def load(settings: WorkerSettings, fingerprint: bytes, say: Callable[[str], None
         ModelError: the draft cannot be loaded.
         UsageError: it is for another vocabulary.
     """
-    if settings.draft == "none":
+    if settings.draft == "none" or (settings.draft == "auto" and settings.target != "default"):
         return None
+    try:
+        draft = load_draft(_choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
+        _refuse_other_vocabulary(settings, draft.loaded, fingerprint)
+    except FlexSpecError as error:
+        if settings.draft != "auto":
+            raise
+        say(f"no draft beside the target: {error.message}")
+        return None
+    trim()
+    if draft.drafter is None:
+        return None
+    if draft.model is not None:
+        draft.model.prefill = PREFILL
+    return ColocatedDrafts(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
+
+
+def _choice(settings: WorkerSettings, draft: str) -> DraftChoice:
+    """On a CPU the draft is in few bits, whatever the target is."""
     on_cpu = settings.device == "cpu"
-    choice = DraftChoice(
-        draft=settings.draft,
+    return DraftChoice(
+        draft=draft,
         device=settings.device,
         dtype="bfloat16" if on_cpu else settings.dtype,
         threads=settings.threads,
         draft_engine=settings.draft_engine,
         draft_weights=settings.draft_weights,
     )
-    draft = load_draft(choice, say)
-    if draft.loaded.fingerprint != fingerprint:
+
+
+def _refuse_other_vocabulary(settings: WorkerSettings, draft: LoadedText, fingerprint: bytes) -> None:
+    if draft.fingerprint != fingerprint:
         raise UsageError(
             f"the draft {settings.draft} has another vocabulary than the target {settings.target}",
             hint="name a draft that was made for this target with --draft, or --draft none",
         )
-    trim()
-    if draft.drafter is None:
-        return None
-    return ColocatedDrafts(draft.drafter, f"{draft.loaded.name}, {draft.engine}")

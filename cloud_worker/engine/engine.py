@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
+from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
@@ -16,6 +17,7 @@ from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.protocol.worker.types import DraftRows
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -44,12 +46,14 @@ class EngineCore:
         prefill: tokens of unread prefixes that one step may read.
         budget: says that anew for each step instead, if there is one.
         drafts: goes on from the edges' drafts where there is room, if there is one.
+        draft_budget: says which drafted tokens ride along.
 
     Attributes:
         scheduler: takes the items in, and owns the keys and values.
         drafts: of the worker's own, if there are any.
         batch: sessions that shared the newest step.
         fed: tokens that it read, drafted ones included.
+        rows: of sessions whose drafts it cut, or drafted for.
     """
 
     def __init__(
@@ -60,12 +64,15 @@ class EngineCore:
         prefill: int = 256,
         budget: PrefillBudget | None = None,
         drafts: ColocatedDrafts | None = None,
+        draft_budget: DraftBudget | None = None,
     ) -> None:
         self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
         self._model = model
         self.drafts = drafts
+        self.draft_budget = draft_budget or DraftBudget()
         self._noise = NoisePrefetch(model.vocab_size)
         self.batch = self.fed = 0
+        self.rows: dict[SessionKey, DraftRows] = {}
 
     def step(self) -> list[tuple[WorkItem, tuple[int, ...]]]:
         """Run one forward over what the scheduler chooses; the items that it decided, with their tokens.
@@ -73,9 +80,19 @@ class EngineCore:
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        drafts = self.drafts
-        own = {} if drafts is None else drafts.draft(self.scheduler.writing_items())
-        scheduled = self.scheduler.schedule(own)
+        writing = self.scheduler.writing_items()
+        rows = self.draft_budget.allocate(
+            {item.key: len(item.draft) for item in writing}, len(self.scheduler.pending)
+        )
+        own = {} if self.drafts is None else self.drafts.draft(writing, rows, self.draft_budget)
+        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}
+        self.rows = {
+            item.key: DraftRows(len(own.get(item.key, ())), None if granted == len(item.draft) else granted)
+            for item in writing
+            if (granted := rows.granted[item.key]) < len(item.draft) or item.key in own
+        }
+        began = time.perf_counter()
+        scheduled = self.scheduler.schedule(drafts)
         self.batch, self.fed = len(scheduled), sum(len(one.model_input.tokens) for one in scheduled)
         if not scheduled:
             return []
@@ -88,16 +105,25 @@ class EngineCore:
         ]
         logits = self.forward([one.model_input for one in scheduled])
         decided = []
-        for one, rows, noise in zip(deciding, logits, noises, strict=True):
+        for one, found, noise in zip(deciding, logits, noises, strict=True):
             if one is None:
                 continue
             item = one.item
             eos = () if item.identity.ignore_eos else item.identity.eos
             drawn = None if noise is None else noise.result()
-            tokens = decide(rows, one.draft, SamplingParams.of(item.identity), len(item.context), eos, drawn)
+            tokens = decide(found, one.draft, SamplingParams.of(item.identity), len(item.context), eos, drawn)
+            self._judge(item, one.draft[: rows.granted.get(item.key, len(item.draft))], tokens)
             if self.scheduler.settle(item, tokens):
                 decided.append((item, tokens))
+        if all(deciding):
+            self.draft_budget.saw(self.batch, self.fed - self.batch, 1000 * (time.perf_counter() - began))
         return decided
+
+    def _judge(self, item: WorkItem, draft: tuple[int, ...], tokens: tuple[int, ...]) -> None:
+        """The target decided where an edge drafted."""
+        right = tokens_right(draft, tokens)
+        wrong = right < min(len(draft), len(tokens))
+        self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
 
     def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
         """Run one forward; the keys and values of each input then hold its tokens.
@@ -142,7 +168,13 @@ class ModelEngine:
             most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
         )
         self._drafts = drafts
-        self._core = EngineCore(target.model, limit=limit, budget=self._budget, drafts=drafts)
+        self._core = EngineCore(
+            target.model,
+            limit=limit,
+            budget=self._budget,
+            drafts=drafts,
+            draft_budget=DraftBudget(rationed=settings.draft_rows == "worth"),
+        )
         self._scheduler = self._core.scheduler
         self._caches = self._scheduler.caches
         _check_room(self._caches)
@@ -195,6 +227,7 @@ class ModelEngine:
         self._forget_draft(key)
 
     def _forget_draft(self, key: SessionKey) -> None:
+        self._core.draft_budget.forget(key)
         if self._drafts is not None:
             self._drafts.free(key)
 
@@ -215,7 +248,10 @@ class ModelEngine:
             writing = self._scheduler.writing
             self._budget.saw(writing, max(0, self._core.fed - writing), spent)
         drafted = 0 if self._drafts is None else self._drafts.drafted
-        return StepResult(decided, int(spent), self._core.batch, self._core.fed, drafted)
+        core = self._core
+        return StepResult(
+            decided, int(spent), core.batch, core.fed, drafted, core.draft_budget.cut, core.rows
+        )
 
 
 def _check_room(caches: KVCache) -> None:

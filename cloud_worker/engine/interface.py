@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flexspec_mq.protocol.effects import SessionKey
-    from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
 
 
 class Recommended(msgspec.Struct, frozen=True):
@@ -69,10 +69,12 @@ class StepResult:
 
     Attributes:
         decided: finished items with their tokens.
+        rows: what became of their drafts, where that is not all of the edge's and nothing else.
         compute_ms: of the forward.
         batch: sessions that shared it.
         fed: tokens that it read, drafted ones included.
         drafted: of these, drafted by the engine itself.
+        cut: drafted tokens of edges that were put off in favour of others' tokens.
     """
 
     decided: list[tuple[WorkItem, tuple[int, ...]]]
@@ -80,6 +82,8 @@ class StepResult:
     batch: int = 0
     fed: int = 0
     drafted: int = 0
+    cut: int = 0
+    rows: Mapping[SessionKey, DraftRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

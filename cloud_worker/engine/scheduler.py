@@ -34,7 +34,7 @@ class Scheduled:
 
     Attributes:
         model_input: what it reads, with its keys and values; it has no rows while the prefix is not read to its end.
-        draft: what it verifies: the edge's draft, and the worker's own behind it.
+        draft: what it verifies: the edge's draft or the beginning of it, and the worker's own behind it.
     """
 
     item: WorkItem
@@ -63,7 +63,7 @@ class Scheduler:
         self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
         self.writing = 0
-        self._own: Mapping[SessionKey, tuple[int, ...]] = {}
+        self._drafts: Mapping[SessionKey, tuple[int, ...]] = {}
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
 
@@ -91,8 +91,7 @@ class Scheduler:
         return self.heads.get(item.version, "")
 
     def _draft(self, item: WorkItem) -> tuple[int, ...]:
-        """The edge's draft, and the worker's own behind it."""
-        return item.draft + self._own.get(item.key, ())
+        return self._drafts.get(item.key, item.draft)
 
     def writing_items(self) -> list[WorkItem]:
         """Pending items whose prefix is read: the next forward decides them, if there is room for all."""
@@ -104,16 +103,16 @@ class Scheduler:
         read = 0 if kv is None else min(kv.length, len(item.context) - 1)
         return len(item.context) - read + len(self._draft(item))
 
-    def schedule(self, own: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
+    def schedule(self, drafts: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
         """Choose what shares the next forward, at most one item per session, and have room for it.
 
         Args:
-            own: what the worker has drafted behind the drafts of `writing_items`, for this forward.
+            drafts: what `writing_items` verify in this forward, where that is not the edge's draft.
 
         Raises:
             MemoryError: nothing can go on, as the oldest item alone has no room.
         """
-        self._own = own or {}
+        self._drafts = drafts or {}
         if not self.pending:
             return []
         self._steps += 1

@@ -47,20 +47,32 @@ def family_follower(
         say: told what takes long.
 
     Raises:
-        UsageError: the root key is none, or the target is not in a folder.
+        UsageError: as `remembered`, or the target is not in a folder.
         ModelError: the target cannot have heads, or cannot be read.
-        RecordError: what was kept of the family cannot be used.
+        RecordError: as `remembered`.
+    """
+    known = remembered(settings)
+    if known is None:
+        return None
+    follower, store = known
+    say("computing the fingerprint of the base")
+    base = base_of(worker, target.loaded, target.proof.word)
+    loader = HeadLoader(base, target, engine, settings.folder / "heads", again=worker.prove)
+    library = Library(worker.version, target.proof.word, base.id)
+    return FamilyFollower(follower, store, library, loader, settings.heads or "")
+
+
+def remembered(settings: FamilySettings) -> tuple[Follower, Store] | None:
+    """What was kept of the family that the settings name, and where; None if they name none.
+
+    Raises:
+        UsageError: the root key is none, or there is no folder for what is kept.
+        RecordError: what was kept cannot be used.
     """
     if settings.family is None or settings.root_key is None:
         return None
-    folder = settings.folder
-    store = Store(folder, settings.family)
-    follower = Follower(settings.family, read_public(settings.root_key), store.load())
-    say("computing the fingerprint of the base")
-    base = base_of(worker, target.loaded, target.proof.word)
-    loader = HeadLoader(base, target, engine, folder / "heads", again=worker.prove)
-    library = Library(worker.version, target.proof.word, base.id)
-    return FamilyFollower(follower, store, library, loader, settings.heads or "")
+    store = Store(settings.folder, settings.family)
+    return Follower(settings.family, read_public(settings.root_key), store.load()), store
 
 
 def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) -> Base:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
-from edge_node.fleet.catalogue import state_folder
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.doctor import link as links
@@ -19,6 +18,7 @@ from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
 from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.cache import families_folder
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
 from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
@@ -146,7 +146,7 @@ async def _catalogue(setup: _Setup, link: Link) -> Catalogue | None:
         config.node.edge,
         config.link.username,
         config.family,
-        state_folder(config.family),
+        lambda: families_folder(config.family.state_dir),
         "no version can be asked for",
     )
     known = setup.watch.newest(setup.status_topic)

@@ -19,12 +19,11 @@ from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import LinkDown, LinkRefused
-from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.cache import families_folder
 from schemas.status import CatalogueStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from flexspec_mq.catalogue.driver import Outcome
     from flexspec_mq.catalogue.options import FamilyOptions
@@ -42,18 +41,13 @@ def family_catalogue(settings: FamilyOptions) -> FamilyCatalogue | None:
     """What was kept of the family that the settings name; None if they name none.
 
     Raises:
-        UsageError: the root key is none.
+        UsageError: the root key is none, or there is no folder for what is kept.
         RecordError: what was kept cannot be used.
     """
     if settings.family is None or settings.root_key is None:
         return None
     root = read_public(settings.root_key)
-    return FamilyCatalogue(settings.family, root, Store(state_folder(settings), settings.family))
-
-
-def state_folder(settings: FamilyOptions) -> Path:
-    """Where the record is kept."""
-    return cache_folder("families") if settings.state_dir is None else settings.state_dir
+    return FamilyCatalogue(settings.family, root, Store(families_folder(settings.state_dir), settings.family))
 
 
 class FamilyCatalogue:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
-from schemas.status import VersionFigures
+from schemas.status import DIGEST, VersionFigures
 
 
 class TargetVersion(NamedTuple):
@@ -86,7 +86,7 @@ def _figures(target: TargetVersion, sums: _Sums) -> VersionFigures:
     low, high = wilson(sums.accepted, sums.drafted)
     return VersionFigures(
         name=target.version,
-        digest=target.digest,
+        digest=target.digest[: 2 * DIGEST],
         answers=sums.answers,
         errors=sums.errors,
         drafted=sums.drafted,

@@ -6,7 +6,6 @@ record before or the one after, and a file that is neither is found out.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Record
 from flexspec_mq.catalogue.refusals import RecordError
 from flexspec_mq.daemon.files import whole
+from flexspec_mq.daemon.locks import alone
 from schemas.catalogue import MAX_PAYLOAD
 
 _DIGEST: Final = hashlib.sha256().digest_size
@@ -100,9 +100,7 @@ class Store:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the file, without what a process that was killed has left half-written."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with alone(self.path.with_suffix(".lock")):
             for old in self.path.parent.glob(f".{self.path.name}.*.part"):
                 old.unlink(missing_ok=True)
             yield

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.estimators.rate import DraftTime, Rate
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
 from flexspec_mq.controller.plan import Observation
 from flexspec_mq.daemon.expiring import ExpiringMap
 
@@ -29,6 +30,7 @@ class Controller:
     def __init__(self) -> None:
         self.draft_time = DraftTime()
         self._round_trips: ExpiringMap[str, RoundTrip] = ExpiringMap(most=_WORKERS)
+        self._workers: ExpiringMap[str, WorkerDrafts] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
 
     def adopted(self, worker: str, round_trip: RoundTrip, now: float) -> None:
         """A session measures its round trip to this worker from now on."""
@@ -42,6 +44,15 @@ class Controller:
                 return known
         return None
 
+    def worker_drafts(self, worker: str | None, now: float) -> WorkerDrafts:
+        """What verdicts of a worker say about drafts, of all sessions; for None, those of the newest one."""
+        name = next(reversed(self._workers), None) if worker is None else worker
+        known = None if name is None else self._workers.get(name, now)
+        made = known or WorkerDrafts()
+        if worker is not None:
+            self._workers.put(worker, made, now)
+        return made
+
 
 class SessionController:
     """One session's estimates and its policy.
@@ -54,6 +65,7 @@ class SessionController:
     Attributes:
         draft_time: of the node.
         rate: of this session's tokens.
+        worker: what its worker says about drafts, shared with all sessions of the node there.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
             the newest plan; 0 while unknown.
     """
@@ -64,6 +76,7 @@ class SessionController:
         self.draft_time = node.draft_time
         self.round_trip = round_trip
         self.rate = Rate()
+        self.worker = WorkerDrafts()
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
@@ -71,10 +84,12 @@ class SessionController:
         known = self._node.round_trip(worker, now)
         if known is not None:
             self.round_trip.assume(known)
+        self.worker = self._node.worker_drafts(worker, now)
 
     def adopted(self, worker: str, now: float) -> None:
         """The session's messages go to this worker now."""
         self._node.adopted(worker, self.round_trip, now)
+        self.worker = self._node.worker_drafts(worker, now)
 
     def observe(self, *, drafted: int, accepted: int, committed: int) -> Observation:
         """What a policy plans from, with counts of the session."""
@@ -89,6 +104,8 @@ class SessionController:
             drafted=drafted,
             accepted=accepted,
             committed=committed,
+            worker_drafted=self.worker.per_verdict,
+            granted=self.worker.granted,
         )
 
     def plan(self, *, drafted: int, accepted: int, committed: int) -> Plan:

@@ -67,6 +67,8 @@ class Observation:
         drafted: tokens drafted and judged so far.
         accepted: of these, accepted.
         committed: tokens committed so far.
+        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed.
+        granted: drafted tokens of ours that a forward of the worker takes as it seems; None is all.
     """
 
     rtt: float | None = None
@@ -78,6 +80,8 @@ class Observation:
     drafted: int = 0
     accepted: int = 0
     committed: int = 0
+    worker_drafted: float = 0.0
+    granted: int | None = None
 
 
 class Policy(Protocol):

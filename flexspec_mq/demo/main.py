@@ -33,7 +33,10 @@ _ANSWER = 120.0
 """Seconds without anything new in an answer."""
 _PLAN = ("draft", "draft_length", "in_flight", "ahead", "qos")
 _SAYS = ("--log-format", "human")
-_STREAMING = ("--draft=none", "--no-lookup", "--draft-length=0", "--in-flight=1", f"--ahead={MAX_AHEAD}")
+_STREAMING = (
+    *("--draft=none", "--no-lookup", "--draft-length=0", "--in-flight=1", f"--ahead={MAX_AHEAD}"),
+    "--worker-draft=0",
+)
 """Flags of an edge node that drafts nothing and lets the worker run ahead."""
 
 

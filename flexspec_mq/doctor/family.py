@@ -14,9 +14,10 @@ from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor.statuses import duration
-from flexspec_mq.errors import LinkRefused
+from flexspec_mq.errors import LinkRefused, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from flexspec_mq.catalogue.options import FamilyOptions
@@ -40,7 +41,7 @@ class Following:
         daemon: its name on topics.
         user: at the broker.
         options: with a family.
-        folder: where the daemon keeps its record.
+        folder: where the daemon keeps its record; raises UsageError where there is no such folder.
         loss: why nobody can do without a catalogue.
     """
 
@@ -48,7 +49,7 @@ class Following:
     daemon: str
     user: str | None
     options: FamilyOptions
-    folder: Path
+    folder: Callable[[], Path]
     loss: str
 
 
@@ -75,9 +76,10 @@ async def check_family(
     assert family is not None  # noqa: S101  asked only with a family
     assert root_key is not None  # noqa: S101  settings have both or neither
     findings.tell(f"reading the catalogue of {family}")
+    root = read_public(root_key)
     try:
-        follower = Follower(family, read_public(root_key), Store(following.folder, family).load())
-    except RecordError as error:
+        follower = Follower(family, root, Store(following.folder(), family).load())
+    except (RecordError, UsageError) as error:
         findings.fail(following.name, "settings", error.message, error.hint)
         return None
     refused = await _read(findings, following, watch, link, follower)

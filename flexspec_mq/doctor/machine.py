@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.default import models_cache
+from flexspec_mq.models.cache import models_cache
 
 if TYPE_CHECKING:
     from flexspec_mq.doctor.findings import Findings

@@ -88,6 +88,21 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
     return _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
 
 
+def text_of(settings: DraftSettings, say: Say) -> LoadedText:
+    """The draft's configuration and tokenizer, after all that can be complained about without its weights.
+
+    Args:
+        settings: with a draft.
+        say: told what takes long.
+
+    Raises:
+        ModelError: there is no such draft, or nothing that runs it.
+        UsageError: settings that do not go together.
+    """
+    graphs = _graphs(settings, say)
+    return load_text(_checkpoint(settings, say) if graphs is None else graphs, progress=say)
+
+
 def _graphs(settings: DraftSettings, say: Say) -> Path | None:
     """The folder for ONNX Runtime; None when torch is to run the draft.
 
@@ -148,12 +163,7 @@ def _by_torch(settings: DraftSettings, say: Say) -> DraftModel:
     from flexspec_mq.models.compact.shape import UnknownModel
 
     torch.set_num_threads(settings.threads)
-    path = str(default_draft_path(say)) if settings.draft == "default" else settings.draft
-    if has_graphs(Path(path).expanduser()):
-        raise UsageError(
-            f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
-            hint="leave out --draft-engine, --draft-weights, --draft-ids, --device and --dtype, or name a checkpoint",
-        )
+    path = _checkpoint(settings, say)
     if _may_be_compact(settings):
         try:
             return _compact(path, settings, say)
@@ -162,6 +172,21 @@ def _by_torch(settings: DraftSettings, say: Say) -> DraftModel:
                 raise
             say(f"{error.message}; transformers runs the draft")
     return _by_transformers(path, settings, say)
+
+
+def _checkpoint(settings: DraftSettings, say: Say) -> str:
+    """A folder for torch, or a name on the model hub.
+
+    Raises:
+        UsageError: a folder for ONNX Runtime, with settings that take another one.
+    """
+    path = str(default_draft_path(say)) if settings.draft == "default" else settings.draft
+    if has_graphs(Path(path).expanduser()):
+        raise UsageError(
+            f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
+            hint="leave out --draft-engine, --draft-weights, --draft-ids, --device and --dtype, or name a checkpoint",
+        )
+    return path
 
 
 def _must_be_compact(settings: DraftSettings) -> bool:

@@ -59,6 +59,9 @@ class ModelDrafter:
         beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
             hold them up.
         pool: tokens of ended texts whose keys and values are kept for a next turn.
+
+    Attributes:
+        prefill: tokens of unread prefixes that one forward may read.
     """
 
     def __init__(
@@ -74,8 +77,8 @@ class ModelDrafter:
         self._model = model
         self._max_context = max_context
         self._proposer = proposer or proposer_of(None)
-        self._prefill = prefill
-        self._beside = min(beside, prefill)
+        self.prefill = prefill
+        self._beside = beside
         self._sessions: dict[int, _Session] = {}
         self._pool = DraftKVPool(pool)
         self._forwards = 0
@@ -136,7 +139,7 @@ class ModelDrafter:
         """How many tokens each may feed: all of those that write, pieces of those that read, longest ago first."""
         shares = [left if left <= _WRITING else 0 for left in unread]
         reading = [place for place, share in enumerate(shares) if not share]
-        budget = self._beside if len(reading) < len(unread) else self._prefill
+        budget = min(self.prefill, self._beside) if len(reading) < len(unread) else self.prefill
         reading.sort(key=lambda place: sessions[place].read_at)
         for turn, place in enumerate(reading):
             if not budget:

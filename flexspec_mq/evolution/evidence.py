@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.evolution.analysis import Sample
-from schemas.status import VersionFigures
+from schemas.status import DIGEST, VersionFigures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ _MOST_VERSIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Life:
-    """What one process of an edge has told last, by the digests of versions."""
+    """What one process of an edge has told last, by the beginnings of versions' digests."""
 
     epoch: int
     told: dict[str, VersionFigures] = field(default_factory=dict)
@@ -55,12 +55,12 @@ class Evidence:
             digest: of its head's manifest.
             since: `taken` at the moment from which on samples count.
         """
-        samples = self._samples.get(digest.hex(), 0.0) or ()
+        samples = self._samples.get(_beginning(digest), 0.0) or ()
         return tuple(sample for number, sample in samples if number >= since)
 
     def forget(self, digest: bytes) -> None:
         """Let a version begin anew."""
-        self._samples.pop(digest.hex())
+        self._samples.pop(_beginning(digest))
 
     def take(self, status: EdgeStatus) -> None:
         """Add what a status tells that was not told before."""
@@ -78,6 +78,11 @@ class Evidence:
                 samples.append((self.taken, sample))
                 self.taken += 1
                 self._samples.put(figures.digest, samples, 0.0)
+
+
+def _beginning(digest: bytes) -> str:
+    """As statuses tell it."""
+    return digest[:DIGEST].hex()
 
 
 def _between(before: VersionFigures, after: VersionFigures) -> Sample | None:

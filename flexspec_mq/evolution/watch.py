@@ -27,6 +27,7 @@ RENEW_AFTER = 2 / 3
 """Of a catalogue's lifetime."""
 _REPAIR_EVERY = 60.0
 """Seconds, at least, between two catalogues that replace one that is no good."""
+_SERVES = ("ready", "draining")
 _TELL_EVERY = 60.0
 """Seconds between two words on a canary that nothing is decided about."""
 
@@ -68,15 +69,30 @@ class Judge:
         self._canaries = begun
         for canary in canaries:
             samples = evidence.of(stable(catalogue).digest, begun[canary.digest])
-            verdict = self._refused(canary) or judge(self.rule, samples, evidence.of(canary.digest))
+            verdict = self._refused(catalogue, canary) or judge(
+                self.rule, samples, evidence.of(canary.digest)
+            )
             yield canary, verdict
 
-    def _refused(self, canary: CatalogueVersion) -> Verdict | None:
-        """No worker serves it, as all that have looked at it found it bad."""
+    def _refused(self, catalogue: Catalogue, canary: CatalogueVersion) -> Verdict | None:
+        """No worker serves it, as all that have looked at it found it bad.
+
+        A worker whose base no catalogue names takes itself for one of the family's, and refuses all heads of that. So
+        its word on one counts only if it serves another: workers of the right base may not have spoken yet.
+        """
         said = list(self.statuses.holders(canary.digest))
-        if said and all(state == "refused" for _, state, _ in said):
-            worker, _, why = said[0]
-            return Verdict(Decision.ABORT, f"worker {worker} refuses it: {why}")
+        if any(state != "refused" for _, state, _ in said):
+            return None
+        of_its_base = {
+            worker
+            for one in catalogue.versions
+            if one.base == canary.base
+            for worker, state, _ in self.statuses.holders(one.digest)
+            if state in _SERVES
+        }
+        for worker, _, why in said:
+            if canary.base or worker in of_its_base:
+                return Verdict(Decision.ABORT, f"worker {worker} refuses it: {why}")
         return None
 
 

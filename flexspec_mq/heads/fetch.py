@@ -7,19 +7,16 @@ whole or not at all.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from flexspec_mq.daemon.locks import alone
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, decode, digest, read_head
 from flexspec_mq.heads.place import FetchError, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flexspec_mq.heads.manifest import Manifest
 
 LIMIT: Final = 64 << 30
@@ -55,12 +52,14 @@ class HeadFetcher:
         """
         folder = self._cache / wanted.hex()
         try:
-            with _alone(self._cache / f".{wanted.hex()}.lock"):
+            with alone(self._cache / f".{wanted.hex()}.lock"):
                 if not _is_whole(folder, wanted):
                     self._fetch(wanted, folder)
                 os.utime(folder)
             self._forget_old(folder)
         except OSError as error:
+            if _is_whole(folder, wanted):  # a cache that cannot be written, and need not be
+                return folder
             raise FetchError(
                 f"the head {wanted.hex()[:12]}… cannot be kept in {self._cache}: {error}",
                 hint="make room, or keep heads in a folder that can be written",
@@ -125,15 +124,6 @@ def _read_manifest(place: Place, wanted: bytes) -> bytes:
             hint="publish the head again",
         )
     return data
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait for whoever fetches the same head, in this program or another."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _is_whole(folder: Path, wanted: bytes) -> bool:

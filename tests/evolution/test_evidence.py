@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.evolution.evidence import Evidence
-from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures
+from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures
 
 DIGESTS = [bytes([number]) * 32 for number in range(3)]
 
@@ -19,7 +19,7 @@ def status(edge: str, epoch: int, figures: dict[int, list[int]], family: str = "
     versions = tuple(
         VersionFigures(
             name=f"v{number}",
-            digest=DIGESTS[number].hex(),
+            digest=DIGESTS[number][:DIGEST].hex(),
             answers=answers,
             errors=errors,
             accepted=accepted,

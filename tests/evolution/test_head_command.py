@@ -427,7 +427,7 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     worker, edge = f"w-{begun.family}", f"e-{begun.family}"
     ready = VersionStatus(name="v1", digest=digest[:16], state="ready", exactness="exact")
     held = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(ready,))
-    figures = VersionFigures(name="v1", digest=digest, answers=9, errors=1, drafted=100, accepted=60)
+    figures = VersionFigures(name="v1", digest=digest[:16], answers=9, errors=1, drafted=100, accepted=60)
     told = EdgeStatus(
         state="online",
         epoch=1,
@@ -501,7 +501,7 @@ def edge_status(site: Site, figures: list[VersionFigures]) -> EdgeStatus:
 def figures_of(name: str, digest: bytes, answers: int, accepted: int) -> VersionFigures:
     return VersionFigures(
         name=name,
-        digest=digest.hex(),
+        digest=digest[:8].hex(),
         answers=answers,
         drafted=answers * 50,
         accepted=answers * accepted,
@@ -547,9 +547,10 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
 def test_watch_aborts_what_all_workers_refuse(begun: Site, run: Run) -> None:
     assert run("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key)[0] == 0
     worker = f"w-{begun.family}"
-    digest = at_broker(begun).versions[1].digest[:8].hex()
-    bad = VersionStatus(name="v2", digest=digest, state="refused", why="canaries do not come out")
-    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(bad,))
+    first, second = (version.digest[:8].hex() for version in at_broker(begun).versions)
+    bad = VersionStatus(name="v2", digest=second, state="refused", why="canaries do not come out")
+    versions = (VersionStatus(name="v1", digest=first), bad)
+    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=versions)
     topic = topics.worker_status_topic(worker)
     asyncio.run(retained(begun, topic, Codec().encode_status(status)))
     said: list[str] = []

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 from benchmarks.updates.simulated import Simulated
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Sample
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.watch import Judge
-from schemas.catalogue import FORMAT, Catalogue, CatalogueVersion, VersionState
-from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures
+from schemas.catalogue import BASE_ID, FORMAT, Catalogue, CatalogueVersion, VersionState
+from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
 
 STABLE, CANARY = bytes(32), bytes([1]) * 32
 _TOKENS = 50
+State = Literal["loading", "ready", "draining", "refused"]
 
 
-def catalogue(*, canary: bool) -> Catalogue:
+def catalogue(*, canary: bool, base: bytes = b"") -> Catalogue:
     versions = [CatalogueVersion("v1", VersionState.STABLE, STABLE)]
     if canary:
-        versions.append(CatalogueVersion("v2", VersionState.CANARY, CANARY, 50))
+        versions.append(CatalogueVersion("v2", VersionState.CANARY, CANARY, 50, base))
     return Catalogue(FORMAT, "fam", 1000, 1000, 1, "/heads", tuple(versions))
 
 
@@ -29,7 +31,7 @@ class Edge:
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
         self._sums = {
-            digest: VersionFigures(name=name, digest=digest.hex())
+            digest: VersionFigures(name=name, digest=digest[:DIGEST].hex())
             for name, digest in (("v1", STABLE), ("v2", CANARY))
         }
 
@@ -85,3 +87,40 @@ def test_a_bad_canary_is_aborted_where_the_load_falls_as_it_comes() -> None:
         decision, answers = decided(seed, Simulated(slow=0.2), Simulated(), Simulated(slow=0.15))
         assert decision is Decision.ABORT
         assert DEFAULT_RULE.least <= answers <= 60
+
+
+def word(base: bytes = b"", **workers: tuple[State | None, State | None]) -> tuple[Decision, str]:
+    """What becomes of a canary that no edge has told of, by what each worker says of the stable version and of it."""
+    statuses = Statuses(Evidence("fam"))
+    for name, states in workers.items():
+        versions = tuple(
+            VersionStatus(name=version, digest=digest[:DIGEST].hex(), state=state, why="no good")
+            for version, digest, state in zip(("v1", "v2"), (STABLE, CANARY), states, strict=True)
+            if state is not None
+        )
+        statuses.workers[name] = WorkerStatus(state="online", epoch=1, at=0.0, worker=name, versions=versions)
+    ((_, verdict),) = Judge(DEFAULT_RULE, statuses).verdicts(catalogue(canary=True, base=base))
+    return verdict.decision, verdict.why
+
+
+def test_a_worker_that_serves_its_base_is_believed_when_it_refuses_a_canary() -> None:
+    assert word(w1=("ready", "refused")) == (Decision.ABORT, "worker w1 refuses it: no good")
+    assert word(w1=("draining", "refused"))[0] is Decision.ABORT
+    assert word(w1=("ready", "refused"), w2=("ready", None))[0] is Decision.ABORT
+    assert word(w1=("ready", "refused"), w2=("ready", "loading"))[0] is Decision.WAIT
+    assert word(w1=("ready", "refused"), w2=("ready", "ready"))[0] is Decision.WAIT
+
+
+def test_a_worker_that_serves_nothing_of_the_family_aborts_no_canary() -> None:
+    """It is of a base that no catalogue names, and the only one that has spoken of the canary."""
+    assert word(stranger=("refused", "refused"))[0] is Decision.WAIT
+    assert word(stranger=("refused", "refused"), w1=("ready", None))[0] is Decision.WAIT
+    assert word(stranger=("refused", "refused"), w1=("loading", None))[0] is Decision.WAIT
+    decision, why = word(stranger=("refused", "refused"), w1=("ready", "refused"))
+    assert decision is Decision.ABORT
+    assert "worker w1" in why
+
+
+def test_of_a_base_of_its_own_only_workers_of_that_say_anything() -> None:
+    """The canary may be the first of its base, so that nobody serves another one of it."""
+    assert word(bytes([7]) * BASE_ID, w1=("ready", None), large=(None, "refused"))[0] is Decision.ABORT

@@ -303,3 +303,16 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(FetchError, match="cannot be kept"):
         HeadFetcher(str(tmp_path / "heads"), tmp_path / "cache").fetch(name)
+
+
+def test_a_head_that_is_whole_needs_no_cache_that_can_be_written(tmp_path: Path) -> None:
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    folder = HeadFetcher(str(root), cache).fetch(name)
+    lock = cache / f".{name.hex()}.lock"
+    lock.unlink()
+    lock.mkdir()  # root may write everywhere, but not this
+    assert HeadFetcher("/nowhere", cache).fetch(name) == folder
+    (folder / "weights.bin").write_bytes(b"damaged")
+    with pytest.raises(FetchError, match="cannot be kept"):
+        HeadFetcher(str(root), cache).fetch(name)

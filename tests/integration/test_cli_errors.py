@@ -141,6 +141,39 @@ def test_models_that_are_none(capsys: pytest.CaptureFixture[str], bert: Path, tm
         refused(capsys, run([*flag, str(bert), "--dtype", "int3"]), 3, "unknown dtype 'int3'", "bfloat16")
 
 
+def test_a_workers_draft_is_looked_at_before_its_target_is_loaded(
+    capsys: pytest.CaptureFixture[str], tiny: Path, stranger: Path, bert: Path
+) -> None:
+    for draft, code, said in (
+        ("/no/such/folder", 3, "error: there is no folder /no/such/folder"),
+        (str(bert), 3, "no causal language model but BertForMaskedLM"),
+        (str(stranger), 2, f"the draft {stranger} has another vocabulary than the target {tiny}"),
+    ):
+        assert cloud(["--target", str(tiny), "--draft", draft, "--prove"]) == code
+        told = capsys.readouterr().err
+        assert said in told
+        assert "proving" not in told
+    assert cloud(["--target", str(tiny), "--draft", str(tiny), "--draft-engine", "onnx"]) == 3
+    told = capsys.readouterr().err
+    assert "has no graphs for ONNX Runtime" in told
+    assert "proving" not in told
+
+
+def test_a_workers_family_is_looked_at_before_its_target_is_loaded(
+    capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
+) -> None:
+    family = ("--family", "smol", "--state-dir", str(tmp_path))
+    assert cloud(["--target", str(tiny), *family, "--root-key", "/no/such", "--prove"]) == 2
+    told = capsys.readouterr().err
+    assert "is neither a public key nor a file" in told
+    assert "proving" not in told
+    (tmp_path / "smol.catalogue").write_bytes(b"damaged")
+    assert cloud(["--target", str(tiny), *family, "--root-key", "ab" * 32, "--prove"]) == 1
+    told = capsys.readouterr().err
+    assert "smol.catalogue is damaged" in told
+    assert "proving" not in told
+
+
 def test_worker_values(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["--worker", "a b"], "worker name 'a b' cannot stand in a topic"),

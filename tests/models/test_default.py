@@ -35,13 +35,6 @@ def test_the_key_holds_the_versions_of_package_and_converter(
     assert (path / "config.json").read_text() == "{}"
 
 
-def test_a_relative_or_empty_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for stated in ("", "relative/folder"):
-        monkeypatch.setenv("XDG_CACHE_HOME", stated)
-        assert default.models_cache() == tmp_path / ".cache" / "flexspec-mq" / "models"
-
-
 def test_many_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversions: list[Path] = []
 

@@ -74,6 +74,7 @@ class Schedule(RuleBasedStateMachine):
         )
         target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed))
         self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
+        self.world.cuts = 0.3 if seed % 2 else 0.0
         self.world.mail = []
         self.dials: list[Dial] = []
         self.add(30, 0.7, plan)
@@ -174,7 +175,7 @@ class Schedule(RuleBasedStateMachine):
         """A host takes no new texts of the version; those that have begun go on, wherever they began."""
         host = self.world.hosts[index % len(self.world.hosts)]
         sessions = host.machine.sessions_of("v")
-        host.machine.retire("v")
+        self.world._worker(host, host.machine.retire("v"))
         assert host.machine.sessions_of("v") == sessions
         assert host.machine.versions == []
 

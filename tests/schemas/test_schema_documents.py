@@ -68,7 +68,8 @@ def test_samples_have_the_shape_that_their_schema_gives(name: str) -> None:
     schema = json.loads((GENERATED / file_name(type(message))).read_text(encoding="utf-8"))
     document = json.loads(msgspec.json.encode(message))
     assert list(problems(document, schema, schema)) == []
-    assert list(problems(document[:-3], schema, schema)) != []
+    required = sum(field.required for field in msgspec.structs.fields(message))
+    assert list(problems(document[:required], schema, schema)) != []
     assert list(problems([99, *document[1:]], schema, schema)) != []
     assert list(problems([document[0], -1, *document[2:]], schema, schema)) != []
     assert list(problems([document[0], "1", *document[2:]], schema, schema)) != []

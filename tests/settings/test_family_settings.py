@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_worker.settings import FamilySettings
 from edge_node.cli.main import main as run_edge
 from edge_node.fleet.catalogue import family_catalogue
 from flexspec_mq.catalogue.options import FamilyOptions
@@ -43,3 +44,14 @@ def test_the_root_key_may_be_a_file_and_the_state_is_in_the_cache(
     assert "remove it" in str(found.value)
     with pytest.raises(UsageError, match="holds no public key"):
         family_catalogue(FamilyOptions(family="smol", root_key=__file__))
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_user_without_a_home_has_to_say_where_the_state_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="this user has no home") as found:
+        family_catalogue(FamilyOptions(family="smol", root_key=KEY))
+    assert "--state-dir" in found.value.hint
+    with pytest.raises(UsageError, match="this user has no home"):
+        FamilySettings(family="smol", root_key=KEY).folder.exists()
+    assert FamilySettings(family="smol", root_key=KEY, state_dir=tmp_path).folder == tmp_path
+    assert family_catalogue(FamilyOptions(family="smol", root_key=KEY, state_dir=tmp_path)) is not None

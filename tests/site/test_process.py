@@ -120,6 +120,30 @@ async def test_silence_has_a_bound() -> None:
         await child.end(patience=0.1)
 
 
+async def test_it_can_be_ended_while_another_task_waits_for_its_next_line() -> None:
+    """As where one of several that are started together fails, and all are ended."""
+    async with running("echo", code(ECHO)) as child:
+        await child.line(20)
+        lines = [asyncio.create_task(child.line(20)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await child.end() == -signal.SIGTERM
+        for line in lines:
+            with pytest.raises(FlexSpecError, match="the echo ended with code -15"):
+                await line
+
+
+async def test_a_line_that_was_waited_for_comes_whoever_waits_for_the_end() -> None:
+    async with running("echo", code(ECHO)) as child:
+        await child.line(20)
+        line = asyncio.create_task(child.line(20))
+        await asyncio.sleep(0)
+        end = asyncio.create_task(child.wait(20))
+        await child.send("last")
+        assert json.loads(await line) == {"got": "last"}
+        child.send_signal(signal.SIGKILL)
+        assert await end == -signal.SIGKILL
+
+
 async def test_a_child_hangs_and_goes_on() -> None:
     async with running("echo", code(ECHO)) as child:
         await child.line(20)

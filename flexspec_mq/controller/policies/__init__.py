@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies.confidence import ConfidencePolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.policies.placement import PlacementPolicy
 
-POLICIES: Mapping[str, Callable[[Plan], Policy]] = {"fixed": FixedPolicy, "confidence": ConfidencePolicy}
+POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
+    "placement": PlacementPolicy,
+    "fixed": FixedPolicy,
+    "confidence": ConfidencePolicy,
+}
 """What makes each from the configured plan."""

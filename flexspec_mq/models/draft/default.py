@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from flexspec_mq.models.default import default_model_path, models_cache
+from flexspec_mq.models.cache import made_once, models_cache
+from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.draft.artifact import default_delta_path, is_complete, materialise
 
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ def default_draft_path(say: Callable[[str], None] | None = None) -> Path:
         say: told what takes longer than a second.
 
     Raises:
-        ModelError: the default model is not installed, or does not fit the difference.
+        ModelError: the default model is not installed, does not fit the difference, or the cache cannot be written.
     """
-    base, folder = default_model_path(say), default_draft_folder()
+    base, folder, tell = default_model_path(say), default_draft_folder(), say or (lambda _: None)
+
+    def write() -> None:
+        tell("writing the default draft, once")
+        materialise(base, default_delta_path(), folder)
+
     # Its name is that of the delta, and it appears whole: to read the base once more would cost a fifth of a second.
-    return folder if is_complete(folder) else materialise(base, default_delta_path(), folder)
+    return made_once(folder, is_complete, write, what="the default draft", size=EXPORTED_BYTES, say=tell)

@@ -19,7 +19,7 @@ import msgspec
 import torch
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.default import cache_folder
+from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.invariance.proof import Proof, Provable, prove, proving_head
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.runner import ModelInput

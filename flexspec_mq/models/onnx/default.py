@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import ModelError
+from flexspec_mq.models.cache import made_once
 from flexspec_mq.models.draft.default import default_draft_folder, default_draft_path
 from flexspec_mq.models.onnx.folder import can_write, has_graphs
 
@@ -44,12 +44,11 @@ def default_graphs(say: Callable[[str], None] | None = None) -> Path | None:
         return None
     from flexspec_mq.models.onnx.write import write_onnx
 
-    checkpoint = default_draft_path(say)
-    if say is not None:
-        say("writing the default draft for ONNX Runtime, once")
-    try:
-        return write_onnx(checkpoint, folder)
-    except ModelError:
-        if has_graphs(folder):  # another process was faster
-            return folder
-        raise
+    checkpoint, tell = default_draft_path(say), say or (lambda _: None)
+
+    def write() -> None:
+        tell("writing the default draft for ONNX Runtime, once")
+        write_onnx(checkpoint, folder)
+
+    what = "the default draft for ONNX Runtime"
+    return made_once(folder, has_graphs, write, what=what, size=GRAPHS_BYTES, say=tell)

@@ -400,6 +400,8 @@ class EdgeSession:
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
+        if mine and verdict.tokens:
+            self._control.worker.told(verdict.drafted, verdict.granted)
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
             self._commit(verdict, now, mine=mine)

@@ -28,6 +28,8 @@ from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
 from flexspec_mq.protocol.worker.types import (
+    ALL_ROWS,
+    DraftRows,
     VersionFacts,
     WorkerConfig,
     WorkerCounters,
@@ -178,7 +180,13 @@ class WorkerMachine:
         return [session.next_item(now) for session in ready[:most]]
 
     def result(
-        self, item: WorkItem, tokens: tuple[int, ...], queue_ms: int, compute_ms: int, now: float
+        self,
+        item: WorkItem,
+        tokens: tuple[int, ...],
+        queue_ms: int,
+        compute_ms: int,
+        now: float,
+        rows: DraftRows = ALL_ROWS,
     ) -> list[WorkerEffect]:
         """Take what the engine decided for an item.
 
@@ -188,12 +196,13 @@ class WorkerMachine:
             queue_ms: from `item.waiting_since` to the start of the forward.
             compute_ms: of the forward.
             now: seconds.
+            rows: what the forward verified; the edge is told.
 
         Raises:
             LocalProtocolError: the tokens cannot be an answer to the item.
         """
         self._longest = max(self._longest, compute_ms / 1000)
-        self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, (queue_ms, compute_ms))
+        self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, (queue_ms, compute_ms), rows)
         return self._flush()
 
     def failed(self, item: WorkItem, now: float) -> list[WorkerEffect]:
@@ -428,10 +437,16 @@ class WorkerMachine:
         self._closed_at.put(key, max(attempt, self._closed_at.get(key, now) or 0), now)
 
     def _result(
-        self, key: SessionKey, now: float, item: WorkItem, tokens: tuple[int, ...], times: tuple[int, int]
+        self,
+        key: SessionKey,
+        now: float,
+        item: WorkItem,
+        tokens: tuple[int, ...],
+        times: tuple[int, int],
+        rows: DraftRows,
     ) -> None:
         session = self._sessions[key]
-        if session.flight is not item or not session.take_result(item, tokens):
+        if session.flight is not item or not session.take_result(item, tokens, rows):
             self.counters.dropped += 1
             self._out.append(Truncate(key, session.kept))
         else:

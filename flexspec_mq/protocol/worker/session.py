@@ -9,7 +9,7 @@ import msgspec
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerCounters, WorkItem
+from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, WorkerConfig, WorkerCounters, WorkItem
 from schemas.messages import MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Verdict
 
 
@@ -76,6 +76,7 @@ class WorkerSession:
         self._newest = (0, 0)
         self._ahead = 0
         self._worker_draft = 0
+        self._rows = ALL_ROWS
         self._greet = True
         self._gap_at = -1
         self._kept = 0  # length up to which the chain has not been cut since `flight` was taken
@@ -245,8 +246,8 @@ class WorkerSession:
         self.held = [batch for batch in self.held if batch not in used]
         return draft, used
 
-    def take_result(self, item: WorkItem, tokens: tuple[int, ...]) -> bool:
-        """Append what the engine decided, unless the chain is another one by now.
+    def take_result(self, item: WorkItem, tokens: tuple[int, ...], rows: DraftRows = ALL_ROWS) -> bool:
+        """Append what the engine decided, unless the chain is another one by now; the next verdict tells of `rows`.
 
         Returns:
             False if the result was dropped.
@@ -266,6 +267,7 @@ class WorkerSession:
                 f"{len(tokens)} decided tokens do not follow a draft of {drafted} with room for {item.room}"
             )
         self._extend(tokens)
+        self._rows = DraftRows(self._rows.drafted + rows.drafted, rows.granted)
         took = len(self.chain) - n
         self._counters.decided += took
         right = took <= drafted and tokens[took - 1] == item.draft[took - 1]
@@ -273,11 +275,20 @@ class WorkerSession:
         self._counters.worker_accepted += max(0, took - 1 - drafted)
         if took <= drafted and not right:
             self.fork = max(self.fork, n + took)
-        if self.ended is Fin.NONE:
-            self.held = [batch for batch in self.held if self._fits(batch)]
-        else:
+        if self.ended is not Fin.NONE:
             self.held = []
+            return True
+        self.held = [batch for batch in self.held if self._fits(batch)]
+        if right and took < drafted:
+            self._hold_rest(item, took)
         return True
+
+    def _hold_rest(self, item: WorkItem, took: int) -> None:
+        """The engine verified the beginning of a draft: the rest of it goes on from there."""
+        start = item.start + took
+        order = (self.attempt, item.seq)
+        digest = self.chain.digest(start)
+        self.hold(Batch(start, digest, item.draft[took:], item.start, order, item.waiting_since))
 
     @property
     def kept(self) -> int:
@@ -327,6 +338,9 @@ class WorkerSession:
         self.verdict_at = now
         self._counters.verdicts += 1
         whole = end == len(self.chain)
+        rows = self._rows if end > start else ALL_ROWS
+        if rows is self._rows:
+            self._rows = ALL_ROWS
         return Verdict(
             self.key[1],
             self.attempt,
@@ -338,6 +352,8 @@ class WorkerSession:
             *times,
             self._config.worker if self._greet else None,
             self._config.lease if self._greet else 0,
+            rows.drafted,
+            rows.granted,
         )
 
     def gap(self, now: float, times: tuple[int, int]) -> Verdict:

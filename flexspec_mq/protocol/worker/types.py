@@ -101,8 +101,9 @@ class WorkItem:
 
     The engine computes the target's tokens for positions `start`, `start + 1`, … up to and including the first
     that differs from `draft`, or one past its end, and never past an end-of-text id: 1 to ``len(draft) + 1``
-    tokens. An engine that drafts may go on from `draft` with up to `room` tokens of its own, which are decided
-    alike: up to `room` more tokens. It gives them to `WorkerMachine.result`, in any order among items.
+    tokens. It may stop earlier, after any of them; then the rest of the draft comes again. An engine that drafts may
+    go on from `draft` with up to `room` tokens of its own, which are decided alike: up to `room` more tokens. It
+    gives them to `WorkerMachine.result`, in any order among items.
 
     Attributes:
         version: target version that decides.
@@ -130,6 +131,23 @@ class WorkItem:
     seq: int
     waiting_since: float
     room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRows:
+    """What a forward verified for a session.
+
+    Attributes:
+        drafted: tokens that the engine drafted itself.
+        granted: of the edge's draft, if that was not all of it.
+    """
+
+    drafted: int = 0
+    granted: int | None = None
+
+
+ALL_ROWS = DraftRows()
+"""All of the edge's draft, and nothing else."""
 
 
 @dataclass(slots=True)

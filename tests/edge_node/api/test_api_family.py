@@ -205,7 +205,7 @@ async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_p
             after: (2, 0),
         }
         one = by_name[before]
-        assert one.digest == digest(before).hex()
+        assert one.digest == digest(before)[:8].hex()
         assert 0 < one.low < one.accepted / one.drafted < one.high < 1
         assert one.tokens > 0
         assert one.seconds > 0

@@ -1,0 +1,150 @@
+"""A crowd of devices at a modelled accelerator: closed and open loop, in simulated time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from benchmarks.capacity_parts.cost import Cost
+from benchmarks.capacity_parts.strategies import Strategy
+from benchmarks.capacity_parts.virtual_edges import VirtualDevice
+from benchmarks.capacity_parts.virtual_worker import VirtualWorker
+from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
+from benchmarks.replay.figures import TextRun
+from benchmarks.replay.recording import RecordedText, Recording
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.simulator.clock import SimulatedClock
+
+_SPREAD = 0.5
+"""Seconds within which clients begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is simulated.
+
+    Attributes:
+        recording: the texts.
+        strategy: of the edges and the worker.
+        cost: of the worker's forwards.
+        token_ms: of a device's drafted token.
+        rtt_ms: round trip.
+        seed: of all chance.
+    """
+
+    recording: Recording
+    strategy: Strategy
+    cost: Cost
+    token_ms: float
+    rtt_ms: float
+    seed: int
+
+
+class VirtualCrowd:
+    """Devices and a worker.
+
+    Args:
+        place: what they are.
+
+    Attributes:
+        clock: of the simulation.
+        worker: to read.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.clock = SimulatedClock()
+        self._devices: dict[str, VirtualDevice] = {}
+        self._way = place.rtt_ms / 2000
+        self.worker = VirtualWorker(
+            self.clock,
+            place.cost,
+            place.recording,
+            rationed=place.strategy.rationed,
+            answer=lambda edge, message: self.clock.at(
+                self._way, partial(self._devices[edge].receive, message)
+            ),
+        )
+
+    def device(self, number: int) -> VirtualDevice:
+        """One more device."""
+        place = self._place
+        made = VirtualDevice(
+            self.clock,
+            number,
+            place.recording,
+            place.strategy.plan,
+            token=place.token_ms / 1000,
+            way=self._way,
+            rng=random.Random(f"{place.seed} {number}"),
+        )
+        made.worker = self.worker
+        self._devices[made.name] = made
+        return made
+
+    def closed(self, clients: int, each: int) -> list[TextRun]:
+        """Every client asks for its next text when one ends.
+
+        Args:
+            clients: how many.
+            each: texts of each that count, after `WARM_UP` others. All go on writing until the last of these has
+                ended, so that none has an emptier worker than the others.
+
+        Returns:
+            Those that count.
+        """
+        rng = random.Random(f"{self._place.seed} begins")
+        found: list[TextRun] = []
+        wanted = clients * each
+
+        def ended(device: VirtualDevice, texts: Iterator[RecordedText], number: int, run: TextRun) -> None:
+            if WARM_UP <= number < WARM_UP + each:
+                found.append(run)
+            if len(found) < wanted:
+                device.write(next(texts), partial(ended, device, texts, number + 1))
+
+        for client in range(clients):
+            device = self.device(client)
+            texts = order_of(self._place.recording.texts, self._place.seed, client)
+            begin = partial(device.write, next(texts), partial(ended, device, texts, 0))
+            self.clock.at(rng.uniform(0.0, _SPREAD), begin)
+        self._until(found, wanted)
+        return found
+
+    def open(self, rate: float, count: int) -> list[TextRun]:
+        """Texts arrive whatever became of those before them, each at a device of its own.
+
+        Args:
+            rate: texts per second.
+            count: of texts, of which the first tenth does not count.
+        """
+        found: list[TextRun] = []
+        texts = order_of(self._place.recording.texts, self._place.seed, 0)
+        for number, at in enumerate(arrivals(rate, count, self._place.seed)):
+            device = self.device(number)
+            self.clock.at(at, partial(device.write, next(texts), found.append))
+        self._until(found, count)
+        return [run for run in found if run.client >= count // 10]
+
+    def _until(self, found: list[TextRun], wanted: int) -> None:
+        while len(found) < wanted:
+            if not self.clock.step():
+                raise FlexSpecError(f"{len(found)} of {wanted} texts ended, and nothing more happens")
+
+    def worker_figures(self) -> dict[str, Any]:
+        """What the worker did, all in all."""
+        worker, counters = self.worker, self.worker.machine.counters
+        return {
+            "steps": worker.steps,
+            "busy": worker.busy / max(1e-9, self.clock.now),
+            "sessions_per_step": worker.sessions / max(1, worker.steps),
+            "rows_per_step": worker.rows / max(1, worker.steps),
+            "calls_per_step": worker.calls / max(1, worker.steps),
+            "rows_per_token": worker.rows / max(1, counters.decided),
+            "decided": counters.decided,
+            "accepted": counters.accepted,
+            "worker_accepted": counters.worker_accepted,
+        }

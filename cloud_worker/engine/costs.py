@@ -1,0 +1,78 @@
+"""What a forward takes, by what it carries: least squares over the newest, or what is usual where they are alike.
+
+Pure: it is told milliseconds, and measures nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+_FORGET = 0.97
+"""Weight of all earlier forwards when one more is seen: about 33 count."""
+_TRUST = 0.02
+"""Weight of what is usual, as a share of the squares of a count that were seen."""
+_LEAST = 0.05
+"""No count costs less than this share of what is usual."""
+
+
+class LinearCost:
+    """Milliseconds of a forward as a line over counts: some in any case, and so many more for each unit of a count.
+
+    Where the newest forwards hardly differ in a count, they do not tell what it costs; then it costs what is usual.
+
+    Args:
+        usual: for each count, what one more of it costs as a share of a mean forward.
+    """
+
+    def __init__(self, usual: Sequence[float]) -> None:
+        self._usual = np.array(usual)
+        size = 1 + len(usual)
+        self._squares: npt.NDArray[np.float64] = np.zeros((size, size))
+        self._products: npt.NDArray[np.float64] = np.zeros(size)
+        self._line: npt.NDArray[np.float64] | None = None
+        self._mean = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether any forward was seen."""
+        return self._line is not None
+
+    def saw(self, counts: Sequence[float], ms: float) -> None:
+        """A forward is done.
+
+        Args:
+            counts: what it carried, one number for each of `usual`.
+            ms: how long it took.
+        """
+        x = np.array([1.0, *counts])
+        self._squares = _FORGET * self._squares + np.outer(x, x)
+        self._products = _FORGET * self._products + ms * x
+        self._mean = float(self._products[0] / self._squares[0, 0])
+        # Ridge regression towards what is usual, which weighs a share of what was seen.
+        usual = np.array([0.0, *(self._usual * self._mean)])
+        trust = np.diag(_TRUST * np.diag(self._squares) + 1e-9)
+        trust[0, 0] = 0.0
+        self._line = np.linalg.solve(self._squares + trust, self._products + trust @ usual)
+
+    def more(self, count: int) -> float:
+        """Milliseconds of one more unit of a count; 0 before any forward.
+
+        Args:
+            count: its place in `usual`.
+        """
+        if self._line is None:
+            return 0.0
+        return max(float(self._line[1 + count]), _LEAST * float(self._usual[count]) * self._mean)
+
+    def of(self, counts: Sequence[float]) -> float:
+        """Milliseconds of a forward that carries so much, never below 0; 0 before any."""
+        if self._line is None:
+            return 0.0
+        return max(0.0, float(self._line @ np.array([1.0, *counts])))

@@ -1,0 +1,160 @@
+"""What is known of rows, of the draft's forwards and of each session's drafts, by which rows are given out.
+
+How a session's drafts fared so far says what the next one is worth, as in vLLM's adaptive verification; what rows
+cost is measured. Pure: it is told milliseconds, and measures nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cloud_worker.engine.allocation import Allocation
+from cloud_worker.engine.costs import LinearCost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from flexspec_mq.protocol.effects import SessionKey
+
+_PRIOR = 0.6, 2.0
+"""Acceptance of a session's drafts before any was judged, and how many judged tokens that weighs."""
+_FADES = 0.95
+"""Weight of a session's earlier tokens when one more is judged: about twenty count."""
+_FORGIVES = 0.02
+"""How far what is known of a session's drafts goes back to that, by each forward that verifies none of them."""
+_SESSION, _ROW = 0.03, 0.01
+"""What a session and a drafted row usually add, as shares of a mean forward of the target."""
+_CALL_ROW = 0.1
+"""What a session usually adds to a forward of the draft."""
+_CALL = 0.15
+"""What a forward of the draft is taken to cost, as a share of the target's, before one was seen."""
+_LEARN = 1 / 16
+"""Weight of the newest forward in what a session usually gets by one."""
+_PROBE = 16
+"""Where drafts are alike, one forward in so many gets half of its rows, so that the price of a row stays known."""
+
+
+@dataclass(slots=True)
+class _Acceptance:
+    """How the drafted tokens of a session fare."""
+
+    right: float = _PRIOR[0] * _PRIOR[1]
+    judged: float = _PRIOR[1]
+
+    def saw(self, right: bool) -> None:
+        self.right = _FADES * self.right + right
+        self.judged = _FADES * self.judged + 1.0
+
+    def fade(self) -> None:
+        """Nothing of a draft was tried: little by little it is forgotten why, so that it is tried again some day."""
+        self.right += _FORGIVES * (_PRIOR[0] * _PRIOR[1] - self.right)
+        self.judged += _FORGIVES * (_PRIOR[1] - self.judged)
+
+    @property
+    def share(self) -> float:
+        return self.right / self.judged
+
+
+class DraftBudget:
+    """What is known of rows, of the draft's forwards and of each session's drafts.
+
+    Args:
+        rationed: False grants every row and every forward of the draft, whatever it costs.
+
+    Attributes:
+        cut: drafted tokens of edges that the newest forward puts off.
+    """
+
+    def __init__(self, *, rationed: bool = True) -> None:
+        self._rationed = rationed
+        self._forward = LinearCost((_SESSION, _ROW))
+        self._call = LinearCost((_CALL_ROW,))
+        self._acceptance: dict[SessionKey, _Acceptance] = {}
+        self._usual: dict[SessionKey, float] = {}
+        self._alike = 0
+        self._newest = (0, 0)
+        self.cut = 0
+
+    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int) -> Allocation:
+        """Give the drafted tokens of edges their rows; the worker's own may follow.
+
+        Args:
+            drafts: how many tokens there are for each session that the forward decides, maybe none.
+            sessions: that share the forward, those that are still being read included.
+        """
+        ms = self._forward.of((len(drafts), 0)) if self._rationed else 0.0
+        call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * ms, 0.0)
+        usual = {key: self._usual.get(key, 1.0) for key in drafts}
+        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, usual)
+        made.grant(
+            {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
+        )
+        self.cut = sum(drafts.values()) - sum(made.granted.values())
+        for key, granted in made.granted.items():
+            if drafts[key] and not granted and key in self._acceptance:
+                self._acceptance[key].fade()
+        return made
+
+    def acceptance(self, key: SessionKey) -> float:
+        """How likely a drafted token of a session's edge is right, if all before it are."""
+        known = self._acceptance.get(key)
+        return _PRIOR[0] if known is None else known.share
+
+    def decided(self, key: SessionKey, tokens: int, accepted: int, *, wrong: bool) -> None:
+        """A forward decided tokens of a session.
+
+        Args:
+            key: of the session.
+            tokens: how many.
+            accepted: of these, drafted by the edge.
+            wrong: the next token of the edge's draft was not right.
+        """
+        usual = self._usual.get(key, float(tokens))
+        self._usual[key] = usual + _LEARN * (tokens - usual)
+        if not accepted and not wrong:
+            return
+        known = self._acceptance.setdefault(key, _Acceptance())
+        for _ in range(accepted):
+            known.saw(right=True)
+        if wrong:
+            known.saw(right=False)
+
+    def forget(self, key: SessionKey) -> None:
+        """A session is over; it need not be known."""
+        self._acceptance.pop(key, None)
+        self._usual.pop(key, None)
+
+    def saw(self, sessions: int, rows: int, ms: float) -> None:
+        """A forward of the target is done that read no prompt.
+
+        Args:
+            sessions: that it decided.
+            rows: tokens that it read beyond one for each of them.
+            ms: how long it took.
+        """
+        self._forward.saw((sessions, rows), ms)
+        self._alike = self._alike + 1 if (sessions, rows) == self._newest else 0
+        self._newest = sessions, rows
+
+    def saw_call(self, sessions: int, ms: float) -> None:
+        """A forward of the draft over so many sessions is done."""
+        self._call.saw((sessions,), ms)
+
+    def _most(self, drafts: Mapping[SessionKey, int]) -> int:
+        """Rows for drafted tokens of this forward: all, or half of them to learn their price."""
+        wanted = sum(drafts.values())
+        if self._alike < _PROBE or not self._rationed:
+            return wanted
+        self._alike = 0
+        return wanted // 2
+
+
+def tokens_right(draft: Iterable[int], decided: Iterable[int]) -> int:
+    """How many tokens of a draft the target decided alike, from the first on."""
+    right = 0
+    for drafted, token in zip(draft, decided, strict=False):
+        if drafted != token:
+            break
+        right += 1
+    return right

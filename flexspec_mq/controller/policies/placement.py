@@ -1,0 +1,56 @@
+"""Who drafts: the worker while it does, else the device; and how far the worker runs ahead of a long round trip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+from flexspec_mq.controller.plan import Observation, Plan
+from schemas.messages import MAX_AHEAD
+
+_STEPS_IN = 0.5, 0.2
+"""Tokens that a worker drafts for a verdict: from the first on it is left to draft alone, below the second the device
+drafts as well."""
+_STREAM = 32
+"""Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
+_GRAIN = 8
+"""Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
+
+
+@dataclass(slots=True)
+class PlacementPolicy:
+    """The default plan: a few lines from round trip, time of a forward, and what the worker says about drafts.
+
+    A worker with a draft drafts where that is worth the time of all its sessions. Then tokens never wait for a round
+    trip, and drafts of the device would come too late: it saves them. Where the worker drafts nothing, as it has no
+    draft or too much to do, the device drafts, and run-ahead covers the round trips.
+
+    Attributes:
+        base: everything else of the plan. Its draft length is the most that a batch has, its run-ahead the least.
+    """
+
+    base: Plan
+    _alone: bool = False
+    _ahead: int = field(default=0)
+
+    def plan(self, seen: Observation) -> Plan:
+        """The base, with who drafts and how far ahead."""
+        base = self.base
+        if not base.ahead:
+            return base
+        above, below = _STEPS_IN
+        self._alone = seen.worker_drafted >= (below if self._alone else above)
+        length = 0 if self._alone else base.draft_length
+        if seen.granted is not None:
+            length = min(length, seen.granted)
+        least = base.ahead if length else max(base.ahead, _STREAM)
+        self._ahead = max(self._ahead, _reach(seen))
+        return replace(base, draft_length=length, ahead=min(MAX_AHEAD, max(least, self._ahead)))
+
+
+def _reach(seen: Observation) -> int:
+    """Tokens that the worker decides in two round trips, in whole grains; 0 while that is unknown."""
+    if seen.rtt is None or not seen.compute:
+        return 0
+    tokens = 2 * seen.rtt / seen.compute * (1 + seen.worker_drafted) + 2
+    return _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN)

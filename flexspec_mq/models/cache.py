@@ -1,0 +1,106 @@
+"""The project's cache: where its folders are, and how each is made once, whoever else wants it at the same time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from flexspec_mq.daemon.locks import alone
+from flexspec_mq.errors import ModelError, UsageError
+
+Progress = Callable[[str], None]
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the project's cache: ``$XDG_CACHE_HOME/flexspec-mq/NAME``, by default under ``~/.cache``.
+
+    Raises:
+        ModelError: There is no home folder either.
+    """
+    # The XDG base directory specification says to ignore relative paths.
+    stated = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(stated):  # noqa: PTH117 - an empty string is no Path
+        return Path(stated) / "flexspec-mq" / name
+    try:
+        return Path.home() / ".cache" / "flexspec-mq" / name
+    except RuntimeError as error:
+        raise ModelError(
+            "there is no folder to keep the default model in: this user has no home",
+            hint="set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
+
+
+def models_cache() -> Path:
+    """The folder of converted models.
+
+    Raises:
+        ModelError: As `cache_folder`.
+    """
+    return cache_folder("models")
+
+
+def families_folder(stated: Path | None) -> Path:
+    """Where a daemon keeps what it knows of its family: the folder that is stated, or else one of the cache.
+
+    Raises:
+        UsageError: None is stated, and there is no cache.
+    """
+    if stated is not None:
+        return stated
+    try:
+        return cache_folder("families")
+    except ModelError as error:
+        raise UsageError(
+            "there is no folder to remember the family's newest catalogue in: this user has no home",
+            hint="give one with --state-dir, or set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
+
+
+def made_once(
+    folder: Path,
+    is_there: Callable[[Path], bool],
+    make: Callable[[], object],
+    *,
+    what: str,
+    size: int,
+    say: Progress,
+) -> Path:
+    """A folder of the cache, made if it is not there.
+
+    Any number of processes may call this at once: one makes it, the others wait for that one, and then find it there.
+    One that is there takes no lock, so that the cache may be read-only.
+
+    Args:
+        folder: The folder.
+        is_there: Whether all of a folder is there.
+        make: Makes it, whole or not at all. It may work in folders beside it, ``.NAME.*``: what a killed one left
+            of them is removed first.
+        what: What it holds, for people.
+        size: Bytes, for people.
+        say: Told when another process is waited for.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        ModelError: The cache cannot be written; and what ``make`` raises.
+    """
+    if is_there(folder):
+        return folder
+    try:
+        with alone(
+            folder.with_name(f".{folder.name}.lock"),
+            lambda: say(f"waiting for another process that writes {what}"),
+        ):
+            if not is_there(folder):
+                for leftover in folder.parent.glob(f".{folder.name}.*/"):
+                    shutil.rmtree(leftover)
+                make()
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {what} to {folder.parent}: {error}",
+            hint=f"free some space ({size / 1e6:.0f} MB) or set XDG_CACHE_HOME to a folder that can be written",
+        ) from error
+    return folder

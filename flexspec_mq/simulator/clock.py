@@ -1,0 +1,43 @@
+"""Simulated time: events in one queue, carried out in the order of their times."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from math import inf
+
+
+class SimulatedClock:
+    """A clock that goes from event to event.
+
+    Attributes:
+        now: seconds.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._order = itertools.count()
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+
+    def wait(self, until: float) -> None:
+        """Let time pass up to then, whatever is due; never back."""
+        self.now = max(self.now, until)
+
+    @property
+    def next(self) -> float:
+        """When the next event is; infinite without one."""
+        return self._queue[0][0] if self._queue else inf
+
+    def at(self, delay: float, action: Callable[[], None]) -> None:
+        """Have something happen so many seconds from now. What happens at one time happens in the order of asking."""
+        heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
+
+    def step(self) -> bool:
+        """Carry out the next event; False without one."""
+        if not self._queue:
+            return False
+        at, _, action = heapq.heappop(self._queue)
+        self.wait(at)
+        action()
+        return True

@@ -1,0 +1,207 @@
+"""Which drafted tokens get a row: what is best for all who share a forward, by what rows cost."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import log
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud_worker.engine.allocation import PAYS, Allocation
+from cloud_worker.engine.costs import LinearCost
+from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
+from flexspec_mq.protocol.effects import SessionKey
+
+
+def key(number: int) -> SessionKey:
+    return ("edge", number)
+
+
+def expected(confidence: float, rows: int) -> float:
+    """Tokens that a session gets by so many rows for its draft."""
+    return sum(confidence**place for place in range(rows + 1))
+
+
+def learned(budget: DraftBudget, base: float, session: float, row: float) -> DraftBudget:
+    """A budget that has seen forwards of all sizes, which take so many ms."""
+    for sessions, rows in product((1, 2, 5, 8, 16), (0, 1, 4, 9, 16, 40)):
+        budget.saw(sessions, rows, base + session * sessions + row * rows)
+    return budget
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.floats(0.05, 0.99)), min_size=1, max_size=4),
+    st.floats(0.05, 20.0),
+)
+def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
+    drafts: list[tuple[int, float]], row: float
+) -> None:
+    """Of all ways, that with the highest sum of logarithms of tokens per second, if nobody pays for it."""
+    sessions = range(len(drafts))
+    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), {key(n): 1.0 for n in sessions})
+    made.grant({key(n): one for n, one in enumerate(drafts)}, 100)
+
+    def tokens(rows: tuple[int, ...]) -> list[float]:
+        return [expected(confidence, count) for (_, confidence), count in zip(drafts, rows, strict=True)]
+
+    def value(rows: tuple[int, ...]) -> float:
+        return sum(map(log, tokens(rows))) - len(drafts) * log(30.0 + row * sum(rows))
+
+    def nobody_pays(rows: tuple[int, ...]) -> bool:
+        return len(drafts) == 1 or 30.0 + row * sum(rows) <= 30.0 * max(
+            1.0 + PAYS, (1.0 + min(tokens(rows))) / 2
+        )
+
+    granted = tuple(made.granted[key(n)] for n in sessions)
+    best = max(
+        product(*(range(most + 1) for most, _ in drafts)), key=lambda rows: (value(rows), min(tokens(rows)))
+    )
+    assert made.ms == pytest.approx(30.0 + row * sum(granted))
+    assert not any(granted) or nobody_pays(granted)
+    assert value(granted) >= value((0,) * len(drafts))
+    if nobody_pays(best):
+        assert value(granted) >= value(best) - 1e-9
+
+
+def test_a_session_that_usually_gets_more_bears_longer_forwards() -> None:
+    drafts = {key(1): (0, 0.6), key(2): (4, 0.6)}
+    plain = Allocation(2, 30.0, 1.0, (0.0, 0.0), {key(1): 1.0, key(2): 1.0})
+    plain.grant(drafts, 4)
+    used_to = Allocation(2, 30.0, 1.0, (0.0, 0.0), {key(1): 1.5, key(2): 1.5})
+    used_to.grant(drafts, 4)
+    assert (plain.granted[key(2)], used_to.granted[key(2)]) == (0, 3)
+
+
+def test_rows_that_cost_nothing_are_all_granted_and_dear_ones_none() -> None:
+    free = learned(DraftBudget(), 40.0, 0.0, 0.0).allocate({key(1): 4}, 1)
+    dear = learned(DraftBudget(), 1.0, 0.0, 40.0).allocate({key(1): 4}, 1)
+    assert (free.granted, dear.granted) == ({key(1): 4}, {key(1): 0})
+
+
+def test_before_anything_is_known_all_rows_are_granted() -> None:
+    drafts = {key(n): 8 for n in range(40)}
+    assert DraftBudget().allocate(drafts, 40).granted == drafts
+
+
+def test_one_that_drafts_a_lot_gets_little_beside_many_and_all_of_it_alone() -> None:
+    """Sixteen sessions lose less than a twentieth by one that asks for 64 rows, however good its drafts are."""
+    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    for _ in range(200):
+        budget.decided(key(99), 2, 1, wrong=False)
+    crowd = {key(n): 0 for n in range(16)} | {key(99): 64}
+    granted = budget.allocate(crowd, 17).granted[key(99)]
+    alone = budget.allocate({key(99): 64}, 1).granted[key(99)]
+    assert granted >= 1
+    assert 1.3 * granted < 0.05 * (40 + 4 * 17)
+    assert alone > 20
+
+
+def test_rows_under_load_shrink_to_none() -> None:
+    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    given_out = []
+    for sessions in (1, 4, 16, 64, 256):
+        rows = budget.allocate({key(n): 4 for n in range(sessions)}, sessions).granted
+        given_out.append(sum(rows.values()) / sessions)
+    assert given_out == sorted(given_out, reverse=True)
+    assert given_out[0] == 4
+    assert given_out[-1] < 2
+
+
+def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day() -> None:
+    budget = learned(DraftBudget(), 20.0, 4.0, 2.0)
+    for _ in range(60):
+        budget.decided(key(1), 1, 0, wrong=True)
+    drafts = {key(n): 0 for n in range(2, 17)} | {key(1): 4}
+    tried = [budget.allocate(drafts, 16).granted[key(1)] for _ in range(200)]
+    assert tried[0] == 0
+    assert budget.cut == 4 - tried[-1]
+    assert any(tried)
+
+
+def test_the_draft_stops_for_others_before_rows_do() -> None:
+    """A forward of the draft costs as much as several rows: with more sessions it goes first."""
+    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    for sessions in (1, 2, 4, 8, 16):
+        for _ in range(5):
+            budget.saw_call(sessions, 3.0 + 2.5 * sessions)
+    calls, rows = [], []
+    for sessions in (1, 2, 4, 8, 16, 32, 64):
+        made = budget.allocate({key(n): 1 for n in range(sessions)}, sessions)
+        rows.append(sum(made.granted.values()) / sessions)
+        fresh = budget.allocate({key(n): 0 for n in range(sessions)}, sessions)
+        calls.append(len(fresh.worth_calling({key(n): (0.6, 0.0) for n in range(sessions)})) / sessions)
+    assert calls[0] == rows[0] == 1
+    assert sum(calls) < sum(rows)
+    assert calls[-1] == 0
+
+
+def test_a_call_is_for_those_that_it_helps() -> None:
+    made = Allocation(3, 40.0, 0.5, (3.0, 2.0))
+    assert made.worth_calling({key(1): (0.9, 0), key(2): (0.01, 0), key(3): (0.8, 0)}) == [key(1), key(3)]
+    assert made.worth_calling({key(2): (0.01, 0)}) == []
+    for _ in range(12):
+        made.called(4.0)
+        made.add(key(1), 0.9)
+    assert made.worth_calling({key(1): (0.3, 0)}) == []
+
+
+def test_a_long_prompt_is_read_for_a_draft_only_if_that_pays_for_the_text() -> None:
+    made = Allocation(3, 40.0, 0.7, (1.0, 3.7))
+    assert made.worth_calling({key(n): (0.6, 0.0) for n in range(3)})
+    assert not made.worth_calling({key(n): (0.6, 20.0) for n in range(3)})
+    alone = Allocation(1, 32.0, 0.4, (1.0, 3.7))
+    assert alone.worth_calling({key(1): (0.6, 300 / 64)})
+    assert not alone.worth_calling({key(1): (0.6, 2000 / 16)})
+
+
+def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -> None:
+    budget = DraftBudget()
+    halves = 0
+    for _ in range(200):
+        made = budget.allocate({key(n): 4 for n in range(4)}, 4)
+        rows = sum(made.granted.values())
+        halves += rows == 8
+        budget.saw(4, rows, 40.0 + 16.0 * rows)
+    assert halves >= 1
+    assert made.row == pytest.approx(16.0, rel=0.2)
+    assert rows < 16
+
+
+def test_without_rationing_everything_is_granted() -> None:
+    budget = learned(DraftBudget(rationed=False), 1.0, 0.0, 100.0)
+    made = budget.allocate({key(n): 4 for n in range(50)}, 50)
+    assert set(made.granted.values()) == {4}
+    made.called(500.0)
+    assert len(made.worth_calling({key(n): (0.01, 9.0) for n in range(50)})) == 50
+    assert made.worth(key(1), 0.01)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(1.0, 100.0),
+    st.floats(0.0, 5.0),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 80)), min_size=30, max_size=60),
+)
+def test_costs_that_lie_on_a_line_are_found(base: float, row: float, seen: list[tuple[int, int]]) -> None:
+    cost = LinearCost((0.03, 0.01))
+    for sessions, rows in seen:
+        cost.saw((sessions, rows), base + 0.5 * sessions + row * rows)
+    assert cost.known
+    mean = sum(base + 0.5 * sessions + row * rows for sessions, rows in seen) / len(seen)
+    assert cost.of(seen[-1]) == pytest.approx(base + 0.5 * seen[-1][0] + row * seen[-1][1], abs=0.5 * mean)
+    assert cost.more(1) >= 0.0
+
+
+def test_nothing_is_known_of_costs_before_the_first() -> None:
+    cost = LinearCost((0.1,))
+    assert (cost.known, cost.of((5,)), cost.more(0)) == (False, 0.0, 0.0)
+
+
+def test_tokens_right_counts_up_to_the_first_that_differs() -> None:
+    assert tokens_right((1, 2, 3), (1, 2, 9)) == 2
+    assert tokens_right((1, 2), (1, 2, 3)) == 2
+    assert tokens_right((1, 2, 3), (1,)) == 1
+    assert tokens_right((), (1,)) == 0

@@ -1,0 +1,90 @@
+"""Who drafts by the default plan, and how far the worker may run ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies.placement import PlacementPolicy
+from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
+
+BASE = Plan(4, 1, 1, 8, worker_draft=8)
+
+
+def lengths(policy: PlacementPolicy, drafted: Sequence[float]) -> list[int]:
+    return [policy.plan(Observation(worker_drafted=one)).draft_length for one in drafted]
+
+
+def test_the_device_drafts_until_the_worker_does_and_again_once_it_stops() -> None:
+    assert lengths(PlacementPolicy(BASE), (0.0, 0.4, 0.6, 3.0, 0.4, 0.3, 0.1, 0.3, 0.6)) == [
+        *(4, 4, 0, 0, 0, 0, 4, 4, 0),
+    ]
+
+
+def test_run_ahead_covers_two_round_trips_and_never_shrinks() -> None:
+    policy = PlacementPolicy(BASE)
+    near, far = Observation(rtt=0.004, compute=0.04), Observation(rtt=0.6, compute=0.04)
+    assert policy.plan(near).ahead == 8
+    assert policy.plan(far).ahead == 32
+    assert policy.plan(near).ahead == 32
+    assert PlacementPolicy(BASE).plan(Observation(rtt=60.0, compute=0.001)).ahead == MAX_AHEAD
+    drafts = PlacementPolicy(BASE).plan(Observation(rtt=0.6, compute=0.04, worker_drafted=2.0))
+    assert drafts.ahead >= 2 * 0.6 / 0.04 * 3
+
+
+def test_a_device_that_does_not_draft_sends_credit_seldom() -> None:
+    assert PlacementPolicy(BASE).plan(Observation(worker_drafted=2.0)).ahead == 32
+
+
+def test_without_run_ahead_the_plan_stays_as_it_is() -> None:
+    plan = Plan(4, 1, 1, 0, worker_draft=8)
+    assert PlacementPolicy(plan).plan(Observation(rtt=1.0, compute=0.1, worker_drafted=5.0)) == plan
+
+
+def test_no_more_is_drafted_than_the_worker_takes() -> None:
+    assert PlacementPolicy(BASE).plan(Observation(granted=2)).draft_length == 2
+    assert PlacementPolicy(BASE).plan(Observation(granted=60)).draft_length == 4
+
+
+def test_batches_grow_again_after_what_was_put_off() -> None:
+    worker = WorkerDrafts()
+    seen = [worker.granted]
+    worker.told(0, 1)
+    for _ in range(5):
+        seen.append(worker.granted)
+        worker.told(0, None)
+    assert seen == [None, 1, 1, 1, 1, 2]
+    for _ in range(4 * MAX_DRAFT_TOKENS):
+        worker.told(0, None)
+    assert worker.granted is None
+
+
+def test_what_a_worker_said_is_known_to_the_next_session() -> None:
+    node = Controller()
+    assert node.worker_drafts(None, 0.0).per_verdict == 0.0
+    node.worker_drafts("w", 0.0).told(8, None)
+    assert node.worker_drafts("w", 1.0).per_verdict == 2.0
+    assert node.worker_drafts(None, 1.0).per_verdict == 2.0
+    assert node.worker_drafts("other", 1.0).per_verdict == 0.0
+    assert node.worker_drafts("w", 10_000.0).per_verdict == 0.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 100), st.floats(0, 10), st.floats(0, 64), st.none() | st.integers(0, 64)),
+        max_size=20,
+    )
+)
+def test_every_plan_is_one_that_the_protocol_allows(
+    seen: list[tuple[float, float, float, int | None]],
+) -> None:
+    policy = PlacementPolicy(BASE)
+    for rtt, compute, drafted, granted in seen:
+        plan = policy.plan(Observation(rtt=rtt, compute=compute, worker_drafted=drafted, granted=granted))
+        assert 8 <= plan.ahead <= MAX_AHEAD
+        assert 0 <= plan.draft_length <= 4
