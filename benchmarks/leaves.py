@@ -93,7 +93,9 @@ def choices(options: Namespace) -> list[Choices]:
     return found
 
 
-def seconds(played: Sequence[Played], places: Sequence[Place], price: StepPrice) -> dict[str, dict[str, Ratio]]:
+def seconds(
+    played: Sequence[Played], places: Sequence[Place], price: StepPrice
+) -> dict[str, dict[str, Ratio]]:
     """Milliseconds of a token with each rule over those of the chain alone, by place."""
     steps = [price.of(one.rates) for one in played]
     plain = played[0]
