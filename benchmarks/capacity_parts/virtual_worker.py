@@ -147,7 +147,8 @@ class VirtualWorker:
         tokens = self._texts[identity.seed, identity.temperature].decide(item.start, draft)
         judged = draft[: len(draft) - rows.drafted]
         right = tokens_right(judged, tokens)
-        self._budget.judged(item.key, right, wrong=right < min(len(judged), len(tokens)))
+        wrong = right < min(len(judged), len(tokens))
+        self._budget.decided(item.key, len(tokens), right, wrong=wrong)
         self._window.answered(item.key, now)
         queue = max(0, int(1000 * (began - item.waiting_since)))
         self._do(self.machine.result(item, tokens, queue, ms, now, rows))

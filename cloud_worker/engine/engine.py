@@ -122,7 +122,8 @@ class EngineCore:
     def _judge(self, item: WorkItem, draft: tuple[int, ...], tokens: tuple[int, ...]) -> None:
         """The target decided where an edge drafted."""
         right = tokens_right(draft, tokens)
-        self.draft_budget.judged(item.key, right, wrong=right < min(len(draft), len(tokens)))
+        wrong = right < min(len(draft), len(tokens))
+        self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
 
     def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
         """Run one forward; the keys and values of each input then hold its tokens.

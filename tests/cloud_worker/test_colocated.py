@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloud_worker.engine.allocation import Allocation
 from cloud_worker.engine.colocated import ColocatedDrafts
-from cloud_worker.engine.draft_budget import Allocation, DraftBudget
+from cloud_worker.engine.draft_budget import DraftBudget
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
@@ -195,7 +196,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
         if free:
             drafts.free(one.key)
         else:
-            drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0), {one.key: 0}), DraftBudget())
+            drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0), granted={one.key: 0}), DraftBudget())
             if scripted.asked:
                 held[scripted.asked[-1].session] = len(one.context) + one.room
         for number in scripted.freed:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloud_worker.engine.allocation import PAYS, Allocation
 from cloud_worker.engine.costs import LinearCost
-from cloud_worker.engine.draft_budget import Allocation, DraftBudget, tokens_right
+from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.protocol.effects import SessionKey
 
 
@@ -35,21 +36,43 @@ def learned(budget: DraftBudget, base: float, session: float, row: float) -> Dra
     st.lists(st.tuples(st.integers(0, 4), st.floats(0.05, 0.99)), min_size=1, max_size=4),
     st.floats(0.05, 20.0),
 )
-def test_no_other_way_to_give_rows_out_is_better_for_all_sessions_together(
+def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
     drafts: list[tuple[int, float]], row: float
 ) -> None:
-    """Against every way there is, the sum of the logarithms of tokens per second is the highest."""
-    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0))
+    """Of all ways, that with the highest sum of logarithms of tokens per second, if nobody pays for it."""
+    sessions = range(len(drafts))
+    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), {key(n): 1.0 for n in sessions})
     made.grant({key(n): one for n, one in enumerate(drafts)}, 100)
 
-    def value(rows: tuple[int, ...]) -> float:
-        tokens = [expected(confidence, count) for (_, confidence), count in zip(drafts, rows, strict=True)]
-        return sum(map(log, tokens)) - len(drafts) * log(30.0 + row * sum(rows))
+    def tokens(rows: tuple[int, ...]) -> list[float]:
+        return [expected(confidence, count) for (_, confidence), count in zip(drafts, rows, strict=True)]
 
-    granted = tuple(made.granted[key(n)] for n in range(len(drafts)))
-    best = max(value(rows) for rows in product(*(range(most + 1) for most, _ in drafts)))
-    assert value(granted) >= best - 1e-9
+    def value(rows: tuple[int, ...]) -> float:
+        return sum(map(log, tokens(rows))) - len(drafts) * log(30.0 + row * sum(rows))
+
+    def nobody_pays(rows: tuple[int, ...]) -> bool:
+        return len(drafts) == 1 or 30.0 + row * sum(rows) <= 30.0 * max(
+            1.0 + PAYS, (1.0 + min(tokens(rows))) / 2
+        )
+
+    granted = tuple(made.granted[key(n)] for n in sessions)
+    best = max(
+        product(*(range(most + 1) for most, _ in drafts)), key=lambda rows: (value(rows), min(tokens(rows)))
+    )
     assert made.ms == pytest.approx(30.0 + row * sum(granted))
+    assert not any(granted) or nobody_pays(granted)
+    assert value(granted) >= value((0,) * len(drafts))
+    if nobody_pays(best):
+        assert value(granted) >= value(best) - 1e-9
+
+
+def test_a_session_that_usually_gets_more_bears_longer_forwards() -> None:
+    drafts = {key(1): (0, 0.6), key(2): (4, 0.6)}
+    plain = Allocation(2, 30.0, 1.0, (0.0, 0.0), {key(1): 1.0, key(2): 1.0})
+    plain.grant(drafts, 4)
+    used_to = Allocation(2, 30.0, 1.0, (0.0, 0.0), {key(1): 1.5, key(2): 1.5})
+    used_to.grant(drafts, 4)
+    assert (plain.granted[key(2)], used_to.granted[key(2)]) == (0, 3)
 
 
 def test_rows_that_cost_nothing_are_all_granted_and_dear_ones_none() -> None:
@@ -67,7 +90,7 @@ def test_one_that_drafts_a_lot_gets_little_beside_many_and_all_of_it_alone() -> 
     """Sixteen sessions lose less than a twentieth by one that asks for 64 rows, however good its drafts are."""
     budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
     for _ in range(200):
-        budget.judged(key(99), 1, wrong=False)
+        budget.decided(key(99), 2, 1, wrong=False)
     crowd = {key(n): 0 for n in range(16)} | {key(99): 64}
     granted = budget.allocate(crowd, 17).granted[key(99)]
     alone = budget.allocate({key(99): 64}, 1).granted[key(99)]
@@ -90,7 +113,7 @@ def test_rows_under_load_shrink_to_none() -> None:
 def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day() -> None:
     budget = learned(DraftBudget(), 20.0, 4.0, 2.0)
     for _ in range(60):
-        budget.judged(key(1), 0, wrong=True)
+        budget.decided(key(1), 1, 0, wrong=True)
     drafts = {key(n): 0 for n in range(2, 17)} | {key(1): 4}
     tried = [budget.allocate(drafts, 16).granted[key(1)] for _ in range(200)]
     assert tried[0] == 0
@@ -142,7 +165,7 @@ def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -
         rows = sum(made.granted.values())
         halves += rows == 8
         budget.saw(4, rows, 40.0 + 16.0 * rows)
-    assert halves >= 2
+    assert halves >= 1
     assert made.row == pytest.approx(16.0, rel=0.2)
     assert rows < 16
 
