@@ -68,7 +68,11 @@ class Sample:
             answer["seconds"],
             answer["first"],
             usage["completion_tokens"],
-            *(own[name] for name in ("drafted", "accepted", "rounds", "bytes_up", "bytes_down")),
+            own["drafted"],
+            own["accepted"],
+            own["rounds"],
+            own["bytes_up"],
+            own["bytes_down"],
             costs,
         )
 

@@ -240,6 +240,7 @@ def test_real_daemons(
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
     streaming = f"--draft none --no-lookup --tokenizer {model} --draft-length 0 --ahead 64"
     flags = ["--target", model, "--draft", model, f"--streaming-flags={streaming}"]
+    flags.append("--worker-flags=--draft-rows=all")
     flags += [
         "--draft-flags=--draft-length 3 --no-lookup --ahead 0",
         "--links",
@@ -256,7 +257,7 @@ def test_real_daemons(
     assert len({one["tokens"] for one in found.values()}) == 1
     assert found["current"]["tokens"] > 8
     # The target as its own draft is right beside itself too: several tokens a forward, and none of them the device's.
-    assert found["colocated"]["mean_s"] < 0.8 * found["streaming"]["mean_s"]
+    assert found["colocated"]["tokens_per_round"] > 1.5 * found["streaming"]["tokens_per_round"]
     assert found["colocated"]["acceptance"] is None
     # One forward a token with streaming; the target as its own draft is always right.
     assert found["streaming"]["mean_s"] > 0.06 * found["streaming"]["tokens"] / 2
