@@ -24,7 +24,7 @@ from benchmarks.leaf_parts.record import load_drafter, record
 from benchmarks.leaf_parts.rules import RULES
 from benchmarks.leaf_parts.seconds import Place, StepPrice, token_ms
 from benchmarks.leaf_parts.tables import gains, judged, show_gains, show_ratios
-from benchmarks.pricing.setup import say
+from benchmarks.pricing.asked import say
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 
