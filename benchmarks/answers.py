@@ -95,6 +95,7 @@ def build_parser() -> ArgumentParser:
         help=f"tokens that the worker drafts itself for the sides {COLOCATED} and {BOTH}, with the current draft; "
         "0 leaves these out",
     )
+    made.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these, beside {STREAMING}")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument(
         "--worker-flags",
@@ -190,7 +191,10 @@ def sides(options: Namespace) -> dict[str, list[str]]:
             found[BOTH] = [*found[CURRENT], *own]
     except ValueError as error:
         raise UsageError(f"flags of an edge node cannot be read: {error}") from error
-    return found
+    for name in options.sides or ():
+        if name not in found:
+            raise UsageError(f"there is no side {name}", hint=f"choose from {', '.join(found)}")
+    return {name: flags for name, flags in found.items() if name in (STREAMING, *(options.sides or found))}
 
 
 def load(options: Namespace) -> Load | None:
