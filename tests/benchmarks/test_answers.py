@@ -20,6 +20,7 @@ from benchmarks.pricing.others import EdgePlan, plan_of
 from benchmarks.pricing.seconds import Sample
 from edge_node.settings import PlanOptions
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import LinkPlan, built_in
 from schemas.messages import MAX_AHEAD
 from tests.link.plans import needs_namespaces
@@ -194,6 +195,16 @@ def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
     # The last of two equal flags counts.
     assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", answers.UNRATIONED]
     assert found["both"] == [*found["current"], "--worker-draft", "4"]
+
+
+def test_sides_can_be_chosen() -> None:
+    def chosen(*names: str) -> list[str]:
+        return list(answers.sides(answers.build_parser().parse_args(["--sides", *names])))
+
+    assert chosen("default", "colocated") == ["default", "streaming", "colocated"]
+    assert chosen("streaming") == ["streaming"]
+    with pytest.raises(UsageError, match="no side first"):
+        chosen("default", "first")
 
 
 def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
