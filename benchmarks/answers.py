@@ -3,6 +3,10 @@
 Sides keep to a fixed plan without drafts of the worker: ``current`` drafts on the device, ``first`` does with another
 draft, ``streaming`` not at all. ``default`` is an edge node as it comes, which may choose who drafts.
 
+With ``--others N`` the worker serves N more sessions while it is asked, which write one text after the other with
+the plan of the side that is asked. Their drafts are replayed (``--recording``, made by `benchmarks.capacity`), so
+that they take no core, and what they write is compared. Wasted rows are then those of all sessions.
+
 A channel may be a recording (`docs/links.md`): ``--links recorded:5g-driving --recorded FOLDER``. Each question
 begins at a second of the channel that is drawn from seed and question, and the link is set to it before each side is
 asked: all sides meet the same piece of the channel.
@@ -40,7 +44,8 @@ from benchmarks.pricing.asked import chosen_questions, say
 from benchmarks.pricing.compared import BOTH, COLOCATED, CURRENT, FIRST, STREAMING, compare, show
 from benchmarks.pricing.offsets import offset
 from benchmarks.pricing.seconds import Sample
-from benchmarks.pricing.site import Site, site
+from benchmarks.pricing.site import Load, Site, site
+from benchmarks.replay.recording import read_recording
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import LinkPlan
@@ -50,6 +55,8 @@ from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 2, 12
 DEFAULT = "default"
+RATIONED, UNRATIONED = "base", "unrationed"
+"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
 WARM_UP = "Say hello."
 
 
@@ -88,6 +95,7 @@ def build_parser() -> ArgumentParser:
         help=f"tokens that the worker drafts itself for the sides {COLOCATED} and {BOTH}, with the current draft; "
         "0 leaves these out",
     )
+    made.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these, beside {STREAMING}")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument(
         "--worker-flags",
@@ -95,6 +103,25 @@ def build_parser() -> ArgumentParser:
         metavar="FLAGS",
         help="of flexspec-cloud; once more for another worker, one after the other: --worker-flags= "
         "--worker-flags=--engine=transformers compares with the engine of before",
+    )
+    made.add_argument("--others", type=int, default=0, metavar="N", help="more sessions at the worker")
+    made.add_argument(
+        "--recording",
+        type=Path,
+        metavar="FILE",
+        help="what they write and draft: a recording of benchmarks.capacity",
+    )
+    made.add_argument(
+        "--others-ms",
+        type=float,
+        help="that a drafted token takes them; without it what it took when recorded",
+    )
+    made.add_argument(
+        "--others-settle",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds that they write before each answer",
     )
     made.add_argument("--temperature", type=float, default=0.0)
     made.add_argument("--tokens", type=int, default=64, help="new tokens per answer at most")
@@ -118,6 +145,15 @@ def check(options: Namespace) -> None:
         raise UsageError(f"--worker-draft {options.worker_draft} is not between 0 and {MAX_DRAFT_TOKENS}")
     if options.first is not None and not options.first.is_dir():
         raise UsageError(f"--first {options.first} is no folder", hint="name a draft's checkpoint folder")
+    for flag in ("others", "others_ms", "others_settle"):
+        value = getattr(options, flag)
+        if value is not None and value < 0:
+            raise UsageError(f"--{flag.replace('_', '-')} {value:g} is negative")
+    if options.others and options.recording is None:
+        raise UsageError(
+            "--others needs what they write",
+            hint="give --recording FILE; python -m benchmarks.capacity --recording FILE makes one",
+        )
 
 
 def links(options: Namespace) -> dict[str, LinkPlan | None]:
@@ -150,10 +186,28 @@ def sides(options: Namespace) -> dict[str, list[str]]:
         found[STREAMING] = [*fixed, *shlex.split(options.streaming_flags)]
         if options.worker_draft:
             own = ["--worker-draft", str(options.worker_draft)]
-            found[COLOCATED], found[BOTH] = [*found[STREAMING], *own], [*found[CURRENT], *own]
+            # As servers of today draft: for everybody, whatever it costs the others.
+            found[COLOCATED] = [*found[STREAMING], *own, "--version", UNRATIONED]
+            found[BOTH] = [*found[CURRENT], *own]
     except ValueError as error:
         raise UsageError(f"flags of an edge node cannot be read: {error}") from error
-    return found
+    for name in options.sides or ():
+        if name not in found:
+            raise UsageError(f"there is no side {name}", hint=f"choose from {', '.join(found)}")
+    return {name: flags for name, flags in found.items() if name in (STREAMING, *(options.sides or found))}
+
+
+def load(options: Namespace) -> Load | None:
+    """The other sessions.
+
+    Raises:
+        UsageError: their recording cannot be read.
+    """
+    if not options.others:
+        return None
+    recording = read_recording(options.recording)
+    pace = recording.draft_ms if options.others_ms is None else options.others_ms
+    return Load(options.others, options.recording.resolve(), pace, options.others_settle, options.seed)
 
 
 async def ask_all(
@@ -168,7 +222,7 @@ async def ask_all(
     order = list(names)
     samples = []
     for name in order:
-        await place.ask(name, body(WARM_UP, options, 0))
+        await place.ask(name, body(WARM_UP, options, 0), alone=True)
     for number, question in enumerate(questions):
         rng.shuffle(order)
         for name in order:
@@ -201,7 +255,7 @@ async def measure(options: Namespace) -> int:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
         options.worker_flags = (options.worker_flags or [""])[:1]
-    edges, plans = sides(options), links(options)
+    edges, plans, others = sides(options), links(options), load(options)
     questions, of = chosen_questions(options)
     results: list[dict[str, Any]] = []
     wrong: list[str] = []
@@ -212,10 +266,11 @@ async def measure(options: Namespace) -> int:
         say(title)
         draft = ["--draft", options.draft] if options.worker_draft else []
         worker = ["--target", options.target, *draft, *shlex.split(flags)]
+        workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
         begins = [
             None if plan is None else offset(plan, options.seed, number) for number in range(len(questions))
         ]
-        async with site(plan, edges, worker=worker, delay_ms=delay) as place:
+        async with site(plan, edges, workers=workers, delay_ms=delay, load=others) as place:
             samples = await ask_all(place, list(edges), questions, begins, options)
         found = compare(samples, options.seed)
         differ = [questions[number].name for number in seconds.differing(samples)]
@@ -228,6 +283,7 @@ async def measure(options: Namespace) -> int:
         "of": of,
         "tokens": options.tokens,
         "temperature": options.temperature,
+        "others": options.others,
         "edges": edges,
     }
     finish("answers", {**facts, "cases": results}, quick=options.quick)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from benchmarks.capacity_parts.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import figures
 from benchmarks.replay.recording import Recording
+from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import UsageError
 
 RATES = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0)
@@ -195,8 +197,15 @@ def _simulated(jobs: Mapping[str, Job], options: Namespace) -> dict[str, dict[in
         return {name: run(job) for name, job in jobs.items()}
     # A process that has loaded models is no parent to fork from.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(options.jobs, len(jobs)), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(
+        min(options.jobs, len(jobs)), mp_context=spawn, initializer=_end_with_parent
+    ) as pool:
         return dict(zip(jobs, pool.map(run, jobs.values()), strict=True))
+
+
+def _end_with_parent() -> None:
+    """A simulation is of no use to anybody when the command has ended."""
+    end_with_parent(signal.SIGKILL)()
 
 
 def _beforehand(

@@ -69,8 +69,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=[0.05, 0.15, 0.4],
         metavar="C",
-        help="cost of a forward of the draft beside the target, of the target's: a small independent one, ours in "
-        "few bits, ours as it is (backbone layers and LM head in 16 bits)",
+        help="cost of a forward of the draft beside the target, of the target's; assumed for a small one of its own, "
+        "ours in few bits (on a CPU 0.08 to 0.20 of the default target's, docs/benchmarks.md) and ours as it is",
     )
     group.add_argument(
         "--token-ms",

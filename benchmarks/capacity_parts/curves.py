@@ -44,6 +44,8 @@ def show_levels(levels: Mapping[str, Levels]) -> None:
             one["first_ms"],
             one["drafted"],
             one.get("rows"),
+            one["up"] or None,
+            one["down"] or None,
             one["texts"],
             one["wrong"],
         ]
@@ -52,7 +54,7 @@ def show_levels(levels: Mapping[str, Levels]) -> None:
     ]
     heads = (
         *("", "clients", "9 in 10 have, tok/s", "median, tok/s", "all, tok/s", "gap p99, ms", "first, ms"),
-        *("drafted/token", "rows/token", "texts", "wrong"),
+        *("drafted/token", "rows/token", "B up/token", "B down/token", "texts", "wrong"),
     )
     print(table(heads, rows))
     print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -115,19 +116,31 @@ class VirtualCrowd:
         return found
 
     def open(self, rate: float, count: int) -> list[TextRun]:
-        """Texts arrive whatever became of those before them, each at a device of its own.
+        """Texts arrive whatever became of those before, at the device that was idle for longest, or at a new one.
 
         Args:
             rate: texts per second.
             count: of texts, of which the first tenth does not count.
         """
         found: list[TextRun] = []
+        later: list[TextRun] = []
+        idle: deque[VirtualDevice] = deque()
         texts = order_of(self._place.recording.texts, self._place.seed, 0)
+
+        def ended(device: VirtualDevice, number: int, run: TextRun) -> None:
+            idle.append(device)
+            found.append(run)
+            if number >= count // 10:
+                later.append(run)
+
+        def arrives(number: int, text: RecordedText) -> None:
+            device = idle.popleft() if idle else self.device(len(self._devices))
+            device.write(text, partial(ended, device, number))
+
         for number, at in enumerate(arrivals(rate, count, self._place.seed)):
-            device = self.device(number)
-            self.clock.at(at, partial(device.write, next(texts), found.append))
+            self.clock.at(at, partial(arrives, number, next(texts)))
         self._until(found, count)
-        return [run for run in found if run.client >= count // 10]
+        return later
 
     def _until(self, found: list[TextRun], wanted: int) -> None:
         while len(found) < wanted:

@@ -78,7 +78,7 @@ class VirtualDevice:
             session=self._sessions,
             version=VERSION,
             identity=self._recording.identity(text),
-            prompt=text.prompt,
+            prompt=text.prompt[-1:],  # all before it is read elsewhere
         )
         self._machine = EdgeSession(request, self._plan.new_policy(), self._rng, controller=self._controller)
         self._do(self._machine, self._machine.start(now))

@@ -1,7 +1,8 @@
 """A worker on a modelled accelerator, in simulated time: the real protocol machine and rule of rows, and no weights.
 
 What a forward decides is in the recording, and what it takes is in the model. All else is done as `EngineCore.step`
-and the step loop of `CloudWorker` do it. Prompts are read elsewhere, as by servers that have machines for that.
+and the step loop of `CloudWorker` do it. Prompts are read elsewhere, as by servers that have machines for that: a
+session begins with the last token of its own.
 """
 
 from __future__ import annotations

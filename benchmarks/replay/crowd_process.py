@@ -8,14 +8,16 @@ import msgspec
 
 from benchmarks.replay.orders import LONGEST_ANSWER, Devices, Ready, answer
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.site.process import READY_WITHIN, Process, python
+from flexspec_mq.site.process import READY_WITHIN, Process, pinned, python
 from flexspec_mq.site.topology import Site
 
 
 async def generator(
     here: Site, recording: Path, *, count: int, token_ms: float, hasty: int = 0, prefix: str = "d"
 ) -> Process:
-    """Start edge nodes that replay drafts, on the device's side, and wait until all are connected.
+    """Start edge nodes that replay drafts and wait until all are connected.
+
+    They compute on the devices' core. A link is not theirs: other devices have links of their own.
 
     Args:
         here: with a broker.
@@ -38,9 +40,11 @@ async def generator(
         prefix=prefix,
     )
     command = python("benchmarks.replay.generator", msgspec.json.encode(devices).decode())
+    if here.link is not None:
+        command = [*here.link.inside("b", command)]
     made = await here.processes.start(
         f"generator {prefix}",
-        here.on("device", command),
+        command if here.cores is None else pinned(here.cores.device, command),
         with_us=here.with_us,
         longest_line=LONGEST_ANSWER,
     )

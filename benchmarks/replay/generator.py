@@ -169,13 +169,13 @@ async def serve(devices: Devices) -> None:
         while line := await lines.readline():
             work = Work(nodes, recording, msgspec.json.decode(line, type=Order))
             if work.order.each is None:
-                await _until_told(work, lines)
+                await until_told(work, lines)
             else:
                 await work.carry_out()
             say(Written(work.runs))
 
 
-async def _until_told(work: Work, lines: asyncio.StreamReader) -> None:
+async def until_told(work: Work, lines: asyncio.StreamReader) -> None:
     """Carry out an order until another line comes, or the input ends."""
     async with asyncio.TaskGroup() as group:
         group.create_task(work.carry_out())

@@ -106,7 +106,8 @@ def _record(about: About, questions: Sequence[Question], options: Namespace) -> 
 
     Rounds(engine, draft.model, Plan(4), at_once=_AT_ONCE).run(jobs, done)
     progress = Progress("drafted", len(written))
-    texts, times = [], []
+    texts: list[RecordedText] = []
+    times: list[float] = []
     for number, (job, tokens) in enumerate(written.items()):
         texts.append(_drafted(draft.model, len(jobs) + number, job, tokens, times))
         progress.step()

@@ -16,8 +16,13 @@ from benchmarks.pricing import compared, seconds
 from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.meter import Costs
 from benchmarks.pricing.offsets import DRAWN_S, offset
+from benchmarks.pricing.others import EdgePlan, plan_of
 from benchmarks.pricing.seconds import Sample
+from edge_node.settings import PlanOptions
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import LinkPlan, built_in
+from schemas.messages import MAX_AHEAD
 from tests.link.plans import needs_namespaces
 from tests.link.recordings import row, write_rows, write_trace
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -140,9 +145,10 @@ class SaidOtherwise:
         self._names = names
 
     async def ask(
-        self, edge: str, body: dict[str, Any], at: float | None = None
+        self, edge: str, body: dict[str, Any], at: float | None = None, *, alone: bool = False
     ) -> tuple[dict[str, Any], Costs]:
         text = body["messages"][0]["content"]
+        assert alone is (text == answers.WARM_UP)
         self.asked.append((edge, text))
         self.begins.append(at)
         own = {"proposed": 1, "drafted": 1, "accepted": 1, "rounds": 1, "bytes_up": 1, "bytes_down": 1}
@@ -194,8 +200,28 @@ def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
     assert found["current"] == ["--draft", "d", *fixed, "--ahead", "0"]
     assert found["streaming"][:4] == fixed
     # The last of two equal flags counts.
-    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4"]
+    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", answers.UNRATIONED]
     assert found["both"] == [*found["current"], "--worker-draft", "4"]
+
+
+def test_sides_can_be_chosen() -> None:
+    def chosen(*names: str) -> list[str]:
+        return list(answers.sides(answers.build_parser().parse_args(["--sides", *names])))
+
+    assert chosen("default", "colocated") == ["default", "streaming", "colocated"]
+    assert chosen("streaming") == ["streaming"]
+    with pytest.raises(UsageError, match="no side first"):
+        chosen("default", "first")
+
+
+def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
+    found = answers.sides(answers.build_parser().parse_args([]))
+    plans = {name: plan_of(flags) for name, flags in found.items()}
+    assert plans[answers.DEFAULT] == EdgePlan(answers.RATIONED, PlanOptions())
+    assert plans["streaming"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD)
+    assert plans["colocated"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD, worker_draft=4)
+    versions = {name for name, plan in plans.items() if plan.version == answers.UNRATIONED}
+    assert versions == {"colocated"}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +236,9 @@ def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
         (["--first", "/no/such/folder"], "/no/such/folder"),
         (["--draft-flags", "'"], "quotation"),
         (["--worker-draft", "65"], "--worker-draft 65"),
+        (["--others", "-1"], "--others -1"),
+        (["--others", "8"], "--recording FILE"),
+        (["--others", "8", "--recording", "/no/such/file"], "/no/such/file"),
         (["--prompts", "/no/such/file"], "/no/such/file"),
     ],
 )

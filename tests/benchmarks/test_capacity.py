@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -25,7 +26,7 @@ from benchmarks.capacity_parts.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import arrivals, order_of, texts_each
 from benchmarks.replay.drafter import ReplayDrafter, by_seed
 from benchmarks.replay.figures import TextRun, best_other, carried_clients, carried_rate, figures
-from benchmarks.replay.generator import Work, replaying_node
+from benchmarks.replay.generator import Work, replaying_node, until_told
 from benchmarks.replay.orders import Order, Writer
 from benchmarks.replay.recording import About, RecordedText, Recording, keep_recording, read_recording
 from cloud_worker.engine.interface import Facts
@@ -38,7 +39,7 @@ from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.memory import MemoryBroker
-from tests.daemons import link_to
+from tests.daemons import link_to, until
 
 EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
 ABOUT = About(target="t", draft="d", questions=("one",), temperatures=(0.0, 0.7), tokens=LIMIT, seed=3)
@@ -311,6 +312,26 @@ async def test_real_edges_write_the_recorded_texts(rate: float | None) -> None:
     if rate is None:
         assert list(STRATEGIES).index(DEVICE) in drafted
         assert list(STRATEGIES).index(STREAMING) not in drafted
+
+
+async def test_an_order_without_an_end_goes_on_until_the_next_line() -> None:
+    broker = MemoryBroker()
+    worker = CloudWorker(WorkerSettings(worker="w", drain=0.0), recorded_engine(RECORDING))
+    writers = tuple(Writer(edge=number, plan=PlanOptions()) for number in range(2))
+    lines = asyncio.StreamReader()
+    async with running(worker.run(broker.link, link_to("w-w")), "worker"), AsyncExitStack() as stack:
+        await worker.ready.wait()
+        nodes = [replaying_node(f"d{number}", RECORDING, 0.0) for number in range(2)]
+        for node in nodes:
+            await stack.enter_async_context(node.running(broker.link, link_to(f"e-{node.name}")))
+        work = Work(nodes, RECORDING, Order(version="base", writers=writers, seed=1, each=None))
+        async with running(until_told(work, lines), "others") as told:
+            await until(lambda: len(work.runs) >= 8)
+            assert not told.done()
+            lines.feed_data(b"\n")
+            await told
+        assert not any(node.sessions for node in nodes)
+    assert {run.problem for run in work.runs} == {""}
 
 
 # The command

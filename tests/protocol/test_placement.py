@@ -51,6 +51,16 @@ def test_no_more_is_drafted_than_the_worker_takes() -> None:
     assert PlacementPolicy(BASE).plan(Observation(granted=60)).draft_length == 4
 
 
+def test_drafts_that_would_come_too_late_are_not_made() -> None:
+    def length(rtt: float, draft_time: float | None) -> int:
+        seen = Observation(rtt=rtt, compute=0.04, draft_time=draft_time)
+        return PlacementPolicy(BASE).plan(seen).draft_length
+
+    assert [length(rtt, 0.004) for rtt in (0.002, 0.06, 0.07, 0.6)] == [4, 4, 0, 0]
+    assert [length(0.002, slow) for slow in (0.015, 0.03)] == [4, 0]
+    assert length(0.6, None) == 4
+
+
 def test_batches_grow_again_after_what_was_put_off() -> None:
     worker = WorkerDrafts()
     seen = [worker.granted]

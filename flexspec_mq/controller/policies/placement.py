@@ -23,7 +23,8 @@ class PlacementPolicy:
 
     A worker with a draft drafts where that is worth the time of all its sessions. Then tokens never wait for a round
     trip, and drafts of the device would come too late: it saves them. Where the worker drafts nothing, as it has no
-    draft or too much to do, the device drafts, and run-ahead covers the round trips.
+    draft or too much to do, the device drafts, unless that would come too late all the same, and run-ahead covers the
+    round trips.
 
     Attributes:
         base: everything else of the plan. Its draft length is the most that a batch has, its run-ahead the least.
@@ -40,12 +41,22 @@ class PlacementPolicy:
             return base
         above, below = _STEPS_IN
         self._alone = seen.worker_drafted >= (below if self._alone else above)
-        length = 0 if self._alone else base.draft_length
+        length = base.draft_length
         if seen.granted is not None:
             length = min(length, seen.granted)
+        if self._alone or _too_late(seen, length):
+            length = 0
         least = base.ahead if length else max(base.ahead, _STREAM)
         self._ahead = max(self._ahead, _reach(seen))
         return replace(base, draft_length=length, ahead=min(MAX_AHEAD, max(least, self._ahead)))
+
+
+def _too_late(seen: Observation, length: int) -> bool:
+    """Whether the worker, which runs ahead, has decided a batch's tokens but for one by the time that they arrive."""
+    if seen.rtt is None or not seen.compute or not seen.draft_time:
+        return False
+    forwards = (seen.rtt + length * seen.draft_time) / seen.compute
+    return length < 2 + forwards
 
 
 def _reach(seen: Observation) -> int:
