@@ -235,11 +235,12 @@ def show(results: Mapping[str, Any]) -> None:
         )
         colocated = [_over(row["clients"], DEFAULT, COLOCATED) for row in one["carried"]]
         streaming = [_over(row["clients"], DEFAULT, STREAMING) for row in one["carried"]]
-        beforehand = {f"{name} beforehand": values for name, values in one["beforehand"].items()}
+        beforehand = {f"{name}*": values for name, values in one["beforehand"].items()}
         show_carried(
             one["carried"],
             {f"/ {COLOCATED}": colocated, f"/ {STREAMING}": streaming, **beforehand},
         )
+        print(f"* by the roofline beforehand; {DEVICE} without run-ahead\n")
         rows = [
             [
                 f"{share} of streaming's most",

@@ -95,15 +95,18 @@ class VirtualCrowd:
                 ended, so that none has an emptier worker than the others.
 
         Returns:
-            Those that count.
+            Those that count, and any other that is not what it should be.
         """
         rng = random.Random(f"{self._place.seed} begins")
         found: list[TextRun] = []
+        stray: list[TextRun] = []
         wanted = clients * each
 
         def ended(device: VirtualDevice, texts: Iterator[RecordedText], number: int, run: TextRun) -> None:
             if WARM_UP <= number < WARM_UP + each:
                 found.append(run)
+            elif run.problem:
+                stray.append(run)
             if len(found) < wanted:
                 device.write(next(texts), partial(ended, device, texts, number + 1))
 
@@ -113,7 +116,7 @@ class VirtualCrowd:
             begin = partial(device.write, next(texts), partial(ended, device, texts, 0))
             self.clock.at(rng.uniform(0.0, _SPREAD), begin)
         self._until(found, wanted)
-        return found
+        return found + stray
 
     def open(self, rate: float, count: int) -> list[TextRun]:
         """Texts arrive whatever became of those before, at the device that was idle for longest, or at a new one.
@@ -130,7 +133,7 @@ class VirtualCrowd:
         def ended(device: VirtualDevice, number: int, run: TextRun) -> None:
             idle.append(device)
             found.append(run)
-            if number >= count // 10:
+            if run.problem or number >= count // 10:
                 later.append(run)
 
         def arrives(number: int, text: RecordedText) -> None:

@@ -45,7 +45,7 @@ class Work:
     Attributes:
         nodes: all edges.
         recording: of the texts.
-        runs: texts that count.
+        runs: texts that count, and in the end all others that are not what they should be, as far as they went.
         enough: all that count have ended; what is being written is cancelled.
     """
 
@@ -55,6 +55,7 @@ class Work:
     runs: list[TextRun] = field(default_factory=list)
     enough: asyncio.Event = field(default_factory=asyncio.Event)
     _live: set[tuple[EdgeNode, Generation]] = field(default_factory=set)
+    _stray: list[TextRun] = field(default_factory=list)
 
     async def carry_out(self) -> None:
         """Write all texts."""
@@ -67,6 +68,7 @@ class Work:
             await self.enough.wait()
             for node, generation in list(self._live):
                 node.cancel(generation)
+        self.runs += self._stray
 
     def _texts(self, client: int) -> Iterator[RecordedText]:
         wanted = self.order.temperature
@@ -85,6 +87,8 @@ class Work:
                 self.runs.append(run)
                 if order.each is not None and len(self.runs) == order.each * len(order.writers):
                     self.enough.set()
+            elif run.problem:
+                self._stray.append(run)
 
     async def _open(self, rate: float) -> None:
         order = self.order
@@ -99,6 +103,8 @@ class Work:
             free.put_nowait(writer)
             if run is not None and number >= order.count // 10:
                 self.runs.append(run)
+            elif run is not None and run.problem:
+                self._stray.append(run)
 
         async with asyncio.TaskGroup() as group:
             for number, at in enumerate(arrivals(rate, order.count, order.seed)):
@@ -132,14 +138,13 @@ class Work:
                 pieces.append((time.monotonic(), len(event.tokens)))
         self._live.discard(live)
         assert finish is not None  # noqa: S101  a generation ends with one
-        if finish.reason is FinishReason.CANCELLED and self.enough.is_set():
-            return None
+        cancelled = finish.reason is FinishReason.CANCELLED and self.enough.is_set()
         problem = ""
-        if finish.reason not in _WHOLE:
+        if finish.reason not in _WHOLE and not cancelled:
             problem = f"{finish.reason}: {finish.error or ''}"
-        elif tuple(tokens) != text.tokens:
+        elif tuple(tokens) != text.tokens[: len(tokens) if cancelled else None]:
             problem = "another text"
-        return TextRun(
+        run = TextRun(
             client,
             due,
             tuple(pieces),
@@ -148,6 +153,9 @@ class Work:
             generation.traffic.up,
             generation.traffic.down,
         )
+        if cancelled and problem:
+            self._stray.append(run)
+        return None if cancelled else run
 
 
 async def serve(devices: Devices) -> None:
