@@ -43,15 +43,18 @@ _NOBODY = "flexspec-doctor"
 
 
 def load(settings: WorkerSettings) -> LoadedText:
-    """Load the target as the worker does, without the proof that it then does.
+    """Load the target and the draft as the worker does, without the proof that it then does.
 
     Raises:
-        ModelError: it cannot be loaded, or not be packed.
+        ModelError: one cannot be loaded, or not be packed.
+        UsageError: the draft is not for the target.
     """
+    from cloud_worker.engine import draft
     from cloud_worker.engine.target import candidate_of
 
     loaded, candidate, _ = candidate_of(settings, lambda _: None)
     candidate.build(None)
+    draft.load(settings, loaded.fingerprint, lambda _: None)
     return loaded
 
 

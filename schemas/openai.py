@@ -195,7 +195,8 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What a text took.
 
     Attributes:
-        drafted: draft tokens that the target judged.
+        proposed: tokens that were drafted on the device, of use or not.
+        drafted: of these, those that the target judged.
         accepted: of these, right.
         looked_up: of the accepted ones, those that a lookup in the text itself had drafted.
         rounds: verdicts that committed something.
@@ -209,6 +210,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         temperature: that was used; so top_p and top_k.
     """
 
+    proposed: int = 0
     drafted: int = 0
     accepted: int = 0
     looked_up: int = 0

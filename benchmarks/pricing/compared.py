@@ -24,7 +24,7 @@ _TIMES = {
 _COSTS = {
     "tokens/round": "tokens_per_round",
     "accepted": "acceptance",
-    "drafted": "drafted",
+    "drafted": "proposed",
     "MQTT B up": "bytes_up",
     "down": "bytes_down",
     "IP B up": "ip_up",

@@ -34,7 +34,7 @@ class Sample:
         seconds: from request to end.
         first: seconds to the first piece; None if the text is empty.
         tokens: completed.
-        drafted, accepted, rounds: as the edge node counted them.
+        proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target.
         bytes_up, bytes_down: MQTT payload.
         costs: beside.
     """
@@ -46,6 +46,7 @@ class Sample:
     seconds: float
     first: float | None
     tokens: int
+    proposed: int
     drafted: int
     accepted: int
     rounds: int
@@ -68,6 +69,7 @@ class Sample:
             answer["seconds"],
             answer["first"],
             usage["completion_tokens"],
+            own["proposed"],
             own["drafted"],
             own["accepted"],
             own["rounds"],
@@ -95,7 +97,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
         "bytes_up": float(np.mean([sample.bytes_up for sample in samples])),
         "bytes_down": float(np.mean([sample.bytes_down for sample in samples])),
-        "drafted": drafted / len(samples),
+        "proposed": sum(sample.proposed for sample in samples) / len(samples),
         **{name: _mean([getattr(sample.costs, name) for sample in samples]) for name in Costs.__slots__},
     }
 

@@ -22,7 +22,8 @@ class Figures:
         first_token: seconds to the first commit; None before.
         tokens_per_second: after the first commit.
         draft_length: planned for the next batch.
-        drafted: draft tokens that the target's decision met.
+        proposed: tokens that were drafted on the device, of use or not.
+        drafted: of these, those that the target's decision met.
         accepted: of these, right.
         looked_up: of the accepted ones, those that a lookup had drafted.
         rounds: verdicts that committed something.
@@ -45,6 +46,7 @@ class Figures:
     first_token: float | None
     tokens_per_second: float
     draft_length: int
+    proposed: int
     drafted: int
     accepted: int
     looked_up: int
@@ -92,6 +94,7 @@ class Clock:
             first_token=None if self.first is None else self.first - self.began,
             tokens_per_second=tokens / writing if writing > 0 else 0.0,
             draft_length=machine.plan.draft_length,
+            proposed=counters.drafted + counters.withheld + counters.stale,
             drafted=seen.drafted,
             accepted=seen.accepted,
             looked_up=counters.looked_up_accepted,

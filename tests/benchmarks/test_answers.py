@@ -20,6 +20,7 @@ from benchmarks.pricing.others import EdgePlan, plan_of
 from benchmarks.pricing.seconds import Sample
 from edge_node.settings import PlanOptions
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import LinkPlan, built_in
 from schemas.messages import MAX_AHEAD
 from tests.link.plans import needs_namespaces
@@ -28,7 +29,14 @@ from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 
 def sample(question: int, side: str, took: float, text: str = "a", **changes: Any) -> Sample:
-    facts: dict[str, Any] = {"first": 0.5, "tokens": 10, "drafted": 8, "accepted": 6, "rounds": 4}
+    facts: dict[str, Any] = {
+        "first": 0.5,
+        "tokens": 10,
+        "proposed": 9,
+        "drafted": 8,
+        "accepted": 6,
+        "rounds": 4,
+    }
     facts |= {"bytes_up": 100, "bytes_down": 50, "costs": Costs(1000, 500, 2, 1)} | changes
     return Sample(question=question, category="c", side=side, text=text, seconds=took, **facts)
 
@@ -39,7 +47,7 @@ def test_figures_of_a_side() -> None:
     assert found["tokens_per_s"] == pytest.approx(30 / 9)
     assert found["tokens_per_round"] == pytest.approx(30 / 12)
     assert found["acceptance"] == 0.75
-    assert (found["drafted"], found["ip_up"], found["wasted_edge"], found["wasted_own"]) == (8, 1000, 2, 1)
+    assert (found["proposed"], found["ip_up"], found["wasted_edge"], found["wasted_own"]) == (9, 1000, 2, 1)
     nothing = seconds.figures([sample(0, "x", 1.0, drafted=0, accepted=0, first=None)])
     assert nothing["acceptance"] is None
     assert nothing["median_first_s"] is None
@@ -143,7 +151,7 @@ class SaidOtherwise:
         assert alone is (text == answers.WARM_UP)
         self.asked.append((edge, text))
         self.begins.append(at)
-        own = {"drafted": 1, "accepted": 1, "rounds": 1, "bytes_up": 1, "bytes_down": 1}
+        own = {"proposed": 1, "drafted": 1, "accepted": 1, "rounds": 1, "bytes_up": 1, "bytes_down": 1}
         usage = {"completion_tokens": 3, "flexspec": own}
         wrong = text == "b?" and edge == "current"
         answer = {"text": "x" if wrong else "y", "seconds": 1.0, "first": 0.1, "usage": usage}
@@ -194,6 +202,16 @@ def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
     # The last of two equal flags counts.
     assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", answers.UNRATIONED]
     assert found["both"] == [*found["current"], "--worker-draft", "4"]
+
+
+def test_sides_can_be_chosen() -> None:
+    def chosen(*names: str) -> list[str]:
+        return list(answers.sides(answers.build_parser().parse_args(["--sides", *names])))
+
+    assert chosen("default", "colocated") == ["default", "streaming", "colocated"]
+    assert chosen("streaming") == ["streaming"]
+    with pytest.raises(UsageError, match="no side first"):
+        chosen("default", "first")
 
 
 def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
@@ -264,8 +282,8 @@ def test_real_daemons(
     assert found["current"]["acceptance"] == 1.0
     assert found["current"]["tokens_per_round"] > 2.0
     assert found["streaming"]["acceptance"] is None
-    assert found["current"]["drafted"] > 0
-    assert all(found["streaming"][name] == 0 for name in ("drafted", "wasted_edge", "wasted_own"))
+    assert found["current"]["proposed"] > 0
+    assert all(found["streaming"][name] == 0 for name in ("proposed", "wasted_edge", "wasted_own"))
     assert found["colocated"]["ip_up"] is None
 
 
@@ -277,23 +295,24 @@ def test_real_daemons_over_recordings(
     """A trace and a drive; a draft that knows nothing of the target's wastes rows, and so does the worker's own."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     models = {}
-    for name, width in (("target", 16), ("draft", 8)):
+    for name, width in (("target", 16), ("draft", 32)):
         model = tiny_llama(max_position_embeddings=512, hidden_size=width)
         models[name] = str(save(tmp_path / name, model, byte_level_tokenizer()))
     write_rows(tmp_path, [row(number, 9000, mode="LTE", ping=(20, 2, 0)) for number in range(30)])
     for way in ("up", "down"):
         write_trace(tmp_path, f"here-lte.{way}.gz", range(1, 30_000))
     flags = ["--target", models["target"], "--draft", models["draft"], "--worker-draft", "3"]
-    flags.append("--worker-flags=--draft-rows=all")
+    flags += ["--worker-flags=--draft-rows=all", "--draft-flags=--no-lookup --ahead 0"]
     streaming = f"--draft none --no-lookup --tokenizer {models['draft']} --draft-length 0 --ahead 64"
-    flags += [f"--streaming-flags={streaming}"]
+    flags.append(f"--streaming-flags={streaming}")
     flags += ["--links", "recorded:here-lte", "recorded:5g-driving", "--recorded", str(tmp_path)]
     assert answers.main([*flags, "--prompts", str(questions), "--questions", "2", "--tokens", "8"]) == 0
     cases = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["cases"]
     assert [case["link"] for case in cases] == ["recorded:here-lte", "recorded:5g-driving"]
-    for case in cases:
+    # Thirty pings of 13 s each, and the log itself.
+    for case, length in zip(cases, (390, 30), strict=True):
         assert case["differ"] == []
-        assert all(0 <= begins <= 30 for begins in case["begins_s"])
+        assert all(0 <= begins <= length for begins in case["begins_s"])
         found = case["categories"]["all"]
         for side in found.values():
             # Headers of IP and TCP at least.
@@ -301,5 +320,5 @@ def test_real_daemons_over_recordings(
             assert side["ip_down"] > side["bytes_down"] + 40
         assert found["streaming"]["wasted_edge"] == found["streaming"]["wasted_own"] == 0
         assert found["colocated"]["wasted_edge"] == 0 < found["colocated"]["wasted_own"]
-        assert 0 < found["current"]["wasted_edge"] <= found["current"]["drafted"]
+        assert 0 < found["current"]["wasted_edge"] <= found["current"]["proposed"]
         assert found["current"]["wasted_own"] == 0

@@ -65,6 +65,13 @@ async def test_model_missing() -> None:
     assert told.code == 3  # the first fault's
 
 
+@pytest.mark.model
+async def test_model_missing_as_the_workers_draft_is_not_there() -> None:
+    told = await alone("cloud", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{free_port()}")
+    assert told.failures == ["model missing", "broker down"]
+    assert "/no/such/folder" in told.out
+
+
 async def test_model_missing_of_an_incomplete_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     told = await alone("cloud", "--target", str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")

@@ -71,6 +71,9 @@ async def test_a_predicted_text_takes_fewer_rounds_and_is_the_same() -> None:
     assert plain["tokens"] == predicted["tokens"] == wrong["tokens"]
     assert predicted["stats"]["rounds"] < plain["stats"]["rounds"]
     assert predicted["stats"]["looked_up"] > plain["stats"]["looked_up"]
+    assert (
+        predicted["stats"]["proposed"] >= predicted["stats"]["drafted"] >= predicted["stats"]["accepted"] > 0
+    )
 
 
 @pytest.mark.parametrize("stop", [4, 9])
