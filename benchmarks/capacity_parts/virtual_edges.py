@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.capacity_parts.virtual_worker import VERSION, VirtualWorker
-from benchmarks.replay.figures import TextRun, drafted_tokens
+from benchmarks.replay.figures import TextRun
 from benchmarks.replay.recording import RecordedText, Recording
 from edge_node.settings import PlanOptions
 from flexspec_mq.controller.controller import Controller
@@ -121,7 +121,7 @@ class VirtualDevice:
             problem = f"{finish.reason}: {finish.error or ''}"
         elif tuple(self._written) != text.tokens:
             problem = "another text"
-        drafted = drafted_tokens(machine.counters)
+        drafted = machine.counters.proposed
         ended(TextRun(self._number, self._due, tuple(self._pieces), problem, drafted))
 
     def _draft(self, machine: EdgeSession) -> None:

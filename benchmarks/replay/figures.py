@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from benchmarks._common import percentile
-from flexspec_mq.protocol.edge.types import EdgeCounters
 
 SHARE = 0.9
 """Of the texts of a crowd that is carried at a rate: so many have at least that rate."""
@@ -54,11 +53,6 @@ class TextRun(msgspec.Struct, frozen=True):
     def gaps(self) -> list[float]:
         """Seconds between two pieces."""
         return [later[0] - earlier[0] for earlier, later in zip(self.pieces, self.pieces[1:], strict=False)]
-
-
-def drafted_tokens(counters: EdgeCounters) -> int:
-    """What a session's device drafted, of use or not."""
-    return counters.drafted + counters.stale + counters.withheld
 
 
 def figures(runs: Sequence[TextRun]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import msgspec
 
 from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
 from benchmarks.replay.drafter import ReplayDrafter
-from benchmarks.replay.figures import TextRun, drafted_tokens
+from benchmarks.replay.figures import TextRun
 from benchmarks.replay.orders import Devices, Order, Ready, Writer, Written, say
 from benchmarks.replay.recording import RecordedText, Recording, read_recording
 from edge_node.generation import Generation, GenerationRequest
@@ -149,7 +149,7 @@ class Work:
             due,
             tuple(pieces),
             problem,
-            drafted_tokens(generation.machine.counters),
+            generation.machine.counters.proposed,
             generation.traffic.up,
             generation.traffic.down,
         )

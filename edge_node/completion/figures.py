@@ -96,7 +96,7 @@ class Clock:
             first_token=None if self.first is None else self.first - self.began,
             tokens_per_second=tokens / writing if writing > 0 else 0.0,
             draft_length=machine.plan.draft_length,
-            proposed=counters.drafted + counters.withheld + counters.stale,
+            proposed=counters.proposed,
             drafted=seen.drafted,
             accepted=seen.accepted,
             looked_up=counters.looked_up_accepted,

@@ -209,6 +209,11 @@ class EdgeCounters:
     ignored: int = 0
     closes: int = 0
 
+    @property
+    def proposed(self) -> int:
+        """Tokens that the device drafted, of use or not."""
+        return self.drafted + self.withheld + self.stale
+
     def meets(self, drafted: Sequence[DraftToken], *, wrong: bool) -> None:
         """The target has decided where these were drafted; `wrong` says that the last of them was."""
         self.judged += len(drafted)
