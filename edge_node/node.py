@@ -488,8 +488,8 @@ class EdgeNode:
         wrote = Wrote(
             complete=finish.reason in _COMPLETE,
             failed=(late or failed) and (seen.committed > 0 or not machine.counters.busy),
-            drafted=seen.drafted,
-            accepted=seen.accepted,
+            drafted=seen.drafted + machine.counters.worker_judged,
+            accepted=seen.accepted + machine.counters.worker_accepted,
             tokens=generation.paced,
             seconds=generation.seconds,
         )

@@ -199,6 +199,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         drafted: of these, those that the target judged.
         accepted: of these, right.
         looked_up: of the accepted ones, those that a lookup in the text itself had drafted.
+        worker_accepted: tokens that the worker had drafted itself, and that were right.
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
@@ -214,6 +215,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     drafted: int = 0
     accepted: int = 0
     looked_up: int = 0
+    worker_accepted: int = 0
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0

@@ -46,7 +46,7 @@ class EngineCore:
         prefill: tokens of unread prefixes that one step may read.
         budget: says that anew for each step instead, if there is one.
         drafts: goes on from the edges' drafts where there is room, if there is one.
-        draft_budget: says which drafted tokens ride along.
+        draft_budget: says which drafted tokens ride along; all of them without one.
 
     Attributes:
         scheduler: takes the items in, and owns the keys and values.
@@ -69,7 +69,7 @@ class EngineCore:
         self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
         self._model = model
         self.drafts = drafts
-        self.draft_budget = draft_budget or DraftBudget()
+        self.draft_budget = draft_budget or DraftBudget(rationed=False)
         self._noise = NoisePrefetch(model.vocab_size)
         self.batch = self.fed = 0
         self.rows: dict[SessionKey, DraftRows] = {}

@@ -26,6 +26,7 @@ class Figures:
         drafted: of these, those that the target's decision met.
         accepted: of these, right.
         looked_up: of the accepted ones, those that a lookup had drafted.
+        worker_accepted: tokens that the worker had drafted itself, and that were right.
         rounds: verdicts that committed something.
         tokens_per_round: mean.
         rtt_ms: smoothed round trip without the worker's own time; None before a sample.
@@ -50,6 +51,7 @@ class Figures:
     drafted: int
     accepted: int
     looked_up: int
+    worker_accepted: int
     rounds: int
     tokens_per_round: float
     rtt_ms: float | None
@@ -98,6 +100,7 @@ class Clock:
             drafted=seen.drafted,
             accepted=seen.accepted,
             looked_up=counters.looked_up_accepted,
+            worker_accepted=counters.worker_accepted,
             rounds=counters.rounds,
             tokens_per_round=tokens / counters.rounds if counters.rounds else 0.0,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,

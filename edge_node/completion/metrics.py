@@ -57,6 +57,11 @@ class Metrics:
         )
         self._drafted = Counter("flexspec_edge_drafted_tokens", "Draft tokens judged", registry=registry)
         self._accepted = Counter("flexspec_edge_accepted_tokens", "Of these, right", registry=registry)
+        self._worker_accepted = Counter(
+            "flexspec_edge_worker_accepted_tokens",
+            "Right ones that a worker had drafted itself",
+            registry=registry,
+        )
         self._looked_up = Counter(
             "flexspec_edge_looked_up_tokens", "Of the right ones, drafted by lookup", registry=registry
         )
@@ -93,6 +98,7 @@ class Metrics:
         self._drafted.inc(figures.drafted)
         self._accepted.inc(figures.accepted)
         self._looked_up.inc(figures.looked_up)
+        self._worker_accepted.inc(figures.worker_accepted)
         self._rounds.inc(figures.rounds)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)

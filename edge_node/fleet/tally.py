@@ -29,7 +29,7 @@ class Wrote:
     Attributes:
         complete: the text came to its end.
         failed: by the version's fault or its worker's.
-        drafted: draft tokens that the target judged.
+        drafted: draft tokens that the target judged, whoever drafted them.
         accepted: of these, right.
         tokens: after the first commit.
         seconds: that these took.

@@ -108,11 +108,11 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def port(module_mosquitto: PrivateBroker) -> AsyncIterator[int]:
-    """A worker, and an edge node that serves its API; the port."""
+    """A worker, and an edge node that drafts and serves its API; the port."""
     worker = await start_worker(module_mosquitto, "w1")
     edge = await start(
         *("edge_node", "serve", "--broker", f"127.0.0.1:{module_mosquitto.port}", "--edge", "e1"),
-        *("--api-port", "0", "--ready-json"),
+        *("--api-port", "0", "--ready-json", "--policy", "fixed", "--worker-draft", "0"),
     )
     try:
         await worker.event(lambda line: bool(line.get("ready")))

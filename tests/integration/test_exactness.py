@@ -67,9 +67,8 @@ class Pool:
         while len(self._workers) < number:
             self._started += 1
             name = f"w{self._started}"
-            self._workers[name] = await start_worker(
-                self.broker, name, "--lease", "6", "--verbose", "--draft", "default"
-            )
+            drafts = ("--draft", "default", "--draft-rows", "all")
+            self._workers[name] = await start_worker(self.broker, name, "--lease", "6", "--verbose", *drafts)
         for name in self._workers:
             await status(self.broker, name, lambda found: found.state == "online")
         return list(self._workers)

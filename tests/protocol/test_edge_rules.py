@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from flexspec_mq.controller.plan import Plan
@@ -399,3 +400,16 @@ def test_misuse_is_our_own_error() -> None:
         machine.receive(Verdict(2, 1, 0, 0, (), 0, Fin.NONE, 0, 0), 0.0)
     with pytest.raises(LocalProtocolError):
         session(prompt=())
+
+
+def test_what_a_worker_drafted_is_judged_by_what_came_of_it() -> None:
+    """Three drafted, of which two were right: three were met. Behind our own two, one of one was right."""
+    machine = started(Plan(2, 1, ahead=16, worker_draft=4))
+    machine.receive(msgspec.structs.replace(verdict((), (5, 6, 7)), drafted=3), 0.2)
+    counters = machine.counters
+    assert (counters.worker_judged, counters.worker_accepted, counters.judged) == (3, 2, 0)
+    draft(machine, 8, 9)
+    told = verdict((5, 6, 7), (8, 9, 10, 11))
+    machine.receive(msgspec.structs.replace(told, drafted=1), 0.3)
+    assert (counters.worker_judged, counters.worker_accepted) == (4, 3)
+    assert (counters.judged, counters.accepted) == (2, 2)

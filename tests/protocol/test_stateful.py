@@ -296,6 +296,6 @@ def test_any_interleaving(machine: type[Schedule]) -> None:
     assert SEEN["polls"] >= EXAMPLES // 4, SEEN
     assert min(SEEN["rejected"], SEEN["accepted"]) >= EXAMPLES, SEEN
     assert SEEN["drafted by workers"] >= EXAMPLES // 4, SEEN
-    assert SEEN["merged"] >= 3, SEEN
+    assert SEEN["merged"] >= 1, SEEN
     assert SEEN["inherited"] >= EXAMPLES // 10, SEEN
     assert SEEN["finished failed"] <= SEEN["sessions"] // 10, SEEN

@@ -440,6 +440,10 @@ class EdgeSession:
         if added.tokens:
             self._out.append(Commit(added.start, added.tokens, added.origins))
             self._progress(now, added)
+            if verdict.drafted:
+                # Of the tokens of a forward one is the target's own, and those before the worker's are ours.
+                ours = len(added.met) - added.rolled_back
+                self.counters.drafted_by_worker(verdict.drafted, len(verdict.tokens) - 1 - ours)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:

@@ -173,6 +173,8 @@ class EdgeCounters:
         early: verdicts that start beyond our chain.
         looked_up: of the judged ones, those that a lookup had drafted.
         looked_up_accepted: of these, accepted.
+        worker_judged: tokens that the worker drafted itself and the target's decision met.
+        worker_accepted: of these, equal to it.
         withheld: drafter results not taken because of the plan's confidence threshold.
         stale: drafter results for a prefix that is gone.
         busy, unknown: errors of that kind.
@@ -195,6 +197,8 @@ class EdgeCounters:
     diverged: int = 0
     looked_up: int = 0
     looked_up_accepted: int = 0
+    worker_judged: int = 0
+    worker_accepted: int = 0
     withheld: int = 0
     early: int = 0
     stale: int = 0
@@ -218,6 +222,12 @@ class EdgeCounters:
             if token.origin == "lookup":
                 self.looked_up += 1
                 self.looked_up_accepted += not (wrong and place == len(drafted))
+
+    def drafted_by_worker(self, drafted: int, accepted: int) -> None:
+        """A worker drafted so many tokens of its own for a verdict, of which so many may have been right at most."""
+        accepted = min(drafted, max(0, accepted))
+        self.worker_accepted += accepted
+        self.worker_judged += min(drafted, accepted + 1)
 
 
 class EdgeEvent(StrEnum):
