@@ -21,8 +21,8 @@ def lengths(policy: PlacementPolicy, drafted: Sequence[float]) -> list[int]:
 
 
 def test_the_device_drafts_until_the_worker_does_and_again_once_it_stops() -> None:
-    assert lengths(PlacementPolicy(BASE), (0.0, 0.4, 0.6, 3.0, 0.4, 0.3, 0.1, 0.3, 0.6)) == [
-        *(4, 4, 0, 0, 0, 0, 4, 4, 0),
+    assert lengths(PlacementPolicy(BASE), (0.0, 1.9, 2.1, 4.0, 1.1, 0.9, 1.5, 2.0)) == [
+        *(4, 4, 0, 0, 0, 4, 4, 0),
     ]
 
 

@@ -8,9 +8,9 @@ from math import ceil
 from flexspec_mq.controller.plan import Observation, Plan
 from schemas.messages import MAX_AHEAD
 
-_STEPS_IN = 0.5, 0.2
-"""Tokens that a worker drafts for a verdict: from the first on it is left to draft alone, below the second the device
-drafts as well."""
+_STEPS_IN = 2.0, 1.0
+"""Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
+second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
 _STREAM = 32
 """Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
 _GRAIN = 8
