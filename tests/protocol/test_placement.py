@@ -11,7 +11,7 @@ from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.placement import PlacementPolicy
-from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
+from schemas.messages import MAX_AHEAD
 
 BASE = Plan(4, 1, 1, 8, worker_draft=8)
 
@@ -61,17 +61,14 @@ def test_drafts_that_would_come_too_late_are_not_made() -> None:
     assert length(0.6, None) == 4
 
 
-def test_batches_grow_again_after_what_was_put_off() -> None:
+def test_batches_get_shorter_with_what_is_put_off_again_and_again_and_grow_without() -> None:
     worker = WorkerDrafts()
     seen = [worker.granted]
-    worker.told(0, 1)
-    for _ in range(5):
+    for granted in (0, 0, 0, 0, None, None, *(None,) * 8):
+        worker.told(0, granted)
         seen.append(worker.granted)
-        worker.told(0, None)
-    assert seen == [None, 1, 1, 1, 1, 2]
-    for _ in range(4 * MAX_DRAFT_TOKENS):
-        worker.told(0, None)
-    assert worker.granted is None
+    assert seen[:7] == [None, 4, 2, 1, 1, 2, 2]
+    assert seen[-1] is None
 
 
 def test_what_a_worker_said_is_known_to_the_next_session() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.messages import MAX_DRAFT_TOKENS
-
 _SMOOTHING = 1 / 4
-_GROWS = 1 / 4
-"""Tokens by which a batch may be longer again after each verdict that put nothing off."""
+_MOST = 8.0
+"""Tokens of a draft that a worker takes, as far as is known before it says otherwise."""
 
 
 class WorkerDrafts:
@@ -20,12 +18,12 @@ class WorkerDrafts:
 
     def __init__(self) -> None:
         self.per_verdict = 0.0
-        self._granted = float(MAX_DRAFT_TOKENS)
+        self._granted = _MOST
 
     @property
     def granted(self) -> int | None:
-        """How many tokens of a draft a forward of the worker takes; None is all that there may be."""
-        return None if self._granted >= MAX_DRAFT_TOKENS else int(self._granted)
+        """How many tokens of a draft a forward of the worker takes, at least one; None is all that there may be."""
+        return None if self._granted >= _MOST else max(1, round(self._granted))
 
     def told(self, drafted: int, granted: int | None) -> None:
         """A verdict with tokens has come.
@@ -35,7 +33,7 @@ class WorkerDrafts:
             granted: how many of a draft it verified, if others were put off.
         """
         self.per_verdict += (drafted - self.per_verdict) * _SMOOTHING
-        if granted is not None:
-            self._granted = float(granted)
-        elif self._granted < MAX_DRAFT_TOKENS:
-            self._granted += _GROWS
+        if granted is None:
+            self._granted = min(_MOST, self._granted + 1.0)
+        else:
+            self._granted = (self._granted + min(_MOST, granted)) / 2
