@@ -59,9 +59,12 @@ class Fleet:
         self.started += 1
         # Small and odd ones cut prefixes into many pieces, anywhere.
         prefill = self.rng.choice((17, 33, 64, 101, 128, 256))
+        # By worth a crowded worker seldom drafts; with all, forwards hold whatever drafts there are.
+        rows = self.rng.choice(("worth", "all"))
         command = python(
             *("benchmarks.exact.worker", str(self.folder / f"trace-{number}")),
-            *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), *self.arguments),
+            *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), "--draft-rows", rows),
+            *self.arguments,
         )
         log = self.folder / f"worker-{number}.log"
         worker = _Worker(await Process.start(f"worker {number}", command, log=log))
