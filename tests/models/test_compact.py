@@ -25,7 +25,7 @@ from transformers import (
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.load import Choice, load_compact
-from flexspec_mq.models.compact.matrices import FEW_ROWS, EightBits, FourBits, make, works
+from flexspec_mq.models.compact.matrices import FEW_ROWS, EightBits, FourBits, SteadyEightBits, make, works
 from flexspec_mq.models.compact.model import CompactModel
 from flexspec_mq.models.compact.ranks import RANKS, frequent, read_ranks, share_outside
 from flexspec_mq.models.compact.shape import UnknownModel
@@ -333,3 +333,13 @@ def test_eight_bits_of_the_real_draft_choose_alike() -> None:
     ]
     assert float((choices[0].argmax(1) == choices[1].argmax(1)).float().mean()) > 0.88
     assert distance(choices[1], choices[0]) < 0.06
+
+
+@pytest.mark.parametrize("kind", [EightBits, SteadyEightBits])
+@pytest.mark.parametrize("width", [8, 24, 40])
+def test_weights_narrower_than_a_vector_of_the_kernel_do_without_it(
+    kind: type[EightBits], width: int
+) -> None:
+    """It read past their end: a draft of hidden size 8 ended the process."""
+    weight, x = torch.randn(16, width).bfloat16(), torch.randn(3, width).bfloat16()
+    assert distance(kind(weight)(x).float(), x.float() @ weight.float().T) < 0.02

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 KINDS = ("bf16", "int8", "int4", "mixed")
 """What weights can be. ``mixed`` is 4 bits in MLPs and LM head, which hold most weights and bear it best, and 8 in
 the attention."""
+_VECTOR = 32
+"""Weights of 8 bits that a kernel reads at a time, at most."""
 FEW_ROWS = 16
 """Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
 _USUAL_ROWS = 16
@@ -97,10 +99,12 @@ class EightBits:
             self._scale[rows] = scale
         self._bias = None if bias is None else bias.to(torch.bfloat16)
         self.nbytes = self._weight.nbytes + self._scale.nbytes
+        # The kernel for few rows reads whole vectors of weights, also past the end of narrower ones.
+        self._most_rows = FEW_ROWS if weight.shape[1] % _VECTOR == 0 else 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
-        if x.shape[0] <= FEW_ROWS:
+        if x.shape[0] <= self._most_rows:
             out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
         else:
             out = functional.linear(x, self._weight.to(torch.bfloat16)).mul_(self._scale)
@@ -112,6 +116,8 @@ class SteadyEightBits(EightBits):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
+        if not self._most_rows:
+            return super().__call__(x)
         out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
         return out if self._bias is None else out.add_(self._bias)
 
