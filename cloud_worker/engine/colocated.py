@@ -166,19 +166,26 @@ class ColocatedDrafts:
         self, drafter: Drafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
     ) -> dict[SessionKey, tuple[int, ...]]:
         paths = {item.key: self._path(item) for item in items}
+        called = False
         while open_ := {
             key: path for key, path in paths.items() if not path.done and drafter.fits(path.context)
         }:
-            keys = rows.worth_calling({key: path.wanted for key, path in open_.items()})
+            wanted = {key: path.wanted for key, path in open_.items()}
+            keys = rows.worth_calling(wanted)
             if not keys:
+                if not called:
+                    budget.saw_no_call()
                 break
+            called = True
             self._hold([open_[key] for key in keys])
             cost = rows.call_cost(len(keys))
             began = self._clock()
             found = drafter.draft([open_[key].request(rows.survival(key), cost) for key in keys])
             ms = 1000 * (self._clock() - began)
             rows.called(ms)
-            if all(found) and any(one.origin == "model" for given in found for one in given or ()):
+            # Neither lookups alone nor the end of a prompt tell what a forward of the draft takes.
+            reads = any(wanted[key][1] for key in keys)
+            if not reads and any(one.origin == "model" for given in found for one in given or ()):
                 budget.saw_call(len(keys), ms)
             for key, proposals in zip(keys, found, strict=True):
                 _take(open_[key], proposals, rows)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _FORGET = 0.97
 """Weight of all earlier forwards when one more is seen: about 33 count."""
+_CHEAPER = 0.997
+"""Of what it was, after a forward in which it was not tried: half of it after 230."""
 _TRUST = 0.02
 """Weight of what is usual, as a share of the squares of a count that were seen."""
 _LEAST = 0.05
@@ -60,6 +62,14 @@ class LinearCost:
         trust = np.diag(_TRUST * np.diag(self._squares) + 1e-9)
         trust[0, 0] = 0.0
         self._line = np.linalg.solve(self._squares + trust, self._products + trust @ usual)
+
+    def fade(self) -> None:
+        """Nothing was tried, as it seemed too dear: what is known gets less sure and slowly cheaper, so that it is."""
+        if self._line is not None:
+            self._squares *= _FORGET
+            self._products *= _FORGET * _CHEAPER
+            self._line *= _CHEAPER
+            self._mean *= _CHEAPER
 
     def more(self, count: int) -> float:
         """Milliseconds of one more unit of a count; 0 before any forward.

@@ -141,6 +141,10 @@ class DraftBudget:
         """A forward of the draft over so many sessions is done."""
         self._call.saw((sessions,), ms)
 
+    def saw_no_call(self) -> None:
+        """The draft could have been run, and was not worth it."""
+        self._call.fade()
+
     def _most(self, drafts: Mapping[SessionKey, int]) -> int:
         """Rows for drafted tokens of this forward: all, or half of them to learn their price."""
         wanted = sum(drafts.values())

@@ -170,6 +170,27 @@ def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -
     assert rows < 16
 
 
+def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once() -> None:
+    """One slow forward, as when the machine is busy, must not keep the draft from all texts to come."""
+    budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
+    budget.saw_call(1, 60.0)
+
+    def worth() -> bool:
+        return bool(budget.allocate({key(1): 0}, 1).worth_calling({key(1): (0.6, 0.0)}))
+
+    refused = 0
+    while not worth():
+        refused += 1
+        budget.saw_no_call()
+    assert 100 < refused < 1000
+    budget.saw_call(1, 60.0)
+    assert not worth()
+    while not worth():
+        budget.saw_no_call()
+    budget.saw_call(1, 4.0)
+    assert budget.allocate({key(1): 0}, 1).call[0] < 8.0
+
+
 def test_without_rationing_everything_is_granted() -> None:
     budget = learned(DraftBudget(rationed=False), 1.0, 0.0, 100.0)
     made = budget.allocate({key(n): 4 for n in range(50)}, 50)

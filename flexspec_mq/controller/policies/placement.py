@@ -13,6 +13,8 @@ _STEPS_IN = 2.0, 1.0
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
 _STREAM = 32
 """Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
+_ROOM = 6
+"""Run-ahead beyond that, for drafts of the worker's own."""
 _GRAIN = 8
 """Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
 
@@ -60,8 +62,8 @@ def _too_late(seen: Observation, length: int) -> bool:
 
 
 def _reach(seen: Observation) -> int:
-    """Tokens that the worker decides in two round trips, in whole grains; 0 while that is unknown."""
+    """Tokens that a worker that drafts decides in two round trips, in whole grains; 0 while that is unknown."""
     if seen.rtt is None or not seen.compute:
         return 0
-    tokens = 2 * seen.rtt / seen.compute * (1 + seen.worker_drafted) + 2
+    tokens = 2 * seen.rtt / seen.compute * (1 + max(seen.worker_drafted, _STEPS_IN[0])) + _ROOM
     return _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN)
