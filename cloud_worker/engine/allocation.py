@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 PAYS = 0.03
 """Of its tokens per second, what a session may lose by the drafts of others."""
-_READ = 0.25
-"""What a token of a prompt costs the draft, as a share of what a session adds to a forward of it."""
 
 
 @dataclass(slots=True)
@@ -41,6 +39,7 @@ class Allocation:
             and then all is worth it.
         row: ms of one more row.
         call: ms of a forward of the draft in any case, and for each session in it.
+        read: ms that the draft takes for a token of a prompt.
         usual: tokens that a session lately got by a forward, for those that the forward decides.
         granted: drafted tokens of edges that ride along, by session.
     """
@@ -49,6 +48,7 @@ class Allocation:
     ms: float
     row: float
     call: tuple[float, float]
+    read: float = 0.0
     usual: Mapping[SessionKey, float] = field(default_factory=dict)
     granted: dict[SessionKey, int] = field(default_factory=dict)
     _survival: dict[SessionKey, float] = field(default_factory=dict)
@@ -100,9 +100,9 @@ class Allocation:
         base, each = self.call
         best, chosen, total, ms = 0.0, 0, 0.0, base
         for count, (gain, key) in enumerate(gains, 1):
-            confidence, read = wanted[key]
+            confidence, unread = wanted[key]
             total += gain
-            ms += each + self.row + read * _READ * each
+            ms += each + self.row + unread * self.read
             least.raise_to(key, self._gets(key) + self.survival(key) * confidence / 2)
             if self._bearable(ms, least.value) and (net := total - self._loss(ms)) > best:
                 best, chosen = net, count

@@ -37,7 +37,7 @@ _NEXT = 16
 _USUAL = 64
 """Forwards that a text is taken to last still, if its limit allows."""
 PREFILL = 64
-"""Tokens of prompts that one forward of a worker's draft reads: all sessions wait for it."""
+"""Tokens of prompts that one forward of a worker's draft reads, as all sessions wait for it."""
 
 
 @dataclass(slots=True)
@@ -185,7 +185,9 @@ class ColocatedDrafts:
             rows.called(ms)
             # Neither lookups alone nor the end of a prompt tell what a forward of the draft takes.
             reads = any(wanted[key][1] for key in keys)
-            if not reads and any(one.origin == "model" for given in found for one in given or ()):
+            if all(one is None for one in found):
+                budget.saw_reading(PREFILL, ms)
+            elif not reads and any(one.origin == "model" for given in found for one in given or ()):
                 budget.saw_call(len(keys), ms)
             for key, proposals in zip(keys, found, strict=True):
                 _take(open_[key], proposals, rows)

@@ -64,7 +64,7 @@ class LinearCost:
         self._line = np.linalg.solve(self._squares + trust, self._products + trust @ usual)
 
     def fade(self) -> None:
-        """Nothing was tried, as it seemed too dear: what is known gets less sure and slowly cheaper, so that it is."""
+        """Nothing was tried, as it seemed too dear: what is known gets less sure and slowly cheaper, till it is."""
         if self._line is not None:
             self._squares *= _FORGET
             self._products *= _FORGET * _CHEAPER

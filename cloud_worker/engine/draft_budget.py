@@ -27,6 +27,8 @@ _SESSION, _ROW = 0.03, 0.01
 """What a session and a drafted row usually add, as shares of a mean forward of the target."""
 _CALL_ROW = 0.1
 """What a session usually adds to a forward of the draft."""
+_READ = 0.01
+"""What a token of a prompt is taken to cost the draft, as a share of a forward of the target, before one was read."""
 _CALL = 0.15
 """What a forward of the draft is taken to cost, as a share of the target's, before one was seen."""
 _LEARN = 1 / 16
@@ -72,6 +74,7 @@ class DraftBudget:
         self._call = LinearCost((_CALL_ROW,))
         self._acceptance: dict[SessionKey, _Acceptance] = {}
         self._usual: dict[SessionKey, float] = {}
+        self._read: float | None = None
         self._alike = 0
         self._newest = (0, 0)
         self.cut = 0
@@ -86,7 +89,8 @@ class DraftBudget:
         ms = self._forward.of((len(drafts), 0)) if self._rationed else 0.0
         call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * ms, 0.0)
         usual = {key: self._usual.get(key, 1.0) for key in drafts}
-        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, usual)
+        read = _READ * ms if self._read is None else self._read
+        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual)
         made.grant(
             {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
         )
@@ -140,6 +144,11 @@ class DraftBudget:
     def saw_call(self, sessions: int, ms: float) -> None:
         """A forward of the draft over so many sessions is done."""
         self._call.saw((sessions,), ms)
+
+    def saw_reading(self, tokens: int, ms: float) -> None:
+        """A forward of the draft is done that read so many tokens of prompts, and hardly anything else."""
+        each = ms / tokens
+        self._read = each if self._read is None else self._read + _LEARN * (each - self._read)
 
     def saw_no_call(self) -> None:
         """The draft could have been run, and was not worth it."""

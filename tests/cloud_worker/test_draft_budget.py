@@ -41,7 +41,7 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
 ) -> None:
     """Of all ways, that with the highest sum of logarithms of tokens per second, if nobody pays for it."""
     sessions = range(len(drafts))
-    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), {key(n): 1.0 for n in sessions})
+    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), usual={key(n): 1.0 for n in sessions})
     made.grant({key(n): one for n, one in enumerate(drafts)}, 100)
 
     def tokens(rows: tuple[int, ...]) -> list[float]:
@@ -68,9 +68,9 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
 
 def test_a_session_that_usually_gets_more_bears_longer_forwards() -> None:
     drafts = {key(1): (0, 0.6), key(2): (4, 0.6)}
-    plain = Allocation(2, 30.0, 1.0, (0.0, 0.0), {key(1): 1.0, key(2): 1.0})
+    plain = Allocation(2, 30.0, 1.0, (0.0, 0.0), usual={key(1): 1.0, key(2): 1.0})
     plain.grant(drafts, 4)
-    used_to = Allocation(2, 30.0, 1.0, (0.0, 0.0), {key(1): 1.5, key(2): 1.5})
+    used_to = Allocation(2, 30.0, 1.0, (0.0, 0.0), usual={key(1): 1.5, key(2): 1.5})
     used_to.grant(drafts, 4)
     assert (plain.granted[key(2)], used_to.granted[key(2)]) == (0, 3)
 
@@ -149,12 +149,25 @@ def test_a_call_is_for_those_that_it_helps() -> None:
 
 
 def test_a_long_prompt_is_read_for_a_draft_only_if_that_pays_for_the_text() -> None:
-    made = Allocation(3, 40.0, 0.7, (1.0, 3.7))
+    made = Allocation(3, 40.0, 0.7, (1.0, 3.7), 1.0)
     assert made.worth_calling({key(n): (0.6, 0.0) for n in range(3)})
     assert not made.worth_calling({key(n): (0.6, 20.0) for n in range(3)})
-    alone = Allocation(1, 32.0, 0.4, (1.0, 3.7))
+    alone = Allocation(1, 32.0, 0.4, (1.0, 3.7), 1.0)
     assert alone.worth_calling({key(1): (0.6, 300 / 64)})
     assert not alone.worth_calling({key(1): (0.6, 2000 / 16)})
+
+
+def test_what_reading_takes_the_draft_is_measured() -> None:
+    budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
+    for _ in range(4):
+        budget.saw_call(1, 4.0)
+
+    def worth() -> bool:
+        return bool(budget.allocate({key(1): 0}, 1).worth_calling({key(1): (0.6, 5.0)}))
+
+    assert worth()
+    budget.saw_reading(64, 640.0)
+    assert not worth()
 
 
 def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -> None:
