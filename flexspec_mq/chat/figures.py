@@ -55,6 +55,7 @@ def line(took: AnswerFigures) -> str:
         f"first text {first}",
         f"accepted {found.accepted} of {found.drafted}{_share(found.accepted, found.drafted)}"
         + (f", {found.looked_up} by lookup" if found.looked_up else ""),
+        *([f"{found.worker_accepted} by the worker's draft"] if found.worker_accepted else ()),
         f"{found.rounds} rounds",
         f"{size(found.bytes_up)} up, {size(found.bytes_down)} down",
         f"seed {'–' if found.seed is None else found.seed}",

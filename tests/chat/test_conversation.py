@@ -130,6 +130,7 @@ TOLD = FlexspecUsage(
     accepted=20,
     looked_up=6,
     rounds=16,
+    worker_accepted=5,
     bytes_up=12_345,
     bytes_down=900,
     version="base",
@@ -143,7 +144,7 @@ def test_the_line_of_an_answer() -> None:
     said = line(AnswerFigures(4.0, 0.5, USAGE, "length"))
     for part in (
         "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%), 6 by lookup",
-        "16 rounds", "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
+        "5 by the worker's draft", "16 rounds", "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
     ):  # fmt: skip
         assert part in said
     assert line(AnswerFigures(1.5, None, None, None)) == "stopped after 1.5 s · first text –"

@@ -15,6 +15,7 @@ STATS: dict[str, Any] = {
     "draft_length": 4,
     "drafted": 40,
     "accepted": 20,
+    "worker_accepted": 3,
     "rounds": 10,
     "tokens_per_round": 3.0,
     "rtt_ms": 52.25,
@@ -58,6 +59,7 @@ def test_figures_that_are_not_known_yet_are_a_dash() -> None:
     assert "round trip –" in line
     rows = dict(summary_rows({**STATS, "first_token": None, "tokens": 0}, "cancelled"))
     assert rows["first token after"] == "–"
+    assert rows["worker's drafts"].startswith("3 tokens")
 
 
 def test_a_pipe_gets_the_text_alone_and_at_once() -> None:
