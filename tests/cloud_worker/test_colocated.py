@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -205,3 +206,22 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
     for session in range(10):
         drafts.free(("edge", session))
     assert not held.keys() - set(scripted.freed)
+
+
+def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
+    """One forward may read all of a prompt and decide: what it took is none of what drafted rows take."""
+
+    class Noted(DraftBudget):
+        seen: ClassVar[list[tuple[int, int]]] = []
+
+        def saw(self, sessions: int, rows: int, ms: float) -> None:
+            self.seen.append((sessions, rows))
+            super().saw(sessions, rows, ms)
+
+    engine = EngineCore(model_of(), prefill=1000, draft_budget=Noted(rationed=False))
+    engine.scheduler.add(item(3, 0))
+    run(engine)
+    assert Noted.seen == []
+    engine.scheduler.add(item(3, 1, written(3)[1:4]))
+    run(engine)
+    assert Noted.seen == [(1, 3)]
