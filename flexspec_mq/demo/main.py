@@ -31,7 +31,7 @@ PROMPT = "Explain in a few sentences why the sky is blue."
 
 _ANSWER = 120.0
 """Seconds without anything new in an answer."""
-_PLAN = ("draft", "draft_length", "in_flight", "ahead", "qos")
+_PLAN = ("draft_length", "in_flight", "ahead", "qos")
 _SAYS = ("--log-format", "human")
 _STREAMING = (
     *("--draft=none", "--no-lookup", "--draft-length=0", "--in-flight=1", f"--ahead={MAX_AHEAD}"),
@@ -59,10 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
-    parser.add_argument("--draft-length", type=int, default=4, help="tokens per draft batch (default: 4)")
-    parser.add_argument("--in-flight", type=int, default=1, help="batches in flight (default: 1)")
-    parser.add_argument("--ahead", type=int, default=0, help="run-ahead of the worker in tokens (default: 0)")
-    parser.add_argument("--qos", type=int, default=0, help="MQTT quality of service (default: 0)")
+    parser.add_argument("--draft-length", type=int, help="tokens per draft batch")
+    parser.add_argument("--in-flight", type=int, help="batches in flight")
+    parser.add_argument("--ahead", type=int, help="run-ahead of the worker in tokens")
+    parser.add_argument("--qos", type=int, help="MQTT quality of service")
     parser.add_argument(
         "--link",
         help="put an emulated network between device and cloud, as `flexspec link profiles` lists them",
@@ -80,7 +80,11 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
 
 async def _run(args: argparse.Namespace, screen: Screen) -> int:
     """Run the demo; returns the exit code."""
-    plan = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in _PLAN]
+    given = {name: value for name in _PLAN if (value := getattr(args, name)) is not None}
+    plan = [
+        f"--draft={args.draft}",
+        *(f"--{name.replace('_', '-')}={value}" for name, value in given.items()),
+    ]
     async with site(link=args.link, seed=args.seed or 0, with_us=signal.SIGTERM) as here:
         code = 0
         if args.chat:
@@ -113,7 +117,7 @@ async def _start(
             edge(say=lambda line: tell(line, "edge")),
         )
         screen.say(f"worker   {worker.ready['target']}, verification {worker.ready['exactness']}")
-        screen.say(f"edge     draft of {args.draft_length} tokens a batch, QoS {args.qos}")
+        screen.say(f"edge     {'no draft' if args.draft == 'none' else 'a draft of its own'}")
     return device
 
 
@@ -159,10 +163,10 @@ async def _compare(here: Site, args: argparse.Namespace, screen: Screen, edge: P
     with screen.answer() as answer:
         drafted = await _answer(edge, args.prompt, answer)
     screen.summary(drafted)
-    if args.ahead and not args.draft_length:
+    if args.ahead and args.draft_length == 0:
         return
     tokenizer = [] if args.target == "default" else [f"--tokenizer={args.target}"]
-    plan = (*_STREAMING, *tokenizer, f"--qos={args.qos}")
+    plan = (*_STREAMING, *tokenizer, *(() if args.qos is None else (f"--qos={args.qos}",)))
     with screen.bars("streaming") as tell:
         tell("the same once more, streamed without drafts", "streaming")
         streaming = await _asked(here, args, "streaming", plan)
