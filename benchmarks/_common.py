@@ -39,8 +39,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     It knows ``--quick`` (less than a minute), ``--prompts PATH`` (one prompt a line; None keeps the
     benchmark's own) and ``--seed``.
     """
+    spec = sys.modules["__main__"].__spec__
     made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        # A folder that is run has the name of its file otherwise, which is __main__.
+        prog=None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     made.add_argument("--quick", action="store_true", help="a rough answer in less than a minute")
     made.add_argument(

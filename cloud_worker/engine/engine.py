@@ -115,7 +115,9 @@ class EngineCore:
             self._judge(item, one.draft[: rows.granted.get(item.key, len(item.draft))], tokens)
             if self.scheduler.settle(item, tokens):
                 decided.append((item, tokens))
-        if all(one.item.key in drafts for one in scheduled):  # the end of a prompt tells nothing of drafted rows
+        if all(
+            one.item.key in drafts for one in scheduled
+        ):  # the end of a prompt tells nothing of drafted rows
             self.draft_budget.saw(self.batch, self.fed - self.batch, 1000 * (time.perf_counter() - began))
         return decided
 

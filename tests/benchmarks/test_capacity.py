@@ -11,18 +11,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import capacity
-from benchmarks.capacity_parts import cost as costs
-from benchmarks.capacity_parts.cost import Cost
-from benchmarks.capacity_parts.curves import carried
-from benchmarks.capacity_parts.strategies import (
+from benchmarks.capacity import __main__ as capacity
+from benchmarks.capacity import cost as costs
+from benchmarks.capacity.cost import Cost
+from benchmarks.capacity.curves import carried
+from benchmarks.capacity.strategies import (
     COLOCATED,
     DEFAULT,
     DEVICE,
     STRATEGIES,
     STREAMING,
 )
-from benchmarks.capacity_parts.virtual_crowd import Place, VirtualCrowd
+from benchmarks.capacity.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import arrivals, order_of, texts_each
 from benchmarks.replay.drafter import ReplayDrafter, by_seed
 from benchmarks.replay.figures import TextRun, best_other, carried_clients, carried_rate, figures
@@ -349,7 +349,7 @@ async def test_an_order_without_an_end_goes_on_until_the_next_line() -> None:
         (["--offered", "0"], "--offered"),
         (["--device-ms", "-3"], "--device-ms"),
         (["--ordinary", "0"], "--ordinary"),
-        (["--section", "cpu", "cpu"], "--section"),
+        (["--sections", "cpu", "cpu"], "--section"),
     ],
 )
 def test_bad_values_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +374,7 @@ def test_an_accelerator_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFi
         "--temperatures",
         "0",
     ]
-    flags += ["--section", "accelerator", "--jobs", "1", "--draft-shares", "0.1", "--most-clients", "3"]
+    flags += ["--sections", "accelerator", "--jobs", "1", "--draft-shares", "0.1", "--most-clients", "3"]
     assert capacity.main([*flags, "--rates", "20", "60", "--offered", "0.5", "--open-texts", "20"]) == 0
     out = capsys.readouterr().out
     assert "tokens/s each" in out

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import leaves
-from benchmarks.leaf_parts.choices import RANKS, Choices, rank_of, ranked, read_choices, store
-from benchmarks.leaf_parts.clients import Accelerator, Drafting, clients, fits
-from benchmarks.leaf_parts.compared import Played, Rates, Ratio, play_all, ratio
-from benchmarks.leaf_parts.prices import trip_ms
-from benchmarks.leaf_parts.rules import PLAIN, RULES, SECOND, Rule, Sums, play, unsure, worth
-from benchmarks.leaf_parts.seconds import Place, StepPrice, ascending, read_step, token_ms
-from benchmarks.leaf_parts.tables import judged
+from benchmarks.leaves import __main__ as leaves
+from benchmarks.leaves.choices import RANKS, Choices, rank_of, ranked, read_choices, store
+from benchmarks.leaves.clients import Accelerator, Drafting, clients, fits
+from benchmarks.leaves.compared import Played, Rates, Ratio, play_all, ratio
+from benchmarks.leaves.prices import trip_ms
+from benchmarks.leaves.rules import PLAIN, RULES, SECOND, Rule, Sums, play, unsure, worth
+from benchmarks.leaves.seconds import Place, StepPrice, ascending, read_step, token_ms
+from benchmarks.leaves.tables import judged
 from benchmarks.pricing.bootstrap import Floats
 from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose

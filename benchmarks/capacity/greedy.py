@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import percentile, table
-from benchmarks.capacity_parts.cpu import pace
-from benchmarks.capacity_parts.site import RATIONED, UNRATIONED, Place, place
+from benchmarks.capacity.cpu import pace
+from benchmarks.capacity.site import RATIONED, UNRATIONED, Place, place
 from benchmarks.pricing.asked import say
 from benchmarks.replay.figures import TextRun, figures
 from benchmarks.replay.recording import Recording

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.capacity_parts.strategies import Strategy
+from benchmarks.capacity.strategies import Strategy
 from benchmarks.pricing.asked import say
 from benchmarks.replay.crowd_process import generator
 from benchmarks.replay.figures import TextRun

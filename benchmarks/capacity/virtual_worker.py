@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks.capacity_parts.cost import Cost
+from benchmarks.capacity.cost import Cost
 from benchmarks.replay.drafter import ReplayDrafter, by_seed
 from benchmarks.replay.recording import Recording
 from cloud_worker.engine.batching_window import BatchingWindow

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks.capacity_parts.virtual_worker import VERSION, VirtualWorker
+from benchmarks.capacity.virtual_worker import VERSION, VirtualWorker
 from benchmarks.replay.figures import TextRun
 from benchmarks.replay.recording import RecordedText, Recording
 from edge_node.settings import PlanOptions

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import table
-from benchmarks.capacity_parts.curves import Levels, carried, show_carried, show_levels, wrong
-from benchmarks.capacity_parts.site import Place, place, rows_of
-from benchmarks.capacity_parts.strategies import STRATEGIES, STREAMING
+from benchmarks.capacity.curves import Levels, carried, show_carried, show_levels, wrong
+from benchmarks.capacity.site import Place, place, rows_of
+from benchmarks.capacity.strategies import STRATEGIES, STREAMING
 from benchmarks.pricing.asked import say
 from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import TextRun, figures

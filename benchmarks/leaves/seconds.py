@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.leaf_parts.compared import Rates
+from benchmarks.leaves.compared import Rates
 from benchmarks.pricing.bootstrap import Floats
 from flexspec_mq.errors import UsageError
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.leaf_parts.compared import Rates
+from benchmarks.leaves.compared import Rates
 from benchmarks.pricing.bootstrap import Floats
 
 

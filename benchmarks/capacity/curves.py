@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks._common import table
-from benchmarks.capacity_parts.strategies import DEFAULT
+from benchmarks.capacity.strategies import DEFAULT
 from benchmarks.replay.figures import best_other, carried_clients
 
 Levels = Mapping[int, Mapping[str, Any]]

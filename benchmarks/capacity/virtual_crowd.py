@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.capacity_parts.cost import Cost
-from benchmarks.capacity_parts.strategies import Strategy
-from benchmarks.capacity_parts.virtual_edges import VirtualDevice
-from benchmarks.capacity_parts.virtual_worker import VirtualWorker
+from benchmarks.capacity.cost import Cost
+from benchmarks.capacity.strategies import Strategy
+from benchmarks.capacity.virtual_edges import VirtualDevice
+from benchmarks.capacity.virtual_worker import VirtualWorker
 from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
 from benchmarks.replay.figures import TextRun
 from benchmarks.replay.recording import RecordedText, Recording

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from benchmarks.leaf_parts.choices import RANKS, Choices
-from benchmarks.leaf_parts.rules import Rule, play
+from benchmarks.leaves.choices import RANKS, Choices
+from benchmarks.leaves.rules import Rule, play
 from benchmarks.pricing import bootstrap
 from benchmarks.pricing.bootstrap import Floats, Interval
 

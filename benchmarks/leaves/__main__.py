@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser
-from benchmarks.leaf_parts import prices
-from benchmarks.leaf_parts.choices import Choices, read_choices, store
-from benchmarks.leaf_parts.clients import Accelerator, Drafting, clients
-from benchmarks.leaf_parts.compared import Played, Ratio, play_all, ratio
-from benchmarks.leaf_parts.record import load_drafter, record
-from benchmarks.leaf_parts.rules import RULES
-from benchmarks.leaf_parts.seconds import Place, StepPrice, token_ms
-from benchmarks.leaf_parts.tables import gains, judged, show_gains, show_ratios
+from benchmarks.leaves import prices
+from benchmarks.leaves.choices import Choices, read_choices, store
+from benchmarks.leaves.clients import Accelerator, Drafting, clients
+from benchmarks.leaves.compared import Played, Ratio, play_all, ratio
+from benchmarks.leaves.record import load_drafter, record
+from benchmarks.leaves.rules import RULES
+from benchmarks.leaves.seconds import Place, StepPrice, token_ms
+from benchmarks.leaves.tables import gains, judged, show_gains, show_ratios
 from benchmarks.pricing.asked import say
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 
-TEXT = Path(__file__).with_name("data") / "further-text.npz"
+TEXT = Path(__file__).parents[1] / "data" / "further-text.npz"
 """Written with seed 0; a fiftieth of its prompts is held out from all training."""
 QUICK_ROWS, QUICK_TOKENS = 4, 32
 DEVICE_LENGTH = 4

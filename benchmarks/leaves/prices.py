@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from benchmarks.leaf_parts.clients import Accelerator, Drafting
-from benchmarks.leaf_parts.seconds import Place, StepPrice, ascending, read_step
+from benchmarks.leaves.clients import Accelerator, Drafting
+from benchmarks.leaves.seconds import Place, StepPrice, ascending, read_step
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import WAYS, built_in
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.leaf_parts.choices import Choices, rank_of, ranked
+from benchmarks.leaves.choices import Choices, rank_of, ranked
 from benchmarks.parts.questions import spread
 from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting import load as draft_model

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks._common import table
-from benchmarks.leaf_parts.compared import Played, Ratio, ratio
-from benchmarks.leaf_parts.rules import PLAIN
+from benchmarks.leaves.compared import Played, Ratio, ratio
+from benchmarks.leaves.rules import PLAIN
 from benchmarks.pricing.bootstrap import shown
 
 SHOWN = (1, 2, 3, 4, 6, 8)

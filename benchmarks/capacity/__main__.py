@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser
-from benchmarks.capacity_parts import accelerator, cpu, greedy
-from benchmarks.capacity_parts.strategies import STRATEGIES
+from benchmarks.capacity import accelerator, cpu, greedy
+from benchmarks.capacity.strategies import STRATEGIES
 from benchmarks.replay import record
 from benchmarks.replay.recording import Recording, keep_recording
 from flexspec_mq.daemon.main import run_main
@@ -37,7 +37,7 @@ def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
     made.add_argument(
-        "--section", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure"
+        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure"
     )
     made.add_argument("--strategies", nargs="+", choices=tuple(STRATEGIES), default=list(STRATEGIES))
     made.add_argument(
@@ -67,7 +67,7 @@ def check(options: Namespace) -> None:
         raise UsageError(f"--each {options.each} is less than 1")
     if options.rates and min(options.rates) <= 0.0:
         raise UsageError(f"--rates {min(options.rates):g} is not above 0")
-    for name in ("section", "strategies"):
+    for name in ("sections", "strategies"):
         if len(set(getattr(options, name))) < len(getattr(options, name)):
             raise UsageError(f"--{name} names one twice")
 
@@ -77,7 +77,7 @@ def shorten(options: Namespace) -> None:
     options.questions, options.tokens = min(options.questions, 3), min(options.tokens, 16)
     options.temperatures = options.temperatures[:1]
     options.each = 1
-    options.section = [name for name in options.section if name != "greedy"] or options.section
+    options.sections = [name for name in options.sections if name != "greedy"] or options.sections
     options.clients, options.together, options.rounds = options.clients[:1], 2, 1
     options.cpu_offered, options.offered = [], options.offered[:1]
     options.open_texts = min(options.open_texts, 20)
@@ -115,7 +115,7 @@ def measure(options: Namespace) -> int:
         path = options.recording or Path(folder, "recording.json")
         if not path.exists():
             keep_recording(path, recording)
-        results = {name: _section(name, options, recording, path) for name in options.section}
+        results = {name: _section(name, options, recording, path) for name in options.sections}
     finish("capacity", {"texts": len(recording.texts), **results}, quick=options.quick)
     wrong = {name: found["wrong"] for name, found in results.items() if found["wrong"]}
     if wrong:

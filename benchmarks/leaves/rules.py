@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.leaf_parts.choices import RANKS, Choices
+from benchmarks.leaves.choices import RANKS, Choices
 
 Select = Callable[[float, float], int]
 """From the probability that the chain is right up to a place, and that of the chain's own token there, to leaves."""

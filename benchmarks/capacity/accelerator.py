@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks._common import table
-from benchmarks.capacity_parts import cost as costs
-from benchmarks.capacity_parts.cost import Cost
-from benchmarks.capacity_parts.curves import carried, show_carried, show_levels, wrong
-from benchmarks.capacity_parts.strategies import COLOCATED, DEFAULT, DEVICE, STRATEGIES, STREAMING, K
-from benchmarks.capacity_parts.virtual_crowd import Place, VirtualCrowd
+from benchmarks.capacity import cost as costs
+from benchmarks.capacity.cost import Cost
+from benchmarks.capacity.curves import carried, show_carried, show_levels, wrong
+from benchmarks.capacity.strategies import COLOCATED, DEFAULT, DEVICE, STRATEGIES, STREAMING, K
+from benchmarks.capacity.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import figures
 from benchmarks.replay.recording import Recording

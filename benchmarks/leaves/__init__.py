@@ -1,0 +1,1 @@
+"""What second choices of a draft, read as leaves of its chain, would save."""
