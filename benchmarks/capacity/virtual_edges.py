@@ -14,7 +14,7 @@ from flexspec_mq.controller.controller import Controller
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
-from flexspec_mq.simulator.clock import SimulatedClock
+from flexspec_mq.simulator.clock import Alarm, SimulatedClock
 from schemas.messages import Error, Verdict
 
 _WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
@@ -59,7 +59,7 @@ class VirtualDevice:
         self._pieces: list[tuple[float, int]] = []
         self._due = 0.0
         self._drafting = False
-        self._ticks_at: float | None = None
+        self._alarm = Alarm(clock, self._tick)
         self._ended: Callable[[TextRun], None] | None = None
         self.worker: VirtualWorker | None = None
 
@@ -103,7 +103,7 @@ class VirtualDevice:
             self._finish(finish)
         elif machine is self._machine:
             self._draft(machine)
-            self._tick_by(machine.next_tick())
+            self._alarm.by(machine.next_tick())
 
     def _arrives(self, send: Send) -> None:
         assert self.worker is not None  # noqa: S101  set before the first text
@@ -143,16 +143,7 @@ class VirtualDevice:
 
         self._clock.at(self._token, done)
 
-    def _tick_by(self, due: float | None) -> None:
-        if due is None or (self._ticks_at is not None and self._ticks_at <= due):
-            return
-        self._ticks_at = due
-        self._clock.at(max(0.0, due - self._clock.now), partial(self._tick, due))
-
-    def _tick(self, expected: float) -> None:
-        if expected != self._ticks_at:
-            return  # an earlier one was asked for meanwhile
-        self._ticks_at = None
+    def _tick(self) -> None:
         machine, now = self._machine, self._clock.now
         if machine is None:
             return
@@ -160,4 +151,4 @@ class VirtualDevice:
         if due is not None and due <= now:
             self._do(machine, machine.tick(now))
         else:
-            self._tick_by(due)
+            self._alarm.by(due)

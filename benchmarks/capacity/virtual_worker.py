@@ -8,7 +8,6 @@ session begins with the last token of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from benchmarks.capacity.cost import Cost
 from benchmarks.replay.drafter import ReplayDrafter, by_seed
@@ -19,7 +18,7 @@ from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
-from flexspec_mq.simulator.clock import SimulatedClock
+from flexspec_mq.simulator.clock import Alarm, SimulatedClock
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
 VERSION, NAME = "base", "w"
@@ -69,8 +68,8 @@ class VirtualWorker:
         )
         self._window = BatchingWindow()
         self._computing = False
-        self._looks_at: float | None = None
-        self._ticks_at: float | None = None
+        self._looks = Alarm(clock, self._look)
+        self._alarm = Alarm(clock, self._tick)
         self.steps = self.sessions = self.rows = self.calls = 0
         self.busy = 0.0
 
@@ -102,14 +101,8 @@ class VirtualWorker:
         wait = self._window.wait(ready, now)
         if wait <= 0.0:
             self._step()
-        elif self._looks_at is None or self._looks_at > now + wait:
-            self._looks_at = now + wait
-            self._clock.at(wait, partial(self._look_again, now + wait))
-
-    def _look_again(self, expected: float) -> None:
-        if expected == self._looks_at:
-            self._looks_at = None
-            self._look()
+        else:
+            self._looks.by(now + wait)
 
     def _step(self) -> None:
         self._computing = True
@@ -136,7 +129,7 @@ class VirtualWorker:
                 self._decided(item, draft, what, began, int(1000 * seconds))
             self._budget.saw(len(items), fed - len(items), ms)
             self._computing = False
-            self._tick_by(self.machine.next_tick())
+            self._alarm.by(self.machine.next_tick())
             self._look()
 
         self._clock.at(seconds, done)
@@ -159,21 +152,12 @@ class VirtualWorker:
         self.calls += 1
         self._drafting += self._cost.call(sessions) / 1000
 
-    def _tick_by(self, due: float | None) -> None:
-        if due is None or (self._ticks_at is not None and self._ticks_at <= due):
-            return
-        self._ticks_at = due
-        self._clock.at(max(0.0, due - self._clock.now), partial(self._tick, due))
-
-    def _tick(self, expected: float) -> None:
-        if expected != self._ticks_at:
-            return  # an earlier one was asked for meanwhile
-        self._ticks_at = None
+    def _tick(self) -> None:
         due, now = self.machine.next_tick(), self._clock.now
         if due is not None and due <= now:
             self._do(self.machine.tick(now))
             due = self.machine.next_tick()
-        self._tick_by(due)
+        self._alarm.by(due)
 
 
 def _told(item: WorkItem, granted: int, own: tuple[int, ...]) -> DraftRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from functools import partial
 from math import inf
 
 
@@ -41,3 +42,29 @@ class SimulatedClock:
         self.wait(at)
         action()
         return True
+
+
+class Alarm:
+    """Rings once at the earliest time that was asked for since it last rang.
+
+    Args:
+        clock: of the simulation.
+        ring: called then.
+    """
+
+    def __init__(self, clock: SimulatedClock, ring: Callable[[], None]) -> None:
+        self._clock = clock
+        self._ring = ring
+        self._due: float | None = None
+
+    def by(self, due: float | None) -> None:
+        """Ring at this time, or as soon as it can if that is over; None is never."""
+        if due is None or (self._due is not None and self._due <= due):
+            return
+        self._due = due
+        self._clock.at(max(0.0, due - self._clock.now), partial(self._rings, due))
+
+    def _rings(self, due: float) -> None:
+        if due == self._due:  # else an earlier one was asked for meanwhile
+            self._due = None
+            self._ring()
