@@ -8,7 +8,7 @@ from math import ceil
 from flexspec_mq.controller.plan import Observation, Plan
 from schemas.messages import MAX_AHEAD
 
-_STEPS_IN = 2.0, 1.0
+_ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
 _STREAM = 32
@@ -24,9 +24,9 @@ class PlacementPolicy:
     """The default plan: a few lines from round trip, time of a forward, and what the worker says about drafts.
 
     A worker with a draft drafts where that is worth the time of all its sessions. Then tokens never wait for a round
-    trip, and drafts of the device would come too late: it saves them. Where the worker drafts nothing, as it has no
-    draft or too much to do, the device drafts, unless that would come too late all the same, and run-ahead covers the
-    round trips.
+    trip, and drafts of the device would come too late: it saves them. Where the worker drafts hardly anything, as it
+    has no draft or too much to do, the device drafts, unless that would come too late all the same, and run-ahead
+    covers the round trips.
 
     Attributes:
         base: everything else of the plan. Its draft length is the most that a batch has, its run-ahead the least.
@@ -41,7 +41,7 @@ class PlacementPolicy:
         base = self.base
         if not base.ahead:
             return base
-        above, below = _STEPS_IN
+        above, below = _ALONE
         self._alone = seen.worker_drafted >= (below if self._alone else above)
         length = base.draft_length
         if seen.granted is not None:
@@ -65,5 +65,5 @@ def _reach(seen: Observation) -> int:
     """Tokens that a worker that drafts decides in two round trips, in whole grains; 0 while that is unknown."""
     if seen.rtt is None or not seen.compute:
         return 0
-    tokens = 2 * seen.rtt / seen.compute * (1 + max(seen.worker_drafted, _STEPS_IN[0])) + _ROOM
+    tokens = 2 * seen.rtt / seen.compute * (1 + max(seen.worker_drafted, _ALONE[0])) + _ROOM
     return _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN)
