@@ -25,13 +25,13 @@ from flexspec_mq.transport.diagnosis.preflight import preflight
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from cloud_worker.engine.colocated import ColocatedDrafts
     from cloud_worker.engine.engine import ModelEngine
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import CloudConfig
     from cloud_worker.versions.follower import FamilyFollower
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.doctor.command import Examine
+    from flexspec_mq.scheduling.colocated import ColocatedDrafts
     from flexspec_mq.transport.base import LinkSettings
 
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.batching_window import BatchingWindow
 from cloud_worker.engine.thread import Change, EngineThread
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
@@ -25,6 +24,7 @@ from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
+from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll

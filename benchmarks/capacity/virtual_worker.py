@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from benchmarks.capacity.cost import Cost
 from benchmarks.replay.drafter import ReplayDrafter, by_seed
 from benchmarks.replay.recording import Recording
-from cloud_worker.engine.batching_window import BatchingWindow
-from cloud_worker.engine.colocated import ColocatedDrafts
-from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
+from flexspec_mq.scheduling.batching_window import BatchingWindow
+from flexspec_mq.scheduling.colocated import ColocatedDrafts
+from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.simulator.clock import Alarm, SimulatedClock
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.colocated import PREFILL, ColocatedDrafts
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.settings import DraftChoice
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.heap import trim
 from flexspec_mq.models.load import load_text
+from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

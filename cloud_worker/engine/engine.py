@@ -8,17 +8,17 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
-from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.noise_prefetch import NoisePrefetch
-from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import DraftRows
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
+from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from cloud_worker.engine.colocated import ColocatedDrafts
     from cloud_worker.engine.target import Target
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.invariance.proof import Provable
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.scheduling.colocated import ColocatedDrafts
 
 _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""

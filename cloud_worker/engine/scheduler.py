@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cloud_worker.engine.kv_cache import KVCache
-    from cloud_worker.engine.prefill_budget import PrefillBudget
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 
 
 _QUANTUM = 16

@@ -12,9 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.allocation import Allocation
-from cloud_worker.engine.colocated import ColocatedDrafts
-from cloud_worker.engine.draft_budget import DraftBudget
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
@@ -22,6 +19,9 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.scheduling.allocation import Allocation
+from flexspec_mq.scheduling.colocated import ColocatedDrafts
+from flexspec_mq.scheduling.draft_budget import DraftBudget
 from tests.cloud_worker.test_engine import LIMIT, PROMPTS, identity, item, model_of, run, written
 from tests.models.tiny_packed import VOCABULARY
 

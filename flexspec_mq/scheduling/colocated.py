@@ -17,11 +17,11 @@ from flexspec_mq.drafting.interface import DraftRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cloud_worker.engine.allocation import Allocation
-    from cloud_worker.engine.draft_budget import DraftBudget
     from flexspec_mq.drafting.interface import Drafted, Drafter
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.scheduling.allocation import Allocation
+    from flexspec_mq.scheduling.draft_budget import DraftBudget
 
 _log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.allocation import PAYS, Allocation
-from cloud_worker.engine.costs import LinearCost
-from cloud_worker.engine.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.protocol.effects import SessionKey
+from flexspec_mq.scheduling.allocation import PAYS, Allocation
+from flexspec_mq.scheduling.costs import LinearCost
+from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 
 
 def key(number: int) -> SessionKey:

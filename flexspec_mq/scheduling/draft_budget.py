@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine.allocation import Allocation
-from cloud_worker.engine.costs import LinearCost
+from flexspec_mq.scheduling.allocation import Allocation
+from flexspec_mq.scheduling.costs import LinearCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore
-from cloud_worker.engine.prefill_budget import LEAST, PrefillBudget
 from cloud_worker.engine.scheduler import _divide
+from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 
