@@ -55,7 +55,7 @@ class Plan:
 
 PLACES = 16
 """Tokens of a batch whose acceptance is told apart."""
-UNTRIED = 0.5
+UNTRIED = 0.6
 """Acceptance of a draft of which nothing is known."""
 
 
