@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks.capacity import __main__ as capacity
 from benchmarks.capacity import cost as costs
-from benchmarks.capacity.cost import Cost
 from benchmarks.capacity.curves import carried
 from benchmarks.capacity.strategies import (
     COLOCATED,
@@ -24,11 +23,9 @@ from benchmarks.capacity.strategies import (
 )
 from benchmarks.capacity.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import arrivals, order_of, texts_each
-from benchmarks.replay.drafter import ReplayDrafter, by_seed
 from benchmarks.replay.figures import TextRun, best_other, carried_clients, carried_rate, figures
 from benchmarks.replay.generator import Work, replaying_node, until_told
 from benchmarks.replay.orders import Order, Writer
-from benchmarks.replay.recording import About, RecordedText, Recording, keep_recording, read_recording
 from cloud_worker.engine.interface import Facts
 from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.settings import WorkerSettings
@@ -38,12 +35,15 @@ from flexspec_mq.daemon.tasks import running
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.simulator.cost import Accelerator, DraftForward, TargetForward
+from flexspec_mq.simulator.recording import About, RecordedText, Recording, keep_recording, read_recording
+from flexspec_mq.simulator.replayed_drafter import ReplayedDrafter, by_seed
 from flexspec_mq.transport.memory import MemoryBroker
 from tests.daemons import link_to, until
 
 EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
 ABOUT = About(target="t", draft="d", questions=("one",), temperatures=(0.0, 0.7), tokens=LIMIT, seed=3)
-COST = Cost(weights=8.0, row=0.1, session=0.05, draft=0.25)
+COST = Accelerator(weights=8.0, row=0.1, session=0.05, draft=0.25)
 
 
 def made(texts: int = 6, right: float = 0.7, seed: int = 1) -> Recording:
@@ -73,7 +73,7 @@ def made(texts: int = 6, right: float = 0.7, seed: int = 1) -> Recording:
 RECORDING = made()
 
 
-def place(strategy: str, recording: Recording = RECORDING, *, cost: Cost = COST) -> Place:
+def place(strategy: str, recording: Recording = RECORDING, *, cost: Accelerator = COST) -> Place:
     return Place(recording, STRATEGIES[strategy], cost, token_ms=10.0, rtt_ms=20.0, seed=5)
 
 
@@ -114,8 +114,8 @@ def test_a_recording_is_read_as_it_was_kept_and_only_for_what_it_is(tmp_path: Pa
 
 
 def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:
-    spent: list[int] = []
-    drafter = ReplayDrafter(RECORDING, spent.append)
+    spent: list[DraftForward] = []
+    drafter = ReplayedDrafter(RECORDING, spent.append)
     wanted = [
         DraftRequest(
             number,
@@ -132,7 +132,7 @@ def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> 
         RECORDING.texts[1].proposals[3],
         RECORDING.texts[2].proposals[11],
     ]
-    assert spent == [3]
+    assert [one.sessions for one in spent] == [3]
     behind = RECORDING.texts[0].proposal(500)
     assert behind == RECORDING.texts[0].proposal(len(RECORDING.texts[0].tokens) - 1)
 
@@ -197,10 +197,10 @@ def test_texts_arrive_at_their_rate_in_the_mean() -> None:
 
 
 def test_a_step_costs_the_larger_of_weights_and_rows_and_its_sessions() -> None:
-    assert COST.forward(1, 1) == pytest.approx(8.05)
-    assert COST.forward(10, 80) == pytest.approx(8.5)
-    assert COST.forward(10, 90) == pytest.approx(9.5)
-    assert COST.call(10) == pytest.approx(0.25 * 8.5)
+    assert COST.forward(TargetForward(1, 1)) == pytest.approx(8.05)
+    assert COST.forward(TargetForward(10, 80)) == pytest.approx(8.5)
+    assert COST.forward(TargetForward(10, 90)) == pytest.approx(9.5)
+    assert COST.call(DraftForward(10)) == pytest.approx(0.25 * 8.5)
     assert COST.gain(4) == 2.0
 
 
@@ -241,8 +241,8 @@ def test_another_text_is_seen() -> None:
 def test_a_stream_alone_takes_a_step_for_each_token() -> None:
     whole = msgspec.structs.replace(RECORDING, texts=RECORDING.texts[1:3])
     (run, *_) = VirtualCrowd(place(STREAMING, whole)).closed(1, 1)
-    assert run.seconds == pytest.approx(0.02 + LIMIT * COST.forward(1, 1) / 1000)
-    assert run.gaps == pytest.approx([COST.forward(1, 1) / 1000] * (LIMIT - 1))
+    assert run.seconds == pytest.approx(0.02 + LIMIT * COST.forward(TargetForward(1, 1)) / 1000)
+    assert run.gaps == pytest.approx([COST.forward(TargetForward(1, 1)) / 1000] * (LIMIT - 1))
     assert run.drafted == 0
 
 
@@ -250,9 +250,9 @@ def test_drafts_beside_the_target_take_their_rows_and_forwards() -> None:
     perfect = made(right=1.0)
     crowd = VirtualCrowd(place(COLOCATED, msgspec.structs.replace(perfect, texts=perfect.texts[1:3])))
     (run, *_) = crowd.closed(1, 1)
-    step = (COST.forward(1, 5) + 4 * COST.call(1)) / 1000
+    step = (COST.forward(TargetForward(1, 5)) + 4 * COST.call(DraftForward(1))) / 1000
     # 24 tokens: four steps of five, and one for the rest, with a draft of the tokens that are left.
-    rest = (COST.forward(1, 4) + 3 * COST.call(1)) / 1000
+    rest = (COST.forward(TargetForward(1, 4)) + 3 * COST.call(DraftForward(1))) / 1000
     assert run.seconds == pytest.approx(0.02 + 4 * step + rest)
     assert crowd.worker_figures()["worker_accepted"] > 0
 
