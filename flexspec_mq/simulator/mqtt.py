@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from math import ceil
+from typing import Protocol
 
 import msgspec
 
@@ -21,12 +22,11 @@ from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.protocol.effects import Send
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.device import SimulatedDevice
 from flexspec_mq.simulator.tcp import End, connection
 from flexspec_mq.simulator.way import Way, WayUse
-from flexspec_mq.simulator.worker import VERSION, SimulatedWorker
+from flexspec_mq.simulator.worker import VERSION
 from flexspec_mq.transport.base import LinkSettings, Subscription
-from schemas.messages import Error, Verdict
+from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
 ACK = 4
 """Bytes of PUBACK, PUBREC, PUBREL and PUBCOMP that say that all is well."""
@@ -67,6 +67,35 @@ class Traffic(msgspec.Struct):
     qos: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
 
 
+class Device(Protocol):
+    """The end of a channel that publishes drafts."""
+
+    @property
+    def name(self) -> str:
+        """On topics."""
+        ...
+
+    def receive(self, message: Verdict | Error) -> None:
+        """A message has come."""
+        ...
+
+    def link_up(self) -> None:
+        """The broker is reachable."""
+        ...
+
+    def link_down(self) -> None:
+        """The broker is out of reach."""
+        ...
+
+
+class Worker(Protocol):
+    """Who gets them."""
+
+    def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
+        """A message has come."""
+        ...
+
+
 class MqttChannel:
     """A `Channel` over a broker and a link.
 
@@ -88,8 +117,8 @@ class MqttChannel:
     def __init__(
         self,
         clock: SimulatedClock,
-        device: SimulatedDevice,
-        worker: SimulatedWorker,
+        device: Device,
+        worker: Worker,
         plan: LinkPlan | None,
         broker: float,
         rng: random.Random,

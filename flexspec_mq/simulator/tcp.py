@@ -41,6 +41,7 @@ class _Segment:
         sent: when it was sent last.
         again: it was sent more than once.
         arrived: the other end is known to have it, and not all before it.
+        lost: a timeout says so, and it was not sent again since.
     """
 
     number: int
@@ -49,6 +50,7 @@ class _Segment:
     sent: float = 0.0
     again: bool = False
     arrived: bool = False
+    lost: bool = False
 
 
 class End:
@@ -132,7 +134,7 @@ class End:
             self._clock.at(delay, partial(self.peer.arrives, segment, self._expected, early))
 
     def _again(self, segment: _Segment) -> None:
-        segment.again = True
+        segment.again, segment.lost = True, False
         self._transmit(segment)
 
     @property
@@ -173,30 +175,39 @@ class End:
             self._again(next(reversed(self._out.values())))
         else:
             self._doubled += 1
-            self._again(next(one for one in self._out.values() if not one.arrived))
+            for one in self._out.values():
+                one.lost = not one.arrived
+            # Where all have arrived, what said so of the first was lost.
+            next(iter(self._out.values())).lost = True
+            self._send_lost(1)
         self._watch()
 
+    def _send_lost(self, most: int) -> None:
+        """After a timeout all that is out counts as lost: it is sent again, two for each that arrives (slow start)."""
+        for segment in [one for one in self._out.values() if one.lost][:most]:
+            self._again(segment)
+
     def _acknowledged(self, upto: int, early: frozenset[int] | None) -> None:
-        now, sample = self._clock.now, None
-        newest = -inf
+        now, sample, count = self._clock.now, None, 0
         while self._out and (first := next(iter(self._out))) < upto:
             segment = self._out.pop(first)
             if not segment.again:
                 sample = now - segment.sent
-            newest = max(newest, segment.sent)
-            self._since, self._doubled = now, 0
+            self._since, self._doubled, count = now, 0, count + 1
         if early:
             for number in early:
                 found = self._out.get(number)
                 if found is not None and not found.arrived:
-                    found.arrived = True
-                    self._since = now
+                    found.arrived, found.lost = True, False
+                    self._since, count = now, count + 1
                     if not found.again:
                         sample = now - found.sent
         if sample is not None:
             self._measured(sample)
         if early:
             self._repair()
+        if count:
+            self._send_lost(2 * count)
 
     def _repair(self) -> None:
         """Send again what the other end misses although it has what was sent later."""

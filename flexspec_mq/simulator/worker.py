@@ -25,7 +25,7 @@ from flexspec_mq.simulator.recording import Recording
 from flexspec_mq.simulator.replayed_drafter import ReplayedDrafter, by_seed
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
-VERSION, NAME = "base", "w"
+VERSION, NAME = "base", "worker"
 _EVERYBODY = 1_000_000
 """Sessions that it takes at once, and that share a step."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -32,42 +31,16 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.tasks import running
-from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.simulator.cost import Accelerator, DraftForward, TargetForward
-from flexspec_mq.simulator.recording import About, RecordedText, Recording, keep_recording, read_recording
-from flexspec_mq.simulator.replayed_drafter import ReplayedDrafter, by_seed
+from flexspec_mq.simulator.recording import Recording, keep_recording
+from flexspec_mq.simulator.replayed_drafter import by_seed
 from flexspec_mq.transport.memory import MemoryBroker
 from tests.daemons import link_to, until
+from tests.simulator.recordings import ABOUT, CONTEXT, LIMIT, VOCABULARY, made
 
-EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
-ABOUT = About(target="t", draft="d", questions=("one",), temperatures=(0.0, 0.7), tokens=LIMIT, seed=3)
 COST = Accelerator(weights=8.0, row=0.1, session=0.05, draft=0.25)
-
-
-def made(texts: int = 6, right: float = 0.7, seed: int = 1) -> Recording:
-    """A recording of random texts, in which the draft is right in a share of positions and knows how often."""
-    rng = random.Random(seed)
-    found = []
-    for number in range(texts):
-        tokens = [rng.randrange(1, VOCABULARY) for _ in range(LIMIT)]
-        if number % 3 == 0:
-            tokens[LIMIT // 2 :] = [EOS]
-        proposals = [(token if rng.random() < right else (token + 1) % VOCABULARY, right) for token in tokens]
-        prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(5))
-        found.append(
-            RecordedText(prompt, 0.7 * (number % 2), rng.getrandbits(64), tuple(tokens), tuple(proposals))
-        )
-    return Recording(
-        about=ABOUT,
-        fingerprint=bytes(range(16)).hex(),
-        eos=(EOS,),
-        vocab_size=VOCABULARY,
-        max_context=CONTEXT,
-        draft_ms=5.0,
-        texts=tuple(found),
-    )
 
 
 RECORDING = made()
@@ -79,62 +52,6 @@ def place(strategy: str, recording: Recording = RECORDING, *, cost: Accelerator 
 
 def a_run(client: int, rate: float, *, problem: str = "") -> TextRun:
     return TextRun(client, 1.0, ((1.0 + 5 / rate, 5), (1.0 + 10 / rate, 5)), problem)
-
-
-# Recordings
-
-
-def test_a_target_decides_up_to_the_first_difference() -> None:
-    text = RecordedText((9,), 0.0, 1, (1, 2, 3, 4), ((1, 0.5),) * 4)
-    assert text.decide(0, ()) == (1,)
-    assert text.decide(0, (1, 2, 9, 4)) == (1, 2, 3)
-    assert text.decide(1, (2, 3)) == (2, 3, 4)
-    assert text.decide(2, (3, 4, 5, 6)) == (3, 4)
-    assert text.decide(3, (7,)) == (4,)
-
-
-def test_tokens_of_a_round_are_counted_to_the_ends_of_texts() -> None:
-    right = RecordedText((9,), 0.0, 1, (1, 2, 3, 4, 5), ((1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5)))
-    wrong = RecordedText((9,), 0.0, 2, (1, 2, 3, 4, 5), ((7, 0.5),) * 5)
-    recording = msgspec.structs.replace(RECORDING, texts=(right, wrong))
-    assert recording.tokens_per_round(0) == 1.0
-    assert recording.tokens_per_round(2) == 10 / (2 + 5)  # 3 + 2, and one by one
-
-
-def test_a_recording_is_read_as_it_was_kept_and_only_for_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "recording.json"
-    keep_recording(path, RECORDING)
-    assert read_recording(path, ABOUT) == RECORDING
-    other = msgspec.structs.replace(ABOUT, seed=4)
-    with pytest.raises(UsageError, match="other models"):
-        read_recording(path, other)
-    path.write_text("{}")
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_recording(path)
-
-
-def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:
-    spent: list[DraftForward] = []
-    drafter = ReplayedDrafter(RECORDING, spent.append)
-    wanted = [
-        DraftRequest(
-            number,
-            [*text.prompt, *text.tokens[:place_]],
-            RECORDING.identity(text),
-            committed=len(text.prompt),
-            prompt_length=len(text.prompt),
-        )
-        for number, (text, place_) in enumerate(zip(RECORDING.texts, (0, 3, 11), strict=False))
-    ]
-    found = [drafted[0] for drafted in drafter.draft(wanted) if drafted]
-    assert [(one.token, one.confidence) for one in found] == [
-        RECORDING.texts[0].proposals[0],
-        RECORDING.texts[1].proposals[3],
-        RECORDING.texts[2].proposals[11],
-    ]
-    assert [one.sessions for one in spent] == [3]
-    behind = RECORDING.texts[0].proposal(500)
-    assert behind == RECORDING.texts[0].proposal(len(RECORDING.texts[0].tokens) - 1)
 
 
 # Figures
