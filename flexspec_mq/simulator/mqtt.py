@@ -87,6 +87,14 @@ class Device(Protocol):
         """The broker is out of reach."""
         ...
 
+    def acknowledged(self, qos: int, seconds: float, size: int) -> None:
+        """The broker has a message of so many bytes, so long after it was handed to the link."""
+        ...
+
+    def received(self, size: int) -> None:
+        """A payload of so many bytes has come."""
+        ...
+
 
 class Worker(Protocol):
     """Who gets them."""
@@ -182,7 +190,13 @@ class MqttChannel:
             self._broker,
             partial(self._worker.receive, self._device.name, send.message, min(qos, 1), version),
         )
-        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward)
+        known = partial(self._acknowledged, qos, len(payload), self._clock.now)
+        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward, known)
+        if qos == 0:  # it is with the socket
+            known()
+
+    def _acknowledged(self, qos: int, size: int, since: float) -> None:
+        self._device.acknowledged(qos, self._clock.now - since, size)
 
     def _publish(
         self, qos: int, size: int, forward: Callable[[], None], known: Callable[[], None] | None = None
@@ -238,6 +252,7 @@ class MqttChannel:
         def arrived() -> None:
             self.traffic.received += 1
             self.traffic.down += payload
+            self._device.received(payload)
             self._device.receive(message)
 
         def taken() -> None:

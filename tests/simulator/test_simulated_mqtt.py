@@ -36,6 +36,8 @@ class Echo:
         self.clock = SimulatedClock()
         self.came: list[tuple[float, Verdict]] = []
         self.links: list[tuple[float, bool]] = []
+        self.acknowledgements: list[tuple[int, float, int]] = []
+        self.bytes = 0
         self._qos, self._wait = qos, wait
         self._rng = random.Random(0)
         self.channel = MqttChannel(
@@ -54,6 +56,12 @@ class Echo:
 
     def link_down(self) -> None:
         self.links.append((self.clock.now, False))
+
+    def acknowledged(self, qos: int, seconds: float, size: int) -> None:
+        self.acknowledgements.append((qos, seconds, size))
+
+    def received(self, size: int) -> None:
+        self.bytes += size
 
     def asked(self, message: Draft) -> None:
         tokens = (*message.tokens, 7)
@@ -102,6 +110,19 @@ def test_bytes_of_a_round_are_those_that_were_measured(qos: int, up: int, down: 
     assert echo.channel.down.use.bytes / rounds == pytest.approx(down, rel=0.03)
     assert echo.channel.traffic.qos[qos] == rounds
     assert len(echo.channel.up.use.times) == echo.channel.up.use.packets
+
+
+@pytest.mark.parametrize(("qos", "trips"), [(0, 0), (1, 1), (2, 2)])
+def test_a_device_is_told_how_long_the_acknowledgement_of_a_message_took(qos: int, trips: int) -> None:
+    echo = Echo(plan(), qos=qos)
+    echo.channel.begin()
+    echo.ask(1)
+    echo.run(2.0)
+    ((told, seconds, size),) = echo.acknowledgements
+    assert told == qos
+    assert seconds == pytest.approx(trips * 2 * DELAY, abs=0.01)
+    assert size == echo.channel.traffic.up
+    assert echo.bytes == echo.channel.traffic.down > 0
 
 
 @pytest.mark.parametrize(("qos", "trips"), [(0, 1), (1, 1), (2, 3)])
