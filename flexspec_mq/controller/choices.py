@@ -18,6 +18,10 @@ _WINDOWS = 1, 2, 3
 """W that are considered."""
 _ROW = 0.01
 """What a drafted token is taken to add to a forward of the target, as a share, before it was measured."""
+_PLAIN = 0.3
+"""A forward without drafts of the worker's own takes so much of one with them, at least."""
+_SURE = 0.99
+"""No draft is taken for better."""
 _FINE = 0.04
 """Estimates that differ by less than such a share are taken for the same, so that forecasts can be kept."""
 
@@ -73,12 +77,29 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     """
     if seen.rtt is None or not seen.compute or seen.draft_time is None:
         return None
-    forward = seen.compute_mean or seen.compute
+    forward = plain_forward(seen)
     row = _ROW * forward if seen.row_cost is None else seen.row_cost
     acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
         _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)
     )
+
+
+def plain_forward(seen: Observation) -> float:
+    """A forward in which the worker drafts nothing itself, in seconds."""
+    whole = seen.compute_mean or seen.compute
+    return max(_PLAIN * whole, whole - seen.worker_drafted * (seen.own_cost or 0.0))
+
+
+def by_worker(seen: Observation) -> float:
+    """Seconds of a token where the worker goes on drafting as it does."""
+    own, right = seen.worker_drafted, seen.worker_acceptance
+    if right is None:  # it has the device's draft
+        right = sum(seen.acceptance) / len(seen.acceptance)
+    right = min(_SURE, right)
+    forward = plain_forward(seen) + own * (seen.own_cost or 0.0)
+    tokens: float = 1.0 + right * (1.0 - right**own) / (1.0 - right)
+    return forward / tokens
 
 
 def _rough(seconds: float) -> float:

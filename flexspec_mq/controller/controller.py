@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.controller.estimators.acceptance import Acceptance, Share
 from flexspec_mq.controller.estimators.average import Average
 from flexspec_mq.controller.estimators.link import BIG, LinkEstimates
-from flexspec_mq.controller.estimators.row_cost import RowCost
+from flexspec_mq.controller.estimators.row_cost import OWN, RowCost
 from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
 from flexspec_mq.daemon.expiring import ExpiringMap
 
@@ -28,6 +28,7 @@ class WorkerEstimates:
         queue: that batches waited there for their forward.
         compute: of a forward that reads no prompt of ours.
         row_cost: of one drafted token more in a forward.
+        own_cost: of one more that the worker drafts itself.
         drafts: what its verdicts say about drafts.
     """
 
@@ -36,6 +37,7 @@ class WorkerEstimates:
         self.queue = Average()
         self.compute = Average()
         self.row_cost = RowCost()
+        self.own_cost = RowCost(OWN)
         self.drafts = WorkerDrafts()
 
 

@@ -76,7 +76,7 @@ class Observation:
         drafted: tokens drafted and judged so far.
         accepted: of these, accepted.
         committed: tokens committed so far.
-        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed.
+        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed, as far as it might.
         granted: drafted tokens of ours that a forward of the worker takes as it seems; None is all.
         rtt_error: of the round trip.
         queue_mean, queue_deviation, queue_error: queueing times of the worker, smoothed.
@@ -84,6 +84,7 @@ class Observation:
         draft_time_error: of the time per drafted token.
         row_cost: what one more drafted token costs in a forward, at least 0.
         row_cost_error: of it; as large as itself where no data tell.
+        own_cost: what one more token that the worker drafts itself makes a forward longer, at least 0.
         acceptance: probability that the i-th token of a batch is right, given that all before it are, for batches
             as this version's sessions drafted them lately. The last entry stands for all later tokens too.
         acceptance_known: tries that each entry rests on, older ones counting less; 0 is nothing but the rest's.
@@ -120,6 +121,7 @@ class Observation:
     draft_time_error: float | None = None
     row_cost: float | None = None
     row_cost_error: float | None = None
+    own_cost: float | None = None
     acceptance: tuple[float, ...] = (UNTRIED,) * PLACES
     acceptance_known: tuple[float, ...] = (0.0,) * PLACES
     worker_acceptance: float | None = None

@@ -80,7 +80,10 @@ class SessionController:
         rows = verdict.granted
         if rows is None:
             rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
-        worker.row_cost.saw(rows + verdict.drafted, verdict.compute / 1000, now)
+        if not verdict.drafted:
+            worker.row_cost.saw(rows, verdict.compute / 1000, now)
+        if not rows:
+            worker.own_cost.saw(verdict.drafted, verdict.compute / 1000, now)
 
     def observe(self, *, drafted: int, accepted: int, committed: int) -> Observation:
         """What a policy plans from, with counts of the session."""
@@ -111,6 +114,7 @@ class SessionController:
             draft_time_error=draft.error,
             row_cost=cost.seconds,
             row_cost_error=cost.error,
+            own_cost=worker.own_cost.seconds,
             acceptance=acceptance.places,
             acceptance_known=acceptance.known,
             worker_acceptance=by_worker.mean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flexspec_mq.controller.choices import LENGTHS, Choice, choices, forecast, pace_of
+from flexspec_mq.controller.choices import LENGTHS, NOBODY, Choice, by_worker, choices, forecast, pace_of
 from flexspec_mq.controller.forecast import Forecast
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
@@ -43,12 +43,12 @@ class ThresholdPolicy:
         self._plans += 1
         who.saw(seen)
         may_run_ahead = base.ahead > 0
-        if not base.draft_length or (may_run_ahead and who.alone):
-            made = replace(base, draft_length=0)
-            return who.running_ahead(made) if may_run_ahead else made
+        nobody = replace(base, draft_length=0)
+        if not base.draft_length:
+            return who.running_ahead(nobody) if may_run_ahead else nobody
         chosen = self._choose(seen, may_run_ahead=may_run_ahead)
         if chosen is None:
-            return who.running_ahead(base) if may_run_ahead else base
+            return who.running_ahead(nobody if who.alone else base) if may_run_ahead else base
         made = chosen.within(base)
         if chosen.ahead or (may_run_ahead and self._plans % _PROBE == 0):
             made = who.running_ahead(replace(made, ahead=base.ahead))
@@ -62,9 +62,14 @@ class ThresholdPolicy:
         pace = pace_of(seen, self._wait)
         if pace is None:
             return None
+        alone = may_run_ahead and self._who.alone
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=may_run_ahead)
-        costs = {choice: _cost(forecast(choice, pace)) for choice in able}
+        costs = {choice: _cost(forecast(choice, pace)) for choice in able if not (choice.ahead and alone)}
+        if (
+            alone
+        ):  # beside a worker that drafts, a device's drafts come too late, unless the worker waits for them
+            costs[NOBODY] = by_worker(seen)
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before

@@ -65,6 +65,11 @@ class Sender:
             found.append((0, end - start))
         return found
 
+    @property
+    def lets_draft(self) -> bool:
+        """Whether the adopted worker may draft itself, as of the newest message."""
+        return self._granted[1] > 0
+
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
         text = self._text
