@@ -107,7 +107,15 @@ def test_after_a_hello_nothing_but_the_round_trip_is_told() -> None:
         Observation(),
         **{
             name: getattr(seen, name)
-            for name in ("rtt", "rtt_var", "rtt_error", "disconnects", "disconnects_error")
+            for name in (
+                "rtt",
+                "rtt_var",
+                "rtt_error",
+                "disconnects",
+                "disconnects_error",
+                "remaining",
+                "prompt",
+            )
         },
     )
 
