@@ -79,6 +79,7 @@ def measure(options: Namespace) -> Measured:
         ),
         read=Line(tuple(map(float, PIECES)), tuple(ms[f"read, {piece}"] for piece in PIECES)),
         context=max(0.0, ms["step, long"] - ms["step, 1 x 1"]) / (LONG - SHORT),
+        reach=max(0.0, ms["read behind"] - ms[f"read, {PIECES[-1]}"]) / (PIECES[-1] * LONG),
         draft=times,
         device=times,
     )
@@ -114,7 +115,15 @@ def _reads(model: Any, text: Sequence[int]) -> dict[str, Case]:
         kv = model.new_kv()
         return timed(lambda: model.forward([ModelInput(kv, text[:tokens], 0)]))
 
-    return {f"read, {tokens}": _call(case, tokens) for tokens in PIECES}
+    long = model.new_kv()
+    model.forward([ModelInput(long, text, 0)])
+
+    def behind() -> float:
+        took = timed(lambda: model.forward([ModelInput(long, text[: PIECES[-1]], 0)]))
+        long.roll_back(len(text))
+        return took
+
+    return {**{f"read, {tokens}": _call(case, tokens) for tokens in PIECES}, "read behind": behind}
 
 
 def _drafts(drafter: ModelDrafter, identity: Identity, texts: Sequence[Sequence[int]]) -> dict[str, Case]:

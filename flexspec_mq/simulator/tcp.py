@@ -3,8 +3,8 @@
 Each write is a segment of its own, as Nagle's algorithm is off, or several where it is longer than one. Segments that
 are lost come again: at once where the other end has what was sent later (RACK's rule), after two round trips where
 more than one is out and nothing comes back (a tail loss probe), else after the retransmission timeout, which doubles.
-An end that answers soon is interactive: its acknowledgements ride on what it sends, for 40 ms at most; another one
-acknowledges at once. There is no congestion window: sessions send a few kilobytes at a time.
+An end that answers soon is interactive: its acknowledgement of one segment rides on what it sends, for 40 ms at most;
+of two, and at another end, it goes at once. There is no congestion window: sessions send a few kilobytes at a time.
 """
 
 from __future__ import annotations
@@ -91,7 +91,6 @@ class End:
         self._early: dict[int, _Segment] = {}
         self._data_at = -inf
         self._owed_since: float | None = None
-        self._owed = 0
         self._wakes = inf
 
     def send(self, size: int, deliver: Deliver) -> None:
@@ -123,7 +122,7 @@ class End:
 
     def _transmit(self, segment: _Segment) -> None:
         segment.sent = self._clock.now
-        self._owed_since, self._owed = None, 0
+        self._owed_since = None
         self._packet(HEADERS + segment.size, segment)
 
     def _packet(self, size: int, segment: _Segment | None) -> None:
@@ -183,7 +182,7 @@ class End:
         self._watch()
 
     def _send_lost(self, most: int) -> None:
-        """After a timeout all that is out counts as lost: it is sent again, two for each that arrives (slow start)."""
+        """After a timeout all that is out counts as lost: it comes again, two for each that arrives (slow start)."""
         for segment in [one for one in self._out.values() if one.lost][:most]:
             self._again(segment)
 
@@ -251,12 +250,12 @@ class End:
                 self._early[segment.number] = segment
             self._acknowledge()
             return
-        self._owed += segment.size
-        at_once = bool(self._early) or not self.interactive or self._owed > SEGMENT
+        # A second segment ends the waiting, whether it is full or not: each was written to be read at once.
+        at_once = bool(self._early) or not self.interactive or self._owed_since is not None
         whole = self._take(segment)
         if at_once:
             self._acknowledge()
-        elif self._owed_since is None:
+        else:
             self._owed_since = now
             self._wake(now + _DELAYED)
         for deliver in whole:
@@ -274,7 +273,7 @@ class End:
         return whole
 
     def _acknowledge(self) -> None:
-        self._owed_since, self._owed = None, 0
+        self._owed_since = None
         self._packet(HEADERS + (_SACK if self._early else 0), None)
 
     def _wake(self, due: float) -> None:
