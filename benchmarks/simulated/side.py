@@ -10,9 +10,10 @@ import numpy as np
 
 from benchmarks.pricing.others import plan_of
 from flexspec_mq.link.profiles import LinkPlan
+from flexspec_mq.simulator.answers import Answer, Setting
 from flexspec_mq.simulator.cost import Measured
 from flexspec_mq.simulator.recording import Recording
-from flexspec_mq.simulator.simulation import Answer, Setting, simulate
+from flexspec_mq.simulator.simulation import simulate
 from flexspec_mq.simulator.worker import WorkerKind
 
 _RATIONED = "base"

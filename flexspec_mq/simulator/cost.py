@@ -20,11 +20,13 @@ class DraftForward(NamedTuple):
         sessions: that share it.
         read: tokens of prompts that it reads, beyond one for each session that it gives a token.
         context: tokens that all sessions have behind them.
+        reach: sum over these tokens of prompts, of how many tokens stand before their piece.
     """
 
     sessions: int
     read: int = 0
     context: int = 0
+    reach: int = 0
 
 
 class TargetForward(NamedTuple):
@@ -131,18 +133,19 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
         session: what each further session adds.
         read: what each further token that it reads adds.
         context: what each token of a context adds.
+        reach: what a token of a context adds to each token of a piece that is read behind it.
     """
 
     token: float
     session: float = 0.0
     read: float = 0.0
     context: float = 0.0
+    reach: float = 0.0
 
     def call(self, one: DraftForward) -> float:
         """One forward."""
-        return (
-            self.token + (one.sessions - 1) * self.session + one.read * self.read + one.context * self.context
-        )
+        ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
+        return ms + one.context * self.context + one.reach * self.reach
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

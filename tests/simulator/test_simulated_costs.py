@@ -48,9 +48,9 @@ def test_a_measured_forward_lies_between_its_neighbours() -> None:
 
 
 def test_a_drafts_forward_costs_its_sessions_its_reading_and_their_contexts() -> None:
-    times = DraftTimes(token=3.0, session=0.5, read=1.0, context=0.01)
+    times = DraftTimes(token=3.0, session=0.5, read=1.0, context=0.01, reach=0.001)
     assert times.call(DraftForward(1)) == 3.0
-    assert times.call(DraftForward(3, 10, 200)) == pytest.approx(3.0 + 1.0 + 10.0 + 2.0)
+    assert times.call(DraftForward(3, 10, 200, 500)) == pytest.approx(3.0 + 1.0 + 10.0 + 2.0 + 0.5)
 
 
 def test_an_accelerator_costs_the_larger_of_weights_and_rows() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from flexspec_mq.link.profiles import Figure, LinkPlan, Outages, Profile, State, WayFigures
 from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.channel.mqtt import MqttChannel
+from flexspec_mq.simulator.channel.packets import publish_size
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.mqtt import MqttChannel, publish_size
 from schemas.messages import Close, Draft, Error, Fin, Open, Poll, Verdict
 
 DELAY, BROKER = 0.05, 0.0001

@@ -21,32 +21,23 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.channel.packets import (
+    BIRTH,
+    CONNACK,
+    CONNECT,
+    PING,
+    SUBACK,
+    SUBSCRIBE,
+    SYN,
+    publish,
+    publish_size,
+)
+from flexspec_mq.simulator.channel.tcp import End, connection
+from flexspec_mq.simulator.channel.way import Way, WayUse
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.tcp import End, connection
-from flexspec_mq.simulator.way import Way, WayUse
 from flexspec_mq.simulator.worker import VERSION
 from flexspec_mq.transport.base import LinkSettings, Subscription
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
-
-ACK = 4
-"""Bytes of PUBACK, PUBREC, PUBREL and PUBCOMP that say that all is well."""
-_LONG = 128
-"""Bytes after which the length of a packet takes one byte more."""
-_SYN, _CONNECT, _CONNACK, _SUBSCRIBE, _SUBACK, _BIRTH, _PING = 8, 73, 11, 20, 6, 180, 2
-"""Bytes beside TCP's headers: those of a SYN are options."""
-
-
-def publish_size(topic: str, payload: int, qos: int, expiry: float | None) -> int:
-    """Bytes of a PUBLISH.
-
-    Args:
-        topic: of it.
-        payload: bytes.
-        qos: 0 to 2.
-        expiry: seconds, whole ones are sent; None sends none.
-    """
-    rest = 2 + len(topic) + (2 if qos else 0) + (1 if expiry is None else 6) + payload
-    return 1 + (1 if rest < _LONG else 2 if rest < _LONG**2 else 3) + rest
 
 
 class Traffic(msgspec.Struct):
@@ -182,37 +173,19 @@ class MqttChannel:
             self._broker,
             partial(self._worker.receive, self._device.name, send.message, min(qos, 1), version),
         )
-        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward)
+        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward, _nothing)
 
-    def _publish(
-        self, qos: int, size: int, forward: Callable[[], None], known: Callable[[], None] | None = None
-    ) -> None:
-        """Publish; `known` is called when the device knows that the broker has it."""
-        here, there = self._here, self._there
+    def _publish(self, qos: int, size: int, arrived: Callable[[], None], known: Callable[[], None]) -> None:
         self._watch()
-        if qos == 0:
-            here.send(size, forward)
-            return
         number = self._next()
-        self._unanswered[number] = self._clock.now
+        if qos:
+            self._unanswered[number] = self._clock.now
 
         def answered() -> None:
             self._unanswered.pop(number, None)
-            if known is not None:
-                known()
+            known()
 
-        def taken() -> None:
-            if qos == 1:
-                there.send(ACK, answered)
-                forward()
-            else:
-                there.send(ACK, lambda: here.send(ACK, released))
-
-        def released() -> None:
-            there.send(ACK, answered)
-            forward()
-
-        here.send(size, taken)
+        publish(self._here, self._there, qos, size, arrived, answered)
 
     # Down
 
@@ -221,39 +194,24 @@ class MqttChannel:
         self._clock.at(self._broker, partial(self._forward, message, min(qos, self._subscribed)))
 
     def _forward(self, message: Verdict | Error, qos: int) -> None:
+        number = self._next()
         if qos:
-            number = self._next()
             self._kept[number] = message, qos
-            self._deliver(message, qos, number)
-        else:
-            self._deliver(message, 0, 0)
+        self._deliver(message, qos, number)
 
     def _deliver(self, message: Verdict | Error, qos: int, number: int) -> None:
-        here, there = self._here, self._there
         payload = len(self._codec.encode(message))
-
-        def known() -> None:
-            self._kept.pop(number, None)
 
         def arrived() -> None:
             self.traffic.received += 1
             self.traffic.down += payload
             self._device.receive(message)
 
-        def taken() -> None:
-            if qos == 1:
-                here.send(ACK, known)
-                arrived()
-            elif qos == 2:
-                here.send(ACK, lambda: there.send(ACK, released))
-            else:
-                arrived()
+        def known() -> None:
+            self._kept.pop(number, None)
 
-        def released() -> None:
-            here.send(ACK, known)
-            arrived()
-
-        there.send(publish_size(self._verdicts, payload, qos, None), taken)
+        size = publish_size(self._verdicts, payload, qos, None)
+        publish(self._there, self._here, qos, size, arrived, known)
 
     def _next(self) -> int:
         self._number += 1
@@ -271,17 +229,17 @@ class MqttChannel:
 
         def opened() -> None:
             there.interactive = False
-            here.send(_CONNECT, lambda: there.send(_CONNACK, accepted))
+            here.send(CONNECT, lambda: there.send(CONNACK, accepted))
 
         def accepted() -> None:
             for number, (message, qos) in list(self._kept.items()):
                 self._deliver(message, qos, number)
-            here.send(_SUBSCRIBE, lambda: there.send(_SUBACK, subscribed))
+            here.send(SUBSCRIBE, lambda: there.send(SUBACK, subscribed))
 
         def subscribed() -> None:
-            self._publish(1, _BIRTH, _nothing, self._mark_up)
+            self._publish(1, BIRTH, _nothing, self._mark_up)
 
-        here.send(_SYN, lambda: there.send(_SYN, opened))
+        here.send(SYN, lambda: there.send(SYN, opened))
 
     def _mark_up(self) -> None:
         self.is_up = True
@@ -309,7 +267,7 @@ class MqttChannel:
     def _close(self, *ends: End) -> None:
         self._unanswered.clear()
         for end in ends:
-            end.closed = True
+            end.close()
 
     def _watch(self) -> None:
         if not self._looks:
@@ -328,7 +286,7 @@ class MqttChannel:
             return
         if silent >= settings.keepalive:
             here, there = self._here, self._there
-            here.send(_PING, lambda: there.send(_PING, _nothing))
+            here.send(PING, lambda: there.send(PING, _nothing))
         self._looks = True
         # A publish is given up within a fifth of a second after its time.
         self._clock.at(max(0.2, oldest + settings.publish_timeout - now), self._look)
