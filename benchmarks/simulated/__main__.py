@@ -47,7 +47,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md")
     made.add_argument("--target", default="default")
     made.add_argument("--draft", default="default")
-    made.add_argument("--rounds", type=int, default=10, help="of measuring times, of which medians count")
+    made.add_argument("--rounds", type=int, default=20, help="of measuring times")
     return made
 
 
@@ -121,12 +121,12 @@ def _short(value: float | None) -> str:
 
 
 def measure(options: Namespace) -> int:
-    """Simulate and print.
+    """Simulate and print; only the first run with ``--quick``.
 
     Raises:
         FlexSpecError: a run, a recording or times cannot be read or made.
     """
-    runs = [read_run(path) for path in options.runs]
+    runs = [read_run(path) for path in options.runs[: 1 if options.quick else None]]
     texts, times = models_of(options, runs[0])
     fit = next((run for run in runs if STREAMING in run["edges"] and LOOPBACK in _links(run)), None)
     if fit is not None:

@@ -33,7 +33,7 @@ def fitted(times: Measured, recording: Recording, run: Mapping[str, Any], side: 
     case = next(one for one in run["cases"] if one["link"] == link and not one["delay_ms"])
     wanted = case["categories"]["all"][side]
     after = wanted["median_s"] - wanted["median_first_s"]
-    steps = max(len(text.tokens) for text in recording.texts) - 1
+    steps = float(np.median([len(text.tokens) for text in recording.texts])) - 1
     for _ in range(_TURNS):
         found = answers_of(case, run["edges"][side], None, recording, times)
         first = float(np.median([one.first for one in found]))
