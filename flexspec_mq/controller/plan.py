@@ -53,13 +53,22 @@ class Plan:
             raise UsageError(f"in_flight {self.in_flight} is not between 1 and {MAX_IN_FLIGHT}")
 
 
+PLACES = 16
+"""Tokens of a batch whose acceptance is told apart."""
+UNTRIED = 0.6
+"""Acceptance of a draft of which nothing is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What the edge knows when it plans.
 
+    Times are seconds. An `..._error` is the standard error of its estimate, a `..._deviation` how far one sample lies
+    from the mean, on average. What is None was never seen.
+
     Attributes:
-        rtt: smoothed round trip in seconds, without the worker's queue and compute; None before a sample.
-        rtt_var: its mean deviation in seconds.
+        rtt: smoothed round trip, without the worker's queue and compute.
+        rtt_var: its mean deviation.
         queue: last queueing time at the worker in seconds.
         compute: last forward at the worker in seconds.
         draft_time: seconds per token of the draft model, smoothed; None before a sample.
@@ -67,8 +76,28 @@ class Observation:
         drafted: tokens drafted and judged so far.
         accepted: of these, accepted.
         committed: tokens committed so far.
-        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed.
+        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed, as far as it might.
         granted: drafted tokens of ours that a forward of the worker takes as it seems; None is all.
+        rtt_error: of the round trip.
+        queue_mean, queue_deviation, queue_error: queueing times of the worker, smoothed.
+        compute_mean, compute_deviation, compute_error: its forwards, smoothed.
+        draft_time_error: of the time per drafted token.
+        row_cost: what one more drafted token costs in a forward, at least 0.
+        row_cost_error: of it; as large as itself where no data tell.
+        own_cost: what one more token that the worker drafts itself makes a forward longer, at least 0.
+        acceptance: probability that the i-th token of a batch is right, given that all before it are, for batches
+            as this version's sessions drafted them lately. The last entry stands for all later tokens too.
+        acceptance_known: tries that each entry rests on, older ones counting less; 0 is nothing but the rest's.
+        worker_acceptance: share of the worker's own drafted tokens, of those that were compared, that were right.
+        worker_acceptance_known: tries that it rests on, older ones counting less.
+        goodput_up, goodput_down: payload bytes per second that the link carries at least.
+        disconnects: lost connections per second of connected time.
+        disconnects_error: standard deviation of that rate as it is known.
+        outage: how long the link stays down once it is, on average.
+        outage_error: of it.
+        ack_times: for QoS 0, 1 and 2, from handing a message to the link to its acknowledgement; for QoS 0, to the
+            socket.
+        ack_deviations: of these.
     """
 
     rtt: float | None = None
@@ -82,6 +111,29 @@ class Observation:
     committed: int = 0
     worker_drafted: float = 0.0
     granted: int | None = None
+    rtt_error: float | None = None
+    queue_mean: float | None = None
+    queue_deviation: float = 0.0
+    queue_error: float | None = None
+    compute_mean: float | None = None
+    compute_deviation: float = 0.0
+    compute_error: float | None = None
+    draft_time_error: float | None = None
+    row_cost: float | None = None
+    row_cost_error: float | None = None
+    own_cost: float | None = None
+    acceptance: tuple[float, ...] = (UNTRIED,) * PLACES
+    acceptance_known: tuple[float, ...] = (0.0,) * PLACES
+    worker_acceptance: float | None = None
+    worker_acceptance_known: float = 0.0
+    goodput_up: float | None = None
+    goodput_down: float | None = None
+    disconnects: float | None = None
+    disconnects_error: float | None = None
+    outage: float | None = None
+    outage_error: float | None = None
+    ack_times: tuple[float | None, float | None, float | None] = (None, None, None)
+    ack_deviations: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class Policy(Protocol):

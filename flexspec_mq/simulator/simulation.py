@@ -87,9 +87,7 @@ class Simulation:
             FlexSpecError: it does not end.
         """
         clock, device, channel, worker = self._clock, self._device, self._channel, self._worker
-        if begins_s is not None:
-            channel.seek(begins_s)
-        channel.begin()
+        channel.begin(begins_s)
         began, before = clock.now, self._figures()
         self._plans.clear()
         drafted = self._pace.total

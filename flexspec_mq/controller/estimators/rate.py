@@ -1,4 +1,4 @@
-"""How fast a session gets its tokens, and how long one takes the draft model."""
+"""How fast a session gets its tokens."""
 
 from __future__ import annotations
 
@@ -32,21 +32,3 @@ class Rate:
             self._seconds += (took - self._seconds) * _SMOOTHING
             self._tokens += (tokens - self._tokens) * _SMOOTHING
         self.per_second = self._tokens / self._seconds if self._seconds > 0 else None
-
-
-class DraftTime:
-    """Seconds per token, smoothed over about eight tokens.
-
-    Attributes:
-        seconds: None before a sample.
-    """
-
-    __slots__ = ("seconds",)
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-
-    def took(self, seconds: float) -> None:
-        """A token of the draft model took so long. The first of a text does not count: the prompt is read for it."""
-        before = self.seconds
-        self.seconds = seconds if before is None else before + (seconds - before) * _SMOOTHING

@@ -12,15 +12,12 @@ import random
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from typing import Protocol
-
-import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.channel.ends import Device, Traffic, Worker
 from flexspec_mq.simulator.channel.packets import (
     BIRTH,
     CONNACK,
@@ -33,58 +30,11 @@ from flexspec_mq.simulator.channel.packets import (
     publish_size,
 )
 from flexspec_mq.simulator.channel.tcp import End, connection
-from flexspec_mq.simulator.channel.way import Way, WayUse
+from flexspec_mq.simulator.channel.way import Ways
 from flexspec_mq.simulator.clock import SimulatedClock
 from flexspec_mq.simulator.worker import VERSION
 from flexspec_mq.transport.base import LinkSettings, Subscription
-from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
-
-
-class Traffic(msgspec.Struct):
-    """Payload of MQTT, both ways.
-
-    Attributes:
-        sent, received: messages.
-        up, down: bytes.
-        qos: messages that the device published, by quality of service.
-        breaks: connections that broke.
-    """
-
-    sent: int = 0
-    received: int = 0
-    up: int = 0
-    down: int = 0
-    breaks: int = 0
-    qos: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
-
-
-class Device(Protocol):
-    """The end of a channel that publishes drafts."""
-
-    @property
-    def name(self) -> str:
-        """On topics."""
-        ...
-
-    def receive(self, message: Verdict | Error) -> None:
-        """A message has come."""
-        ...
-
-    def link_up(self) -> None:
-        """The broker is reachable."""
-        ...
-
-    def link_down(self) -> None:
-        """The broker is out of reach."""
-        ...
-
-
-class Worker(Protocol):
-    """Who gets them."""
-
-    def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
-        """A message has come."""
-        ...
+from schemas.messages import Error, Verdict
 
 
 class MqttChannel:
@@ -100,7 +50,7 @@ class MqttChannel:
         subscribed: quality of service at which verdicts are delivered at most; None is that of an edge node.
 
     Attributes:
-        traffic: since it was reset; replace it to begin anew.
+        traffic: since `begin`.
         up, down: the ways.
         is_up: whether the device is connected.
     """
@@ -117,12 +67,12 @@ class MqttChannel:
         subscribed: int | None = None,
     ) -> None:
         self.traffic = Traffic()
-        self.up, self.down = Way(clock, up=True), Way(clock, up=False)
+        self._ways = Ways(clock, plan)
+        self.up, self.down = self._ways.up, self._ways.down
         self.is_up = False
         self._clock = clock
         self._device = device
         self._worker = worker
-        self._plan = plan
         self._broker = broker
         self._rng = rng
         self._settings = LinkSettings(client_id=f"e-{device.name}")
@@ -134,23 +84,17 @@ class MqttChannel:
         self._here, self._there = connection(clock, self.up, self.down)
         self._unanswered: dict[int, float] = {}  # publishes of ours
         self._kept: dict[int, tuple[Verdict | Error, int]] = {}  # at the broker, until they are acknowledged
+        self._served = False  # the broker has a connection for the device
         self._looks = False
         self._attempts = 0
         self._lives = 0
-        self.seek(0.0 if plan is None else plan.begins_s)
 
-    def seek(self, time: float) -> None:
-        """Have the channel's time be `time` (seconds) from now on, as `NetnsLink.seek` does."""
-        if self._plan is None:
-            return
-        plan = msgspec.structs.replace(self._plan, begins_s=time)
-        self.up.set(Impairment(plan, "up"), time)
-        self.down.set(Impairment(plan, "down"), time)
-
-    def begin(self) -> None:
-        """Count anew."""
+    def begin(self, time: float | None) -> None:
+        """Count anew, and have the channel's time be `time` (seconds) from now on; None lets it go on."""
         self.traffic = Traffic()
-        self.up.use, self.down.use = WayUse(), WayUse()
+        self._ways.begin()
+        if time is not None:
+            self._ways.seek(time)
 
     # Up
 
@@ -173,7 +117,13 @@ class MqttChannel:
             self._broker,
             partial(self._worker.receive, self._device.name, send.message, min(qos, 1), version),
         )
-        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward, _nothing)
+        known = partial(self._acknowledged, qos, len(payload), self._clock.now)
+        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward, known)
+        if qos == 0:  # it is with the socket
+            known()
+
+    def _acknowledged(self, qos: int, size: int, since: float) -> None:
+        self._device.acknowledged(qos, self._clock.now - since, size)
 
     def _publish(self, qos: int, size: int, arrived: Callable[[], None], known: Callable[[], None]) -> None:
         self._watch()
@@ -197,7 +147,8 @@ class MqttChannel:
         number = self._next()
         if qos:
             self._kept[number] = message, qos
-        self._deliver(message, qos, number)
+        if self._served:
+            self._deliver(message, qos, number)
 
     def _deliver(self, message: Verdict | Error, qos: int, number: int) -> None:
         payload = len(self._codec.encode(message))
@@ -205,6 +156,7 @@ class MqttChannel:
         def arrived() -> None:
             self.traffic.received += 1
             self.traffic.down += payload
+            self._device.received(payload)
             self._device.receive(message)
 
         def known() -> None:
@@ -229,11 +181,15 @@ class MqttChannel:
 
         def opened() -> None:
             there.interactive = False
-            here.send(CONNECT, lambda: there.send(CONNACK, accepted))
+            here.send(CONNECT, serve)
 
-        def accepted() -> None:
+        def serve() -> None:
+            there.send(CONNACK, accepted)
+            self._served = True
             for number, (message, qos) in list(self._kept.items()):
                 self._deliver(message, qos, number)
+
+        def accepted() -> None:
             here.send(SUBSCRIBE, lambda: there.send(SUBACK, subscribed))
 
         def subscribed() -> None:
@@ -265,6 +221,7 @@ class MqttChannel:
         self.connect()
 
     def _close(self, *ends: End) -> None:
+        self._served = False
         self._unanswered.clear()
         for end in ends:
             end.close()
