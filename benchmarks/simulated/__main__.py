@@ -22,6 +22,7 @@ import msgspec
 
 from benchmarks._common import finish, parser, table
 from benchmarks.pricing.compared import STREAMING
+from benchmarks.pricing.others import plan_of
 from benchmarks.replay.record import recording as recorded
 from benchmarks.simulated.fit import fitted
 from benchmarks.simulated.side import answers_of, compared
@@ -144,7 +145,16 @@ def measure(options: Namespace) -> int:
         for case, (side, flags) in product(run["cases"], run["edges"].items()):
             link = case["link"]
             plan = None if link == LOOPBACK else link_plan(link, options.seed, options.recorded)
-            answers = answers_of(case, flags, plan, texts, times, others=run["others"], seed=options.seed)
+            answers = answers_of(
+                case,
+                flags,
+                plan,
+                texts,
+                times,
+                others=run["others"],
+                statuses=_statuses(run),
+                seed=options.seed,
+            )
             found = compared(case["categories"]["all"][side], answers)
             rows.append({"link": link, "delay_ms": case["delay_ms"], "side": side, **found})
     per_s = len(rows) * len(texts.texts) / (time.perf_counter() - began)
@@ -154,6 +164,12 @@ def measure(options: Namespace) -> int:
     results = {"rows": rows, "times": msgspec.to_builtins(times), "within": near, "answers_per_s": per_s}
     finish("simulated", results, quick=options.quick)
     return 0
+
+
+def _statuses(run: Mapping[str, Any]) -> int:
+    """How many statuses of workers the link carries: each edge node hears each worker."""
+    edges = run["edges"].values()
+    return len(edges) * len({plan_of(flags).version for flags in edges})
 
 
 def _links(run: Mapping[str, Any]) -> list[str]:

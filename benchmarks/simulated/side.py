@@ -39,6 +39,7 @@ def answers_of(
     times: Measured,
     *,
     others: int = 0,
+    statuses: int = 0,
     seed: int = 0,
 ) -> list[Answer]:
     """The answers of one side of one case of a run.
@@ -50,6 +51,7 @@ def answers_of(
         recording: of the questions.
         times: of the machine.
         others: more sessions at the worker.
+        statuses: of workers that the link carries, to whichever edge node.
         seed: of all chance.
     """
     edge = plan_of(flags)
@@ -60,6 +62,7 @@ def answers_of(
         drafts="none" not in flags,
         worker=WorkerKind(rationed=edge.version == _RATIONED, lookup=True, reads=True),
         others=others,
+        statuses=statuses,
         seed=seed,
     )
     return simulate(setting, edge.plan.new_policy, begins_s=case["begins_s"])

@@ -32,6 +32,7 @@ class Setting:
         worker: how the worker serves.
         others: more sessions at the worker, of devices that write one text after the other and reach the broker
             without the link.
+        statuses: workers whose status the device hears, as a node that serves the API does.
         settle: seconds that these write before the first answer is asked for.
         seed: of all chance. Equal seeds meet equal channels, whatever the policy.
     """
@@ -42,6 +43,7 @@ class Setting:
     drafts: bool = True
     worker: WorkerKind = LIKE_OURS
     others: int = 0
+    statuses: int = 1
     settle: float = 5.0
     seed: int = 0
 

@@ -19,6 +19,7 @@ from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.simulator.answers import Answer, Policies, Setting, TracedPolicy
 from flexspec_mq.simulator.channel.direct import DirectChannel
 from flexspec_mq.simulator.channel.mqtt import MqttChannel
+from flexspec_mq.simulator.channel.statuses import begin_statuses
 from flexspec_mq.simulator.clock import SimulatedClock
 from flexspec_mq.simulator.device import SimulatedDevice
 from flexspec_mq.simulator.recording import RecordedText
@@ -71,6 +72,7 @@ class Simulation:
         self._device.link_down()
         self._channel.connect()
         self._until(lambda: self._channel.is_up)
+        begin_statuses(self._clock, self._channel, setting.recording, setting.statuses)
         for number in range(setting.others):
             self._begin_other(number, others or policies)
         if setting.others:

@@ -143,6 +143,12 @@ class MqttChannel:
         """The worker has published a message for the device."""
         self._clock.at(self._broker, partial(self._forward, message, min(qos, self._subscribed)))
 
+    def hear(self, topic: str, size: int) -> None:
+        """The broker has a retained message of so many bytes for the device, of no concern to its texts."""
+        if self._served:
+            arrived = partial(self._device.received, size)
+            publish(self._there, self._here, 1, publish_size(topic, size, 1, None), arrived, _nothing)
+
     def _forward(self, message: Verdict | Error, qos: int) -> None:
         number = self._next()
         if qos:
