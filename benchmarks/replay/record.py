@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from benchmarks._common import percentile
 from benchmarks.parts.questions import Question
 from benchmarks.pricing.asked import chosen_questions, say
-from benchmarks.replay.recording import About, RecordedText, Recording, keep_recording, read_recording
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.simulator.recording import About, RecordedText, Recording, keep_recording, read_recording
 
 if TYPE_CHECKING:
     from benchmarks.parts.rounds import Job, Tally

@@ -8,9 +8,11 @@ from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies.confidence import ConfidencePolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 
 POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "placement": PlacementPolicy,
+    "threshold": ThresholdPolicy,
     "fixed": FixedPolicy,
     "confidence": ConfidencePolicy,
 }
