@@ -100,8 +100,8 @@ class Presets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _named(self.radios, name, "radio")
 
 
-def figures_of(one: Device | Radio) -> dict[str, Figure]:
-    """Its figures by their names."""
+def figures_of(one: msgspec.Struct) -> dict[str, Figure]:
+    """The figures of a device or radio by their names."""
     found = {name: getattr(one, name) for name in one.__struct_fields__}
     return {name: value for name, value in found.items() if isinstance(value, Figure)}
 

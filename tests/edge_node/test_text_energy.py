@@ -18,6 +18,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.energy.meters import find_meter
 from flexspec_mq.energy.model import DevicePower
 from flexspec_mq.energy.radio import RadioPower
 from flexspec_mq.energy.rapl import Rapl
@@ -79,8 +80,7 @@ def test_settings_refuse_what_is_no_preset() -> None:
 
 
 def test_to_measure_without_a_meter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = edge_energy.find_meter
-    monkeypatch.setattr(edge_energy, "find_meter", lambda: find(tmp_path, tmp_path))
+    monkeypatch.setattr(edge_energy, "find_meter", lambda: find_meter(tmp_path, tmp_path))
     with pytest.raises(UsageError, match="no energy can be measured"):
         energy_meter(EdgeSettings(energy="measured"))
 
