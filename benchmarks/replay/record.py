@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -108,8 +109,8 @@ def _record(about: About, questions: Sequence[Question], options: Namespace) -> 
     progress = Progress("drafted", len(written))
     texts: list[RecordedText] = []
     times: list[float] = []
-    for number, (job, tokens) in enumerate(written.items()):
-        texts.append(_drafted(draft.model, len(jobs) + number, job, tokens, times))
+    for number, job in enumerate(itertools.chain.from_iterable(jobs)):
+        texts.append(_drafted(draft.model, len(jobs) + number, job, written[job], times))
         progress.step()
     return Recording(
         about=about,

@@ -4,7 +4,8 @@ Each side of each case is simulated with the flags of its edge node, the questio
 channel at which they began, and as many other sessions. The recording must be of the questions that were asked: it is
 made if its file is missing, and so are the times of the worker's steps and the draft's tokens. Both need the models.
 
-The seconds of an answer are those of the run's own machine: measure the times there, alone.
+The seconds of an answer are those of the run's own machine: measure the times there, alone. What a worker spends
+around a step and an edge around a request is fitted to streaming over loopback, if a run has that.
 """
 
 from __future__ import annotations
@@ -12,40 +13,28 @@ from __future__ import annotations
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from benchmarks._common import finish, parser, table
+from benchmarks.pricing.compared import STREAMING
 from benchmarks.pricing.others import plan_of
 from benchmarks.replay.record import recording as recorded
+from benchmarks.simulated.fit import fitted
+from benchmarks.simulated.side import answers_of, compared
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
-from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.link.recordings import link_plan
 from flexspec_mq.simulator.cost import Measured, keep_times, read_times
 from flexspec_mq.simulator.recording import Recording
-from flexspec_mq.simulator.simulation import Answer, Setting, simulate
-from flexspec_mq.simulator.worker import WorkerKind
 from flexspec_mq.site.topology import LOOPBACK
 
 WITHIN = 0.1
 """How far simulated seconds may be from measured ones."""
-_FIGURES: Mapping[str, Callable[[Answer], float]] = {
-    "mean_s": lambda one: one.seconds,
-    "ip_up": lambda one: one.up.bytes,
-    "ip_down": lambda one: one.down.bytes,
-    "bytes_up": lambda one: one.traffic.up,
-    "bytes_down": lambda one: one.traffic.down,
-    "proposed": lambda one: one.drafted,
-    "wasted_edge": lambda one: one.wasted,
-    "wasted_own": lambda one: one.wasted_own,
-}
-"""Means of answers that both tell, by their name in the run."""
 
 
 def build_parser() -> ArgumentParser:
@@ -59,7 +48,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md")
     made.add_argument("--target", default="default")
     made.add_argument("--draft", default="default")
-    made.add_argument("--rounds", type=int, default=10, help="of measuring times, of which medians count")
+    made.add_argument("--rounds", type=int, default=20, help="of measuring times")
     return made
 
 
@@ -105,32 +94,6 @@ def models_of(options: Namespace, run: Mapping[str, Any]) -> tuple[Recording, Me
     return texts, read_times(options.times)
 
 
-def simulated(
-    case: Mapping[str, Any], flags: Sequence[str], link: LinkPlan | None, setting: Setting
-) -> list[Answer]:
-    """The answers of one side of one case."""
-    edge = plan_of(flags)
-    # Of two workers one drafts for everybody; see `benchmarks.answers`.
-    kind = WorkerKind(rationed=edge.version == "base", lookup=True, reads=True)
-    times = msgspec.structs.replace(setting.times, step=setting.times.step + case["delay_ms"])
-    one = replace(setting, times=times, link=link, drafts="none" not in flags, worker=kind)
-    return simulate(one, edge.plan.new_policy, begins_s=case["begins_s"])
-
-
-def compared(measured: Mapping[str, Any], answers: Sequence[Answer]) -> dict[str, Any]:
-    """Measured and simulated figures of a side."""
-    found = {name: float(np.mean([value(one) for one in answers])) for name, value in _FIGURES.items()}
-    found["median_s"] = float(np.median([one.seconds for one in answers]))
-    found["median_first_s"] = float(np.median([one.first for one in answers]))
-    found["tokens_per_round"] = sum(one.tokens for one in answers) / sum(one.rounds for one in answers)
-    return {
-        "measured": {name: measured[name] for name in found},
-        "simulated": found,
-        "ratio": found["mean_s"] / measured["mean_s"],
-        "problems": sorted({one.problem for one in answers} - {""}),
-    }
-
-
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print measured and simulated figures side by side."""
     names = (
@@ -159,29 +122,58 @@ def _short(value: float | None) -> str:
 
 
 def measure(options: Namespace) -> int:
-    """Simulate and print."""
+    """Simulate and print; only the first run with ``--quick``.
+
+    Raises:
+        FlexSpecError: a run, a recording or times cannot be read or made.
+    """
+    runs = [read_run(path) for path in options.runs[: 1 if options.quick else None]]
+    texts, times = models_of(options, runs[0])
+    fit = next((run for run in runs if STREAMING in run["edges"] and LOOPBACK in _links(run)), None)
+    if fit is not None:
+        times = fitted(times, texts, fit, STREAMING, LOOPBACK)
+        print(
+            f"fitted to {STREAMING} over {LOOPBACK}: {times.step:.1f} ms a step, {times.request:.0f} a request\n"
+        )
     rows: list[dict[str, Any]] = []
-    spent, count = 0.0, 0
-    for path in options.runs:
-        run = read_run(path)
-        texts, times = models_of(options, run)
-        setting = Setting(recording=texts, times=times, others=run["others"], seed=options.seed)
-        for case in run["cases"]:
+    began = time.perf_counter()
+    for run in runs:
+        if run["questions"] != len(texts.texts) or run["tokens"] != texts.about.tokens:
+            raise UsageError(
+                "the runs asked other questions, or for other lengths", hint="compare one by one"
+            )
+        for case, (side, flags) in product(run["cases"], run["edges"].items()):
             link = case["link"]
             plan = None if link == LOOPBACK else link_plan(link, options.seed, options.recorded)
-            for side, flags in run["edges"].items():
-                began = time.perf_counter()
-                answers = simulated(case, flags, plan, setting)
-                spent, count = spent + time.perf_counter() - began, count + len(answers)
-                found = compared(case["categories"]["all"][side], answers)
-                rows.append({"link": link, "delay_ms": case["delay_ms"], "side": side, **found})
+            answers = answers_of(
+                case,
+                flags,
+                plan,
+                texts,
+                times,
+                others=run["others"],
+                statuses=_statuses(run),
+                seed=options.seed,
+            )
+            found = compared(case["categories"]["all"][side], answers)
+            rows.append({"link": link, "delay_ms": case["delay_ms"], "side": side, **found})
+    per_s = len(rows) * len(texts.texts) / (time.perf_counter() - began)
     show(rows)
-    off = [row for row in rows if abs(row["ratio"] - 1.0) > WITHIN]
-    print(
-        f"\n{len(rows) - len(off)} of {len(rows)} within {WITHIN:.0%}; {count / spent:.0f} answers a second"
-    )
-    finish("simulated", {"rows": rows, "answers_per_s": count / spent}, quick=options.quick)
+    near = sum(abs(row["ratio"] - 1.0) <= WITHIN for row in rows)
+    print(f"\n{near} of {len(rows)} within {WITHIN:.0%}; {per_s:.0f} answers a second")
+    results = {"rows": rows, "times": msgspec.to_builtins(times), "within": near, "answers_per_s": per_s}
+    finish("simulated", results, quick=options.quick)
     return 0
+
+
+def _statuses(run: Mapping[str, Any]) -> int:
+    """How many statuses of workers the link carries: each edge node hears each worker."""
+    edges = run["edges"].values()
+    return len(edges) * len({plan_of(flags).version for flags in edges})
+
+
+def _links(run: Mapping[str, Any]) -> list[str]:
+    return [case["link"] for case in run["cases"]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,11 +20,13 @@ class DraftForward(NamedTuple):
         sessions: that share it.
         read: tokens of prompts that it reads, beyond one for each session that it gives a token.
         context: tokens that all sessions have behind them.
+        reach: sum over these tokens of prompts, of how many tokens stand before their piece.
     """
 
     sessions: int
     read: int = 0
     context: int = 0
+    reach: int = 0
 
 
 class TargetForward(NamedTuple):
@@ -35,16 +37,23 @@ class TargetForward(NamedTuple):
         rows: of these: one each, and one for each drafted token.
         read: tokens of prompts that it reads beside.
         context: tokens that the sessions which it decides have behind them.
+        reach: sum over the tokens of prompts that it reads, of how many tokens stand before their piece.
     """
 
     sessions: int
     rows: int
     read: int = 0
     context: int = 0
+    reach: int = 0
 
 
 class WorkerCost(Protocol):
     """Times of a worker, in milliseconds."""
+
+    @property
+    def step(self) -> float:
+        """What it spends on a step beside the forwards."""
+        ...
 
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""
@@ -65,12 +74,14 @@ class Accelerator:
         session: of reading the keys and values of one session, on top.
         draft: what a forward of the draft beside the target costs, as a share of the target's over as many sessions
             with a row each.
+        step: beside the forwards.
     """
 
     weights: float = 6.7
     row: float = 0.09
     session: float = 0.13
     draft: float = 0.15
+    step: float = 0.0
 
     def forward(self, one: TargetForward) -> float:
         """The larger of reading the weights and computing the rows, and the sessions' keys and values."""
@@ -122,18 +133,19 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
         session: what each further session adds.
         read: what each further token that it reads adds.
         context: what each token of a context adds.
+        reach: what a token of a context adds to each token of a piece that is read behind it.
     """
 
     token: float
     session: float = 0.0
     read: float = 0.0
     context: float = 0.0
+    reach: float = 0.0
 
     def call(self, one: DraftForward) -> float:
         """One forward."""
-        return (
-            self.token + (one.sessions - 1) * self.session + one.read * self.read + one.context * self.context
-        )
+        ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
+        return ms + one.context * self.context + one.reach * self.reach
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +155,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         sessions: of the columns of `rows`, rising.
         rows: for each of these, a forward over so many sessions, by rows of each session.
         read: a forward that reads so many tokens of one prompt and decides nothing.
-        context: what a token of a context adds to a forward.
+        context: what a token of a context adds to a forward that decides behind it.
+        reach: what a token of a context adds to each token of a piece that is read behind it.
+        delay: on top of each forward, as a bigger target has it.
         step: what a worker spends on a step beside the forwards.
         draft: beside the target.
         device: the draft of an edge.
@@ -157,6 +171,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     draft: DraftTimes
     device: DraftTimes
     context: float = 0.0
+    reach: float = 0.0
+    delay: float = 0.0
     step: float = 0.0
     request: float = 0.0
     broker: float = 0.25
@@ -171,8 +187,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("a table of forwards needs a curve for each number of sessions")
 
     def forward(self, one: TargetForward) -> float:
-        """A forward of the target, with what the worker spends around it."""
-        ms = self.step + one.context * self.context
+        """A forward of the target."""
+        ms = self.delay + one.context * self.context + one.reach * self.reach
         if not one.sessions:
             return ms + self.read(one.read)
         low, share = _between(self.sessions, one.sessions)

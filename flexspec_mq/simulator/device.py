@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
-from flexspec_mq.protocol.edge.types import EdgeCounters, SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.simulator.clock import Alarm, SimulatedClock
-from flexspec_mq.simulator.cost import DraftForward
 from flexspec_mq.simulator.recording import RecordedText, Recording
+from flexspec_mq.simulator.replayed_drafter import Pace
 from flexspec_mq.simulator.worker import VERSION
+from flexspec_mq.simulator.written import Written
 from schemas.messages import Error, Verdict
 
 _WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
@@ -28,64 +28,6 @@ class Channel(Protocol):
     def send(self, send: Send) -> None:
         """Publish a message of the device's machine."""
         ...
-
-
-@dataclass(slots=True)
-class Written:
-    """A text that is being written, or is over.
-
-    Attributes:
-        text: what was asked for.
-        began: when, in seconds of the simulation.
-        pieces: when tokens came, and how many.
-        ended: when it was over.
-        problem: why it is not what the target alone writes; empty if it is.
-        counters: of the protocol.
-    """
-
-    text: RecordedText
-    began: float
-    pieces: list[tuple[float, int]] = field(default_factory=list)
-    ended: float = 0.0
-    problem: str = ""
-    counters: EdgeCounters = field(default_factory=EdgeCounters)
-
-    @property
-    def seconds(self) -> float:
-        """From the asking to the last piece."""
-        return self.pieces[-1][0] - self.began if self.pieces else 0.0
-
-    @property
-    def first(self) -> float:
-        """Seconds to the first piece."""
-        return self.pieces[0][0] - self.began if self.pieces else 0.0
-
-    @property
-    def tokens(self) -> int:
-        """That came."""
-        return sum(count for _, count in self.pieces)
-
-
-class Pace:
-    """What a device's drafter takes.
-
-    Args:
-        call: milliseconds of a forward.
-
-    Attributes:
-        spent: seconds since it was asked last.
-        total: seconds in all.
-    """
-
-    def __init__(self, call: Callable[[DraftForward], float]) -> None:
-        self.spent = self.total = 0.0
-        self._call = call
-
-    def spend(self, forward: DraftForward) -> None:
-        """A forward takes its time."""
-        seconds = self._call(forward) / 1000
-        self.spent += seconds
-        self.total += seconds
 
 
 class SimulatedDevice:
@@ -187,14 +129,24 @@ class SimulatedDevice:
     def link_up(self) -> None:
         """The broker is reachable."""
         self._online = True
+        self._controller.link_up(self._clock.now)
         if self._machine is not None:
             self._do(self._machine, self._machine.link_up(self._clock.now))
 
     def link_down(self) -> None:
         """The broker is out of reach."""
         self._online = False
+        self._controller.link_down(self._clock.now)
         if self._machine is not None:
             self._do(self._machine, self._machine.link_down(self._clock.now))
+
+    def acknowledged(self, qos: int, seconds: float, size: int) -> None:
+        """The broker has a message of so many bytes, so long after it was handed to the link."""
+        self._controller.acknowledged(qos, seconds, size, self._clock.now)
+
+    def received(self, size: int) -> None:
+        """A payload of so many bytes has come."""
+        self._controller.received(size, self._clock.now)
 
     # How it is done
 

@@ -25,12 +25,14 @@ class Share:
         draft: what it verifies, if it decides.
         decides: whether its prefix is read to its end.
         read: tokens of its prefix that it reads, the last one apart where it decides.
+        behind: tokens that stand before these.
     """
 
     item: WorkItem
     draft: tuple[int, ...]
     decides: bool
-    read: int
+    read: int = 0
+    behind: int = 0
 
 
 class Reading:
@@ -74,7 +76,7 @@ class Reading:
             drafts: what they verify.
         """
         self._steps += 1
-        made = [Share(self.pending[key], draft, True, 0) for key, draft in drafts.items()]
+        made = [Share(self.pending[key], draft, True) for key, draft in drafts.items()]
         if len(made) == len(self.pending):
             return made
         left = self._budget.budget(fed)
@@ -88,7 +90,8 @@ class Reading:
             left -= share
             whole = share >= unread + len(item.draft)
             read = unread - 1 if whole else min(share, unread - 1)
-            made.append(Share(item, item.draft if whole else (), whole, read))
+            behind = len(item.context) - unread
+            made.append(Share(item, item.draft if whole else (), whole, read, behind))
             self._served[key] = self._steps
             if not whole:
                 self._read[key] = self._read.get(key, 0) + read

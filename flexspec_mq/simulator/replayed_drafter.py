@@ -44,12 +44,14 @@ class ReplayedDrafter:
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """The recorded token for each whose prompt is read."""
         found: list[Drafted] = [None] * len(wanted)
-        read, left = 0, self._prefill or 0
+        read = reach = context = 0
+        left = self._prefill or 0
         for place, one in enumerate(wanted):
             unread = self._unread(one)
             if unread > _WRITING:
                 share = min(unread, left)
                 left -= share
+                reach += share * (len(one.context) - unread)
                 self._goes_on(one, share - unread)
                 read += share
                 if share < unread:
@@ -58,9 +60,10 @@ class ReplayedDrafter:
             else:
                 self._goes_on(one, 0)
                 read += unread - 1
+            context += len(one.context)
             text = self._texts[one.identity.seed, one.identity.temperature]
             found[place] = (text.proposal(place_of(one)),)
-        self._spend(DraftForward(len(wanted), read, sum(len(one.context) for one in wanted)))
+        self._spend(DraftForward(len(wanted), read, context, reach))
         return found
 
     def free(self, session: int) -> None:
@@ -81,6 +84,28 @@ class ReplayedDrafter:
         if self._prefill is not None:
             count = len(one.context) + short
             self._read[one.session] = _Read(count, tuple(one.context[one.prompt_length : count]))
+
+
+class Pace:
+    """What a device's drafter takes.
+
+    Args:
+        call: milliseconds of a forward.
+
+    Attributes:
+        spent: seconds since it was asked last.
+        total: seconds in all.
+    """
+
+    def __init__(self, call: Callable[[DraftForward], float]) -> None:
+        self.spent = self.total = 0.0
+        self._call = call
+
+    def spend(self, forward: DraftForward) -> None:
+        """A forward takes its time."""
+        seconds = self._call(forward) / 1000
+        self.spent += seconds
+        self.total += seconds
 
 
 class _Read:

@@ -9,126 +9,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from flexspec_mq.controller.plan import Observation, Plan, Policy
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.link.profiles import LinkPlan
+from flexspec_mq.simulator.answers import Answer, Policies, Setting, TracedPolicy
+from flexspec_mq.simulator.channel.direct import DirectChannel
+from flexspec_mq.simulator.channel.mqtt import MqttChannel
+from flexspec_mq.simulator.channel.statuses import begin_statuses
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.cost import Measured
-from flexspec_mq.simulator.device import Pace, SimulatedDevice, Written
-from flexspec_mq.simulator.direct_channel import DirectChannel
-from flexspec_mq.simulator.mqtt import MqttChannel, Traffic
-from flexspec_mq.simulator.recording import RecordedText, Recording
-from flexspec_mq.simulator.replayed_drafter import ReplayedDrafter
-from flexspec_mq.simulator.way import WayUse
-from flexspec_mq.simulator.worker import SimulatedWorker, WorkerKind
+from flexspec_mq.simulator.device import SimulatedDevice
+from flexspec_mq.simulator.recording import RecordedText
+from flexspec_mq.simulator.replayed_drafter import Pace, ReplayedDrafter
+from flexspec_mq.simulator.worker import SimulatedWorker
+from flexspec_mq.simulator.written import Written
 
-Policies = Callable[[], Policy]
-"""Makes the policy of each text."""
-LIKE_OURS = WorkerKind(lookup=True, reads=True)
-"""A `flexspec-cloud` as it comes, with a draft."""
 _PREFILL = 256
 """Tokens of a prompt that one forward of a device's draft reads."""
 _SETTLES = 2.0
 """Seconds after an answer for its session to end at the worker."""
 _LONGEST = 3600.0
 """Seconds of simulated time for an answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What is simulated.
-
-    Attributes:
-        recording: with all texts.
-        times: of worker and devices.
-        link: between device and broker; None is loopback.
-        drafts: the device has a draft, and looks up.
-        worker: how the worker serves.
-        others: more sessions at the worker, of devices that write one text after the other and reach the broker
-            without the link.
-        settle: seconds that these write before the first answer is asked for.
-        seed: of all chance. Equal seeds meet equal channels, whatever the policy.
-    """
-
-    recording: Recording
-    times: Measured
-    link: LinkPlan | None = None
-    drafts: bool = True
-    worker: WorkerKind = LIKE_OURS
-    others: int = 0
-    settle: float = 5.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer, and what it cost until its session was over at the worker.
-
-    Attributes:
-        problem: why it is not the recorded text; empty if it is.
-        seconds: from the asking to the last token.
-        first: to the first one.
-        tokens: of it.
-        rounds: verdicts that brought some.
-        drafted: tokens that the device drafted, of use or not.
-        judged, accepted: of these, decided by the target, and found right.
-        wasted: rows that the target read for drafts of edges and did not accept, those of other sessions too.
-        wasted_own: likewise, for the worker's own.
-        busy: seconds in which the worker computed.
-        lasted: seconds until all was over.
-        began: when it was asked for, in seconds of the simulation.
-        up, down: of the link.
-        traffic: of MQTT.
-        plans: what was planned when, in seconds after the asking; only where it changed.
-        device_busy: seconds in which the device drafted.
-    """
-
-    problem: str
-    seconds: float
-    first: float
-    tokens: int
-    rounds: int
-    drafted: int
-    judged: int
-    accepted: int
-    wasted: int
-    wasted_own: int
-    busy: float
-    device_busy: float
-    began: float
-    lasted: float
-    up: WayUse
-    down: WayUse
-    traffic: Traffic
-    plans: tuple[tuple[float, Plan], ...]
-
-
-class TracedPolicy:
-    """A policy, and what it planned when.
-
-    Args:
-        policy: asked.
-        clock: of the simulation.
-        plans: gets each plan that differs from the one before, and its time.
-    """
-
-    def __init__(self, policy: Policy, clock: SimulatedClock, plans: list[tuple[float, Plan]]) -> None:
-        self._policy = policy
-        self._clock = clock
-        self._plans = plans
-
-    def plan(self, seen: Observation) -> Plan:
-        """Plan the next batch."""
-        plan = self._policy.plan(seen)
-        if not self._plans or self._plans[-1][1] != plan:
-            self._plans.append((self._clock.now, plan))
-        return plan
 
 
 class Simulation:
@@ -168,6 +72,7 @@ class Simulation:
         self._device.link_down()
         self._channel.connect()
         self._until(lambda: self._channel.is_up)
+        begin_statuses(self._clock, self._channel, setting.recording, setting.statuses)
         for number in range(setting.others):
             self._begin_other(number, others or policies)
         if setting.others:
@@ -184,9 +89,7 @@ class Simulation:
             FlexSpecError: it does not end.
         """
         clock, device, channel, worker = self._clock, self._device, self._channel, self._worker
-        if begins_s is not None:
-            channel.seek(begins_s)
-        channel.begin()
+        channel.begin(begins_s)
         began, before = clock.now, self._figures()
         self._plans.clear()
         drafted = self._pace.total

@@ -153,6 +153,7 @@ class SimulatedWorker:
     def _step(self) -> None:
         self._computing = True
         began = self._clock.now
+        around = self._cost.step / 1000
         items = self.machine.take_work(began, _EVERYBODY)
         self._window.took(items)
         reading = self._reading
@@ -174,7 +175,7 @@ class SimulatedWorker:
 
         def done() -> None:
             reading.saw(fed, forward.read, 1000 * seconds)
-            self._window.stepped(seconds)
+            self._window.stepped(around + seconds)
             for share in shares:
                 if reading.settles(share):
                     self._decided(share, told.get(share.item.key, _ALL), began, int(1000 * seconds))
@@ -184,7 +185,7 @@ class SimulatedWorker:
             self._alarm.by(self.machine.next_tick())
             self._look()
 
-        self._clock.at(seconds, done)
+        self._clock.at(around + seconds, done)
 
     def _count(self, forward: TargetForward, own: dict[SessionKey, tuple[int, ...]], seconds: float) -> None:
         figures = self.figures
@@ -236,4 +237,5 @@ def _forward(shares: Sequence[Share]) -> TargetForward:
         sum(1 + len(share.draft) for share in deciding),
         sum(share.read for share in shares),
         sum(len(share.item.context) for share in deciding),
+        sum(share.read * share.behind for share in shares),
     )

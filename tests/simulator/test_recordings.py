@@ -93,7 +93,7 @@ def test_a_replayed_draft_reads_a_prompt_in_pieces_before_it_says_anything() -> 
     (found,) = drafter.draft([one])
     assert found is not None
     assert [(token.token, token.confidence) for token in found] == [text.proposals[0]]
-    assert [(forward.sessions, forward.read) for forward in spent] == [(1, 64), (1, 35)]
+    assert spent == [DraftForward(1, 64), DraftForward(1, 35, 100, 36 * 64)]
     drafter.free(7)
     assert drafter.draft([one]) == [None]
 

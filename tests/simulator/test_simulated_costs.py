@@ -34,20 +34,23 @@ def test_what_is_no_curve_is_refused(at: tuple[float, ...], ms: tuple[float, ...
 
 def test_a_measured_forward_lies_between_its_neighbours() -> None:
     times = msgspec.structs.replace(TIMES, context=0.01)
-    assert times.forward(TargetForward(1, 1)) == pytest.approx(1.0 + 30.0)
-    assert times.forward(TargetForward(1, 3, 0, 100)) == pytest.approx(1.0 + 32.0 + 1.0)
-    assert times.forward(TargetForward(4, 20)) == pytest.approx(1.0 + 60.0)
+    assert msgspec.structs.replace(TIMES, delay=60.0).forward(TargetForward(1, 1)) == pytest.approx(90.0)
+    assert times.forward(TargetForward(1, 1)) == pytest.approx(30.0)
+    assert times.forward(TargetForward(1, 3, 0, 100)) == pytest.approx(32.0 + 1.0)
+    assert times.forward(TargetForward(4, 20)) == pytest.approx(60.0)
     # Between one session and four of five rows each.
-    assert times.forward(TargetForward(2, 10)) == pytest.approx(1.0 + 34.0 + (60.0 - 34.0) / 3)
-    assert times.forward(TargetForward(0, 0, 128)) == pytest.approx(1.0 + 157.0)
+    assert times.forward(TargetForward(2, 10)) == pytest.approx(34.0 + (60.0 - 34.0) / 3)
+    assert times.forward(TargetForward(0, 0, 128)) == pytest.approx(157.0)
+    reaching = msgspec.structs.replace(TIMES, reach=0.001)
+    assert reaching.forward(TargetForward(0, 0, 128, 0, 128 * 100)) == pytest.approx(157.0 + 12.8)
     # Beside rows a prompt costs what its tokens add.
-    assert times.forward(TargetForward(1, 1, 65)) == pytest.approx(1.0 + 30.0 + 64.0)
+    assert times.forward(TargetForward(1, 1, 65)) == pytest.approx(30.0 + 64.0)
 
 
 def test_a_drafts_forward_costs_its_sessions_its_reading_and_their_contexts() -> None:
-    times = DraftTimes(token=3.0, session=0.5, read=1.0, context=0.01)
+    times = DraftTimes(token=3.0, session=0.5, read=1.0, context=0.01, reach=0.001)
     assert times.call(DraftForward(1)) == 3.0
-    assert times.call(DraftForward(3, 10, 200)) == pytest.approx(3.0 + 1.0 + 10.0 + 2.0)
+    assert times.call(DraftForward(3, 10, 200, 500)) == pytest.approx(3.0 + 1.0 + 10.0 + 2.0 + 0.5)
 
 
 def test_an_accelerator_costs_the_larger_of_weights_and_rows() -> None:

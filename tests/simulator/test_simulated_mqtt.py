@@ -8,8 +8,9 @@ import pytest
 
 from flexspec_mq.link.profiles import Figure, LinkPlan, Outages, Profile, State, WayFigures
 from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.channel.mqtt import MqttChannel
+from flexspec_mq.simulator.channel.packets import publish_size
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.mqtt import MqttChannel, publish_size
 from schemas.messages import Close, Draft, Error, Fin, Open, Poll, Verdict
 
 DELAY, BROKER = 0.05, 0.0001
@@ -36,6 +37,8 @@ class Echo:
         self.clock = SimulatedClock()
         self.came: list[tuple[float, Verdict]] = []
         self.links: list[tuple[float, bool]] = []
+        self.acknowledgements: list[tuple[int, float, int]] = []
+        self.bytes = 0
         self._qos, self._wait = qos, wait
         self._rng = random.Random(0)
         self.channel = MqttChannel(
@@ -54,6 +57,12 @@ class Echo:
 
     def link_down(self) -> None:
         self.links.append((self.clock.now, False))
+
+    def acknowledged(self, qos: int, seconds: float, size: int) -> None:
+        self.acknowledgements.append((qos, seconds, size))
+
+    def received(self, size: int) -> None:
+        self.bytes += size
 
     def asked(self, message: Draft) -> None:
         tokens = (*message.tokens, 7)
@@ -91,7 +100,7 @@ class Worker:
 @pytest.mark.parametrize(("qos", "up", "down"), [(0, 176, 168), (1, 284, 276), (2, 396, 388)])
 def test_bytes_of_a_round_are_those_that_were_measured(qos: int, up: int, down: int) -> None:
     echo = Echo(None, qos=qos, wait=SPACING)
-    echo.channel.begin()
+    echo.channel.begin(None)
     rounds = 50
     for seq in range(rounds):
         echo.ask(seq)
@@ -102,6 +111,19 @@ def test_bytes_of_a_round_are_those_that_were_measured(qos: int, up: int, down: 
     assert echo.channel.down.use.bytes / rounds == pytest.approx(down, rel=0.03)
     assert echo.channel.traffic.qos[qos] == rounds
     assert len(echo.channel.up.use.times) == echo.channel.up.use.packets
+
+
+@pytest.mark.parametrize(("qos", "trips"), [(0, 0), (1, 1), (2, 2)])
+def test_a_device_is_told_how_long_the_acknowledgement_of_a_message_took(qos: int, trips: int) -> None:
+    echo = Echo(plan(), qos=qos)
+    echo.channel.begin(None)
+    echo.ask(1)
+    echo.run(2.0)
+    ((told, seconds, size),) = echo.acknowledgements
+    assert told == qos
+    assert seconds == pytest.approx(trips * 2 * DELAY, abs=0.01)
+    assert size == echo.channel.traffic.up
+    assert echo.bytes == echo.channel.traffic.down > 0
 
 
 @pytest.mark.parametrize(("qos", "trips"), [(0, 1), (1, 1), (2, 3)])
@@ -134,7 +156,7 @@ def before_outage(echo: Echo, link: LinkPlan) -> float:
     from flexspec_mq.link.impairment import Impairment
 
     ((start, end),) = Impairment(link, "up").outages.between(0.0, 1000.0)[:1]
-    echo.channel.seek(start - 0.2)
+    echo.channel.begin(start - 0.2)
     return end - start + 0.2
 
 

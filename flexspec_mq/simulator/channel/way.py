@@ -1,10 +1,13 @@
-"""One way of a device's link in simulated time, and what its radio has to do for it."""
+"""The ways of a device's link in simulated time, and what its radio has to do for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from flexspec_mq.link.impairment import Drop, Impairment
+from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.simulator.clock import SimulatedClock
 
 
@@ -44,7 +47,6 @@ class Way:
         self._up = up
         self._impairment: Impairment | None = None
         self._zero = 0.0
-        self._last = 0.0
 
     def set(self, impairment: Impairment | None, time: float) -> None:
         """What packets meet from now on, and the channel's time now; what is on its way arrives when it was due.
@@ -74,6 +76,35 @@ class Way:
             delay = out - time
         use.times.append(now if self._up else now + delay)
         return delay
+
+
+class Ways:
+    """Both ways of a link.
+
+    Args:
+        clock: of the simulation.
+        plan: of the link; None is loopback.
+
+    Attributes:
+        up, down: they.
+    """
+
+    def __init__(self, clock: SimulatedClock, plan: LinkPlan | None) -> None:
+        self.up, self.down = Way(clock, up=True), Way(clock, up=False)
+        self._plan = plan
+        self.seek(0.0 if plan is None else plan.begins_s)
+
+    def seek(self, time: float) -> None:
+        """Have the channel's time be `time` (seconds) from now on, as `NetnsLink.seek` does."""
+        if self._plan is None:
+            return
+        plan = msgspec.structs.replace(self._plan, begins_s=time)
+        self.up.set(Impairment(plan, "up"), time)
+        self.down.set(Impairment(plan, "down"), time)
+
+    def begin(self) -> None:
+        """Count anew."""
+        self.up.use, self.down.use = WayUse(), WayUse()
 
 
 def awake(times: list[float], tail: float, until: float) -> float:

@@ -12,88 +12,29 @@ import random
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from typing import Protocol
-
-import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.channel.ends import Device, Traffic, Worker
+from flexspec_mq.simulator.channel.packets import (
+    BIRTH,
+    CONNACK,
+    CONNECT,
+    PING,
+    SUBACK,
+    SUBSCRIBE,
+    SYN,
+    publish,
+    publish_size,
+)
+from flexspec_mq.simulator.channel.tcp import End, connection
+from flexspec_mq.simulator.channel.way import Ways
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.tcp import End, connection
-from flexspec_mq.simulator.way import Way, WayUse
 from flexspec_mq.simulator.worker import VERSION
 from flexspec_mq.transport.base import LinkSettings, Subscription
-from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
-
-ACK = 4
-"""Bytes of PUBACK, PUBREC, PUBREL and PUBCOMP that say that all is well."""
-_LONG = 128
-"""Bytes after which the length of a packet takes one byte more."""
-_SYN, _CONNECT, _CONNACK, _SUBSCRIBE, _SUBACK, _BIRTH, _PING = 8, 73, 11, 20, 6, 180, 2
-"""Bytes beside TCP's headers: those of a SYN are options."""
-
-
-def publish_size(topic: str, payload: int, qos: int, expiry: float | None) -> int:
-    """Bytes of a PUBLISH.
-
-    Args:
-        topic: of it.
-        payload: bytes.
-        qos: 0 to 2.
-        expiry: seconds, whole ones are sent; None sends none.
-    """
-    rest = 2 + len(topic) + (2 if qos else 0) + (1 if expiry is None else 6) + payload
-    return 1 + (1 if rest < _LONG else 2 if rest < _LONG**2 else 3) + rest
-
-
-class Traffic(msgspec.Struct):
-    """Payload of MQTT, both ways.
-
-    Attributes:
-        sent, received: messages.
-        up, down: bytes.
-        qos: messages that the device published, by quality of service.
-        breaks: connections that broke.
-    """
-
-    sent: int = 0
-    received: int = 0
-    up: int = 0
-    down: int = 0
-    breaks: int = 0
-    qos: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
-
-
-class Device(Protocol):
-    """The end of a channel that publishes drafts."""
-
-    @property
-    def name(self) -> str:
-        """On topics."""
-        ...
-
-    def receive(self, message: Verdict | Error) -> None:
-        """A message has come."""
-        ...
-
-    def link_up(self) -> None:
-        """The broker is reachable."""
-        ...
-
-    def link_down(self) -> None:
-        """The broker is out of reach."""
-        ...
-
-
-class Worker(Protocol):
-    """Who gets them."""
-
-    def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
-        """A message has come."""
-        ...
+from schemas.messages import Error, Verdict
 
 
 class MqttChannel:
@@ -109,7 +50,7 @@ class MqttChannel:
         subscribed: quality of service at which verdicts are delivered at most; None is that of an edge node.
 
     Attributes:
-        traffic: since it was reset; replace it to begin anew.
+        traffic: since `begin`.
         up, down: the ways.
         is_up: whether the device is connected.
     """
@@ -126,12 +67,12 @@ class MqttChannel:
         subscribed: int | None = None,
     ) -> None:
         self.traffic = Traffic()
-        self.up, self.down = Way(clock, up=True), Way(clock, up=False)
+        self._ways = Ways(clock, plan)
+        self.up, self.down = self._ways.up, self._ways.down
         self.is_up = False
         self._clock = clock
         self._device = device
         self._worker = worker
-        self._plan = plan
         self._broker = broker
         self._rng = rng
         self._settings = LinkSettings(client_id=f"e-{device.name}")
@@ -143,23 +84,17 @@ class MqttChannel:
         self._here, self._there = connection(clock, self.up, self.down)
         self._unanswered: dict[int, float] = {}  # publishes of ours
         self._kept: dict[int, tuple[Verdict | Error, int]] = {}  # at the broker, until they are acknowledged
+        self._served = False  # the broker has a connection for the device
         self._looks = False
         self._attempts = 0
         self._lives = 0
-        self.seek(0.0 if plan is None else plan.begins_s)
 
-    def seek(self, time: float) -> None:
-        """Have the channel's time be `time` (seconds) from now on, as `NetnsLink.seek` does."""
-        if self._plan is None:
-            return
-        plan = msgspec.structs.replace(self._plan, begins_s=time)
-        self.up.set(Impairment(plan, "up"), time)
-        self.down.set(Impairment(plan, "down"), time)
-
-    def begin(self) -> None:
-        """Count anew."""
+    def begin(self, time: float | None) -> None:
+        """Count anew, and have the channel's time be `time` (seconds) from now on; None lets it go on."""
         self.traffic = Traffic()
-        self.up.use, self.down.use = WayUse(), WayUse()
+        self._ways.begin()
+        if time is not None:
+            self._ways.seek(time)
 
     # Up
 
@@ -182,37 +117,25 @@ class MqttChannel:
             self._broker,
             partial(self._worker.receive, self._device.name, send.message, min(qos, 1), version),
         )
-        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward)
+        known = partial(self._acknowledged, qos, len(payload), self._clock.now)
+        self._publish(qos, publish_size(topic, len(payload), qos, expiry), forward, known)
+        if qos == 0:  # it is with the socket
+            known()
 
-    def _publish(
-        self, qos: int, size: int, forward: Callable[[], None], known: Callable[[], None] | None = None
-    ) -> None:
-        """Publish; `known` is called when the device knows that the broker has it."""
-        here, there = self._here, self._there
+    def _acknowledged(self, qos: int, size: int, since: float) -> None:
+        self._device.acknowledged(qos, self._clock.now - since, size)
+
+    def _publish(self, qos: int, size: int, arrived: Callable[[], None], known: Callable[[], None]) -> None:
         self._watch()
-        if qos == 0:
-            here.send(size, forward)
-            return
         number = self._next()
-        self._unanswered[number] = self._clock.now
+        if qos:
+            self._unanswered[number] = self._clock.now
 
         def answered() -> None:
             self._unanswered.pop(number, None)
-            if known is not None:
-                known()
+            known()
 
-        def taken() -> None:
-            if qos == 1:
-                there.send(ACK, answered)
-                forward()
-            else:
-                there.send(ACK, lambda: here.send(ACK, released))
-
-        def released() -> None:
-            there.send(ACK, answered)
-            forward()
-
-        here.send(size, taken)
+        publish(self._here, self._there, qos, size, arrived, answered)
 
     # Down
 
@@ -220,40 +143,33 @@ class MqttChannel:
         """The worker has published a message for the device."""
         self._clock.at(self._broker, partial(self._forward, message, min(qos, self._subscribed)))
 
+    def hear(self, topic: str, size: int) -> None:
+        """The broker has a retained message of so many bytes for the device, of no concern to its texts."""
+        if self._served:
+            arrived = partial(self._device.received, size)
+            publish(self._there, self._here, 1, publish_size(topic, size, 1, None), arrived, _nothing)
+
     def _forward(self, message: Verdict | Error, qos: int) -> None:
+        number = self._next()
         if qos:
-            number = self._next()
             self._kept[number] = message, qos
+        if self._served:
             self._deliver(message, qos, number)
-        else:
-            self._deliver(message, 0, 0)
 
     def _deliver(self, message: Verdict | Error, qos: int, number: int) -> None:
-        here, there = self._here, self._there
         payload = len(self._codec.encode(message))
-
-        def known() -> None:
-            self._kept.pop(number, None)
 
         def arrived() -> None:
             self.traffic.received += 1
             self.traffic.down += payload
+            self._device.received(payload)
             self._device.receive(message)
 
-        def taken() -> None:
-            if qos == 1:
-                here.send(ACK, known)
-                arrived()
-            elif qos == 2:
-                here.send(ACK, lambda: there.send(ACK, released))
-            else:
-                arrived()
+        def known() -> None:
+            self._kept.pop(number, None)
 
-        def released() -> None:
-            here.send(ACK, known)
-            arrived()
-
-        there.send(publish_size(self._verdicts, payload, qos, None), taken)
+        size = publish_size(self._verdicts, payload, qos, None)
+        publish(self._there, self._here, qos, size, arrived, known)
 
     def _next(self) -> int:
         self._number += 1
@@ -271,17 +187,21 @@ class MqttChannel:
 
         def opened() -> None:
             there.interactive = False
-            here.send(_CONNECT, lambda: there.send(_CONNACK, accepted))
+            here.send(CONNECT, serve)
 
-        def accepted() -> None:
+        def serve() -> None:
+            there.send(CONNACK, accepted)
+            self._served = True
             for number, (message, qos) in list(self._kept.items()):
                 self._deliver(message, qos, number)
-            here.send(_SUBSCRIBE, lambda: there.send(_SUBACK, subscribed))
+
+        def accepted() -> None:
+            here.send(SUBSCRIBE, lambda: there.send(SUBACK, subscribed))
 
         def subscribed() -> None:
-            self._publish(1, _BIRTH, _nothing, self._mark_up)
+            self._publish(1, BIRTH, _nothing, self._mark_up)
 
-        here.send(_SYN, lambda: there.send(_SYN, opened))
+        here.send(SYN, lambda: there.send(SYN, opened))
 
     def _mark_up(self) -> None:
         self.is_up = True
@@ -307,9 +227,10 @@ class MqttChannel:
         self.connect()
 
     def _close(self, *ends: End) -> None:
+        self._served = False
         self._unanswered.clear()
         for end in ends:
-            end.closed = True
+            end.close()
 
     def _watch(self) -> None:
         if not self._looks:
@@ -328,7 +249,7 @@ class MqttChannel:
             return
         if silent >= settings.keepalive:
             here, there = self._here, self._there
-            here.send(_PING, lambda: there.send(_PING, _nothing))
+            here.send(PING, lambda: there.send(PING, _nothing))
         self._looks = True
         # A publish is given up within a fifth of a second after its time.
         self._clock.at(max(0.2, oldest + settings.publish_timeout - now), self._look)
