@@ -9,6 +9,7 @@ from typing import Annotated
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
+from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.settings import Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
@@ -95,6 +96,22 @@ class EdgeSettings(Section):
     reuse: Annotated[
         bool, Setting(help="name the beginning of a prompt that a worker has read, instead of sending it")
     ] = True
+    energy: Annotated[
+        str,
+        Setting(
+            help="what a text takes out of the device: modelled by a preset (docs/energy.md), 'measured' by a meter "
+            "of the processor or a battery, or 'none' to leave it",
+            choices=("none", "measured", *DEVICES),
+        ),
+    ] = "none"
+    energy_radio: Annotated[
+        str | None,
+        Setting(
+            help="with a preset of energy: what carries the messages",
+            choices=RADIOS,
+            default="of the preset",
+        ),
+    ] = None
     session_expiry: int = 300
     ephemeral: bool = False
 
