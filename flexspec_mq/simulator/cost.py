@@ -117,6 +117,10 @@ class Line(msgspec.Struct, frozen=True):
         if not self.at or len(self.at) != len(self.ms) or not rises:
             raise ValueError("a curve needs as many times as places, and places that rise")
 
+    def slower(self, factor: float) -> Line:
+        """All times so many times as long."""
+        return Line(self.at, tuple(factor * ms for ms in self.ms))
+
     def __call__(self, place: float) -> float:
         """Milliseconds there; before the first point, those of the first."""
         low, share = _between(self.at, place)
@@ -141,6 +145,10 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
     read: float = 0.0
     context: float = 0.0
     reach: float = 0.0
+
+    def slower(self, factor: float) -> DraftTimes:
+        """All times so many times as long."""
+        return DraftTimes(**{name: factor * getattr(self, name) for name in self.__struct_fields__})
 
     def call(self, one: DraftForward) -> float:
         """One forward."""
@@ -185,6 +193,18 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not self.sessions or len(self.sessions) != len(self.rows):
             raise ValueError("a table of forwards needs a curve for each number of sessions")
+
+    def slower(self, factor: float) -> Measured:
+        """All that is computed takes so many times as long."""
+        return msgspec.structs.replace(
+            self,
+            rows=tuple(line.slower(factor) for line in self.rows),
+            read=self.read.slower(factor),
+            draft=self.draft.slower(factor),
+            device=self.device.slower(factor),
+            context=factor * self.context,
+            reach=factor * self.reach,
+        )
 
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""
