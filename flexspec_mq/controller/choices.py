@@ -18,10 +18,10 @@ _WINDOWS = 1, 2, 3
 """W that are considered."""
 _ROW = 0.01
 """What a drafted token is taken to add to a forward of the target, as a share, before it was measured."""
-_PLAIN = 0.3
-"""A forward without drafts of the worker's own takes so much of one with them, at least."""
-_SURE = 0.99
-"""No draft is taken for better."""
+_READ = 1 / 40
+"""What a token of a prompt is taken to cost the worker's draft, as a share of a forward of the target."""
+_TEXT = 128
+"""Tokens that a text is taken to go on for, at most."""
 _FINE = 0.04
 """Estimates that differ by less than such a share are taken for the same, so that forecasts can be kept."""
 
@@ -77,7 +77,7 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     """
     if seen.rtt is None or not seen.compute or seen.draft_time is None:
         return None
-    forward = plain_forward(seen)
+    forward = seen.forward or seen.compute
     row = _ROW * forward if seen.row_cost is None else seen.row_cost
     acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
@@ -85,21 +85,20 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     )
 
 
-def plain_forward(seen: Observation) -> float:
-    """A forward in which the worker drafts nothing itself, in seconds."""
-    whole = seen.compute_mean or seen.compute
-    return max(_PLAIN * whole, whole - seen.worker_drafted * (seen.own_cost or 0.0))
-
-
 def by_worker(seen: Observation) -> float:
-    """Seconds of a token where the worker goes on drafting as it does."""
-    own, right = seen.worker_drafted, seen.worker_acceptance
-    if right is None:  # it has the device's draft
-        right = sum(seen.acceptance) / len(seen.acceptance)
-    right = min(_SURE, right)
-    forward = plain_forward(seen) + own * (seen.own_cost or 0.0)
-    tokens: float = 1.0 + right * (1.0 - right**own) / (1.0 - right)
-    return forward / tokens
+    """Seconds of a token where the worker drafts as it does, and has read the prompt for that."""
+    if seen.own_forward is not None and seen.own_tokens:
+        return seen.own_forward / seen.own_tokens
+    right = sum(seen.acceptance) / len(seen.acceptance)  # it has the device's draft
+    return seen.compute / (1.0 + right * seen.worker_drafted)
+
+
+def reading(seen: Observation) -> float:
+    """Seconds of a token that it takes the worker's draft to read the prompt first, spread over the text."""
+    takes = seen.own_read
+    if takes is None:
+        takes = _READ * seen.prompt * (seen.forward or seen.compute)
+    return takes / max(1, min(seen.remaining, _TEXT))
 
 
 def _rough(seconds: float) -> float:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from flexspec_mq.controller.estimators.acceptance import Acceptance, Share
 from flexspec_mq.controller.estimators.average import Average
 from flexspec_mq.controller.estimators.link import BIG, LinkEstimates
-from flexspec_mq.controller.estimators.row_cost import OWN, RowCost
+from flexspec_mq.controller.estimators.low import Low
+from flexspec_mq.controller.estimators.row_cost import RowCost
 from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
 from flexspec_mq.daemon.expiring import ExpiringMap
 
@@ -27,8 +28,10 @@ class WorkerEstimates:
         round_trip: of the network to it.
         queue: that batches waited there for their forward.
         compute: of a forward that reads no prompt of ours.
+        forward: of one for which nobody drafts and no prompt is read.
         row_cost: of one drafted token more in a forward.
-        own_cost: of one more that the worker drafts itself.
+        own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
+        own_read: of a prompt's token, for its draft.
         drafts: what its verdicts say about drafts.
     """
 
@@ -36,8 +39,11 @@ class WorkerEstimates:
         self.round_trip = Average()
         self.queue = Average()
         self.compute = Average()
+        self.forward = Low()
         self.row_cost = RowCost()
-        self.own_cost = RowCost(OWN)
+        self.own_forward = Average(memory=16.0)
+        self.own_tokens = Average(memory=16.0)
+        self.own_read = Average(life=600.0)
         self.drafts = WorkerDrafts()
 
 

@@ -76,15 +76,22 @@ class Observation:
         drafted: tokens drafted and judged so far.
         accepted: of these, accepted.
         committed: tokens committed so far.
+        remaining: tokens that the text may still have at most.
+        prompt: tokens of the prompt.
+        at: when the newest tokens came, on the session's clock; None before any.
         worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed, as far as it might.
+        worker_verdicts: on which that rests.
         granted: drafted tokens of ours that a forward of the worker takes as it seems; None is all.
         rtt_error: of the round trip.
         queue_mean, queue_deviation, queue_error: queueing times of the worker, smoothed.
         compute_mean, compute_deviation, compute_error: its forwards, smoothed.
         draft_time_error: of the time per drafted token.
+        forward: one for which nobody drafts, estimated.
         row_cost: what one more drafted token costs in a forward, at least 0.
         row_cost_error: of it; as large as itself where no data tell.
-        own_cost: what one more token that the worker drafts itself makes a forward longer, at least 0.
+        own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
+        own_read: seconds for which the worker's draft has to read the prompt of this session before it drafts; 0 once
+            it has.
         acceptance: probability that the i-th token of a batch is right, given that all before it are, for batches
             as this version's sessions drafted them lately. The last entry stands for all later tokens too.
         acceptance_known: tries that each entry rests on, older ones counting less; 0 is nothing but the rest's.
@@ -109,7 +116,11 @@ class Observation:
     drafted: int = 0
     accepted: int = 0
     committed: int = 0
+    remaining: int = 2**20
+    prompt: int = 0
+    at: float | None = None
     worker_drafted: float = 0.0
+    worker_verdicts: int = 0
     granted: int | None = None
     rtt_error: float | None = None
     queue_mean: float | None = None
@@ -119,9 +130,12 @@ class Observation:
     compute_deviation: float = 0.0
     compute_error: float | None = None
     draft_time_error: float | None = None
+    forward: float | None = None
     row_cost: float | None = None
     row_cost_error: float | None = None
-    own_cost: float | None = None
+    own_forward: float | None = None
+    own_tokens: float | None = None
+    own_read: float | None = None
     acceptance: tuple[float, ...] = (UNTRIED,) * PLACES
     acceptance_known: tuple[float, ...] = (0.0,) * PLACES
     worker_acceptance: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
 from flexspec_mq.controller.estimators.rate import Rate
@@ -14,6 +14,29 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
     from flexspec_mq.controller.plan import Plan, Policy
     from schemas.messages import Verdict
+
+_PROMPT = 32
+"""Tokens of a prompt whose reading shows in the time of a forward."""
+_PLAIN = 0.3
+"""One token alone takes so much of a forward, at least."""
+
+
+class Counts(NamedTuple):
+    """How far a session is, in tokens.
+
+    Attributes:
+        prompt: of its prompt.
+        drafted: on the device, and judged.
+        accepted: of these.
+        committed: so far.
+        remaining: that it may have at most.
+    """
+
+    prompt: int
+    drafted: int
+    accepted: int
+    committed: int
+    remaining: int
 
 
 class SessionController:
@@ -39,6 +62,8 @@ class SessionController:
         self._policy = policy
         self._name = version
         self._reading = True  # the next forward for this session reads its prompt
+        self._drafting = False  # the worker has drafted for this session
+        self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
         self.draft_time = node.draft_time
         self.round_trip = round_trip
         self.rate = Rate()
@@ -58,10 +83,10 @@ class SessionController:
         """The session's messages go to this worker now."""
         self._node.adopted(worker, self.round_trip, now)
         self.worker = self._node.worker(worker, now)
-        self._reading = True
+        self._reading, self._drafting, self._beyond = True, False, 0.0
 
-    def answered(self, verdict: Verdict, now: float) -> None:
-        """Take a verdict's echo and times."""
+    def answered(self, verdict: Verdict, now: float, prompt: int) -> None:
+        """Take a verdict's echo and times, for a prompt of so many tokens."""
         # An answer without tokens came at once: its `queue` tells of work that still waits.
         queue = verdict.queue if verdict.tokens else 0
         rtt = self.round_trip
@@ -80,13 +105,37 @@ class SessionController:
         rows = verdict.granted
         if rows is None:
             rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
-        if not verdict.drafted:
-            worker.row_cost.saw(rows, verdict.compute / 1000, now)
-        if not rows:
-            worker.own_cost.saw(verdict.drafted, verdict.compute / 1000, now)
+        self._saw_forward(rows, verdict, now, prompt)
 
-    def observe(self, *, drafted: int, accepted: int, committed: int) -> Observation:
-        """What a policy plans from, with counts of the session."""
+    def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int) -> None:
+        """A forward that verified so many tokens of ours."""
+        worker, seconds, own = self.worker, verdict.compute / 1000, verdict.drafted
+        row = worker.row_cost.seconds or 0.0
+        alone = max(_PLAIN * seconds, seconds - rows * row)
+        usual = worker.forward.value or alone
+        if not self._drafting:
+            self._beyond += max(0.0, alone - usual)  # it may be reading the prompt for its draft
+            if own:
+                self._drafting = True
+                if prompt >= _PROMPT:
+                    worker.own_read.saw(self._beyond / prompt, now)
+                return
+        if not own:
+            worker.row_cost.saw(rows, seconds, now)
+            worker.forward.saw(alone)
+        if self._drafting and not rows:
+            worker.own_forward.saw(seconds, now)
+            worker.own_tokens.saw(len(verdict.tokens), now)
+
+    def _own_read(self, prompt: int) -> float | None:
+        """Seconds that the worker's draft still has to read the prompt for."""
+        if self._drafting:
+            return 0.0
+        token = self.worker.own_read.mean
+        return None if token is None else token * prompt
+
+    def observe(self, counts: Counts) -> Observation:
+        """What a policy plans from."""
         mine, worker, link, draft = self.round_trip, self.worker, self._node.link, self.draft_time
         rtt, queue, compute, cost = worker.round_trip, worker.queue, worker.compute, worker.row_cost
         drafts, acceptance, by_worker = worker.drafts, self.version.acceptance, self.version.worker_acceptance
@@ -99,9 +148,14 @@ class SessionController:
             compute=mine.compute,
             draft_time=draft.mean,
             rate=self.rate.per_second,
-            drafted=drafted,
-            accepted=accepted,
-            committed=committed,
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            committed=counts.committed,
+            remaining=counts.remaining,
+            prompt=counts.prompt,
+            at=self.rate.at,
+            own_read=self._own_read(counts.prompt),
+            worker_verdicts=drafts.verdicts,
             worker_drafted=drafts.per_verdict,
             granted=drafts.granted,
             rtt_error=rtt.error,
@@ -114,7 +168,9 @@ class SessionController:
             draft_time_error=draft.error,
             row_cost=cost.seconds,
             row_cost_error=cost.error,
-            own_cost=worker.own_cost.seconds,
+            own_forward=worker.own_forward.mean,
+            own_tokens=worker.own_tokens.mean,
+            forward=worker.forward.value,
             acceptance=acceptance.places,
             acceptance_known=acceptance.known,
             worker_acceptance=by_worker.mean,
@@ -129,8 +185,8 @@ class SessionController:
             ack_deviations=(ack0.deviation, ack1.deviation, ack2.deviation),
         )
 
-    def plan(self, *, drafted: int, accepted: int, committed: int) -> Plan:
-        """Ask the policy for the plan of the next batch, with counts of the session."""
-        seen = self.observe(drafted=drafted, accepted=accepted, committed=committed)
+    def plan(self, counts: Counts) -> Plan:
+        """Ask the policy for the plan of the next batch."""
+        seen = self.observe(counts)
         self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
         return self._policy.plan(seen)

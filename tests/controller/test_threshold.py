@@ -12,7 +12,15 @@ from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
 NEAR = Observation(
-    rtt=0.02, compute=0.04, draft_time=0.0045, acceptance=(0.5, 0.58, 0.62, 0.75), row_cost=0.001
+    rtt=0.02,
+    compute=0.04,
+    forward=0.04,
+    draft_time=0.0045,
+    acceptance=(0.5, 0.58, 0.62, 0.75),
+    row_cost=0.001,
+    prompt=100,
+    remaining=100,
+    worker_verdicts=9,
 )
 
 observations = st.builds(
@@ -38,7 +46,8 @@ def test_plans_keep_to_what_the_user_allows(seen: list[Observation], length: int
     for one in seen:
         plan = policy.plan(one)
         assert plan.qos == 1
-        assert plan.worker_draft == 8
+        assert plan.worker_draft in (0, 8)
+        assert plan.ahead or not plan.worker_draft or plan == policy.base
         assert not plan.draft_length or length
         assert not plan.ahead or ahead
         assert plan.ahead or plan.draft_length or not length
@@ -50,8 +59,31 @@ def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
     assert replace(planned(Observation()), ahead=8) == BASE
 
 
+DRAFTS = replace(NEAR, worker_drafted=3.0, own_forward=0.05, own_tokens=2.5, own_read=0.1)
+
+
 def test_a_worker_that_drafts_is_left_to_it() -> None:
-    assert planned(replace(NEAR, worker_drafted=3.0)).draft_length == 0
+    plan = planned(DRAFTS)
+    assert (plan.draft_length, plan.worker_draft) == (0, 8)
+
+
+def test_a_worker_whose_draft_would_have_to_read_a_long_prompt_is_spared_that() -> None:
+    plan = planned(replace(DRAFTS, own_read=3.0, prompt=3000))
+    assert plan.draft_length > 0
+    assert plan.worker_draft == 0
+
+
+def test_a_worker_that_drafts_badly_is_not_left_to_it() -> None:
+    assert planned(replace(DRAFTS, own_tokens=1.1)).draft_length > 0
+
+
+def test_whether_a_worker_drafts_is_asked_first_and_now_and_then() -> None:
+    assert planned(replace(NEAR, worker_verdicts=0)).worker_draft == 8
+    assert planned(replace(NEAR, worker_verdicts=0, prompt=3000)).worker_draft == 0, (
+        "its draft would read that"
+    )
+    policy = ThresholdPolicy(BASE)
+    assert [policy.plan(NEAR).worker_draft for _ in range(32)].count(8) == 2
 
 
 def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:
@@ -72,7 +104,7 @@ def test_a_draft_that_comes_too_late_is_left_alone() -> None:
 
 def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:
     policy = ThresholdPolicy(BASE)
-    seen = replace(NEAR, rtt=0.002, compute=0.1)
+    seen = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1)
     plans = [policy.plan(seen) for _ in range(32)]
     assert [plan.ahead for plan in plans].count(0) == 30
     assert all(plan.draft_length for plan in plans)

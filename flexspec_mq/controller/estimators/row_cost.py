@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from math import exp, sqrt
 
-ROW = 0.01, 0.02
-"""What a drafted token of the device usually adds to a forward, and how far that may be off, as shares of one."""
-OWN = 0.1, 0.1
-"""Likewise for one that the worker drafts itself."""
+_USUAL = 0.01, 0.02
+"""What a row usually costs, and how far it may be off, as shares of a forward."""
 _NOISE = 0.1
 """How far forwards differ otherwise, as a share of one, before a few were seen."""
 _ROUNDING = 0.001**2 / 12
@@ -30,9 +28,6 @@ class RowCost:
     Differences, so that a worker that gets slower or busier as a whole does not count as a dearer row. The worker's
     other sessions have rows in the same forwards, of which an edge knows nothing: they are noise here.
 
-    Args:
-        usual: what it costs as far as nothing is known, and how far that may be off, as shares of a forward.
-
     Attributes:
         seconds: of one row more, at least 0; None before a forward.
         error: its standard error, or as far as a usual one may be off where that is less.
@@ -46,14 +41,12 @@ class RowCost:
         "_rows",
         "_squares",
         "_time",
-        "_usual",
         "_variance",
         "error",
         "seconds",
     )
 
-    def __init__(self, usual: tuple[float, float] = ROW) -> None:
-        self._usual = usual
+    def __init__(self) -> None:
         self._at = 0.0
         self._rows = self._time = 0.0  # of the forwards just before
         self._squares = self._products = self._rest = self._count = 0.0
@@ -74,8 +67,7 @@ class RowCost:
             self._time += longer * _LOCAL
             if abs(more) > 0.5:
                 self._differs(more, longer, self.seconds, _FORGET * keep)
-        share, spread = self._usual
-        usual, width = share * self._time, max(spread * self._time, 1e-9)
+        usual, width = _USUAL[0] * self._time, max(_USUAL[1] * self._time, 1e-9)
         noise, trust = _NOISE * self._time, 1 / (width * width)
         self._variance = (self._rest + noise * noise) / (self._count + 1.0) + _ROUNDING
         known = self._squares / self._variance + trust

@@ -12,12 +12,14 @@ class WorkerDrafts:
 
     Attributes:
         per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
+        verdicts: that let it.
     """
 
-    __slots__ = ("_granted", "per_verdict")
+    __slots__ = ("_granted", "per_verdict", "verdicts")
 
     def __init__(self) -> None:
         self.per_verdict = 0.0
+        self.verdicts = 0
         self._granted = _MOST
 
     @property
@@ -34,6 +36,7 @@ class WorkerDrafts:
             may: the edge lets it draft.
         """
         if may or drafted:
+            self.verdicts += 1
             self.per_verdict += (drafted - self.per_verdict) * _SMOOTHING
         if granted is None:
             self._granted = min(_MOST, self._granted + 1.0)

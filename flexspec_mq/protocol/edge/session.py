@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.session import SessionController
+from flexspec_mq.controller.session import Counts, SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
@@ -176,18 +176,18 @@ class EdgeSession:
     def plan(self) -> Plan:
         """The plan for the next batch. The policy is asked after each batch and each commit."""
         if self._plan is None:
-            counters = self.counters
-            self._plan = self._control.plan(
-                drafted=counters.judged, accepted=counters.accepted, committed=self._text.have
-            )
+            self._plan = self._control.plan(self._counts())
         return self._plan
 
     @property
     def observation(self) -> Observation:
         """What a policy plans from."""
-        counters = self.counters
-        return self._control.observe(
-            drafted=counters.judged, accepted=counters.accepted, committed=self._text.have
+        return self._control.observe(self._counts())
+
+    def _counts(self) -> Counts:
+        counters, text = self.counters, self._text
+        return Counts(
+            len(self._request.prompt), counters.judged, counters.accepted, text.have, text.limit - text.have
         )
 
     def draft_request(self) -> DraftRequest | None:
@@ -395,7 +395,7 @@ class EdgeSession:
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
         self._nobody = False
-        self._control.answered(verdict, now)
+        self._control.answered(verdict, now, len(self._request.prompt))
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
@@ -444,12 +444,14 @@ class EdgeSession:
             self._out.append(Commit(added.start, added.tokens, added.origins))
             self._progress(now, added)
             if verdict.drafted:
-                # Of the tokens of a forward one is the target's own, and those before the worker's are ours.
+                # Of the tokens of a forward one is the target's own, and those before the worker's are ours. Behind a
+                # wrong one of ours none of the worker's was compared.
                 ours = len(added.met) - added.rolled_back
                 right, judged = self.counters.drafted_by_worker(
-                    verdict.drafted, len(verdict.tokens) - 1 - ours
+                    verdict.drafted, len(verdict.tokens) - 1 - ours, compared=not added.rolled_back
                 )
-                self._control.version.worker_acceptance.saw(right, judged, now)
+                if judged:
+                    self._control.version.worker_acceptance.saw(right, judged, now)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:
