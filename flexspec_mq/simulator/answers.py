@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.link.profiles import LinkPlan
-from flexspec_mq.simulator.channel.mqtt import Traffic
+from flexspec_mq.simulator.channel.ends import Traffic
 from flexspec_mq.simulator.channel.way import WayUse
 from flexspec_mq.simulator.clock import SimulatedClock
 from flexspec_mq.simulator.cost import Measured
