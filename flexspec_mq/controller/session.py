@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
 from flexspec_mq.controller.estimators.rate import Rate
-from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.plan import Learner, Observation
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class SessionController:
     def __init__(self, node: Controller, policy: Policy, round_trip: RoundTrip, version: str) -> None:
         self._node = node
         self._policy = policy
+        if isinstance(policy, Learner):
+            policy.recall(node.memory)
         self._name = version
         self._reading = True  # the next forward for this session reads its prompt
         self._drafting = False  # the worker has drafted for this session
