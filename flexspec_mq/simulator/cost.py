@@ -1,10 +1,9 @@
-"""What forwards cost, in milliseconds: those of a modelled accelerator, or as they were measured on a processor."""
+"""What forwards cost, in milliseconds, and as they were measured on a processor."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -62,38 +61,6 @@ class WorkerCost(Protocol):
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Accelerator:
-    """A modelled accelerator.
-
-    Attributes:
-        weights: of reading the target's weights once, which a forward takes at least.
-        row: of computing one row, which a forward takes for each where that is more.
-        session: of reading the keys and values of one session, on top.
-        draft: what a forward of the draft beside the target costs, as a share of the target's over as many sessions
-            with a row each.
-        step: beside the forwards.
-    """
-
-    weights: float = 6.7
-    row: float = 0.09
-    session: float = 0.13
-    draft: float = 0.15
-    step: float = 0.0
-
-    def forward(self, one: TargetForward) -> float:
-        """The larger of reading the weights and computing the rows, and the sessions' keys and values."""
-        return max(self.weights, (one.rows + one.read) * self.row) + one.sessions * self.session
-
-    def call(self, one: DraftForward) -> float:
-        """A forward of the draft that gives each session one token."""
-        return self.draft * self.forward(TargetForward(one.sessions, one.sessions, one.read))
-
-    def gain(self, k: int) -> float:
-        """What not drafting at the worker saves it, as throughput, where reading weights is the limit: 1 + K·c."""
-        return 1.0 + k * self.draft
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -156,8 +123,27 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
         return ms + one.context * self.context + one.reach * self.reach
 
 
+class Times(WorkerCost, Protocol):
+    """Times of a worker and its devices, in milliseconds."""
+
+    @property
+    def device(self) -> DraftTimes:
+        """The draft of an edge."""
+        ...
+
+    @property
+    def request(self) -> float:
+        """What an edge spends on a request beside drafting, before it asks a worker."""
+        ...
+
+    @property
+    def broker(self) -> float:
+        """Of a message from device to worker or back, beside its link."""
+        ...
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker and its edges as they were measured, in milliseconds. A `WorkerCost`.
+    """A worker and its edges as they were measured, in milliseconds; these are `Times`.
 
     Attributes:
         sessions: of the columns of `rows`, rising.

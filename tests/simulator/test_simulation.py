@@ -13,6 +13,7 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
 from flexspec_mq.link.impairment import Impairment
 from flexspec_mq.link.profiles import Figure, LinkPlan, Outages, built_in
+from flexspec_mq.simulator.accelerator import Accelerator, Modelled
 from flexspec_mq.simulator.answers import LIKE_OURS, Answer, Policies, Setting
 from flexspec_mq.simulator.simulation import simulate
 from tests.simulator.recordings import LIMIT, TIMES, made
@@ -164,3 +165,11 @@ def test_a_text_goes_on_after_an_outage_that_broke_the_connection() -> None:
     assert (before.traffic.breaks, after.traffic.breaks) == (1, 0)
     assert before.seconds > end - start > after.seconds
     assert within.seconds > end - start - 1.0
+
+
+def test_a_modelled_accelerator_serves_as_a_measured_worker_does() -> None:
+    setting = replace(SETTING, times=Modelled(Accelerator(weights=20.0)), drafts=False)
+    (answer, *others) = simulate(setting, fixed(STREAMING), RECORDING.texts[1:3])
+    assert {one.problem for one in (answer, *others)} == {""}
+    assert answer.seconds - answer.first == pytest.approx((LIMIT - 1) * 0.02013, abs=0.001)
+    assert answer.first == pytest.approx(0.02 + 0.0005 + 0.02013, abs=0.03)
