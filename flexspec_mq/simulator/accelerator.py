@@ -45,8 +45,8 @@ class Modelled:
 
     Attributes:
         worker: its accelerator.
-        device: the draft of an edge; without a measurement 20 ms a token are assumed, and 2 a token of a prompt, as of
-            a phone or a small board.
+        device: the draft of an edge; without a measurement 20 ms a token are assumed, and 2 ms a token of a prompt,
+            as of a phone or a small board.
         request: what an edge spends on a request beside drafting, before it asks a worker.
         broker: of a message from device to worker or back, beside its link.
     """
