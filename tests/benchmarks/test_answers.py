@@ -373,8 +373,9 @@ def test_traditional_speculation_over_a_link(
         assert side["ip_down"] > side["bytes_down"] + 40
         assert 0 <= side["wasted_edge"] <= side["proposed"]
         assert side["tokens_per_round"] >= 1.0
-    # Both models find all tokens about as likely: drawn from one, a token does for the other, and the likeliest does not.
-    assert found["traditional"]["acceptance"] > 0.9 > 0.1 > found["traditional-ids"]["acceptance"]
+    # Both models find all tokens about as likely: what is drawn from one does for the other, the likeliest does not.
+    assert found["traditional"]["acceptance"] > 0.8
+    assert found["traditional-ids"]["acceptance"] < 0.5
     # 300 ids: 600 bytes a guess, 64 of them 256.
     assert found["traditional"]["bytes_up"] > 600 * found["traditional"]["proposed"]
     assert 256 < found["traditional-top64"]["bytes_up"] / found["traditional-top64"]["proposed"] < 600
