@@ -58,7 +58,8 @@ async def serve(target: Target, verifier: Verifier, settings: LinkSettings) -> N
         except LinkDown:
             writer.close()  # the device has gone
         except Exception as error:  # noqa: BLE001  told to whoever waits, instead of being logged and forgotten
-            failed.set_exception(error)
+            if not failed.done():
+                failed.set_exception(error)
 
     with ThreadPoolExecutor(1, "target") as compute:
         server = await asyncio.start_server(connected, settings.host, 0)
