@@ -52,13 +52,13 @@ from benchmarks.pricing.offsets import offset
 from benchmarks.pricing.seconds import Sample
 from benchmarks.pricing.sides import RATIONED, UNRATIONED, drafting, edge_nodes, schemes
 from benchmarks.pricing.site import Load, Site, site
-from benchmarks.replay.recording import read_recording
 from benchmarks.traditional.schemes import GUESSES, SCHEMES
 from benchmarks.traditional.sides import Traditional
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.link.recordings import PREFIX, link_plan
+from flexspec_mq.simulator.recording import read_recording
 from flexspec_mq.site.topology import LOOPBACK
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
 

@@ -52,12 +52,14 @@ class Traffic:
     Attributes:
         up, down: payload bytes.
         sent, received: messages.
+        opened: bytes of the first message and when it went out, if it is large and nothing has come since.
     """
 
     up: int = 0
     down: int = 0
     sent: int = 0
     received: int = 0
+    opened: tuple[int, float] | None = None
 
 
 @dataclass(slots=True, eq=False)

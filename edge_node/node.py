@@ -28,6 +28,7 @@ from edge_node.generation import Generation, GenerationRequest
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.link import BIG
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -121,7 +122,7 @@ class EdgeNode:
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
         self._linked = asyncio.Event()  # as far as the receive loop, and with it every session, knows
-        self._queue = PublishQueue()
+        self._queue = PublishQueue(on_published=self._controller.acknowledged)
         self._verdicts = topics.verdict_topic(settings.edge)
         self._to_draft: dict[int, Generation] = {}
         self._draft_work = asyncio.Event()
@@ -362,12 +363,15 @@ class EdgeNode:
         async for event in link.events():
             now = time.monotonic()
             if isinstance(event, Inbound):
+                self._controller.received(len(event.payload), now)
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
             if isinstance(event, LinkUpEvent):
+                self._controller.link_up(now)
                 self._linked.set()
             else:
+                self._controller.link_down(now)
                 self._linked.clear()
             for generation in list(self._sessions.values()):
                 if isinstance(event, LinkUpEvent):
@@ -398,8 +402,13 @@ class EdgeNode:
             raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
         generation = self._sessions.get(message.session)
         if generation is not None:
-            generation.traffic.down += len(payload)
-            generation.traffic.received += 1
+            traffic = generation.traffic
+            traffic.down += len(payload)
+            traffic.received += 1
+            if traffic.opened is not None:
+                size, at = traffic.opened
+                traffic.opened = None
+                self._controller.carried(size, now - at, now)
             self._do(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
@@ -445,8 +454,12 @@ class EdgeNode:
             # Prompt and text have outgrown what a message can hold, or the request has a value that none can hold.
             self._give_up(generation, error)
             return
-        generation.traffic.up += len(payload)
-        generation.traffic.sent += 1
+        traffic = generation.traffic
+        traffic.up += len(payload)
+        traffic.sent += 1
+        if len(payload) >= BIG:
+            # Only the first message says how long it takes: an answer to it may come after the next.
+            traffic.opened = None if traffic.sent > 1 else (len(payload), time.monotonic())
         if send.to_worker is None:
             topic = topics.open_topic(generation.machine.version, self._settings.edge)
         else:

@@ -140,8 +140,9 @@ class PlanOptions:
         str,
         Setting(
             help="what adapts the plan; 'placement' leaves drafting to the worker while it drafts, and has it run "
-            "ahead as far as round trips are long; 'confidence' sets stop by what drafting costs and how fast tokens "
-            "come; 'fixed' keeps to the plan",
+            "ahead as far as round trips are long; 'threshold' does so too, and else takes the draft length, window "
+            "and run-ahead that are fastest by a closed form; 'bandit' tries some plans; "
+            "'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to the plan",
             choices=tuple(POLICIES),
         ),
     ] = "placement"

@@ -220,7 +220,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         lease: seconds; 0 when `worker` is empty.
         drafted: tokens that the worker drafted itself, accepted or not, since the last verdict with tokens.
         granted: how many of the edge's drafted tokens the newest forward verified, if others had to wait for their
-            turn; None if none had to.
+            turn, and no more than a batch has; None if none had to.
     """
 
     session: U32

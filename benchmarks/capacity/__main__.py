@@ -26,9 +26,9 @@ from benchmarks._common import finish, parser
 from benchmarks.capacity import accelerator, cpu, greedy
 from benchmarks.capacity.strategies import STRATEGIES
 from benchmarks.replay import record
-from benchmarks.replay.recording import Recording, keep_recording
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.simulator.recording import Recording, keep_recording
 
 SECTIONS = ("cpu", "accelerator", "greedy")
 

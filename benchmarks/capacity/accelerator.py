@@ -14,15 +14,15 @@ from typing import Any
 
 from benchmarks._common import table
 from benchmarks.capacity import cost as costs
-from benchmarks.capacity.cost import Cost
 from benchmarks.capacity.curves import carried, show_carried, show_levels, wrong
 from benchmarks.capacity.strategies import COLOCATED, DEFAULT, DEVICE, STRATEGIES, STREAMING, K
 from benchmarks.capacity.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import figures
-from benchmarks.replay.recording import Recording
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import UsageError
+from flexspec_mq.simulator.cost import Accelerator
+from flexspec_mq.simulator.recording import Recording
 
 RATES = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0)
 """Tokens per second of each client: a reader takes five to ten, a program what it gets."""
@@ -188,8 +188,8 @@ def _label(name: str, share: float) -> str:
     return f"{name}, draft {share:g}" if name in (COLOCATED, DEFAULT) else name
 
 
-def _cost(options: Namespace, share: float) -> Cost:
-    return Cost(options.weights_ms, options.row_ms, options.session_ms, share)
+def _cost(options: Namespace, share: float) -> Accelerator:
+    return Accelerator(options.weights_ms, options.row_ms, options.session_ms, share)
 
 
 def _simulated(jobs: Mapping[str, Job], options: Namespace) -> dict[str, dict[int, dict[str, Any]]]:
@@ -209,7 +209,7 @@ def _end_with_parent() -> None:
 
 
 def _beforehand(
-    options: Namespace, cost: Cost, tokens: float, rates: Sequence[float]
+    options: Namespace, cost: Accelerator, tokens: float, rates: Sequence[float]
 ) -> dict[str, list[float]]:
     """Clients by the roofline, for each rate."""
     device = {"token_ms": options.token_ms, "rtt_ms": options.rtt_ms}

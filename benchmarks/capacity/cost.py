@@ -1,42 +1,12 @@
-"""What a forward costs a modelled accelerator, and how many clients the roofline gives each strategy beforehand."""
+"""Flags of a modelled accelerator, and how many clients the roofline gives each strategy beforehand."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from flexspec_mq.errors import UsageError
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Times in milliseconds.
-
-    Attributes:
-        weights: of reading the target's weights once, which a forward takes at least.
-        row: of computing one row, which a forward takes for each where that is more.
-        session: of reading the keys and values of one session, on top.
-        draft: what a forward of the draft beside the target costs, as a share of the target's over as many sessions
-            with a row each.
-    """
-
-    weights: float = 6.7
-    row: float = 0.09
-    session: float = 0.13
-    draft: float = 0.15
-
-    def forward(self, sessions: int, rows: int) -> float:
-        """A forward of the target."""
-        return max(self.weights, rows * self.row) + sessions * self.session
-
-    def call(self, sessions: int) -> float:
-        """A forward of the draft that gives each session one token."""
-        return self.draft * self.forward(sessions, sessions)
-
-    def gain(self, k: int) -> float:
-        """What not drafting at the worker saves it, as throughput, where reading weights is the limit: 1 + K·c."""
-        return 1.0 + k * self.draft
+from flexspec_mq.simulator.cost import Accelerator
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -107,12 +77,12 @@ def clients(rate: Callable[[float], float], wanted: float, most: float = 1e5) ->
     return low
 
 
-def streaming_rate(cost: Cost, count: float) -> float:
+def streaming_rate(cost: Accelerator, count: float) -> float:
     """Tokens per second of each of so many clients: all share each step, with a row each."""
     return 1000 / _forward(cost, count, count)
 
 
-def colocated_rate(cost: Cost, count: float, *, k: int, tokens: float) -> float:
+def colocated_rate(cost: Accelerator, count: float, *, k: int, tokens: float) -> float:
     """The same where the worker drafts `k` tokens for each in each step, of which `tokens` a round come."""
     return (
         1000
@@ -121,7 +91,9 @@ def colocated_rate(cost: Cost, count: float, *, k: int, tokens: float) -> float:
     )
 
 
-def device_rate(cost: Cost, count: float, *, k: int, tokens: float, token_ms: float, rtt_ms: float) -> float:
+def device_rate(
+    cost: Accelerator, count: float, *, k: int, tokens: float, token_ms: float, rtt_ms: float
+) -> float:
     """The same where devices draft `k` tokens a round, while nothing else goes on.
 
     In each step are those that are not drafting or on the way: a round is that, half a step of waiting, and a step.
@@ -138,5 +110,5 @@ def device_rate(cost: Cost, count: float, *, k: int, tokens: float, token_ms: fl
     return 1000 * tokens / (away + 1.5 * _forward(cost, low, low * (1 + k)))
 
 
-def _forward(cost: Cost, sessions: float, rows: float) -> float:
+def _forward(cost: Accelerator, sessions: float, rows: float) -> float:
     return max(cost.weights, rows * cost.row) + sessions * cost.session

@@ -15,8 +15,8 @@ from benchmarks.capacity.strategies import STRATEGIES, STREAMING
 from benchmarks.pricing.asked import say
 from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import TextRun, figures
-from benchmarks.replay.recording import Recording
 from flexspec_mq.errors import UsageError
+from flexspec_mq.simulator.recording import Recording
 
 RATES = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 """Tokens per second of each client."""

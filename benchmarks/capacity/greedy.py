@@ -13,9 +13,9 @@ from benchmarks.capacity.cpu import pace
 from benchmarks.capacity.site import RATIONED, UNRATIONED, Place, place
 from benchmarks.pricing.asked import say
 from benchmarks.replay.figures import TextRun, figures
-from benchmarks.replay.recording import Recording
 from edge_node.settings import PlanOptions
 from flexspec_mq.errors import UsageError
+from flexspec_mq.simulator.recording import Recording
 from schemas.messages import MAX_DRAFT_TOKENS
 
 ALONE, ORDINARY, GREEDY = "alone", "one ordinary more", "one that takes all"

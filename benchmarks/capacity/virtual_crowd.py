@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.capacity.cost import Cost
 from benchmarks.capacity.strategies import Strategy
-from benchmarks.capacity.virtual_edges import VirtualDevice
-from benchmarks.capacity.virtual_worker import VirtualWorker
 from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
 from benchmarks.replay.figures import TextRun
-from benchmarks.replay.recording import RecordedText, Recording
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.simulator.channel.direct import DirectChannel
 from flexspec_mq.simulator.clock import SimulatedClock
+from flexspec_mq.simulator.cost import Accelerator
+from flexspec_mq.simulator.device import SimulatedDevice
+from flexspec_mq.simulator.recording import RecordedText, Recording
+from flexspec_mq.simulator.replayed_drafter import Pace, ReplayedDrafter
+from flexspec_mq.simulator.worker import SimulatedWorker, WorkerKind
+from flexspec_mq.simulator.written import Written
 
 _SPREAD = 0.5
 """Seconds within which clients begin."""
@@ -38,7 +41,7 @@ class Place:
 
     recording: Recording
     strategy: Strategy
-    cost: Cost
+    cost: Accelerator
     token_ms: float
     rtt_ms: float
     seed: int
@@ -58,31 +61,33 @@ class VirtualCrowd:
     def __init__(self, place: Place) -> None:
         self._place = place
         self.clock = SimulatedClock()
-        self._devices: dict[str, VirtualDevice] = {}
+        self._devices: dict[str, SimulatedDevice] = {}
         self._way = place.rtt_ms / 2000
-        self.worker = VirtualWorker(
+        self.worker = SimulatedWorker(
             self.clock,
             place.cost,
             place.recording,
-            rationed=place.strategy.rationed,
-            answer=lambda edge, message: self.clock.at(
+            WorkerKind(rationed=place.strategy.rationed),
+            lambda edge, message, _qos: self.clock.at(
                 self._way, partial(self._devices[edge].receive, message)
             ),
         )
 
-    def device(self, number: int) -> VirtualDevice:
+    def device(self, number: int) -> SimulatedDevice:
         """One more device."""
         place = self._place
-        made = VirtualDevice(
+        pace = Pace(lambda _: place.token_ms)
+        made = SimulatedDevice(
             self.clock,
-            number,
+            f"e{number}",
             place.recording,
-            place.strategy.plan,
-            token=place.token_ms / 1000,
-            way=self._way,
+            place.strategy.plan.new_policy,
+            drafter=ReplayedDrafter(place.recording, pace.spend),
+            pace=pace,
             rng=random.Random(f"{place.seed} {number}"),
+            reads=False,
         )
-        made.worker = self.worker
+        made.channel = DirectChannel(self.clock, made.name, self.worker, self._way)
         self._devices[made.name] = made
         return made
 
@@ -102,7 +107,10 @@ class VirtualCrowd:
         stray: list[TextRun] = []
         wanted = clients * each
 
-        def ended(device: VirtualDevice, texts: Iterator[RecordedText], number: int, run: TextRun) -> None:
+        def ended(
+            device: SimulatedDevice, texts: Iterator[RecordedText], number: int, written: Written
+        ) -> None:
+            run = _run(device, written)
             if WARM_UP <= number < WARM_UP + each:
                 found.append(run)
             elif run.problem:
@@ -127,10 +135,11 @@ class VirtualCrowd:
         """
         found: list[TextRun] = []
         later: list[TextRun] = []
-        idle: deque[VirtualDevice] = deque()
+        idle: deque[SimulatedDevice] = deque()
         texts = order_of(self._place.recording.texts, self._place.seed, 0)
 
-        def ended(device: VirtualDevice, number: int, run: TextRun) -> None:
+        def ended(device: SimulatedDevice, number: int, written: Written) -> None:
+            run = _run(device, written)
             idle.append(device)
             found.append(run)
             if run.problem or number >= count // 10:
@@ -152,7 +161,7 @@ class VirtualCrowd:
 
     def worker_figures(self) -> dict[str, Any]:
         """What the worker did, all in all."""
-        worker, counters = self.worker, self.worker.machine.counters
+        worker, counters = self.worker.figures, self.worker.machine.counters
         return {
             "steps": worker.steps,
             "busy": worker.busy / max(1e-9, self.clock.now),
@@ -164,3 +173,8 @@ class VirtualCrowd:
             "accepted": counters.accepted,
             "worker_accepted": counters.worker_accepted,
         }
+
+
+def _run(device: SimulatedDevice, written: Written) -> TextRun:
+    client = int(device.name.removeprefix("e"))
+    return TextRun(client, written.began, tuple(written.pieces), written.problem, written.counters.proposed)

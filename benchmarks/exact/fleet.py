@@ -104,7 +104,10 @@ class Fleet:
             task.result()
         for worker in self._workers:
             if worker.ready and not worker.process.runs:
-                raise FlexSpecError(f"the {worker.process.name} ended by itself; see {worker.process.log}")
+                raise FlexSpecError(
+                    f"the {worker.process.name} ended by itself with {worker.process.exit_code}:\n"
+                    f"{worker.process.said[-4000:]}"
+                )
 
     async def end(self) -> None:
         """Kill all."""

@@ -20,10 +20,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
-from benchmarks.replay.drafter import ReplayDrafter
 from benchmarks.replay.figures import TextRun
 from benchmarks.replay.orders import Devices, Order, Ready, Writer, Written, say
-from benchmarks.replay.recording import RecordedText, Recording, read_recording
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -32,6 +30,8 @@ from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.simulator.recording import RecordedText, Recording, read_recording
+from flexspec_mq.simulator.replayed_drafter import ReplayedDrafter
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 
@@ -201,7 +201,7 @@ def replaying_node(name: str, recording: Recording, ms: float) -> EdgeNode:
     """
     # Prompts come again in other texts: each is read anew, as those of other users would be.
     drafter = HybridDrafter(
-        ReplayDrafter.on_device(recording, ms), PromptLookupDrafter(max_context=recording.max_context)
+        ReplayedDrafter.on_device(recording, ms), PromptLookupDrafter(max_context=recording.max_context)
     )
     settings = EdgeSettings(edge=name, draft="none", give_up=120.0)
     return EdgeNode(settings, drafter, bytes.fromhex(recording.fingerprint), recording.eos, reuse=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 from benchmarks._common import percentile
 from benchmarks.parts.questions import Question
 from benchmarks.pricing.asked import chosen_questions, say
-from benchmarks.replay.recording import About, RecordedText, Recording, keep_recording, read_recording
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.simulator.recording import About, RecordedText, Recording, keep_recording, read_recording
 
 if TYPE_CHECKING:
     from benchmarks.parts.rounds import Job, Tally
@@ -108,8 +109,8 @@ def _record(about: About, questions: Sequence[Question], options: Namespace) -> 
     progress = Progress("drafted", len(written))
     texts: list[RecordedText] = []
     times: list[float] = []
-    for number, (job, tokens) in enumerate(written.items()):
-        texts.append(_drafted(draft.model, len(jobs) + number, job, tokens, times))
+    for number, job in enumerate(itertools.chain.from_iterable(jobs)):
+        texts.append(_drafted(draft.model, len(jobs) + number, job, written[job], times))
         progress.step()
     return Recording(
         about=about,

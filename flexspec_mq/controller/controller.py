@@ -1,36 +1,113 @@
-"""What a node has learned outlives its sessions: one `Controller` for all of them, one view of it for each."""
+"""What a node has learned outlives its sessions: one `Controller` for all of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.estimators.rate import DraftTime, Rate
-from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.controller.estimators.acceptance import Acceptance, Share
+from flexspec_mq.controller.estimators.average import Average
+from flexspec_mq.controller.estimators.link import BIG, LinkEstimates
+from flexspec_mq.controller.estimators.low import Low
+from flexspec_mq.controller.estimators.row_cost import RowCost
 from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
-from flexspec_mq.controller.plan import Observation
 from flexspec_mq.daemon.expiring import ExpiringMap
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.plan import Plan, Policy
+    from flexspec_mq.controller.estimators.round_trip import RoundTrip
 
 _WORKERS = 64
+_VERSIONS = 64
 _REMEMBERED = 600.0
 """Seconds that a round trip counts as known: a device that was out of reach for longer may be on another network."""
 
 
+class WorkerEstimates:
+    """What a node has seen of one worker, in all sessions there. Seconds.
+
+    Attributes:
+        round_trip: of the network to it.
+        queue: that batches waited there for their forward.
+        compute: of a forward that reads no prompt of ours.
+        forward: of one for which nobody drafts and no prompt is read.
+        row_cost: of one drafted token more in a forward.
+        own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
+        own_read: of a prompt's token, for its draft.
+        drafts: what its verdicts say about drafts.
+    """
+
+    def __init__(self) -> None:
+        self.round_trip = Average()
+        self.queue = Average()
+        self.compute = Average()
+        self.forward = Low()
+        self.row_cost = RowCost()
+        self.own_forward = Average(memory=16.0)
+        self.own_tokens = Average(memory=16.0)
+        self.own_read = Average(life=600.0)
+        self.drafts = WorkerDrafts()
+
+
+class VersionEstimates:
+    """How drafts of one target version fare, in all sessions of a node.
+
+    Attributes:
+        acceptance: of the device's.
+        worker_acceptance: of the workers' own.
+    """
+
+    def __init__(self) -> None:
+        self.acceptance = Acceptance()
+        self.worker_acceptance = Share()
+
+
 class Controller:
-    """What all sessions of a node have seen of their workers and their draft.
+    """What all sessions of a node have seen of the link, their workers, their versions and their draft.
 
     New sessions begin with the newest round trip, as RFC 9040 has it for TCP connections between the same hosts.
 
     Attributes:
-        draft_time: of the draft model, which is the same one for all sessions.
+        draft_time: seconds that a token takes the draft model, which is the same one for all sessions.
+        link: the way to the broker.
+        memory: of policies that learn, by their names.
     """
 
     def __init__(self) -> None:
-        self.draft_time = DraftTime()
+        self.draft_time = Average(life=120.0)
+        self.link = LinkEstimates()
+        self.memory: dict[str, object] = {}
         self._round_trips: ExpiringMap[str, RoundTrip] = ExpiringMap(most=_WORKERS)
-        self._workers: ExpiringMap[str, WorkerDrafts] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
+        self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
+        self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)
+
+    def link_up(self, now: float) -> None:
+        """The broker is reachable."""
+        self.link.link_up(now)
+
+    def link_down(self, now: float) -> None:
+        """The broker is not reachable any more."""
+        self.link.link_down(now)
+
+    def acknowledged(self, qos: int, seconds: float, size: int, now: float) -> None:
+        """The link is done with a message.
+
+        Args:
+            qos: at which it was published.
+            seconds: from handing it to the link to its acknowledgement; at QoS 0, to the socket.
+            size: bytes of its payload.
+            now: seconds.
+        """
+        if size < BIG:
+            self.link.acknowledged[qos].saw(seconds, now)
+        elif qos:
+            self.link.up.carried(size, seconds, now)
+
+    def carried(self, size: int, seconds: float, now: float) -> None:
+        """A payload of so many bytes went out, and its answer came so many seconds later."""
+        self.link.up.carried(size, seconds, now)
+
+    def received(self, size: int, now: float) -> None:
+        """A payload of so many bytes has come."""
+        self.link.received(size, now)
 
     def adopted(self, worker: str, round_trip: RoundTrip, now: float) -> None:
         """A session measures its round trip to this worker from now on."""
@@ -44,72 +121,17 @@ class Controller:
                 return known
         return None
 
-    def worker_drafts(self, worker: str | None, now: float) -> WorkerDrafts:
-        """What verdicts of a worker say about drafts, of all sessions; for None, those of the newest one."""
+    def worker(self, worker: str | None, now: float) -> WorkerEstimates:
+        """What is known of a worker; for None, of the newest one."""
         name = next(reversed(self._workers), None) if worker is None else worker
         known = None if name is None else self._workers.get(name, now)
-        made = known or WorkerDrafts()
+        made = known or WorkerEstimates()
         if worker is not None:
             self._workers.put(worker, made, now)
         return made
 
-
-class SessionController:
-    """One session's estimates and its policy.
-
-    Args:
-        node: what the node knows, and is told what this session sees.
-        policy: asked for plans.
-        round_trip: of this session.
-
-    Attributes:
-        draft_time: of the node.
-        rate: of this session's tokens.
-        worker: what its worker says about drafts, shared with all sessions of the node there.
-        opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
-            the newest plan; 0 while unknown.
-    """
-
-    def __init__(self, node: Controller, policy: Policy, round_trip: RoundTrip) -> None:
-        self._node = node
-        self._policy = policy
-        self.draft_time = node.draft_time
-        self.round_trip = round_trip
-        self.rate = Rate()
-        self.worker = WorkerDrafts()
-        self.opportunity_cost = 0.0
-
-    def begin(self, worker: str | None, now: float) -> None:
-        """The first open goes to this worker, or to any: start with what the node knows of the way there."""
-        known = self._node.round_trip(worker, now)
-        if known is not None:
-            self.round_trip.assume(known)
-        self.worker = self._node.worker_drafts(worker, now)
-
-    def adopted(self, worker: str, now: float) -> None:
-        """The session's messages go to this worker now."""
-        self._node.adopted(worker, self.round_trip, now)
-        self.worker = self._node.worker_drafts(worker, now)
-
-    def observe(self, *, drafted: int, accepted: int, committed: int) -> Observation:
-        """What a policy plans from, with counts of the session."""
-        mine = self.round_trip
-        return Observation(
-            rtt=mine.smoothed,
-            rtt_var=mine.deviation,
-            queue=mine.queue,
-            compute=mine.compute,
-            draft_time=self.draft_time.seconds,
-            rate=self.rate.per_second,
-            drafted=drafted,
-            accepted=accepted,
-            committed=committed,
-            worker_drafted=self.worker.per_verdict,
-            granted=self.worker.granted,
-        )
-
-    def plan(self, *, drafted: int, accepted: int, committed: int) -> Plan:
-        """Ask the policy for the plan of the next batch, with counts of the session."""
-        seen = self.observe(drafted=drafted, accepted=accepted, committed=committed)
-        self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
-        return self._policy.plan(seen)
+    def version(self, version: str, now: float) -> VersionEstimates:
+        """What is known of a version."""
+        made = self._versions.get(version, now) or VersionEstimates()
+        self._versions.put(version, made, now)
+        return made

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
@@ -53,13 +54,22 @@ class Plan:
             raise UsageError(f"in_flight {self.in_flight} is not between 1 and {MAX_IN_FLIGHT}")
 
 
+PLACES = 16
+"""Tokens of a batch whose acceptance is told apart."""
+UNTRIED = 0.6
+"""Acceptance of a draft of which nothing is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What the edge knows when it plans.
 
+    Times are seconds. An `..._error` is the standard error of its estimate, a `..._deviation` how far one sample lies
+    from the mean, on average. What is None was never seen.
+
     Attributes:
-        rtt: smoothed round trip in seconds, without the worker's queue and compute; None before a sample.
-        rtt_var: its mean deviation in seconds.
+        rtt: smoothed round trip, without the worker's queue and compute.
+        rtt_var: its mean deviation.
         queue: last queueing time at the worker in seconds.
         compute: last forward at the worker in seconds.
         draft_time: seconds per token of the draft model, smoothed; None before a sample.
@@ -67,8 +77,35 @@ class Observation:
         drafted: tokens drafted and judged so far.
         accepted: of these, accepted.
         committed: tokens committed so far.
-        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed.
+        remaining: tokens that the text may still have at most.
+        prompt: tokens of the prompt.
+        at: when the newest tokens came, on the session's clock; None before any.
+        worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed, as far as it might.
+        worker_verdicts: on which that rests.
         granted: drafted tokens of ours that a forward of the worker takes as it seems; None is all.
+        rtt_error: of the round trip.
+        queue_mean, queue_deviation, queue_error: queueing times of the worker, smoothed.
+        compute_mean, compute_deviation, compute_error: its forwards, smoothed.
+        draft_time_error: of the time per drafted token.
+        forward: one for which nobody drafts, estimated.
+        row_cost: what one more drafted token costs in a forward, at least 0.
+        row_cost_error: of it; as large as itself where no data tell.
+        own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
+        own_read: seconds for which the worker's draft has to read the prompt of this session before it drafts; 0 once
+            it has.
+        acceptance: probability that the i-th token of a batch is right, given that all before it are, for batches
+            as this version's sessions drafted them lately. The last entry stands for all later tokens too.
+        acceptance_known: tries that each entry rests on, older ones counting less; 0 is nothing but the rest's.
+        worker_acceptance: share of the worker's own drafted tokens, of those that were compared, that were right.
+        worker_acceptance_known: tries that it rests on, older ones counting less.
+        goodput_up, goodput_down: payload bytes per second that the link carries at least.
+        disconnects: lost connections per second of connected time.
+        disconnects_error: standard deviation of that rate as it is known.
+        outage: how long the link stays down once it is, on average.
+        outage_error: of it.
+        ack_times: for QoS 0, 1 and 2, from handing a message to the link to its acknowledgement; for QoS 0, to the
+            socket.
+        ack_deviations: of these.
     """
 
     rtt: float | None = None
@@ -80,8 +117,38 @@ class Observation:
     drafted: int = 0
     accepted: int = 0
     committed: int = 0
+    remaining: int = 2**20
+    prompt: int = 0
+    at: float | None = None
     worker_drafted: float = 0.0
+    worker_verdicts: int = 0
     granted: int | None = None
+    rtt_error: float | None = None
+    queue_mean: float | None = None
+    queue_deviation: float = 0.0
+    queue_error: float | None = None
+    compute_mean: float | None = None
+    compute_deviation: float = 0.0
+    compute_error: float | None = None
+    draft_time_error: float | None = None
+    forward: float | None = None
+    row_cost: float | None = None
+    row_cost_error: float | None = None
+    own_forward: float | None = None
+    own_tokens: float | None = None
+    own_read: float | None = None
+    acceptance: tuple[float, ...] = (UNTRIED,) * PLACES
+    acceptance_known: tuple[float, ...] = (0.0,) * PLACES
+    worker_acceptance: float | None = None
+    worker_acceptance_known: float = 0.0
+    goodput_up: float | None = None
+    goodput_down: float | None = None
+    disconnects: float | None = None
+    disconnects_error: float | None = None
+    outage: float | None = None
+    outage_error: float | None = None
+    ack_times: tuple[float | None, float | None, float | None] = (None, None, None)
+    ack_deviations: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class Policy(Protocol):
@@ -89,4 +156,13 @@ class Policy(Protocol):
 
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch from what was seen so far."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that learns from one session for the next ones of its node."""
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """Go on from what was learned before, and learn in there, under a name of one's own."""
         ...

@@ -51,8 +51,10 @@ class TraceRate:
     def __init__(self, milliseconds: Sequence[int]) -> None:
         if not milliseconds or milliseconds[-1] <= 0:
             raise ValueError("a trace needs an opportunity after 0 ms")
-        self._times = [value / 1000 for value in milliseconds]
-        self._period = self._times[-1]
+        self._times = (
+            milliseconds  # as they are: a recording has hundreds of thousands, and links are set often
+        )
+        self._period = _seconds(milliseconds[-1])
         self._index = -1
         self._left = 0
 
@@ -71,14 +73,18 @@ class TraceRate:
 
     def _time(self, index: int) -> float:
         rounds, place = divmod(index, len(self._times))
-        return rounds * self._period + self._times[place]
+        return rounds * self._period + _seconds(self._times[place])
 
     def _first_from(self, ready: float) -> int:
         """Index of the first opportunity at or after `ready`."""
         rounds = max(0, int(ready / self._period) - 1)
         while True:
-            place = bisect_left(self._times, ready - rounds * self._period)
+            place = bisect_left(self._times, ready - rounds * self._period, key=_seconds)
             index = rounds * len(self._times) + place
             if place < len(self._times) and self._time(index) >= ready:
                 return index
             rounds += 1
+
+
+def _seconds(milliseconds: int) -> float:
+    return milliseconds / 1000

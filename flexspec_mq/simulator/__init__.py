@@ -1,1 +1,1 @@
-"""Both protocol machines joined by a bad link in simulated time, with a fake target and a fake draft."""
+"""Both protocol machines in simulated time: under every fault with a fake target, and over real links as recorded."""

@@ -104,6 +104,11 @@ class Process:
         return self._process.returncode is None
 
     @property
+    def exit_code(self) -> int | None:
+        """With which it ended, minus the number of a signal; None while it runs."""
+        return self._process.returncode
+
+    @property
     def said(self) -> str:
         """Its standard error; of much of it the end."""
         if self.log is not None:

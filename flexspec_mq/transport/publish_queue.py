@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.base import Link, Outbound
 
     OnLost = Callable[[LinkDown | PublishRefused], None]
+    OnPublished = Callable[[int, float, int, float], None]
 
 
 class PublishQueue:
@@ -27,6 +29,8 @@ class PublishQueue:
     Args:
         bound: messages that may wait.
         outstanding: publishes of QoS ≥ 1 that may be unacknowledged.
+        on_published: told of each message that the link is done with: its QoS, the seconds from handing it over to
+            its acknowledgement (at QoS 0, to the socket), the bytes of its payload, and `time.monotonic`.
 
     Attributes:
         dropped: on overflow.
@@ -38,9 +42,11 @@ class PublishQueue:
         *,
         bound: int = 4096,
         outstanding: int = 64,
+        on_published: OnPublished | None = None,
     ) -> None:
         self._waiting: deque[tuple[Outbound, OnLost | None]] = deque()
         self._bound = bound
+        self._on_published = on_published
         self._slots = asyncio.Semaphore(outstanding)
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -69,7 +75,7 @@ class PublishQueue:
 
         Raises:
             LinkError: the link failed for good.
-            Exception: whatever else a publish raised: a bug, of ours or of `on_lost`.
+            Exception: whatever else a publish raised: a bug, of ours or of who is told.
         """
         try:
             while True:
@@ -117,6 +123,7 @@ class PublishQueue:
             self._idle.set()
 
     async def _publish(self, link: Link, message: Outbound, on_lost: OnLost | None) -> None:
+        began = time.monotonic()
         try:
             await link.publish(
                 message.topic,
@@ -129,3 +136,7 @@ class PublishQueue:
             self.lost += 1
             if on_lost is not None:
                 on_lost(error)
+            return
+        if self._on_published is not None:
+            now = time.monotonic()
+            self._on_published(message.qos, now - began, len(message.payload), now)

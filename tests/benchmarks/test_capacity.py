@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from benchmarks.capacity import __main__ as capacity
 from benchmarks.capacity import cost as costs
-from benchmarks.capacity.cost import Cost
 from benchmarks.capacity.curves import carried
 from benchmarks.capacity.strategies import (
     COLOCATED,
@@ -24,117 +22,36 @@ from benchmarks.capacity.strategies import (
 )
 from benchmarks.capacity.virtual_crowd import Place, VirtualCrowd
 from benchmarks.replay.crowds import arrivals, order_of, texts_each
-from benchmarks.replay.drafter import ReplayDrafter, by_seed
 from benchmarks.replay.figures import TextRun, best_other, carried_clients, carried_rate, figures
 from benchmarks.replay.generator import Work, replaying_node, until_told
 from benchmarks.replay.orders import Order, Writer
-from benchmarks.replay.recording import About, RecordedText, Recording, keep_recording, read_recording
 from cloud_worker.engine.interface import Facts
 from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.tasks import running
-from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.simulator.cost import Accelerator, DraftForward, TargetForward
+from flexspec_mq.simulator.recording import Recording, keep_recording
+from flexspec_mq.simulator.replayed_drafter import by_seed
 from flexspec_mq.transport.memory import MemoryBroker
 from tests.daemons import link_to, until
+from tests.simulator.recordings import ABOUT, CONTEXT, LIMIT, VOCABULARY, made
 
-EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
-ABOUT = About(target="t", draft="d", questions=("one",), temperatures=(0.0, 0.7), tokens=LIMIT, seed=3)
-COST = Cost(weights=8.0, row=0.1, session=0.05, draft=0.25)
-
-
-def made(texts: int = 6, right: float = 0.7, seed: int = 1) -> Recording:
-    """A recording of random texts, in which the draft is right in a share of positions and knows how often."""
-    rng = random.Random(seed)
-    found = []
-    for number in range(texts):
-        tokens = [rng.randrange(1, VOCABULARY) for _ in range(LIMIT)]
-        if number % 3 == 0:
-            tokens[LIMIT // 2 :] = [EOS]
-        proposals = [(token if rng.random() < right else (token + 1) % VOCABULARY, right) for token in tokens]
-        prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(5))
-        found.append(
-            RecordedText(prompt, 0.7 * (number % 2), rng.getrandbits(64), tuple(tokens), tuple(proposals))
-        )
-    return Recording(
-        about=ABOUT,
-        fingerprint=bytes(range(16)).hex(),
-        eos=(EOS,),
-        vocab_size=VOCABULARY,
-        max_context=CONTEXT,
-        draft_ms=5.0,
-        texts=tuple(found),
-    )
+COST = Accelerator(weights=8.0, row=0.1, session=0.05, draft=0.25)
 
 
 RECORDING = made()
 
 
-def place(strategy: str, recording: Recording = RECORDING, *, cost: Cost = COST) -> Place:
+def place(strategy: str, recording: Recording = RECORDING, *, cost: Accelerator = COST) -> Place:
     return Place(recording, STRATEGIES[strategy], cost, token_ms=10.0, rtt_ms=20.0, seed=5)
 
 
 def a_run(client: int, rate: float, *, problem: str = "") -> TextRun:
     return TextRun(client, 1.0, ((1.0 + 5 / rate, 5), (1.0 + 10 / rate, 5)), problem)
-
-
-# Recordings
-
-
-def test_a_target_decides_up_to_the_first_difference() -> None:
-    text = RecordedText((9,), 0.0, 1, (1, 2, 3, 4), ((1, 0.5),) * 4)
-    assert text.decide(0, ()) == (1,)
-    assert text.decide(0, (1, 2, 9, 4)) == (1, 2, 3)
-    assert text.decide(1, (2, 3)) == (2, 3, 4)
-    assert text.decide(2, (3, 4, 5, 6)) == (3, 4)
-    assert text.decide(3, (7,)) == (4,)
-
-
-def test_tokens_of_a_round_are_counted_to_the_ends_of_texts() -> None:
-    right = RecordedText((9,), 0.0, 1, (1, 2, 3, 4, 5), ((1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5)))
-    wrong = RecordedText((9,), 0.0, 2, (1, 2, 3, 4, 5), ((7, 0.5),) * 5)
-    recording = msgspec.structs.replace(RECORDING, texts=(right, wrong))
-    assert recording.tokens_per_round(0) == 1.0
-    assert recording.tokens_per_round(2) == 10 / (2 + 5)  # 3 + 2, and one by one
-
-
-def test_a_recording_is_read_as_it_was_kept_and_only_for_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "recording.json"
-    keep_recording(path, RECORDING)
-    assert read_recording(path, ABOUT) == RECORDING
-    other = msgspec.structs.replace(ABOUT, seed=4)
-    with pytest.raises(UsageError, match="other models"):
-        read_recording(path, other)
-    path.write_text("{}")
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_recording(path)
-
-
-def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:
-    spent: list[int] = []
-    drafter = ReplayDrafter(RECORDING, spent.append)
-    wanted = [
-        DraftRequest(
-            number,
-            [*text.prompt, *text.tokens[:place_]],
-            RECORDING.identity(text),
-            committed=len(text.prompt),
-            prompt_length=len(text.prompt),
-        )
-        for number, (text, place_) in enumerate(zip(RECORDING.texts, (0, 3, 11), strict=False))
-    ]
-    found = [drafted[0] for drafted in drafter.draft(wanted) if drafted]
-    assert [(one.token, one.confidence) for one in found] == [
-        RECORDING.texts[0].proposals[0],
-        RECORDING.texts[1].proposals[3],
-        RECORDING.texts[2].proposals[11],
-    ]
-    assert spent == [3]
-    behind = RECORDING.texts[0].proposal(500)
-    assert behind == RECORDING.texts[0].proposal(len(RECORDING.texts[0].tokens) - 1)
 
 
 # Figures
@@ -197,10 +114,10 @@ def test_texts_arrive_at_their_rate_in_the_mean() -> None:
 
 
 def test_a_step_costs_the_larger_of_weights_and_rows_and_its_sessions() -> None:
-    assert COST.forward(1, 1) == pytest.approx(8.05)
-    assert COST.forward(10, 80) == pytest.approx(8.5)
-    assert COST.forward(10, 90) == pytest.approx(9.5)
-    assert COST.call(10) == pytest.approx(0.25 * 8.5)
+    assert COST.forward(TargetForward(1, 1)) == pytest.approx(8.05)
+    assert COST.forward(TargetForward(10, 80)) == pytest.approx(8.5)
+    assert COST.forward(TargetForward(10, 90)) == pytest.approx(9.5)
+    assert COST.call(DraftForward(10)) == pytest.approx(0.25 * 8.5)
     assert COST.gain(4) == 2.0
 
 
@@ -241,8 +158,8 @@ def test_another_text_is_seen() -> None:
 def test_a_stream_alone_takes_a_step_for_each_token() -> None:
     whole = msgspec.structs.replace(RECORDING, texts=RECORDING.texts[1:3])
     (run, *_) = VirtualCrowd(place(STREAMING, whole)).closed(1, 1)
-    assert run.seconds == pytest.approx(0.02 + LIMIT * COST.forward(1, 1) / 1000)
-    assert run.gaps == pytest.approx([COST.forward(1, 1) / 1000] * (LIMIT - 1))
+    assert run.seconds == pytest.approx(0.02 + LIMIT * COST.forward(TargetForward(1, 1)) / 1000)
+    assert run.gaps == pytest.approx([COST.forward(TargetForward(1, 1)) / 1000] * (LIMIT - 1))
     assert run.drafted == 0
 
 
@@ -250,9 +167,9 @@ def test_drafts_beside_the_target_take_their_rows_and_forwards() -> None:
     perfect = made(right=1.0)
     crowd = VirtualCrowd(place(COLOCATED, msgspec.structs.replace(perfect, texts=perfect.texts[1:3])))
     (run, *_) = crowd.closed(1, 1)
-    step = (COST.forward(1, 5) + 4 * COST.call(1)) / 1000
+    step = (COST.forward(TargetForward(1, 5)) + 4 * COST.call(DraftForward(1))) / 1000
     # 24 tokens: four steps of five, and one for the rest, with a draft of the tokens that are left.
-    rest = (COST.forward(1, 4) + 3 * COST.call(1)) / 1000
+    rest = (COST.forward(TargetForward(1, 4)) + 3 * COST.call(DraftForward(1))) / 1000
     assert run.seconds == pytest.approx(0.02 + 4 * step + rest)
     assert crowd.worker_figures()["worker_accepted"] > 0
 

@@ -103,7 +103,7 @@ def test_what_a_token_costs_the_draft_is_known_to_the_next_session() -> None:
         assert wanted is not None
         machine.drafted(wanted.start, wanted.digest, DraftToken(7), now)
     assert session(controller, now=1.0).observation.draft_time == pytest.approx(0.02)
-    assert Controller().draft_time.seconds is None
+    assert Controller().draft_time.mean is None
 
 
 def test_workers_known_are_bounded() -> None:

@@ -73,12 +73,12 @@ def test_batches_get_shorter_with_what_is_put_off_again_and_again_and_grow_witho
 
 def test_what_a_worker_said_is_known_to_the_next_session() -> None:
     node = Controller()
-    assert node.worker_drafts(None, 0.0).per_verdict == 0.0
-    node.worker_drafts("w", 0.0).told(8, None)
-    assert node.worker_drafts("w", 1.0).per_verdict == 2.0
-    assert node.worker_drafts(None, 1.0).per_verdict == 2.0
-    assert node.worker_drafts("other", 1.0).per_verdict == 0.0
-    assert node.worker_drafts("w", 10_000.0).per_verdict == 0.0
+    assert node.worker(None, 0.0).drafts.per_verdict == 0.0
+    node.worker("w", 0.0).drafts.told(8, None)
+    assert node.worker("w", 1.0).drafts.per_verdict == 2.0
+    assert node.worker(None, 1.0).drafts.per_verdict == 2.0
+    assert node.worker("other", 1.0).drafts.per_verdict == 0.0
+    assert node.worker("w", 10_000.0).drafts.per_verdict == 0.0
 
 
 @given(

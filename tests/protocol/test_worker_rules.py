@@ -8,13 +8,26 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as replace_field
 
+from flexspec_mq.codec import Codec
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Free, Reply, Truncate, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState, WorkItem
+from flexspec_mq.protocol.worker.types import DraftRows, WorkerConfig, WorkerState, WorkItem
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, held, identity
-from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
+from schemas.messages import (
+    MAX_DRAFT_TOKENS,
+    Close,
+    CloseReason,
+    Draft,
+    Error,
+    ErrorCode,
+    Fin,
+    Identity,
+    Open,
+    Poll,
+    Verdict,
+)
 
 PROMPT = (3, 1, 4)
 CONFIG = WorkerConfig(worker="w", versions=held(100), capacity=2, lease=30)
@@ -399,3 +412,15 @@ def test_what_is_lost_on_the_way_down_is_sent_again_on_a_poll_only() -> None:
     assert machine.tick(5.0) == []
     (again,) = verdicts(machine.receive("e", batch((), (7, 8), kind=Poll), 6.0))
     assert (again.start, again.tokens) == (0, (7, 8, 9))
+
+
+def test_what_a_verdict_tells_of_long_drafts_and_long_forwards_fits_into_it() -> None:
+    """Batches that join up can have more tokens than one, and a worker may have been asleep."""
+    half, ident = tuple(range(1, 41)), identity(limit=90)
+    machine = opened(opening(draft=half, ident=ident), replace(CONFIG, versions=held(200)))
+    machine.receive("e", Draft(1, 1, 2, 0, 40, digest(half, ident), half, 0), 0.1)
+    work = item(machine)
+    assert len(work.draft) == 80
+    effects = machine.result(work, (*work.draft[:70], 45), 10**9, 10**9, 0.2, DraftRows(0, 70))
+    assert [verdict.granted for verdict in verdicts(effects)] == [MAX_DRAFT_TOKENS]
+    assert all(isinstance(effect, Reply) and Codec().encode(effect.message) for effect in effects)

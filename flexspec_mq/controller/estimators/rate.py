@@ -1,4 +1,4 @@
-"""How fast a session gets its tokens, and how long one takes the draft model."""
+"""How fast a session gets its tokens."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ class Rate:
     """Tokens per second, smoothed over about eight rounds. Silence counts once it has ended.
 
     Attributes:
+        at: when the newest tokens came; None before any.
         per_second: None before a sample: the first tokens come after the prompt has been read, and tell nothing.
     """
 
-    __slots__ = ("_before", "_seconds", "_tokens", "per_second")
+    __slots__ = ("_seconds", "_tokens", "at", "per_second")
 
     def __init__(self) -> None:
-        self._before: float | None = None
+        self.at: float | None = None
         self._seconds = 0.0
         self._tokens = 0.0
         self.per_second: float | None = None
 
     def got(self, tokens: int, now: float) -> None:
         """So many tokens were committed now, seconds on any clock that does not go back."""
-        before, self._before = self._before, now
+        before, self.at = self.at, now
         if before is None:
             return
         took = now - before
@@ -32,21 +33,3 @@ class Rate:
             self._seconds += (took - self._seconds) * _SMOOTHING
             self._tokens += (tokens - self._tokens) * _SMOOTHING
         self.per_second = self._tokens / self._seconds if self._seconds > 0 else None
-
-
-class DraftTime:
-    """Seconds per token, smoothed over about eight tokens.
-
-    Attributes:
-        seconds: None before a sample.
-    """
-
-    __slots__ = ("seconds",)
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-
-    def took(self, seconds: float) -> None:
-        """A token of the draft model took so long. The first of a text does not count: the prompt is read for it."""
-        before = self.seconds
-        self.seconds = seconds if before is None else before + (seconds - before) * _SMOOTHING

@@ -22,6 +22,8 @@ class RoundTrip:
         smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
         measured_at: time of the newest sample; minus infinity before the first.
         queue, compute: newest ones of the worker, in seconds.
+        arrived: position after the last token of the newest message that the worker is known to have, 0 if these were
+            drafted in vain.
         timeout: seconds after which silence is worth a question.
     """
 
@@ -29,7 +31,7 @@ class RoundTrip:
         self._initial = initial
         self._low = low
         self._high = high
-        self._sent: OrderedDict[int, float] = OrderedDict()
+        self._sent: OrderedDict[int, tuple[float, int]] = OrderedDict()
         self._computed = False
         self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
         self.measured_at = -inf
@@ -37,6 +39,7 @@ class RoundTrip:
         self.deviation = 0.0
         self.queue = 0.0
         self.compute = 0.0
+        self.arrived = 0
         self.timeout = self._timeout()
 
     def assume(self, known: RoundTrip) -> None:
@@ -47,13 +50,25 @@ class RoundTrip:
         self.smoothed, self.deviation = known.smoothed, known.deviation
         self.timeout = self._timeout()
 
-    def sent(self, seq: int, now: float) -> None:
-        """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample."""
-        self._sent[seq] = now
+    def sent(self, seq: int, now: float, end: int = 0) -> None:
+        """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample.
+
+        Args:
+            seq: of the message.
+            now: seconds.
+            end: position after its last token.
+        """
+        self._sent[seq] = now, end
         if len(self._sent) > _MAX_OUTSTANDING:
             self._sent.popitem(last=False)
 
-    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> None:
+    def rolled_back(self) -> None:
+        """What is drafted was wrong: no forward verifies any of it."""
+        self.arrived = 0
+        for seq, (at, _) in self._sent.items():
+            self._sent[seq] = at, 0
+
+    def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> float | None:
         """Take a verdict's echo and times.
 
         Args:
@@ -61,18 +76,24 @@ class RoundTrip:
             queue_ms: that the batch waited for its forward; 0 for answers that waited for none.
             compute_ms: of the forward.
             now: seconds.
+
+        Returns:
+            The sample, in seconds, if it gave one.
         """
         if queue_ms or compute_ms:
             self._computed = True
             self.queue = queue_ms / 1000
             self.compute = compute_ms / 1000
             self._service = max(self.queue + self.compute, 0.9 * self._service)
-        at = self._sent.get(seq)
+        sent, elapsed = self._sent.get(seq), None
         while self._sent and next(iter(self._sent)) <= seq:
             self._sent.popitem(last=False)
-        if at is not None:
-            self._sample(max(0.0, now - at - (queue_ms + compute_ms) / 1000), now)
+        if sent is not None:
+            at, self.arrived = sent
+            elapsed = max(0.0, now - at - (queue_ms + compute_ms) / 1000)
+            self._sample(elapsed, now)
         self.timeout = self._timeout()
+        return elapsed
 
     def _sample(self, elapsed: float, now: float) -> None:
         first, self.measured_at = self.measured_at == -inf, now

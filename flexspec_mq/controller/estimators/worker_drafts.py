@@ -11,13 +11,15 @@ class WorkerDrafts:
     """What a worker's verdicts say about drafts.
 
     Attributes:
-        per_verdict: tokens that it drafted itself for one verdict, smoothed over about four.
+        per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
+        verdicts: that let it.
     """
 
-    __slots__ = ("_granted", "per_verdict")
+    __slots__ = ("_granted", "per_verdict", "verdicts")
 
     def __init__(self) -> None:
         self.per_verdict = 0.0
+        self.verdicts = 0
         self._granted = _MOST
 
     @property
@@ -25,14 +27,17 @@ class WorkerDrafts:
         """How many tokens of a draft a forward of the worker takes, at least one; None is all that there may be."""
         return None if self._granted >= _MOST else max(1, round(self._granted))
 
-    def told(self, drafted: int, granted: int | None) -> None:
+    def told(self, drafted: int, granted: int | None, *, may: bool = True) -> None:
         """A verdict with tokens has come.
 
         Args:
             drafted: tokens that the worker drafted itself.
             granted: how many of a draft it verified, if others were put off.
+            may: the edge lets it draft.
         """
-        self.per_verdict += (drafted - self.per_verdict) * _SMOOTHING
+        if may or drafted:
+            self.verdicts += 1
+            self.per_verdict += (drafted - self.per_verdict) * _SMOOTHING
         if granted is None:
             self._granted = min(_MOST, self._granted + 1.0)
         else:

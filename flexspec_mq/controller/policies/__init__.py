@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.policies.bandit import BanditPolicy
 from flexspec_mq.controller.policies.confidence import ConfidencePolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 
 POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "placement": PlacementPolicy,
+    "threshold": ThresholdPolicy,
     "fixed": FixedPolicy,
     "confidence": ConfidencePolicy,
+    "bandit": BanditPolicy,
 }
 """What makes each from the configured plan."""

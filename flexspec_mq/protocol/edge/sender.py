@@ -48,6 +48,28 @@ class Sender:
         """Whether the adopted worker owes us an answer."""
         return self._granted[0] > 0 or bool(self._window.in_flight)
 
+    def batches(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The batches in which the drafted tokens from `start` to `end - 1` went out, or will.
+
+        Returns:
+            For each, the place of its first one of these tokens in it, from 0, and their number. Beyond what was sent
+            the next batch begins.
+        """
+        found = []
+        for span in self._window.in_flight:
+            if span.start <= start < min(span.end, end):
+                until = min(span.end, end)
+                found.append((start - span.start, until - start))
+                start = until
+        if start < end:
+            found.append((0, end - start))
+        return found
+
+    @property
+    def lets_draft(self) -> bool:
+        """Whether the adopted worker may draft itself, as of the newest message."""
+        return self._granted[1] > 0
+
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
         text = self._text
@@ -68,6 +90,7 @@ class Sender:
     def rolled_back(self) -> None:
         """The pending draft was wrong, and with it all that is in flight."""
         self._window.roll_back()
+        self._rtt.rolled_back()
         self._with_open = None
 
     # What goes out
@@ -87,7 +110,7 @@ class Sender:
             request.prompt[reuse.count :] if reuse else request.prompt,
             text.committed,
             ahead,
-            self._stamp(plan, now),
+            self._stamp(plan, now, end),
             text.chain.tokens(text.have, end),
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
@@ -124,12 +147,12 @@ class Sender:
             count, prefix_name(request.identity.fingerprint, request.version, request.prompt[:count])
         )
 
-    def _stamp(self, plan: Plan, now: float) -> int:
-        """A message goes out by this plan now, that wants an answer: its number."""
+    def _stamp(self, plan: Plan, now: float, end: int) -> int:
+        """A message goes out by this plan now, that wants an answer and whose tokens end there: its number."""
         self._qos = plan.qos
         self._credited, self._granted = self._text.have, _grant(plan)
         self._seq += 1
-        self._rtt.sent(self._seq, now)
+        self._rtt.sent(self._seq, now, end)
         return self._seq
 
     def _tokens(self, kind: type[Draft | Poll], plan: Plan, span: Span, now: float) -> Send:
@@ -137,7 +160,7 @@ class Sender:
         message = kind(
             self._request.session,
             self._attempt,
-            self._stamp(plan, now),
+            self._stamp(plan, now, span.end),
             text.have,
             span.start - text.have,
             text.chain.digest(span.start),

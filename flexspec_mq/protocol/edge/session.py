@@ -10,8 +10,9 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
-from flexspec_mq.controller.controller import Controller, SessionController
+from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.controller.session import Counts, SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
@@ -112,7 +113,7 @@ class EdgeSession:
         self.counters = EdgeCounters()
         self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
         self._rtt = RoundTrip(config.initial_rto, config.min_rto, config.max_rto)
-        self._control = SessionController(controller or Controller(), policy, self._rtt)
+        self._control = SessionController(controller or Controller(), policy, self._rtt, request.version)
         self._text = SessionText(request)
         self._peers = Peers(config.max_known)
         self._timers = SessionTimers(config, self._rtt, rng, request.deadline)
@@ -175,18 +176,18 @@ class EdgeSession:
     def plan(self) -> Plan:
         """The plan for the next batch. The policy is asked after each batch and each commit."""
         if self._plan is None:
-            counters = self.counters
-            self._plan = self._control.plan(
-                drafted=counters.judged, accepted=counters.accepted, committed=self._text.have
-            )
+            self._plan = self._control.plan(self._counts())
         return self._plan
 
     @property
     def observation(self) -> Observation:
         """What a policy plans from."""
-        counters = self.counters
-        return self._control.observe(
-            drafted=counters.judged, accepted=counters.accepted, committed=self._text.have
+        return self._control.observe(self._counts())
+
+    def _counts(self) -> Counts:
+        counters, text = self.counters, self._text
+        return Counts(
+            len(self._request.prompt), counters.judged, counters.accepted, text.have, text.limit - text.have
         )
 
     def draft_request(self) -> DraftRequest | None:
@@ -377,7 +378,7 @@ class EdgeSession:
             return
         # The first token is not timed: the draft read the prompt for it.
         if token.origin == "model" and self._wanted is not None and counters.drafted:
-            self._control.draft_time.took(now - self._wanted_since)
+            self._control.draft_time.saw(now - self._wanted_since, now)
         plan = self._plan or self.plan
         if text.draft(token, plan.confidence_threshold):
             counters.drafted += 1
@@ -394,14 +395,13 @@ class EdgeSession:
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
         self._nobody = False
-        # An answer without tokens came at once: its `queue` tells of work that still waits.
-        queue = verdict.queue if verdict.tokens else 0
-        self._rtt.answered(verdict.echo, queue, verdict.compute, now)
+        self._control.answered(verdict, now, len(self._request.prompt))
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
         if mine and verdict.tokens:
-            self._control.worker.told(verdict.drafted, verdict.granted)
+            may = self._sender.lets_draft
+            self._control.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
             self._commit(verdict, now, mine=mine)
@@ -432,6 +432,9 @@ class EdgeSession:
     def _commit(self, verdict: Verdict, now: float, *, mine: bool) -> None:
         end = verdict.start + len(verdict.tokens)
         added = self._text.commit(verdict)
+        if added.met:
+            met = self._sender.batches(added.start, added.start + len(added.met))
+            self._control.version.acceptance.judged(met, now, wrong=added.rolled_back)
         if mine:
             self._sender.holds(min(end, self._text.have))
             self._timers.answered(progress=bool(added.tokens))
@@ -441,9 +444,14 @@ class EdgeSession:
             self._out.append(Commit(added.start, added.tokens, added.origins))
             self._progress(now, added)
             if verdict.drafted:
-                # Of the tokens of a forward one is the target's own, and those before the worker's are ours.
+                # Of the tokens of a forward one is the target's own, and those before the worker's are ours. Behind a
+                # wrong one of ours none of the worker's was compared.
                 ours = len(added.met) - added.rolled_back
-                self.counters.drafted_by_worker(verdict.drafted, len(verdict.tokens) - 1 - ours)
+                right, judged = self.counters.drafted_by_worker(
+                    verdict.drafted, len(verdict.tokens) - 1 - ours, compared=not added.rolled_back
+                )
+                if judged:
+                    self._control.version.worker_acceptance.saw(right, judged, now)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:

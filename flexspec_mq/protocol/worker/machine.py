@@ -202,7 +202,8 @@ class WorkerMachine:
             LocalProtocolError: the tokens cannot be an answer to the item.
         """
         self._longest = max(self._longest, compute_ms / 1000)
-        self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, (queue_ms, compute_ms), rows)
+        times = min(queue_ms, MAX_MILLIS), min(compute_ms, MAX_MILLIS)
+        self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, times, rows)
         return self._flush()
 
     def failed(self, item: WorkItem, now: float) -> list[WorkerEffect]:

@@ -10,7 +10,7 @@ from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, WorkerConfig, WorkerCounters, WorkItem
-from schemas.messages import MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Verdict
+from schemas.messages import MAX_DRAFT_TOKENS, MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +354,7 @@ class WorkerSession:
             self._config.worker if self._greet else None,
             self._config.lease if self._greet else 0,
             rows.drafted,
-            rows.granted,
+            None if rows.granted is None else min(rows.granted, MAX_DRAFT_TOKENS),
         )
 
     def gap(self, now: float, times: tuple[int, int]) -> Verdict:

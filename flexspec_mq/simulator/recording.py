@@ -81,6 +81,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
         fingerprint: hexadecimal; of the tokenizer.
         eos: token ids that end a text.
         vocab_size, max_context: of the target.
+        texts: of each question in turn, one at each temperature.
         draft_ms: milliseconds of the processor that one token took the draft where it was recorded, median.
     """
 

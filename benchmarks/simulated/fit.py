@@ -1,0 +1,46 @@
+"""What cannot be measured apart: what a worker spends around a step, and an edge around a request.
+
+Both are fitted to the medians of one side over loopback, streaming, which drafts nothing and has no link. All else
+that is simulated follows from what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from benchmarks.simulated.side import answers_of
+from flexspec_mq.simulator.cost import Measured
+from flexspec_mq.simulator.recording import Recording
+
+_TURNS = 3
+"""Of fitting: a step's length changes how prompts are read by little."""
+
+
+def fitted(times: Measured, recording: Recording, run: Mapping[str, Any], side: str, link: str) -> Measured:
+    """The times with which a side's medians are those of a run.
+
+    Args:
+        times: measured.
+        recording: of the questions of the run.
+        run: results of `benchmarks.answers`.
+        side: that is simulated.
+        link: a case of the run without a link.
+    """
+    case = next(one for one in run["cases"] if one["link"] == link and not one["delay_ms"])
+    wanted = case["categories"]["all"][side]
+    after = wanted["median_s"] - wanted["median_first_s"]
+    steps = float(np.median([len(text.tokens) for text in recording.texts])) - 1
+    for _ in range(_TURNS):
+        found = answers_of(case, run["edges"][side], None, recording, times)
+        first = float(np.median([one.first for one in found]))
+        rest = float(np.median([one.seconds for one in found])) - first
+        times = msgspec.structs.replace(
+            times,
+            step=max(0.0, times.step + 1000 * (after - rest) / steps),
+            request=max(0.0, times.request + 1000 * (wanted["median_first_s"] - first)),
+        )
+    return times

@@ -1,0 +1,107 @@
+"""What the device can do where the worker does not draft by itself, and what each is expected to take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import exp, log
+from typing import TYPE_CHECKING
+
+from flexspec_mq.controller.forecast import Forecast, Pace, drafting, streaming
+
+if TYPE_CHECKING:
+    from flexspec_mq.controller.plan import Observation, Plan
+
+LENGTHS = 1, 2, 3, 4, 6, 8, 12, 16
+"""K that are considered."""
+_WINDOWS = 1, 2, 3
+"""W that are considered."""
+_ROW = 0.01
+"""What a drafted token is taken to add to a forward of the target, as a share, before it was measured."""
+_READ = 1 / 40
+"""What a token of a prompt is taken to cost the worker's draft, as a share of a forward of the target."""
+_TEXT = 128
+"""Tokens that a text is taken to go on for, at most."""
+_FINE = 0.04
+"""Estimates that differ by less than such a share are taken for the same, so that forecasts can be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How drafts are made.
+
+    Attributes:
+        length: K; 0 leaves drafting to the worker.
+        window: W.
+        ahead: the worker may run ahead.
+    """
+
+    length: int
+    window: int
+    ahead: bool
+
+    def within(self, base: Plan) -> Plan:
+        """The plan with it; run-ahead keeps its size."""
+        ahead = base.ahead if self.ahead else 0
+        return replace(base, draft_length=self.length, in_flight=self.window, ahead=ahead)
+
+
+NOBODY = Choice(0, 1, True)
+"""The device does not draft, and the worker goes on by itself."""
+
+
+@lru_cache
+def choices(most: int, *, may_run_ahead: bool) -> tuple[Choice, ...]:
+    """All that may be chosen, with K up to `most`, 1 at least; those that cost the device least come first."""
+    lengths = [length for length in LENGTHS if length <= most]
+    waiting = [Choice(length, 1, False) for length in lengths]
+    if not may_run_ahead:
+        return tuple(waiting)
+    return (NOBODY, *waiting, *(Choice(length, window, True) for length in lengths for window in _WINDOWS))
+
+
+@lru_cache(maxsize=4096)
+def forecast(choice: Choice, pace: Pace) -> Forecast:
+    """What to expect of a choice; kept, as a pace comes again and again."""
+    if not choice.length:
+        return streaming(pace)
+    return drafting(pace, choice.length, choice.window, ahead=choice.ahead)
+
+
+def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
+    """The pace of a session, as far as it is known, in steps of a few percent.
+
+    Args:
+        seen: by its node.
+        wait: see `Pace`.
+    """
+    if seen.rtt is None or not seen.compute or seen.draft_time is None:
+        return None
+    forward = seen.forward or seen.compute
+    row = _ROW * forward if seen.row_cost is None else seen.row_cost
+    acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
+    return Pace(
+        _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)
+    )
+
+
+def by_worker(seen: Observation) -> float:
+    """Seconds of a token where the worker drafts as it does, and has read the prompt for that."""
+    if seen.own_forward is not None and seen.own_tokens:
+        return seen.own_forward / seen.own_tokens
+    right = sum(seen.acceptance) / len(seen.acceptance)  # it has the device's draft
+    return seen.compute / (1.0 + right * seen.worker_drafted)
+
+
+def reading(seen: Observation) -> float:
+    """Seconds of a token that it takes the worker's draft to read the prompt first, spread over the text."""
+    takes = seen.own_read
+    if takes is None:
+        takes = _READ * seen.prompt * (seen.forward or seen.compute)
+    return takes / max(1, min(seen.remaining, _TEXT))
+
+
+def _rough(seconds: float) -> float:
+    if seconds < 1e-5:
+        return 0.0
+    return exp(round(log(seconds) / _FINE) * _FINE)

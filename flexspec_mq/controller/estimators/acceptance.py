@@ -1,0 +1,136 @@
+"""Which drafted tokens are right: a share of tries, and one for each place in a batch."""
+
+from __future__ import annotations
+
+from math import exp, log
+from typing import TYPE_CHECKING
+
+from flexspec_mq.controller.plan import PLACES, UNTRIED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PRIOR = 2.0
+"""Tries that the share counts for, before any, of which nothing is known."""
+_POOLED = 8.0
+"""Tries of its own at which a place counts as much as all places together."""
+_FADES = 0.98
+"""Weight of earlier batches when one more is judged: about 50 count."""
+_LIFE = 600.0
+"""Seconds in which what is known fades to 1/e: another text is another matter."""
+_TRIES = 16.0
+"""Tries that are needed to say that something has changed."""
+_ODDS = 0.25, 4.0
+"""By how much the odds of a right token change from one text to another, as the test for it has it."""
+_ALARM = 6.0
+"""Log-likelihood ratio from which on they have changed."""
+
+
+class Share:
+    """Right ones among tries, older ones counting less.
+
+    Args:
+        memory: tries that count.
+
+    Attributes:
+        mean: None before a try.
+        known: tries that count.
+    """
+
+    __slots__ = ("_at", "_keep", "_right", "known", "mean")
+
+    def __init__(self, memory: float = 50.0) -> None:
+        self._keep = 1.0 - 1.0 / memory
+        self._at = 0.0
+        self._right = 0.0
+        self.known = 0.0
+        self.mean: float | None = None
+
+    def saw(self, right: int, tried: int, now: float) -> None:
+        """So many were tried, at least one, of which so many were right."""
+        passed, self._at = now - self._at, now
+        keep: float = self._keep**tried
+        if passed > 0.0:
+            keep *= exp(-passed / _LIFE)
+        self._right = keep * self._right + right
+        self.known = keep * self.known + tried
+        self.mean = (self._right + _PRIOR * UNTRIED) / (self.known + _PRIOR)
+
+
+class Acceptance:
+    """Probability that the i-th token of a batch is right, given that all before it are.
+
+    A place that was seldom tried leans on all places together. Another text may be another matter: Page's test (see
+    `Average`) on the odds of a right token finds that within a few batches, and then only the tries since it count.
+
+    Attributes:
+        places: for each place; the last one stands for all that follow.
+        known: tries of each place that count.
+        steps: found so far.
+    """
+
+    __slots__ = ("_at", "_known", "_right", "_tests", "known", "places", "steps")
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._known = [0.0] * PLACES
+        self._right = [0.0] * PLACES
+        # For lower odds and for higher ones: the test's score, and the tries since it was 0, all and right.
+        self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
+        self.places = (UNTRIED,) * PLACES
+        self.known = (0.0,) * PLACES
+        self.steps = 0
+
+    def judged(self, batches: Sequence[tuple[int, int]], now: float, *, wrong: bool) -> None:
+        """Drafted tokens were compared with what the target decided.
+
+        Args:
+            batches: for each batch that they are of, the place of the first of them in it, from 0, and their number.
+            now: seconds.
+            wrong: whether the last one of all was.
+        """
+        passed, self._at = now - self._at, now
+        fades = exp(-passed / _LIFE) if passed > 0.0 else 1.0
+        known, right, tried, rights, count, last = self._known, self._right, 0.0, 0.0, 0, 0
+        for place in range(PLACES):
+            known[place] *= _FADES * fades
+            right[place] *= _FADES * fades
+            tried += known[place]
+            rights += right[place]
+        for first, many in batches:
+            count += many
+            for place in range(first, first + many):
+                last = place if place < PLACES else PLACES - 1
+                known[last] += 1.0
+                right[last] += 1.0
+        right[last] -= wrong
+        since = self._changed(rights, tried, count - wrong, wrong)
+        tried, rights = tried + count, rights + count - wrong
+        if since is not None:
+            weight, (tried, rights) = since[0] / tried, since
+            for place in range(PLACES):
+                known[place] *= weight
+                right[place] = known[place] * rights / tried
+        leaning = _POOLED * (rights + _PRIOR * UNTRIED) / (tried + _PRIOR)
+        places = []
+        for place in range(PLACES):
+            places.append((right[place] + leaning) / (known[place] + _POOLED))  # noqa: PERF401  a call less
+        self.places, self.known = tuple(places), tuple(known)
+
+    def _changed(self, rights: float, tried: float, right: int, wrong: int) -> tuple[float, float] | None:
+        """Whether these tries say that what was before them is over; then the tries since, all and right."""
+        share = (rights + _PRIOR * UNTRIED) / (tried + _PRIOR)
+        if tried < _TRIES:
+            return None
+        for side, (score, since, since_right) in enumerate(self._tests):
+            odds = _ODDS[side] * share / (1.0 - share)
+            ratio = right * log(odds / (1.0 + odds) / share) - wrong * log((1.0 + odds) * (1.0 - share))
+            if score + ratio > _ALARM:
+                self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
+                self.steps += 1
+                return since + right + wrong, since_right + right
+            if score + ratio > 0.0:
+                self._tests[side] = score + ratio, since + right + wrong, since_right + right
+            else:
+                self._tests[side] = 0.0, 0.0, 0.0
+        return None

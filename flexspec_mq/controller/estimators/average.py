@@ -1,0 +1,93 @@
+"""The mean of samples that may change: old ones fade by count and by age, and a step starts it anew."""
+
+from __future__ import annotations
+
+from math import exp, sqrt
+
+_SIGMA = 1.2533
+"""Standard deviations of a normal distribution in one mean absolute deviation."""
+_SLACK = 1.0
+"""Deviations that a sample may be off without being a sign of a step."""
+_ALARM = 8.0
+"""Deviations beyond that, summed up over samples on one side, which are one."""
+_MOST = 4.0
+"""Deviations that one sample counts at most, so that a step takes three of them and a lone spike is none."""
+_FLOOR = 0.05
+"""Deviation that the test takes for granted, as a share of the mean: of equal samples, no tiny change is a step."""
+
+
+class Average:
+    """A mean, how far samples lie from it, and how well it is known.
+
+    The first samples count alike, then each newest one for `1 / memory`. A step is found by Page's test for a change
+    of the mean (E. S. Page, Continuous inspection schemes, Biometrika 1954): then the median of the last three
+    samples takes the mean's place, and counts as three.
+
+    Args:
+        memory: samples that count.
+        life: seconds in which what is known fades to 1/e.
+
+    Attributes:
+        mean: None before a sample.
+        deviation: mean absolute deviation of samples. One alone is taken for half of its value, as in RFC 6298.
+        error: standard error of the mean, as of the newest sample; None before one.
+        known: samples that the mean rests on, those before the newest one faded.
+        steps: found so far.
+    """
+
+    __slots__ = (
+        "_at", "_calm", "_last", "_life", "_most", "_score",
+        "deviation", "error", "known", "mean", "steps",
+    )  # fmt: skip
+
+    def __init__(self, memory: float = 8.0, life: float = 30.0) -> None:
+        self._most = memory - 1.0
+        self._life = life
+        self._at = 0.0
+        self._score = (
+            0.0  # of the test: positive where the mean may have risen, negative where it may have fallen
+        )
+        self._calm = 0.0  # the deviation before that
+        self._last = 0.0, 0.0
+        self.mean: float | None = None
+        self.deviation = 0.0
+        self.error: float | None = None
+        self.known = 0.0
+        self.steps = 0
+
+    def saw(self, sample: float, now: float) -> None:
+        """Take a sample, at a time in seconds on a clock that does not go back."""
+        mean, passed, self._at = self.mean, now - self._at, now
+        if mean is None:
+            self.mean, self.deviation, self.known = sample, abs(sample) / 2, 1.0
+            self._last = sample, sample
+            self.error = _SIGMA * self.deviation
+            return
+        known = min(self.known, self._most)
+        if passed > 0.0:
+            known *= exp(-passed / self._life)
+        if known < 1.0:  # hardly anything is left that could have changed
+            self._score = 0.0
+        off, score = sample - mean, self._score
+        scale = max(self._calm if score else self.deviation, _FLOOR * abs(mean)) or 1e-9
+        surprise = max(-_MOST, min(_MOST, off / scale))
+        # Page's test on the side where it stands; from where it falls to 0, on either.
+        if score > 0.0:
+            score = max(0.0, score + surprise - _SLACK)
+        elif score < 0.0:
+            score = min(0.0, score + surprise + _SLACK)
+        if not score and abs(surprise) > _SLACK:
+            score = surprise - _SLACK if surprise > 0.0 else surprise + _SLACK
+            self._calm = self.deviation
+        if abs(score) > _ALARM:
+            self.mean, self.deviation, self.known = sorted((*self._last, sample))[1], self._calm, 3.0
+            self._score = 0.0
+            self.steps += 1
+        else:
+            weight = 1.0 / (known + 1.0)
+            self._score = score
+            self.mean = mean + off * weight
+            self.deviation += (abs(off) - self.deviation) * weight
+            self.known = known + 1.0
+        self._last = self._last[1], sample
+        self.error = _SIGMA * self.deviation / sqrt(self.known)

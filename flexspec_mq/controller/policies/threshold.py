@@ -1,0 +1,105 @@
+"""Which plan is fastest, by a closed form over what the node has measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from flexspec_mq.controller.choices import (
+    LENGTHS,
+    NOBODY,
+    Choice,
+    by_worker,
+    choices,
+    forecast,
+    pace_of,
+    reading,
+)
+from flexspec_mq.controller.forecast import Forecast
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.who_drafts import WhoDrafts
+
+_DRAFTED = 0.005
+"""What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
+_BETTER = 0.03
+"""Another plan has to be better by so much: estimates are no better than that."""
+_ASKS = 4
+"""Verdicts of a worker that may draft, until it is known whether it does."""
+_PROBE = 16
+"""A worker that did not draft, or might not, is let again by one plan in so many."""
+_CHEAP = 0.1
+"""That is done where its draft reads the prompt in less than such a share of the text's time."""
+
+
+@dataclass(slots=True)
+class ThresholdPolicy:
+    """The plan with the least expected seconds for a token.
+
+    Either the worker drafts, if it does when it may; or the device, with the best of all lengths and windows and with
+    run-ahead or without; or nobody, where no batch is worth its time.
+
+    Attributes:
+        base: everything else of the plan, and the plan while nothing is known. Its draft length 0 leaves drafting to
+            the worker; its run-ahead 0 allows none.
+        most: K at most.
+    """
+
+    base: Plan
+    most: int = LENGTHS[-1]
+    _who: WhoDrafts = field(default_factory=WhoDrafts)
+    _chosen: Choice | None = None
+    _alone: bool = False
+    _plans: int = 0
+    _wait: float = 0.0
+
+    def plan(self, seen: Observation) -> Plan:
+        """The plan for the next batch."""
+        base, who = self.base, self._who
+        self._plans += 1
+        who.saw(seen)
+        if not base.draft_length:
+            return who.running_ahead(base) if base.ahead else base
+        chosen = self._choose(seen)
+        if chosen is None:
+            return who.running_ahead(base) if base.ahead else base
+        made = replace(chosen.within(base), worker_draft=base.worker_draft if self._alone else 0)
+        asks = not self._alone and self._asks(seen)
+        if chosen.ahead or asks:
+            made = replace(
+                made, ahead=base.ahead, worker_draft=base.worker_draft if asks else made.worker_draft
+            )
+            made = who.running_ahead(made)
+        return made
+
+    def _asks(self, seen: Observation) -> bool:
+        """Whether to let the worker draft only to see whether it does."""
+        if not (self.base.ahead and self.base.worker_draft) or self._who.alone:
+            return False
+        if reading(seen) > _CHEAP * (seen.forward or seen.compute):
+            return False
+        return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
+
+    def _choose(self, seen: Observation) -> Choice | None:
+        """The fastest of all; the one of before while that is as good; None while nothing is known."""
+        before = self._chosen
+        if before is not None and not before.ahead and seen.queue_mean is not None:
+            self._wait = seen.queue_mean
+        pace = pace_of(seen, self._wait)
+        if pace is None:
+            return None
+        most = self.most if seen.granted is None else min(self.most, seen.granted)
+        able = choices(most, may_run_ahead=self.base.ahead > 0)
+        costs = {choice: _cost(forecast(choice, pace)) for choice in able}
+        best = min(costs, key=costs.__getitem__)
+        if before in costs and costs[best] > costs[before] * (1 - _BETTER):
+            best = before
+        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
+        bar = (1 + _BETTER) if self._alone else (1 - _BETTER)
+        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * bar
+        if self._alone:
+            best = NOBODY
+        self._chosen = best
+        return best
+
+
+def _cost(found: Forecast) -> float:
+    return found.seconds * (1 + _DRAFTED * found.drafted)

@@ -1,0 +1,194 @@
+"""One session's view of what its node has learned: what it sees goes in, plans come out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
+from flexspec_mq.controller.estimators.rate import Rate
+from flexspec_mq.controller.plan import Learner, Observation
+from schemas.messages import MAX_DRAFT_TOKENS
+
+if TYPE_CHECKING:
+    from flexspec_mq.controller.controller import Controller
+    from flexspec_mq.controller.estimators.round_trip import RoundTrip
+    from flexspec_mq.controller.plan import Plan, Policy
+    from schemas.messages import Verdict
+
+_PROMPT = 32
+"""Tokens of a prompt whose reading shows in the time of a forward."""
+_PLAIN = 0.3
+"""One token alone takes so much of a forward, at least."""
+
+
+class Counts(NamedTuple):
+    """How far a session is, in tokens.
+
+    Attributes:
+        prompt: of its prompt.
+        drafted: on the device, and judged.
+        accepted: of these.
+        committed: so far.
+        remaining: that it may have at most.
+    """
+
+    prompt: int
+    drafted: int
+    accepted: int
+    committed: int
+    remaining: int
+
+
+class SessionController:
+    """One session's estimates and its policy.
+
+    Args:
+        node: what the node knows, and is told what this session sees.
+        policy: asked for plans.
+        round_trip: of this session.
+        version: target version of this session.
+
+    Attributes:
+        draft_time: of the node.
+        rate: of this session's tokens.
+        worker: what the node knows of its worker.
+        version: what the node knows of drafts for its version.
+        opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
+            the newest plan; 0 while unknown.
+    """
+
+    def __init__(self, node: Controller, policy: Policy, round_trip: RoundTrip, version: str) -> None:
+        self._node = node
+        self._policy = policy
+        if isinstance(policy, Learner):
+            policy.recall(node.memory)
+        self._name = version
+        self._reading = True  # the next forward for this session reads its prompt
+        self._drafting = False  # the worker has drafted for this session
+        self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
+        self.draft_time = node.draft_time
+        self.round_trip = round_trip
+        self.rate = Rate()
+        self.worker = WorkerEstimates()
+        self.version = VersionEstimates()
+        self.opportunity_cost = 0.0
+
+    def begin(self, worker: str | None, now: float) -> None:
+        """The first open goes to this worker, or to any: start with what the node knows of the way there."""
+        known = self._node.round_trip(worker, now)
+        if known is not None:
+            self.round_trip.assume(known)
+        self.worker = self._node.worker(worker, now)
+        self.version = self._node.version(self._name, now)
+
+    def adopted(self, worker: str, now: float) -> None:
+        """The session's messages go to this worker now."""
+        self._node.adopted(worker, self.round_trip, now)
+        self.worker = self._node.worker(worker, now)
+        self._reading, self._drafting, self._beyond = True, False, 0.0
+
+    def answered(self, verdict: Verdict, now: float, prompt: int) -> None:
+        """Take a verdict's echo and times, for a prompt of so many tokens."""
+        # An answer without tokens came at once: its `queue` tells of work that still waits.
+        queue = verdict.queue if verdict.tokens else 0
+        rtt = self.round_trip
+        sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
+        # A hello may be of another worker than the one that is known so far.
+        worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
+        if sample is not None:
+            worker.round_trip.saw(sample, now)
+        if not verdict.tokens or not (queue or verdict.compute):
+            return
+        if self._reading:
+            self._reading = False
+            return
+        worker.queue.saw(queue / 1000, now)
+        worker.compute.saw(verdict.compute / 1000, now)
+        rows = verdict.granted
+        if rows is None:
+            rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
+        self._saw_forward(rows, verdict, now, prompt)
+
+    def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int) -> None:
+        """A forward that verified so many tokens of ours."""
+        worker, seconds, own = self.worker, verdict.compute / 1000, verdict.drafted
+        row = worker.row_cost.seconds or 0.0
+        alone = max(_PLAIN * seconds, seconds - rows * row)
+        usual = worker.forward.value or alone
+        if not self._drafting:
+            self._beyond += max(0.0, alone - usual)  # it may be reading the prompt for its draft
+            if own:
+                self._drafting = True
+                if prompt >= _PROMPT:
+                    worker.own_read.saw(self._beyond / prompt, now)
+                return
+        if not own:
+            worker.row_cost.saw(rows, seconds, now)
+            worker.forward.saw(alone)
+        if self._drafting and not rows:
+            worker.own_forward.saw(seconds, now)
+            worker.own_tokens.saw(len(verdict.tokens), now)
+
+    def _own_read(self, prompt: int) -> float | None:
+        """Seconds that the worker's draft still has to read the prompt for."""
+        if self._drafting:
+            return 0.0
+        token = self.worker.own_read.mean
+        return None if token is None else token * prompt
+
+    def observe(self, counts: Counts) -> Observation:
+        """What a policy plans from."""
+        mine, worker, link, draft = self.round_trip, self.worker, self._node.link, self.draft_time
+        rtt, queue, compute, cost = worker.round_trip, worker.queue, worker.compute, worker.row_cost
+        drafts, acceptance, by_worker = worker.drafts, self.version.acceptance, self.version.worker_acceptance
+        lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
+        known = rtt.mean is not None
+        return Observation(
+            rtt=rtt.mean if known else mine.smoothed,
+            rtt_var=rtt.deviation if known else mine.deviation,
+            queue=mine.queue,
+            compute=mine.compute,
+            draft_time=draft.mean,
+            rate=self.rate.per_second,
+            drafted=counts.drafted,
+            accepted=counts.accepted,
+            committed=counts.committed,
+            remaining=counts.remaining,
+            prompt=counts.prompt,
+            at=self.rate.at,
+            own_read=self._own_read(counts.prompt),
+            worker_verdicts=drafts.verdicts,
+            worker_drafted=drafts.per_verdict,
+            granted=drafts.granted,
+            rtt_error=rtt.error,
+            queue_mean=queue.mean,
+            queue_deviation=queue.deviation,
+            queue_error=queue.error,
+            compute_mean=compute.mean,
+            compute_deviation=compute.deviation,
+            compute_error=compute.error,
+            draft_time_error=draft.error,
+            row_cost=cost.seconds,
+            row_cost_error=cost.error,
+            own_forward=worker.own_forward.mean,
+            own_tokens=worker.own_tokens.mean,
+            forward=worker.forward.value,
+            acceptance=acceptance.places,
+            acceptance_known=acceptance.known,
+            worker_acceptance=by_worker.mean,
+            worker_acceptance_known=by_worker.known,
+            goodput_up=link.up.per_second,
+            goodput_down=link.down.per_second,
+            disconnects=lost.rate,
+            disconnects_error=lost.error,
+            outage=outages.mean,
+            outage_error=outages.error,
+            ack_times=(ack0.mean, ack1.mean, ack2.mean),
+            ack_deviations=(ack0.deviation, ack1.deviation, ack2.deviation),
+        )
+
+    def plan(self, counts: Counts) -> Plan:
+        """Ask the policy for the plan of the next batch."""
+        seen = self.observe(counts)
+        self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
+        return self._policy.plan(seen)

@@ -1,0 +1,53 @@
+"""Who drafts, as far as the worker decides it, and how far it runs ahead of a long round trip; for all policies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+from typing import TYPE_CHECKING
+
+from schemas.messages import MAX_AHEAD
+
+if TYPE_CHECKING:
+    from flexspec_mq.controller.plan import Observation, Plan
+
+_ALONE = 2.0, 1.0
+"""Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
+second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
+_STREAM = 32
+"""Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
+_ROOM = 6
+"""Run-ahead beyond round trips, for drafts of the worker's own."""
+_GRAIN = 8
+"""Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
+
+
+class WhoDrafts:
+    """What one session's worker does by itself.
+
+    A worker with a draft drafts where that is worth the time of all its sessions. Then tokens never wait for a round
+    trip, and drafts of the device would come too late.
+
+    Attributes:
+        alone: it has time for drafts, and is left to it.
+    """
+
+    __slots__ = ("_reach", "alone")
+
+    def __init__(self) -> None:
+        self.alone = False
+        self._reach = 0
+
+    def saw(self, seen: Observation) -> None:
+        """Judge anew."""
+        above, below = _ALONE
+        self.alone = seen.worker_drafted >= (below if self.alone else above)
+        if seen.rtt is not None and seen.compute:
+            # What the worker decides in two round trips.
+            tokens = 2 * seen.rtt / seen.compute * (1 + max(seen.worker_drafted, above)) + _ROOM
+            self._reach = max(self._reach, _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN))
+
+    def running_ahead(self, plan: Plan) -> Plan:
+        """The plan with run-ahead that covers the round trips, and at least its own."""
+        least = plan.ahead if plan.draft_length else max(plan.ahead, _STREAM)
+        return replace(plan, ahead=min(MAX_AHEAD, max(least, self._reach)))

@@ -1,0 +1,231 @@
+"""What forwards cost, in milliseconds: those of a modelled accelerator, or as they were measured on a processor."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from flexspec_mq.errors import UsageError
+
+
+class DraftForward(NamedTuple):
+    """One forward of a draft.
+
+    Attributes:
+        sessions: that share it.
+        read: tokens of prompts that it reads, beyond one for each session that it gives a token.
+        context: tokens that all sessions have behind them.
+        reach: sum over these tokens of prompts, of how many tokens stand before their piece.
+    """
+
+    sessions: int
+    read: int = 0
+    context: int = 0
+    reach: int = 0
+
+
+class TargetForward(NamedTuple):
+    """One forward of the target.
+
+    Attributes:
+        sessions: that it decides.
+        rows: of these: one each, and one for each drafted token.
+        read: tokens of prompts that it reads beside.
+        context: tokens that the sessions which it decides have behind them.
+        reach: sum over the tokens of prompts that it reads, of how many tokens stand before their piece.
+    """
+
+    sessions: int
+    rows: int
+    read: int = 0
+    context: int = 0
+    reach: int = 0
+
+
+class WorkerCost(Protocol):
+    """Times of a worker, in milliseconds."""
+
+    @property
+    def step(self) -> float:
+        """What it spends on a step beside the forwards."""
+        ...
+
+    def forward(self, one: TargetForward) -> float:
+        """A forward of the target."""
+        ...
+
+    def call(self, one: DraftForward) -> float:
+        """A forward of the draft beside the target."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A modelled accelerator.
+
+    Attributes:
+        weights: of reading the target's weights once, which a forward takes at least.
+        row: of computing one row, which a forward takes for each where that is more.
+        session: of reading the keys and values of one session, on top.
+        draft: what a forward of the draft beside the target costs, as a share of the target's over as many sessions
+            with a row each.
+        step: beside the forwards.
+    """
+
+    weights: float = 6.7
+    row: float = 0.09
+    session: float = 0.13
+    draft: float = 0.15
+    step: float = 0.0
+
+    def forward(self, one: TargetForward) -> float:
+        """The larger of reading the weights and computing the rows, and the sessions' keys and values."""
+        return max(self.weights, (one.rows + one.read) * self.row) + one.sessions * self.session
+
+    def call(self, one: DraftForward) -> float:
+        """A forward of the draft that gives each session one token."""
+        return self.draft * self.forward(TargetForward(one.sessions, one.sessions, one.read))
+
+    def gain(self, k: int) -> float:
+        """What not drafting at the worker saves it, as throughput, where reading weights is the limit: 1 + K·c."""
+        return 1.0 + k * self.draft
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A measured curve, straight between its points and beyond the last two.
+
+    Attributes:
+        at: rising, at least one.
+        ms: at each of them.
+    """
+
+    at: tuple[float, ...]
+    ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no curve.
+
+        Raises:
+            ValueError: of other lengths, or not rising.
+        """
+        rises = all(before < after for before, after in zip(self.at, self.at[1:], strict=False))
+        if not self.at or len(self.at) != len(self.ms) or not rises:
+            raise ValueError("a curve needs as many times as places, and places that rise")
+
+    def __call__(self, place: float) -> float:
+        """Milliseconds there; before the first point, those of the first."""
+        low, share = _between(self.at, place)
+        if not share:
+            return self.ms[low]
+        return self.ms[low] + share * (self.ms[low + 1] - self.ms[low])
+
+
+class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """A draft on a processor, in milliseconds.
+
+    Attributes:
+        token: one token of one session, behind a short context.
+        session: what each further session adds.
+        read: what each further token that it reads adds.
+        context: what each token of a context adds.
+        reach: what a token of a context adds to each token of a piece that is read behind it.
+    """
+
+    token: float
+    session: float = 0.0
+    read: float = 0.0
+    context: float = 0.0
+    reach: float = 0.0
+
+    def call(self, one: DraftForward) -> float:
+        """One forward."""
+        ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
+        return ms + one.context * self.context + one.reach * self.reach
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker and its edges as they were measured, in milliseconds. A `WorkerCost`.
+
+    Attributes:
+        sessions: of the columns of `rows`, rising.
+        rows: for each of these, a forward over so many sessions, by rows of each session.
+        read: a forward that reads so many tokens of one prompt and decides nothing.
+        context: what a token of a context adds to a forward that decides behind it.
+        reach: what a token of a context adds to each token of a piece that is read behind it.
+        delay: on top of each forward, as a bigger target has it.
+        step: what a worker spends on a step beside the forwards.
+        draft: beside the target.
+        device: the draft of an edge.
+        request: what an edge spends on a request beside drafting, before it asks a worker.
+        broker: of a message from device to worker or back, beside its link.
+    """
+
+    sessions: tuple[float, ...]
+    rows: tuple[Line, ...]
+    read: Line
+    draft: DraftTimes
+    device: DraftTimes
+    context: float = 0.0
+    reach: float = 0.0
+    delay: float = 0.0
+    step: float = 0.0
+    request: float = 0.0
+    broker: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse what is no table.
+
+        Raises:
+            ValueError: as many curves as numbers of sessions are needed.
+        """
+        if not self.sessions or len(self.sessions) != len(self.rows):
+            raise ValueError("a table of forwards needs a curve for each number of sessions")
+
+    def forward(self, one: TargetForward) -> float:
+        """A forward of the target."""
+        ms = self.delay + one.context * self.context + one.reach * self.reach
+        if not one.sessions:
+            return ms + self.read(one.read)
+        low, share = _between(self.sessions, one.sessions)
+        each = one.rows / one.sessions
+        here = self.rows[low](each)
+        if share:
+            here += share * (self.rows[low + 1](each) - here)
+        # Beside rows, a prompt costs what its tokens add, not what a forward costs in any case.
+        return ms + here + (max(0.0, self.read(one.read) - self.read(0)) if one.read else 0.0)
+
+    def call(self, one: DraftForward) -> float:
+        """A forward of the draft beside the target."""
+        return self.draft.call(one)
+
+
+def _between(places: Sequence[float], place: float) -> tuple[int, float]:
+    """The point at or before a place, and how far on to the next it lies; more than 1 beyond the last."""
+    if place <= places[0] or len(places) == 1:
+        return 0, 0.0
+    low = min(bisect_right(places, place), len(places) - 1) - 1
+    return low, (place - places[low]) / (places[low + 1] - places[low])
+
+
+def read_times(path: Path) -> Measured:
+    """Read what `keep_times` wrote.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Measured)
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise UsageError(
+            f"the times {path} cannot be read: {error}", hint="measure them anew, or name another file"
+        ) from error
+
+
+def keep_times(path: Path, times: Measured) -> None:
+    """Write them to a file."""
+    path.write_bytes(msgspec.json.encode(times))

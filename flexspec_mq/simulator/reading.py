@@ -1,0 +1,113 @@
+"""Prompts that a simulated worker reads: who shares the next forward, as the real scheduler has it.
+
+There is room for all keys and values, so nobody's is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flexspec_mq.protocol.effects import SessionKey
+from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.scheduling.prefill_budget import PrefillBudget
+
+_QUANTUM = 16
+"""Tokens: smaller pieces of a prefix cost nearly as much as these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """An item's share of a forward.
+
+    Attributes:
+        item: of a session.
+        draft: what it verifies, if it decides.
+        decides: whether its prefix is read to its end.
+        read: tokens of its prefix that it reads, the last one apart where it decides.
+        behind: tokens that stand before these.
+    """
+
+    item: WorkItem
+    draft: tuple[int, ...]
+    decides: bool
+    read: int = 0
+    behind: int = 0
+
+
+class Reading:
+    """Items that are not decided yet, and how far their sessions' prefixes are read.
+
+    Attributes:
+        pending: by session, in the order of arrival.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[SessionKey, WorkItem] = {}
+        self._read: dict[SessionKey, int] = {}
+        self._served: dict[SessionKey, int] = {}
+        self._steps = 0
+        self._budget = PrefillBudget()
+
+    def add(self, item: WorkItem) -> None:
+        """Take an item in."""
+        self.pending[item.key] = item
+        self._served[item.key] = self._steps
+
+    def forget(self, key: SessionKey) -> None:
+        """A session is over."""
+        self.pending.pop(key, None)
+        self._read.pop(key, None)
+        self._served.pop(key, None)
+
+    def writing(self) -> list[WorkItem]:
+        """Items whose prefix is read: the next forward decides them."""
+        return [item for item in self.pending.values() if self._unread(item) <= 1]
+
+    def _unread(self, item: WorkItem) -> int:
+        """Tokens of its prefix that are to be read, the last one in any case."""
+        return len(item.context) - min(self._read.get(item.key, 0), len(item.context) - 1)
+
+    def shares(self, fed: int, drafts: Mapping[SessionKey, tuple[int, ...]]) -> list[Share]:
+        """What shares the next forward.
+
+        Args:
+            fed: tokens that those which write feed into it.
+            drafts: what they verify.
+        """
+        self._steps += 1
+        made = [Share(self.pending[key], draft, True) for key, draft in drafts.items()]
+        if len(made) == len(self.pending):
+            return made
+        left = self._budget.budget(fed)
+        turns = sorted((key for key in self.pending if key not in drafts), key=self._served.__getitem__)
+        for place, key in enumerate(turns):
+            if left < 2:
+                break
+            item = self.pending[key]
+            unread = self._unread(item)
+            share = min(unread + len(item.draft), left, max(_QUANTUM, left // (len(turns) - place)))
+            left -= share
+            whole = share >= unread + len(item.draft)
+            read = unread - 1 if whole else min(share, unread - 1)
+            behind = len(item.context) - unread
+            made.append(Share(item, item.draft if whole else (), whole, read, behind))
+            self._served[key] = self._steps
+            if not whole:
+                self._read[key] = self._read.get(key, 0) + read
+        return made
+
+    def saw(self, fed: int, read: int, ms: float) -> None:
+        """A forward is done, see `PrefillBudget`."""
+        self._budget.saw(fed, read, ms)
+
+    def settles(self, share: Share) -> bool:
+        """Whether a share decides its item, and that counts: not if it was dropped or replaced meanwhile."""
+        if not share.decides or self.pending.get(share.item.key) is not share.item:
+            return False
+        del self.pending[share.item.key]
+        return True
+
+    def decided(self, item: WorkItem, tokens: int) -> None:
+        """So many tokens of an item were decided; all but the last one are read."""
+        self._read[item.key] = len(item.context) + tokens - 1

@@ -1,0 +1,209 @@
+"""Answers of a device and a worker over a link, in simulated time, and what they cost.
+
+The policy, both protocol machines, the payloads' encoding, the rules by which a worker gives rows out, drafts and
+reads prompts, and the link are those of production; what draft and target say is recorded, and what they take is
+measured.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.simulator.answers import Answer, Policies, Setting, TracedPolicy
+from flexspec_mq.simulator.channel.direct import DirectChannel
+from flexspec_mq.simulator.channel.mqtt import MqttChannel
+from flexspec_mq.simulator.channel.statuses import begin_statuses
+from flexspec_mq.simulator.clock import SimulatedClock
+from flexspec_mq.simulator.device import SimulatedDevice
+from flexspec_mq.simulator.recording import RecordedText
+from flexspec_mq.simulator.replayed_drafter import Pace, ReplayedDrafter
+from flexspec_mq.simulator.worker import SimulatedWorker
+from flexspec_mq.simulator.written import Written
+
+_PREFILL = 256
+"""Tokens of a prompt that one forward of a device's draft reads."""
+_SETTLES = 2.0
+"""Seconds after an answer for its session to end at the worker."""
+_LONGEST = 3600.0
+"""Seconds of simulated time for an answer."""
+
+
+class Simulation:
+    """A device, its worker and the way between them. What it has learned outlives its texts, as on a node.
+
+    Args:
+        setting: of it.
+        policies: of the device; of the others too, unless they have their own.
+        others: policies of the other devices.
+    """
+
+    def __init__(self, setting: Setting, policies: Policies, others: Policies | None = None) -> None:
+        self._setting = setting
+        self._clock = SimulatedClock()
+        self._plans: list[tuple[float, Plan]] = []
+        self._replies: dict[str, Callable[..., None]] = {}
+        self._worker = SimulatedWorker(
+            self._clock,
+            setting.times,
+            setting.recording,
+            setting.worker,
+            lambda edge, message, qos: self._replies[edge](message, qos),
+        )
+        self._device, self._pace = self._new_device(
+            "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
+        )
+        self._channel = MqttChannel(
+            self._clock,
+            self._device,
+            self._worker,
+            setting.link,
+            setting.times.broker / 1000,
+            random.Random(f"{setting.seed} connects"),
+        )
+        self._device.channel = self._channel
+        self._replies[self._device.name] = self._channel.answer
+        self._device.link_down()
+        self._channel.connect()
+        self._until(lambda: self._channel.is_up)
+        begin_statuses(self._clock, self._channel, setting.recording, setting.statuses)
+        for number in range(setting.others):
+            self._begin_other(number, others or policies)
+        if setting.others:
+            self._until_time(self._clock.now + setting.settle)
+
+    def answer(self, text: RecordedText, begins_s: float | None = None) -> Answer:
+        """Write a text.
+
+        Args:
+            text: of the recording.
+            begins_s: second of the channel at which it is asked for; None lets the channel go on.
+
+        Raises:
+            FlexSpecError: it does not end.
+        """
+        clock, device, channel, worker = self._clock, self._device, self._channel, self._worker
+        channel.begin(begins_s)
+        began, before = clock.now, self._figures()
+        self._plans.clear()
+        drafted = self._pace.total
+        over: list[Written] = []
+        device.write(text, over.append)
+        self._until(lambda: bool(over))
+        key, ends = (device.name, device.session), clock.now + _SETTLES
+        while key in worker.machine.sessions and clock.next <= ends:
+            clock.step()
+        (written,) = over
+        wasted, own, busy = (now - then for now, then in zip(self._figures(), before, strict=True))
+        counters = written.counters
+        return Answer(
+            problem=written.problem,
+            seconds=written.seconds,
+            first=written.first,
+            tokens=written.tokens,
+            rounds=counters.rounds,
+            drafted=counters.proposed,
+            judged=counters.judged,
+            accepted=counters.accepted,
+            wasted=int(wasted),
+            wasted_own=int(own),
+            busy=busy,
+            device_busy=self._pace.total - drafted,
+            began=began,
+            lasted=clock.now - began,
+            up=channel.up.use,
+            down=channel.down.use,
+            traffic=channel.traffic,
+            plans=tuple((at - began, plan) for at, plan in self._plans),
+        )
+
+    def _figures(self) -> tuple[float, float, float]:
+        """Rows wasted for edges, and for the worker's own drafts; seconds of computing; since the beginning."""
+        counters, figures = self._worker.machine.counters, self._worker.figures
+        return (
+            counters.drafted - figures.cut - counters.accepted,
+            figures.own - counters.worker_accepted,
+            figures.busy,
+        )
+
+    def _new_device(self, name: str, policies: Policies) -> tuple[SimulatedDevice, Pace]:
+        setting = self._setting
+        recording, times = setting.recording, setting.times
+        pace = Pace(times.device.call)
+        drafter: Drafter | None = None
+        if setting.drafts:
+            prefill = _PREFILL if setting.worker.reads else None
+            drafter = HybridDrafter(
+                ReplayedDrafter(recording, pace.spend, prefill=prefill),
+                PromptLookupDrafter(max_context=recording.max_context),
+            )
+        device = SimulatedDevice(
+            self._clock,
+            name,
+            recording,
+            policies,
+            drafter=drafter,
+            pace=pace,
+            rng=random.Random(f"{setting.seed} {name}"),
+            reads=setting.worker.reads,
+            request=times.request / 1000,
+        )
+        return device, pace
+
+    def _begin_other(self, number: int, policies: Policies) -> None:
+        """A device that writes one text after the other, for ever."""
+        setting = self._setting
+        device, _ = self._new_device(f"other{number}", policies)
+        way = setting.times.broker / 1000
+        device.channel = DirectChannel(self._clock, device.name, self._worker, way)
+        self._replies[device.name] = lambda message, _qos: self._clock.at(
+            way, partial(device.receive, message)
+        )
+        rng = random.Random(f"{setting.seed} texts {number}")
+
+        def go_on(_written: Written | None = None) -> None:
+            device.write(rng.choice(setting.recording.texts), go_on)
+
+        self._clock.at(rng.uniform(0.0, setting.settle / 2), go_on)
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        ends = self._clock.now + _LONGEST
+        while not done():
+            if not self._clock.step() or self._clock.now > ends:
+                raise FlexSpecError("a simulated answer does not end")
+
+    def _until_time(self, time: float) -> None:
+        while self._clock.next <= time:
+            self._clock.step()
+
+
+def simulate(
+    setting: Setting,
+    policies: Policies,
+    texts: Sequence[RecordedText] | None = None,
+    begins_s: Sequence[float | None] | None = None,
+    *,
+    others: Policies | None = None,
+) -> list[Answer]:
+    """Write texts one after the other.
+
+    Args:
+        setting: what is simulated.
+        policies: makes the policy of each text.
+        texts: of the recording; None is all.
+        begins_s: for each text the second of the channel at which it is asked for; None lets the channel go on.
+        others: policies of the other sessions; None is `policies`.
+
+    Raises:
+        FlexSpecError: an answer does not end.
+    """
+    wanted = setting.recording.texts if texts is None else texts
+    offsets = [None] * len(wanted) if begins_s is None else begins_s
+    simulation = Simulation(setting, policies, others)
+    return [simulation.answer(text, begins) for text, begins in zip(wanted, offsets, strict=True)]

@@ -1,0 +1,291 @@
+"""What real sessions and a real node feed into the estimates."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.protocol.edge.session import EdgeSession
+from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
+from flexspec_mq.protocol.effects import Send
+from flexspec_mq.simulator.world import identity
+from flexspec_mq.transport.memory import MemoryBroker
+from schemas.messages import Draft, Open, Verdict
+from tests.daemons import FakeDrafter, check, edge_at, until, wanting, worker_at
+from tests.protocol.test_edge_rules import PROMPT, verdict
+
+LIMIT = 5000
+TEXT = tuple(100 + place for place in range(LIMIT))
+WRONG = 99
+
+
+class Script:
+    """One session at a scripted worker, which runs no forward but when it is asked.
+
+    Args:
+        controller: of the node.
+        plan: of its drafts.
+        way: seconds that a message takes, there and back.
+        start: when it begins.
+        version: target version.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        plan: Plan,
+        *,
+        way: float = 0.05,
+        start: float = 0.0,
+        version: str = "v",
+        number: int = 1,
+        worker: str = "w",
+    ) -> None:
+        request = SessionRequest(
+            session=number, version=version, identity=identity(limit=LIMIT), prompt=PROMPT
+        )
+        self.machine = EdgeSession(request, FixedPolicy(plan), random.Random(1), controller=controller)
+        self.now, self.way, self.number = start, way, number
+        self.sent: list[Open | Draft] = []
+        self.take(self.machine.start(start))
+        self.now += way
+        self.take(self.machine.receive(self.answer((), 0, 0, worker=worker), self.now))
+
+    @property
+    def seen(self) -> Observation:
+        return self.machine.observation
+
+    def take(self, effects: object) -> None:
+        assert isinstance(effects, list)
+        self.sent += [
+            one.message for one in effects if isinstance(one, Send) and isinstance(one.message, Open | Draft)
+        ]
+
+    def answer(self, tokens: tuple[int, ...], queue: int, compute: int, **fields: object) -> Verdict:
+        made = verdict(self.machine.committed, tokens, limit=LIMIT, worker=None)
+        worker = fields.pop("worker", None)
+        named = {"worker": worker, "lease": 60} if worker else {}
+        return msgspec.structs.replace(
+            made, session=self.number, echo=self.sent[-1].seq, queue=queue, compute=compute, **named, **fields
+        )
+
+    def draft(self, right: int, wrong: int = 0, each: float = 0.0) -> None:
+        """Draft tokens of the text, and then some that are not."""
+        for place in range(right + wrong):
+            wanted = self.machine.draft_request()
+            assert wanted is not None
+            token = TEXT[wanted.start] if place < right else WRONG
+            self.now += each
+            self.take(self.machine.drafted(wanted.start, wanted.digest, DraftToken(token), self.now))
+
+    def decide(self, count: int, queue: int = 0, compute: int = 40, **fields: object) -> None:
+        """The worker decides so many tokens, and they come."""
+        have = len(self.machine.committed)
+        self.now += self.way + (queue + compute) / 1000
+        self.take(
+            self.machine.receive(self.answer(TEXT[have : have + count], queue, compute, **fields), self.now)
+        )
+
+
+def read(controller: Controller, plan: Plan, **how: object) -> Script:
+    """A session whose prompt was read."""
+    script = Script(controller, plan, **how)  # type: ignore[arg-type]
+    script.decide(1, 0, 900)
+    return script
+
+
+def test_after_a_hello_nothing_but_the_round_trip_is_told() -> None:
+    seen = Script(Controller(), Plan(4)).seen
+    assert seen.rtt == pytest.approx(0.05)
+    assert seen == replace(
+        Observation(),
+        **{
+            name: getattr(seen, name)
+            for name in (
+                "rtt",
+                "rtt_var",
+                "rtt_error",
+                "disconnects",
+                "disconnects_error",
+                "remaining",
+                "prompt",
+            )
+        },
+    )
+
+
+def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
+    script = read(Controller(), Plan(4))
+    for _ in range(3):
+        script.draft(2, 2, each=0.01)
+        script.decide(3, 10, 40)
+    seen = script.seen
+    assert seen.rtt == pytest.approx(0.05)
+    assert seen.queue_mean == pytest.approx(0.01)
+    assert seen.compute_mean == pytest.approx(0.04), "the forward that read the prompt does not count"
+    assert seen.draft_time == pytest.approx(0.01)
+    assert all(
+        error is not None and error >= 0.0
+        for error in (seen.rtt_error, seen.queue_error, seen.compute_error, seen.draft_time_error)
+    )
+    assert seen.row_cost is not None
+
+
+def test_acceptance_is_told_by_place() -> None:
+    script = read(Controller(), Plan(4))
+    for _ in range(20):
+        script.draft(2, 2)
+        script.decide(3)
+    seen = script.seen
+    first, second, third, fourth = seen.acceptance[:4]
+    assert min(first, second) > 0.8
+    assert third < 0.25
+    assert seen.acceptance_known[3] == 0.0, "a place behind a wrong one was never tried"
+    assert third < fourth < second, "it is as all are together"
+
+
+def test_batches_in_flight_each_begin_at_their_own_first_place() -> None:
+    script = read(Controller(), Plan(2, 2))
+    script.draft(4)
+    script.decide(4)
+    assert script.seen.acceptance_known[:3] == (2.0, 2.0, 0.0)
+
+
+def test_tokens_that_were_decided_before_they_went_out_are_the_next_batchs() -> None:
+    script = read(Controller(), Plan(2, 1))
+    script.draft(3)
+    script.decide(3)
+    assert script.seen.acceptance_known[:3] == (2.0, 1.0, 0.0)
+
+
+def test_what_a_row_costs_shows_when_batches_differ() -> None:
+    script = read(Controller(), Plan(8))
+    rng = random.Random(1)
+    for _ in range(60):
+        rows = rng.randrange(1, 9)
+        script.draft(rows)
+        wanted = script.machine.draft_request()
+        if wanted is not None:
+            script.take(script.machine.draft_stopped(wanted.start, wanted.digest, script.now))
+        script.decide(rows + 1, 0, 40 + 3 * rows)
+    seen = script.seen
+    assert seen.row_cost == pytest.approx(0.003, rel=0.2)
+    assert seen.row_cost_error is not None
+    assert seen.row_cost_error < 0.001
+
+
+def test_of_a_draft_that_is_put_off_only_what_was_verified_counts() -> None:
+    """Each forward verifies 2 of 8 tokens, and takes 2 ms more for each of them than one without."""
+    script = read(Controller(), Plan(8))
+    for place in range(60):
+        script.draft(8)
+        granted = place % 3
+        script.decide(9, 0, 40 + 2 * granted, granted=granted)
+    assert script.seen.row_cost == pytest.approx(0.002, rel=0.3)
+
+
+def test_a_worker_that_runs_ahead_of_a_wrong_draft_verifies_none_of_it() -> None:
+    script = read(Controller(), Plan(8, 1, 0, 32))
+    for _ in range(40):
+        script.draft(1, 7)
+        script.decide(2, 0, 40 + 8)
+        for _ in range(3):
+            script.decide(1, 0, 40)
+    assert script.seen.row_cost == pytest.approx(0.001, rel=0.3)
+
+
+def test_the_workers_own_drafts_are_counted_apart() -> None:
+    script = read(Controller(), Plan(0, 1, 0, 32, worker_draft=4))
+    assert script.seen.worker_acceptance is None
+    for _ in range(30):
+        script.decide(4, drafted=4)
+    seen = script.seen
+    assert seen.worker_acceptance == pytest.approx(0.75, abs=0.05), "three right, the fourth wrong"
+    assert seen.worker_acceptance_known > 20
+    assert seen.acceptance_known == (0.0,) * len(seen.acceptance_known)
+
+
+def test_what_a_session_saw_is_known_to_the_next_one() -> None:
+    controller = Controller()
+    first = read(controller, Plan(4))
+    for _ in range(10):
+        first.draft(3, 1, each=0.01)
+        first.decide(4, 5, 40)
+    next_one = Script(controller, Plan(4), start=first.now, number=2)
+    for name in (
+        "rtt",
+        "queue_mean",
+        "compute_mean",
+        "row_cost",
+        "acceptance",
+        "acceptance_known",
+        "draft_time",
+    ):
+        assert getattr(next_one.seen, name) == getattr(first.seen, name), name
+
+
+def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:
+    controller = Controller()
+    first = read(controller, Plan(4))
+    for _ in range(10):
+        first.draft(4)
+        first.decide(5, 5, 40)
+    other = Script(controller, Plan(4), start=first.now, number=2, worker="other")
+    assert other.seen.compute_mean is None
+    assert other.seen.acceptance == first.seen.acceptance
+    script = SessionRequest(session=3, version="other", identity=identity(), prompt=PROMPT)
+    machine = EdgeSession(script, FixedPolicy(Plan(4)), random.Random(1), controller=controller)
+    machine.start(first.now)
+    assert machine.observation.acceptance == Observation().acceptance
+
+
+@pytest.mark.parametrize("after", [0.01, 0.6])
+def test_a_round_trip_that_changes_is_followed_within_five_rounds(after: float) -> None:
+    script = read(Controller(), Plan(2), way=0.1)
+    for way in (*[0.1] * 20, *[after] * 5):
+        script.way = way
+        script.draft(2)
+        script.decide(3)
+    assert script.seen.rtt == pytest.approx(after, rel=0.05)
+
+
+async def test_a_node_measures_its_link() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), edge_at(broker.link, drafter=FakeDrafter()) as node:
+        (generation,) = await check(node, [wanting(1, plan=Plan(4, 2, 1))])
+        seen = generation.machine.observation
+        assert seen.ack_times[1] is not None
+        assert seen.ack_times[1] >= 0.0
+        assert seen.ack_times[2] is None
+        assert seen.outage is None
+        before = seen.disconnects
+        broker.cut("e-edge")
+        await until(lambda: not node.link_up)
+        await until(lambda: node.link_up)
+        (again,) = await check(node, [wanting(2, plan=Plan(4, 2, 0))])
+        seen = again.machine.observation
+        assert seen.ack_times[0] is not None
+        assert seen.outage is not None
+        assert seen.outage > 0.0
+        assert seen.disconnects is not None
+        assert before is not None
+        assert seen.disconnects > before
+
+
+async def test_a_long_prompt_tells_what_the_link_carries() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), edge_at(broker.link) as node:
+        short = wanting(1, plan=Plan(2), limit=4)
+        (generation,) = await check(node, [short])
+        assert generation.machine.observation.goodput_up is None
+        random_prompt = tuple(random.Random(1).choices(range(1, 50), k=20_000))
+        (generation,) = await check(node, [replace(short, prompt=random_prompt)])
+        goodput = generation.machine.observation.goodput_up
+        assert goodput is not None
+        assert goodput > 1000.0

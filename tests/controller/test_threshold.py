@@ -1,0 +1,117 @@
+"""The closed-form policy: what it chooses where the answer is known, and what it may never choose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+
+BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
+NEAR = Observation(
+    rtt=0.02,
+    compute=0.04,
+    forward=0.04,
+    draft_time=0.0045,
+    acceptance=(0.5, 0.58, 0.62, 0.75),
+    row_cost=0.001,
+    prompt=100,
+    remaining=100,
+    worker_verdicts=9,
+)
+
+observations = st.builds(
+    Observation,
+    rtt=st.none() | st.floats(0.0, 2.0),
+    compute=st.floats(0.0, 0.5),
+    draft_time=st.none() | st.floats(0.0, 0.5),
+    worker_drafted=st.floats(0.0, 8.0),
+    granted=st.none() | st.integers(1, 8),
+    row_cost=st.none() | st.floats(0.0, 0.01),
+    queue_mean=st.none() | st.floats(0.0, 0.5),
+    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
+)
+
+
+def planned(seen: Observation, base: Plan = BASE) -> Plan:
+    return ThresholdPolicy(base).plan(seen)
+
+
+@given(st.lists(observations, max_size=6), st.sampled_from((0, 4)), st.sampled_from((0, 8)))
+def test_plans_keep_to_what_the_user_allows(seen: list[Observation], length: int, ahead: int) -> None:
+    policy = ThresholdPolicy(replace(BASE, draft_length=length, ahead=ahead, qos=1))
+    for one in seen:
+        plan = policy.plan(one)
+        assert plan.qos == 1
+        assert plan.worker_draft in (0, 8)
+        assert plan.ahead or not plan.worker_draft or plan == policy.base
+        assert not plan.draft_length or length
+        assert not plan.ahead or ahead
+        assert plan.ahead or plan.draft_length or not length
+        if one.granted is not None and one.rtt is not None and one.compute and one.draft_time is not None:
+            assert plan.draft_length <= one.granted
+
+
+def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
+    assert replace(planned(Observation()), ahead=8) == BASE
+
+
+DRAFTS = replace(NEAR, worker_drafted=3.0, own_forward=0.05, own_tokens=2.5, own_read=0.1)
+
+
+def test_a_worker_that_drafts_is_left_to_it() -> None:
+    plan = planned(DRAFTS)
+    assert (plan.draft_length, plan.worker_draft) == (0, 8)
+
+
+def test_a_worker_whose_draft_would_have_to_read_a_long_prompt_is_spared_that() -> None:
+    plan = planned(replace(DRAFTS, own_read=3.0, prompt=3000))
+    assert plan.draft_length > 0
+    assert plan.worker_draft == 0
+
+
+def test_a_worker_that_drafts_badly_is_not_left_to_it() -> None:
+    assert planned(replace(DRAFTS, own_tokens=1.1)).draft_length > 0
+
+
+def test_whether_a_worker_drafts_is_asked_first_and_now_and_then() -> None:
+    assert planned(replace(NEAR, worker_verdicts=0)).worker_draft == 8
+    assert planned(replace(NEAR, worker_verdicts=0, prompt=3000)).worker_draft == 0, (
+        "its draft would read that"
+    )
+    policy = ThresholdPolicy(BASE)
+    assert [policy.plan(NEAR).worker_draft for _ in range(32)].count(8) == 2
+
+
+def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:
+    bad = planned(replace(NEAR, acceptance=(0.3, 0.3, 0.3)))
+    good = planned(replace(NEAR, acceptance=(0.9, 0.95, 0.95)))
+    assert good.draft_length * good.in_flight > bad.draft_length * bad.in_flight
+
+
+def test_a_useless_draft_is_left_alone() -> None:
+    plan = planned(replace(NEAR, acceptance=(0.02,)))
+    assert plan.draft_length == 0
+    assert plan.ahead >= 32
+
+
+def test_a_draft_that_comes_too_late_is_left_alone() -> None:
+    assert planned(replace(NEAR, rtt=1.5)).draft_length == 0
+
+
+def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:
+    policy = ThresholdPolicy(BASE)
+    seen = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1)
+    plans = [policy.plan(seen) for _ in range(32)]
+    assert [plan.ahead for plan in plans].count(0) == 30
+    assert all(plan.draft_length for plan in plans)
+
+
+def test_a_choice_stays_while_another_is_hardly_better() -> None:
+    policy = ThresholdPolicy(BASE)
+    first = policy.plan(NEAR)
+    for rtt in (0.0204, 0.0197, 0.0208, 0.02):
+        assert policy.plan(replace(NEAR, rtt=rtt)) == first
