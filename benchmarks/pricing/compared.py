@@ -10,10 +10,10 @@ from benchmarks.pricing import seconds
 from benchmarks.pricing.asked import ALL
 from benchmarks.pricing.bootstrap import shown
 from benchmarks.pricing.seconds import RATIOS, Sample
-from benchmarks.traditional.schemes import TRADITIONAL
+from benchmarks.traditional.schemes import IDS, TRADITIONAL
 
 CURRENT, FIRST, STREAMING, COLOCATED, BOTH = "current", "first", "streaming", "colocated", "both"
-_BASES = (STREAMING, COLOCATED, FIRST, TRADITIONAL)
+_BASES = (STREAMING, COLOCATED, FIRST, TRADITIONAL, IDS)
 """Sides that others are shares of."""
 _TIMES = {
     "mean, s": "mean_s",

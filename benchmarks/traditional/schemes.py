@@ -33,12 +33,12 @@ class Scheme:
         return self.transport != "none" and (temperature == 0.0 or self.kept == 0)
 
 
-TRADITIONAL, ON_DEVICE = "traditional", "on-device"
+TRADITIONAL, IDS, ON_DEVICE = "traditional", "traditional-ids", "on-device"
 SCHEMES = {
     TRADITIONAL: Scheme(kept=None),
     "traditional-zstd": Scheme(kept=None, compressed=True),
     "traditional-top64": Scheme(kept=TOP),
-    "traditional-ids": Scheme(),
+    IDS: Scheme(),
     "tcp-ids": Scheme("tcp"),
     ON_DEVICE: Scheme("none"),
 }
