@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.parts.rounds import Job, Tally
-from benchmarks.pricing.overlap import Floats, probabilities
-from benchmarks.pricing.rejection_rule import draw, verify
+from flexspec_mq.bench.traditional.rejection import Floats, draw, probabilities, verify
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.kv import SessionKV

@@ -1,9 +1,10 @@
 """The target, as a process: answers the guesses of one device, over MQTT and over TCP.
 
-    python -m benchmarks.traditional.worker MS …arguments of flexspec-cloud…
+    python -m cloud_worker.traditional MS …arguments of flexspec-cloud…
 
 Every forward takes MS milliseconds more. The target runs in the engine that a worker with these arguments would take.
-When it listens it says so in a JSON line on standard output: `port` is that for TCP, at the broker's address.
+When it listens it says so in a JSON line on standard output: `port` is that for TCP, at the broker's address. A line
+on standard input is answered by one with `forwards` and `cpu_s`, seconds of the processor, since the start.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from benchmarks.traditional.channel import DOWN, UP, Channel, TcpChannel, mqtt_channel
-from benchmarks.traditional.messages import decode, encode
-from benchmarks.traditional.verifying import Verifier
 from cloud_worker.__main__ import build_parser
 from cloud_worker.engine.interface import Recommended
 from cloud_worker.engine.target import Target, load
 from cloud_worker.settings import from_arguments
+from cloud_worker.traditional.verifying import Verifier
+from flexspec_mq.bench.traditional.channel import DOWN, UP, Channel, TcpChannel, mqtt_channel
+from flexspec_mq.bench.traditional.messages import decode, encode
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.stdin import InputLines
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import LinkDown
 from flexspec_mq.transport.arguments import link_settings
@@ -67,10 +70,17 @@ async def serve(target: Target, verifier: Verifier, settings: LinkSettings) -> N
             server,
             mqtt_channel(settings, out=DOWN, into=UP) as mqtt,
             running(answer(mqtt, verifier, compute), "answer") as over_mqtt,
+            running(_tell(verifier), "tell"),
         ):
             _say_ready(target, server.sockets[0].getsockname()[1])
             await any_of(over_mqtt, failed)
             await (failed if failed.done() else over_mqtt)
+
+
+async def _tell(verifier: Verifier) -> None:
+    lines = InputLines()
+    while await lines.next() is not None:
+        _say({"forwards": verifier.forwards, "cpu_s": time.process_time()})
 
 
 def _say_ready(target: Target, port: int) -> None:
@@ -82,6 +92,10 @@ def _say_ready(target: Target, port: int) -> None:
         "top_k": advice.top_k or 0,
         "top_p": advice.top_p or 1.0,
     }
+    _say(facts)
+
+
+def _say(facts: object) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from benchmarks.pricing.overlap import Floats
+    from flexspec_mq.bench.traditional.rejection import Floats
 
 Halves = npt.NDArray[np.float16]
 Ids = npt.NDArray[np.uint32]

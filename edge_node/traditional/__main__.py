@@ -1,10 +1,10 @@
 """The device, as a process: writes texts by the schemes of traditional speculation, one after the other.
 
-    python -m benchmarks.traditional.edge PORT …arguments of flexspec-edge serve…
+    python -m edge_node.traditional PORT …arguments of flexspec-edge serve…
 
 PORT is where the target takes TCP connections, at the broker's address. A JSON line on standard input is an `Order`;
-the answer is a JSON line on standard output, as `benchmarks.pricing.asking` gives it. The draft runs in the engine
-that an edge node with these arguments would take.
+the answer is a JSON line on standard output, as `flexspec_mq.bench.place.asking` gives it. The draft runs in the
+engine that an edge node with these arguments would take.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from benchmarks.traditional.channel import DOWN, UP, mqtt_channel, tcp_channel
-from benchmarks.traditional.drafting import Drafts
-from benchmarks.traditional.writing import Order, Writer
 from edge_node.cli.parser import build_parser
 from edge_node.config import from_arguments
+from edge_node.energy import EnergyMeter, energy_meter
+from edge_node.traditional.drafting import Drafts
+from edge_node.traditional.writing import Writer
+from flexspec_mq.bench.traditional.channel import DOWN, UP, mqtt_channel, tcp_channel
+from flexspec_mq.bench.traditional.order import Order
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting.load import DraftModel, load
@@ -30,7 +32,7 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 
 
-async def serve(model: DraftModel, settings: LinkSettings, port: int) -> None:
+async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: EnergyMeter | None) -> None:
     """Answer lines until standard input ends."""
     if model.network is None:
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
@@ -41,7 +43,7 @@ async def serve(model: DraftModel, settings: LinkSettings, port: int) -> None:
             mqtt_channel(settings, out=UP, into=DOWN) as mqtt,
             tcp_channel(settings.host, port) as tcp,
         ):
-            writer = Writer(loaded, drafts, {"mqtt": mqtt, "tcp": tcp}, compute)
+            writer = Writer(loaded, drafts, {"mqtt": mqtt, "tcp": tcp}, compute, energy)
             _say({"ready": True, "fingerprint": loaded.fingerprint.hex(), "engine": model.engine})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
                 _say(await writer.write(msgspec.json.decode(line, type=Order)))
@@ -58,7 +60,8 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(config.log)
     with logs.logged_stages() as tell:
         model = load(config.node, tell)
-    asyncio.run(serve(model, link_settings(config.link, f"t-{config.node.edge}"), int(port)))
+    settings = link_settings(config.link, f"t-{config.node.edge}")
+    asyncio.run(serve(model, settings, int(port), energy_meter(config.node)))
     return 0
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pricing import bootstrap
-from benchmarks.pricing.bootstrap import Floats, Interval
-from benchmarks.pricing.meter import Costs
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.figures.bootstrap import Floats, Interval
+from flexspec_mq.bench.place.meter import Costs
 
 RATIOS = ("total", "median", "worst_tenth")
 """What `ratios` tells, each with its interval."""

@@ -14,7 +14,7 @@ import numpy as np
 import zstandard
 from msgspec import Meta
 
-from benchmarks.traditional.probabilities import Sent
+from flexspec_mq.bench.traditional.probabilities import Sent
 from flexspec_mq.errors import RemoteProtocolError
 
 PLAIN: Final = 0

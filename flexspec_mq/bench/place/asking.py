@@ -1,6 +1,6 @@
 """The device's user, as a process: asks edge nodes over HTTP from their side of a link, one question at a time.
 
-    python -m benchmarks.pricing.asking
+    python -m flexspec_mq.bench.place.asking
 
 A JSON line with `url` and `body` on standard input is a request; the answer is a JSON line on standard output. A line
 with only `url` waits until the edge node there knows a worker; one with `figures` reads a daemon's ``/metrics``.
@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.serve.client import ask, unbounded
+from flexspec_mq.bench.place.client import ask, unbounded
 from flexspec_mq.site.figures import parse_figures
 
 _READY_WITHIN = 120.0

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from benchmarks.pricing.meter import Costs, LinkMeter
-from benchmarks.traditional.schemes import GUESSES
-from benchmarks.traditional.writing import Order
+from flexspec_mq.bench.place.meter import Costs, LinkMeter
+from flexspec_mq.bench.traditional.order import Order
+from flexspec_mq.bench.traditional.schemes import GUESSES
 from flexspec_mq.errors import FingerprintError
 from flexspec_mq.site.process import python
 from flexspec_mq.site.topology import NO_FILE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flexspec_mq.site.process import Process
     from flexspec_mq.site.topology import Site
 
+_TARGET, _DEVICE = "cloud_worker.traditional", "edge_node.traditional"
 _ANSWER = 3600.0
 """Seconds. Where the signal is weak, the probabilities of one round take many."""
 
@@ -46,22 +47,31 @@ class TraditionalSide:
     Args:
         scheme: its name.
         device: the process that writes.
+        target: the process that decides.
         link: between the two.
         guesses: drafted a round.
         advice: how the target's makers recommend to sample, beside the temperature.
     """
 
     def __init__(
-        self, scheme: str, device: Process, link: LinkMeter, *, guesses: int, advice: tuple[int, float]
+        self,
+        scheme: str,
+        device: Process,
+        target: Process,
+        link: LinkMeter,
+        *,
+        guesses: int,
+        advice: tuple[int, float],
     ) -> None:
         self._scheme = scheme
         self._device = device
+        self._target = target
         self._link = link
         self._guesses = guesses
         self._advice = advice
 
     async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
-        """Have a text written; see `benchmarks.pricing.site.Side`."""
+        """Have a text written; see `flexspec_mq.bench.place.place.Side`."""
         top_k, top_p = self._advice
         order = Order(
             scheme=self._scheme,
@@ -73,19 +83,27 @@ class TraditionalSide:
             top_p=top_p,
             seed=body["seed"],
         )
+        before = await self._spent()
         self._link.begin(at)
         await self._device.send(msgspec.json.encode(order))
         found = await self._device.event(lambda event: "text" in event, _ANSWER)
         up, down = self._link.end()
+        after = await self._spent()
         own = found["usage"]["flexspec"]
-        return found, Costs(up, down, own["drafted"] - own["accepted"], 0)
+        forwards, cpu = (after[name] - before[name] for name in ("forwards", "cpu_s"))
+        return found, Costs(up, down, own["drafted"] - own["accepted"], 0, int(forwards), cpu)
+
+    async def _spent(self) -> dict[str, float]:
+        await self._target.send(b"")
+        found: dict[str, float] = await self._target.event(lambda event: "forwards" in event, _ANSWER)
+        return found
 
 
 async def start(here: Site, wanted: Traditional, delay_ms: float) -> dict[str, TraditionalSide]:
     """Start both processes; the sides by name.
 
     Args:
-        here: with a broker that takes `benchmarks.traditional.channel.PACKET_BYTES`.
+        here: with a broker that takes `flexspec_mq.bench.traditional.channel.PACKET_BYTES`.
         wanted: which sides.
         delay_ms: by which each forward of the target takes longer.
 
@@ -93,16 +111,19 @@ async def start(here: Site, wanted: Traditional, delay_ms: float) -> dict[str, T
         FingerprintError: draft and target have different tokenizers.
         FlexSpecError: a process did not start; says why.
     """
-    program = ("benchmarks.traditional.worker", str(delay_ms))
-    target = (await here.worker("t-worker", *wanted.worker, program=program)).ready
+    program = (_TARGET, str(delay_ms))
+    worker = await here.worker("t-worker", *wanted.worker, program=program)
+    target = worker.ready
     flags = (*here.at_broker, "--edge", "t-edge", *wanted.edge, *NO_FILE)
-    command = python("benchmarks.traditional.edge", str(target["port"]), *flags)
+    command = python(_DEVICE, str(target["port"]), *flags)
     device = await here.start("t-edge", "device", command)
     ready = await device.event(lambda event: "ready" in event)
     if ready["fingerprint"] != target["fingerprint"]:
         raise FingerprintError("draft and target have different tokenizers")
     advice = (target["top_k"], target["top_p"])
     return {
-        name: TraditionalSide(name, device, LinkMeter(here.link), guesses=wanted.guesses, advice=advice)
+        name: TraditionalSide(
+            name, device, worker.process, LinkMeter(here.link), guesses=wanted.guesses, advice=advice
+        )
         for name in wanted.schemes
     }

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.pricing.overlap import probabilities
-from benchmarks.pricing.rejection_rule import draw
-from benchmarks.traditional.probabilities import Sent, send_all, send_top
+from flexspec_mq.bench.traditional.probabilities import Sent, send_all, send_top
+from flexspec_mq.bench.traditional.rejection import draw, probabilities
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from benchmarks.pricing.overlap import Floats
-    from benchmarks.traditional.schemes import Scheme
+    from flexspec_mq.bench.traditional.rejection import Floats
+    from flexspec_mq.bench.traditional.schemes import Scheme
     from flexspec_mq.models.runner import DraftRunner
 
 _PIECE = 256

@@ -16,6 +16,8 @@ _DRAFTED, _CUT, _ACCEPTED, _OWN_DRAFTED, _OWN_ACCEPTED = (
     for name in ("drafted", "cut", "accepted", "own_drafted", "own_accepted")
 )
 _LIVE = "flexspec_worker_live_sessions"
+_FORWARDS = "flexspec_worker_compute_seconds_count"
+_CPU = "process_cpu_seconds_total"
 _SETTLED_WITHIN = 2.0
 """Seconds after an answer for its session to end at the worker, so that all of it is counted."""
 _LOOK = 0.02
@@ -30,12 +32,16 @@ class Costs:
         ip_up, ip_down: bytes that the device and the cloud put on the link, lost ones included; None without a link.
         wasted_edge: rows of the edge's drafts that the target read and did not accept.
         wasted_own: likewise, of the worker's own drafts.
+        forwards: of the target, those that read the prompt included.
+        worker_s: seconds of the processor that the worker's process took, whatever for.
     """
 
     ip_up: int | None
     ip_down: int | None
     wasted_edge: int
     wasted_own: int
+    forwards: int = 0
+    worker_s: float = 0.0
 
 
 class LinkMeter:
@@ -101,7 +107,8 @@ class Meter:
         rose = since(self._figures, figures)
         up, down = self._link.end()
         of_edge = rose[_DRAFTED] - rose[_CUT] - rose[_ACCEPTED]
-        return Costs(up, down, int(of_edge), int(rose[_OWN_DRAFTED] - rose[_OWN_ACCEPTED]))
+        of_worker = rose[_OWN_DRAFTED] - rose[_OWN_ACCEPTED]
+        return Costs(up, down, int(of_edge), int(of_worker), int(rose[_FORWARDS]), rose[_CPU])
 
     async def _read(self) -> dict[str, float]:
         await self._reader.send({"figures": self._worker})

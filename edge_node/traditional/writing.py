@@ -9,42 +9,22 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import numpy as np
 
-from benchmarks.traditional.messages import Start, Verdict, decode, encode, guesses
-from benchmarks.traditional.schemes import SCHEMES
+from flexspec_mq.bench.traditional.messages import Start, Verdict, decode, encode, guesses
+from flexspec_mq.bench.traditional.order import Order
+from flexspec_mq.bench.traditional.schemes import SCHEMES
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.text import StreamDecoder, Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from benchmarks.traditional.channel import Channel
-    from benchmarks.traditional.drafting import Drafts
+    from edge_node.energy import EnergyMeter, TextEnergy
+    from edge_node.traditional.drafting import Drafts
+    from flexspec_mq.bench.traditional.channel import Channel
     from flexspec_mq.models.load import LoadedText
 
 T = TypeVar("T")
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A text that is wanted: JSON.
-
-    Attributes:
-        scheme: name of one of `SCHEMES`.
-        prompt: what the user says.
-        tokens: new ones at most.
-        guesses: drafted a round at most.
-        temperature, top_k, top_p, seed: as in `SamplingParams`.
-    """
-
-    scheme: str
-    prompt: str
-    tokens: int
-    guesses: int
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -58,6 +38,7 @@ class _Text:
     decoder: StreamDecoder
     rng: np.random.Generator
     began: float
+    energy: TextEnergy | None
     context: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     first: float | None = None
@@ -77,7 +58,7 @@ class _Text:
         self._show(self.decoder.push(tokens))
 
     def answer(self) -> dict[str, Any]:
-        """As `benchmarks.pricing.asking` tells of an edge node's answer."""
+        """As `flexspec_mq.bench.place.asking` tells of an edge node's answer."""
         self._show(self.decoder.finish())
         own = {
             "proposed": self.drafted,
@@ -86,6 +67,7 @@ class _Text:
             "rounds": self.rounds,
             "bytes_up": self.up,
             "bytes_down": self.down,
+            "energy_j": None if self.energy is None else self.energy.spent(time.perf_counter()).joules,
         }
         return {
             "text": "".join(self.pieces),
@@ -94,6 +76,18 @@ class _Text:
             "usage": {"completion_tokens": self.written, "flexspec": own},
             "error": "",
         }
+
+    def sent(self, payload: bytes) -> None:
+        """A message goes up."""
+        self.up += len(payload)
+        if self.energy is not None:
+            self.energy.sent(len(payload), time.perf_counter())
+
+    def received(self, payload: bytes) -> None:
+        """A message has come."""
+        self.down += len(payload)
+        if self.energy is not None:
+            self.energy.received(len(payload), time.perf_counter())
 
     def _show(self, piece: str) -> None:
         if piece:
@@ -110,19 +104,26 @@ class Writer:
         drafts: the draft.
         channels: to the target, by transport.
         compute: one thread for the draft, so that messages flow while it works.
+        energy: of the device; None where nobody wants to know.
     """
 
     def __init__(
-        self, loaded: LoadedText, drafts: Drafts, channels: Mapping[str, Channel], compute: Executor
+        self,
+        loaded: LoadedText,
+        drafts: Drafts,
+        channels: Mapping[str, Channel],
+        compute: Executor,
+        energy: EnergyMeter | None = None,
     ) -> None:
         self._loaded = loaded
         self._drafts = drafts
         self._channels = channels
         self._compute = compute
+        self._energy = energy
         self._texts = 0
 
     async def write(self, order: Order) -> dict[str, Any]:
-        """Write a text; the answer as `benchmarks.pricing.asking` gives it.
+        """Write a text; the answer as `flexspec_mq.bench.place.asking` gives it.
 
         Raises:
             UsageError: the prompt does not fit, or no text can be sampled like this.
@@ -140,6 +141,7 @@ class Writer:
             StreamDecoder(loaded.tokenizer),
             np.random.default_rng([order.seed, 0]),
             began,
+            None if self._energy is None else self._energy.text(began),
             [*prompt],
         )
         self._texts += 1
@@ -153,7 +155,7 @@ class Writer:
     async def _alone(self, text: _Text) -> None:
         while not self._ended(text):
             token = await self._run(
-                lambda: self._drafts.next(text.order.scheme, text.context, text.params, text.rng)
+                text, lambda: self._drafts.next(text.order.scheme, text.context, text.params, text.rng)
             )
             text.add((token,))
 
@@ -172,7 +174,7 @@ class Writer:
         # The target reads the prompt while the first guesses are drafted.
         self._send(text, channel, encode(start))
         while not self._ended(text):
-            payload, tokens = await self._run(lambda: self._round(text))
+            payload, tokens = await self._run(text, lambda: self._round(text))
             self._send(text, channel, payload)
             verdict = await self._verdict(text, channel)
             kept = len(verdict.tokens) - 1
@@ -196,7 +198,7 @@ class Writer:
     async def _verdict(self, text: _Text, channel: Channel) -> Verdict:
         while True:
             payload = await channel.receive()
-            text.down += len(payload)
+            text.received(payload)
             message = decode(payload)
             if not isinstance(message, Verdict):
                 raise RemoteProtocolError("no verdict came to the device")
@@ -209,8 +211,15 @@ class Writer:
 
     @staticmethod
     def _send(text: _Text, channel: Channel, payload: bytes) -> None:
-        text.up += len(payload)
+        text.sent(payload)
         channel.send(payload)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._compute, work)
+    async def _run(self, text: _Text, work: Callable[[], T]) -> T:
+        def timed() -> tuple[T, float]:
+            began = time.perf_counter()
+            return work(), time.perf_counter() - began
+
+        found, took = await asyncio.get_running_loop().run_in_executor(self._compute, timed)
+        if text.energy is not None:
+            text.energy.drafted(took)
+        return found

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from benchmarks.traditional.messages import MAX_BYTES
+from flexspec_mq.bench.traditional.messages import MAX_BYTES
 from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import FlexSpecError, LinkDown, RemoteProtocolError
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription

@@ -1,6 +1,6 @@
 """``flexspec-cloud`` whose forwards take longer: a bigger or busier target, as its users would meet it.
 
-    python -m benchmarks.pricing.slow_worker MS …arguments of flexspec-cloud…
+    python -m cloud_worker.slowed MS …arguments of flexspec-cloud…
 
 Every forward takes MS milliseconds more, whatever shares it, as the weights of a bigger model are
 read once for all rows of a forward. What it decides is the same.

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from flexspec_mq.errors import UsageError
 
-OWN = Path(__file__).parents[1] / "prompts.jsonl"
-"""Questions that come with the benchmarks."""
+OWN = Path(__file__).with_name("prompts.jsonl")
+"""Questions that come with the package."""
 
 T = TypeVar("T")
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from benchmarks.pricing.overlap import probabilities
-from benchmarks.pricing.rejection_rule import verify
-from benchmarks.traditional.messages import Guesses, Message, Start, Verdict, sent_with
 from cloud_worker.engine.acceptance import decide
+from flexspec_mq.bench.traditional.messages import Guesses, Message, Start, Verdict, sent_with
+from flexspec_mq.bench.traditional.rejection import probabilities, verify
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
@@ -20,7 +19,7 @@ from flexspec_mq.sampling.params import SamplingParams
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from benchmarks.pricing.overlap import Floats
+    from flexspec_mq.bench.traditional.rejection import Floats
     from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.models.runner import ModelRunner
 
@@ -43,9 +42,13 @@ class Verifier:
         vocab_size: width of its logits.
         prefill: prompt tokens that one forward reads.
         delay: seconds that each forward takes longer.
+
+    Attributes:
+        forwards: that were done so far, of prompts and of guesses.
     """
 
     def __init__(self, model: ModelRunner, *, vocab_size: int, prefill: int, delay: float = 0.0) -> None:
+        self.forwards = 0
         self._model = model
         self._vocab_size = vocab_size
         self._prefill = prefill
@@ -105,6 +108,7 @@ class Verifier:
 
     def _forward(self, one: ModelInput) -> npt.NDArray[np.float32]:
         logits = to_numpy(self._model.forward([one]))
+        self.forwards += 1
         if self._delay:
             time.sleep(self._delay)
         return logits
