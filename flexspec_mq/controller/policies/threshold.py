@@ -22,6 +22,9 @@ _DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
+_SPARED = 1.1
+"""A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
+the other is a forecast, and the device is spared its drafts."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
@@ -93,8 +96,7 @@ class ThresholdPolicy:
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
-        bar = (1 + _BETTER) if self._alone else (1 - _BETTER)
-        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * bar
+        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
         self._chosen = best
