@@ -51,7 +51,7 @@ from benchmarks.pricing.site import Load, Site, site
 from flexspec_mq.bench.figures import seconds
 from flexspec_mq.bench.figures.seconds import Sample
 from flexspec_mq.bench.offsets import offset
-from flexspec_mq.bench.place.place import RATIONED, UNRATIONED
+from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.bench.questions import Question
 from flexspec_mq.bench.traditional.schemes import GUESSES, SCHEMES

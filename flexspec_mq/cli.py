@@ -16,6 +16,7 @@ Command = Callable[[argparse.Namespace], int | None]
 _PROGRAMS = {
     "demo": "write a text with a draft and a target over a local broker",
     "chat": "talk with an edge node's HTTP API in the terminal",
+    "bench": "compare ways to write an answer over links: speculation as usual, streaming, every policy",
     "doctor": "check what this machine's daemons need: what is wrong and how to mend it",
 }
 """Subcommands with a parser of their own, in ``flexspec_mq.<name>.main``."""

@@ -6,7 +6,7 @@ import shlex
 from argparse import Namespace
 
 from benchmarks.pricing.compared import BOTH, COLOCATED, CURRENT, FIRST, STREAMING
-from flexspec_mq.bench.place.place import UNRATIONED
+from flexspec_mq.bench.place.node import UNRATIONED
 from flexspec_mq.bench.traditional.schemes import SCHEMES
 from flexspec_mq.errors import UsageError
 

@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.pricing.others import Others, plan_of
 from benchmarks.replay.crowd_process import generator
 from flexspec_mq.bench.place.meter import Costs
-from flexspec_mq.bench.place.place import Node, Place, place
+from flexspec_mq.bench.place.node import Node
+from flexspec_mq.bench.place.place import Place, place
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.link.profiles import LinkPlan
 

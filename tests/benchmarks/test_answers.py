@@ -20,7 +20,7 @@ from flexspec_mq.bench.figures.bootstrap import Interval
 from flexspec_mq.bench.figures.seconds import Sample
 from flexspec_mq.bench.offsets import DRAWN_S, offset
 from flexspec_mq.bench.place.meter import Costs
-from flexspec_mq.bench.place.place import RATIONED, UNRATIONED
+from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import LinkPlan, built_in

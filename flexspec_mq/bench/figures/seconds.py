@@ -37,6 +37,7 @@ class Sample:
         proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target.
         bytes_up, bytes_down: payload of messages.
         costs: beside.
+        energy_j: joules of the device, modelled; None where nobody wanted to know.
     """
 
     question: int
@@ -53,6 +54,7 @@ class Sample:
     bytes_up: int
     bytes_down: int
     costs: Costs
+    energy_j: float | None = None
 
     @classmethod
     def of_answer(
@@ -76,6 +78,7 @@ class Sample:
             own["bytes_up"],
             own["bytes_down"],
             costs,
+            own.get("energy_j"),
         )
 
 

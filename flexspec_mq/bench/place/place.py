@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flexspec_mq.bench.place.meter import Costs, LinkMeter, Meter
+from flexspec_mq.bench.place.node import Node
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.bench.place.traditional import start as start_traditional
 from flexspec_mq.bench.traditional.channel import PACKET_BYTES
@@ -16,8 +17,6 @@ from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.site import topology
 from flexspec_mq.site.process import Process, python
 
-RATIONED, UNRATIONED = "base", "unrationed"
-"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
 WORKER, SLOWED_WORKER = "cloud_worker", "cloud_worker.slowed"
 _ASKING = "flexspec_mq.bench.place.asking"
 _ANSWER = 600.0
@@ -92,19 +91,6 @@ class Place:
         return found, costs
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An edge node that is wanted.
-
-    Attributes:
-        flags: of ``flexspec-edge serve``.
-        version: that they ask for.
-    """
-
-    flags: Sequence[str]
-    version: str = RATIONED
-
-
 @asynccontextmanager
 async def place(
     link: LinkPlan | None,
@@ -145,7 +131,10 @@ async def place(
         for name, url in urls.items():
             await client.send({"url": url})
             if not (await client.event(lambda event: "ready" in event))["ready"]:
-                raise FlexSpecError(f"edge node {name} heard of no worker")
+                raise FlexSpecError(
+                    f"edge node {name} heard of no worker",
+                    hint="draft and target must have the same tokenizer: `flexspec doctor` compares them",
+                )
         reader = await here.start("reader", "cloud", python(_ASKING))
         sides: dict[str, Side] = {
             name: EdgeNode(client, urls[name], Meter(LinkMeter(here.link), reader, daemons[node.version].url))
