@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
+from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.settings import Section, Setting, topic_name
@@ -127,7 +128,14 @@ class PlanOptions:
     in_flight: Annotated[
         int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", between=(1, MAX_IN_FLIGHT))
     ] = 1
-    qos: Annotated[int, Setting(help="MQTT quality of service, 0-2", between=(0, 2))] = 1
+    qos: Annotated[
+        int | None,
+        Setting(
+            help="MQTT quality of service, 0-2",
+            between=(0, 2),
+            default="1 for what opens a text, then what costs least; with the policies fixed and confidence 1",
+        ),
+    ] = None
     ahead: Annotated[
         int,
         Setting(
@@ -166,8 +174,10 @@ class PlanOptions:
 
     def plan(self) -> Plan:
         """As the protocol takes it."""
-        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead, self.stop, self.worker_draft)
+        qos = 1 if self.qos is None else self.qos
+        return Plan(self.draft_length, self.in_flight, qos, self.ahead, self.stop, self.worker_draft)
 
     def new_policy(self) -> Policy:
         """One for a session of its own."""
-        return POLICIES[self.policy](self.plan())
+        made = POLICIES[self.policy](self.plan())
+        return CheapestQos(made) if self.qos is None and self.policy in ADAPTIVE else made

@@ -19,3 +19,5 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "bandit": BanditPolicy,
 }
 """What makes each from the configured plan."""
+ADAPTIVE = frozenset(POLICIES) - {"fixed", "confidence"}
+"""Those that choose more than when to stop drafting."""

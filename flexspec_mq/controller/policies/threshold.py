@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from flexspec_mq.controller.calibration import Calibration, Check
 from flexspec_mq.controller.choices import (
     LENGTHS,
     NOBODY,
@@ -14,9 +16,14 @@ from flexspec_mq.controller.choices import (
     pace_of,
     reading,
 )
-from flexspec_mq.controller.forecast import Forecast
+from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+_NAME = "threshold"
 
 _DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
@@ -53,6 +60,18 @@ class ThresholdPolicy:
     _alone: bool = False
     _plans: int = 0
     _wait: float = 0.0
+    _calibration: Calibration = field(default_factory=Calibration)
+    _check: Check = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Until there is a node's memory, it has its own."""
+        self._check = Check(self._calibration)
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """See `Learner`."""
+        known = memory.setdefault(_NAME, self._calibration)
+        if isinstance(known, Calibration):
+            self._calibration, self._check = known, Check(known)
 
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
@@ -91,7 +110,7 @@ class ThresholdPolicy:
             return None
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
-        costs = {choice: _cost(forecast(choice, pace)) for choice in able}
+        costs = {choice: self._cost(choice, pace) for choice in able}
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
@@ -100,8 +119,13 @@ class ThresholdPolicy:
         if self._alone:
             best = NOBODY
         self._chosen = best
+        if seen.at is not None:
+            drafts = best if best.length else None
+            self._check.goes_on(drafts, forecast(best, pace).seconds, seen.committed, seen.at)
         return best
 
-
-def _cost(found: Forecast) -> float:
-    return found.seconds * (1 + _DRAFTED * found.drafted)
+    def _cost(self, choice: Choice, pace: Pace) -> float:
+        """Seconds of a token, as far as is known, and a little for each that the device drafts."""
+        found = forecast(choice, pace)
+        seconds = found.seconds * self._calibration.ratio(choice) if choice.length else found.seconds
+        return seconds * (1 + _DRAFTED * found.drafted)
