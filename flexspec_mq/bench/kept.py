@@ -47,12 +47,16 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         question: its place.
         begins_s: second of the channel at which each answer began; None on loopback.
         samples: one of each strategy, in the order in which they answered.
+        at: when the last one had, UTC.
+        load: of the machine, then.
     """
 
     channel: Channel
     question: int
     begins_s: float | None
     samples: list[Sample]
+    at: str
+    load: float
 
 
 class Kept:

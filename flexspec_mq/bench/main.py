@@ -42,16 +42,17 @@ def run(argv: Sequence[str]) -> int:
     # These need numpy: only now that what needs none has been complained about.
     from flexspec_mq.bench.kept import Channel, folder_of_run
     from flexspec_mq.bench.measuring import Asked
-    from flexspec_mq.bench.report import machine
 
     questions, plans = flags.questions(options), flags.links(options)
     facts = flags.facts(options, questions)
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
     channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
     with folder_of_run(options.out, facts) as kept:
-        began = machine.now()
         asyncio.run(_measure(options, asked, {one: plans[one.link] for one in channels}, kept))
-        results = {"run": facts, "machine": began, "channels": _results(options, asked, channels, kept)}
+        results: dict[str, Any] = {
+            "run": facts,
+            "channels": _results(options, asked, channels, kept),
+        }
         _write(results, options, kept)
     if wrong := [
         f"{one['title']}: {', '.join(one['differ'])}" for one in results["channels"] if one["differ"]
@@ -101,6 +102,8 @@ def _results(
                 "link": channel.link,
                 "delay_ms": channel.delay_ms,
                 "begins_s": [one.begins_s for one in answered],
+                "at": [one.at for one in answered],
+                "load": [one.load for one in answered],
                 "differ": [asked.questions[number].name for number in differing(samples, apart)],
                 "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
             }

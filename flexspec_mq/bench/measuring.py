@@ -12,6 +12,7 @@ from flexspec_mq.bench.kept import Answered, Channel, Kept
 from flexspec_mq.bench.offsets import offset
 from flexspec_mq.bench.place.meter import Costs
 from flexspec_mq.bench.questions import Question
+from flexspec_mq.bench.report.machine import now
 from flexspec_mq.link.profiles import LinkPlan
 
 WARM_UP = "Say hello."
@@ -97,7 +98,7 @@ async def ask_missing(
         for name in asked.order(channel, number):
             answer, costs = await place.ask(name, asked.body(question.text, 1 + number), begins)
             samples.append(Sample.of_answer(number, question.category, name, answer, costs))
-        kept.add(Answered(channel, number, begins, samples))
+        kept.add(Answered(channel, number, begins, samples, **now()))
         say(f"  {channel.title}: question {number + 1} of {len(asked.questions)}")
 
 

@@ -21,7 +21,7 @@ from flexspec_mq.link.recordings import PREFIX, link_plan
 from flexspec_mq.site.topology import LOOPBACK
 from schemas.messages import MAX_DRAFT_TOKENS
 
-QUICK_QUESTIONS, QUICK_TOKENS = 2, 24
+QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
 _NEEDS = {
     "bench": ("httpx2",),
     "models": ("torch", "transformers"),
@@ -96,7 +96,7 @@ def build_parser() -> ArgumentParser:
     what.add_argument(
         "--quick",
         action="store_true",
-        help=f"{QUICK_QUESTIONS} questions of {QUICK_TOKENS} tokens over the first link: minutes, and no intervals",
+        help=f"{QUICK_QUESTIONS} questions of {QUICK_TOKENS} tokens over the first link: minutes",
     )
     return made
 

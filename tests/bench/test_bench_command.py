@@ -19,7 +19,6 @@ from flexspec_mq.bench.strategies import ABOUT, DEFAULT, Devices, chosen, nodes,
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.errors import UsageError
-from flexspec_mq.link import namespaces
 from flexspec_mq.site.topology import NO_FILE
 from schemas.messages import MAX_AHEAD
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -91,7 +90,7 @@ def test_bad_values_are_named(
 def test_without_root_another_way_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not namespaces.Path("/proc/self/ns/net").exists():
+    if not Path("/proc/self/ns/net").exists():
         pytest.skip("no Linux")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert cli.main(["bench", "--out", str(tmp_path / "out"), "--links", "4g"]) == 2

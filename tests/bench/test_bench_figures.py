@@ -16,7 +16,7 @@ from flexspec_mq.bench.figures.seconds import Sample
 from flexspec_mq.bench.figures.summary import summary
 from flexspec_mq.bench.place.meter import Costs
 from flexspec_mq.bench.report import machine
-from flexspec_mq.bench.report.plots import PANELS, bars, draw
+from flexspec_mq.bench.report.plots import PANELS, draw, series
 from flexspec_mq.bench.report.tables import document, markdown
 from tests.bench.samples import sample
 
@@ -101,6 +101,8 @@ def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-devic
             {
                 "title": link,
                 "differ": ["q7"] if number else [],
+                "at": [f"2026-11-2{number} 10:00"],
+                "load": [1.5],
                 "strategies": summary(found, 0, ["on-device"]),
             }
         )
@@ -117,11 +119,8 @@ def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-devic
         "machine": machine.machine(),
         "versions": {"flexspec-mq": "0.1.0"},
     }
-    # As it comes out of the file.
-    found: dict[str, Any] = json.loads(
-        json.dumps({"run": run, "machine": machine.now(), "channels": channels})
-    )
-    return found
+    read: dict[str, Any] = json.loads(json.dumps({"run": run, "channels": channels}))
+    return read
 
 
 def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> None:
@@ -131,6 +130,7 @@ def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> N
         "flexspec-mq 0.1.0",
         "phone-4g by 4g",
         "modelled, not measured",
+        "2026-11-20 10:00 to 2026-11-21 10:00 UTC, load 1.5.",
         "**Texts differ**",
         "q7",
     ):
@@ -155,28 +155,23 @@ ends = st.tuples(st.floats(0.01, 9), st.floats(0, 9), st.floats(0, 9)).map(
 values = st.none() | st.just(0) | st.floats(0.01, 9) | ends | ends.map(lambda found: [found[0], None, None])
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), values), min_size=1, max_size=4))
-def test_bars_are_the_figures(figures: list[dict[str, Any]]) -> None:
-    channels = [{"strategies": {name: {"f": value} for name, value in one.items()}} for one in figures]
-    found = {one.strategy: one for one in bars(channels, "abc", "f")}
-    for name in "abc":
-        given_ = [one.get(name) for one in figures]
-        if not any(given_):
-            assert name not in found
-            continue
-        bar = found[name]
-        assert len(bar.values) == len(bar.below) == len(bar.above) == len(channels)
-        for value, middle, below, above in zip(given_, bar.values, bar.below, bar.above, strict=True):
-            if not value:
-                assert math.isnan(middle)
-            elif isinstance(value, list):
-                assert middle == value[0]
-                if value[1] is not None:
-                    assert (middle - below, middle + above) == pytest.approx(tuple(value[1:]))
-            else:
-                assert (middle, below, above) == (value, 0.0, 0.0)
-            assert below >= 0.0
-            assert above >= 0.0
+@given(st.dictionaries(st.sampled_from("abc"), values))
+def test_what_is_drawn_are_the_figures(figures: dict[str, Any]) -> None:
+    channel = {"strategies": {name: {"f": value} for name, value in figures.items()}}
+    found = series(channel, "abc", "f")
+    assert found.empty is not any(figures.values())
+    for name, middle, below, above in zip("abc", found.values, found.below, found.above, strict=True):
+        value = figures.get(name)
+        if not value:
+            assert math.isnan(middle)
+        elif isinstance(value, list):
+            assert middle == value[0]
+            if value[1] is not None:
+                assert (middle - below, middle + above) == pytest.approx(tuple(value[1:]))
+        else:
+            assert (middle, below, above) == (value, 0.0, 0.0)
+        assert below >= 0.0
+        assert above >= 0.0
 
 
 def test_the_same_results_are_drawn_alike(tmp_path: Path) -> None:

@@ -26,12 +26,8 @@ facts = st.dictionaries(
 def answered(number: int, channel: Channel = CHANNELS[0]) -> Answered:
     begins = None if channel.link == "loopback" else 0.5 + number
     text = "a\n\u2028é" * (number % 3)
-    return Answered(
-        channel,
-        number,
-        begins,
-        [sample(number, "x", 1.5, text=text), sample(number, "y", 0.25, energy_j=None)],
-    )
+    samples = [sample(number, "x", 1.5, text=text), sample(number, "y", 0.25, energy_j=None)]
+    return Answered(channel, number, begins, samples, "2026-11-26 10:00", 0.5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(CHANNELS)), max_size=8), st.data())

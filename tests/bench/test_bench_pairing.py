@@ -89,7 +89,7 @@ def test_strategies_meet_the_same(strategies: list[str], questions: int, seed: i
     for begin in range(0, len(place.asked), len(strategies)):
         turn = place.asked[begin : begin + len(strategies)]
         assert sorted(side for side, *_ in turn) == sorted(strategies)
-        assert len({what for _, *what in map(list, turn) for what in [tuple(what)]}) == 1
+        assert len({tuple(what) for _side, *what in turn}) == 1
     assert len({what[2] for what in place.asked}) == questions, "seeds"
 
 

@@ -60,8 +60,8 @@ def machine() -> dict[str, Any]:
 
 
 def now() -> dict[str, Any]:
-    """Date and load."""
-    return {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "load": round(os.getloadavg()[0], 2)}
+    """Time (UTC) and load."""
+    return {"at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "load": round(os.getloadavg()[0], 2)}
 
 
 def model(name: str) -> dict[str, str]:

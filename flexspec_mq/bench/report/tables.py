@@ -32,7 +32,7 @@ _SHARES: Mapping[str, tuple[str, str]] = {
     "seconds": ("total", ".2f"),
     "worst tenth": ("worst_tenth", ".2f"),
     "tokens/s": ("tokens_per_s", ".2f"),
-    "bytes": ("bytes", ".3f"),
+    "bytes": ("bytes", ".3g"),
     "J a token": ("energy_j_per_100", ".2f"),
 }
 
@@ -49,13 +49,14 @@ def document(results: Mapping[str, Any]) -> str:
     if len(channels) > 1:
         parts += ["## Seconds an answer, by channel", _across(channels, results["run"]["strategies"])]
     names = results["run"]["strategies"]
-    parts += ["## Strategies", markdown(["", ""], [[f"`{name}`", ABOUT.get(name, "")] for name in names])]
+    about = [[f"`{name}`", ABOUT.get(name, "")] for name in names]
+    parts += ["## Strategies", markdown(["", ""], about, numbers=False)]
     return "\n\n".join(parts) + "\n"
 
 
-def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column holds names."""
-    lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *rows]
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    """A table; the first column holds names, the others numbers or words."""
+    lines = [headers, ["---", *["---:" if numbers else "---"] * (len(headers) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -69,7 +70,10 @@ def cell(value: Any, form: str) -> str:
 
 
 def _facts(results: Mapping[str, Any]) -> str:
-    run, machine = results["run"], results["machine"]
+    run = results["run"]
+    times, loads = (
+        sorted(one for channel in results["channels"] for one in channel[key]) for key in ("at", "load")
+    )
     versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
     models = f"Target `{run['target']['name']}`, draft `{run['draft']['name']}`"
     how = f"{run['tokens']} tokens an answer at most, temperature {run['temperature']:g}, seed {run['seed']}"
@@ -78,12 +82,16 @@ def _facts(results: Mapping[str, Any]) -> str:
             f"# {run['questions']} questions, {len(run['strategies'])} strategies",
             "",
             f"{models}; {how}; K = {run['guesses']} of `traditional`.",
-            f"{machine['date']}; {run['machine']['cpu']}, {run['machine']['cores']} cores, load {machine['load']}.",
+            f"{run['machine']['cpu']}, {run['machine']['cores']} cores; {_span(times)} UTC, load {_span(loads)}.",
             f"Versions: {versions}.",
             _energy(run["energy"]),
             _ABOUT_INTERVALS,
         ]
     )
+
+
+def _span(ordered: Sequence[Any]) -> str:
+    return str(ordered[0]) if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _energy(energy: Mapping[str, str] | None) -> str:
