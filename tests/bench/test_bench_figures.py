@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.bench.figures.seconds import Sample
@@ -28,6 +28,7 @@ def answers(side: str, took: list[float], **changes: Any) -> list[Sample]:
     return [sample(question, side, seconds, **changes) for question, seconds in enumerate(took)]
 
 
+@settings(deadline=None)
 @given(times, factors, factors)
 def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
     took: list[float], slower: float, joules: float
@@ -47,6 +48,7 @@ def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
         assert (low, high) == (pytest.approx((share, share)) if len(took) >= 5 else (None, None))
 
 
+@settings(deadline=None)
 @given(times)
 def test_figures_of_an_answer(took: list[float]) -> None:
     found = summary({"x": answers("x", took)}, 0)["x"]
@@ -155,6 +157,7 @@ ends = st.tuples(st.floats(0.01, 9), st.floats(0, 9), st.floats(0, 9)).map(
 values = st.none() | st.just(0) | st.floats(0.01, 9) | ends | ends.map(lambda found: [found[0], None, None])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), values))
 def test_what_is_drawn_are_the_figures(figures: dict[str, Any]) -> None:
     channel = {"strategies": {name: {"f": value} for name, value in figures.items()}}

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.bench.kept import ANSWERS, RUN, Answered, Channel, folder_of_run
@@ -30,6 +30,7 @@ def answered(number: int, channel: Channel = CHANNELS[0]) -> Answered:
     return Answered(channel, number, begins, samples, "2026-11-26 10:00", 0.5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(CHANNELS)), max_size=8), st.data())
 def test_what_was_answered_is_there_wherever_the_last_run_was_killed(
     asked: list[tuple[int, Channel]], data: st.DataObject
@@ -58,6 +59,7 @@ def test_what_was_answered_is_there_wherever_the_last_run_was_killed(
         assert more in found
 
 
+@settings(deadline=None)
 @given(facts, facts)
 def test_another_runs_folder_is_refused_by_what_differs(one: dict[str, Any], other: dict[str, Any]) -> None:
     with TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.bench.kept import Channel, Kept, folder_of_run
@@ -56,6 +56,7 @@ def measured(place: Told, wanted: Asked, kept: Kept) -> None:
     asyncio.run(ask_missing(place, wanted, CHANNEL, PLAN, kept, lambda _text: None))
 
 
+@settings(deadline=None)
 @given(names, st.integers(1, 5), st.integers(0, 9), st.data())
 def test_a_run_that_was_ended_asks_what_it_would_have_asked(
     strategies: list[str], questions: int, seed: int, data: st.DataObject
@@ -81,6 +82,7 @@ def test_a_run_that_was_ended_asks_what_it_would_have_asked(
         }
 
 
+@settings(deadline=None)
 @given(names, st.integers(1, 5), st.integers(0, 9))
 def test_strategies_meet_the_same(strategies: list[str], questions: int, seed: int) -> None:
     place = Told()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexspec_mq.bench.figures.bootstrap import shown
 from flexspec_mq.bench.figures.summary import BASES
 from flexspec_mq.bench.strategies import ABOUT
 
@@ -28,13 +27,15 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "IP B down": ("ip_down", ",.0f"),
     "J for 100 tokens": ("energy_j_per_100", ".1f"),
 }
-_SHARES: Mapping[str, tuple[str, str]] = {
-    "seconds": ("total", ".2f"),
-    "worst tenth": ("worst_tenth", ".2f"),
-    "tokens/s": ("tokens_per_s", ".2f"),
-    "bytes": ("bytes", ".3g"),
-    "J a token": ("energy_j_per_100", ".2f"),
+_SHARES: Mapping[str, str] = {
+    "seconds": "total",
+    "worst tenth": "worst_tenth",
+    "tokens/s": "tokens_per_s",
+    "bytes": "bytes",
+    "J a token": "energy_j_per_100",
 }
+_LARGE, _SMALL = 100, 0.01
+"""Shares from the one on have no digits behind the point, those from the other on two."""
 
 
 def document(results: Mapping[str, Any]) -> str:
@@ -61,12 +62,26 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: 
 
 
 def cell(value: Any, form: str) -> str:
-    """A figure, with its interval where it has one; empty where there is none."""
+    """A figure, with its interval where it has one; empty where there is none.
+
+    Args:
+        value: a number, or three: value, low and high.
+        form: of a number; ``ms`` is seconds as milliseconds, ``share`` two digits that count.
+    """
     if value is None:
         return ""
+    if not isinstance(value, list):
+        return _number(value, form)
+    middle, *others = ("" if end is None else _number(end, form) for end in value)
+    return f"{middle} [{', '.join(others)}]" if all(others) else middle
+
+
+def _number(value: float, form: str) -> str:
     if form == "ms":
         return format(1000 * value, ".1f")
-    return shown(value, form) if isinstance(value, list) else format(value, form)
+    if form == "share":
+        return format(value, ",.0f" if value >= _LARGE else ".2f" if value >= _SMALL else ".2g")
+    return format(value, form)
 
 
 def _facts(results: Mapping[str, Any]) -> str:
@@ -128,7 +143,7 @@ def _notes(channel: Mapping[str, Any]) -> list[str]:
 
 def _of_base(strategies: Mapping[str, Any], base: str) -> str:
     rows = [
-        [f"`{name}`", *(cell(one[f"of_{base}"][key], form) for key, form in _SHARES.values())]
+        [f"`{name}`", *(cell(one[f"of_{base}"][key], "share") for key in _SHARES.values())]
         for name, one in strategies.items()
         if f"of_{base}" in one
     ]
