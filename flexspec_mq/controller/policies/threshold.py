@@ -110,22 +110,23 @@ class ThresholdPolicy:
             return None
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
+        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
+        if may:  # whether nobody drafts is for the worker to say
+            able = tuple(choice for choice in able if choice.length)
         costs = {choice: self._cost(choice, pace) for choice in able}
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
-        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
         self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
         self._chosen = best
         if seen.at is not None:
-            drafts = best if best.length else None
-            self._check.goes_on(drafts, forecast(best, pace).seconds, seen.committed, seen.at)
+            checked = None if self._alone else best
+            self._check.goes_on(checked, forecast(best, pace).seconds, seen.committed, seen.at)
         return best
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
         found = forecast(choice, pace)
-        seconds = found.seconds * self._calibration.ratio(choice) if choice.length else found.seconds
-        return seconds * (1 + _DRAFTED * found.drafted)
+        return found.seconds * self._calibration.ratio(choice) * (1 + _DRAFTED * found.drafted)
