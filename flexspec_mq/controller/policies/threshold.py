@@ -29,7 +29,7 @@ _DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
-_SPARED = 1.1
+_SPARED = 1.2
 """A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
 the other is a forecast, and the device is spared its drafts."""
 _ASKS = 4
@@ -83,21 +83,17 @@ class ThresholdPolicy:
         chosen = self._choose(seen)
         if chosen is None:
             return who.running_ahead(base) if base.ahead else base
-        made = replace(chosen.within(base), worker_draft=base.worker_draft if self._alone else 0)
-        asks = not self._alone and self._asks(seen)
-        if chosen.ahead or asks:
-            made = replace(
-                made, ahead=base.ahead, worker_draft=base.worker_draft if asks else made.worker_draft
-            )
-            made = who.running_ahead(made)
-        return made
+        made = chosen.within(base)
+        cheap = reading(seen) <= _CHEAP * (seen.forward or seen.compute)
+        if not chosen.ahead and base.ahead and cheap and self._asks(seen):
+            made = replace(made, ahead=base.ahead)
+        # Beside drafts of the device the worker's go on where these end, or come too late.
+        if not (made.ahead and (self._alone or cheap)):
+            made = replace(made, worker_draft=0)
+        return who.running_ahead(made) if made.ahead else made
 
     def _asks(self, seen: Observation) -> bool:
         """Whether to let the worker draft only to see whether it does."""
-        if not (self.base.ahead and self.base.worker_draft) or self._who.alone:
-            return False
-        if reading(seen) > _CHEAP * (seen.forward or seen.compute):
-            return False
         return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
 
     def _choose(self, seen: Observation) -> Choice | None:
