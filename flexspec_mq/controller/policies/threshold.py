@@ -32,6 +32,8 @@ _BETTER = 0.03
 _SPARED = 1.2
 """A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
 the other is a forecast, and the device is spared its drafts."""
+_EVERY = 4
+"""Plans from one choice to the next: looking at all of them takes a millisecond."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
@@ -58,6 +60,7 @@ class ThresholdPolicy:
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _chosen: Choice | None = None
     _alone: bool = False
+    _expected: float = 0.0
     _plans: int = 0
     _wait: float = 0.0
     _calibration: Calibration = field(default_factory=Calibration)
@@ -80,10 +83,16 @@ class ThresholdPolicy:
         who.saw(seen)
         if not base.draft_length:
             return who.running_ahead(base) if base.ahead else base
-        chosen = self._choose(seen)
+        if self._chosen is None or self._plans % _EVERY == 1:
+            self._choose(seen)
+        chosen = self._chosen
         if chosen is None:
             return who.running_ahead(base) if base.ahead else base
+        if seen.at is not None:
+            self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
         made = chosen.within(base)
+        if seen.granted is not None and seen.granted < made.draft_length:
+            made = replace(made, draft_length=seen.granted)
         cheap = reading(seen) <= _CHEAP * (seen.forward or seen.compute)
         if not chosen.ahead and base.ahead and cheap and self._asks(seen):
             made = replace(made, ahead=base.ahead)
@@ -96,14 +105,14 @@ class ThresholdPolicy:
         """Whether to let the worker draft only to see whether it does."""
         return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
 
-    def _choose(self, seen: Observation) -> Choice | None:
-        """The fastest of all; the one of before while that is as good; None while nothing is known."""
+    def _choose(self, seen: Observation) -> None:
+        """Take the fastest of all, or the one of before while that is as good; nothing while nothing is known."""
         before = self._chosen
         if before is not None and not before.ahead and seen.queue_mean is not None:
             self._wait = seen.queue_mean
         pace = pace_of(seen, self._wait)
         if pace is None:
-            return None
+            return
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
@@ -116,11 +125,7 @@ class ThresholdPolicy:
         self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
-        self._chosen = best
-        if seen.at is not None:
-            checked = None if self._alone else best
-            self._check.goes_on(checked, forecast(best, pace).seconds, seen.committed, seen.at)
-        return best
+        self._chosen, self._expected = best, forecast(best, pace).seconds
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
