@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.bench import options as flags
+from flexspec_mq.bench.identity import facts
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import FlexSpecError
@@ -44,13 +45,13 @@ def run(argv: Sequence[str]) -> int:
     from flexspec_mq.bench.measuring import Asked
 
     questions, plans = flags.questions(options), flags.links(options)
-    facts = flags.facts(options, questions)
+    run_facts = facts(options, questions)
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
     channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
-    with folder_of_run(options.out, facts) as kept:
+    with folder_of_run(options.out, run_facts) as kept:
         asyncio.run(_measure(options, asked, {one: plans[one.link] for one in channels}, kept))
         results: dict[str, Any] = {
-            "run": facts,
+            "run": run_facts,
             "channels": _results(options, asked, channels, kept),
         }
         _write(results, options, kept)

@@ -6,14 +6,12 @@ import shlex
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from importlib import util
 from pathlib import Path
-from typing import Any
 
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
-from flexspec_mq.bench.report import machine
 from flexspec_mq.bench.strategies import ABOUT, Devices, chosen, drafting, schemes
 from flexspec_mq.bench.traditional.schemes import GUESSES
-from flexspec_mq.energy.presets import DEVICES, RADIOS, built_in
+from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError, how_to_install
 from flexspec_mq.link.namespaces import check_requirements
 from flexspec_mq.link.profiles import LinkPlan
@@ -161,13 +159,19 @@ def links(options: Namespace) -> dict[str, LinkPlan | None]:
     return found
 
 
+def prompts(options: Namespace) -> Path:
+    """The file of questions."""
+    found: Path = options.prompts or OWN
+    return found
+
+
 def questions(options: Namespace) -> list[Question]:
     """Those that are asked.
 
     Raises:
         UsageError: they cannot be read.
     """
-    everything = read_questions(_prompts(options))
+    everything = read_questions(prompts(options))
     return spread(everything, options.questions or len(everything))
 
 
@@ -199,39 +203,6 @@ def traditional(options: Namespace) -> Traditional | None:
     if not wanted:
         return None
     return Traditional(wanted, drafting(devices(options)), worker_flags(options), options.guesses)
-
-
-def facts(options: Namespace, asked: list[Question]) -> dict[str, Any]:
-    """What a run is: all that must be the same when it goes on."""
-    energy = None
-    if options.energy != "none":
-        radio = options.energy_radio or built_in().device(options.energy).radio
-        energy = {"device": options.energy, "radio": radio}
-    return {
-        "target": machine.model(options.target),
-        "draft": machine.model(options.draft),
-        "prompts": machine.digest(_prompts(options).read_bytes()),
-        "questions": len(asked),
-        "tokens": options.tokens,
-        "temperature": options.temperature,
-        "seed": options.seed,
-        "links": options.links,
-        "recorded": None if options.recorded is None else str(options.recorded.resolve()),
-        "delays_ms": options.delays_ms,
-        "strategies": options.strategies,
-        "guesses": options.guesses,
-        "worker_draft": options.worker_draft,
-        "edge_flags": options.edge_flags,
-        "worker_flags": options.worker_flags,
-        "energy": energy,
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-    }
-
-
-def _prompts(options: Namespace) -> Path:
-    found: Path = options.prompts or OWN
-    return found
 
 
 def _split(flags: str) -> list[str]:
