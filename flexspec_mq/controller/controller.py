@@ -14,6 +14,7 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
+    from flexspec_mq.controller.explain import Planned
 
 _WORKERS = 64
 _VERSIONS = 64
@@ -53,11 +54,13 @@ class VersionEstimates:
     Attributes:
         acceptance: of the device's.
         worker_acceptance: of the workers' own.
+        planned: the newest plan of any of them; None before any.
     """
 
     def __init__(self) -> None:
         self.acceptance = Acceptance()
         self.worker_acceptance = Share()
+        self.planned: Planned | None = None
 
 
 class Controller:
@@ -135,3 +138,8 @@ class Controller:
         made = self._versions.get(version, now) or VersionEstimates()
         self._versions.put(version, made, now)
         return made
+
+    def plans(self) -> dict[str, Planned]:
+        """The newest plan of each version that has one."""
+        known = ((name, version.planned) for name, version in self._versions.items())
+        return {name: planned for name, planned in known if planned is not None}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
 from flexspec_mq.controller.estimators.rate import Rate
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.plan import Learner, Observation
 from schemas.messages import MAX_DRAFT_TOKENS
 
@@ -53,6 +54,7 @@ class SessionController:
         rate: of this session's tokens.
         worker: what the node knows of its worker.
         version: what the node knows of drafts for its version.
+        planned: the newest plan, and where it comes from; None before any.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
             the newest plan; 0 while unknown.
     """
@@ -71,6 +73,7 @@ class SessionController:
         self.rate = Rate()
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
+        self.planned: Planned | None = None
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
@@ -198,4 +201,6 @@ class SessionController:
         """Ask the policy for the plan of the next batch."""
         seen = self.observe(counts)
         self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
-        return self._policy.plan(seen)
+        plan = self._policy.plan(seen)
+        self.planned = self.version.planned = Planned(self._policy, plan, seen)
+        return plan

@@ -16,6 +16,7 @@ from flexspec_mq.controller.choices import (
     pace_of,
     reading,
 )
+from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
@@ -108,14 +109,11 @@ class ThresholdPolicy:
         pace = pace_of(seen, self._wait)
         if pace is None:
             return None
-        most = self.most if seen.granted is None else min(self.most, seen.granted)
-        able = choices(most, may_run_ahead=self.base.ahead > 0)
-        costs = {choice: self._cost(choice, pace) for choice in able}
+        costs = self._costs(seen, pace)
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
-        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
-        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
+        self._alone = self._may_leave and by_worker(seen) + reading(seen) < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
         self._chosen = best
@@ -123,6 +121,32 @@ class ThresholdPolicy:
             drafts = best if best.length else None
             self._check.goes_on(drafts, forecast(best, pace).seconds, seen.committed, seen.at)
         return best
+
+    def alternatives(self, seen: Observation) -> list[Alternative]:
+        """See `Explains`: the best of each kind, what was chosen, and the worker's own drafts where it has time."""
+        pace = pace_of(seen, self._wait)
+        if pace is None or not self.base.draft_length:
+            return []
+        costs = self._costs(seen, pace)
+        best = {choice.kind: choice for choice in sorted(costs, key=costs.__getitem__, reverse=True)}
+        told, chosen = dict.fromkeys(best.values()), None if self._alone else self._chosen
+        if chosen is not None:
+            told[chosen] = None
+        made = [Alternative(one.name, self._cost(one, pace), one == chosen) for one in told]
+        if self._may_leave:
+            made.append(Alternative("worker drafts", by_worker(seen) + reading(seen), self._alone))
+        return made
+
+    @property
+    def _may_leave(self) -> bool:
+        """Whether drafting may be left to the worker, and it has time for it."""
+        return self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
+
+    def _costs(self, seen: Observation, pace: Pace) -> dict[Choice, float]:
+        """Of all that the device can do now."""
+        most = self.most if seen.granted is None else min(self.most, seen.granted)
+        able = choices(most, may_run_ahead=self.base.ahead > 0)
+        return {choice: self._cost(choice, pace) for choice in able}
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
