@@ -54,7 +54,6 @@ class SessionController:
         rate: of this session's tokens.
         worker: what the node knows of its worker.
         version: what the node knows of drafts for its version.
-        planned: the newest plan, and where it comes from; None before any.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
             the newest plan; 0 while unknown.
     """
@@ -73,7 +72,7 @@ class SessionController:
         self.rate = Rate()
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
-        self.planned: Planned | None = None
+        self._newest: tuple[Policy, Plan, Observation] | None = None
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
@@ -202,5 +201,10 @@ class SessionController:
         seen = self.observe(counts)
         self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
         plan = self._policy.plan(seen)
-        self.planned = self.version.planned = Planned(self._policy, plan, seen)
+        self._newest = self.version.newest = (self._policy, plan, seen)
         return plan
+
+    @property
+    def planned(self) -> Planned | None:
+        """The newest plan, and where it comes from; None before any."""
+        return None if self._newest is None else Planned(*self._newest)

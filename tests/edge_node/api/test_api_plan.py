@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
+from cloud_worker.engine.interface import StepResult
 from edge_node.cli.main import main
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.bandit import BanditPolicy
@@ -23,6 +26,15 @@ from tests.edge_node.api.served import PLAN, Served, served
 from tests.edge_node.api.test_api_document import fits
 
 BASE = Plan(draft_length=4, in_flight=2, qos=1, ahead=8, worker_draft=8)
+
+
+class SlowEngine(FakeEngine):
+    """Its forwards take long enough to be seen: verdicts tell whole milliseconds."""
+
+    def step(self) -> StepResult:
+        began = time.perf_counter()
+        time.sleep(0.003)
+        return replace(super().step(), compute_ms=int(1000 * (time.perf_counter() - began)))
 
 
 async def plans(api: Served, **headers: str) -> list[dict[str, Any]]:
@@ -81,13 +93,17 @@ async def test_a_text_under_way_is_told_as_such(mosquitto: PrivateBroker) -> Non
 async def test_a_policy_that_compares_tells_what_it_chose_among(
     mosquitto: PrivateBroker, policy: type[ThresholdPolicy | BanditPolicy], name: str
 ) -> None:
-    async with served(mosquitto, policy=lambda: CheapestQos(policy(BASE))) as api:
-        await api.chat(max_tokens=200, ignore_eos=True)
+    async with served(mosquitto, engine=SlowEngine(), policy=lambda: CheapestQos(policy(BASE))) as api:
+        ours = (await api.chat(max_tokens=150, ignore_eos=True)).json()["usage"]["flexspec"]
         (found,) = await plans(api)
-        assert found["plan"]["policy"] == name
-        # The fake worker's forwards take less than a millisecond: the closed form may know nothing of them.
-        assert len(found["alternatives"]) == 5 or name == "threshold"
-        assert sum(one["chosen"] for one in found["alternatives"]) == bool(found["alternatives"])
+        assert found["plan"]["policy"] == ours["plan"]["policy"] == name
+        told = found["alternatives"]
+        assert len(told) == (5 if name == "bandit" else 3)
+        assert sum(one["chosen"] for one in told) == 1
+        tried = [one["ms_per_token"] for one in told if one["ms_per_token"] is not None]
+        assert tried == sorted(tried)
+        assert tried[0] > 0
+        assert name == "bandit" or len(tried) == 3
 
 
 async def test_it_asks_for_the_key(mosquitto: PrivateBroker) -> None:
