@@ -170,7 +170,7 @@ class PlanOptions:
             "'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to the plan",
             choices=tuple(POLICIES),
         ),
-    ] = "placement"
+    ] = "threshold"
 
     def plan(self) -> Plan:
         """As the protocol takes it."""

@@ -34,12 +34,8 @@ class Alternative:
 class Explains(Protocol):
     """A policy that can tell what it has chosen among."""
 
-    def alternatives(self, seen: Observation) -> Sequence[Alternative]:
-        """What the newest plan was chosen among, itself included, in any order. Changes nothing.
-
-        Args:
-            seen: what that plan was made from.
-        """
+    def alternatives(self) -> Sequence[Alternative]:
+        """What the newest plan was chosen among, itself included, in any order. Changes nothing."""
         ...
 
 
@@ -61,7 +57,7 @@ class Planned:
         """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing."""
         if not isinstance(self.policy, Explains):
             return ()
-        return _fastest(self.policy.alternatives(self.seen))
+        return _fastest(self.policy.alternatives())
 
 
 def device_drafts(length: int, window: int, *, ahead: bool) -> str:

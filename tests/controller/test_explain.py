@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -68,7 +69,7 @@ def test_what_threshold_tells_agrees_with_its_plan(
     base: Plan, steps: list[tuple[Observation, int, float]]
 ) -> None:
     policy = ThresholdPolicy(replace(base, draft_length=4))
-    for seen in (one for one, _, _ in steps):
+    for seen in (one for one, _, _ in steps for _ in range(4)):  # it looks at all plans by every fourth
         plan = policy.plan(seen)
         told = Planned(policy, plan, seen).alternatives
         assert len(told) <= MOST
@@ -79,14 +80,26 @@ def test_what_threshold_tells_agrees_with_its_plan(
         assert len({one.name for one in told}) == len(told)
         (chosen,) = (one for one in told if one.chosen)
         assert chosen.seconds is not None
+        device = [one for one in told if one.name.startswith("device drafts ")]
         if plan.draft_length:
+            (length, window) = map(int, re.findall(r"[KW]=(\d+)", chosen.name))
+            assert window == plan.in_flight
+            assert plan.draft_length == length or plan.draft_length == seen.granted < length
             # Run-ahead may be lent to see whether the worker drafts.
-            assert chosen.name.startswith(f"device drafts K={plan.draft_length} W={plan.in_flight}, ")
             assert plan.ahead or chosen.name.endswith("waits")
-            assert chosen.seconds * 0.97 <= seconds[0] * 1.0001 or told[0].name == "worker drafts"
+            assert chosen.seconds * 0.9699 <= min(one.seconds or 0.0 for one in device)
+        elif chosen.name == "worker drafts":
+            assert (
+                chosen.seconds <= min(one.seconds or 0.0 for one in device) * 1.24
+            )  # 1.2, and 3 % of the above
         else:
-            assert chosen.name in ("worker drafts", "nobody drafts, worker runs ahead")
-            assert chosen.seconds <= seconds[0] * 1.1001
+            assert chosen.name == "nobody drafts, worker runs ahead"
+            assert chosen.seconds * 0.9699 <= seconds[0]
+
+
+def kinds(told: Sequence[Alternative]) -> list[tuple[str, str]]:
+    """Who drafts, and what the worker does."""
+    return [(one.name.split()[0], one.name.rpartition(", ")[2]) for one in told]
 
 
 def test_threshold_tells_the_best_of_each_kind() -> None:
@@ -97,14 +110,16 @@ def test_threshold_tells_the_best_of_each_kind() -> None:
     policy = ThresholdPolicy(BASE)
     told = Planned(policy, policy.plan(seen), seen).alternatives
     assert told[0] == Alternative("worker drafts", 0.02, chosen=True)
-    kinds = {(one.name.split()[0], one.name.rpartition(", ")[2]) for one in told[1:]}
-    assert kinds == {
+    assert kinds(told[1:]) == [("device", "worker runs ahead"), ("device", "worker waits")]
+    seen = replace(seen, worker_drafted=0.0)
+    policy = ThresholdPolicy(BASE)
+    told = Planned(policy, policy.plan(seen), seen).alternatives
+    assert sorted(kinds(told)) == [
         ("device", "worker runs ahead"),
         ("device", "worker waits"),
         ("nobody", "worker runs ahead"),
-    }
-    free = Planned(policy, BASE, Observation())
-    assert free.alternatives == (), "nothing is known"
+    ]
+    assert Planned(ThresholdPolicy(BASE), BASE, seen).alternatives == (), "nothing was chosen yet"
 
 
 def test_the_bandit_tells_what_its_arms_gave() -> None:
@@ -134,7 +149,7 @@ class Slow:
     def plan(self, seen: Observation) -> Plan:  # noqa: ARG002  the interface of all policies
         return BASE
 
-    def alternatives(self, seen: Observation) -> list[Alternative]:  # noqa: ARG002
+    def alternatives(self) -> list[Alternative]:
         return [Alternative(str(one), 0.1 * one, one == self.count) for one in range(self.count, 0, -1)]
 
 

@@ -75,7 +75,7 @@ class BanditPolicy:
             return made
         return self._who.running_ahead(made)
 
-    def alternatives(self, seen: Observation) -> list[Alternative]:  # noqa: ARG002  arms tell what they gave
+    def alternatives(self) -> list[Alternative]:
         """See `Explains`: the arms."""
         return [
             Alternative(

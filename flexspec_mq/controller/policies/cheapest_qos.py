@@ -37,6 +37,6 @@ class CheapestQos:
         self._level = qos.best(seen, plan.qos if self._level is None else self._level)
         return plan if plan.qos == self._level else replace(plan, qos=self._level)
 
-    def alternatives(self, seen: Observation) -> Sequence[Alternative]:
+    def alternatives(self) -> Sequence[Alternative]:
         """See `Explains`: the inner policy's."""
-        return self.inner.alternatives(seen) if isinstance(self.inner, Explains) else ()
+        return self.inner.alternatives() if isinstance(self.inner, Explains) else ()

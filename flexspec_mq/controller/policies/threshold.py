@@ -30,9 +30,11 @@ _DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
-_SPARED = 1.1
+_SPARED = 1.2
 """A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
 the other is a forecast, and the device is spared its drafts."""
+_EVERY = 4
+"""Plans from one choice to the next: looking at all of them takes a millisecond."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
@@ -59,6 +61,8 @@ class ThresholdPolicy:
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _chosen: Choice | None = None
     _alone: bool = False
+    _expected: float = 0.0
+    _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
     _wait: float = 0.0
     _calibration: Calibration = field(default_factory=Calibration)
@@ -81,75 +85,66 @@ class ThresholdPolicy:
         who.saw(seen)
         if not base.draft_length:
             return who.running_ahead(base) if base.ahead else base
-        chosen = self._choose(seen)
+        if self._chosen is None or self._plans % _EVERY == 1:
+            self._choose(seen)
+        chosen = self._chosen
         if chosen is None:
             return who.running_ahead(base) if base.ahead else base
-        made = replace(chosen.within(base), worker_draft=base.worker_draft if self._alone else 0)
-        asks = not self._alone and self._asks(seen)
-        if chosen.ahead or asks:
-            made = replace(
-                made, ahead=base.ahead, worker_draft=base.worker_draft if asks else made.worker_draft
-            )
-            made = who.running_ahead(made)
-        return made
+        if seen.at is not None:
+            self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
+        made = chosen.within(base)
+        if seen.granted is not None and seen.granted < made.draft_length:
+            made = replace(made, draft_length=seen.granted)
+        cheap = reading(seen) <= _CHEAP * (seen.forward or seen.compute)
+        if not chosen.ahead and base.ahead and cheap and self._asks(seen):
+            made = replace(made, ahead=base.ahead)
+        # Beside drafts of the device the worker's go on where these end, or come too late.
+        if not (made.ahead and (self._alone or cheap)):
+            made = replace(made, worker_draft=0)
+        return who.running_ahead(made) if made.ahead else made
 
     def _asks(self, seen: Observation) -> bool:
         """Whether to let the worker draft only to see whether it does."""
-        if not (self.base.ahead and self.base.worker_draft) or self._who.alone:
-            return False
-        if reading(seen) > _CHEAP * (seen.forward or seen.compute):
-            return False
         return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
 
-    def _choose(self, seen: Observation) -> Choice | None:
-        """The fastest of all; the one of before while that is as good; None while nothing is known."""
+    def _choose(self, seen: Observation) -> None:
+        """Take the fastest of all, or the one of before while that is as good; nothing while nothing is known."""
         before = self._chosen
         if before is not None and not before.ahead and seen.queue_mean is not None:
             self._wait = seen.queue_mean
         pace = pace_of(seen, self._wait)
         if pace is None:
-            return None
-        costs = self._costs(seen, pace)
+            return
+        most = self.most if seen.granted is None else min(self.most, seen.granted)
+        able = choices(most, may_run_ahead=self.base.ahead > 0)
+        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
+        if may:  # whether nobody drafts is for the worker to say
+            able = tuple(choice for choice in able if choice.length)
+        costs = {choice: self._cost(choice, pace) for choice in able}
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
-        self._alone = self._may_leave and by_worker(seen) + reading(seen) < costs[best] * _SPARED
+        own = by_worker(seen) + reading(seen) if may else None
+        self._alone = own is not None and own < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
-        self._chosen = best
-        if seen.at is not None:
-            drafts = best if best.length else None
-            self._check.goes_on(drafts, forecast(best, pace).seconds, seen.committed, seen.at)
-        return best
+        self._chosen, self._expected = best, forecast(best, pace).seconds
+        self._among = pace, able, own
 
-    def alternatives(self, seen: Observation) -> list[Alternative]:
+    def alternatives(self) -> list[Alternative]:
         """See `Explains`: the best of each kind, what was chosen, and the worker's own drafts where it has time."""
-        pace = pace_of(seen, self._wait)
-        if pace is None or not self.base.draft_length:
+        if self._among is None:
             return []
-        costs = self._costs(seen, pace)
-        best = {choice.kind: choice for choice in sorted(costs, key=costs.__getitem__, reverse=True)}
-        told, chosen = dict.fromkeys(best.values()), None if self._alone else self._chosen
-        if chosen is not None:
-            told[chosen] = None
-        made = [Alternative(one.name, self._cost(one, pace), one == chosen) for one in told]
-        if self._may_leave:
-            made.append(Alternative("worker drafts", by_worker(seen) + reading(seen), self._alone))
-        return made
-
-    @property
-    def _may_leave(self) -> bool:
-        """Whether drafting may be left to the worker, and it has time for it."""
-        return self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
-
-    def _costs(self, seen: Observation, pace: Pace) -> dict[Choice, float]:
-        """Of all that the device can do now."""
-        most = self.most if seen.granted is None else min(self.most, seen.granted)
-        able = choices(most, may_run_ahead=self.base.ahead > 0)
-        return {choice: self._cost(choice, pace) for choice in able}
+        pace, able, own = self._among
+        costs = {choice: self._cost(choice, pace) for choice in able}
+        dearest_first = sorted(able, key=costs.__getitem__, reverse=True)
+        told = [*{choice.kind: choice for choice in dearest_first}.values()]
+        if self._chosen in costs and self._chosen not in told:
+            told.append(self._chosen)
+        found = [Alternative(choice.name, costs[choice], choice == self._chosen) for choice in told]
+        return found if own is None else [*found, Alternative("worker drafts", own, self._chosen == NOBODY)]
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
         found = forecast(choice, pace)
-        seconds = found.seconds * self._calibration.ratio(choice) if choice.length else found.seconds
-        return seconds * (1 + _DRAFTED * found.drafted)
+        return found.seconds * self._calibration.ratio(choice) * (1 + _DRAFTED * found.drafted)
