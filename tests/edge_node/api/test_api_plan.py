@@ -98,12 +98,12 @@ async def test_a_policy_that_compares_tells_what_it_chose_among(
         (found,) = await plans(api)
         assert found["plan"]["policy"] == ours["plan"]["policy"] == name
         told = found["alternatives"]
-        assert len(told) == (5 if name == "bandit" else 3)
+        assert len(told) == 5 if name == "bandit" else len(told) in (3, 4)
         assert sum(one["chosen"] for one in told) == 1
         tried = [one["ms_per_token"] for one in told if one["ms_per_token"] is not None]
         assert tried == sorted(tried)
         assert tried[0] > 0
-        assert name == "bandit" or len(tried) == 3
+        assert name == "bandit" or len(tried) == len(told)
 
 
 async def test_it_asks_for_the_key(mosquitto: PrivateBroker) -> None:
