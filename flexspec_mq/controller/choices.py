@@ -16,7 +16,7 @@ LENGTHS = 1, 2, 3, 4, 6, 8, 12, 16
 """K that are considered."""
 _WINDOWS = 1, 2, 3
 """W that are considered."""
-_ROW = 0.01
+ROW = 0.01
 """What a drafted token is taken to add to a forward of the target, as a share, before it was measured."""
 _READ = 1 / 40
 """What a token of a prompt is taken to cost the worker's draft, as a share of a forward of the target."""
@@ -78,7 +78,7 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     if seen.rtt is None or not seen.compute or seen.draft_time is None:
         return None
     forward = seen.forward or seen.compute
-    row = _ROW * forward if seen.row_cost is None else seen.row_cost
+    row = ROW * forward if seen.row_cost is None else seen.row_cost
     acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
         _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)

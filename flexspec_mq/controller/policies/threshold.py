@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from flexspec_mq.controller.choices import (
@@ -14,7 +15,7 @@ from flexspec_mq.controller.choices import (
     pace_of,
     reading,
 )
-from flexspec_mq.controller.forecast import Forecast
+from flexspec_mq.controller.forecast import Forecast, Pace
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
@@ -88,18 +89,27 @@ class ThresholdPolicy:
             return None
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
-        costs = {choice: _cost(forecast(choice, pace)) for choice in able}
+        costs = self._costs(seen, able, pace)
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
         bar = (1 + _BETTER) if self._alone else (1 - _BETTER)
-        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * bar
+        self._alone = may and self._by_worker(seen) < costs[best] * bar
         if self._alone:
             best = NOBODY
         self._chosen = best
         return best
 
+    def _costs(self, seen: Observation, able: Sequence[Choice], pace: Pace) -> dict[Choice, float]:  # noqa: ARG002  others weigh it
+        """Of each choice, in seconds of a token."""
+        return {choice: cost_of(forecast(choice, pace)) for choice in able}
 
-def _cost(found: Forecast) -> float:
+    def _by_worker(self, seen: Observation) -> float:
+        """Seconds of a token where drafts are left to the worker."""
+        return by_worker(seen) + reading(seen)
+
+
+def cost_of(found: Forecast) -> float:
+    """Seconds of a token, and a little for what the device drafts."""
     return found.seconds * (1 + _DRAFTED * found.drafted)

@@ -1,0 +1,135 @@
+"""What every action would have come to: an episode is gone through once for each, and is the same up to one place.
+
+The simulator is a function of its seeds. So all actions meet the same link, the same text and the same history, and
+differences between them are theirs, which is why a few hundred episodes are enough.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from flexspec_mq.controller.actions import ACTIONS
+from flexspec_mq.controller.choices import by_worker, forecast, pace_of, reading
+from flexspec_mq.controller.features import features
+from flexspec_mq.controller.plan import Observation
+from flexspec_mq.simulator.environment import PlanningEnvironment
+
+Act = Callable[[Sequence[float]], int]
+_RANDOM = 0.2
+"""Share of steps before the place at which any action is taken."""
+_LATER = 3
+"""Later states of each branch that are looked at."""
+_LEFT = 12
+"""Tokens that must be left of a text."""
+
+
+class Row(NamedTuple):
+    """A state, and what each action comes to from there.
+
+    Attributes:
+        numbers: its features.
+        seconds: until the text ends, where the action is held that long.
+        expected: seconds by the closed form.
+        branched: it is the very state at which the actions began; otherwise one of another action's history.
+    """
+
+    numbers: list[float]
+    seconds: list[float]
+    expected: list[float]
+    branched: bool
+
+
+class _Branch(NamedTuple):
+    """What an action came to: tokens and seconds at each of its steps, and what was seen."""
+
+    places: list[int]
+    times: list[float]
+    seen: list[Observation]
+    ends: int
+
+    def left(self, place: int) -> float:
+        """Seconds from a place of the text to its end."""
+        places, times = self.places, self.times
+        low = min(max(bisect_right(places, place), 1), len(places) - 1) - 1
+        share = (place - places[low]) / max(1, places[low + 1] - places[low])
+        return times[-1] - times[low] - share * (times[low + 1] - times[low])
+
+
+def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
+    """Rows of an episode.
+
+    Args:
+        environment: of all episodes.
+        seed: of this one, and of what is drawn besides.
+        act: chooses on the way to the place at which actions part; sometimes a random action is taken instead.
+    """
+    rng = random.Random(f"branch {seed}")
+    text, place = (0, 0) if rng.random() < 0.2 else (1, rng.choice((0, 0, 8, 16, 24, 32)))
+    branches = [_go(environment, seed, act, text, place, action) for action in range(len(ACTIONS))]
+    if any(one is None for one in branches):
+        return []
+    whole = [one for one in branches if one is not None]
+    rows = [_row(whole, whole[0].seen[0], whole[0].places[0], 0, branched=True)]
+    for number, one in enumerate(whole):
+        able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.ends - _LEFT]
+        for at in rng.sample(able, min(_LATER, len(able))):
+            rows.append(_row(whole, one.seen[at], one.places[at], number, branched=False))
+    return rows
+
+
+def _row(branches: Sequence[_Branch], seen: Observation, place: int, own: int, *, branched: bool) -> Row:
+    seconds = [one.left(place) for one in branches]
+    tokens = max(1, branches[own].ends - place)
+    # A worker's draft has to read the prompt first, which its own branch has behind it by now.
+    late = 0.0 if branched else reading(seen) * max(1, min(seen.remaining, 128))
+    seconds = [
+        spent + (late if action.worker else 0.0) for spent, action in zip(seconds, ACTIONS, strict=True)
+    ]
+    return Row(features(seen), seconds, [tokens * one for one in expected(seen)], branched)
+
+
+def expected(seen: Observation) -> list[float]:
+    """Seconds of a token by the closed form, for each action; a worker that drafts beside the device is left out: 0."""
+    wait = 0.0 if seen.queue_mean is None else seen.queue_mean
+    free, waiting = pace_of(seen), pace_of(seen, wait)
+    assert free is not None
+    assert waiting is not None
+    found = []
+    for action in ACTIONS:
+        if action.worker:
+            found.append(0.0 if action.choice.length else by_worker(seen) + reading(seen))
+        else:
+            found.append(forecast(action.choice, free if action.choice.ahead else waiting).seconds)
+    return found
+
+
+def _go(
+    environment: PlanningEnvironment, seed: int, act: Act, text: int, place: int, action: int
+) -> _Branch | None:
+    """Follow an episode, and hold an action from a place to the end of its text; None if that is too late."""
+    rng = random.Random(f"way {seed}")
+    numbers, told = environment.reset(seed=seed)
+    while told["text"] < text or told["committed"] < place:
+        step = rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(numbers)
+        numbers, _, ended, cut, told = environment.step(step)
+        if ended or cut or told["text"] > text:
+            return None
+    ends = told["length"]
+    if told["text"] > text or told["committed"] > ends - _LEFT:
+        return None
+    branch = _Branch([], [], [], ends)
+    while True:
+        branch.places.append(told["committed"])
+        branch.times.append(told["at"])
+        branch.seen.append(told["seen"])
+        numbers, _, ended, cut, told = environment.step(action)
+        if cut:
+            return None
+        if ended or told["text"] > text:
+            break
+    branch.places.append(ends)
+    branch.times.append(told["ended"])
+    return branch
