@@ -68,11 +68,13 @@ class Controller:
     Attributes:
         draft_time: seconds that a token takes the draft model, which is the same one for all sessions.
         link: the way to the broker.
+        memory: of policies that learn, by their names.
     """
 
     def __init__(self) -> None:
         self.draft_time = Average(life=120.0)
         self.link = LinkEstimates()
+        self.memory: dict[str, object] = {}
         self._round_trips: ExpiringMap[str, RoundTrip] = ExpiringMap(most=_WORKERS)
         self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
         self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
@@ -155,4 +156,13 @@ class Policy(Protocol):
 
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch from what was seen so far."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that learns from one session for the next ones of its node."""
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """Go on from what was learned before, and learn in there, under a name of one's own."""
         ...

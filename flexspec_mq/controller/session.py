@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
 from flexspec_mq.controller.estimators.rate import Rate
-from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.plan import Learner, Observation
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class SessionController:
     def __init__(self, node: Controller, policy: Policy, round_trip: RoundTrip, version: str) -> None:
         self._node = node
         self._policy = policy
+        if isinstance(policy, Learner):
+            policy.recall(node.memory)
         self._name = version
         self._reading = True  # the next forward for this session reads its prompt
         self._drafting = False  # the worker has drafted for this session
@@ -85,8 +87,15 @@ class SessionController:
         self.worker = self._node.worker(worker, now)
         self._reading, self._drafting, self._beyond = True, False, 0.0
 
-    def answered(self, verdict: Verdict, now: float, prompt: int) -> None:
-        """Take a verdict's echo and times, for a prompt of so many tokens."""
+    def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> None:
+        """Take a verdict's echo and times.
+
+        Args:
+            verdict: of any worker.
+            now: seconds.
+            prompt: its tokens.
+            may: the worker may draft itself.
+        """
         # An answer without tokens came at once: its `queue` tells of work that still waits.
         queue = verdict.queue if verdict.tokens else 0
         rtt = self.round_trip
@@ -105,7 +114,11 @@ class SessionController:
         rows = verdict.granted
         if rows is None:
             rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
+        before = self._drafting
         self._saw_forward(rows, verdict, now, prompt)
+        if may and before and not rows:
+            worker.own_forward.saw(verdict.compute / 1000, now)
+            worker.own_tokens.saw(len(verdict.tokens), now)
 
     def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int) -> None:
         """A forward that verified so many tokens of ours."""
@@ -119,13 +132,9 @@ class SessionController:
                 self._drafting = True
                 if prompt >= _PROMPT:
                     worker.own_read.saw(self._beyond / prompt, now)
-                return
         if not own:
             worker.row_cost.saw(rows, seconds, now)
             worker.forward.saw(alone)
-        if self._drafting and not rows:
-            worker.own_forward.saw(seconds, now)
-            worker.own_tokens.saw(len(verdict.tokens), now)
 
     def _own_read(self, prompt: int) -> float | None:
         """Seconds that the worker's draft still has to read the prompt for."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
-from flexspec_mq.controller.plan import Observation, Plan, Policy
+from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.simulator.channel.mqtt import Traffic
 from flexspec_mq.simulator.channel.way import WayUse
@@ -104,6 +104,11 @@ class TracedPolicy:
         self._policy = policy
         self._clock = clock
         self._plans = plans
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """Have the policy go on from what was learned before, if it learns."""
+        if isinstance(self._policy, Learner):
+            self._policy.recall(memory)
 
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.policies.bandit import BanditPolicy
 from flexspec_mq.controller.policies.confidence import ConfidencePolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
@@ -15,5 +16,6 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "threshold": ThresholdPolicy,
     "fixed": FixedPolicy,
     "confidence": ConfidencePolicy,
+    "bandit": BanditPolicy,
 }
 """What makes each from the configured plan."""

@@ -395,12 +395,12 @@ class EdgeSession:
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
         self._nobody = False
-        self._control.answered(verdict, now, len(self._request.prompt))
+        may = self._sender.lets_draft
+        self._control.answered(verdict, now, len(self._request.prompt), may=may)
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
         if mine and verdict.tokens:
-            may = self._sender.lets_draft
             self._control.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
