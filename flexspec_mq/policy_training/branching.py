@@ -15,6 +15,7 @@ from flexspec_mq.controller.actions import ACTIONS
 from flexspec_mq.controller.choices import by_worker, forecast, pace_of, reading
 from flexspec_mq.controller.features import features
 from flexspec_mq.controller.plan import Observation
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.simulator.environment import PlanningEnvironment
 
 Act = Callable[[Sequence[float]], int]
@@ -68,10 +69,12 @@ def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
     """
     rng = random.Random(f"branch {seed}")
     text, place = (0, 0) if rng.random() < 0.2 else (1, rng.choice((0, 0, 8, 16, 24, 32)))
-    branches = [_go(environment, seed, act, text, place, action) for action in range(len(ACTIONS))]
-    if any(one is None for one in branches):
-        return []
-    whole = [one for one in branches if one is not None]
+    whole: list[_Branch] = []
+    for action in range(len(ACTIONS)):
+        found = _go(environment, seed, act, text, place, action)
+        if found is None:
+            return []
+        whole.append(found)
     rows = [_row(whole, whole[0].seen[0], whole[0].places[0], 0, branched=True)]
     for number, one in enumerate(whole):
         able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.ends - _LEFT]
@@ -109,9 +112,15 @@ def expected(seen: Observation) -> list[float]:
 def _go(
     environment: PlanningEnvironment, seed: int, act: Act, text: int, place: int, action: int
 ) -> _Branch | None:
-    """Follow an episode, and hold an action from a place to the end of its text; None if that is too late."""
+    """Follow an episode, and hold an action from a place to the end of its text; None if that is too late.
+
+    It is too late as well where nothing is ever known, as texts end before the draft's time is measured.
+    """
     rng = random.Random(f"way {seed}")
-    numbers, told = environment.reset(seed=seed)
+    try:
+        numbers, told = environment.reset(seed=seed)
+    except FlexSpecError:
+        return None
     while told["text"] < text or told["committed"] < place:
         step = rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(numbers)
         numbers, _, ended, cut, told = environment.step(step)
