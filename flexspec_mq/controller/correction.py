@@ -18,7 +18,8 @@ from flexspec_mq.controller.choices import Choice
 from flexspec_mq.controller.features import FEATURES
 from flexspec_mq.errors import ModelError
 
-TERMS = ("worker", "nobody", "ahead", "length", "window", "length, ahead")
+TERMS = ("worker", "nobody", "ahead", "both", "length", "window", "length, ahead")
+_NONE = (0.0,) * (len(TERMS) - 2)
 _FORM = 1
 _MOST = 0.5
 """Of the logarithm: what was learned may not overrule the closed form altogether."""
@@ -29,14 +30,14 @@ def terms(choice: Choice, *, worker: bool = False) -> tuple[float, ...]:
 
     Args:
         choice: how drafts are made.
-        worker: they are left to a worker that drafts.
+        worker: the worker may draft as well.
     """
     if not choice.length:
-        return (1.0, 0.0, 0.0, 0.0, 0.0, 0.0) if worker else (0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+        return (1.0, 0.0, *_NONE) if worker else (0.0, 1.0, *_NONE)
     length = log(choice.length)
     if not choice.ahead:
-        return 0.0, 0.0, 0.0, length, 0.0, 0.0
-    return 0.0, 0.0, 1.0, length, log(choice.window), length
+        return 0.0, 0.0, 0.0, 0.0, length, 0.0, 0.0
+    return 0.0, 0.0, 1.0, float(worker), length, log(choice.window), length
 
 
 @dataclass(frozen=True, slots=True)

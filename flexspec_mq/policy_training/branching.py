@@ -95,17 +95,17 @@ def _row(branches: Sequence[_Branch], seen: Observation, place: int, own: int, *
 
 
 def expected(seen: Observation) -> list[float]:
-    """Seconds of a token by the closed form, for each action; a worker that drafts beside the device is left out: 0."""
+    """Seconds of a token by the closed form, for each action; it does not know what a worker adds to a device's drafts."""
     wait = 0.0 if seen.queue_mean is None else seen.queue_mean
     free, waiting = pace_of(seen), pace_of(seen, wait)
     assert free is not None
     assert waiting is not None
     found = []
-    for action in ACTIONS:
-        if action.worker:
-            found.append(0.0 if action.choice.length else by_worker(seen) + reading(seen))
+    for choice, alone in ((action.choice, action.worker and not action.choice.length) for action in ACTIONS):
+        if alone:
+            found.append(by_worker(seen) + reading(seen))
         else:
-            found.append(forecast(action.choice, free if action.choice.ahead else waiting).seconds)
+            found.append(forecast(choice, free if choice.ahead else waiting).seconds)
     return found
 
 

@@ -18,10 +18,9 @@ def fit_correction(samples: Samples) -> Correction:
     Only differences between the actions of one state count, as they alone decide what is chosen: the mean over a
     state's actions is taken out of both sides, and with it most of the chance of its text.
     """
-    told = [number for number, action in enumerate(ACTIONS) if not (action.worker and action.choice.length)]
-    factors = np.log(np.maximum(samples.seconds, 1e-6))[:, told] - np.log(samples.expected)[:, told]
+    factors = np.log(np.maximum(samples.seconds, 1e-6)) - np.log(samples.expected)
     factors -= factors.mean(axis=1, keepdims=True)
-    of = np.array([terms(ACTIONS[one].choice, worker=ACTIONS[one].worker) for one in told], np.float64)
+    of = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS], np.float64)
     of -= of.mean(axis=0)
     mean, deviation = samples.numbers.mean(axis=0), samples.numbers.std(axis=0) + 1e-2
     inputs = np.concatenate(

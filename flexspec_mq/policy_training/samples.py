@@ -52,6 +52,7 @@ class Samples:
 
     def add(self, rows: Sequence[Row], episode: int) -> None:
         """Those of an episode."""
+        rows = [row for row in rows if min(row.seconds) > 0.0]
         if not rows:
             return
         new = (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flexspec_mq.controller.actions import ACTIONS
 from flexspec_mq.controller.correction import correction_text
 from flexspec_mq.controller.network import network_text
 from flexspec_mq.daemon.files import whole
@@ -71,7 +72,6 @@ class PolicyTraining:
 
     Args:
         seed: of all chance. Equal seeds and budgets give equal weights, however often a training was resumed.
-        first: number of the first episode.
 
     Attributes:
         episodes: so far.
@@ -117,7 +117,8 @@ class PolicyTraining:
         training, held_out = self._samples.part(held_out=False), self._samples.part(held_out=True)
         reached = self._learner.fit(training, _STEPS)
         excess = held_out.excess()
-        known = np.where(held_out.expected > 0, held_out.expected, np.inf)
+        apart = np.array([not (action.worker and action.choice.length) for action in ACTIONS])
+        known = np.where(apart, held_out.expected, np.inf)
         rows = np.arange(len(excess))
         values = (
             self.episodes,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
+from flexspec_mq.controller.choices import by_worker as own_time
 from flexspec_mq.controller.choices import (
     LENGTHS,
     NOBODY,
     Choice,
-    by_worker,
     choices,
     forecast,
     pace_of,
@@ -21,7 +22,7 @@ from flexspec_mq.controller.who_drafts import WhoDrafts
 
 _DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
-_BETTER = 0.03
+BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
@@ -51,6 +52,7 @@ class ThresholdPolicy:
     _alone: bool = False
     _plans: int = 0
     _wait: float = 0.0
+    _cost: float = 0.0
 
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
@@ -91,11 +93,13 @@ class ThresholdPolicy:
         able = choices(most, may_run_ahead=self.base.ahead > 0)
         costs = self._costs(seen, able, pace)
         best = min(costs, key=costs.__getitem__)
-        if before in costs and costs[best] > costs[before] * (1 - _BETTER):
+        if before in costs and costs[best] > costs[before] * (1 - BETTER):
             best = before
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
-        bar = (1 + _BETTER) if self._alone else (1 - _BETTER)
-        self._alone = may and self._by_worker(seen) < costs[best] * bar
+        bar = (1 + BETTER) if self._alone else (1 - BETTER)
+        by_worker = self._by_worker(seen) if may else inf
+        self._alone = by_worker < costs[best] * bar
+        self._cost = by_worker if self._alone else costs[best]
         if self._alone:
             best = NOBODY
         self._chosen = best
@@ -107,7 +111,7 @@ class ThresholdPolicy:
 
     def _by_worker(self, seen: Observation) -> float:
         """Seconds of a token where drafts are left to the worker."""
-        return by_worker(seen) + reading(seen)
+        return own_time(seen) + reading(seen)
 
 
 def cost_of(found: Forecast) -> float:
