@@ -1,4 +1,4 @@
-"""The ``flexspec`` command: chat, doctor, demo, models, drafts, heads, policies, links, schemas. The daemons have their own."""
+"""The ``flexspec`` command; the daemons have their own."""
 
 from __future__ import annotations
 

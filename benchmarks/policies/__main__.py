@@ -1,7 +1,7 @@
 """Policies beside the best fixed plan in hindsight, in simulated time, over links that none of them was trained on.
 
-All meet the same texts, seeds and seconds of each link. Recording and times are files that `benchmarks.simulated` makes
-from the models. Learned policies were trained on drawn texts, links and times alone (`flexspec policy train`).
+All meet the same texts, seeds and seconds of each link. Recording and times are files that `benchmarks.simulated`
+makes from the models. Learned policies were trained on drawn texts, links and times alone (`flexspec policy train`).
 """
 
 from __future__ import annotations

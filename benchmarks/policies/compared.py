@@ -67,7 +67,7 @@ def fixed_plans() -> dict[str, Plan]:
         **{f"K {length}, waiting": one(length, 1, 0) for length in (2, 4, 8)},
         **{f"K {length}, W {window}": one(length, window, _AHEAD)
            for length, window in ((4, 1), (2, 2), (4, 2), (8, 2), (4, 3))},
-        **{f"K 4, W {window}, and worker": one(4, window, _AHEAD, BASE.worker_draft) for window in (1, 2)},
+        **{f"K 4, W {window}, and worker": one(4, window, _AHEAD, BASE.worker_draft) for window in (1, 2, 3)},
     }  # fmt: skip
 
 

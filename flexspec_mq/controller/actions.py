@@ -31,7 +31,10 @@ ACTIONS = (
     Action("worker", NOBODY, worker=True),
     Action("nobody", NOBODY),
     *(_device(length, 1, ahead=False) for length in (2, 4, 8)),
-    *(_device(length, window, ahead=True) for length, window in ((4, 1), (8, 1), (4, 2), (8, 2), (2, 3), (4, 3))),
+    *(
+        _device(length, window, ahead=True)
+        for length, window in ((4, 1), (8, 1), (4, 2), (8, 2), (2, 3), (4, 3))
+    ),
     *(
         _device(length, window, ahead=True, worker=True)
         for length, window in ((2, 1), (4, 1), (8, 1), (4, 2), (4, 3))

@@ -87,9 +87,7 @@ def read_correction(text: str, name: str) -> Correction:
     try:
         found = json.loads(text)
         same = (
-            found["form"] == _FORM
-            and tuple(found["features"]) == FEATURES
-            and tuple(found["terms"]) == TERMS
+            found["form"] == _FORM and tuple(found["features"]) == FEATURES and tuple(found["terms"]) == TERMS
         )
         made = Correction(tuple(tuple(map(float, row)) for row in found["rows"]))
     except (ValueError, KeyError, TypeError) as error:

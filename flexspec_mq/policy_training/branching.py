@@ -78,8 +78,8 @@ def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
     rows = [_row(whole, whole[0].seen[0], whole[0].places[0], 0, branched=True)]
     for number, one in enumerate(whole):
         able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.ends - _LEFT]
-        for at in rng.sample(able, min(_LATER, len(able))):
-            rows.append(_row(whole, one.seen[at], one.places[at], number, branched=False))
+        later = rng.sample(able, min(_LATER, len(able)))
+        rows += [_row(whole, one.seen[at], one.places[at], number, branched=False) for at in later]
     return rows
 
 
@@ -95,7 +95,7 @@ def _row(branches: Sequence[_Branch], seen: Observation, place: int, own: int, *
 
 
 def expected(seen: Observation) -> list[float]:
-    """Seconds of a token by the closed form, for each action; it does not know what a worker adds to a device's drafts."""
+    """Seconds of a token by the closed form, for each action; what a worker adds to a device's drafts is left out."""
     wait = 0.0 if seen.queue_mean is None else seen.queue_mean
     free, waiting = pace_of(seen), pace_of(seen, wait)
     assert free is not None

@@ -27,9 +27,7 @@ def drawn_recording(rng: random.Random, lengths: tuple[int, ...], limit: int) ->
     """
     easy, hard = rng.uniform(*_EASY), rng.uniform(*_HARD)
     texts = tuple(_text(rng, length, easy, hard, number) for number, length in enumerate(lengths))
-    about = About(
-        target="drawn", draft="drawn", questions=(), temperatures=(0.0,), tokens=limit, seed=0
-    )
+    about = About(target="drawn", draft="drawn", questions=(), temperatures=(0.0,), tokens=limit, seed=0)
     return Recording(
         about=about,
         fingerprint=bytes(16).hex(),

@@ -5,33 +5,42 @@ from __future__ import annotations
 import numpy as np
 
 from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.correction import Correction, terms
-from flexspec_mq.policy_training.samples import Array, Samples
+from flexspec_mq.controller.correction import TERMS, Correction, terms
+from flexspec_mq.policy_training.samples import Samples
 
 _RIDGE = 1e-2
 """Of a weight's square, for each row: features count in their deviations."""
+_BATCH = 512
+_NEAR = 0.2
+"""An action that takes longer than the best by this share weighs 1/e: what is never chosen need not be foretold."""
 
 
 def fit_correction(samples: Samples) -> Correction:
-    """By ridge regression of the logarithm of the factor.
+    """By weighted ridge regression of the logarithm of the factor.
 
     Only differences between the actions of one state count, as they alone decide what is chosen: the mean over a
     state's actions is taken out of both sides, and with it most of the chance of its text.
     """
+    rows = len(samples.numbers)
     factors = np.log(np.maximum(samples.seconds, 1e-6)) - np.log(samples.expected)
-    factors -= factors.mean(axis=1, keepdims=True)
-    of = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS], np.float64)
-    of -= of.mean(axis=0)
+    weights = np.exp((1 - samples.expected / samples.expected.min(axis=1, keepdims=True)) / _NEAR)
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    factors = factors - (shares * factors).sum(axis=1, keepdims=True)
+    kinds = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS], np.float32)
+    of = kinds[None] - (shares @ kinds)[:, None]
     mean, deviation = samples.numbers.mean(axis=0), samples.numbers.std(axis=0) + 1e-2
-    inputs = np.concatenate(
-        [(samples.numbers - mean) / deviation, np.ones((len(factors), 1))], axis=1, dtype=np.float64
-    )
-    # Row (state, action) of the design is the product of the state's inputs and the action's terms.
-    squares = np.kron(of.T @ of, inputs.T @ inputs)
-    targets = of.T @ factors.T.astype(np.float64) @ inputs
-    ridge = _RIDGE * len(factors) * np.eye(len(squares))
-    found = np.linalg.solve(squares + ridge, targets.ravel()).reshape(targets.shape)
-    weights = found[:, :-1] / deviation
-    bias = found[:, -1] - weights @ mean
-    rows: Array = np.concatenate([weights, bias[:, None]], axis=1)
-    return Correction(tuple(tuple(map(float, row)) for row in rows))
+    inputs = np.concatenate([(samples.numbers - mean) / deviation, np.ones((rows, 1), np.float32)], axis=1)
+    size = len(TERMS) * inputs.shape[1]
+    squares, targets = np.zeros((size, size)), np.zeros(size)
+    for first in range(0, rows, _BATCH):
+        part = slice(first, first + _BATCH)
+        # What a factor depends on is each product of a term of the action and an input of the state.
+        design = np.einsum("nat,ni->nati", of[part], inputs[part]).reshape(-1, size)
+        weighted = design * weights[part].reshape(-1, 1)
+        squares += weighted.T @ design
+        targets += weighted.T @ factors[part].reshape(-1)
+    squares += _RIDGE * weights.sum() * np.eye(size)
+    found = np.linalg.solve(squares, targets).reshape(len(TERMS), -1)
+    slopes = found[:, :-1] / deviation
+    bias = found[:, -1] - slopes @ mean
+    return Correction(tuple(tuple(map(float, row)) for row in np.concatenate([slopes, bias[:, None]], axis=1)))

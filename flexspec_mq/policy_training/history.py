@@ -10,8 +10,9 @@ from pathlib import Path
 from flexspec_mq.daemon.files import whole
 
 COLUMNS = ("episodes", "rows", "training", "held_out", "closed_form", "best_single")
-"""Episodes and rows so far; then mean excess of seconds over the best action in hindsight, as a share: in training, and
-on held-out episodes of the network, of the action that the closed form expects most of, and of the best single one."""
+"""Episodes and rows so far; then mean excess of seconds over the best action in hindsight, as a share: in training,
+and on held-out episodes of the network, of the action that the closed form expects most of, and of the best single
+one."""
 Line = dict[str, float]
 
 

@@ -1,4 +1,4 @@
-"""A network that learns which action costs least: its scores are likelihoods, and what is expected of them is descended."""
+"""A network that learns which action costs least: its scores are likelihoods, whose expected cost is descended."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ _MOST = 2.0
 """An action that takes longer than the best by more than this is as bad as one that takes so much."""
 _SPREAD = 0.003
 """What a nat of likelihoods' entropy is worth, as an excess: so that nothing is ruled out early."""
+_DECAY = 0.1
+"""Of weights, in a step, for a rate of 1; there are few episodes for so many of them."""
+_DECAYING = "hidden", "out"
 _MOMENTUM, _SQUARES = 0.9, 0.999
 
 
@@ -133,6 +136,8 @@ class Learner:
             self._moments[two] = _SQUARES * self._moments.get(two, zero) + (1 - _SQUARES) * gradient**2
             mean = self._moments[one] / (1 - _MOMENTUM**self._steps)
             square = self._moments[two] / (1 - _SQUARES**self._steps)
+            if name in _DECAYING:
+                self.weights[name] = self.weights[name] * np.float32(1 - rate * _DECAY)
             self.weights[name] = self.weights[name] - (rate * mean / (np.sqrt(square) + 1e-8)).astype(
                 np.float32
             )

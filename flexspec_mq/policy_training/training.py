@@ -172,9 +172,7 @@ class PolicyTraining:
             seed, self.episodes = (int(one) for one in arrays["numbers"])
             self._samples = Samples.of(_named(arrays, "sample "))
             self._learner.load(_named(arrays, "learner "))
-            self.history = [
-                dict(zip(COLUMNS, map(float, line), strict=True)) for line in arrays["history"]
-            ]
+            self.history = [dict(zip(COLUMNS, map(float, line), strict=True)) for line in arrays["history"]]
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(
                 f"the state {files.state} cannot be read: {error}", hint="remove it to begin anew"

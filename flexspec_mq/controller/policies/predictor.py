@@ -32,10 +32,9 @@ class PredictorPolicy(ThresholdPolicy):
         both = self._alone and self._chosen is not NOBODY
         # A class with slots is made anew by its decorator, so `super()` alone would look for the one before.
         best = super(PredictorPolicy, self)._choose(seen)
-        if best is None or not (self.base.ahead and self.base.worker_draft):
-            return best
         pace = pace_of(seen)
-        assert pace is not None
+        if best is None or pace is None or not (self.base.ahead and self.base.worker_draft):
+            return best
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         costs = {
             choice: cost_of(forecast(choice, pace)) * factor(self._weights, terms(choice, worker=True))
@@ -54,6 +53,6 @@ class PredictorPolicy(ThresholdPolicy):
             choice: cost_of(forecast(choice, pace)) * factor(self._weights, terms(choice)) for choice in able
         }
 
-    def _by_worker(self, seen: Observation) -> float:
-        found = super(PredictorPolicy, self)._by_worker(seen)
+    def _left_to_worker(self, seen: Observation) -> float:
+        found = super(PredictorPolicy, self)._left_to_worker(seen)
         return found * factor(self._weights, terms(NOBODY, worker=True))

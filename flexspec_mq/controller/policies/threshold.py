@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from flexspec_mq.controller.choices import by_worker as own_time
 from flexspec_mq.controller.choices import (
     LENGTHS,
     NOBODY,
     Choice,
+    by_worker,
     choices,
     forecast,
     pace_of,
@@ -97,21 +97,21 @@ class ThresholdPolicy:
             best = before
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
         bar = (1 + BETTER) if self._alone else (1 - BETTER)
-        by_worker = self._by_worker(seen) if may else inf
-        self._alone = by_worker < costs[best] * bar
-        self._cost = by_worker if self._alone else costs[best]
+        own = self._left_to_worker(seen) if may else inf
+        self._alone = own < costs[best] * bar
+        self._cost = own if self._alone else costs[best]
         if self._alone:
             best = NOBODY
         self._chosen = best
         return best
 
-    def _costs(self, seen: Observation, able: Sequence[Choice], pace: Pace) -> dict[Choice, float]:  # noqa: ARG002  others weigh it
-        """Of each choice, in seconds of a token."""
+    def _costs(self, seen: Observation, able: Sequence[Choice], pace: Pace) -> dict[Choice, float]:  # noqa: ARG002
+        """Of each choice, in seconds of a token; others weigh what was seen beside the pace."""
         return {choice: cost_of(forecast(choice, pace)) for choice in able}
 
-    def _by_worker(self, seen: Observation) -> float:
+    def _left_to_worker(self, seen: Observation) -> float:
         """Seconds of a token where drafts are left to the worker."""
-        return own_time(seen) + reading(seen)
+        return by_worker(seen) + reading(seen)
 
 
 def cost_of(found: Forecast) -> float:
