@@ -14,10 +14,16 @@ asked: all sides meet the same piece of the channel.
 A draft beside the target (``--worker-draft``) makes two more sides: ``colocated`` is streaming from a worker that
 drafts, ``both`` is the current draft on the device, and the worker's own behind it where it runs ahead.
 
+Speculation as it is usually done (`benchmarks.traditional`) is a side where it is named: the same draft in the same
+engine guesses K tokens and waits. ``traditional`` sends the whole distribution of each guess, ``traditional-zstd``
+compresses it, ``traditional-top64`` sends the 64 likeliest, ``traditional-ids`` the guesses alone, and ``tcp-ids``
+does so without a broker. ``on-device`` is the draft alone. Above temperature 0 sides that send distributions write
+other texts of the same law; these, and the draft's own, are not compared.
+
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` on one core, ``flexspec-edge serve`` on the other, the
 link between them, and a client that asks over HTTP from the device's side. The sides answer each question one after
-the other, in a new random order for each, so that a slow minute of the machine hits all alike. All must say the same
-text; a difference fails the run. Emulated links need root and Linux; the link `loopback` is none.
+the other, in a new random order for each, so that a slow minute of the machine hits all alike. All that are compared
+must say the same text; a difference fails the run. Emulated links need root and Linux; the link `loopback` is none.
 
 A delay in milliseconds makes each forward of the target longer, as a bigger or busier target would. Ratios below 1
 are faster; intervals are 95 % by the bootstrap over questions, which keeps a question's sides together. Bytes,
@@ -41,10 +47,13 @@ from benchmarks._common import finish, parser
 from benchmarks.parts.questions import Question
 from benchmarks.pricing import seconds
 from benchmarks.pricing.asked import chosen_questions, say
-from benchmarks.pricing.compared import BOTH, COLOCATED, CURRENT, FIRST, STREAMING, compare, show
+from benchmarks.pricing.compared import BOTH, COLOCATED, STREAMING, compare, show
 from benchmarks.pricing.offsets import offset
 from benchmarks.pricing.seconds import Sample
+from benchmarks.pricing.sides import RATIONED, UNRATIONED, drafting, edge_nodes, schemes
 from benchmarks.pricing.site import Load, Site, site
+from benchmarks.traditional.schemes import GUESSES, SCHEMES
+from benchmarks.traditional.sides import Traditional
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import LinkPlan
@@ -54,9 +63,6 @@ from flexspec_mq.site.topology import LOOPBACK
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 2, 12
-DEFAULT = "default"
-RATIONED, UNRATIONED = "base", "unrationed"
-"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
 WARM_UP = "Say hello."
 
 
@@ -95,7 +101,15 @@ def build_parser() -> ArgumentParser:
         help=f"tokens that the worker drafts itself for the sides {COLOCATED} and {BOTH}, with the current draft; "
         "0 leaves these out",
     )
-    made.add_argument("--sides", nargs="+", metavar="SIDE", help=f"only these, beside {STREAMING}")
+    made.add_argument(
+        "--sides",
+        nargs="+",
+        metavar="SIDE",
+        help=f"only these, beside {STREAMING}; {', '.join(SCHEMES)} are there only where they are named",
+    )
+    made.add_argument(
+        "--guesses", type=int, default=GUESSES, metavar="K", help="tokens that traditional speculation drafts"
+    )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument(
         "--worker-flags",
@@ -143,8 +157,14 @@ def check(options: Namespace) -> None:
         raise UsageError(f"--delays-ms {min(options.delays_ms):g} is negative")
     if not 0 <= options.worker_draft <= MAX_DRAFT_TOKENS:
         raise UsageError(f"--worker-draft {options.worker_draft} is not between 0 and {MAX_DRAFT_TOKENS}")
+    if not 1 <= options.guesses <= MAX_DRAFT_TOKENS:
+        raise UsageError(f"--guesses {options.guesses} is not between 1 and {MAX_DRAFT_TOKENS}")
     if options.first is not None and not options.first.is_dir():
         raise UsageError(f"--first {options.first} is no folder", hint="name a draft's checkpoint folder")
+    _check_others(options)
+
+
+def _check_others(options: Namespace) -> None:
     for flag in ("others", "others_ms", "others_settle"):
         value = getattr(options, flag)
         if value is not None and value < 0:
@@ -153,6 +173,11 @@ def check(options: Namespace) -> None:
         raise UsageError(
             "--others needs what they write",
             hint="give --recording FILE; python -m benchmarks.capacity --recording FILE makes one",
+        )
+    if options.others and schemes(options):
+        raise UsageError(
+            f"the worker of {schemes(options)[0]} serves no other sessions",
+            hint="leave --others or the side out",
         )
 
 
@@ -166,35 +191,6 @@ def links(options: Namespace) -> dict[str, LinkPlan | None]:
         name: None if name == LOOPBACK else link_plan(name, options.seed, options.recorded)
         for name in options.links
     }
-
-
-def sides(options: Namespace) -> dict[str, list[str]]:
-    """Flags of each side's edge node.
-
-    Raises:
-        UsageError: flags that no shell could read.
-    """
-    fixed = ["--policy", "fixed", "--worker-draft", "0"]
-    try:
-        found = {
-            CURRENT: ["--draft", options.draft, *fixed, *shlex.split(options.draft_flags)],
-            DEFAULT: ["--draft", options.draft],
-        }
-        if options.first is not None:
-            first = shlex.split(options.first_flags)
-            found[FIRST] = ["--draft", str(options.first.resolve()), *fixed, *first]
-        found[STREAMING] = [*fixed, *shlex.split(options.streaming_flags)]
-        if options.worker_draft:
-            own = ["--worker-draft", str(options.worker_draft)]
-            # As servers of today draft: for everybody, whatever it costs the others.
-            found[COLOCATED] = [*found[STREAMING], *own, "--version", UNRATIONED]
-            found[BOTH] = [*found[CURRENT], *own]
-    except ValueError as error:
-        raise UsageError(f"flags of an edge node cannot be read: {error}") from error
-    for name in options.sides or ():
-        if name not in found:
-            raise UsageError(f"there is no side {name}", hint=f"choose from {', '.join(found)}")
-    return {name: flags for name, flags in found.items() if name in (STREAMING, *(options.sides or found))}
 
 
 def load(options: Namespace) -> Load | None:
@@ -255,7 +251,9 @@ async def measure(options: Namespace) -> int:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
         options.worker_flags = (options.worker_flags or [""])[:1]
-    edges, plans, others = sides(options), links(options), load(options)
+    edges, plans, others = edge_nodes(options), links(options), load(options)
+    wanted = schemes(options)
+    apart = [name for name in wanted if not SCHEMES[name].says_the_targets_text(options.temperature)]
     questions, of = chosen_questions(options)
     results: list[dict[str, Any]] = []
     wrong: list[str] = []
@@ -270,10 +268,11 @@ async def measure(options: Namespace) -> int:
         begins = [
             None if plan is None else offset(plan, options.seed, number) for number in range(len(questions))
         ]
-        async with site(plan, edges, workers=workers, delay_ms=delay, load=others) as place:
-            samples = await ask_all(place, list(edges), questions, begins, options)
+        old = Traditional(wanted, drafting(options), worker, options.guesses) if wanted else None
+        async with site(plan, edges, workers=workers, delay_ms=delay, load=others, traditional=old) as place:
+            samples = await ask_all(place, [*edges, *wanted], questions, begins, options)
         found = compare(samples, options.seed)
-        differ = [questions[number].name for number in seconds.differing(samples)]
+        differ = [questions[number].name for number in seconds.differing(samples, apart)]
         wrong += [f"{title}: question {name}" for name in differ]
         show(title, found)
         case = {"link": link, "delay_ms": delay, "worker": flags, "begins_s": begins, "differ": differ}
@@ -285,6 +284,7 @@ async def measure(options: Namespace) -> int:
         "temperature": options.temperature,
         "others": options.others,
         "edges": edges,
+        "traditional": {"sides": wanted, "guesses": options.guesses, "not_compared": apart},
     }
     finish("answers", {**facts, "cases": results}, quick=options.quick)
     if wrong:

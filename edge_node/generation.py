@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_node.energy import Spent, TextEnergy
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.params import SamplingParams
@@ -71,6 +72,7 @@ class Generation:
     Attributes:
         session: the protocol's number of it.
         machine: the protocol machine; read its counters and observation.
+        energy: counts what it takes out of the device; None where nobody wants to know.
         traffic: counted as it goes.
         paced: tokens after the first commit.
         seconds: that these took.
@@ -79,11 +81,38 @@ class Generation:
     session: int
     request: GenerationRequest
     machine: EdgeSession
+    energy: TextEnergy | None = None
     traffic: Traffic = field(default_factory=Traffic)
     paced: int = 0
     seconds: float = 0.0
     _began: float | None = None
+    _spent: Spent | None = None
     _events: asyncio.Queue[Commit | Finish] = field(default_factory=asyncio.Queue)
+
+    def sent(self, size: int) -> None:
+        """A message with so many bytes of payload goes out."""
+        self.traffic.up += size
+        self.traffic.sent += 1
+        if self.energy is not None:
+            self.energy.sent(size, time.monotonic())
+
+    def received(self, size: int) -> None:
+        """One has come."""
+        self.traffic.down += size
+        self.traffic.received += 1
+        if self.energy is not None:
+            self.energy.received(size, time.monotonic())
+
+    def drafted(self, seconds: float) -> None:
+        """Its share of a round of the drafter."""
+        if self.energy is not None:
+            self.energy.drafted(seconds)
+
+    def spent(self) -> Spent:
+        """What it has taken out of the device until now, or until its finish."""
+        if self._spent is not None:
+            return self._spent
+        return Spent() if self.energy is None else self.energy.spent(time.monotonic())
 
     def put(self, event: Commit | Finish) -> None:
         """Hand an event to whoever iterates."""
@@ -94,6 +123,8 @@ class Generation:
             else:
                 self.paced += len(event.tokens)
                 self.seconds = now - self._began
+        else:
+            self._spent = self.spent()
         self._events.put_nowait(event)
 
     async def __aiter__(self) -> AsyncIterator[Commit | Finish]:

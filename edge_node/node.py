@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
+    from edge_node.energy import EnergyMeter
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.settings import EdgeSettings
     from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
@@ -91,6 +92,7 @@ class EdgeNode:
         eos: token ids that end a text.
         reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
         family: catalogue of the family that it follows, if it follows one.
+        energy: tells what each text takes out of the device, if that is wanted.
 
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
@@ -108,6 +110,7 @@ class EdgeNode:
         *,
         reuse: bool = True,
         family: FamilyCatalogue | None = None,
+        energy: EnergyMeter | None = None,
     ) -> None:
         self._settings = settings
         self._codec = Codec()
@@ -135,6 +138,7 @@ class EdgeNode:
         self._quiet_until = 0.0
         self._surprises = 0  # of texts that are over
         self._family = family
+        self._energy = energy
         self._tallied = asyncio.Event()
         self.directory = WorkerDirectory()
         self.models = Models(self.directory, settings.version, family)
@@ -275,7 +279,8 @@ class EdgeNode:
             SessionConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
             self._controller,
         )
-        generation = self._sessions[session] = Generation(session, request, machine)
+        energy = None if self._energy is None else self._energy.text(now)
+        generation = self._sessions[session] = Generation(session, request, machine, energy)
         if not self.link_up:
             self._do(generation, machine.link_down(now))
         self._do(generation, machine.start(now))
@@ -402,9 +407,8 @@ class EdgeNode:
             raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
         generation = self._sessions.get(message.session)
         if generation is not None:
+            generation.received(len(payload))
             traffic = generation.traffic
-            traffic.down += len(payload)
-            traffic.received += 1
             if traffic.opened is not None:
                 size, at = traffic.opened
                 traffic.opened = None
@@ -454,11 +458,10 @@ class EdgeNode:
             # Prompt and text have outgrown what a message can hold, or the request has a value that none can hold.
             self._give_up(generation, error)
             return
-        traffic = generation.traffic
-        traffic.up += len(payload)
-        traffic.sent += 1
+        generation.sent(len(payload))
         if len(payload) >= BIG:
             # Only the first message says how long it takes: an answer to it may come after the next.
+            traffic = generation.traffic
             traffic.opened = None if traffic.sent > 1 else (len(payload), time.monotonic())
         if send.to_worker is None:
             topic = topics.open_topic(generation.machine.version, self._settings.edge)
@@ -534,8 +537,11 @@ class EdgeNode:
                 self._draft_work.clear()
                 await self._draft_work.wait()
                 continue
+            before = self._drafting.busy
             drafted = await self._drafting.round(freed, list(map(itemgetter(1), wanted)))
+            took = self._drafting.busy - before
             for (generation, request), tokens in zip(wanted, drafted, strict=True):
+                generation.drafted(took / len(wanted))
                 if tokens is not None:
                     self._drafted(generation, request, tokens)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies.trained import trained
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
+from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.settings import Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
@@ -95,6 +98,22 @@ class EdgeSettings(Section):
     reuse: Annotated[
         bool, Setting(help="name the beginning of a prompt that a worker has read, instead of sending it")
     ] = True
+    energy: Annotated[
+        str,
+        Setting(
+            help="what a text takes out of the device: modelled by a preset (docs/energy.md), 'measured' by a meter "
+            "of the processor or a battery, or 'none' to leave it",
+            choices=("none", "measured", *DEVICES),
+        ),
+    ] = "none"
+    energy_radio: Annotated[
+        str | None,
+        Setting(
+            help="with a preset of energy: what carries the messages",
+            choices=RADIOS,
+            default="of the preset",
+        ),
+    ] = None
     session_expiry: int = 300
     ephemeral: bool = False
 
@@ -147,6 +166,23 @@ class PlanOptions:
             choices=tuple(POLICIES),
         ),
     ] = "placement"
+    policy_weights: Annotated[
+        Path | None,
+        Setting(
+            help="weights of policy 'rl' or 'predictor', as `flexspec policy train` writes them",
+            default="those that ship",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Read the weights, if some are named.
+
+        Raises:
+            UsageError: for a policy that has none.
+            ModelError: they cannot be read, or are of something else.
+        """
+        if self.policy_weights is not None:
+            trained(self.policy, self.policy_weights)
 
     def plan(self) -> Plan:
         """As the protocol takes it."""
@@ -154,4 +190,6 @@ class PlanOptions:
 
     def new_policy(self) -> Policy:
         """One for a session of its own."""
+        if self.policy_weights is not None:
+            return trained(self.policy, self.policy_weights)(self.plan())
         return POLICIES[self.policy](self.plan())

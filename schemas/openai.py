@@ -203,6 +203,9 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
+        energy_j: joules that it took out of the device; null where the node does not tell.
+        energy_j_per_100: the same for each 100 tokens.
+        energy_source: how that is known: ``modelled: PRESET by RADIO``, ``measured: METER`` or ``none``.
         version: target version that wrote it.
         digest: of its head's manifest, in hex; empty where the node follows no family.
         seed: with which the same text comes again.
@@ -219,6 +222,9 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    energy_j: float | None = None
+    energy_j_per_100: float | None = None
+    energy_source: str = "none"
     version: str = ""
     digest: str = ""
     seed: int | None = None

@@ -21,7 +21,7 @@ from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import figures
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import UsageError
-from flexspec_mq.simulator.cost import Accelerator
+from flexspec_mq.simulator.accelerator import Accelerator
 from flexspec_mq.simulator.recording import Recording
 
 RATES = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0)

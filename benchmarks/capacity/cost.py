@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.simulator.cost import Accelerator
+from flexspec_mq.simulator.accelerator import Accelerator
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -13,9 +13,9 @@ from benchmarks.capacity.strategies import Strategy
 from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
 from benchmarks.replay.figures import TextRun
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.simulator.accelerator import Accelerator
 from flexspec_mq.simulator.channel.direct import DirectChannel
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.cost import Accelerator
 from flexspec_mq.simulator.device import SimulatedDevice
 from flexspec_mq.simulator.recording import RecordedText, Recording
 from flexspec_mq.simulator.replayed_drafter import Pace, ReplayedDrafter

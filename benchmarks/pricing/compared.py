@@ -10,9 +10,10 @@ from benchmarks.pricing import seconds
 from benchmarks.pricing.asked import ALL
 from benchmarks.pricing.bootstrap import shown
 from benchmarks.pricing.seconds import RATIOS, Sample
+from benchmarks.traditional.schemes import IDS, TRADITIONAL
 
 CURRENT, FIRST, STREAMING, COLOCATED, BOTH = "current", "first", "streaming", "colocated", "both"
-_BASES = (STREAMING, COLOCATED, FIRST)
+_BASES = (STREAMING, COLOCATED, FIRST, TRADITIONAL, IDS)
 """Sides that others are shares of."""
 _TIMES = {
     "mean, s": "mean_s",
@@ -25,7 +26,7 @@ _COSTS = {
     "tokens/round": "tokens_per_round",
     "accepted": "acceptance",
     "drafted": "proposed",
-    "MQTT B up": "bytes_up",
+    "payload B up": "bytes_up",
     "down": "bytes_down",
     "IP B up": "ip_up",
     "down ": "ip_down",

@@ -38,21 +38,49 @@ class Costs:
     wasted_own: int
 
 
+class LinkMeter:
+    """Reads a link before and after an answer.
+
+    Args:
+        link: None on loopback.
+    """
+
+    def __init__(self, link: NetnsLink | None) -> None:
+        self._link = link
+        self._counters: LinkCounters | None = None
+
+    def begin(self, at: float | None) -> None:
+        """An answer begins now.
+
+        Args:
+            at: second of the channel to set the link to; None lets it go on.
+        """
+        if self._link is not None:
+            self._counters = self._link.counters if at is None else self._link.seek(at)
+
+    def end(self) -> tuple[int | None, int | None]:
+        """Bytes that device and cloud have put on the link since, lost ones included; None without a link."""
+        if self._link is None or self._counters is None:
+            return None, None
+        now = self._link.counters
+        up = now.up.bytes_in - self._counters.up.bytes_in
+        return up, now.down.bytes_in - self._counters.down.bytes_in
+
+
 class Meter:
     """Reads link and worker before and after an answer. Answers come one after the other.
 
     Args:
-        link: None on loopback.
+        link: between the two.
         reader: process that runs `asking` on the cloud's side.
         worker: URL of the worker's figures, as seen from there.
     """
 
-    def __init__(self, link: NetnsLink | None, reader: Process, worker: str) -> None:
+    def __init__(self, link: LinkMeter, reader: Process, worker: str) -> None:
         self._link = link
         self._reader = reader
         self._worker = worker
         self._figures: dict[str, float] = {}
-        self._counters: LinkCounters | None = None
 
     async def begin(self, at: float | None) -> None:
         """An answer begins now.
@@ -61,8 +89,7 @@ class Meter:
             at: second of the channel to set the link to; None lets it go on.
         """
         self._figures = await self._read()
-        if self._link is not None:
-            self._counters = self._link.counters if at is None else self._link.seek(at)
+        self._link.begin(at)
 
     async def end(self) -> Costs:
         """The answer is there: what has it cost?"""
@@ -72,11 +99,7 @@ class Meter:
             await asyncio.sleep(_LOOK)
             figures = await self._read()
         rose = since(self._figures, figures)
-        up = down = None
-        if self._link is not None and self._counters is not None:
-            now = self._link.counters
-            up = now.up.bytes_in - self._counters.up.bytes_in
-            down = now.down.bytes_in - self._counters.down.bytes_in
+        up, down = self._link.end()
         of_edge = rose[_DRAFTED] - rose[_CUT] - rose[_ACCEPTED]
         return Costs(up, down, int(of_edge), int(rose[_OWN_DRAFTED] - rose[_OWN_ACCEPTED]))
 

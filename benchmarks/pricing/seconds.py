@@ -8,7 +8,7 @@ questions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Sample:
         first: seconds to the first piece; None if the text is empty.
         tokens: completed.
         proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target.
-        bytes_up, bytes_down: MQTT payload.
+        bytes_up, bytes_down: payload of messages.
         costs: beside.
     """
 
@@ -84,7 +84,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
     seconds = np.array([sample.seconds for sample in samples])
     first = [sample.first for sample in samples if sample.first is not None]
     tokens = sum(sample.tokens for sample in samples)
-    drafted = sum(sample.drafted for sample in samples)
+    drafted, rounds = (sum(getattr(sample, name) for sample in samples) for name in ("drafted", "rounds"))
     return {
         "answers": len(samples),
         "tokens": tokens,
@@ -93,7 +93,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "worst_tenth_s": float(_worst_tenth(seconds[None, :])[0]),
         "median_first_s": float(np.median(first)) if first else None,
         "tokens_per_s": tokens / float(seconds.sum()),
-        "tokens_per_round": tokens / max(1, sum(sample.rounds for sample in samples)),
+        "tokens_per_round": tokens / rounds if rounds else None,
         "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
         "bytes_up": float(np.mean([sample.bytes_up for sample in samples])),
         "bytes_down": float(np.mean([sample.bytes_down for sample in samples])),
@@ -155,9 +155,16 @@ def verdict(ratio: Interval) -> str:
     return "loss" if ratio.low > 1.0 else "even"
 
 
-def differing(samples: Sequence[Sample]) -> list[int]:
-    """Questions that not all sides answered with the same text."""
+def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[int]:
+    """Questions that not all sides answered with the same text.
+
+    Args:
+        samples: of all sides.
+        apart: sides whose texts are others and are not looked at.
+    """
     texts: dict[int, set[str]] = {}
     for sample in samples:
+        if sample.side in apart:
+            continue
         texts.setdefault(sample.question, set()).add(sample.text)
     return [question for question, found in texts.items() if len(found) > 1]

@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from benchmarks.pricing.meter import Costs, Meter
+from benchmarks.pricing.meter import Costs, LinkMeter, Meter
 from benchmarks.pricing.others import Others, plan_of
 from benchmarks.replay.crowd_process import generator
+from benchmarks.traditional.channel import PACKET_BYTES
+from benchmarks.traditional.sides import Traditional
+from benchmarks.traditional.sides import start as start_traditional
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.site import topology
@@ -19,32 +22,61 @@ from flexspec_mq.site.process import Process, python
 _ANSWER = 600.0
 
 
+class Side(Protocol):
+    """Whoever answers."""
+
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+        """Write a text; what `asking` says, and what it cost.
+
+        Args:
+            body: of a request to the chat endpoint.
+            at: second of the channel at which the request begins; None lets the channel go on.
+        """
+        ...
+
+
+class EdgeNode:
+    """An edge node behind its API.
+
+    Args:
+        client: the user's process.
+        url: of the API.
+        meter: of link and worker.
+    """
+
+    def __init__(self, client: Process, url: str, meter: Meter) -> None:
+        self._client = client
+        self._url = url
+        self._meter = meter
+
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+        """Ask over HTTP and wait for the end; see `Side.ask`."""
+        await self._meter.begin(at)
+        await self._client.send({"url": self._url, "body": body})
+        found = await self._client.event(lambda event: "text" in event, _ANSWER)
+        return found, await self._meter.end()
+
+
 class Site:
     """Made by `site`.
 
     Args:
-        client: the user's process.
-        urls: of the edge nodes' APIs, by name.
-        meters: of link and worker, by the edge node's name.
+        sides: by name.
         others: sessions that load the worker while it is asked, if there are any.
     """
 
-    def __init__(
-        self, client: Process, urls: Mapping[str, str], meters: Mapping[str, Meter], others: Others | None
-    ) -> None:
-        self._client = client
-        self._urls = urls
-        self._meters = meters
+    def __init__(self, sides: Mapping[str, Side], others: Others | None) -> None:
+        self._sides = sides
         self._others = others
 
     async def ask(
-        self, edge: str, body: dict[str, Any], at: float | None = None, *, alone: bool = False
+        self, side: str, body: dict[str, Any], at: float | None = None, *, alone: bool = False
     ) -> tuple[dict[str, Any], Costs]:
-        """Ask an edge node for a text and wait for its end.
+        """Ask a side for a text and wait for its end.
 
         Args:
-            edge: its name.
-            body: of the request.
+            side: its name.
+            body: of a request to the chat endpoint.
             at: second of the channel at which the request begins; None lets the channel go on.
             alone: without the others.
 
@@ -54,15 +86,12 @@ class Site:
         Raises:
             FlexSpecError: there is none, or only a part of it.
         """
-        meter = self._meters[edge]
         others = None if alone else self._others
-        async with nullcontext() if others is None else others.beside(edge):
-            await meter.begin(at)
-            await self._client.send({"url": self._urls[edge], "body": body})
-            found = await self._client.event(lambda event: "text" in event, _ANSWER)
+        async with nullcontext() if others is None else others.beside(side):
+            found, costs = await self._sides[side].ask(body, at)
             if found["error"]:
-                raise FlexSpecError(f"edge node {edge}: {found['error']}")
-            return found, await meter.end()
+                raise FlexSpecError(f"{side}: {found['error']}")
+            return found, costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +121,7 @@ async def site(
     workers: Mapping[str, Sequence[str]],
     delay_ms: float,
     load: Load | None = None,
+    traditional: Traditional | None = None,
 ) -> AsyncIterator[Site]:
     """Start all processes, and end them on leaving.
 
@@ -101,13 +131,14 @@ async def site(
         workers: flags of ``flexspec-cloud`` by the version that each serves, of those that some edge node asks for.
         delay_ms: by which each forward of the target takes longer.
         load: other sessions, with the plan of the edge node that is asked.
+        traditional: sides beside the edge nodes, with a worker of their own.
 
     Raises:
         UsageError: no root, no TUN device.
         FlexSpecError: a process did not start; says why.
     """
     async with topology.site(link=link, cores=topology.Cores.of_this_process()) as here:
-        await here.start_broker()
+        await here.start_broker(*(() if traditional is None else ("--max-packet", str(PACKET_BYTES))))
         program = ("benchmarks.pricing.slow_worker", str(delay_ms))
         plans = {name: plan_of(flags) for name, flags in edges.items()}
         wanted = {plan.version for plan in plans.values()}
@@ -124,9 +155,14 @@ async def site(
             if not (await client.event(lambda event: "ready" in event))["ready"]:
                 raise FlexSpecError(f"edge node {name} heard of no worker")
         reader = await here.start("reader", "cloud", python("benchmarks.pricing.asking"))
-        meters = {name: Meter(here.link, reader, daemons[plan.version].url) for name, plan in plans.items()}
+        sides: dict[str, Side] = {
+            name: EdgeNode(client, urls[name], Meter(LinkMeter(here.link), reader, daemons[plan.version].url))
+            for name, plan in plans.items()
+        }
+        if traditional is not None:
+            sides |= await start_traditional(here, traditional, delay_ms)
         others = None
         if load is not None:
             crowd = await generator(here, load.recording, count=load.count, token_ms=load.token_ms)
             others = Others(crowd, load.count, plans, settle=load.settle, seed=load.seed)
-        yield Site(client, urls, meters, others)
+        yield Site(sides, others)

@@ -4,8 +4,8 @@ Each side of each case is simulated with the flags of its edge node, the questio
 channel at which they began, and as many other sessions. The recording must be of the questions that were asked: it is
 made if its file is missing, and so are the times of the worker's steps and the draft's tokens. Both need the models.
 
-The seconds of an answer are those of the run's own machine: measure the times there, alone. What a worker spends
-around a step and an edge around a request is fitted to streaming over loopback, if a run has that.
+The seconds of an answer are those of the run's own machine: measure the times there, alone. How much slower daemons
+compute, and what a request takes an edge, is fitted to the medians of streaming over loopback, if a run has that.
 """
 
 from __future__ import annotations
@@ -37,6 +37,18 @@ WITHIN = 0.1
 """How far simulated seconds may be from measured ones."""
 
 
+_COLUMNS = {
+    "mean, s": "mean_s",
+    "median, s": "median_s",
+    "first, s": "median_first_s",
+    "tokens/round": "tokens_per_round",
+    "IP B up": "ip_up",
+    "down": "ip_down",
+    "drafted": "proposed",
+    "own rows wasted": "wasted_own",
+}
+
+
 def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
@@ -45,6 +57,12 @@ def build_parser() -> ArgumentParser:
     )
     made.add_argument("--recording", type=Path, required=True, metavar="FILE")
     made.add_argument("--times", type=Path, required=True, metavar="FILE")
+    made.add_argument(
+        "--fitted",
+        type=Path,
+        metavar="FILE",
+        help="keep the times there as fitted, for simulations of your own",
+    )
     made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md")
     made.add_argument("--target", default="default")
     made.add_argument("--draft", default="default")
@@ -96,25 +114,13 @@ def models_of(options: Namespace, run: Mapping[str, Any]) -> tuple[Recording, Me
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print measured and simulated figures side by side."""
-    names = (
-        "mean_s",
-        "median_s",
-        "median_first_s",
-        "tokens_per_round",
-        "ip_up",
-        "ip_down",
-        "proposed",
-        "wasted_own",
-    )
-    heads = ["channel, side", "simulated / measured"]
     lines = []
     for row in rows:
-        line = [f"{row['link']}, {row['side']}", row["ratio"]]
-        for name in names:
-            line += [f"{_short(row['measured'][name])} {_short(row['simulated'][name])}"]
-        lines.append(line)
-    print(table([*heads, *names], lines))
-    print("\neach column: measured, simulated")
+        measured, simulated = row["measured"], row["simulated"]
+        pairs = [f"{_short(measured[name])} {_short(simulated[name])}" for name in _COLUMNS.values()]
+        lines.append([f"{row['link']}, {row['side']}", row["ratio"], *pairs])
+    print(table(["channel, side", "simulated / measured", *_COLUMNS], lines))
+    print("\neach other column: measured, simulated")
 
 
 def _short(value: float | None) -> str:
@@ -131,10 +137,13 @@ def measure(options: Namespace) -> int:
     texts, times = models_of(options, runs[0])
     fit = next((run for run in runs if STREAMING in run["edges"] and LOOPBACK in _links(run)), None)
     if fit is not None:
-        times = fitted(times, texts, fit, STREAMING, LOOPBACK)
+        alone, times = times, fitted(times, texts, fit, STREAMING, LOOPBACK)
+        slower, request = times.read(0) / alone.read(0), times.request
         print(
-            f"fitted to {STREAMING} over {LOOPBACK}: {times.step:.1f} ms a step, {times.request:.0f} a request\n"
+            f"fitted to {STREAMING} over {LOOPBACK}: {slower:.2f} times as slow, {request:.0f} ms a request\n"
         )
+        if options.fitted is not None:
+            keep_times(options.fitted, times)
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
     for run in runs:

@@ -1,4 +1,4 @@
-"""What cannot be measured apart: what a worker spends around a step, and an edge around a request.
+"""What cannot be measured apart: how much slower daemons compute than a loop alone, and what a request takes an edge.
 
 Both are fitted to the medians of one side over loopback, streaming, which drafts nothing and has no link. All else
 that is simulated follows from what was measured.
@@ -16,8 +16,8 @@ from benchmarks.simulated.side import answers_of
 from flexspec_mq.simulator.cost import Measured
 from flexspec_mq.simulator.recording import Recording
 
-_TURNS = 3
-"""Of fitting: a step's length changes how prompts are read by little."""
+_TURNS = 4
+"""Of fitting: a request's time is seen only with the reading of a prompt."""
 
 
 def fitted(times: Measured, recording: Recording, run: Mapping[str, Any], side: str, link: str) -> Measured:
@@ -33,14 +33,11 @@ def fitted(times: Measured, recording: Recording, run: Mapping[str, Any], side: 
     case = next(one for one in run["cases"] if one["link"] == link and not one["delay_ms"])
     wanted = case["categories"]["all"][side]
     after = wanted["median_s"] - wanted["median_first_s"]
-    steps = float(np.median([len(text.tokens) for text in recording.texts])) - 1
     for _ in range(_TURNS):
         found = answers_of(case, run["edges"][side], None, recording, times)
         first = float(np.median([one.first for one in found]))
         rest = float(np.median([one.seconds for one in found])) - first
-        times = msgspec.structs.replace(
-            times,
-            step=max(0.0, times.step + 1000 * (after - rest) / steps),
-            request=max(0.0, times.request + 1000 * (wanted["median_first_s"] - first)),
-        )
+        times = times.slower(after / rest)
+        request = times.request + 1000 * (wanted["median_first_s"] - first)
+        times = msgspec.structs.replace(times, request=max(0.0, request))
     return times

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.cli.parser import build_parser
 from edge_node.config import EdgeConfig, from_arguments
+from edge_node.energy import energy_meter
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.main import run_main
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from edge_node.cli.commands import Command
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.options import CompletionOptions
+    from edge_node.energy import EnergyMeter
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
     from edge_node.settings import EdgeSettings
@@ -55,12 +57,13 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
     family = _family(config.family)
+    energy = energy_meter(config.node)
     if args.command == "serve":
         api = config.api.for_serving()
         preflight(link, logs.tell, daemon=True)
         with logs.logged_stages() as tell:
             draft = _load(config.node, tell)
-        node = _node(config, draft, family)
+        node = _node(config, draft, family, energy)
         asyncio.run(_serve(config, link, node, draft.loaded, api, ready_json=args.ready_json))
         return 0
     options = _options(args)
@@ -73,7 +76,7 @@ def _main(argv: Sequence[str]) -> int:
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.limits import CompletionLimits
 
-    node, patience = _node(config, draft, family), CompletionLimits().link_patience
+    node, patience = _node(config, draft, family, energy), CompletionLimits().link_patience
     with contextlib.closing(
         CompletionGenerator(node, draft.loaded, config.plan.new_policy, patience)
     ) as generator:
@@ -116,12 +119,20 @@ def _options(args: argparse.Namespace) -> CompletionOptions:
     )
 
 
-def _node(config: EdgeConfig, draft: DraftModel, family: FamilyCatalogue | None) -> EdgeNode:
+def _node(
+    config: EdgeConfig, draft: DraftModel, family: FamilyCatalogue | None, energy: EnergyMeter | None
+) -> EdgeNode:
     from edge_node.node import EdgeNode
 
     loaded = draft.loaded
     return EdgeNode(
-        config.node, draft.drafter, loaded.fingerprint, loaded.eos, reuse=config.node.reuse, family=family
+        config.node,
+        draft.drafter,
+        loaded.fingerprint,
+        loaded.eos,
+        reuse=config.node.reuse,
+        family=family,
+        energy=energy,
     )
 
 

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flexspec_mq.energy.model import per_hundred
+
 if TYPE_CHECKING:
     from edge_node.fleet.tally import TargetVersion
     from edge_node.generation import Generation
@@ -33,6 +35,9 @@ class Figures:
         bytes_up, bytes_down: MQTT payload.
         bytes_per_token: both ways together.
         polls, reopens: recoveries.
+        energy_j: joules that it took out of the device; None where nobody wanted to know, or nothing can tell.
+        energy_j_per_100: the same for each 100 tokens.
+        energy_source: how that is known, see `Spent`.
         worker: that holds the session now.
         version: target version that writes it.
         digest: of its head's manifest, in hex; empty without a family.
@@ -60,6 +65,9 @@ class Figures:
     bytes_per_token: float
     polls: int
     reopens: int
+    energy_j: float | None
+    energy_j_per_100: float | None
+    energy_source: str
     worker: str | None
     version: str
     digest: str
@@ -89,6 +97,7 @@ class Clock:
         machine, counters = generation.machine, generation.machine.counters
         seen, traffic, sampling = machine.observation, generation.traffic, generation.request.sampling
         tokens, writing = seen.committed, now - (self.first or now)
+        spent = generation.spent()
         return Figures(
             prompt_tokens=len(generation.request.prompt),
             tokens=tokens,
@@ -109,6 +118,9 @@ class Clock:
             bytes_per_token=(traffic.up + traffic.down) / tokens if tokens else 0.0,
             polls=counters.polls,
             reopens=counters.reopens,
+            energy_j=spent.joules,
+            energy_j_per_100=None if spent.joules is None else per_hundred(spent.joules, tokens),
+            energy_source=spent.source,
             worker=machine.worker,
             version=target.version,
             digest=target.digest,

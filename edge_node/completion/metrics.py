@@ -67,6 +67,9 @@ class Metrics:
         )
         self._rounds = Counter("flexspec_edge_rounds", "Verdicts that committed", registry=registry)
         self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
+        self._energy = Counter(
+            "flexspec_edge_energy_joules", "Taken by texts, each as if alone", ("source",), registry=registry
+        )
         Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(
             lambda: node.sessions
         )
@@ -102,6 +105,8 @@ class Metrics:
         self._rounds.inc(figures.rounds)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
+        if figures.energy_j is not None:
+            self._energy.labels(figures.energy_source).inc(max(figures.energy_j, 0.0))
 
     def ended(self, outcome: str) -> None:
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""

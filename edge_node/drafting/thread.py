@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -25,10 +26,14 @@ class DrafterThread:
 
     Args:
         drafter: None drafts nothing.
+
+    Attributes:
+        busy: seconds that its rounds have drafted for, of those that are over.
     """
 
     def __init__(self, drafter: Drafter | None) -> None:
         self._drafter = drafter
+        self.busy = 0.0
         self._thread: Thread | None = None
         self._rounds: SimpleQueue[_Round | None] = SimpleQueue()
         """As long as the rounds that somebody waits for: the node asks for one after the other."""
@@ -73,11 +78,18 @@ class DrafterThread:
         try:
             for session in freed:
                 drafter.free(session)
-            return drafter.draft(wanted) if wanted else []
+            return self._timed(drafter, wanted) if wanted else []
         except Exception:  # noqa: BLE001  the top of the drafter's thread; logged, and the target needs no drafts
             _log.exception("the drafter failed; the texts go on without drafts")
             self._drafter = None
             return nothing
+
+    def _timed(self, drafter: Drafter, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        began = time.monotonic()
+        try:
+            return drafter.draft(wanted)
+        finally:
+            self.busy += time.monotonic() - began
 
 
 def _settle(answer: asyncio.Future[list[Drafted]], found: list[Drafted]) -> None:

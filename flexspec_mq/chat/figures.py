@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 
+from flexspec_mq.energy.model import in_words
 from schemas.openai import Usage
 
 
@@ -58,6 +59,11 @@ def line(took: AnswerFigures) -> str:
         *([f"{found.worker_accepted} by the worker's draft"] if found.worker_accepted else ()),
         f"{found.rounds} rounds",
         f"{size(found.bytes_up)} up, {size(found.bytes_down)} down",
+        *(
+            [in_words(found.energy_j, found.energy_j_per_100, found.energy_source)]
+            if found.energy_j is not None
+            else ()
+        ),
         f"seed {'–' if found.seed is None else found.seed}",
     ]
     if took.reason == "length":
@@ -100,6 +106,11 @@ class Totals:
             ("rounds", f"{rounds}, {tokens / rounds if rounds else 0:.2f} tokens each"),
             ("MQTT payload", f"{size(up)} up, {size(down)} down"),
         ]
+        if spent := [
+            (one.energy_source, one.energy_j) for u in usages if (one := u.flexspec).energy_j is not None
+        ]:
+            sources = ", ".join(sorted({source for source, _ in spent}))
+            rows.append(("energy", f"{sum(joules for _, joules in spent):.1f} J ({sources})"))
         if looked_up := sum(usage.flexspec.looked_up for usage in usages):
             rows.append(("by lookup", f"{looked_up} of the accepted tokens"))
         if firsts:

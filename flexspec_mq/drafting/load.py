@@ -44,12 +44,16 @@ class DraftModel:
         drafter: None when the user wants no drafting: neither a model's nor by lookup.
         model: the part of it that runs the draft.
         engine: what runs it, for people; empty without a model.
+        network: what `model` drafts with, for those who want logits.
+        ids: token id of each column of its logits, ascending; None when they are all ids.
     """
 
     loaded: LoadedText
     drafter: Drafter | None
     model: ModelDrafter | None = None
     engine: str = ""
+    network: DraftRunner | None = None
+    ids: npt.NDArray[np.int64] | None = None
 
 
 def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> Drafter | None:
@@ -259,4 +263,4 @@ def _ready(
         network, max_context=loaded.max_context, proposer=proposer_of(calibration, ids), pool=pool
     )
     drafter = assemble(model, lookup=settings.lookup, max_context=loaded.max_context)
-    return DraftModel(loaded, drafter, model, engine)
+    return DraftModel(loaded, drafter, model, engine, network, ids)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
 from flexspec_mq.link.profiles import LinkPlan
-from flexspec_mq.simulator.channel.mqtt import Traffic
+from flexspec_mq.simulator.channel.ends import Traffic
 from flexspec_mq.simulator.channel.way import WayUse
 from flexspec_mq.simulator.clock import SimulatedClock
-from flexspec_mq.simulator.cost import Measured
+from flexspec_mq.simulator.cost import Times
 from flexspec_mq.simulator.recording import Recording
 from flexspec_mq.simulator.worker import WorkerKind
 
@@ -26,7 +26,7 @@ class Setting:
 
     Attributes:
         recording: with all texts.
-        times: of worker and devices.
+        times: of worker and devices: `Measured`, or `Modelled`.
         link: between device and broker; None is loopback.
         drafts: the device has a draft, and looks up.
         worker: how the worker serves.
@@ -38,7 +38,7 @@ class Setting:
     """
 
     recording: Recording
-    times: Measured
+    times: Times
     link: LinkPlan | None = None
     drafts: bool = True
     worker: WorkerKind = LIKE_OURS

@@ -1,10 +1,9 @@
-"""What forwards cost, in milliseconds: those of a modelled accelerator, or as they were measured on a processor."""
+"""What forwards cost, in milliseconds, and as they were measured on a processor."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -64,38 +63,6 @@ class WorkerCost(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
-    """A modelled accelerator.
-
-    Attributes:
-        weights: of reading the target's weights once, which a forward takes at least.
-        row: of computing one row, which a forward takes for each where that is more.
-        session: of reading the keys and values of one session, on top.
-        draft: what a forward of the draft beside the target costs, as a share of the target's over as many sessions
-            with a row each.
-        step: beside the forwards.
-    """
-
-    weights: float = 6.7
-    row: float = 0.09
-    session: float = 0.13
-    draft: float = 0.15
-    step: float = 0.0
-
-    def forward(self, one: TargetForward) -> float:
-        """The larger of reading the weights and computing the rows, and the sessions' keys and values."""
-        return max(self.weights, (one.rows + one.read) * self.row) + one.sessions * self.session
-
-    def call(self, one: DraftForward) -> float:
-        """A forward of the draft that gives each session one token."""
-        return self.draft * self.forward(TargetForward(one.sessions, one.sessions, one.read))
-
-    def gain(self, k: int) -> float:
-        """What not drafting at the worker saves it, as throughput, where reading weights is the limit: 1 + K·c."""
-        return 1.0 + k * self.draft
-
-
 class Line(msgspec.Struct, frozen=True):
     """A measured curve, straight between its points and beyond the last two.
 
@@ -116,6 +83,10 @@ class Line(msgspec.Struct, frozen=True):
         rises = all(before < after for before, after in zip(self.at, self.at[1:], strict=False))
         if not self.at or len(self.at) != len(self.ms) or not rises:
             raise ValueError("a curve needs as many times as places, and places that rise")
+
+    def slower(self, factor: float) -> Line:
+        """All times so many times as long."""
+        return Line(self.at, tuple(factor * ms for ms in self.ms))
 
     def __call__(self, place: float) -> float:
         """Milliseconds there; before the first point, those of the first."""
@@ -142,14 +113,37 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
     context: float = 0.0
     reach: float = 0.0
 
+    def slower(self, factor: float) -> DraftTimes:
+        """All times so many times as long."""
+        return DraftTimes(**{name: factor * getattr(self, name) for name in self.__struct_fields__})
+
     def call(self, one: DraftForward) -> float:
         """One forward."""
         ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
         return ms + one.context * self.context + one.reach * self.reach
 
 
+class Times(WorkerCost, Protocol):
+    """Times of a worker and its devices, in milliseconds."""
+
+    @property
+    def device(self) -> DraftTimes:
+        """The draft of an edge."""
+        ...
+
+    @property
+    def request(self) -> float:
+        """What an edge spends on a request beside drafting, before it asks a worker."""
+        ...
+
+    @property
+    def broker(self) -> float:
+        """Of a message from device to worker or back, beside its link."""
+        ...
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker and its edges as they were measured, in milliseconds. A `WorkerCost`.
+    """A worker and its edges as they were measured, in milliseconds; these are `Times`.
 
     Attributes:
         sessions: of the columns of `rows`, rising.
@@ -185,6 +179,18 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not self.sessions or len(self.sessions) != len(self.rows):
             raise ValueError("a table of forwards needs a curve for each number of sessions")
+
+    def slower(self, factor: float) -> Measured:
+        """All that is computed takes so many times as long."""
+        return msgspec.structs.replace(
+            self,
+            rows=tuple(line.slower(factor) for line in self.rows),
+            read=self.read.slower(factor),
+            draft=self.draft.slower(factor),
+            device=self.device.slower(factor),
+            context=factor * self.context,
+            reach=factor * self.reach,
+        )
 
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""

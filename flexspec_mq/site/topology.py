@@ -123,11 +123,16 @@ class Site:
             name, self.on(side, command), log=log, with_us=self.with_us, terminal=terminal, say=say
         )
 
-    async def start_broker(self, say: Say | None = None) -> Process:
-        """Start the broker, on a free port, and wait until it answers."""
+    async def start_broker(self, *flags: str, say: Say | None = None) -> Process:
+        """Start the broker, on a free port, and wait until it answers.
+
+        Args:
+            flags: of ``flexspec-broker run``.
+            say: told what it says, unless that goes to a file.
+        """
         # Nothing but the other side can reach a side of a link.
         where = () if self.link is None else ("--host", self.host, "--insecure-anywhere")
-        command = python("broker", "run", "--ready-json", *where, *NO_FILE)
+        command = python("broker", "run", "--ready-json", *where, *flags, *NO_FILE)
         self.broker = await self.start("broker", "cloud", command, say)
         self.port = (await self.broker.event(lambda event: "port" in event, _BROKER_WITHIN))["port"]
         return self.broker

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import answers
-from benchmarks.pricing import compared, seconds
+from benchmarks.pricing import compared, seconds, sides
 from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.meter import Costs
 from benchmarks.pricing.offsets import DRAWN_S, offset
@@ -179,14 +179,14 @@ def test_texts_that_differ_fail_the_run(
     assert [case["link"] for case in results["cases"]] == ["wifi", "4g"]
     assert all(case["differ"] == ["b"] for case in results["cases"])
     # Each side is warmed up, then answers each question before the next one is asked.
-    sides = {"current", "default", "first", "streaming", "colocated", "both"}
-    assert len(places[0].asked) == (1 + 3) * len(sides)
-    for begin in range(0, len(places[0].asked), len(sides)):
-        turn = places[0].asked[begin : begin + len(sides)]
-        assert {edge for edge, _ in turn} == sides
+    names = {"current", "default", "first", "streaming", "colocated", "both"}
+    assert len(places[0].asked) == (1 + 3) * len(names)
+    for begin in range(0, len(places[0].asked), len(names)):
+        turn = places[0].asked[begin : begin + len(names)]
+        assert {edge for edge, _ in turn} == names
         assert len({text for _, text in turn}) == 1
-        assert len({*places[0].begins[begin : begin + len(sides)]}) == 1, "where they begin on the channel"
-    begins = places[0].begins[:: len(sides)]
+        assert len({*places[0].begins[begin : begin + len(names)]}) == 1, "where they begin on the channel"
+    begins = places[0].begins[:: len(names)]
     assert begins[0] is None
     assert begins[1:] == results["cases"][0]["begins_s"]
     assert len({*begins}) == 4
@@ -194,19 +194,19 @@ def test_texts_that_differ_fail_the_run(
 
 
 def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
-    found = answers.sides(answers.build_parser().parse_args(["--draft-flags=--ahead 0", "--draft", "d"]))
+    found = sides.edge_nodes(answers.build_parser().parse_args(["--draft-flags=--ahead 0", "--draft", "d"]))
     fixed = ["--policy", "fixed", "--worker-draft", "0"]
-    assert found[answers.DEFAULT] == ["--draft", "d"]
+    assert found[sides.DEFAULT] == ["--draft", "d"]
     assert found["current"] == ["--draft", "d", *fixed, "--ahead", "0"]
     assert found["streaming"][:4] == fixed
     # The last of two equal flags counts.
-    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", answers.UNRATIONED]
+    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", sides.UNRATIONED]
     assert found["both"] == [*found["current"], "--worker-draft", "4"]
 
 
 def test_sides_can_be_chosen() -> None:
     def chosen(*names: str) -> list[str]:
-        return list(answers.sides(answers.build_parser().parse_args(["--sides", *names])))
+        return list(sides.edge_nodes(answers.build_parser().parse_args(["--sides", *names])))
 
     assert chosen("default", "colocated") == ["default", "streaming", "colocated"]
     assert chosen("streaming") == ["streaming"]
@@ -214,13 +214,29 @@ def test_sides_can_be_chosen() -> None:
         chosen("default", "first")
 
 
+def test_traditional_sides_are_there_where_they_are_named() -> None:
+    parse = answers.build_parser().parse_args
+    assert sides.schemes(parse([])) == []
+    named = parse(["--sides", "on-device", "default", "traditional", "--draft-flags=--threads 2"])
+    assert sides.schemes(named) == ["traditional", "on-device"]
+    assert list(sides.edge_nodes(named)) == ["default", "streaming"]
+    # The draft, and what runs it, are those of the side that drafts on the device.
+    assert sides.drafting(named) == sides.edge_nodes(parse(["--draft-flags=--threads 2"]))["current"]
+
+
+def test_texts_of_their_own_are_not_compared() -> None:
+    found = [sample(0, "x", 1.0), sample(0, "y", 1.0, "b"), sample(1, "x", 1.0), sample(1, "y", 1.0)]
+    assert seconds.differing(found) == [0]
+    assert seconds.differing(found, ["y"]) == []
+
+
 def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
-    found = answers.sides(answers.build_parser().parse_args([]))
+    found = sides.edge_nodes(answers.build_parser().parse_args([]))
     plans = {name: plan_of(flags) for name, flags in found.items()}
-    assert plans[answers.DEFAULT] == EdgePlan(answers.RATIONED, PlanOptions())
+    assert plans[sides.DEFAULT] == EdgePlan(sides.RATIONED, PlanOptions())
     assert plans["streaming"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD)
     assert plans["colocated"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD, worker_draft=4)
-    versions = {name for name, plan in plans.items() if plan.version == answers.UNRATIONED}
+    versions = {name for name, plan in plans.items() if plan.version == sides.UNRATIONED}
     assert versions == {"colocated"}
 
 
@@ -236,6 +252,9 @@ def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
         (["--first", "/no/such/folder"], "/no/such/folder"),
         (["--draft-flags", "'"], "quotation"),
         (["--worker-draft", "65"], "--worker-draft 65"),
+        (["--guesses", "0"], "--guesses 0"),
+        (["--sides", "traditional", "modern"], "traditional-ids"),
+        (["--sides", "on-device", "--others", "2", "--recording", "x"], "on-device"),
         (["--others", "-1"], "--others -1"),
         (["--others", "8"], "--recording FILE"),
         (["--others", "8", "--recording", "/no/such/file"], "/no/such/file"),
@@ -322,3 +341,65 @@ def test_real_daemons_over_recordings(
         assert found["colocated"]["wasted_edge"] == 0 < found["colocated"]["wasted_own"]
         assert 0 < found["current"]["wasted_edge"] <= found["current"]["proposed"]
         assert found["current"]["wasted_own"] == 0
+
+
+OLD = ("traditional", "traditional-zstd", "traditional-top64", "traditional-ids", "tcp-ids", "on-device")
+
+
+@needs_namespaces
+@pytest.mark.timeout(300)
+def test_traditional_speculation_over_a_link(
+    tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sampling, through a broker and beside it; sides that send distributions write texts of their own."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    models = {}
+    for name, width in (("target", 16), ("draft", 32)):
+        model = tiny_llama(max_position_embeddings=512, hidden_size=width)
+        models[name] = str(save(tmp_path / name, model, byte_level_tokenizer()))
+    flags = ["--target", models["target"], "--draft", models["draft"], "--worker-draft", "0"]
+    streaming = f"--draft none --no-lookup --tokenizer {models['draft']} --draft-length 0 --ahead 64"
+    flags += [f"--streaming-flags={streaming}", "--links", "4g", "--guesses", "3", "--temperature", "0.9"]
+    flags += ["--prompts", str(questions), "--questions", "2", "--tokens", "8", "--sides", *OLD]
+    assert answers.main(flags) == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert results["traditional"]["not_compared"] == [*OLD[:3], "on-device"]
+    assert results["cases"][0]["differ"] == []
+    found = results["cases"][0]["categories"]["all"]
+    assert set(found) == {"streaming", *OLD}
+    for name in OLD[:-1]:
+        side = found[name]
+        assert side["ip_up"] > side["bytes_up"] + 40
+        assert side["ip_down"] > side["bytes_down"] + 40
+        assert 0 <= side["wasted_edge"] <= side["proposed"]
+        assert side["tokens_per_round"] >= 1.0
+    # Both models find all tokens about as likely: what is drawn from one does for the other, the likeliest does not.
+    assert found["traditional"]["acceptance"] > 0.8
+    assert found["traditional-ids"]["acceptance"] < 0.5
+    # 300 ids: 600 bytes a guess, 64 of them 256.
+    assert found["traditional"]["bytes_up"] > 600 * found["traditional"]["proposed"]
+    assert 256 < found["traditional-top64"]["bytes_up"] / found["traditional-top64"]["proposed"] < 600
+    assert found["traditional-ids"]["tokens"] == found["tcp-ids"]["tokens"] == found["streaming"]["tokens"]
+    alone = found["on-device"]
+    assert alone["tokens_per_round"] is alone["acceptance"] is None
+    assert alone["bytes_up"] == alone["bytes_down"] == alone["wasted_edge"] == 0
+
+
+@pytest.mark.model
+@pytest.mark.timeout(300)
+def test_traditional_speculation_with_the_default_models(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a real broker, half a megabyte a round, and the target's own text."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    flags = ["--links", "loopback", "--questions", "1", "--tokens", "12", "--worker-draft", "0"]
+    assert answers.main([*flags, "--sides", *OLD]) == 0
+    case = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["cases"][0]
+    assert case["differ"] == []
+    found = case["categories"]["all"]
+    assert {side["tokens"] for name, side in found.items() if name != "on-device"} == {12}
+    whole, top = found["traditional"], found["traditional-top64"]
+    assert 0 < whole["bytes_up"] - 2 * 49_152 * whole["proposed"] < 2000
+    assert 0 < top["bytes_up"] - 4 * 64 * top["proposed"] < 2000
+    assert found["traditional-zstd"]["bytes_up"] < 0.5 * whole["bytes_up"]
+    assert len({found[name]["tokens_per_round"] for name in OLD[:-1]}) == 1

@@ -33,7 +33,8 @@ from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.simulator.cost import Accelerator, DraftForward, TargetForward
+from flexspec_mq.simulator.accelerator import Accelerator
+from flexspec_mq.simulator.cost import DraftForward, TargetForward
 from flexspec_mq.simulator.recording import Recording, keep_recording
 from flexspec_mq.simulator.replayed_drafter import by_seed
 from flexspec_mq.transport.memory import MemoryBroker

@@ -21,7 +21,7 @@ from benchmarks.pricing.overlap import (
     probabilities,
     rejection_acceptance,
 )
-from benchmarks.pricing.rejection import draw, verify
+from benchmarks.pricing.rejection_rule import draw, verify
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams

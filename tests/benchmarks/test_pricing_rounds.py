@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from benchmarks import assisted, coupling
-from benchmarks.exact.draws import chi_squared
 from benchmarks.parts.rounds import Job, Rounds, Tally
 from benchmarks.pricing.assistant import AssistedRounds
-from benchmarks.pricing.overlap import probabilities
 from benchmarks.pricing.rejection import RejectionRounds
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+from tests.benchmarks.noisy_models import UNLIKELY, checkpoint, fits, packed, pairs_due
 
 TEMPERATURE, TOP_K = 1.0, 4
-UNLIKELY = 1e-6
-
-
-def checkpoint(folder: Path, noise: float) -> Path:
-    """The same random model, with noise in its head: sometimes right about the other, sometimes wrong."""
-    model = tiny_llama(max_position_embeddings=512)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        head = model.get_parameter("lm_head.weight")
-        head.add_(torch.randn(head.shape, generator=torch.Generator().manual_seed(5)), alpha=noise)
-    return save(folder, model, byte_level_tokenizer())
-
-
-def packed(folder: Path) -> PackedModel:
-    return PackedModel(load_target(folder, dtype="float32", attn_implementation=register()).model)
+PARAMS = SamplingParams(TEMPERATURE, TOP_K)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,29 +63,6 @@ def write(
     return texts, total
 
 
-def pairs_due(model: PackedModel, prompt: Sequence[int]) -> dict[tuple[int, int], float]:
-    """Probability of each pair of first tokens, from the target alone."""
-    params = SamplingParams(TEMPERATURE, TOP_K)
-
-    def behind(context: Sequence[int]) -> dict[int, float]:
-        p = probabilities(to_numpy(model.forward([ModelInput(model.new_kv(), [*context])]))[0], params)
-        return {int(token): float(p[token]) for token in np.flatnonzero(p)}
-
-    return {
-        (first, second): share * other
-        for first, share in behind(prompt).items()
-        for second, other in behind([*prompt, first]).items()
-    }
-
-
-def fits(texts: Written, due: dict[tuple[int, int], float]) -> float:
-    """p-value of how often each pair of first tokens came."""
-    seen = Counter((text[0], text[1]) for text in texts)
-    assert set(seen) <= set(due)
-    counts = np.array([seen[pair] for pair in due], dtype=np.float64)
-    return chi_squared(counts, len(texts) * np.array(list(due.values())))[0]
-
-
 def test_rejection_rounds_write_the_targets_distribution(target: Path, draft: Path) -> None:
     model = packed(target)
     jobs = [[job(100 * series + place, 3) for place in range(50)] for series in range(24)]
@@ -118,7 +71,7 @@ def test_rejection_rounds_write_the_targets_distribution(target: Path, draft: Pa
     assert all(len(text) == 3 for text in texts)
     # Neither a perfect draft nor a useless one, or the distribution would prove nothing.
     assert 0.2 < sum(total.reached) / sum(total.offered) < 0.9
-    assert fits(texts, pairs_due(model, job(0, 3).prompt)) > UNLIKELY
+    assert fits(texts, pairs_due(model, job(0, 3).prompt, PARAMS)) > UNLIKELY
 
 
 def test_a_perfect_draft_is_always_accepted(target: Path) -> None:
@@ -166,7 +119,7 @@ def test_assisted_sampling_takes_our_parameters(target: Path, draft: Path) -> No
     jobs = [[job(seed, 3) for seed in range(400)]]
     texts, total = write(AssistedRounds(target, draft, k=2, dtype="float32"), jobs)
     assert 0.2 < sum(total.reached) / sum(total.offered) < 0.9
-    assert fits(texts, pairs_due(packed(target), job(0, 3).prompt)) > UNLIKELY
+    assert fits(texts, pairs_due(packed(target), job(0, 3).prompt, PARAMS)) > UNLIKELY
 
 
 def test_the_margin_of_texts_that_differ(target: Path) -> None:

@@ -13,7 +13,7 @@ from benchmarks.simulated.fit import fitted
 from benchmarks.simulated.side import answers_of, compared
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.recordings import link_plan
-from flexspec_mq.simulator.cost import keep_times
+from flexspec_mq.simulator.cost import keep_times, read_times
 from flexspec_mq.simulator.recording import keep_recording
 from tests.simulator.recordings import ABOUT, LIMIT, TIMES, made
 
@@ -23,6 +23,7 @@ RECORDING = msgspec.structs.replace(
         ABOUT, target="default", draft="default", questions=("qa 1", "qa 2"), temperatures=(0.0,), seed=0
     ),
 )
+SLOWER, REQUEST = 1.1, 11.0
 NO_DRAFTS = "--policy fixed --draft none --no-lookup --draft-length 0 --ahead 256 --worker-draft"
 EDGES = {
     "default": ["--draft", "default"],
@@ -32,8 +33,8 @@ EDGES = {
 
 
 def run(*links: str) -> dict[str, Any]:
-    """What `benchmarks.answers` would print if it were the simulator itself, with 3 ms a step and 11 a request."""
-    times = msgspec.structs.replace(TIMES, step=3.0, request=11.0)
+    """What `benchmarks.answers` would print if it were the simulator itself, all a tenth slower."""
+    times = msgspec.structs.replace(TIMES.slower(SLOWER), step=0.0, request=REQUEST)
     cases = []
     for link in links:
         case: dict[str, Any] = {"link": link, "delay_ms": 0.0, "begins_s": [3.0, 50.0]}
@@ -54,15 +55,10 @@ def _anything() -> dict[str, float]:
 
 
 def test_what_cannot_be_measured_apart_is_found_by_fitting() -> None:
-    found = fitted(
-        msgspec.structs.replace(TIMES, step=0.0, request=0.0),
-        RECORDING,
-        run("loopback"),
-        "streaming",
-        "loopback",
-    )
-    assert found.step == pytest.approx(3.0, abs=0.3)
-    assert found.request == pytest.approx(11.0, abs=3.5)  # a prompt takes some steps
+    alone = msgspec.structs.replace(TIMES, step=0.0, request=0.0)
+    found = fitted(alone, RECORDING, run("loopback"), "streaming", "loopback")
+    assert found.read(0) / alone.read(0) == pytest.approx(SLOWER, abs=0.01)
+    assert found.request == pytest.approx(REQUEST, abs=1.0)
 
 
 def test_sides_of_a_run_are_other_sides() -> None:
@@ -87,11 +83,13 @@ def test_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     kept = tmp_path / "run.out"
     kept.write_bytes(b"a table\n" + msgspec.json.encode({"results": run("loopback", "4g")}))
     flags = ["--runs", str(kept), "--recording", str(tmp_path / "texts.json"), "--prompts", str(prompts)]
-    assert simulated.main([*flags, "--times", str(tmp_path / "times.json")]) == 0
+    flags += ["--times", str(tmp_path / "times.json"), "--fitted", str(tmp_path / "fitted.json")]
+    assert simulated.main(flags) == 0
     results = msgspec.json.decode(capsys.readouterr().out.splitlines()[-1])["results"]
     assert {(row["link"], row["side"]) for row in results["rows"]} == {
         (link, side) for link in ("loopback", "4g") for side in EDGES
     }
+    assert read_times(tmp_path / "fitted.json").request == pytest.approx(REQUEST, abs=1.0)
     assert results["within"] == len(results["rows"])
     assert all(row["ratio"] == pytest.approx(1.0, abs=0.03) for row in results["rows"])
 

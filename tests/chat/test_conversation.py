@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from flexspec_mq.chat.conversation import Conversation, Exchange
 from flexspec_mq.chat.figures import AnswerFigures, Totals, line, size
@@ -148,6 +149,18 @@ def test_the_line_of_an_answer() -> None:
     ):  # fmt: skip
         assert part in said
     assert line(AnswerFigures(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
+    assert " J" not in said
+
+
+def test_energy_is_told_where_it_is_known() -> None:
+    spent = structs.replace(
+        TOLD, energy_j=12.0, energy_j_per_100=30.0, energy_source="modelled: phone-4g by 4g"
+    )
+    took = AnswerFigures(4.0, 0.5, structs.replace(USAGE, flexspec=spent), "stop")
+    assert "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)" in line(took)
+    rows = dict(Totals([took, took, AnswerFigures(4.0, 0.5, USAGE, "stop")]).rows())
+    assert rows["energy"] == "24.0 J (modelled: phone-4g by 4g)"
+    assert "energy" not in dict(Totals([AnswerFigures(4.0, 0.5, USAGE, "stop")]).rows())
 
 
 def test_totals() -> None:

@@ -69,6 +69,7 @@ def test_imports_without_heavy_libraries(module: str) -> None:
         "flexspec_mq.codec",
         "flexspec_mq.protocol",
         "flexspec_mq.controller",
+        "flexspec_mq.energy",
         "flexspec_mq.transport",
     ],
 )

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
 DATA = (
     "flexspec_mq/codec/dictionary-v1",
+    "flexspec_mq/energy/presets.toml",
     "flexspec_mq/link/profiles.toml",
     "flexspec_mq/models/draft/data/draft-v3.safetensors",
 )

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.simulator.accelerator import Accelerator
 from flexspec_mq.simulator.cost import (
-    Accelerator,
     DraftForward,
     DraftTimes,
     Line,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_numbered_stream_is_whole_and_in_order(seed: int) -> None:
     link = plan(loss=rng.choice((1.0, 10.0, 30.0)), outages=outages, seed=seed)
     stream = Stream(Impairment(link, "up"), Impairment(link, "down"))
     for number in range(200):
-        stream.clock.at(number / 20, lambda number=number: stream.write(number, rng.choice((4, 100, 4000))))
+        stream.clock.at(number / 20, partial(stream.write, number, rng.choice((4, 100, 4000))))
     stream.run(20_000.0)
     assert [number for number, _ in stream.came] == list(range(200))
     times = [time for _, time in stream.came]
@@ -82,7 +83,7 @@ def test_a_lost_segment_comes_again_as_soon_as_a_later_one_is_acknowledged() -> 
     stream = Stream(Lossy({1}), Impairment(plan(), "down"))
     stream.write(0)
     for number in range(1, 10):
-        stream.clock.at(1.0 + 0.02 * number, lambda number=number: stream.write(number))
+        stream.clock.at(1.0 + 0.02 * number, partial(stream.write, number))
     stream.run(10.0)
     assert [number for number, _ in stream.came] == list(range(10))
     # The second of them is acknowledged one round trip after it was sent; then the first takes its way again.

@@ -11,7 +11,9 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
-from flexspec_mq.link.profiles import LinkPlan, built_in
+from flexspec_mq.link.impairment import Impairment
+from flexspec_mq.link.profiles import Figure, LinkPlan, Outages, built_in
+from flexspec_mq.simulator.accelerator import Accelerator, Modelled
 from flexspec_mq.simulator.answers import LIKE_OURS, Answer, Policies, Setting
 from flexspec_mq.simulator.simulation import simulate
 from tests.simulator.recordings import LIMIT, TIMES, made
@@ -136,3 +138,38 @@ def test_a_policy_keeps_what_was_learned_from_text_to_text() -> None:
     answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
     # The first text begins with nothing known, the others with the round trip of those before.
     assert answers[0].plans[0][1] != answers[1].plans[0][1]
+
+
+def test_a_worker_without_a_draft_leaves_it_to_the_device() -> None:
+    setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False))
+    answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+    assert {answer.problem for answer in answers} == {""}
+    assert all(answer.wasted_own == 0 for answer in answers)
+    assert sum(answer.accepted for answer in answers) > 0
+
+
+def test_a_text_goes_on_after_an_outage_that_broke_the_connection() -> None:
+    def figure(value: float) -> Figure:
+        return Figure(value, "a test")
+
+    outages = Outages(figure(1000.0), figure(25.0), figure(25.0))
+    profile = msgspec.structs.replace(built_in().get("4g"), outages=outages)
+    away = LinkPlan("away", profile, 3)
+    ((start, end),) = Impairment(away, "up").outages.between(0.0, 5000.0)[:1]
+    setting = replace(SETTING, link=away, drafts=False, statuses=0)
+    before, within, after = simulate(
+        setting, fixed(STREAMING), RECORDING.texts[:3], [start - 0.3, start + 1.0, end + 1.0]
+    )
+    for answer in (before, within, after):
+        assert answer.problem == ""
+    assert (before.traffic.breaks, after.traffic.breaks) == (1, 0)
+    assert before.seconds > end - start > after.seconds
+    assert within.seconds > end - start - 1.0
+
+
+def test_a_modelled_accelerator_serves_as_a_measured_worker_does() -> None:
+    setting = replace(SETTING, times=Modelled(Accelerator(weights=20.0)), drafts=False)
+    (answer, *others) = simulate(setting, fixed(STREAMING), RECORDING.texts[1:3])
+    assert {one.problem for one in (answer, *others)} == {""}
+    assert answer.seconds - answer.first == pytest.approx((LIMIT - 1) * 0.02013, abs=0.001)
+    assert answer.first == pytest.approx(0.02 + 0.0005 + 0.02013, abs=0.03)

@@ -23,6 +23,7 @@ from edge_node.api.app import create_app
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
 from edge_node.api.state import Api
+from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -173,6 +174,7 @@ async def served(
     worker: dict[str, Any] | None = None,
     through: int | None = None,
     family: FamilyCatalogue | None = None,
+    energy: str = "none",
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
@@ -196,9 +198,13 @@ async def served(
                 )
             )
         edge = EdgeSettings(
-            edge=f"ae{number}", version=version, give_up=give_up, queue_patience=queue_patience
+            edge=f"ae{number}",
+            version=version,
+            give_up=give_up,
+            queue_patience=queue_patience,
+            energy=energy,
         )
-        node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,), family=family)
+        node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,), family=family, energy=energy_meter(edge))
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
         app = create_app(node, speech(max_context), policy=lambda: FixedPolicy(plan), settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()

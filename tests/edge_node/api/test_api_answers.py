@@ -121,6 +121,21 @@ async def test_events_without_a_row_are_counted_while_a_text_is_written_and_afte
         assert await api.metric("flexspec_edge_surprises_total") == 1
 
 
+async def test_energy_is_told_and_summed_where_it_is_wanted(mosquitto: PrivateBroker) -> None:
+    source = "modelled: phone-5g by 5g-nsa"
+    async with served(mosquitto, energy="phone-5g") as api:
+        answers = [(await api.chat(seed=seed, max_tokens=20, ignore_eos=True)).json() for seed in (1, 2)]
+        told = [answer["usage"]["flexspec"] for answer in answers]
+        assert {one["energy_source"] for one in told} == {source}
+        assert all(one["energy_j"] > 0 for one in told)
+        assert all(one["energy_j_per_100"] == pytest.approx(5 * one["energy_j"]) for one in told)
+        summed = await api.metric(f'flexspec_edge_energy_joules_total{{source="{source}"}}')
+        assert summed == pytest.approx(sum(one["energy_j"] for one in told))
+    async with served(mosquitto) as api:
+        told = (await api.chat(seed=1, max_tokens=5)).json()["usage"]["flexspec"]
+        assert (told["energy_j"], told["energy_j_per_100"], told["energy_source"]) == (None, None, "none")
+
+
 async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         answer = (await api.chat(seed=9, max_tokens=60, ignore_eos=True)).json()

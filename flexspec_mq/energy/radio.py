@@ -1,0 +1,107 @@
+"""How long a radio is awake for given packets. Pure: it is told times, and reads no clock.
+
+A modem that sleeps is woken by a packet (promotion). It listens without a pause for a moment after each packet, then
+keeps its connection for a while in case another comes (the tail), and sleeps again. Wireless networks and cables are
+the same machine with other figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RadioPower:
+    """A kind of radio. Powers are what it adds to the device, in watts; times are seconds.
+
+    Attributes:
+        idle_w: while it sleeps, and beneath all others.
+        promotion_s, promotion_w: from sleep to the first packet.
+        hold_s, active_w: awake without a pause after each packet.
+        tail_s, tail_w: from a packet until it sleeps, `hold_s` included; the power after `hold_s`.
+        up_j, down_j: joules that a byte of IP adds.
+    """
+
+    idle_w: float = 0.0
+    promotion_s: float = 0.0
+    promotion_w: float = 0.0
+    hold_s: float = 0.0
+    active_w: float = 0.0
+    tail_s: float = 0.0
+    tail_w: float = 0.0
+    up_j: float = 0.0
+    down_j: float = 0.0
+
+    @property
+    def awake_s(self) -> float:
+        """From a packet until it sleeps, if no other comes."""
+        return max(self.hold_s, self.tail_s)
+
+    def after_packet(self, gap: float) -> RadioActivity:
+        """What it does in the `gap` seconds after a packet, in which no other comes; infinite is allowed."""
+        active = min(gap, self.hold_s)
+        return RadioActivity(active_s=active, tail_s=min(gap, self.awake_s) - active)
+
+    def between_packets(self, gap: float) -> RadioActivity:
+        """The same, with the promotion for the packet that ends the gap if it sleeps by then."""
+        done = self.after_packet(gap)
+        return done + self.waking() if gap >= self.awake_s else done
+
+    def waking(self) -> RadioActivity:
+        """One promotion."""
+        return RadioActivity(wake_ups=1, promotion_s=self.promotion_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RadioActivity:
+    """What a radio did; times are seconds.
+
+    Attributes:
+        wake_ups: times that it was woken.
+        promotion_s: waking.
+        active_s: awake without a pause.
+        tail_s: waiting with its connection open.
+    """
+
+    wake_ups: int = 0
+    promotion_s: float = 0.0
+    active_s: float = 0.0
+    tail_s: float = 0.0
+
+    def __add__(self, other: RadioActivity) -> RadioActivity:
+        return RadioActivity(
+            wake_ups=self.wake_ups + other.wake_ups,
+            promotion_s=self.promotion_s + other.promotion_s,
+            active_s=self.active_s + other.active_s,
+            tail_s=self.tail_s + other.tail_s,
+        )
+
+    @property
+    def awake_s(self) -> float:
+        """Not asleep."""
+        return self.promotion_s + self.active_s + self.tail_s
+
+
+class Modem:
+    """A radio that starts asleep and is told of packets, either way."""
+
+    def __init__(self, power: RadioPower) -> None:
+        self._power = power
+        self._done = RadioActivity()
+        self._last: float | None = None
+
+    def packet(self, now: float) -> None:
+        """One passes now, seconds on a clock that does not go back; one during a promotion waits for its end."""
+        power, last = self._power, self._last
+        if last is None or now >= last + power.awake_s:
+            slept = RadioActivity() if last is None else power.after_packet(inf)
+            self._done += slept + power.waking()
+            self._last = now + power.promotion_s
+        elif now > last:
+            self._done += power.after_packet(now - last)
+            self._last = now
+
+    def activity(self) -> RadioActivity:
+        """What the packets so far have cost or will, the whole tail of the last one included."""
+        return self._done if self._last is None else self._done + self._power.after_packet(inf)

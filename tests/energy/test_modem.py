@@ -1,0 +1,109 @@
+"""The modem's seconds are those of a clock that ticks through every moment of it."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.energy.radio import Modem, RadioActivity, RadioPower
+
+TICKS = 1024
+"""In a second: a power of two, so that no sum of times is rounded."""
+LTE = RadioPower(promotion_s=0.26, hold_s=0.1, tail_s=10.1)
+
+radios = st.builds(
+    lambda promotion, hold, tail: RadioPower(
+        promotion_s=promotion / TICKS, hold_s=hold / TICKS, tail_s=tail / TICKS
+    ),
+    st.integers(0, 60),
+    st.integers(0, 40),
+    st.integers(0, 200),
+)
+times = st.lists(st.integers(0, 1000), max_size=25).map(sorted)
+
+
+def activity(radio: RadioPower, packets: list[float]) -> RadioActivity:
+    modem = Modem(radio)
+    for at in packets:
+        modem.packet(at)
+    return modem.activity()
+
+
+def ticked(radio: RadioPower, packets: list[int]) -> RadioActivity:
+    """By going through all ticks, state by state."""
+    promotion, hold, tail = (round(TICKS * each) for each in (radio.promotion_s, radio.hold_s, radio.tail_s))
+    spent, waking_left, heard, wakes = {"waking": 0, "active": 0, "tail": 0}, 0, -(10**6), 0
+    for now in range(1500):
+        asleep = not waking_left and now - heard >= max(hold, tail)
+        if now in packets and asleep:
+            wakes += 1
+            waking_left = promotion
+            heard = now + promotion
+        elif now in packets and not waking_left:
+            heard = now
+        if waking_left:
+            waking_left -= 1
+            spent["waking"] += 1
+        elif now - heard < hold:
+            spent["active"] += 1
+        elif now - heard < max(hold, tail):
+            spent["tail"] += 1
+    return RadioActivity(
+        wake_ups=wakes,
+        promotion_s=spent["waking"] / TICKS,
+        active_s=spent["active"] / TICKS,
+        tail_s=spent["tail"] / TICKS,
+    )
+
+
+@given(radios, times)
+def test_as_ticked_through(radio: RadioPower, packets: list[int]) -> None:
+    if radio.promotion_s == 0 and radio.awake_s == 0:
+        packets = sorted(set(packets))  # it sleeps at once: of packets at one time the tick sees one
+    found = activity(radio, [at / TICKS for at in packets])
+    assert astuple(found) == pytest.approx(astuple(ticked(radio, packets)), abs=1e-9)
+
+
+@given(radios, times, times)
+def test_texts_far_apart_add_up(radio: RadioPower, one: list[int], other: list[int]) -> None:
+    early, late = [at / TICKS for at in one], [10 + at / TICKS for at in other]
+    both = activity(radio, [*early, *late])
+    assert astuple(both) == pytest.approx(astuple(activity(radio, early) + activity(radio, late)))
+
+
+@given(radios, times)
+def test_gaps_between_packets_add_up_to_the_whole(radio: RadioPower, packets: list[int]) -> None:
+    """What plans are estimated by is what is counted, where no packet meets a promotion."""
+    spaced = [at / TICKS + place * 61 / TICKS for place, at in enumerate(packets)]
+    found = RadioActivity()
+    ready = None
+    for before, now in pairwise(spaced):
+        ready = before + radio.promotion_s if ready is None else ready
+        gap = now - ready
+        found += radio.between_packets(gap)
+        ready = now + radio.promotion_s if gap >= radio.awake_s else now
+    if spaced:
+        found += radio.waking() + radio.after_packet(1e9)
+    assert astuple(activity(radio, spaced)) == pytest.approx(astuple(found))
+
+
+def test_without_packets_it_sleeps() -> None:
+    assert activity(LTE, []) == RadioActivity()
+
+
+def test_one_packet_costs_a_promotion_and_the_whole_tail() -> None:
+    assert astuple(activity(LTE, [5.0])) == pytest.approx((1, 0.26, 0.1, 10.0))
+
+
+def test_rounds_within_the_tail_wake_it_once() -> None:
+    found = activity(LTE, [0.5 * at for at in range(60)])
+    assert found.wake_ups == 1
+    assert found.awake_s == pytest.approx(29.5 + 10.1)
+
+
+def test_rounds_beyond_the_tail_wake_it_each_time() -> None:
+    assert activity(LTE, [0.0, 20.0, 40.0]).wake_ups == 3
