@@ -8,11 +8,12 @@ from flexspec_mq.controller.actions import ACTIONS
 from flexspec_mq.controller.correction import TERMS, Correction, terms
 from flexspec_mq.policy_training.samples import Samples
 
-_RIDGE = 1e-2
+_RIDGE = 0.1
 """Of a weight's square, for each row: features count in their deviations."""
 _BATCH = 512
-_NEAR = 0.2
-"""An action that takes longer than the best by this share weighs 1/e: what is never chosen need not be foretold."""
+_NEAR = 0.3
+"""An action that is expected to take longer than the best by this share weighs 1/e: what is never chosen need not be
+foretold. What it took does not decide that: the lucky ones would weigh more."""
 
 
 def fit_correction(samples: Samples) -> Correction:
@@ -43,4 +44,6 @@ def fit_correction(samples: Samples) -> Correction:
     found = np.linalg.solve(squares, targets).reshape(len(TERMS), -1)
     slopes = found[:, :-1] / deviation
     bias = found[:, -1] - slopes @ mean
-    return Correction(tuple(tuple(map(float, row)) for row in np.concatenate([slopes, bias[:, None]], axis=1)))
+    return Correction(
+        tuple(tuple(map(float, row)) for row in np.concatenate([slopes, bias[:, None]], axis=1))
+    )

@@ -14,12 +14,14 @@ from flexspec_mq.policy_training.samples import Array, Samples
 _UNITS = 16
 _RATE = 0.01
 _BATCH = 1024
+_FIRST = 0.5
+"""Share of a batch in which actions have just parted; of these states there are few, and they are all alike."""
 _MOST = 2.0
 """An action that takes longer than the best by more than this is as bad as one that takes so much."""
 _SPREAD = 0.003
 """What a nat of likelihoods' entropy is worth, as an excess: so that nothing is ruled out early."""
-_DECAY = 0.1
-"""Of weights, in a step, for a rate of 1; there are few episodes for so many of them."""
+_DECAY = 1.0
+"""Of weights, in a step, for a rate of 1: there are few episodes for so many weights."""
 _DECAYING = "hidden", "out"
 _MOMENTUM, _SQUARES = 0.9, 0.999
 
@@ -74,9 +76,11 @@ class Learner:
             self.weights["deviation"] = samples.numbers.std(axis=0) + np.float32(1e-2)
         excess = np.minimum(samples.excess(), _MOST)
         rng = np.random.default_rng([self._seed, 2, self._steps])
+        first, later = (np.flatnonzero(samples.branched == one) for one in (1.0, 0.0))
+        kinds = ((first, _FIRST), (later, 1 - _FIRST)) if len(later) else ((first, 1.0),)
         found = 0.0
         for step in range(steps):
-            rows = rng.integers(0, len(excess), _BATCH)
+            rows = np.concatenate([rng.choice(which, int(_BATCH * share)) for which, share in kinds])
             cost, gradients = self._gradients(samples.numbers[rows], excess[rows])
             self._adam(gradients, rate * 10 ** (-step / steps))
             found += (cost - found) / min(step + 1, 50)

@@ -13,6 +13,7 @@ from flexspec_mq.controller.features import FEATURES
 from flexspec_mq.policy_training.branching import Row
 
 Array = NDArray[np.float32]
+_READING, _REMAINING = FEATURES.index("reading for own drafts"), FEATURES.index("remaining")
 _HELD_OUT = 10
 """One episode in so many is not trained on."""
 
@@ -68,8 +69,20 @@ class Samples:
     def part(self, *, held_out: bool) -> Samples:
         """Rows to train on, or the others: states at which actions parted."""
         out = self.episodes % _HELD_OUT == _HELD_OUT - 1
-        wanted = out & (self.branched > 0) if held_out else ~out
+        return self._of(out & (self.branched > 0) if held_out else ~out & self._fair())
+
+    def first(self) -> Samples:
+        """Rows of states at which actions part."""
+        return self._of(self.branched > 0)
+
+    def _of(self, wanted: NDArray[np.bool_]) -> Samples:
         return Samples(*(getattr(self, name)[wanted] for name in self.__slots__))
+
+    def _fair(self) -> NDArray[np.bool_]:
+        """Rows in which letting the worker draft does not count as having read a prompt that it had not."""
+        read = self.numbers[:, _READING] * np.exp(self.numbers[:, _REMAINING])
+        found: NDArray[np.bool_] = (self.branched > 0) | (read < 1.0)
+        return found
 
     def excess(self) -> Array:
         """(rows, actions): by how much more each takes than the best, as a share of it."""

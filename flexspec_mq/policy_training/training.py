@@ -25,8 +25,8 @@ _FIT_EVERY = 25
 """Episodes between fits."""
 _STEPS = 300
 """Of a fit."""
-_LAST_STEPS = 3000
-"""Of the last one, which makes what is written."""
+_LAST_STEPS = 300
+"""Of the last one, which begins anew and makes what is written."""
 _FIRST = 25
 """Episodes in which the way to a branch is by random actions alone."""
 
@@ -115,6 +115,8 @@ class PolicyTraining:
 
     def _fit(self) -> None:
         training, held_out = self._samples.part(held_out=False), self._samples.part(held_out=True)
+        if not len(training.numbers):
+            return
         reached = self._learner.fit(training, _STEPS)
         excess = held_out.excess()
         apart = np.array([not (action.worker and action.choice.length) for action in ACTIONS])
@@ -131,7 +133,7 @@ class PolicyTraining:
         self.history.append({name: float(value) for name, value in zip(COLUMNS, values, strict=True)})
 
     def write(self, files: TrainingFiles) -> None:
-        """The weights that were learned, after a last long fit from the beginning.
+        """The weights that were learned, after a last fit from the beginning.
 
         Raises:
             UsageError: there were too few episodes.
@@ -143,7 +145,7 @@ class PolicyTraining:
         learner.fit(training, _LAST_STEPS)
         for path, text in (
             (files.network, network_text(learner.network())),
-            (files.correction, correction_text(fit_correction(training))),
+            (files.correction, correction_text(fit_correction(training.first()))),
         ):
             with whole(path) as part:
                 part.write_text(text + "\n", "utf-8")

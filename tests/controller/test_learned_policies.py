@@ -6,6 +6,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,8 @@ from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.predictor import PredictorPolicy
 from flexspec_mq.controller.policies.rl import RlPolicy
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
-from flexspec_mq.errors import ModelError
+from flexspec_mq.controller.policies.trained import trained
+from flexspec_mq.errors import ModelError, UsageError
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
 NEAR = Observation(
@@ -71,7 +73,7 @@ observations = st.builds(
 def scored(*best: int) -> Network:
     """A network that scores actions in this order, whatever it is shown."""
     bias = tuple(float(len(best) - best.index(one)) if one in best else 0.0 for one in range(len(ACTIONS)))
-    return Network((), (), bias)
+    return Network(((0.0,) * (len(FEATURES) + 1),), ((0.0,) * len(ACTIONS),), bias)
 
 
 @given(
@@ -272,3 +274,19 @@ def test_a_worker_may_draft_behind_the_device_where_that_is_expected_to_win() ->
 def test_weights_that_ship_are_a_few_kilobytes() -> None:
     assert len(network_text(shipped_network())) < 8000
     assert len(correction_text(shipped_correction())) < 8000
+
+
+def test_weights_of_a_file_take_the_place_of_those_that_ship(tmp_path: Path) -> None:
+    network, correction = tmp_path / "one.json", tmp_path / "other.json"
+    number = next(n for n, action in enumerate(ACTIONS) if action.choice.window == 3)
+    network.write_text(network_text(scored(number)))
+    correction.write_text(correction_text(NOTHING))
+    assert trained("rl", network)(BASE).plan(NEAR).in_flight == 3
+    plain = replace(BASE, worker_draft=0)
+    assert trained("predictor", correction)(plain).plan(NEAR) == ThresholdPolicy(plain).plan(NEAR)
+    with pytest.raises(ModelError, match=r"other\.json"):
+        trained("rl", correction)
+    with pytest.raises(ModelError, match="cannot be read"):
+        trained("rl", tmp_path / "none.json")
+    with pytest.raises(UsageError, match="'threshold' has no weights"):
+        trained("threshold", network)
