@@ -69,13 +69,16 @@ def measure(options: Namespace) -> int:
 
 def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     print(f"\n{title}\n")
-    heads = ["link", "best fixed plan", "s", "streaming", *COMPARED]
+    heads = ["link", "best fixed plan", "s", "streaming", "one plan", *COMPARED]
+    one = min(rows[0]["fixed_s"], key=lambda name: fmean(row["fixed_s"][name] / row["best_s"] for row in rows))
+    rows = [{**row, "one plan": row["fixed_s"][one] / row["best_s"]} for row in rows]
     lines = [
         [row["link"], row["best"], row["best_s"], *(f"{row[name]:.3f}" for name in heads[3:])] for row in rows
     ]
     for what, of in (("mean", fmean), ("worst", max)):
         lines.append([what, "", "", *(f"{of([row[name] for row in rows]):.3f}" for name in heads[3:])])
     print(table(heads, lines))
+    print(f"\none plan: {one}, the best fixed one over all these links")
 
 
 def _decisions(options: Namespace, kept: Sequence[Any]) -> int:

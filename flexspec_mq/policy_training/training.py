@@ -157,7 +157,7 @@ class PolicyTraining:
         lines = np.array([[line[name] for name in COLUMNS] for line in self.history])
         numbers = np.array([self.seed, self.episodes])
         with whole(files.state) as part, part.open("wb") as file:
-            np.savez(file, numbers=numbers, history=lines, **known, **learned)
+            np.savez(file, allow_pickle=False, numbers=numbers, history=lines, **known, **learned)
         write_history(files.history, self.history)
         if can_draw():
             draw(self.history, files.picture)

@@ -123,8 +123,9 @@ def slower(seen: Observation, by: float) -> Observation:
         "row_cost",
         "queue_mean",
         "compute_deviation",
+        "own_forward",
+        "own_read",
     )
-    names += "own_forward", "own_read"
     times = {name: getattr(seen, name) for name in names}
     return replace(seen, **{name: time * by for name, time in times.items() if time is not None})
 

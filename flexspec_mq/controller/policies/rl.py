@@ -28,6 +28,6 @@ class RlPolicy(ActingPolicy):
         scores = self.network.scores(features(seen))
         best = max(able, key=scores.__getitem__)
         before = self._action
-        if before in able and scores[best] <= scores[before] + self.stays:
+        if before is not None and before in able and scores[best] <= scores[before] + self.stays:
             return before
         return best
