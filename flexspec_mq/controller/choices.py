@@ -18,6 +18,8 @@ _WINDOWS = 1, 2, 3
 """W that are considered."""
 ROW = 0.01
 """What a drafted token is taken to add to a forward of the target, as a share, before it was measured."""
+_LATE = 0.0, 0.12, 0.25
+"""How much later batches may come than expected, as shares of a forward."""
 _READ = 1 / 40
 """What a token of a prompt is taken to cost the worker's draft, as a share of a forward of the target."""
 _TEXT = 128
@@ -62,10 +64,27 @@ def choices(most: int, *, may_run_ahead: bool) -> tuple[Choice, ...]:
 
 @lru_cache(maxsize=4096)
 def forecast(choice: Choice, pace: Pace) -> Forecast:
-    """What to expect of a choice; kept, as a pace comes again and again."""
+    """What to expect of a choice; kept, as a pace comes again and again.
+
+    A batch that just comes in time for a forward misses it where anything takes a little longer. So a forecast is the
+    mean of several, of which all but the first have every batch come later. One that waits for drafts misses none.
+    """
     if not choice.length:
         return streaming(pace)
-    return drafting(pace, choice.length, choice.window, ahead=choice.ahead)
+    found = [
+        drafting(
+            replace(pace, round_trip=pace.round_trip + late * pace.forward),
+            choice.length,
+            choice.window,
+            ahead=choice.ahead,
+        )
+        for late in (_LATE if choice.ahead else _LATE[:1])
+    ]
+    return Forecast(
+        sum(one.seconds for one in found) / len(found),
+        sum(one.drafted for one in found) / len(found),
+        sum(one.rows for one in found) / len(found),
+    )
 
 
 def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:

@@ -25,7 +25,9 @@ def test_a_round_costs_little_more_than_a_third_of_what_it_did(case: Case) -> No
     # Of four at a time much less was spent on asking for each. A round feeds a dozen estimates, and plans from them.
     most = 0.38 if case.drafter.at_once == 1 else 0.42
     assert ours <= most * before[0]
-    assert every <= 0.42 * before[1]  # how often the loop wakes for the drafter's thread is a matter of timing
+    assert (
+        every <= 0.42 * before[1]
+    )  # how often the loop wakes for the drafter's thread is a matter of timing
     assert by_name["session.EdgeSession.drafted"] >= 4 * 30
 
 

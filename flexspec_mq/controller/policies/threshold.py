@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from typing import TYPE_CHECKING
 
+from flexspec_mq.controller.calibration import Calibration, Check
 from flexspec_mq.controller.choices import (
     LENGTHS,
     NOBODY,
@@ -16,14 +16,22 @@ from flexspec_mq.controller.choices import (
     pace_of,
     reading,
 )
-from flexspec_mq.controller.forecast import Forecast, Pace
+from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+_NAME = "threshold"
+
 _DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
-BETTER = 0.03
+_BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
+_SPARED = 1.1
+"""A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
+the other is a forecast, and the device is spared its drafts."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
@@ -52,7 +60,18 @@ class ThresholdPolicy:
     _alone: bool = False
     _plans: int = 0
     _wait: float = 0.0
-    _cost: float = 0.0
+    _calibration: Calibration = field(default_factory=Calibration)
+    _check: Check = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Until there is a node's memory, it has its own."""
+        self._check = Check(self._calibration)
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """See `Learner`."""
+        known = memory.setdefault(_NAME, self._calibration)
+        if isinstance(known, Calibration):
+            self._calibration, self._check = known, Check(known)
 
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
@@ -91,29 +110,22 @@ class ThresholdPolicy:
             return None
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
-        costs = self._costs(seen, able, pace)
+        costs = {choice: self._cost(choice, pace) for choice in able}
         best = min(costs, key=costs.__getitem__)
-        if before in costs and costs[best] > costs[before] * (1 - BETTER):
+        if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
-        bar = (1 + BETTER) if self._alone else (1 - BETTER)
-        own = self._left_to_worker(seen) if may else inf
-        self._alone = own < costs[best] * bar
-        self._cost = own if self._alone else costs[best]
+        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
         self._chosen = best
+        if seen.at is not None:
+            drafts = best if best.length else None
+            self._check.goes_on(drafts, forecast(best, pace).seconds, seen.committed, seen.at)
         return best
 
-    def _costs(self, seen: Observation, able: Sequence[Choice], pace: Pace) -> dict[Choice, float]:  # noqa: ARG002
-        """Of each choice, in seconds of a token; others weigh what was seen beside the pace."""
-        return {choice: cost_of(forecast(choice, pace)) for choice in able}
-
-    def _left_to_worker(self, seen: Observation) -> float:
-        """Seconds of a token where drafts are left to the worker."""
-        return by_worker(seen) + reading(seen)
-
-
-def cost_of(found: Forecast) -> float:
-    """Seconds of a token, and a little for what the device drafts."""
-    return found.seconds * (1 + _DRAFTED * found.drafted)
+    def _cost(self, choice: Choice, pace: Pace) -> float:
+        """Seconds of a token, as far as is known, and a little for each that the device drafts."""
+        found = forecast(choice, pace)
+        seconds = found.seconds * self._calibration.ratio(choice) if choice.length else found.seconds
+        return seconds * (1 + _DRAFTED * found.drafted)
