@@ -58,6 +58,7 @@ class BanditPolicy:
         if isinstance(known, Arms):
             self._arms = known
         self._arm = self._arms.best(self._able())
+        self._rule.recall(memory)
 
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
