@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.choices import by_worker, forecast, pace_of, reading
+from flexspec_mq.controller.choices import reading
 from flexspec_mq.controller.features import features
 from flexspec_mq.controller.plan import Observation
 from flexspec_mq.errors import FlexSpecError
@@ -33,13 +33,11 @@ class Row(NamedTuple):
     Attributes:
         numbers: its features.
         seconds: until the text ends, where the action is held that long.
-        expected: seconds by the closed form.
         branched: it is the very state at which the actions began; otherwise one of another action's history.
     """
 
     numbers: list[float]
     seconds: list[float]
-    expected: list[float]
     branched: bool
 
 
@@ -75,38 +73,22 @@ def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
         if found is None:
             return []
         whole.append(found)
-    rows = [_row(whole, whole[0].seen[0], whole[0].places[0], 0, branched=True)]
-    for number, one in enumerate(whole):
+    rows = [_row(whole, whole[0].seen[0], whole[0].places[0], branched=True)]
+    for one in whole:
         able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.ends - _LEFT]
         later = rng.sample(able, min(_LATER, len(able)))
-        rows += [_row(whole, one.seen[at], one.places[at], number, branched=False) for at in later]
+        rows += [_row(whole, one.seen[at], one.places[at], branched=False) for at in later]
     return rows
 
 
-def _row(branches: Sequence[_Branch], seen: Observation, place: int, own: int, *, branched: bool) -> Row:
+def _row(branches: Sequence[_Branch], seen: Observation, place: int, *, branched: bool) -> Row:
     seconds = [one.left(place) for one in branches]
-    tokens = max(1, branches[own].ends - place)
     # A worker's draft has to read the prompt first, which its own branch has behind it by now.
     late = 0.0 if branched else reading(seen) * max(1, min(seen.remaining, 128))
     seconds = [
         spent + (late if action.worker else 0.0) for spent, action in zip(seconds, ACTIONS, strict=True)
     ]
-    return Row(features(seen), seconds, [tokens * one for one in expected(seen)], branched)
-
-
-def expected(seen: Observation) -> list[float]:
-    """Seconds of a token by the closed form, for each action; what a worker adds to a device's drafts is left out."""
-    wait = 0.0 if seen.queue_mean is None else seen.queue_mean
-    free, waiting = pace_of(seen), pace_of(seen, wait)
-    assert free is not None
-    assert waiting is not None
-    found = []
-    for choice, alone in ((action.choice, action.worker and not action.choice.length) for action in ACTIONS):
-        if alone:
-            found.append(by_worker(seen) + reading(seen))
-        else:
-            found.append(forecast(choice, free if choice.ahead else waiting).seconds)
-    return found
+    return Row(features(seen), seconds, branched)
 
 
 def _go(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from math import exp
+
 import numpy as np
 
 from flexspec_mq.controller.actions import ACTIONS
+from flexspec_mq.controller.choices import forecast
 from flexspec_mq.controller.correction import TERMS, Correction, terms
-from flexspec_mq.policy_training.samples import Samples
+from flexspec_mq.controller.features import FEATURES
+from flexspec_mq.controller.forecast import Pace
+from flexspec_mq.policy_training.samples import Array, Samples
 
 _RIDGE = 0.1
 """Of a weight's square, for each row: features count in their deviations."""
@@ -16,6 +23,38 @@ _NEAR = 0.3
 foretold. What it took does not decide that: the lucky ones would weigh more."""
 
 
+def expected(numbers: Array) -> Array:
+    """What the closed form expects of each action, up to a unit of time for each row.
+
+    Args:
+        numbers: (rows, features), of states.
+
+    Returns:
+        (rows, actions). What a worker adds to a device's drafts is left out.
+    """
+    return np.array(
+        [_expected(dict(zip(FEATURES, map(float, row), strict=True))) for row in numbers], np.float32
+    )
+
+
+def _expected(state: Mapping[str, float]) -> list[float]:
+    """In forwards; acceptance is told by groups of places."""
+    acceptance = (
+        state["acceptance, first place"],
+        *(state["acceptance, next three"],) * 3,
+        state["acceptance, behind"],
+    )
+    free = Pace(exp(state["round trip"]), 1.0, exp(state["row"]), exp(state["draft's token"]), acceptance)
+    waiting = replace(free, wait=exp(state["queue"]))
+    own = exp(state["worker's own token"]) + state["reading for own drafts"]
+    return [
+        own
+        if action.worker and not action.choice.length
+        else forecast(action.choice, free if action.choice.ahead else waiting).seconds
+        for action in ACTIONS
+    ]
+
+
 def fit_correction(samples: Samples) -> Correction:
     """By weighted ridge regression of the logarithm of the factor.
 
@@ -23,8 +62,9 @@ def fit_correction(samples: Samples) -> Correction:
     state's actions is taken out of both sides, and with it most of the chance of its text.
     """
     rows = len(samples.numbers)
-    factors = np.log(np.maximum(samples.seconds, 1e-6)) - np.log(samples.expected)
-    weights = np.exp((1 - samples.expected / samples.expected.min(axis=1, keepdims=True)) / _NEAR)
+    foreseen = expected(samples.numbers)
+    factors = np.log(np.maximum(samples.seconds, 1e-6)) - np.log(foreseen)
+    weights = np.exp((1 - foreseen / foreseen.min(axis=1, keepdims=True)) / _NEAR)
     shares = weights / weights.sum(axis=1, keepdims=True)
     factors = factors - (shares * factors).sum(axis=1, keepdims=True)
     kinds = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS], np.float32)

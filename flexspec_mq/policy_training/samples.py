@@ -24,14 +24,13 @@ class Samples:
 
     Attributes:
         numbers: (rows, features).
-        seconds, expected: (rows, actions); see `Row`.
+        seconds: (rows, actions); see `Row`.
         branched: (rows,), 1 or 0.
         episodes: (rows,), number of each row's episode.
     """
 
     numbers: Array
     seconds: Array
-    expected: Array
     branched: Array
     episodes: Array
 
@@ -40,7 +39,7 @@ class Samples:
         """Before the first one."""
         wide = np.zeros((0, len(ACTIONS)), np.float32)
         one = np.zeros(0, np.float32)
-        return cls(np.zeros((0, len(FEATURES)), np.float32), wide, wide, one, one)
+        return cls(np.zeros((0, len(FEATURES)), np.float32), wide, one, one)
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> Samples:
@@ -59,7 +58,6 @@ class Samples:
         new = (
             [row.numbers for row in rows],
             [row.seconds for row in rows],
-            [row.expected for row in rows],
             [float(row.branched) for row in rows],
             [float(episode)] * len(rows),
         )

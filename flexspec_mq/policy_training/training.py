@@ -15,7 +15,7 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import UsageError
 from flexspec_mq.policy_training.branching import branch
 from flexspec_mq.policy_training.episodes import drawn_episode
-from flexspec_mq.policy_training.fitting import fit_correction
+from flexspec_mq.policy_training.fitting import expected, fit_correction
 from flexspec_mq.policy_training.history import COLUMNS, Line, can_draw, draw, write_history
 from flexspec_mq.policy_training.learner import Learner
 from flexspec_mq.policy_training.samples import Array, Samples
@@ -120,7 +120,7 @@ class PolicyTraining:
         reached = self._learner.fit(training, _STEPS)
         excess = held_out.excess()
         apart = np.array([not (action.worker and action.choice.length) for action in ACTIONS])
-        known = np.where(apart, held_out.expected, np.inf)
+        known = np.where(apart, expected(held_out.numbers), np.inf) if len(excess) else excess
         rows = np.arange(len(excess))
         values = (
             self.episodes,

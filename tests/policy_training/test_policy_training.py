@@ -16,7 +16,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.policy_training import training as policy_training
 from flexspec_mq.policy_training.branching import branch
 from flexspec_mq.policy_training.episodes import drawn_episode
-from flexspec_mq.policy_training.fitting import fit_correction
+from flexspec_mq.policy_training.fitting import expected, fit_correction
 from flexspec_mq.policy_training.learner import Learner
 from flexspec_mq.policy_training.samples import Samples
 from flexspec_mq.policy_training.training import PolicyTraining, TrainingFiles
@@ -39,7 +39,7 @@ def samples(rows: int, seed: int) -> Samples:
     seconds = 1.0 + rng.uniform(0.2, 0.6, (rows, len(ACTIONS))).astype(np.float32)
     seconds[np.arange(rows), np.where(numbers[:, 2] < 0, 0, 4)] = 1.0
     one = np.ones(rows, np.float32)
-    return Samples(numbers, seconds, np.ones_like(seconds), one, np.arange(rows, dtype=np.float32))
+    return Samples(numbers, seconds, one, np.arange(rows, dtype=np.float32))
 
 
 def test_the_network_learns_which_action_is_best_and_devices_compute_the_same() -> None:
@@ -65,8 +65,7 @@ def test_factors_of_the_closed_form_are_found() -> None:
     found = fit_correction(
         Samples(
             numbers,
-            np.exp(logs).astype(np.float32),
-            np.ones_like(logs, np.float32),
+            (np.exp(logs) * expected(numbers)).astype(np.float32),
             np.ones(3000, np.float32),
             np.arange(3000, dtype=np.float32),
         )
@@ -93,9 +92,8 @@ def test_a_branch_is_what_its_action_takes() -> None:
     assert len({round(one, 9) for one in first.seconds}) > len(ACTIONS) / 2
     for row in rows:
         assert len(row.numbers) == len(FEATURES)
-        assert len(row.seconds) == len(row.expected) == len(ACTIONS)
+        assert len(row.seconds) == len(ACTIONS)
         assert min(row.seconds) > 0.0
-        assert min(row.expected) > 0.0
     # A later state has less of the text before it.
     assert max(max(row.seconds) for row in others) < max(first.seconds)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _NAME = "threshold"
 
-_DRAFTED = 0.005
+DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
@@ -128,4 +128,4 @@ class ThresholdPolicy:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
         found = forecast(choice, pace)
         seconds = found.seconds * self._calibration.ratio(choice) if choice.length else found.seconds
-        return seconds * (1 + _DRAFTED * found.drafted)
+        return seconds * (1 + DRAFTED * found.drafted)
