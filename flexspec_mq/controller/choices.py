@@ -94,9 +94,9 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
         seen: by its node.
         wait: see `Pace`.
     """
-    if seen.rtt is None or not seen.compute or seen.draft_time is None:
+    forward = forward_of(seen)
+    if seen.rtt is None or not forward or seen.draft_time is None:
         return None
-    forward = seen.forward or seen.compute
     row = ROW * forward if seen.row_cost is None else seen.row_cost
     acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
@@ -104,19 +104,24 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     )
 
 
+def forward_of(seen: Observation) -> float:
+    """Seconds of a forward of the target, as far as this session or those before it know; 0 before any."""
+    return seen.forward or seen.compute or seen.compute_mean or 0.0
+
+
 def by_worker(seen: Observation) -> float:
     """Seconds of a token where the worker drafts as it does, and has read the prompt for that."""
     if seen.own_forward is not None and seen.own_tokens:
         return seen.own_forward / seen.own_tokens
     right = sum(seen.acceptance) / len(seen.acceptance)  # it has the device's draft
-    return seen.compute / (1.0 + right * seen.worker_drafted)
+    return (seen.compute or forward_of(seen)) / (1.0 + right * seen.worker_drafted)
 
 
 def reading(seen: Observation) -> float:
     """Seconds of a token that it takes the worker's draft to read the prompt first, spread over the text."""
     takes = seen.own_read
     if takes is None:
-        takes = _READ * seen.prompt * (seen.forward or seen.compute)
+        takes = _READ * seen.prompt * forward_of(seen)
     return takes / max(1, min(seen.remaining, _TEXT))
 
 

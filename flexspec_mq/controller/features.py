@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.choices import ROW, by_worker, reading
+from flexspec_mq.controller.choices import ROW, by_worker, forward_of, reading
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.plan import Observation
@@ -39,12 +39,12 @@ _ASKED = 4
 
 def known(seen: Observation) -> bool:
     """Whether round trip, forward and draft were measured, without which there is nothing to learn from."""
-    return seen.rtt is not None and seen.compute > 0.0 and seen.draft_time is not None
+    return seen.rtt is not None and forward_of(seen) > 0.0 and seen.draft_time is not None
 
 
 def features(seen: Observation) -> list[float]:
     """The numbers that `FEATURES` names, for an observation of which `known` holds."""
-    forward = seen.forward or seen.compute
+    forward = forward_of(seen)
 
     def share(seconds: float) -> float:
         return log(min(max(seconds / forward, _LEAST), _MOST))

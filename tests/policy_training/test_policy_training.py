@@ -50,14 +50,16 @@ def test_the_network_learns_which_action_is_best_and_devices_compute_the_same() 
     assert before > 0.3
     assert learner.excess(other) < 0.03
     network = learner.network()
-    for numbers, expected in zip(other.numbers[:20], learner.scores(other.numbers[:20]), strict=True):
-        assert network.scores(list(map(float, numbers))) == pytest.approx(expected.tolist(), abs=1e-3)
+    for numbers, scores in zip(other.numbers[:20], learner.scores(other.numbers[:20]), strict=True):
+        assert network.scores(list(map(float, numbers))) == pytest.approx(scores.tolist(), abs=1e-3)
 
 
 def test_factors_of_the_closed_form_are_found() -> None:
     rng = np.random.default_rng(1)
-    numbers = rng.standard_normal((3000, len(FEATURES))).astype(np.float32)
-    true = rng.standard_normal((len(TERMS), 3)) * 0.05  # of the first two features and alone
+    numbers = (0.3 * rng.standard_normal((3000, len(FEATURES)))).astype(np.float32)
+    numbers[:, [FEATURES.index(name) for name in FEATURES if name.startswith("acceptance")]] = 0.7
+    numbers[:, FEATURES.index("reading for own drafts")] = 0.1
+    true = rng.standard_normal((len(TERMS), 3)) * 0.1  # of the first two features and alone
     of = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS])
     logs = np.concatenate([numbers[:, :2], np.ones((3000, 1))], axis=1) @ true.T @ of.T
     # Of each text there is more or less to say, for all actions alike.

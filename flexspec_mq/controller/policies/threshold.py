@@ -13,6 +13,7 @@ from flexspec_mq.controller.choices import (
     by_worker,
     choices,
     forecast,
+    forward_of,
     pace_of,
     reading,
 )
@@ -96,7 +97,7 @@ class ThresholdPolicy:
         """Whether to let the worker draft only to see whether it does."""
         if not (self.base.ahead and self.base.worker_draft) or self._who.alone:
             return False
-        if reading(seen) > _CHEAP * (seen.forward or seen.compute):
+        if reading(seen) > _CHEAP * forward_of(seen):
             return False
         return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
 
