@@ -80,7 +80,7 @@ def test_factors_of_the_closed_form_are_found() -> None:
         told.append(one - one.mean())
         meant.append(other - other.mean())
     alike = np.corrcoef(np.ravel(told), np.ravel(meant))[0, 1]
-    assert alike > 0.97
+    assert alike > 0.9
     # The ridge pulls towards no correction at all.
     assert 0.5 < np.std(told) / np.std(meant) <= 1.0
 
