@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
+from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
 from flexspec_mq.controller.policies.trained import trained
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
@@ -129,7 +130,14 @@ class PlanOptions:
     in_flight: Annotated[
         int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", between=(1, MAX_IN_FLIGHT))
     ] = 1
-    qos: Annotated[int, Setting(help="MQTT quality of service, 0-2", between=(0, 2))] = 1
+    qos: Annotated[
+        int | None,
+        Setting(
+            help="MQTT quality of service, 0-2",
+            between=(0, 2),
+            default="1 for what opens a text, then what costs least; with the policies fixed and confidence 1",
+        ),
+    ] = None
     ahead: Annotated[
         int,
         Setting(
@@ -165,7 +173,7 @@ class PlanOptions:
             "'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to the plan",
             choices=tuple(POLICIES),
         ),
-    ] = "placement"
+    ] = "threshold"
     policy_weights: Annotated[
         Path | None,
         Setting(
@@ -186,10 +194,13 @@ class PlanOptions:
 
     def plan(self) -> Plan:
         """As the protocol takes it."""
-        return Plan(self.draft_length, self.in_flight, self.qos, self.ahead, self.stop, self.worker_draft)
+        qos = 1 if self.qos is None else self.qos
+        return Plan(self.draft_length, self.in_flight, qos, self.ahead, self.stop, self.worker_draft)
 
     def new_policy(self) -> Policy:
         """One for a session of its own."""
-        if self.policy_weights is not None:
-            return trained(self.policy, self.policy_weights)(self.plan())
-        return POLICIES[self.policy](self.plan())
+        if self.policy_weights is None:
+            made = POLICIES[self.policy](self.plan())
+        else:
+            made = trained(self.policy, self.policy_weights)(self.plan())
+        return CheapestQos(made) if self.qos is None and self.policy in ADAPTIVE else made

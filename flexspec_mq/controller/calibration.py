@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 from math import exp, log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.choices import Choice
 
-_BEFORE = 1.1
+_BEFORE = log(1.1)
 """Forecasts are taken to be so much too good before any was checked: they leave out all that nobody measures."""
 _TOKENS = 24
 """Of a sample, at least: drafts come in runs."""
 _LEARN = 0.1
 """Weight of the newest sample."""
+_FORGET = 0.02
+"""How far what was not tried goes back to what it was before, by each sample of something else."""
 _MOST = log(2.5)
 """How far a sample can be off; more than that is something else."""
 
+_Kind = Literal["nobody", "ahead", "waits"]
+_KINDS: tuple[_Kind, ...] = "nobody", "ahead", "waits"
+
+
+def _kind(choice: Choice) -> _Kind:
+    if not choice.length:
+        return "nobody"
+    return "ahead" if choice.ahead else "waits"
+
 
 class Calibration:
-    """Ratios of measured to expected seconds, one for a worker that runs ahead and one for a worker that waits."""
+    """Ratios of measured to expected seconds: where nobody drafts, where a worker runs ahead, and where it waits.
+
+    What is not tried is forgotten little by little, so that it is tried again some day.
+    """
 
     def __init__(self) -> None:
-        self._logs = {True: log(_BEFORE), False: log(_BEFORE)}
+        self._logs = dict.fromkeys(_KINDS, _BEFORE)
 
     def ratio(self, choice: Choice) -> float:
-        """By which a forecast of a choice with drafts is to be multiplied."""
-        return exp(self._logs[choice.ahead])
+        """By which a forecast of a choice is to be multiplied."""
+        return exp(self._logs[_kind(choice)])
 
     def saw(self, choice: Choice, took: float, expected: float) -> None:
         """Tokens took so many seconds where so many were expected, uncorrected."""
         found = max(-_MOST, min(_MOST, log(took / expected)))
-        before = self._logs[choice.ahead]
-        self._logs[choice.ahead] = before + _LEARN * (found - before)
+        for kind, before in self._logs.items():
+            if kind == _kind(choice):
+                self._logs[kind] = before + _LEARN * (found - before)
+            else:
+                self._logs[kind] = before + _FORGET * (_BEFORE - before)
 
 
 class Check:
@@ -56,7 +73,7 @@ class Check:
         """So many tokens are committed, the newest at this time, and the plan is from now on as before or another.
 
         Args:
-            choice: with drafts of the device; None where nothing is to be learned.
+            choice: None where the worker drafts, and nothing is to be learned.
             expected: seconds of a token, uncorrected.
             committed: in this session.
             at: seconds.

@@ -10,6 +10,7 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.screen import Screen, live_line
@@ -75,15 +76,20 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
+    Plan(**_given(args))  # refuses what no plan can be before anything is started
     return asyncio.run(_run(args, screen or Screen()))
+
+
+def _given(args: argparse.Namespace) -> dict[str, int]:
+    """What the user says of the plan."""
+    return {name: value for name in _PLAN if (value := getattr(args, name)) is not None}
 
 
 async def _run(args: argparse.Namespace, screen: Screen) -> int:
     """Run the demo; returns the exit code."""
-    given = {name: value for name in _PLAN if (value := getattr(args, name)) is not None}
     plan = [
         f"--draft={args.draft}",
-        *(f"--{name.replace('_', '-')}={value}" for name, value in given.items()),
+        *(f"--{name.replace('_', '-')}={value}" for name, value in _given(args).items()),
     ]
     async with site(link=args.link, seed=args.seed or 0, with_us=signal.SIGTERM) as here:
         code = 0

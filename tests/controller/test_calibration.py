@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.calibration import Calibration, Check
-from flexspec_mq.controller.choices import Choice
+from flexspec_mq.controller.choices import NOBODY, Choice
 
 AHEAD, WAITS = Choice(4, 2, True), Choice(4, 1, False)
 
@@ -23,13 +23,22 @@ def write(
     return committed, at
 
 
-@given(st.floats(0.5, 2.0))
-def test_a_ratio_comes_near_what_is_seen_and_the_other_stays(took: float) -> None:
+@given(st.floats(0.5, 2.0), st.sampled_from((NOBODY, AHEAD, WAITS)))
+def test_a_ratio_comes_near_what_is_seen_and_the_others_stay(took: float, choice: Choice) -> None:
     calibration = Calibration()
-    before = calibration.ratio(WAITS)
-    write(Check(calibration), AHEAD, took, 600, (0, 0.0))
-    assert calibration.ratio(AHEAD) == pytest.approx(took, rel=0.05)
-    assert calibration.ratio(WAITS) == before
+    others = {other: calibration.ratio(other) for other in (NOBODY, AHEAD, WAITS) if other is not choice}
+    write(Check(calibration), choice, took, 600, (0, 0.0))
+    assert calibration.ratio(choice) == pytest.approx(took, rel=0.05)
+    assert {other: calibration.ratio(other) for other in others} == others
+
+
+def test_what_is_not_tried_any_more_is_forgotten() -> None:
+    calibration = Calibration()
+    before, check = calibration.ratio(AHEAD), Check(calibration)
+    here = write(check, AHEAD, 2.0, 600, (0, 0.0))
+    assert calibration.ratio(AHEAD) > 1.5 * before
+    write(check, NOBODY, 1.0, 3000, here)
+    assert calibration.ratio(AHEAD) == pytest.approx(before, rel=0.1)
 
 
 def test_nothing_is_learned_while_the_device_does_not_draft() -> None:

@@ -260,16 +260,20 @@ def test_factors_are_at_most_half_a_power_of_e(weights: list[float]) -> None:
         assert math.exp(-0.5) <= found <= math.exp(0.5)
 
 
-def test_a_worker_may_draft_behind_the_device_where_that_is_expected_to_win() -> None:
+def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it() -> None:
     rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
-    rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -0.4)
-    policy = PredictorPolicy(BASE, correction=Correction(tuple(rows)))
-    plan = policy.plan(NEAR)
-    assert plan.draft_length
-    assert plan.worker_draft == 8
-    assert policy.plan(NEAR) == plan
-    alone = PredictorPolicy(BASE, correction=NOTHING).plan(NEAR)
-    assert (alone.worker_draft, alone.draft_length > 0) == (0, True)
+    rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -9.0)
+    useless = replace(NEAR, acceptance=(0.02,))
+
+    def length(base: Plan, correction: Correction, seen: Observation) -> int:
+        return PredictorPolicy(base, correction=correction).plan(seen).draft_length
+
+    assert length(BASE, NOTHING, useless) == 0
+    assert length(BASE, Correction(tuple(rows)), useless) > 0
+    assert length(replace(BASE, worker_draft=0), Correction(tuple(rows)), useless) == 0
+    assert length(BASE, Correction(tuple(rows)), replace(useless, prompt=3000)) == 0, (
+        "its draft would read that"
+    )
 
 
 def test_weights_that_ship_are_a_few_kilobytes() -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.qos import best, costs
 
 STEADY = Observation(
@@ -61,3 +63,10 @@ def test_a_choice_stands(seen: Observation, now: int) -> None:
     chosen = best(seen, now)
     assert best(seen, chosen) == chosen
     assert found[chosen] <= found[now] + 0.0005
+
+
+def test_a_session_begins_as_it_was_told_and_goes_on_with_what_costs_least() -> None:
+    policy = CheapestQos(FixedPolicy(Plan(4, qos=1, ahead=8)))
+    plans = [policy.plan(seen) for seen in (Observation(), STEADY, FLAPPING, CHOKED, STEADY)]
+    assert [plan.qos for plan in plans] == [1, 0, 1, 2, 0]
+    assert {replace(plan, qos=1) for plan in plans} == {Plan(4, qos=1, ahead=8)}

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from flexspec_mq.daemon.children import as_child
+from flexspec_mq.demo.main import main
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -106,3 +107,8 @@ def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
     assert process.returncode != 0
     assert "/nowhere/at/all" in err, out
     assert "Traceback" not in err
+
+
+def test_a_plan_that_cannot_be_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--draft-length", "-1"]) == 2
+    assert "draft_length -1 is not between" in capsys.readouterr().err

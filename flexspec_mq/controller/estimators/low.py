@@ -1,13 +1,13 @@
-"""What something takes where nothing else is done beside it: a low quantile that follows changes."""
+"""What something takes where seldom anything else is done beside it: a low quantile that follows changes."""
 
 from __future__ import annotations
 
-_DOWN, _UP = 0.5, 0.05
-"""How far the estimate goes to a sample below it, and to one above: it stays where one in eleven is lower."""
+_DOWN, _UP = 0.2, 0.1
+"""How far the estimate goes to a sample below it, and to one above: below it lie a third of them."""
 
 
 class Low:
-    """An expectile of samples near their lowest.
+    """An expectile of samples, below their mean.
 
     Attributes:
         value: None before a sample.

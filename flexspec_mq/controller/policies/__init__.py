@@ -23,3 +23,5 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "rl": RlPolicy,
 }
 """What makes each from the configured plan."""
+ADAPTIVE = frozenset(POLICIES) - {"fixed", "confidence"}
+"""Those that choose more than when to stop drafting."""

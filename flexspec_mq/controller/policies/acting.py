@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flexspec_mq.controller.actions import ACTIONS, MACRO, WAITING
-from flexspec_mq.controller.choices import Choice
 from flexspec_mq.controller.features import known
-from flexspec_mq.controller.plan import Observation
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies.threshold import reads_cheaply
+from flexspec_mq.controller.who_drafts import WhoDrafts
 
 _ALL = tuple(range(len(ACTIONS)))
+_ASKS = 4
+"""Verdicts of a worker that may draft, until it is known whether it does."""
+_PROBE = 16
+"""A worker that did not draft, or might not, is let again by one plan in so many."""
 
 
 @dataclass(slots=True)
-class ActingPolicy(ThresholdPolicy):
-    """Leaves the choice to `act`; all else is as in `ThresholdPolicy`: what the user allows, and asking the worker.
+class ActingPolicy:
+    """Leaves the choice to `act`, within what the user allows.
 
     Attributes:
+        base: everything else of the plan, and the plan while nothing is known. Its draft length 0 leaves drafting to
+            the worker; its run-ahead 0 allows none.
         hold: tokens for which an action holds, at least.
     """
 
+    base: Plan
     hold: int = MACRO
+    _who: WhoDrafts = field(default_factory=WhoDrafts)
     _action: int | None = None
     _since: int = 0
+    _plans: int = 0
 
     def act(self, seen: Observation, able: Sequence[int]) -> int:
         """Choose anew.
@@ -35,17 +44,28 @@ class ActingPolicy(ThresholdPolicy):
         """
         raise NotImplementedError
 
-    def _choose(self, seen: Observation) -> Choice | None:
-        if not known(seen):
-            return None
+    def plan(self, seen: Observation) -> Plan:
+        """The plan for the next batch."""
+        base, who = self.base, self._who
+        self._plans += 1
+        who.saw(seen)
+        if not base.draft_length or not known(seen):
+            return who.running_ahead(base) if base.ahead else base
         if self._action is None or seen.committed >= self._since + self.hold:
-            self._action = self.act(seen, _ALL if self.base.ahead else WAITING)
+            self._action = self.act(seen, _ALL if base.ahead else WAITING)
             self._since = seen.committed
         action = ACTIONS[self._action]
-        self._alone = action.worker and self.base.worker_draft > 0
-        choice = action.choice
-        most = self.most if seen.granted is None else min(self.most, seen.granted)
-        if choice.length > most:
-            choice = replace(choice, length=most)
-        self._chosen = choice
-        return choice
+        made = action.choice.within(base)
+        if seen.granted is not None and seen.granted < made.draft_length:
+            made = replace(made, draft_length=seen.granted)
+        asks = base.ahead > 0 and not who.alone and self._asks(seen)
+        if asks:
+            made = replace(made, ahead=base.ahead)
+        if not (action.worker or asks):
+            made = replace(made, worker_draft=0)
+        return who.running_ahead(made) if made.ahead else made
+
+    def _asks(self, seen: Observation) -> bool:
+        """Whether to let the worker draft only to see whether it does."""
+        due = seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
+        return due and self.base.worker_draft > 0 and reads_cheaply(seen)

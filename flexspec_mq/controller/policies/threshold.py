@@ -30,9 +30,11 @@ DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
-_SPARED = 1.1
+_SPARED = 1.2
 """A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
 the other is a forecast, and the device is spared its drafts."""
+_EVERY = 4
+"""Plans from one choice to the next: looking at all of them takes a millisecond."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
@@ -59,6 +61,7 @@ class ThresholdPolicy:
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _chosen: Choice | None = None
     _alone: bool = False
+    _expected: float = 0.0
     _plans: int = 0
     _wait: float = 0.0
     _calibration: Calibration = field(default_factory=Calibration)
@@ -81,52 +84,56 @@ class ThresholdPolicy:
         who.saw(seen)
         if not base.draft_length:
             return who.running_ahead(base) if base.ahead else base
-        chosen = self._choose(seen)
+        if self._chosen is None or self._plans % _EVERY == 1:
+            self._choose(seen)
+        chosen = self._chosen
         if chosen is None:
             return who.running_ahead(base) if base.ahead else base
-        made = replace(chosen.within(base), worker_draft=base.worker_draft if self._alone else 0)
-        asks = not self._alone and self._asks(seen)
-        if chosen.ahead or asks:
-            made = replace(
-                made, ahead=base.ahead, worker_draft=base.worker_draft if asks else made.worker_draft
-            )
-            made = who.running_ahead(made)
-        return made
+        if seen.at is not None:
+            self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
+        made = chosen.within(base)
+        if seen.granted is not None and seen.granted < made.draft_length:
+            made = replace(made, draft_length=seen.granted)
+        cheap = reads_cheaply(seen)
+        if not chosen.ahead and base.ahead and cheap and self._asks(seen):
+            made = replace(made, ahead=base.ahead)
+        # Beside drafts of the device the worker's go on where these end, or come too late.
+        if not (made.ahead and (self._alone or cheap)):
+            made = replace(made, worker_draft=0)
+        return who.running_ahead(made) if made.ahead else made
 
     def _asks(self, seen: Observation) -> bool:
         """Whether to let the worker draft only to see whether it does."""
-        if not (self.base.ahead and self.base.worker_draft) or self._who.alone:
-            return False
-        if reading(seen) > _CHEAP * forward_of(seen):
-            return False
         return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
 
-    def _choose(self, seen: Observation) -> Choice | None:
-        """The fastest of all; the one of before while that is as good; None while nothing is known."""
+    def _choose(self, seen: Observation) -> None:
+        """Take the fastest of all, or the one of before while that is as good; nothing while nothing is known."""
         before = self._chosen
         if before is not None and not before.ahead and seen.queue_mean is not None:
             self._wait = seen.queue_mean
         pace = pace_of(seen, self._wait)
         if pace is None:
-            return None
+            return
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
+        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
+        if may:  # whether nobody drafts is for the worker to say
+            able = tuple(choice for choice in able if choice.length)
         costs = {choice: self._cost(choice, pace) for choice in able}
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
-        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
         self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
-        self._chosen = best
-        if seen.at is not None:
-            drafts = best if best.length else None
-            self._check.goes_on(drafts, forecast(best, pace).seconds, seen.committed, seen.at)
-        return best
+        self._chosen, self._expected = best, forecast(best, pace).seconds
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
         found = forecast(choice, pace)
-        seconds = found.seconds * self._calibration.ratio(choice) if choice.length else found.seconds
-        return seconds * (1 + DRAFTED * found.drafted)
+        return found.seconds * self._calibration.ratio(choice) * (1 + DRAFTED * found.drafted)
+
+
+def reads_cheaply(seen: Observation) -> bool:
+    """Whether it hardly takes time for a worker's draft to read the prompt."""
+    return reading(seen) <= _CHEAP * forward_of(seen)

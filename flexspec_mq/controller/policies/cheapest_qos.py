@@ -1,0 +1,35 @@
+"""Any policy's plans, at the quality of service that costs least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flexspec_mq.controller import qos
+from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+
+@dataclass(slots=True)
+class CheapestQos:
+    """Begins at the level of the inner plans, and goes on with what acknowledgements and broken connections cost.
+
+    Attributes:
+        inner: makes the plans.
+    """
+
+    inner: Policy
+    _level: int | None = None
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """See `Learner`."""
+        if isinstance(self.inner, Learner):
+            self.inner.recall(memory)
+
+    def plan(self, seen: Observation) -> Plan:
+        """The inner plan, at the chosen level."""
+        plan = self.inner.plan(seen)
+        self._level = qos.best(seen, plan.qos if self._level is None else self._level)
+        return plan if plan.qos == self._level else replace(plan, qos=self._level)
