@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from edge_node.energy import EnergyMeter
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
     from flexspec_mq.transport.base import Link, LinkFactory
 
@@ -154,6 +155,16 @@ class EdgeNode:
     def surprises(self) -> int:
         """Events that the protocol's table had no row for."""
         return self._surprises + sum(one.machine.surprises.total() for one in self._sessions.values())
+
+    @property
+    def plans(self) -> dict[str, Planned]:
+        """The newest plan of each version of which a text was begun."""
+        return self._controller.plans()
+
+    @property
+    def active_versions(self) -> set[str]:
+        """Versions of which a text is being written."""
+        return {generation.machine.version for generation in self._sessions.values()}
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import MAX_TOKEN_ID
+from schemas.plan import Plan
 
 NEUTRAL, WHY = "neutral", "why"
 """Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
@@ -203,6 +204,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
+        plan: the last one; null before any.
         energy_j: joules that it took out of the device; null where the node does not tell.
         energy_j_per_100: the same for each 100 tokens.
         energy_source: how that is known: ``modelled: PRESET by RADIO``, ``measured: METER`` or ``none``.
@@ -222,6 +224,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    plan: Plan | None = None
     energy_j: float | None = None
     energy_j_per_100: float | None = None
     energy_source: str = "none"

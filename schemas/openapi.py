@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas import openai
+from schemas import openai, plan
 from schemas.jsonschema import Json, described
 
 
@@ -49,6 +49,7 @@ ENDPOINTS = (
     ),
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
+    _Endpoint("get", "/v1/plan", "How drafts are planned now, by version, and why.", plan.PlanList),
     _Endpoint("get", "/openapi.json", "This document.", None, locked=False),
     _Endpoint("get", "/healthz", "Whether the process lives.", openai.Health, locked=False),
     _Endpoint(
@@ -58,7 +59,7 @@ ENDPOINTS = (
 )
 TYPES: tuple[type[msgspec.Struct], ...] = tuple(
     kind
-    for name, kind in vars(openai).items()
+    for name, kind in (vars(openai) | vars(plan)).items()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith("_")
 )
 

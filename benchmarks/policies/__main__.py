@@ -70,7 +70,9 @@ def measure(options: Namespace) -> int:
 def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     print(f"\n{title}\n")
     heads = ["link", "best fixed plan", "s", "streaming", "one plan", *COMPARED]
-    one = min(rows[0]["fixed_s"], key=lambda name: fmean(row["fixed_s"][name] / row["best_s"] for row in rows))
+    one = min(
+        rows[0]["fixed_s"], key=lambda name: fmean(row["fixed_s"][name] / row["best_s"] for row in rows)
+    )
     rows = [{**row, "one plan": row["fixed_s"][one] / row["best_s"]} for row in rows]
     lines = [
         [row["link"], row["best"], row["best_s"], *(f"{row[name]:.3f}" for name in heads[3:])] for row in rows

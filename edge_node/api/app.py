@@ -30,6 +30,7 @@ PATHS = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/models",
+    "/v1/plan",
     "/openapi.json",
     "/healthz",
     "/readyz",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from edge_node.api.errors import ApiError, bad
+from edge_node.api.plans import plan_list
 from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.streaming import JSON, reply, send_bytes, send_json
@@ -54,6 +56,7 @@ def routes(api: Api) -> list[Route]:
         ("/v1/completions", "POST", _completion),
         ("/v1/models", "GET", _models),
         ("/v1/models/{model:path}", "GET", _model),
+        ("/v1/plan", "GET", _plan),
         ("/openapi.json", "GET", _document),
         ("/healthz", "GET", _health),
         ("/readyz", "GET", _ready),
@@ -99,6 +102,10 @@ async def _models(api: Api, _request: Request, send: Send) -> None:
 
 async def _model(api: Api, request: Request, send: Send) -> None:
     await send_json(send, 200, api.model(request.path_params["model"]))
+
+
+async def _plan(api: Api, _request: Request, send: Send) -> None:
+    await send_json(send, 200, plan_list(api.node, time.monotonic()))
 
 
 async def _document(_api: Api, _request: Request, send: Send) -> None:

@@ -107,6 +107,20 @@ class ApiSettings(CompletionLimits):
                 f"the API would listen beyond this machine, on {self.api_host}, without TLS",
                 hint="listen on 127.0.0.1, put a TLS proxy before it, or say --api-insecure-anywhere",
             )
+        return replace(
+            self,
+            api_key=self.key(),
+            api_key_file=None,
+            api_hosts=tuple(host.lower() for host in self.api_hosts),
+            api_cors_origins=tuple(origin.lower() for origin in self.api_cors_origins),
+        )
+
+    def key(self) -> str | None:
+        """What clients must send, if anything.
+
+        Raises:
+            UsageError: its file cannot be read, or it cannot stand in a header.
+        """
         key = self.api_key
         if self.api_key_file is not None:
             try:
@@ -115,13 +129,7 @@ class ApiSettings(CompletionLimits):
                 raise UsageError(f"--api-key-file {self.api_key_file} cannot be read: {error}") from error
         if key is not None and not (key.isascii() and key.strip()):
             raise UsageError("the API key is empty or not ASCII", hint="clients send it in an HTTP header")
-        return replace(
-            self,
-            api_key=key,
-            api_key_file=None,
-            api_hosts=tuple(host.lower() for host in self.api_hosts),
-            api_cors_origins=tuple(origin.lower() for origin in self.api_cors_origins),
-        )
+        return key
 
     @property
     def max_requests(self) -> int:

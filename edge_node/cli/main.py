@@ -54,6 +54,11 @@ def _main(argv: Sequence[str]) -> int:
     if args.command == "config":
         show(loaded, json=args.json)
         return 0
+    if args.command == "plan":
+        from edge_node.cli.plan import show_plans
+
+        show_plans(config.api, as_json=args.json)
+        return 0
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
     family = _family(config.family)

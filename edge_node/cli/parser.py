@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge_node.config import add_arguments
+from edge_node.config import add_address_arguments, add_arguments
 from flexspec_mq.daemon import logs
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.settings import add_show_command
@@ -45,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     serves.add_argument(
         "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
     )
+    plan = commands.add_parser(
+        "plan", help="how the edge node that serves here plans its drafts, and why", allow_abbrev=False
+    )
+    plan.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    add_address_arguments(plan)
     for one in (serves, add_show_command(commands), add_doctor_command(commands)):
         add_arguments(one)
         logs.add_verbose(one)

@@ -4,13 +4,50 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+from flexspec_mq.controller.explain import in_words
+from flexspec_mq.controller.policies import name_of
 from flexspec_mq.energy.model import per_hundred
 
 if TYPE_CHECKING:
     from edge_node.fleet.tally import TargetVersion
     from edge_node.generation import Generation
+    from flexspec_mq.controller.explain import Planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFigures:
+    """A plan in short.
+
+    Attributes:
+        policy: that made it, by name.
+        does: the plan in words; the others see `Plan`.
+    """
+
+    policy: str
+    does: str
+    draft_length: int
+    in_flight: int
+    ahead: int
+    worker_draft: int
+    qos: int
+    confidence_threshold: float
+
+    @classmethod
+    def of(cls, planned: Planned) -> Self:
+        """What was planned."""
+        plan = planned.plan
+        return cls(
+            policy=name_of(planned.policy),
+            does=in_words(plan),
+            draft_length=plan.draft_length,
+            in_flight=plan.in_flight,
+            ahead=plan.ahead,
+            worker_draft=plan.worker_draft,
+            qos=plan.qos,
+            confidence_threshold=plan.confidence_threshold,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +60,8 @@ class Figures:
         seconds: since the request.
         first_token: seconds to the first commit; None before.
         tokens_per_second: after the first commit.
-        draft_length: planned for the next batch.
+        draft_length: of the newest plan; 0 before any.
+        plan: the newest one; None before any.
         proposed: tokens that were drafted on the device, of use or not.
         drafted: of these, those that the target's decision met.
         accepted: of these, right.
@@ -52,6 +90,7 @@ class Figures:
     first_token: float | None
     tokens_per_second: float
     draft_length: int
+    plan: PlanFigures | None
     proposed: int
     drafted: int
     accepted: int
@@ -97,14 +136,15 @@ class Clock:
         machine, counters = generation.machine, generation.machine.counters
         seen, traffic, sampling = machine.observation, generation.traffic, generation.request.sampling
         tokens, writing = seen.committed, now - (self.first or now)
-        spent = generation.spent()
+        spent, planned = generation.spent(), machine.planned
         return Figures(
             prompt_tokens=len(generation.request.prompt),
             tokens=tokens,
             seconds=now - self.began,
             first_token=None if self.first is None else self.first - self.began,
             tokens_per_second=tokens / writing if writing > 0 else 0.0,
-            draft_length=machine.plan.draft_length,
+            draft_length=0 if planned is None else planned.plan.draft_length,
+            plan=None if planned is None else PlanFigures.of(planned),
             proposed=counters.proposed,
             drafted=seen.drafted,
             accepted=seen.accepted,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import http.client
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edge_node.api.client import get, reached_at
 from flexspec_mq.doctor.machine import port_complaint, who_listens
 
 if TYPE_CHECKING:
     from edge_node.api.settings import ApiSettings
     from flexspec_mq.doctor.findings import Findings
-
-_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ def check_api(findings: Findings, options: ApiSettings) -> Answering | None:
         detail = f"the API cannot listen on {host}:{port}: {why}"
         findings.fail("api", "port taken", detail, "give an address and a port that this user may have")
         return None
-    asked = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
-    found = our_node(asked, port)
+    found = our_node(reached_at(host), port)
     who = who_listens(port)
     if found is None:
         by = f" by {who}" if who else ""
@@ -78,41 +75,3 @@ def our_node(host: str, port: int) -> Answering | None:
     if status == 503 and said.get("status") == "not ready":
         return Answering(host, port, str(said.get("reason", "")) or "it does not say why")
     return None
-
-
-def get(host: str, port: int, path: str) -> tuple[int, dict[str, Any]]:
-    """Status and JSON object of a GET.
-
-    Raises:
-        OSError, http.client.HTTPException, ValueError: there is no such answer.
-    """
-    return _request(host, port, "GET", path, None, {}, _SECONDS)
-
-
-def post(
-    host: str, port: int, path: str, body: Any, key: str | None, timeout: float
-) -> tuple[int, dict[str, Any]]:
-    """Status and JSON object of a POST.
-
-    Raises:
-        OSError, http.client.HTTPException, ValueError: there is no such answer.
-    """
-    headers = {"content-type": "application/json"}
-    if key is not None:
-        headers["authorization"] = f"Bearer {key}"
-    return _request(host, port, "POST", path, json.dumps(body), headers, timeout)
-
-
-def _request(
-    host: str, port: int, method: str, path: str, body: str | None, headers: dict[str, str], timeout: float
-) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    try:
-        connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        found = json.loads(answer.read(65_536))
-    finally:
-        connection.close()
-    if not isinstance(found, dict):
-        raise ValueError("the answer is no JSON object")  # noqa: TRY004  the callers expect it
-    return answer.status, found

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edge_node.api.client import post
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
-from edge_node.doctor.api import post
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec

@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import exp, log
 from typing import TYPE_CHECKING
 
+from flexspec_mq.controller.explain import device_drafts, nobody_drafts
 from flexspec_mq.controller.forecast import Forecast, Pace, drafting, streaming
 
 if TYPE_CHECKING:
@@ -41,6 +42,18 @@ class Choice:
     length: int
     window: int
     ahead: bool
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if not self.length:
+            return nobody_drafts(ahead=self.ahead)
+        return device_drafts(self.length, self.window, ahead=self.ahead)
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether the device drafts, and whether the worker runs ahead."""
+        return self.length > 0, self.ahead
 
     def within(self, base: Plan) -> Plan:
         """The plan with it; run-ahead keeps its size."""

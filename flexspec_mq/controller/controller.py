@@ -10,10 +10,12 @@ from flexspec_mq.controller.estimators.link import BIG, LinkEstimates
 from flexspec_mq.controller.estimators.low import Low
 from flexspec_mq.controller.estimators.row_cost import RowCost
 from flexspec_mq.controller.estimators.worker_drafts import WorkerDrafts
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.daemon.expiring import ExpiringMap
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
+    from flexspec_mq.controller.plan import Observation, Plan, Policy
 
 _WORKERS = 64
 _VERSIONS = 64
@@ -53,11 +55,13 @@ class VersionEstimates:
     Attributes:
         acceptance: of the device's.
         worker_acceptance: of the workers' own.
+        newest: policy, plan of any of them, and what it was made from; None before any.
     """
 
     def __init__(self) -> None:
         self.acceptance = Acceptance()
         self.worker_acceptance = Share()
+        self.newest: tuple[Policy, Plan, Observation] | None = None
 
 
 class Controller:
@@ -135,3 +139,8 @@ class Controller:
         made = self._versions.get(version, now) or VersionEstimates()
         self._versions.put(version, made, now)
         return made
+
+    def plans(self) -> dict[str, Planned]:
+        """The newest plan of each version that has one."""
+        known = ((name, version.newest) for name, version in self._versions.items())
+        return {name: Planned(*newest) for name, newest in known if newest is not None}

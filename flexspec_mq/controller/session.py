@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
 from flexspec_mq.controller.estimators.rate import Rate
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.plan import Learner, Observation
 from schemas.messages import MAX_DRAFT_TOKENS
 
@@ -71,6 +72,7 @@ class SessionController:
         self.rate = Rate()
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
+        self._newest: tuple[Policy, Plan, Observation] | None = None
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
@@ -198,4 +200,11 @@ class SessionController:
         """Ask the policy for the plan of the next batch."""
         seen = self.observe(counts)
         self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
-        return self._policy.plan(seen)
+        plan = self._policy.plan(seen)
+        self._newest = self.version.newest = (self._policy, plan, seen)
+        return plan
+
+    @property
+    def planned(self) -> Planned | None:
+        """The newest plan, and where it comes from; None before any."""
+        return None if self._newest is None else Planned(*self._newest)

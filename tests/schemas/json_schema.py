@@ -67,14 +67,23 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed
     if "exclusiveMinimum" in schema and size <= schema["exclusiveMinimum"]:
         found.append(f"{value} breaks exclusiveMinimum")
     if isinstance(value, dict):
-        known = schema["properties"]
-        found += [f"{name} is missing" for name in schema["required"] if name not in value]
-        if not schema.get("additionalProperties", not closed):
-            found += [f"{name} is not known" for name in value if name not in known]
-        for name in value.keys() & known.keys():
-            found += problems(value[name], known[name], root, closed=closed)
+        found += _fields(value, schema, root, closed=closed)
     if isinstance(value, list):
         items = schema.get("prefixItems") or [schema["items"]] * len(value)
         for item, item_schema in zip(value, items, strict=False):
             found += problems(item, item_schema, root, closed=closed)
+    return found
+
+
+def _fields(
+    value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], *, closed: bool
+) -> list[str]:
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", not closed)
+    found = [f"{name} is missing" for name in schema.get("required", ()) if name not in value]
+    if isinstance(others, dict):  # a map; the schema of its values
+        known = {**dict.fromkeys(value, others), **known}
+    elif not others:
+        found += [f"{name} is not known" for name in value if name not in known]
+    for name in value.keys() & known.keys():
+        found += problems(value[name], known[name], root, closed=closed)
     return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies.bandit import BanditPolicy
+from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
 from flexspec_mq.controller.policies.confidence import ConfidencePolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
@@ -25,3 +26,9 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
 """What makes each from the configured plan."""
 ADAPTIVE = frozenset(POLICIES) - {"fixed", "confidence"}
 """Those that choose more than when to stop drafting."""
+
+
+def name_of(policy: Policy) -> str:
+    """A policy's name; that of its class where it is none of `POLICIES`."""
+    kind = type(policy.inner if isinstance(policy, CheapestQos) else policy)
+    return next((name for name, made in POLICIES.items() if made is kind), kind.__name__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.arms import Arms
 from flexspec_mq.controller.choices import NOBODY, Choice
+from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
@@ -73,6 +74,17 @@ class BanditPolicy:
         if self._arm is not NOBODY and not self._arm.ahead:
             return made
         return self._who.running_ahead(made)
+
+    def alternatives(self) -> list[Alternative]:
+        """See `Explains`: the arms."""
+        return [
+            Alternative(
+                arm.name if isinstance(arm, Choice) else f"as {_RULE} plans",
+                1 / rate if (rate := self._arms.rate(arm)) else None,
+                arm == self._arm,
+            )
+            for arm in self._able()
+        ]
 
     def _able(self) -> tuple[object, ...]:
         base = self.base

@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller import qos
+from flexspec_mq.controller.explain import Explains
 from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import MutableMapping, Sequence
+
+    from flexspec_mq.controller.explain import Alternative
 
 
 @dataclass(slots=True)
@@ -33,3 +36,7 @@ class CheapestQos:
         plan = self.inner.plan(seen)
         self._level = qos.best(seen, plan.qos if self._level is None else self._level)
         return plan if plan.qos == self._level else replace(plan, qos=self._level)
+
+    def alternatives(self) -> Sequence[Alternative]:
+        """See `Explains`: the inner policy's."""
+        return self.inner.alternatives() if isinstance(self.inner, Explains) else ()

@@ -17,6 +17,7 @@ from flexspec_mq.controller.choices import (
     pace_of,
     reading,
 )
+from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
@@ -62,6 +63,7 @@ class ThresholdPolicy:
     _chosen: Choice | None = None
     _alone: bool = False
     _expected: float = 0.0
+    _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
     _wait: float = 0.0
     _calibration: Calibration = field(default_factory=Calibration)
@@ -123,10 +125,25 @@ class ThresholdPolicy:
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
-        self._alone = may and by_worker(seen) + reading(seen) < costs[best] * _SPARED
+        own = by_worker(seen) + reading(seen) if may else None
+        self._alone = own is not None and own < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
         self._chosen, self._expected = best, forecast(best, pace).seconds
+        self._among = pace, able, own
+
+    def alternatives(self) -> list[Alternative]:
+        """See `Explains`: the best of each kind, what was chosen, and the worker's own drafts where it has time."""
+        if self._among is None:
+            return []
+        pace, able, own = self._among
+        costs = {choice: self._cost(choice, pace) for choice in able}
+        dearest_first = sorted(able, key=costs.__getitem__, reverse=True)
+        told = [*{choice.kind: choice for choice in dearest_first}.values()]
+        if self._chosen in costs and self._chosen not in told:
+            told.append(self._chosen)
+        found = [Alternative(choice.name, costs[choice], choice == self._chosen) for choice in told]
+        return found if own is None else [*found, Alternative("worker drafts", own, self._chosen == NOBODY)]
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""

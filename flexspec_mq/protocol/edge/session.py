@@ -36,6 +36,7 @@ from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flexspec_mq.controller.explain import Planned
     from flexspec_mq.controller.plan import Observation, Plan, Policy
 
     _States = tuple[EdgeState, ...]
@@ -178,6 +179,11 @@ class EdgeSession:
         if self._plan is None:
             self._plan = self._control.plan(self._counts())
         return self._plan
+
+    @property
+    def planned(self) -> Planned | None:
+        """The newest plan and where it comes from; None before any. The policy is not asked."""
+        return self._control.planned
 
     @property
     def observation(self) -> Observation:

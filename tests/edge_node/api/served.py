@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import httpx2
@@ -27,7 +27,7 @@ from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
@@ -175,6 +175,7 @@ async def served(
     through: int | None = None,
     family: FamilyCatalogue | None = None,
     energy: str = "none",
+    policy: Callable[[], Policy] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
@@ -206,7 +207,8 @@ async def served(
         )
         node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,), family=family, energy=energy_meter(edge))
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
-        app = create_app(node, speech(max_context), policy=lambda: FixedPolicy(plan), settings=api_settings)
+        policy = policy or partial(FixedPolicy, plan)
+        app = create_app(node, speech(max_context), policy=policy, settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         run = asyncio.create_task(serve(app, started=port.set_result))
         stack.push_async_callback(_stop, run)

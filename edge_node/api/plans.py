@@ -1,0 +1,49 @@
+"""The newest plans of a node, as the API tells them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_node.completion.figures import PlanFigures
+from flexspec_mq.controller.estimates import estimates
+from schemas.plan import Plan, PlanAlternative, PlanEstimate, PlanList, VersionPlan
+
+if TYPE_CHECKING:
+    from edge_node.node import EdgeNode
+    from flexspec_mq.controller.explain import Planned
+
+
+def plan_list(node: EdgeNode, now: float) -> PlanList:
+    """What a node has planned.
+
+    Args:
+        node: that runs.
+        now: seconds, on the clock of its sessions.
+    """
+    active = node.active_versions
+    found = sorted(node.plans.items())
+    return PlanList(data=[_told(version, planned, version in active, now) for version, planned in found])
+
+
+def _told(version: str, planned: Planned, under_way: bool, now: float) -> VersionPlan:
+    at = planned.seen.at
+    return VersionPlan(
+        version=version,
+        under_way=under_way,
+        age_s=None if at is None else max(0.0, now - at),
+        plan=msgspec.convert(PlanFigures.of(planned), Plan, from_attributes=True),
+        alternatives=[
+            PlanAlternative(
+                name=one.name,
+                ms_per_token=None if one.seconds is None else 1000 * one.seconds,
+                chosen=one.chosen,
+            )
+            for one in planned.alternatives
+        ],
+        estimates={
+            name: msgspec.convert(one, PlanEstimate, from_attributes=True)
+            for name, one in estimates(planned.seen).items()
+        },
+    )

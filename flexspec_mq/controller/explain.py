@@ -1,0 +1,91 @@
+"""Why a plan is as it is: what it was chosen over, and from what. Nothing is computed before somebody asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from flexspec_mq.controller.plan import Observation, Plan, Policy
+
+MOST = 5
+"""Alternatives that are told of a plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """What a policy could have planned, or has.
+
+    Attributes:
+        name: who drafts, and how.
+        seconds: of a token, as the policy expects or has measured it; None where it knows nothing of it.
+        chosen: it is what the newest plan does.
+    """
+
+    name: str
+    seconds: float | None
+    chosen: bool
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A policy that can tell what it has chosen among."""
+
+    def alternatives(self) -> Sequence[Alternative]:
+        """What the newest plan was chosen among, itself included, in any order. Changes nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and where it comes from.
+
+    Attributes:
+        policy: that made it; asked for nothing but its alternatives.
+        seen: what it was made from.
+    """
+
+    policy: Policy
+    plan: Plan
+    seen: Observation
+
+    @property
+    def alternatives(self) -> tuple[Alternative, ...]:
+        """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing."""
+        if not isinstance(self.policy, Explains):
+            return ()
+        return _fastest(self.policy.alternatives())
+
+
+def device_drafts(length: int, window: int, *, ahead: bool) -> str:
+    """What it is called that the device drafts, K at a time with W in flight, and what the worker does meanwhile."""
+    return f"device drafts K={length} W={window}, worker {'runs ahead' if ahead else 'waits'}"
+
+
+def nobody_drafts(*, ahead: bool) -> str:
+    """What it is called that the target decides each token without a draft."""
+    return f"nobody drafts, worker {'runs ahead' if ahead else 'waits'}"
+
+
+def in_words(plan: Plan) -> str:
+    """What a plan does. Whether a worker drafts that may is its own affair."""
+    ahead = plan.ahead > 0
+    if ahead and plan.worker_draft and not plan.draft_length:
+        return "worker runs ahead, and drafts if it can"
+    if not plan.draft_length:
+        return nobody_drafts(ahead=ahead)
+    more = ", and drafts if it can" if ahead and plan.worker_draft else ""
+    return device_drafts(plan.draft_length, plan.in_flight, ahead=ahead) + more
+
+
+def _fastest(found: Iterable[Alternative]) -> tuple[Alternative, ...]:
+    def seconds(one: Alternative) -> float:
+        return inf if one.seconds is None else one.seconds
+
+    by_speed = sorted(found, key=seconds)
+    kept = by_speed[:MOST]
+    kept[-1:] = [one for one in by_speed[MOST:] if one.chosen] or kept[-1:]
+    return tuple(kept)

@@ -1,0 +1,88 @@
+"""How an edge node plans its drafts, and why: types of its HTTP API."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the edge does with the next batch.
+
+    Attributes:
+        policy: that made it.
+        does: the same in words.
+        draft_length: K, tokens of a batch; 0 drafts nothing on the device.
+        in_flight: W, batches that may be unanswered.
+        ahead: tokens that the worker may write beyond what it knows the edge to have.
+        worker_draft: tokens of its own that a worker with a draft may put behind the device's in one forward.
+        qos: MQTT quality of service.
+        confidence_threshold: a batch ends before the token that is of use with a smaller probability; 0 never does.
+    """
+
+    policy: str
+    does: str
+    draft_length: int
+    in_flight: int
+    ahead: int
+    worker_draft: int
+    qos: int
+    confidence_threshold: float
+
+
+class PlanAlternative(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen, or could have been.
+
+    Attributes:
+        name: who drafts, and how.
+        ms_per_token: as the policy expects or has measured it; null where it knows nothing of it.
+        chosen: it is what the plan does.
+    """
+
+    name: str
+    ms_per_token: float | None
+    chosen: bool
+
+
+class PlanEstimate(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure that plans are made from.
+
+    Attributes:
+        value: null where nothing was seen.
+        unit: of value and error.
+        error: standard error; null where it is not known.
+        tries: that a share rests on, older ones counting less; null for what is no share.
+    """
+
+    value: float | None
+    unit: str
+    error: float | None = None
+    tries: float | None = None
+
+
+class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest plan of the texts of one target version.
+
+    Attributes:
+        version: target version.
+        under_way: a text of it is being written.
+        age_s: seconds since the newest tokens that the plan knows of came; null before any.
+        alternatives: that it was chosen among, itself included, the fastest first; none where the policy compares
+            nothing, or knows too little yet.
+        estimates: that it was made from, by name; docs/controller.md says what each is.
+    """
+
+    version: str
+    under_way: bool
+    age_s: float | None
+    plan: Plan
+    alternatives: list[PlanAlternative]
+    estimates: dict[str, PlanEstimate]
+
+
+class PlanList(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest plan of each target version of which a text was begun."""
+
+    object: Literal["list"] = "list"
+    data: list[VersionPlan]

@@ -1,0 +1,180 @@
+"""Why a plan is as it is: asking changes nothing, and the answer agrees with the plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.controller.explain import MOST, Alternative, Explains, Planned, in_words
+from flexspec_mq.controller.plan import Observation, Plan, Policy
+from flexspec_mq.controller.policies import ADAPTIVE, POLICIES, name_of
+from flexspec_mq.controller.policies.bandit import BanditPolicy
+from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+
+BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
+COMPARING = "threshold", "bandit"
+
+bases = st.builds(
+    Plan,
+    draft_length=st.sampled_from((0, 4)),
+    ahead=st.sampled_from((0, 8)),
+    worker_draft=st.sampled_from((0, 8)),
+)
+known = st.builds(
+    Observation,
+    rtt=st.floats(0.001, 1.0),
+    compute=st.floats(0.01, 0.2),
+    forward=st.none() | st.floats(0.01, 0.2),
+    draft_time=st.floats(0.001, 0.1),
+    worker_drafted=st.floats(0.0, 8.0),
+    granted=st.none() | st.integers(1, 8),
+    row_cost=st.none() | st.floats(0.0, 0.01),
+    queue_mean=st.none() | st.floats(0.0, 0.5),
+    disconnects=st.none() | st.floats(0.0, 0.1),
+    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
+)
+texts = st.lists(st.tuples(known, st.integers(0, 9), st.floats(0.001, 0.5)), min_size=1, max_size=30)
+
+
+def text_of(steps: list[tuple[Observation, int, float]]) -> list[Observation]:
+    """What a session sees after one batch after another: tokens have come, and time has passed."""
+    committed, at, found = 0, 0.0, []
+    for seen, tokens, seconds in steps:
+        committed, at = committed + tokens, at + seconds
+        found.append(replace(seen, committed=committed, at=at))
+    return found
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(base=bases, steps=texts)
+def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observation, int, float]]) -> None:
+    make: Callable[[Plan], Policy] = POLICIES[name]
+    asked, left = CheapestQos(make(base)), CheapestQos(make(base))
+    for seen in text_of(steps):
+        plan = asked.plan(seen)
+        assert plan == left.plan(seen)
+        told = Planned(asked, plan, seen).alternatives
+        assert told == Planned(asked, plan, seen).alternatives
+        assert bool(told) == (name in COMPARING and (base.draft_length > 0 or name == "bandit"))
+
+
+@given(base=bases, steps=texts)
+def test_what_threshold_tells_agrees_with_its_plan(
+    base: Plan, steps: list[tuple[Observation, int, float]]
+) -> None:
+    policy = ThresholdPolicy(replace(base, draft_length=4))
+    for seen in (one for one, _, _ in steps for _ in range(4)):  # it looks at all plans by every fourth
+        plan = policy.plan(seen)
+        told = Planned(policy, plan, seen).alternatives
+        assert len(told) <= MOST
+        seconds = [one.seconds for one in told if one.seconds is not None]
+        assert len(seconds) == len(told)
+        assert seconds == sorted(seconds)
+        assert seconds[0] > 0
+        assert len({one.name for one in told}) == len(told)
+        (chosen,) = (one for one in told if one.chosen)
+        assert chosen.seconds is not None
+        device = [one for one in told if one.name.startswith("device drafts ")]
+        if plan.draft_length:
+            (length, window) = map(int, re.findall(r"[KW]=(\d+)", chosen.name))
+            assert window == plan.in_flight
+            assert plan.draft_length == length or plan.draft_length == seen.granted < length
+            # Run-ahead may be lent to see whether the worker drafts.
+            assert plan.ahead or chosen.name.endswith("waits")
+            assert chosen.seconds * 0.9699 <= min(one.seconds or 0.0 for one in device)
+        elif chosen.name == "worker drafts":
+            assert (
+                chosen.seconds <= min(one.seconds or 0.0 for one in device) * 1.24
+            )  # 1.2, and 3 % of the above
+        else:
+            assert chosen.name == "nobody drafts, worker runs ahead"
+            assert chosen.seconds * 0.9699 <= seconds[0]
+
+
+def kinds(told: Sequence[Alternative]) -> list[tuple[str, str]]:
+    """Who drafts, and what the worker does."""
+    return [(one.name.split()[0], one.name.rpartition(", ")[2]) for one in told]
+
+
+def test_threshold_tells_the_best_of_each_kind() -> None:
+    seen = Observation(
+        rtt=0.02, compute=0.04, draft_time=0.0045, acceptance=(0.5, 0.58, 0.62, 0.75), worker_drafted=3.0,
+        own_forward=0.05, own_tokens=2.5, own_read=0.0,
+    )  # fmt: skip
+    policy = ThresholdPolicy(BASE)
+    told = Planned(policy, policy.plan(seen), seen).alternatives
+    assert told[0] == Alternative("worker drafts", 0.02, chosen=True)
+    assert kinds(told[1:]) == [("device", "worker runs ahead"), ("device", "worker waits")]
+    seen = replace(seen, worker_drafted=0.0)
+    policy = ThresholdPolicy(BASE)
+    told = Planned(policy, policy.plan(seen), seen).alternatives
+    assert sorted(kinds(told)) == [
+        ("device", "worker runs ahead"),
+        ("device", "worker waits"),
+        ("nobody", "worker runs ahead"),
+    ]
+    assert Planned(ThresholdPolicy(BASE), BASE, seen).alternatives == (), "nothing was chosen yet"
+
+
+def test_the_bandit_tells_what_its_arms_gave() -> None:
+    policy = BanditPolicy(BASE)
+    before = Planned(policy, BASE, Observation()).alternatives
+    assert [one.seconds for one in before] == [None] * MOST
+    assert before[0] == Alternative("as threshold plans", None, chosen=True)
+    seen = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, remaining=90)
+    for _ in range(400):
+        plan = policy.plan(seen)
+        assert seen.at is not None
+        gave = 0.02 if (plan.draft_length, plan.ahead) == (8, 0) else 0.05
+        seen = replace(seen, committed=seen.committed + 1, at=seen.at + gave)
+    told = Planned(policy, BASE, seen).alternatives
+    assert told[0].name == "device drafts K=8 W=1, worker waits"
+    assert told[0].seconds == pytest.approx(0.02, rel=0.1)
+    assert all(one.seconds == pytest.approx(0.05, rel=0.1) for one in told[1:])
+    assert sum(one.chosen for one in told) == 1
+
+
+@dataclass
+class Slow:
+    """Has chosen what it holds for the slowest of many."""
+
+    count: int
+
+    def plan(self, seen: Observation) -> Plan:  # noqa: ARG002  the interface of all policies
+        return BASE
+
+    def alternatives(self) -> list[Alternative]:
+        return [Alternative(str(one), 0.1 * one, one == self.count) for one in range(self.count, 0, -1)]
+
+
+@given(st.integers(1, 20))
+def test_what_was_chosen_is_told_however_slow_it_is(count: int) -> None:
+    assert isinstance(Slow(count), Explains)
+    told = Planned(Slow(count), BASE, Observation()).alternatives
+    assert len(told) == min(count, MOST)
+    assert [one.name for one in told[:-1]] == [str(one) for one in range(1, len(told))]
+    assert told[-1].chosen
+
+
+def test_policies_have_their_names() -> None:
+    assert [name_of(make(BASE)) for make in POLICIES.values()] == list(POLICIES)
+    assert {name_of(CheapestQos(POLICIES[name](BASE))) for name in ADAPTIVE} == ADAPTIVE
+    assert name_of(Slow(1)) == "Slow"
+
+
+@given(bases, st.integers(0, 16), st.integers(1, 3))
+def test_words_say_who_drafts_and_whether_the_worker_goes_on(base: Plan, length: int, window: int) -> None:
+    plan = replace(base, draft_length=length, in_flight=window)
+    words = in_words(plan)
+    assert (f"device drafts K={length} W={window}" in words) == (length > 0)
+    assert ("worker runs ahead" in words) == (plan.ahead > 0)
+    assert ("worker waits" in words) == (plan.ahead == 0)
+    may = plan.ahead > 0 and plan.worker_draft > 0
+    assert ("drafts if it can" in words) == may
+    assert ("nobody drafts" in words) == (length == 0 and not may)

@@ -1,0 +1,205 @@
+"""How drafts are planned, and why: over HTTP, in an answer's figures, and by the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from cloud_worker.engine.interface import StepResult
+from edge_node.cli.main import main
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.bandit import BanditPolicy
+from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from tests.daemons import FakeEngine, until
+from tests.edge_node.api.served import PLAN, Served, served
+from tests.edge_node.api.test_api_document import fits
+
+BASE = Plan(draft_length=4, in_flight=2, qos=1, ahead=8, worker_draft=8)
+
+
+class SlowEngine(FakeEngine):
+    """Its forwards take long enough to be seen: verdicts tell whole milliseconds."""
+
+    def step(self) -> StepResult:
+        began = time.perf_counter()
+        time.sleep(0.003)
+        return replace(super().step(), compute_ms=int(1000 * (time.perf_counter() - began)))
+
+
+async def plans(api: Served, **headers: str) -> list[dict[str, Any]]:
+    answer = await api.http.get(f"{api.url}/v1/plan", headers=headers)
+    assert answer.status_code == 200
+    fits(answer.json(), "PlanList")
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+async def test_a_fixed_plan_was_chosen_over_nothing(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        assert await plans(api) == []
+        ours = (await api.chat(max_tokens=30, ignore_eos=True)).json()["usage"]["flexspec"]
+        (found,) = await plans(api)
+        assert found["version"] == api.version
+        assert not found["under_way"]
+        assert found["age_s"] >= 0
+        assert found["alternatives"] == []
+        assert (
+            found["plan"]
+            == ours["plan"]
+            == {
+                "policy": "fixed",
+                "does": "device drafts K=4 W=2, worker waits",
+                "draft_length": PLAN.draft_length,
+                "in_flight": PLAN.in_flight,
+                "ahead": PLAN.ahead,
+                "worker_draft": PLAN.worker_draft,
+                "qos": PLAN.qos,
+                "confidence_threshold": PLAN.confidence_threshold,
+            }
+        )
+        assert found["estimates"]["rtt"]["unit"] == "ms"
+        assert found["estimates"]["rtt"]["value"] > 0
+        assert found["estimates"]["acceptance_1"]["tries"] > 0
+        label = 'flexspec_edge_requests_total{endpoint="/v1/plan",status="200"}'
+        assert await api.metric(label) == 2
+
+
+async def test_a_text_under_way_is_told_as_such(mosquitto: PrivateBroker) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine) as api:
+        asking = asyncio.create_task(api.chat(max_tokens=5))
+        await until(lambda: api.node.sessions == 1)
+        (found,) = await plans(api)
+        assert (found["under_way"], found["age_s"]) == (True, None)
+        engine.gate.set()
+        assert (await asking).status_code == 200
+        (found,) = await plans(api)
+        assert not found["under_way"]
+
+
+@pytest.mark.parametrize(("policy", "name"), [(ThresholdPolicy, "threshold"), (BanditPolicy, "bandit")])
+async def test_a_policy_that_compares_tells_what_it_chose_among(
+    mosquitto: PrivateBroker, policy: type[ThresholdPolicy | BanditPolicy], name: str
+) -> None:
+    async with served(mosquitto, engine=SlowEngine(), policy=lambda: CheapestQos(policy(BASE))) as api:
+        ours = (await api.chat(max_tokens=150, ignore_eos=True)).json()["usage"]["flexspec"]
+        (found,) = await plans(api)
+        assert found["plan"]["policy"] == ours["plan"]["policy"] == name
+        told = found["alternatives"]
+        assert len(told) == 5 if name == "bandit" else len(told) in (3, 4)
+        assert sum(one["chosen"] for one in told) == 1
+        tried = [one["ms_per_token"] for one in told if one["ms_per_token"] is not None]
+        assert tried == sorted(tried)
+        assert tried[0] > 0
+        assert name == "bandit" or len(tried) == len(told)
+
+
+async def test_it_asks_for_the_key(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_key="secret") as api:
+        answer = await api.http.get(f"{api.url}/v1/plan")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert await plans(api, authorization="Bearer secret") == []
+        answer = await api.post("/v1/plan", {}, authorization="Bearer secret")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def command(api: Served, *arguments: str) -> int:
+    """``flexspec-edge plan`` on a thread of its own, beside the server."""
+    port = api.url.rpartition(":")[2]
+    return await asyncio.to_thread(main, ["plan", "--api-port", port, *arguments])
+
+
+async def test_the_command_prints_a_table_or_the_json(
+    mosquitto: PrivateBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with served(mosquitto, policy=lambda: BanditPolicy(BASE)) as api:
+        assert await command(api) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: the edge node has planned nothing yet\n  hint: ")
+        await api.chat(max_tokens=200, ignore_eos=True)
+        assert await command(api, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert await command(api) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (found,) = told["data"]
+        assert lines[0] == f"{api.version}: {found['plan']['does']}"
+        assert lines[1].startswith("  policy bandit; run-ahead ")
+        (marked,) = [line for line in lines if "  *  " in line]
+        assert marked.endswith(next(one["name"] for one in found["alternatives"] if one["chosen"]))
+        rows = {line.split()[-1] for line in lines if line.startswith("  ") and line.split()}
+        seen = {name for name, one in found["estimates"].items() if one["value"] is not None}
+        assert seen <= rows
+        assert "acceptance_4" in seen
+        unseen = next(line for line in lines if line.startswith("  not seen yet: "))
+        assert {name.strip() for name in unseen.partition(":")[2].split(",")} == set(
+            found["estimates"]
+        ) - seen
+
+
+async def test_the_command_takes_the_key_from_its_file(
+    mosquitto: PrivateBroker, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async with served(mosquitto, api_key="secret") as api:
+        assert await command(api) == 4
+        assert "asks for its API key" in capsys.readouterr().err
+        (tmp_path / "key").write_text("secret\n")
+        assert await command(api, "--api-key-file", str(tmp_path / "key")) == 1
+        assert "planned nothing yet" in capsys.readouterr().err
+
+
+def test_the_command_says_that_nobody_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert main(["plan", "--api-port", str(port)]) == 4
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: no edge node serves its API on 127.0.0.1 port {port}: ")
+    assert "flexspec-edge serve" in said.err
+    assert main(["plan", "--api-port", "0"]) == 2
+    assert "error: --api-port 0 is any free port" in capsys.readouterr().err
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[int]:
+    """A server that says the same to everybody; its port."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n<html></html>",
+        b'HTTP/1.0 200 OK\r\n\r\n{"object": "list"}',
+        b'HTTP/1.0 404 Not Found\r\n\r\n{"error": {"message": "there is no such path"}}',
+        b'HTTP/1.0 500 Oh\r\n\r\n{"oh": 1}',
+    ],
+)
+async def test_the_command_says_that_somebody_else_answers(
+    answer: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with answering(answer) as port:
+        assert await asyncio.to_thread(main, ["plan", "--api-port", str(port)]) == 6
+    assert f"127.0.0.1 port {port} is no edge node that tells its plans" in capsys.readouterr().err
