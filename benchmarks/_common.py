@@ -14,9 +14,10 @@ import platform
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from flexspec_mq.bench.report import machine
 
 _LIBRARIES = (
     "torch",
@@ -75,7 +76,7 @@ def read_prompts(path: Path | None, default: Sequence[str]) -> list[str]:
 def environment() -> dict[str, Any]:
     """Facts without which a figure means little: processor, cores, threads, load, versions."""
     facts: dict[str, Any] = {
-        "cpu": _cpu(),
+        "cpu": machine.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 2),
         "kernel": platform.release(),
@@ -83,12 +84,7 @@ def environment() -> dict[str, Any]:
     }
     if "torch" in sys.modules:
         facts["torch_threads"] = sys.modules["torch"].get_num_threads()
-    for name in _LIBRARIES:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return facts
+    return facts | machine.installed(_LIBRARIES)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -143,12 +139,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return str(value)
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -26,7 +26,6 @@ from typing import Any
 from benchmarks._common import finish, parser, percentile, table
 from benchmarks.parts.compared import compare, read_sums, show_compared
 from benchmarks.parts.kept_texts import keep_texts, read_texts
-from benchmarks.parts.questions import OWN, Question, read_questions, spread
 from benchmarks.parts.read_ahead import ReadAhead
 from benchmarks.parts.rounds import VERSION, AnyRounds, Job, ReplayedRounds, Rounds, Tally, work_item
 from benchmarks.parts.version import hold_version
@@ -34,6 +33,7 @@ from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
+from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting import load as draft_model

@@ -44,16 +44,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser
-from benchmarks.parts.questions import Question
-from benchmarks.pricing import seconds
 from benchmarks.pricing.asked import chosen_questions, say
 from benchmarks.pricing.compared import BOTH, COLOCATED, STREAMING, compare, show
-from benchmarks.pricing.offsets import offset
-from benchmarks.pricing.seconds import Sample
-from benchmarks.pricing.sides import RATIONED, UNRATIONED, drafting, edge_nodes, schemes
+from benchmarks.pricing.sides import drafting, edge_nodes, schemes
 from benchmarks.pricing.site import Load, Site, site
-from benchmarks.traditional.schemes import GUESSES, SCHEMES
-from benchmarks.traditional.sides import Traditional
+from flexspec_mq.bench.figures import seconds
+from flexspec_mq.bench.figures.seconds import Sample
+from flexspec_mq.bench.offsets import offset
+from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
+from flexspec_mq.bench.place.traditional import Traditional
+from flexspec_mq.bench.questions import Question
+from flexspec_mq.bench.traditional.schemes import GUESSES, SCHEMES
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.link.profiles import LinkPlan

@@ -22,13 +22,14 @@ import numpy as np
 
 from benchmarks._common import finish, table
 from benchmarks.parts.rounds import Job, Rounds, Tally
-from benchmarks.pricing import bootstrap, gaps, setup
+from benchmarks.pricing import gaps, setup
 from benchmarks.pricing.asked import ALL, chosen_questions, say
 from benchmarks.pricing.assistant import AssistedRounds
-from benchmarks.pricing.bootstrap import Interval
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import Models, Progress
 from cloud_worker.engine.engine import EngineCore
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.figures.bootstrap import Interval
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError

@@ -22,18 +22,19 @@ import numpy as np
 
 from benchmarks._common import finish, table
 from benchmarks.parts.rounds import Job, Rounds, Tally
-from benchmarks.pricing import bootstrap, gaps, setup
+from benchmarks.pricing import gaps, setup
 from benchmarks.pricing.asked import ALL, chosen_questions
-from benchmarks.pricing.bootstrap import Floats
 from benchmarks.pricing.overlap import (
     coupling_acceptance,
     coupling_bound,
-    probabilities,
     rejection_acceptance,
 )
 from benchmarks.pricing.rejection import RejectionRounds, read
 from benchmarks.pricing.setup import Models, Progress
 from cloud_worker.engine.engine import EngineCore
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.figures.bootstrap import Floats
+from flexspec_mq.bench.traditional.rejection import probabilities
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main

@@ -23,12 +23,12 @@ from benchmarks._common import finish, parser
 from benchmarks.engine_parts.heads import measure as measure_heads
 from benchmarks.engine_parts.steps import MOST, TOKENS
 from benchmarks.engine_parts.steps import measure as measure_steps
-from benchmarks.parts.questions import OWN, read_questions
 from benchmarks.peers.compare import CLOCKS, GROWTH, Setting, Texts, compare
 from benchmarks.peers.crowd import crowd, show
 from benchmarks.peers.figures import MANY, PREFILL
 from benchmarks.peers.specs import KINDS, LLAMA, chosen
 from cloud_worker.settings import WorkerSettings
+from flexspec_mq.bench.questions import OWN, read_questions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.cache import cache_folder

@@ -22,7 +22,6 @@ from math import inf
 from typing import Any
 
 from benchmarks import _common
-from benchmarks.parts.questions import OWN, Question, read_questions, spread
 from benchmarks.serve.texts import Asked, Tokens
 from benchmarks.updates.canaries import MOST_GOOD
 from benchmarks.updates.crashes import crashes
@@ -30,6 +29,7 @@ from benchmarks.updates.memory import memory
 from benchmarks.updates.rolling import Rolled, updates
 from benchmarks.updates.simulated import ANSWERS, judged
 from benchmarks.updates.watched import watched
+from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _common
+from flexspec_mq.bench.questions import OWN
 
 SECTIONS = ("stress", "proof", "flips", "draws")
 QUICK_SECTIONS = ("stress", "draws")
@@ -100,7 +101,7 @@ def _say(text: str) -> None:
 
 
 def _own_prompts() -> list[str]:
-    return _read_turns(Path(__file__).with_name("prompts.jsonl"))
+    return _read_turns(OWN)
 
 
 def _read_turns(path: Path) -> list[str]:

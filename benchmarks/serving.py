@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks import _common
-from benchmarks.parts.questions import OWN, Question, read_questions, spread
 from benchmarks.serve.crowd import Soak, Verdict, at_once, soak
 from benchmarks.serve.long import STREAMS, long_prompts
 from benchmarks.serve.stops import stops
 from benchmarks.serve.texts import Tokens, references
 from benchmarks.serve.turns import second_turns
+from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
+from flexspec_mq.controller.policies.trained import trained
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.settings import Section, Setting, topic_name
@@ -123,7 +125,11 @@ class PlanOptions:
 
     draft_length: Annotated[
         int,
-        Setting(help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}", between=(0, MAX_DRAFT_TOKENS)),
+        Setting(
+            help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}; policies that choose K themselves begin with it, and draft "
+            "nothing on the device where it is 0",
+            between=(0, MAX_DRAFT_TOKENS),
+        ),
     ] = 4
     in_flight: Annotated[
         int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", between=(1, MAX_IN_FLIGHT))
@@ -166,11 +172,29 @@ class PlanOptions:
         Setting(
             help="what adapts the plan; 'placement' leaves drafting to the worker while it drafts, and has it run "
             "ahead as far as round trips are long; 'threshold' does so too, and else takes the draft length, window "
-            "and run-ahead that are fastest by a closed form; 'bandit' tries some plans; "
+            "and run-ahead that are fastest by a closed form; 'bandit' tries some plans; 'predictor' is 'threshold' "
+            "with times that a learned predictor corrects; 'rl' is a small network trained in a simulator; "
             "'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to the plan",
             choices=tuple(POLICIES),
         ),
     ] = "threshold"
+    policy_weights: Annotated[
+        Path | None,
+        Setting(
+            help="weights of policy 'rl' or 'predictor', as `flexspec policy train` writes them",
+            default="those that ship",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Read the weights, if some are named.
+
+        Raises:
+            UsageError: for a policy that has none.
+            ModelError: they cannot be read, or are of something else.
+        """
+        if self.policy_weights is not None:
+            trained(self.policy, self.policy_weights)
 
     def plan(self) -> Plan:
         """As the protocol takes it."""
@@ -179,5 +203,8 @@ class PlanOptions:
 
     def new_policy(self) -> Policy:
         """One for a session of its own."""
-        made = POLICIES[self.policy](self.plan())
+        if self.policy_weights is None:
+            made = POLICIES[self.policy](self.plan())
+        else:
+            made = trained(self.policy, self.policy_weights)(self.plan())
         return CheapestQos(made) if self.qos is None and self.policy in ADAPTIVE else made

@@ -1,4 +1,4 @@
-"""The ``flexspec`` command: chat, doctor, demo, models, drafts, heads, links, schemas. The daemons have their own."""
+"""The ``flexspec`` command; the daemons have their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Command = Callable[[argparse.Namespace], int | None]
 _PROGRAMS = {
     "demo": "write a text with a draft and a target over a local broker",
     "chat": "talk with an edge node's HTTP API in the terminal",
+    "bench": "compare ways to write an answer over links: speculation as usual, streaming, every policy",
     "doctor": "check what this machine's daemons need: what is wrong and how to mend it",
 }
 """Subcommands with a parser of their own, in ``flexspec_mq.<name>.main``."""
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands. Each sets ``func``, a function of the parsed arguments."""
     from flexspec_mq.evolution.commands import add_parser as add_head_parser
     from flexspec_mq.link.cli import add_parser as add_link_parser
+    from flexspec_mq.policy_training.command import add_parser as add_policy_parser
     from flexspec_mq.training.commands.draft import add_parser as add_draft_parser
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
@@ -39,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_parser(commands)
     add_draft_parser(commands)
     add_head_parser(commands)
+    add_policy_parser(commands)
     add_link_parser(commands)
     schema = commands.add_parser("schema", help="print the AsyncAPI document of all topics and messages")
     schema.add_argument(

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.leaves.choices import RANKS, Choices
 from benchmarks.leaves.rules import Rule, play
-from benchmarks.pricing import bootstrap
-from benchmarks.pricing.bootstrap import Floats, Interval
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.figures.bootstrap import Floats, Interval
 
 
 @dataclass(frozen=True, slots=True)

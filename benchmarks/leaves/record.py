@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.leaves.choices import Choices, rank_of, ranked
-from benchmarks.parts.questions import spread
 from edge_node.settings import EdgeSettings
+from flexspec_mq.bench.questions import spread
 from flexspec_mq.drafting import load as draft_model
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import LocalProtocolError, UsageError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.leaves.compared import Rates
-from benchmarks.pricing.bootstrap import Floats
+from flexspec_mq.bench.figures.bootstrap import Floats
 from flexspec_mq.errors import UsageError
 
 

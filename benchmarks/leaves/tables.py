@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks._common import table
 from benchmarks.leaves.compared import Played, Ratio, ratio
 from benchmarks.leaves.rules import PLAIN
-from benchmarks.pricing.bootstrap import shown
+from flexspec_mq.bench.figures.bootstrap import shown
 
 SHOWN = (1, 2, 3, 4, 6, 8)
 """Lengths of chains that the table has; the JSON line has all."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._common import table
-from benchmarks.pricing import bootstrap
-from benchmarks.pricing.bootstrap import Ends, Floats, shown
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.figures.bootstrap import Ends, Floats, shown
 from flexspec_mq.errors import UsageError
 
 Sums = Mapping[str, Mapping[str, Sequence[Sequence[int]]]]

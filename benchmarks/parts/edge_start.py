@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.parts.loading import sizes
-from benchmarks.serve.client import ask, unbounded
+from flexspec_mq.bench.place.client import ask, unbounded
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.topology import Site
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from benchmarks.parts.questions import OWN, Question, read_questions, spread
+from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
 
 ALL = "all"
 """The name of all categories together."""

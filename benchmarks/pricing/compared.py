@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks._common import table
-from benchmarks.pricing import seconds
 from benchmarks.pricing.asked import ALL
-from benchmarks.pricing.bootstrap import shown
-from benchmarks.pricing.seconds import RATIOS, Sample
-from benchmarks.traditional.schemes import IDS, TRADITIONAL
+from flexspec_mq.bench.figures import seconds
+from flexspec_mq.bench.figures.bootstrap import shown
+from flexspec_mq.bench.figures.seconds import RATIOS, Sample
+from flexspec_mq.bench.traditional.schemes import IDS, TRADITIONAL
 
 CURRENT, FIRST, STREAMING, COLOCATED, BOTH = "current", "first", "streaming", "colocated", "both"
 _BASES = (STREAMING, COLOCATED, FIRST, TRADITIONAL, IDS)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.parts.rounds import Tally
-from benchmarks.pricing import bootstrap
-from benchmarks.pricing.bootstrap import Ends, Floats, Interval
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.figures.bootstrap import Ends, Floats, Interval
 
 Statistic = Callable[[Floats], Floats]
 

@@ -8,34 +8,8 @@ accept with Σ_i 1 / Σ_j max(p_j / p_i, q_j / q_i), at least (1 − TV) / (1 + 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from flexspec_mq.sampling.choose import keep
-from flexspec_mq.sampling.params import SamplingParams
-
-Floats = npt.NDArray[np.float64]
-
-
-def probabilities(logits: npt.NDArray[np.float32], params: SamplingParams) -> Floats:
-    """What `choose` draws from: temperature, then top-k, then top-p.
-
-    Args:
-        logits: float32 of shape [vocabulary].
-        params: with a temperature above 0; the seed does not matter.
-
-    Returns:
-        float64 of the same shape, summing to 1.
-    """
-    scores = logits.astype(np.float64) / params.temperature
-    kept = keep(scores, params)
-    if kept is not None:
-        dropped = np.ones(len(scores), dtype=bool)
-        dropped[kept] = False
-        scores[dropped] = -np.inf
-    scores -= scores.max()
-    np.exp(scores, out=scores)
-    scores /= scores.sum()
-    return scores
+from flexspec_mq.bench.traditional.rejection import Floats
 
 
 def rejection_acceptance(p: Floats, q: Floats) -> float:

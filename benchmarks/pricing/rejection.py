@@ -1,8 +1,9 @@
 """The traditional way, to compare with: rejection sampling with the draft's full probabilities.
 
 Leviathan et al., arXiv 2211.17192, algorithm 1. The draft samples from its own distribution q with randomness of its
-own, and `rejection_rule.verify` decides. The text has exactly the target's distribution, but is another one for other
-drafts and other batches, and q must travel with every drafted token. The product does nothing of this.
+own, and `flexspec_mq.bench.traditional.rejection.verify` decides. The text has exactly the target's distribution, but
+is another one for other drafts and other batches, and q must travel with every drafted token. Only what
+``flexspec bench`` compares with does so.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.parts.rounds import Job, Tally
-from benchmarks.pricing.overlap import Floats, probabilities
-from benchmarks.pricing.rejection_rule import draw, verify
+from flexspec_mq.bench.traditional.rejection import Floats, draw, probabilities, verify
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.kv import SessionKV

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks._common import parser
-from benchmarks.parts.questions import Question
 from benchmarks.parts.rounds import Job
 from benchmarks.pricing.asked import ALL, say
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
+from flexspec_mq.bench.questions import Question
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.draft.default import default_draft_path

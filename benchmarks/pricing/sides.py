@@ -6,12 +6,11 @@ import shlex
 from argparse import Namespace
 
 from benchmarks.pricing.compared import BOTH, COLOCATED, CURRENT, FIRST, STREAMING
-from benchmarks.traditional.schemes import SCHEMES
+from flexspec_mq.bench.place.node import UNRATIONED
+from flexspec_mq.bench.traditional.schemes import SCHEMES
 from flexspec_mq.errors import UsageError
 
 DEFAULT = "default"
-RATIONED, UNRATIONED = "base", "unrationed"
-"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
 _FIXED = ["--policy", "fixed", "--worker-draft", "0"]
 
 

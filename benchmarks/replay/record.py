@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks._common import percentile
-from benchmarks.parts.questions import Question
 from benchmarks.pricing.asked import chosen_questions, say
+from flexspec_mq.bench.questions import Question
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.errors import FingerprintError, UsageError

@@ -23,12 +23,12 @@ from typing import Any
 import msgspec
 
 from benchmarks._common import percentile, table
-from benchmarks.parts.questions import OWN, read_questions
 from benchmarks.scale_parts.cpu import between, take
 from benchmarks.scale_parts.orders import BenchmarkError, Crowd, Mark, Order, Outcome, answer
 from benchmarks.scale_parts.system import SOON, generator
 from broker.launcher import PrivateBroker
 from edge_node.settings import EdgeSettings
+from flexspec_mq.bench.questions import OWN, read_questions
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.site.figures import since
 from flexspec_mq.site.process import Process, Processes, python

@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.serve.client import Answer, ask, ask_all, unbounded
+from benchmarks.serve.at_once import ask_all
 from benchmarks.serve.daemons import QUICK_STATUS, Footprint, settled, with_broker
 from benchmarks.serve.texts import Asked
+from flexspec_mq.bench.place.client import Answer, ask, unbounded
 from flexspec_mq.site.topology import Daemon
 
 EDGES = 4

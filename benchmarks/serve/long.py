@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.serve.client import Answer, ask, unbounded
 from benchmarks.serve.daemons import QUICK_STATUS, with_broker
+from flexspec_mq.bench.place.client import Answer, ask, unbounded
 from flexspec_mq.site.topology import Site
 
 STREAMS = 8

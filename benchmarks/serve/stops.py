@@ -7,10 +7,11 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.serve.client import Answer, ask_all, unbounded
+from benchmarks.serve.at_once import ask_all
 from benchmarks.serve.crowd import Verdict
 from benchmarks.serve.daemons import END_WITHIN, QUICK_STATUS, with_broker
 from benchmarks.serve.texts import Asked
+from flexspec_mq.bench.place.client import Answer, unbounded
 from flexspec_mq.site.topology import Daemon, Site
 
 WAYS: dict[str, tuple[signal.Signals, tuple[str, ...]]] = {

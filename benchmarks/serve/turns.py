@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.serve.client import Answer, ask, unbounded
 from benchmarks.serve.daemons import QUICK_STATUS, with_broker
+from flexspec_mq.bench.place.client import Answer, ask, unbounded
 
 
 @dataclass(frozen=True, slots=True)

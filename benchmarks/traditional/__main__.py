@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import answers
 from benchmarks.pricing.sides import DEFAULT
-from benchmarks.traditional.schemes import SCHEMES
+from flexspec_mq.bench.traditional.schemes import SCHEMES
 
 if __name__ == "__main__":
     sys.exit(answers.main(["--sides", DEFAULT, *SCHEMES, *sys.argv[1:]]))

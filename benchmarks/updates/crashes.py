@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.texts import Asked, Tokens, references
 from benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, Place, place
+from flexspec_mq.bench.place.client import ask, unbounded
 from flexspec_mq.daemon.tasks import running
 
 _TEXTS = 2

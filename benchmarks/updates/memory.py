@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.daemons import settled
 from benchmarks.serve.texts import Asked
 from benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, place
+from flexspec_mq.bench.place.client import ask, unbounded
 from flexspec_mq.errors import FlexSpecError
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import httpx2
 
 from benchmarks._common import percentile
-from benchmarks.serve.client import Answer, ask, unbounded
 from benchmarks.serve.texts import Asked, Tokens, references
 from benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, Place, place
+from flexspec_mq.bench.place.client import Answer, ask, unbounded
 from flexspec_mq.catalogue.signing import opened
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.tap import Received, tap

@@ -15,10 +15,10 @@ from typing import Any
 import httpx2
 import torch
 
-from benchmarks.serve.client import ask, unbounded
 from benchmarks.serve.texts import Asked
 from benchmarks.updates.canaries import Head, bad_heads, good_heads
 from benchmarks.updates.place import FAMILY, Place, place
+from flexspec_mq.bench.place.client import ask, unbounded
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.process import Process, python

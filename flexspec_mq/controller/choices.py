@@ -17,7 +17,7 @@ LENGTHS = 1, 2, 3, 4, 6, 8, 12, 16
 """K that are considered."""
 _WINDOWS = 1, 2, 3
 """W that are considered."""
-_ROW = 0.01
+ROW = 0.01
 """What a drafted token is taken to add to a forward of the target, as a share, before it was measured."""
 _LATE = 0.0, 0.12, 0.25
 """How much later batches may come than expected, as shares of a forward."""
@@ -107,14 +107,19 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
         seen: by its node.
         wait: see `Pace`.
     """
-    if seen.rtt is None or not seen.compute or seen.draft_time is None:
+    forward = forward_of(seen)
+    if seen.rtt is None or not forward or seen.draft_time is None:
         return None
-    forward = seen.forward or seen.compute
-    row = _ROW * forward if seen.row_cost is None else seen.row_cost
+    row = ROW * forward if seen.row_cost is None else seen.row_cost
     acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
         _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)
     )
+
+
+def forward_of(seen: Observation) -> float:
+    """Seconds of a forward of the target, as far as this session or those before it know; 0 before any."""
+    return seen.forward or seen.compute or seen.compute_mean or 0.0
 
 
 def by_worker(seen: Observation) -> float:
@@ -122,14 +127,14 @@ def by_worker(seen: Observation) -> float:
     if seen.own_forward is not None and seen.own_tokens:
         return seen.own_forward / seen.own_tokens
     right = sum(seen.acceptance) / len(seen.acceptance)  # it has the device's draft
-    return seen.compute / (1.0 + right * seen.worker_drafted)
+    return (seen.compute or forward_of(seen)) / (1.0 + right * seen.worker_drafted)
 
 
 def reading(seen: Observation) -> float:
     """Seconds of a token that it takes the worker's draft to read the prompt first, spread over the text."""
     takes = seen.own_read
     if takes is None:
-        takes = _READ * seen.prompt * (seen.forward or seen.compute)
+        takes = _READ * seen.prompt * forward_of(seen)
     return takes / max(1, min(seen.remaining, _TEXT))
 
 

@@ -42,9 +42,10 @@ class WhoDrafts:
         """Judge anew."""
         above, below = _ALONE
         self.alone = seen.worker_drafted >= (below if self.alone else above)
-        if seen.rtt is not None and seen.compute:
+        compute = seen.compute or seen.compute_mean  # before a text's first verdict, that of the texts before
+        if seen.rtt is not None and compute:
             # What the worker decides in two round trips.
-            tokens = 2 * seen.rtt / seen.compute * (1 + max(seen.worker_drafted, above)) + _ROOM
+            tokens = 2 * seen.rtt / compute * (1 + max(seen.worker_drafted, above)) + _ROOM
             self._reach = max(self._reach, _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN))
 
     def running_ahead(self, plan: Plan) -> Plan:

@@ -88,17 +88,11 @@ class Simulation:
         Raises:
             FlexSpecError: it does not end.
         """
-        clock, device, channel, worker = self._clock, self._device, self._channel, self._worker
-        channel.begin(begins_s)
-        began, before = clock.now, self._figures()
-        self._plans.clear()
-        drafted = self._pace.total
-        over: list[Written] = []
-        device.write(text, over.append)
+        channel = self._channel
+        began, before, drafted = self._clock.now, self._figures(), self._pace.total
+        over = self.ask(text, begins_s)
         self._until(lambda: bool(over))
-        key, ends = (device.name, device.session), clock.now + _SETTLES
-        while key in worker.machine.sessions and clock.next <= ends:
-            clock.step()
+        self.settle()
         (written,) = over
         wasted, own, busy = (now - then for now, then in zip(self._figures(), before, strict=True))
         counters = written.counters
@@ -116,12 +110,44 @@ class Simulation:
             busy=busy,
             device_busy=self._pace.total - drafted,
             began=began,
-            lasted=clock.now - began,
+            lasted=self._clock.now - began,
             up=channel.up.use,
             down=channel.down.use,
             traffic=channel.traffic,
             plans=tuple((at - began, plan) for at, plan in self._plans),
         )
+
+    @property
+    def now(self) -> float:
+        """Seconds since it began."""
+        return self._clock.now
+
+    def ask(self, text: RecordedText, begins_s: float | None = None) -> list[Written]:
+        """Ask for a text, without waiting for it.
+
+        Args:
+            text: of the recording. The one before has ended.
+            begins_s: see `answer`.
+
+        Returns:
+            What gets the text once it is written.
+        """
+        self._channel.begin(begins_s)
+        self._plans.clear()
+        over: list[Written] = []
+        self._device.write(text, over.append)
+        return over
+
+    def step(self) -> None:
+        """Carry out the next event."""
+        self._clock.step()
+
+    def settle(self) -> None:
+        """Let the session of the newest text end at the worker."""
+        clock, key = self._clock, (self._device.name, self._device.session)
+        ends = clock.now + _SETTLES
+        while key in self._worker.machine.sessions and clock.next <= ends:
+            clock.step()
 
     def _figures(self) -> tuple[float, float, float]:
         """Rows wasted for edges, and for the worker's own drafts; seconds of computing; since the beginning."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.exact.draws import chi_squared
-from benchmarks.pricing.overlap import probabilities
+from flexspec_mq.bench.traditional.rejection import probabilities
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy

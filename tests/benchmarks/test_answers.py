@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from benchmarks import answers
-from benchmarks.pricing import compared, seconds, sides
-from benchmarks.pricing.bootstrap import Interval
-from benchmarks.pricing.meter import Costs
-from benchmarks.pricing.offsets import DRAWN_S, offset
+from benchmarks.pricing import compared, sides
 from benchmarks.pricing.others import EdgePlan, plan_of
-from benchmarks.pricing.seconds import Sample
 from edge_node.settings import PlanOptions
+from flexspec_mq.bench.figures import seconds
+from flexspec_mq.bench.figures.bootstrap import Interval
+from flexspec_mq.bench.figures.seconds import Sample
+from flexspec_mq.bench.offsets import DRAWN_S, offset
+from flexspec_mq.bench.place.meter import Costs
+from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import LinkPlan, built_in
@@ -200,7 +202,7 @@ def test_sides_keep_to_their_plan_and_the_default_side_to_its_own() -> None:
     assert found["current"] == ["--draft", "d", *fixed, "--ahead", "0"]
     assert found["streaming"][:4] == fixed
     # The last of two equal flags counts.
-    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", sides.UNRATIONED]
+    assert found["colocated"] == [*found["streaming"], "--worker-draft", "4", "--version", UNRATIONED]
     assert found["both"] == [*found["current"], "--worker-draft", "4"]
 
 
@@ -233,10 +235,10 @@ def test_texts_of_their_own_are_not_compared() -> None:
 def test_other_sessions_have_the_plan_of_the_side_that_is_asked() -> None:
     found = sides.edge_nodes(answers.build_parser().parse_args([]))
     plans = {name: plan_of(flags) for name, flags in found.items()}
-    assert plans[sides.DEFAULT] == EdgePlan(sides.RATIONED, PlanOptions())
+    assert plans[sides.DEFAULT] == EdgePlan(RATIONED, PlanOptions())
     assert plans["streaming"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD)
     assert plans["colocated"].plan.plan() == Plan(0, 1, 1, MAX_AHEAD, worker_draft=4)
-    versions = {name for name, plan in plans.items() if plan.version == sides.UNRATIONED}
+    versions = {name for name, plan in plans.items() if plan.version == UNRATIONED}
     assert versions == {"colocated"}
 
 

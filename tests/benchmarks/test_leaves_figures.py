@@ -17,7 +17,7 @@ from benchmarks.leaves.prices import trip_ms
 from benchmarks.leaves.rules import PLAIN, RULES, SECOND, Rule, Sums, play, unsure, worth
 from benchmarks.leaves.seconds import Place, StepPrice, ascending, read_step, token_ms
 from benchmarks.leaves.tables import judged
-from benchmarks.pricing.bootstrap import Floats
+from flexspec_mq.bench.figures.bootstrap import Floats
 from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from benchmarks.exact.dice import Dice, distribution
 from benchmarks.exact.draws import chi_squared
 from benchmarks.parts.rounds import Tally
-from benchmarks.pricing import bootstrap, gaps
+from benchmarks.pricing import gaps
 from benchmarks.pricing.overlap import (
     coupling_acceptance,
     coupling_bound,
-    probabilities,
     rejection_acceptance,
 )
-from benchmarks.pricing.rejection_rule import draw, verify
+from flexspec_mq.bench.figures import bootstrap
+from flexspec_mq.bench.traditional.rejection import draw, probabilities, verify
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams

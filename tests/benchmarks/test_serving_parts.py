@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
-from benchmarks.serve.client import Answer, ask, ask_all, unbounded
+from benchmarks.serve.at_once import ask_all
 from benchmarks.serve.crowd import Verdict, _worse
 from benchmarks.serve.texts import Asked
 from broker.launcher import PrivateBroker
+from flexspec_mq.bench.place.client import Answer, ask, unbounded
 from flexspec_mq.simulator.world import EOS
 from tests.edge_node.api.served import expected, served, shown
 

@@ -10,8 +10,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.traditional.channel import PACKET_BYTES
-from benchmarks.traditional.messages import (
+from flexspec_mq.bench.traditional.channel import PACKET_BYTES
+from flexspec_mq.bench.traditional.messages import (
     MAX_BYTES,
     PLAIN,
     ZSTD,
@@ -24,7 +24,7 @@ from benchmarks.traditional.messages import (
     guesses,
     sent_with,
 )
-from benchmarks.traditional.probabilities import Sent, send_all, send_top
+from flexspec_mq.bench.traditional.probabilities import Sent, send_all, send_top
 from flexspec_mq.errors import RemoteProtocolError
 
 START = Start("ids", 7, (1, 300), 0.5, 0, 1.0, 2**64 - 1, (2,))

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.traditional import schemes
-from benchmarks.traditional.channel import TcpChannel, tcp_channel
-from benchmarks.traditional.drafting import Drafts
-from benchmarks.traditional.messages import Guesses, Start, Verdict, decode, encode
-from benchmarks.traditional.schemes import SCHEMES, Scheme
-from benchmarks.traditional.verifying import Verifier
-from benchmarks.traditional.writing import Order, Writer
 from cloud_worker.engine.acceptance import decide
+from cloud_worker.traditional.verifying import Verifier
+from edge_node.traditional.drafting import Drafts
+from edge_node.traditional.writing import Writer
+from flexspec_mq.bench.traditional import schemes
+from flexspec_mq.bench.traditional.channel import TcpChannel, tcp_channel
+from flexspec_mq.bench.traditional.messages import Guesses, Start, Verdict, decode, encode
+from flexspec_mq.bench.traditional.order import Order
+from flexspec_mq.bench.traditional.schemes import SCHEMES, Scheme
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel

@@ -19,7 +19,7 @@ LIGHT = (
     "flexspec_mq", "flexspec_mq.errors", "flexspec_mq.topics", "flexspec_mq.cli", "flexspec_mq.daemon.main",
     "flexspec_mq.codec", "flexspec_mq.controller", "flexspec_mq.protocol", "flexspec_mq.transport",
     "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
-    "flexspec_mq.chat.main",
+    "flexspec_mq.bench.main", "flexspec_mq.chat.main",
     "flexspec_mq.link", "flexspec_mq.link.cli", "schemas", "schemas.asyncapi", "broker", "edge_node",
     "edge_node.api.app", "cloud_worker", "flexspec_mq.doctor.main", "edge_node.doctor.examine", "cloud_worker.doctor",
 )  # fmt: skip

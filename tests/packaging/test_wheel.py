@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
 DATA = (
+    "flexspec_mq/bench/prompts.jsonl",
     "flexspec_mq/codec/dictionary-v1",
     "flexspec_mq/energy/presets.toml",
     "flexspec_mq/link/profiles.toml",

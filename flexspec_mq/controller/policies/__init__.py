@@ -10,6 +10,8 @@ from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
 from flexspec_mq.controller.policies.confidence import ConfidencePolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
+from flexspec_mq.controller.policies.predictor import PredictorPolicy
+from flexspec_mq.controller.policies.rl import RlPolicy
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 
 POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
@@ -18,6 +20,8 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "fixed": FixedPolicy,
     "confidence": ConfidencePolicy,
     "bandit": BanditPolicy,
+    "predictor": PredictorPolicy,
+    "rl": RlPolicy,
 }
 """What makes each from the configured plan."""
 ADAPTIVE = frozenset(POLICIES) - {"fixed", "confidence"}

@@ -13,6 +13,7 @@ from flexspec_mq.controller.choices import (
     by_worker,
     choices,
     forecast,
+    forward_of,
     pace_of,
     reading,
 )
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _NAME = "threshold"
 
-_DRAFTED = 0.005
+DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
@@ -95,7 +96,7 @@ class ThresholdPolicy:
         made = chosen.within(base)
         if seen.granted is not None and seen.granted < made.draft_length:
             made = replace(made, draft_length=seen.granted)
-        cheap = reading(seen) <= _CHEAP * (seen.forward or seen.compute)
+        cheap = reads_cheaply(seen)
         if not chosen.ahead and base.ahead and cheap and self._asks(seen):
             made = replace(made, ahead=base.ahead)
         # Beside drafts of the device the worker's go on where these end, or come too late.
@@ -147,4 +148,9 @@ class ThresholdPolicy:
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
         found = forecast(choice, pace)
-        return found.seconds * self._calibration.ratio(choice) * (1 + _DRAFTED * found.drafted)
+        return found.seconds * self._calibration.ratio(choice) * (1 + DRAFTED * found.drafted)
+
+
+def reads_cheaply(seen: Observation) -> bool:
+    """Whether it hardly takes time for a worker's draft to read the prompt."""
+    return reading(seen) <= _CHEAP * forward_of(seen)

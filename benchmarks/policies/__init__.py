@@ -1,0 +1,1 @@
+"""Policies beside the best fixed plan in hindsight, simulated; and how long a decision takes."""

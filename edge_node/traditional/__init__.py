@@ -1,0 +1,1 @@
+"""The device's side of traditional speculation; see `flexspec_mq.bench.traditional`. No edge node uses it."""

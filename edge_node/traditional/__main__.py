@@ -1,0 +1,69 @@
+"""The device, as a process: writes texts by the schemes of traditional speculation, one after the other.
+
+    python -m edge_node.traditional PORT …arguments of flexspec-edge serve…
+
+PORT is where the target takes TCP connections, at the broker's address. A JSON line on standard input is an `Order`;
+the answer is a JSON line on standard output, as `flexspec_mq.bench.place.asking` gives it. The draft runs in the
+engine that an edge node with these arguments would take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from edge_node.cli.parser import build_parser
+from edge_node.config import from_arguments
+from edge_node.energy import EnergyMeter, energy_meter
+from edge_node.traditional.drafting import Drafts
+from edge_node.traditional.writing import Writer
+from flexspec_mq.bench.traditional.channel import DOWN, UP, mqtt_channel, tcp_channel
+from flexspec_mq.bench.traditional.order import Order
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.drafting.load import DraftModel, load
+from flexspec_mq.errors import UsageError
+from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.base import LinkSettings
+
+
+async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: EnergyMeter | None) -> None:
+    """Answer lines until standard input ends."""
+    if model.network is None:
+        raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
+    loaded, loop = model.loaded, asyncio.get_running_loop()
+    drafts = Drafts(model.network, model.ids, vocab_size=loaded.vocab_size, eos=loaded.eos)
+    with ThreadPoolExecutor(1, "draft") as compute:
+        async with (
+            mqtt_channel(settings, out=UP, into=DOWN) as mqtt,
+            tcp_channel(settings.host, port) as tcp,
+        ):
+            writer = Writer(loaded, drafts, {"mqtt": mqtt, "tcp": tcp}, compute, energy)
+            _say({"ready": True, "fingerprint": loaded.fingerprint.hex(), "engine": model.engine})
+            while line := await loop.run_in_executor(None, sys.stdin.readline):
+                _say(await writer.write(msgspec.json.decode(line, type=Order)))
+
+
+def _say(found: object) -> None:
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
+
+
+def _main(argv: Sequence[str]) -> int:
+    port, *flags = argv
+    config = from_arguments(build_parser().parse_args(["serve", *flags])).settings
+    logs.configure(config.log)
+    with logs.logged_stages() as tell:
+        model = load(config.node, tell)
+    settings = link_settings(config.link, f"t-{config.node.edge}")
+    asyncio.run(serve(model, settings, int(port), energy_meter(config.node)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(_main))

@@ -1,0 +1,1 @@
+"""From answers to figures: means, worst tenths, ratios, intervals."""

@@ -1,0 +1,123 @@
+"""What the strategies of one channel come to: figures of each, and shares of others', with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flexspec_mq.bench.figures import bootstrap, seconds
+from flexspec_mq.bench.figures.bootstrap import Ends, Floats
+from flexspec_mq.bench.figures.seconds import Sample
+from flexspec_mq.bench.strategies import STREAMING
+
+BASES = ("traditional", STREAMING)
+"""Strategies that others are shares of."""
+Adds = Callable[[Sample], tuple[float, float] | None]
+"""What an answer adds to the two sums of a ratio; None if it is not known."""
+
+
+def _seconds(one: Sample) -> tuple[float, float]:
+    return one.seconds, 1.0
+
+
+def _rate(one: Sample) -> tuple[float, float]:
+    return float(one.tokens), one.seconds
+
+
+def _energy(one: Sample) -> tuple[float, float] | None:
+    return None if one.energy_j is None else (100.0 * one.energy_j, float(one.tokens))
+
+
+def _bytes(one: Sample) -> tuple[float, float]:
+    up, down = one.costs.ip_up, one.costs.ip_down
+    if up is None or down is None:
+        return float(one.bytes_up + one.bytes_down), 1.0
+    return float(up + down), 1.0
+
+
+MEANS: Mapping[str, Adds] = {
+    "mean_s": _seconds,
+    "tokens_per_s": _rate,
+    "bytes": _bytes,
+    "energy_j_per_100": _energy,
+}
+"""Figures with an interval. Bytes are those of IP, of payload on loopback."""
+
+
+def summary(
+    answers: Mapping[str, Sequence[Sample]], seed: int, apart: Collection[str] = ()
+) -> dict[str, Any]:
+    """Figures of each strategy that answered something.
+
+    Args:
+        answers: of each strategy, to the same questions.
+        seed: of the bootstrap, which draws questions with all that belongs to them.
+        apart: strategies that write texts of their own.
+
+    Raises:
+        ValueError: they did not answer the same questions.
+    """
+    return {
+        name: {
+            **seconds.figures(found),
+            **_per_token(found),
+            **{mean: interval(found, adds, seed=seed) for mean, adds in MEANS.items()},
+            **{
+                f"of_{base}": _shares(found, answers[base], seed=seed)
+                for base in BASES
+                if base != name and answers.get(base)
+            },
+            "own_text": name in apart,
+        }
+        for name, found in answers.items()
+        if found
+    }
+
+
+def interval(found: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
+    """A ratio of sums over answers with its interval; None where it is not known of all of them."""
+    sums = _sums(found, adds)
+    if sums is None or not sums[:, 1].sum():
+        return None
+    return bootstrap.of_sums(sums, _ratio, seed=seed).scaled(1.0)
+
+
+def share(one: Sequence[Sample], other: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
+    """A ratio as a share of another strategy's, paired by question; None where one is not known, or the other 0."""
+    ours, theirs = (_sums(sorted(found, key=lambda sample: sample.question), adds) for found in (one, other))
+    if ours is None or theirs is None or not ours[:, 1].sum() or not theirs.all(axis=None):
+        return None
+    return bootstrap.of_sums(
+        np.hstack([ours, theirs]), lambda sums: _ratio(sums[:, :2]) / _ratio(sums[:, 2:]), seed=seed
+    ).scaled(1.0)
+
+
+def _shares(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
+    return {
+        **seconds.ratios(one, other, seed=seed),
+        **{name: share(one, other, adds, seed=seed) for name, adds in MEANS.items() if name != "mean_s"},
+    }
+
+
+def _per_token(found: Sequence[Sample]) -> dict[str, float | None]:
+    tokens = sum(sample.tokens for sample in found)
+    if not tokens:
+        return {"forwards_per_token": None, "worker_s_per_token": None}
+    return {
+        "forwards_per_token": sum(sample.costs.forwards for sample in found) / tokens,
+        "worker_s_per_token": sum(sample.costs.worker_s for sample in found) / tokens,
+    }
+
+
+def _sums(found: Sequence[Sample], adds: Adds) -> Floats | None:
+    pairs = [adds(sample) for sample in found]
+    known = [pair for pair in pairs if pair is not None]
+    return np.array(known, dtype=np.float64) if len(known) == len(pairs) else None
+
+
+def _ratio(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient: Floats = sums[:, 0] / sums[:, 1]
+    return quotient

@@ -1,0 +1,40 @@
+"""What a run is."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from flexspec_mq.bench.options import prompts
+from flexspec_mq.bench.questions import Question
+from flexspec_mq.bench.report import machine
+from flexspec_mq.energy.presets import built_in
+
+
+def facts(options: Namespace, asked: Sequence[Question]) -> dict[str, Any]:
+    """What a run is: all that must be the same when it goes on."""
+    energy = None
+    if options.energy != "none":
+        radio = options.energy_radio or built_in().device(options.energy).radio
+        energy = {"device": options.energy, "radio": radio}
+    return {
+        "target": machine.model(options.target),
+        "draft": machine.model(options.draft),
+        "prompts": machine.digest(prompts(options).read_bytes()),
+        "questions": len(asked),
+        "tokens": options.tokens,
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "links": options.links,
+        "recorded": None if options.recorded is None else str(options.recorded.resolve()),
+        "delays_ms": options.delays_ms,
+        "strategies": options.strategies,
+        "guesses": options.guesses,
+        "worker_draft": options.worker_draft,
+        "edge_flags": options.edge_flags,
+        "worker_flags": options.worker_flags,
+        "energy": energy,
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+    }

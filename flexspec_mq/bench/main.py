@@ -1,0 +1,133 @@
+"""``flexspec bench``: measure, keep, tell."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.bench import options as flags
+from flexspec_mq.bench.identity import facts
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.progress import answer
+from flexspec_mq.errors import FlexSpecError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from flexspec_mq.bench.kept import Channel, Kept
+    from flexspec_mq.bench.measuring import Asked
+    from flexspec_mq.link.profiles import LinkPlan
+
+RESULTS = "results"
+"""Name of the files, without their kinds."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(run, argv)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure with these flags, or go on; print and write the results.
+
+    Raises:
+        UsageError: nothing can be measured like this.
+        FlexSpecError: a process failed, or strategies that write the target's text wrote different ones.
+    """
+    options = flags.build_parser().parse_args(argv)
+    flags.check(options)
+    # These need numpy: only now that what needs none has been complained about.
+    from flexspec_mq.bench.kept import Channel, folder_of_run
+    from flexspec_mq.bench.measuring import Asked
+
+    questions, plans = flags.questions(options), flags.links(options)
+    run_facts = facts(options, questions)
+    asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
+    channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
+    with folder_of_run(options.out, run_facts) as kept:
+        asyncio.run(_measure(options, asked, {one: plans[one.link] for one in channels}, kept))
+        results: dict[str, Any] = {
+            "run": run_facts,
+            "channels": _results(options, asked, channels, kept),
+        }
+        _write(results, options, kept)
+    if wrong := [
+        f"{one['title']}: {', '.join(one['differ'])}" for one in results["channels"] if one["differ"]
+    ]:
+        raise FlexSpecError(f"strategies wrote different texts; questions of {'; '.join(wrong)}")
+    return 0
+
+
+async def _measure(
+    options: Namespace, asked: Asked, channels: Mapping[Channel, LinkPlan | None], kept: Kept
+) -> None:
+    from flexspec_mq.bench.measuring import ask_missing, missing
+    from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
+    from flexspec_mq.bench.place.place import place
+    from flexspec_mq.bench.strategies import nodes
+
+    worker = flags.worker_flags(options)
+    workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
+    edges = nodes(options.strategies, flags.devices(options))
+    for channel, plan in channels.items():
+        left = missing(asked, channel, kept)
+        if not left:
+            continue
+        _say(f"{channel.title}: {len(left)} of {len(asked.questions)} questions; daemons start")
+        async with place(
+            plan, edges, workers=workers, delay_ms=channel.delay_ms, traditional=flags.traditional(options)
+        ) as here:
+            await ask_missing(here, asked, channel, plan, kept, _say)
+
+
+def _results(
+    options: Namespace, asked: Asked, channels: Sequence[Channel], kept: Kept
+) -> list[dict[str, Any]]:
+    from flexspec_mq.bench.figures.seconds import differing
+    from flexspec_mq.bench.figures.summary import summary
+    from flexspec_mq.bench.measuring import by_strategy
+    from flexspec_mq.bench.strategies import of_other_texts
+
+    apart = of_other_texts(options.strategies, options.temperature)
+    found = []
+    for channel in channels:
+        answered = kept.of(channel)
+        samples = [sample for one in answered for sample in one.samples]
+        found.append(
+            {
+                "title": channel.title,
+                "link": channel.link,
+                "delay_ms": channel.delay_ms,
+                "begins_s": [one.begins_s for one in answered],
+                "at": [one.at for one in answered],
+                "load": [one.load for one in answered],
+                "differ": [asked.questions[number].name for number in differing(samples, apart)],
+                "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
+            }
+        )
+    return found
+
+
+def _write(results: Mapping[str, Any], options: Namespace, kept: Kept) -> None:
+    from flexspec_mq.bench.report.plots import draw
+    from flexspec_mq.bench.report.tables import document
+    from flexspec_mq.daemon.files import whole
+
+    text = document(results)
+    file = kept.path / RESULTS
+    for kind, content in (("json", json.dumps(results, indent=1) + "\n"), ("md", text)):
+        with whole(file.with_suffix(f".{kind}")) as part:
+            part.write_text(content, "utf-8")
+    if not options.no_plots:
+        draw(results, file.with_suffix(".svg"), file.with_suffix(".png"))
+    answer(text)
+    _say(f"written: {file}.md, .json{'' if options.no_plots else ', .svg, .png'}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

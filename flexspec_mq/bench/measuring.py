@@ -1,0 +1,111 @@
+"""Every strategy answers every question of a channel, one after the other, on the same piece of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flexspec_mq.bench.figures.seconds import Sample
+from flexspec_mq.bench.kept import Answered, Channel, Kept
+from flexspec_mq.bench.offsets import offset
+from flexspec_mq.bench.place.meter import Costs
+from flexspec_mq.bench.questions import Question
+from flexspec_mq.bench.report.machine import now
+from flexspec_mq.link.profiles import LinkPlan
+
+WARM_UP = "Say hello."
+
+
+class Answering(Protocol):
+    """Whom questions are asked; see `flexspec_mq.bench.place.place.Place`."""
+
+    async def ask(
+        self, side: str, body: dict[str, Any], at: float | None = None
+    ) -> tuple[dict[str, Any], Costs]:
+        """Have a text written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked, and of whom.
+
+    Attributes:
+        strategies: names.
+        questions: in their order.
+        tokens: new ones per answer at most.
+        temperature: of all answers.
+        seed: of the run.
+    """
+
+    strategies: Sequence[str]
+    questions: Sequence[Question]
+    tokens: int
+    temperature: float
+    seed: int
+
+    def body(self, text: str, number: int) -> dict[str, Any]:
+        """A request of the chat endpoint; its seed is the same for all strategies."""
+        return {
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": self.tokens,
+            "temperature": self.temperature,
+            "seed": self.seed * 100_000 + number,
+        }
+
+    def order(self, channel: Channel, question: int) -> list[str]:
+        """In which the strategies answer a question: drawn anew for each, and the same when a run goes on."""
+        found = list(self.strategies)
+        random.Random(f"order/{self.seed}/{channel.title}/{question}").shuffle(found)
+        return found
+
+
+def missing(asked: Asked, channel: Channel, kept: Kept) -> list[int]:
+    """Places of the questions that were not answered on a channel."""
+    there = {one.question for one in kept.of(channel)}
+    return [place for place in range(len(asked.questions)) if place not in there]
+
+
+async def ask_missing(
+    place: Answering,
+    asked: Asked,
+    channel: Channel,
+    plan: LinkPlan | None,
+    kept: Kept,
+    say: Callable[[str], None],
+) -> None:
+    """Have the missing questions of a channel answered, and keep each.
+
+    Args:
+        place: where all strategies wait to be asked.
+        asked: what.
+        channel: that the place is on.
+        plan: of its link; None on loopback.
+        kept: what is there already.
+        say: told how far things are.
+
+    Raises:
+        FlexSpecError: an answer did not come, or only a part of it.
+    """
+    for name in asked.strategies:
+        await place.ask(name, asked.body(WARM_UP, 0))
+    for number in missing(asked, channel, kept):
+        question = asked.questions[number]
+        begins = None if plan is None else offset(plan, asked.seed, number)
+        samples = []
+        for name in asked.order(channel, number):
+            answer, costs = await place.ask(name, asked.body(question.text, 1 + number), begins)
+            samples.append(Sample.of_answer(number, question.category, name, answer, costs))
+        kept.add(Answered(channel, number, begins, samples, **now()))
+        say(f"  {channel.title}: question {number + 1} of {len(asked.questions)}")
+
+
+def by_strategy(answered: Sequence[Answered], names: Sequence[str]) -> Mapping[str, list[Sample]]:
+    """Answers of each strategy, by question."""
+    found: dict[str, list[Sample]] = {name: [] for name in names}
+    for one in answered:
+        for sample in one.samples:
+            found[sample.side].append(sample)
+    return found

@@ -1,0 +1,58 @@
+"""The device's user, as a process: asks edge nodes over HTTP from their side of a link, one question at a time.
+
+    python -m flexspec_mq.bench.place.asking
+
+A JSON line with `url` and `body` on standard input is a request; the answer is a JSON line on standard output. A line
+with only `url` waits until the edge node there knows a worker; one with `figures` reads a daemon's ``/metrics``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import httpx2
+
+from flexspec_mq.bench.place.client import ask, unbounded
+from flexspec_mq.site.figures import parse_figures
+
+_READY_WITHIN = 120.0
+"""Seconds for an edge node to hear of a worker."""
+
+
+async def answer(http: httpx2.AsyncClient, order: dict[str, Any]) -> dict[str, Any]:
+    """Do what one line orders."""
+    if "figures" in order:
+        page = await http.get(f"{order['figures']}/metrics")
+        return {"figures": parse_figures(page.text)}
+    if "body" not in order:
+        return {"ready": await _ready(http, order["url"])}
+    found = await ask(http, order["url"], order["body"])
+    return {**asdict(found), "seconds": found.seconds, "first": found.first if found.times else None}
+
+
+async def _ready(http: httpx2.AsyncClient, url: str) -> bool:
+    try:
+        async with asyncio.timeout(_READY_WITHIN):
+            while (await http.get(f"{url}/readyz")).status_code != 200:  # noqa: ASYNC110  another process knows
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def main() -> None:
+    """Answer lines until standard input ends."""
+    loop = asyncio.get_running_loop()
+    # Another edge node's answer may take as long as a server waits for a connection to be used again.
+    async with unbounded(kept=0) as http:
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            sys.stdout.write(json.dumps(await answer(http, json.loads(line))) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,114 @@
+"""A client of the edge node's API that notes when each piece of a stream came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+PATIENCE = 600.0
+"""Seconds for one answer; the API's own bound is 600."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came of one request.
+
+    Attributes:
+        text: all of it.
+        began, ended: on this process's clock.
+        times: when each piece came.
+        usage: as the API told it.
+        error: what went wrong, empty if nothing did.
+    """
+
+    text: str = ""
+    began: float = 0.0
+    ended: float = 0.0
+    times: list[float] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """From request to end."""
+        return self.ended - self.began
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first piece; infinite if none came."""
+        return self.times[0] - self.began if self.times else float("inf")
+
+    def gaps(self, begin: float, end: float) -> list[float]:
+        """Seconds between pieces, of those of which the later one came between two moments."""
+        pairs = zip(self.times, self.times[1:], strict=False)
+        return [later - earlier for earlier, later in pairs if begin <= later < end]
+
+
+async def ask(
+    http: httpx2.AsyncClient, url: str, body: Mapping[str, object], *, answer: Answer | None = None
+) -> Answer:
+    """Ask for a text as a stream and read it to its end; errors are noted in the answer.
+
+    Args:
+        http: a client without bounds on its connections.
+        url: of the API, without ``/v1``.
+        body: of the request; with `messages` it goes to the chat endpoint.
+        answer: filled as the pieces come, for somebody who watches.
+    """
+    found = Answer() if answer is None else answer
+    path = "chat/completions" if "messages" in body else "completions"
+    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    found.began = time.perf_counter()
+    try:
+        async with (
+            asyncio.timeout(PATIENCE),
+            http.stream("POST", f"{url}/v1/{path}", json=asked) as response,
+        ):
+            if response.status_code != 200:
+                found.error = f"{response.status_code}: {(await response.aread()).decode()[:300]}"
+            else:
+                await _read(response, found)
+    except (httpx2.HTTPError, TimeoutError) as error:
+        found.error = repr(error)
+    found.ended = time.perf_counter()
+    return found
+
+
+def unbounded(kept: int = 64) -> httpx2.AsyncClient:
+    """A client with as many connections as there are requests.
+
+    Args:
+        kept: connections to keep for later requests. A server ends those that were idle for some seconds, and a
+            request that begins just then fails.
+    """
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=kept)
+    return httpx2.AsyncClient(timeout=httpx2.Timeout(PATIENCE, connect=30.0), limits=limits)
+
+
+async def _read(response: httpx2.Response, found: Answer) -> None:
+    done = False
+    async for line in response.aiter_lines():
+        if not line.startswith("data: "):
+            continue
+        if line == "data: [DONE]":
+            done = True
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            found.error = json.dumps(event["error"])
+            return
+        if event.get("usage"):
+            found.usage = event["usage"]
+        for choice in event["choices"]:
+            piece = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
+            if piece:
+                found.text += piece
+                found.times.append(time.perf_counter())
+    if not done:
+        found.error = "the stream ended without [DONE]"

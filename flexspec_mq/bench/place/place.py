@@ -1,0 +1,145 @@
+"""A broker, workers, edge nodes and their user, with an emulated link between device and cloud, a core for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flexspec_mq.bench.place.meter import Costs, LinkMeter, Meter
+from flexspec_mq.bench.place.node import Node
+from flexspec_mq.bench.place.traditional import Traditional
+from flexspec_mq.bench.place.traditional import start as start_traditional
+from flexspec_mq.bench.traditional.channel import PACKET_BYTES
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.link.profiles import LinkPlan
+from flexspec_mq.site import topology
+from flexspec_mq.site.process import Process, python
+
+WORKER, SLOWED_WORKER = "cloud_worker", "cloud_worker.slowed"
+_ASKING = "flexspec_mq.bench.place.asking"
+_ANSWER = 600.0
+
+
+class Side(Protocol):
+    """Whoever answers."""
+
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+        """Write a text; what `asking` says, and what it cost.
+
+        Args:
+            body: of a request to the chat endpoint.
+            at: second of the channel at which the request begins; None lets the channel go on.
+        """
+        ...
+
+
+class EdgeNode:
+    """An edge node behind its API.
+
+    Args:
+        client: the user's process.
+        url: of the API.
+        meter: of link and worker.
+    """
+
+    def __init__(self, client: Process, url: str, meter: Meter) -> None:
+        self._client = client
+        self._url = url
+        self._meter = meter
+
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+        """Ask over HTTP and wait for the end; see `Side.ask`."""
+        await self._meter.begin(at)
+        await self._client.send({"url": self._url, "body": body})
+        found = await self._client.event(lambda event: "text" in event, _ANSWER)
+        return found, await self._meter.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Made by `place`.
+
+    Attributes:
+        here: broker, daemons and link.
+        sides: who answers, by name.
+    """
+
+    here: topology.Site
+    sides: Mapping[str, Side]
+
+    async def ask(
+        self, side: str, body: dict[str, Any], at: float | None = None
+    ) -> tuple[dict[str, Any], Costs]:
+        """Ask a side for a text and wait for its end.
+
+        Args:
+            side: its name.
+            body: of a request to the chat endpoint.
+            at: second of the channel at which the request begins; None lets the channel go on.
+
+        Returns:
+            What `asking` says, and what the answer cost.
+
+        Raises:
+            FlexSpecError: there is none, or only a part of it.
+        """
+        found, costs = await self.sides[side].ask(body, at)
+        if found["error"]:
+            raise FlexSpecError(f"{side}: {found['error']}")
+        return found, costs
+
+
+@asynccontextmanager
+async def place(
+    link: LinkPlan | None,
+    nodes: Mapping[str, Node],
+    *,
+    workers: Mapping[str, Sequence[str]],
+    delay_ms: float = 0.0,
+    traditional: Traditional | None = None,
+) -> AsyncIterator[Place]:
+    """Start all processes, and end them on leaving.
+
+    Args:
+        link: None is loopback.
+        nodes: by name.
+        workers: flags of ``flexspec-cloud`` by the version that each serves; one that no node asks for is left out.
+        delay_ms: by which each forward of the target takes longer.
+        traditional: sides beside the edge nodes, with a worker of their own.
+
+    Raises:
+        UsageError: no root, no TUN device.
+        FlexSpecError: a process did not start; says why.
+    """
+    async with topology.site(link=link, cores=topology.Cores.of_this_process()) as here:
+        await here.start_broker(*(() if traditional is None else ("--max-packet", str(PACKET_BYTES))))
+        program = (SLOWED_WORKER, str(delay_ms)) if delay_ms else (WORKER,)
+        wanted = {node.version for node in nodes.values()}
+        daemons = {
+            version: await here.worker(f"w-{version}", "--version", version, *flags, program=program)
+            for version, flags in workers.items()
+            if version in wanted
+        }
+        # One after the other: they share a core, and loading takes most of it.
+        urls = {
+            name: (await here.edge(name, "--version", node.version, *node.flags)).url
+            for name, node in nodes.items()
+        }
+        client = await here.start("client", "device", python(_ASKING))
+        for name, url in urls.items():
+            await client.send({"url": url})
+            if not (await client.event(lambda event: "ready" in event))["ready"]:
+                raise FlexSpecError(
+                    f"edge node {name} heard of no worker",
+                    hint="draft and target must have the same tokenizer: `flexspec doctor` compares them",
+                )
+        reader = await here.start("reader", "cloud", python(_ASKING))
+        sides: dict[str, Side] = {
+            name: EdgeNode(client, urls[name], Meter(LinkMeter(here.link), reader, daemons[node.version].url))
+            for name, node in nodes.items()
+        }
+        if traditional is not None:
+            sides |= await start_traditional(here, traditional, delay_ms)
+        yield Place(here, sides)

@@ -1,0 +1,96 @@
+"""The strategies by name: how an answer may be written between a device and the cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flexspec_mq.bench.place.node import UNRATIONED, Node
+from flexspec_mq.bench.traditional.schemes import SCHEMES
+from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.errors import UsageError
+from schemas.messages import MAX_AHEAD
+
+STREAMING, COLOCATED = "streaming", "colocated"
+_UNASKED = ("traditional-zstd",)
+_NO_DRAFT = ("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup")
+
+ABOUT: Mapping[str, str] = {
+    "traditional": "K guesses a round with their whole distributions, then a wait",
+    "traditional-zstd": "the same, compressed by zstd",
+    "traditional-top64": "the same with the 64 likeliest probabilities of each guess",
+    "traditional-ids": "the same with ids only",
+    "tcp-ids": "ids only, over a TCP connection instead of the broker",
+    "on-device": "the draft alone, which writes another text",
+    STREAMING: "the target alone; tokens are sent as they come",
+    COLOCATED: "streaming from a worker that drafts beside its target, for all and always",
+    **{name: f"an edge node with --policy {name}" for name in POLICIES},
+}
+"""Every strategy in the order of tables, and what it is."""
+DEFAULT = tuple(name for name in ABOUT if name not in _UNASKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What all edge nodes have in common.
+
+    Attributes:
+        draft: folder of the draft, or 'default'.
+        tokenizer: of those without a draft.
+        worker_draft: tokens that the worker drafts in `COLOCATED`.
+        energy: flags that have it modelled.
+        more: flags of the user's.
+    """
+
+    draft: str
+    tokenizer: str
+    worker_draft: int
+    energy: Sequence[str] = ()
+    more: Sequence[str] = ()
+
+
+def chosen(names: Sequence[str] | None) -> list[str]:
+    """Names in the order of tables; all but the unusual ones where none is given.
+
+    Raises:
+        UsageError: there is no such strategy, or one is named twice.
+    """
+    asked = DEFAULT if names is None else names
+    for name in asked:
+        if name not in ABOUT:
+            raise UsageError(f"there is no strategy {name!r}", hint=f"choose from {', '.join(ABOUT)}")
+    if len(set(asked)) < len(asked):
+        raise UsageError("a strategy is named twice", hint="name each once")
+    return [name for name in ABOUT if name in asked]
+
+
+def schemes(names: Sequence[str]) -> list[str]:
+    """Of these, those that are no edge nodes."""
+    return [name for name in names if name in SCHEMES]
+
+
+def nodes(names: Sequence[str], devices: Devices) -> dict[str, Node]:
+    """Of these, the edge nodes."""
+    found = {}
+    common = (*devices.more, *devices.energy)
+    streaming = (*common, *_NO_DRAFT, "--tokenizer", devices.tokenizer, "--ahead", str(MAX_AHEAD))
+    for name in names:
+        if name == STREAMING:
+            found[name] = Node((*streaming, "--worker-draft", "0"))
+        elif name == COLOCATED:
+            found[name] = Node((*streaming, "--worker-draft", str(devices.worker_draft)), UNRATIONED)
+        elif name in POLICIES:
+            found[name] = Node((*drafting(devices), "--policy", name))
+    return found
+
+
+def drafting(devices: Devices) -> tuple[str, ...]:
+    """Flags of whatever drafts on the device."""
+    return (*devices.more, *devices.energy, "--draft", devices.draft)
+
+
+def of_other_texts(names: Sequence[str], temperature: float) -> list[str]:
+    """Of these, those that do not write the target's own text of a seed, and are not compared with it."""
+    return [
+        name for name in names if name in SCHEMES and not SCHEMES[name].says_the_targets_text(temperature)
+    ]

@@ -1,0 +1,79 @@
+"""The rule of rejection sampling, without a model's libraries: which guesses stay, and what replaces the next one.
+
+Leviathan et al., arXiv 2211.17192, algorithm 1: the target accepts a guess with probability min(1, p / q) and
+replaces the first one that it rejects by a token from the residual max(p − q, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from flexspec_mq.sampling.choose import keep
+from flexspec_mq.sampling.params import SamplingParams
+
+Floats = npt.NDArray[np.float64]
+
+
+def probabilities(logits: npt.NDArray[np.float32], params: SamplingParams) -> Floats:
+    """What `choose` draws from: temperature, then top-k, then top-p.
+
+    Args:
+        logits: float32 of shape [vocabulary].
+        params: with a temperature above 0; the seed does not matter.
+
+    Returns:
+        float64 of the same shape, summing to 1.
+    """
+    scores = logits.astype(np.float64) / params.temperature
+    kept = keep(scores, params)
+    if kept is not None:
+        dropped = np.ones(len(scores), dtype=bool)
+        dropped[kept] = False
+        scores[dropped] = -np.inf
+    scores -= scores.max()
+    np.exp(scores, out=scores)
+    scores /= scores.sum()
+    return scores
+
+
+def draw(weights: Floats, rng: np.random.Generator) -> int:
+    """Draw an id with probability proportional to its weight.
+
+    Args:
+        weights: float64 of shape [vocabulary], none negative, some positive.
+        rng: where the uniform comes from.
+    """
+    mass = np.cumsum(weights)
+    return int(np.searchsorted(mass, rng.random() * mass[-1], side="right"))
+
+
+def verify(
+    p: Sequence[Floats],
+    q: Sequence[Floats],
+    draft: Sequence[int],
+    eos: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[int, ...]:
+    """Decide tokens: the accepted guesses, and one more unless an end of text was accepted.
+
+    Args:
+        p: the target's distribution behind the prefix and behind each guess, each float64 of shape [vocabulary].
+        q: the draft's distribution of each guess, likewise.
+        draft: the guesses, drawn from `q`.
+        eos: ids that end the text.
+        rng: of the target.
+    """
+    decided: list[int] = []
+    for mine, theirs, guess in zip(p, q, draft, strict=False):
+        if rng.random() * theirs[guess] >= mine[guess]:
+            residual = np.maximum(mine - theirs, 0.0)
+            decided.append(draw(residual if residual.any() else mine, rng))
+            return tuple(decided)
+        decided.append(guess)
+        if guess in eos:
+            return tuple(decided)
+    decided.append(draw(p[len(draft)], rng))
+    return tuple(decided)

@@ -1,0 +1,105 @@
+"""A network small enough to be computed without any library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from operator import mul
+
+from flexspec_mq.controller.actions import ACTIONS
+from flexspec_mq.controller.features import FEATURES
+from flexspec_mq.errors import ModelError
+
+_FORM = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Features, one layer of rectified units, and a score for each action.
+
+    Attributes:
+        hidden: weights of each unit, its bias last; as many as there are features and one.
+        out: for each unit its weight in each score.
+        bias: of the scores.
+    """
+
+    hidden: tuple[tuple[float, ...], ...]
+    out: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+    def scores(self, numbers: Sequence[float]) -> list[float]:
+        """Of each action; the highest is best.
+
+        Args:
+            numbers: as `features` gives them.
+        """
+        row = (*numbers, 1.0)
+        found = list(self.bias)
+        for weights, shares in zip(self.hidden, self.out, strict=True):
+            unit = sum(map(mul, weights, row))
+            if unit > 0.0:
+                found = [score + unit * share for score, share in zip(found, shares, strict=True)]
+        return found
+
+
+def network_text(network: Network) -> str:
+    """What `read_network` reads."""
+
+    def short(row: Sequence[float]) -> list[float]:
+        return [float(f"{value:.4g}") for value in row]
+
+    return json.dumps(
+        {
+            "form": _FORM,
+            "features": FEATURES,
+            "actions": [action.name for action in ACTIONS],
+            "hidden": [short(row) for row in network.hidden],
+            "out": [short(row) for row in network.out],
+            "bias": short(network.bias),
+        },
+        separators=(",", ":"),
+    )
+
+
+def read_network(text: str, name: str) -> Network:
+    """A network that `network_text` wrote.
+
+    Args:
+        text: of the file.
+        name: of it, for errors.
+
+    Raises:
+        ModelError: it is none, or was trained for other features or actions.
+    """
+    try:
+        found = json.loads(text)
+        same = (
+            found["form"] == _FORM
+            and tuple(found["features"]) == FEATURES
+            and found["actions"] == [action.name for action in ACTIONS]
+        )
+        made = Network(
+            tuple(tuple(map(float, row)) for row in found["hidden"]),
+            tuple(tuple(map(float, row)) for row in found["out"]),
+            tuple(map(float, found["bias"])),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{name} holds no weights of a policy: {error}") from error
+    widths = {len(row) for row in made.hidden}, {len(row) for row in made.out}, {len(made.bias)}
+    shapes = {len(FEATURES) + 1}, {len(ACTIONS)}, {len(ACTIONS)}
+    if not same or widths != shapes or len(made.hidden) != len(made.out):
+        raise ModelError(
+            f"{name} was trained for other features or actions than this version has",
+            hint="train it anew with flexspec policy train",
+        )
+    return made
+
+
+@cache
+def shipped_network() -> Network:
+    """The one that comes with the package."""
+    path = files("flexspec_mq.controller") / "weights" / "rl.json"
+    return read_network(path.read_text("utf-8"), "rl.json")

@@ -1,0 +1,41 @@
+"""The closed form's rule over a prediction that was corrected by what was learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flexspec_mq.controller.choices import Choice, forecast
+from flexspec_mq.controller.correction import Correction, factor, shipped_correction, terms
+from flexspec_mq.controller.features import features, known
+from flexspec_mq.controller.forecast import Pace
+from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.policies.threshold import DRAFTED, ThresholdPolicy, reads_cheaply
+
+
+@dataclass(slots=True)
+class PredictorPolicy(ThresholdPolicy):
+    """As `ThresholdPolicy`, with seconds that a small learned predictor corrects.
+
+    It knows what a worker's drafts add to those of the device, which the closed form leaves out.
+
+    Attributes:
+        correction: of the seconds.
+    """
+
+    correction: Correction = field(default_factory=shipped_correction)
+    _weights: Sequence[float] = ()
+    _both: bool = False
+
+    def _choose(self, seen: Observation) -> None:
+        if known(seen):
+            self._weights = self.correction.weights(features(seen))
+            self._both = self.base.worker_draft > 0 and reads_cheaply(seen)
+        # A class with slots is made anew by its decorator, so `super()` alone would look for the one before.
+        super(PredictorPolicy, self)._choose(seen)
+
+    def _cost(self, choice: Choice, pace: Pace) -> float:
+        found = forecast(choice, pace)
+        worker = self._both and choice.ahead and choice.length > 0
+        learned = factor(self._weights, terms(choice, worker=worker))
+        return found.seconds * learned * (1 + DRAFTED * found.drafted)

@@ -1,0 +1,1 @@
+"""How learned policies are trained: episodes that are drawn, what is tried in them, and what is fitted to it."""

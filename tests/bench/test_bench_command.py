@@ -1,0 +1,167 @@
+"""``flexspec bench`` as a command: what it refuses, what it starts, and a short run of the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from edge_node.cli.parser import build_parser
+from edge_node.config import from_arguments
+from flexspec_mq import cli
+from flexspec_mq.bench import options
+from flexspec_mq.bench.kept import ANSWERS
+from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
+from flexspec_mq.bench.strategies import ABOUT, DEFAULT, Devices, chosen, nodes, of_other_texts, schemes
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.errors import UsageError
+from flexspec_mq.site.topology import NO_FILE
+from schemas.messages import MAX_AHEAD
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+
+def test_every_strategy_is_either_an_edge_node_or_a_scheme() -> None:
+    names = chosen(None)
+    edges = nodes(names, Devices("d", "t", 4))
+    assert set(edges) | set(schemes(names)) == set(names) == set(DEFAULT)
+    assert not set(edges) & set(schemes(names))
+    assert set(POLICIES) <= set(edges), "whatever policies there are"
+    assert list(edges) == [name for name in ABOUT if name in edges]
+    assert {name for name, node in edges.items() if node.version == UNRATIONED} == {"colocated"}
+    assert of_other_texts(names, 0.0) == ["on-device"]
+    assert of_other_texts(names, 0.7) == ["traditional", "traditional-top64", "on-device"]
+
+
+def test_edge_nodes_do_what_their_names_say() -> None:
+    devices = Devices("d", "t", 3, ("--energy", "phone-4g"), ("--threads", "2"))
+    for name, node in nodes(chosen(None), devices).items():
+        config = from_arguments(build_parser().parse_args(["serve", *node.flags, *NO_FILE])).settings
+        assert (config.node.energy, config.node.threads) == ("phone-4g", 2)
+        if name in POLICIES:
+            assert (config.plan.policy, config.node.draft) == (name, "d")
+        else:
+            assert (config.plan.policy, config.node.draft, config.node.tokenizer) == ("fixed", "none", "t")
+            assert not config.node.lookup
+            worker_draft = 3 if name == "colocated" else 0
+            assert config.plan.plan() == Plan(0, 1, 1, MAX_AHEAD, worker_draft=worker_draft)
+    assert nodes(["streaming"], devices)["streaming"].version == RATIONED
+
+
+def test_strategies_keep_the_order_of_tables() -> None:
+    assert chosen(["streaming", "traditional-zstd"]) == ["traditional-zstd", "streaming"]
+    with pytest.raises(UsageError, match="twice"):
+        chosen(["streaming", "streaming"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--tokens", "0"], "--tokens 0"),
+        (["--questions", "0"], "--questions 0"),
+        (["--temperature", "-1"], "--temperature -1"),
+        (["--delays-ms", "-1"], "--delays-ms -1"),
+        (["--guesses", "0"], "--guesses 0"),
+        (["--worker-draft", "65"], "--worker-draft 65"),
+        (["--links", "4g", "4g"], "--links"),
+        (["--links", "3g"], "3g"),
+        (["--links", "recorded:5g-driving"], "--recorded FOLDER"),
+        (["--strategies", "magic"], "no strategy 'magic'"),
+        (["--draft", "none"], "without a draft"),
+        (["--prompts", "/no/such/file"], "/no/such/file"),
+        (["--links", "loopback", "--edge-flags", "'"], "quotation"),
+    ],
+)
+def test_bad_values_are_named(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["bench", "--out", str(out), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert named in printed.err
+    assert printed.out == ""
+    assert not (out / "answers.jsonl").exists()
+
+
+def test_without_root_another_way_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/ns/net").exists():
+        pytest.skip("no Linux")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["bench", "--out", str(tmp_path / "out"), "--links", "4g"]) == 2
+    said = capsys.readouterr().err
+    assert "need root" in said
+    assert "--links loopback" in said
+    assert "flexspec link proxy" in said
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("matplotlib", "[bench]"), ("httpx2", "[bench]"), ("torch", "[models]")]
+)
+def test_a_missing_package_is_named_with_its_extra(
+    missing: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == missing else there(name))
+    assert cli.main(["bench"]) == 2
+    said = capsys.readouterr().err
+    assert f"flexspec bench needs {missing}" in said
+    assert extra in said
+    assert ("--no-plots" in said) == (missing == "matplotlib")
+
+
+def test_quick_shortens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(util, "find_spec", lambda _name: object())
+    parsed = options.build_parser().parse_args(["--quick", "--links", "5g", "4g", "--delays-ms", "60", "0"])
+    options.check(parsed)
+    assert (parsed.questions, parsed.tokens) == (options.QUICK_QUESTIONS, options.QUICK_TOKENS)
+    assert (parsed.links, parsed.delays_ms) == (["5g"], [60.0])
+
+
+@pytest.mark.timeout(300)
+def test_a_run_over_loopback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mosquitto, two targets, a device as usual and two edge nodes; the second time nothing is measured again."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
+    prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
+    prompts.write_text("".join(f'{{"prompt": "{word}?"}}\n' for word in ("Why", "How")), "utf-8")
+    names = ["traditional", "traditional-ids", "tcp-ids", "on-device", "streaming", "fixed"]
+    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8", "--seed", "5"]
+    asked += ["--links", "loopback", "--strategies", *names, "--guesses", "3", "--out", str(out)]
+    assert cli.main(["bench", *asked]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text("utf-8"))
+    (channel,) = results["channels"]
+    found = channel["strategies"]
+    assert list(found) == names
+    assert channel["differ"] == []
+    for name, one in found.items():
+        assert f"| `{name}`" in printed
+        assert one["answers"] == 2
+        assert one["energy_j_per_100"][0] > 0
+        assert one["ip_up"] is None
+    # The target as its own draft: all is accepted, and a forward decides several tokens.
+    assert found["traditional"]["acceptance"] == found["fixed"]["acceptance"] == 1.0
+    assert found["traditional-ids"]["forwards_per_token"] < found["streaming"]["forwards_per_token"]
+    assert found["streaming"]["forwards_per_token"] >= 1.0
+    assert found["on-device"]["forwards_per_token"] == 0.0
+    assert found["on-device"]["bytes"][0] == 0.0
+    assert found["traditional"]["bytes_up"] > found["traditional-ids"]["bytes_up"]
+    # Over loopback the radio of all but the draft alone is awake for its whole tail.
+    assert found["on-device"]["energy_j_per_100"][0] < 0.5 * found["streaming"]["energy_j_per_100"][0]
+    assert all((out / f"results.{kind}").exists() for kind in ("md", "svg", "png"))
+
+    kept = (out / ANSWERS).read_bytes()
+    monkeypatch.setattr("flexspec_mq.bench.place.place.place", None)  # to start anything would fail
+    assert cli.main(["bench", *asked]) == 0
+    assert (out / ANSWERS).read_bytes() == kept
+    assert json.loads((out / "results.json").read_text("utf-8"))["channels"] == [channel]
+    assert cli.main(["bench", *asked, "--seed", "6"]) == 2
+    assert "other seed" in capsys.readouterr().err

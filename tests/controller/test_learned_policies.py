@@ -1,0 +1,297 @@
+"""Learned policies: what they may never choose, what their weights are, and that time has no unit for them."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.controller.actions import ACTIONS, MACRO, WAITING
+from flexspec_mq.controller.correction import (
+    TERMS,
+    Correction,
+    correction_text,
+    factor,
+    read_correction,
+    shipped_correction,
+    terms,
+)
+from flexspec_mq.controller.features import FEATURES, features, known
+from flexspec_mq.controller.network import Network, network_text, read_network, shipped_network
+from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies.predictor import PredictorPolicy
+from flexspec_mq.controller.policies.rl import RlPolicy
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.policies.trained import trained
+from flexspec_mq.errors import ModelError, UsageError
+
+BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
+NEAR = Observation(
+    rtt=0.02,
+    rtt_var=0.002,
+    compute=0.04,
+    forward=0.04,
+    draft_time=0.0045,
+    acceptance=(0.5, 0.58, 0.62, 0.75),
+    row_cost=0.001,
+    prompt=100,
+    remaining=100,
+    worker_verdicts=9,
+)
+NOTHING = Correction(((0.0,) * (len(FEATURES) + 1),) * len(TERMS))
+
+observations = st.builds(
+    Observation,
+    rtt=st.none() | st.floats(0.0, 2.0),
+    rtt_var=st.floats(0.0, 1.0),
+    compute=st.floats(0.0, 0.5),
+    forward=st.none() | st.floats(0.0, 0.5),
+    draft_time=st.none() | st.floats(0.0, 0.5),
+    worker_drafted=st.floats(0.0, 8.0),
+    worker_verdicts=st.integers(0, 20),
+    granted=st.none() | st.integers(1, 8),
+    row_cost=st.none() | st.floats(0.0, 0.01),
+    queue_mean=st.none() | st.floats(0.0, 0.5),
+    compute_deviation=st.floats(0.0, 0.5),
+    own_forward=st.none() | st.floats(0.0, 1.0),
+    own_tokens=st.none() | st.floats(1.0, 9.0),
+    own_read=st.none() | st.floats(0.0, 9.0),
+    committed=st.integers(0, 64),
+    remaining=st.integers(0, 2**20),
+    prompt=st.integers(0, 4096),
+    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
+)
+
+
+def scored(*best: int) -> Network:
+    """A network that scores actions in this order, whatever it is shown."""
+    bias = tuple(float(len(best) - best.index(one)) if one in best else 0.0 for one in range(len(ACTIONS)))
+    return Network(((0.0,) * (len(FEATURES) + 1),), ((0.0,) * len(ACTIONS),), bias)
+
+
+@given(
+    st.sampled_from(("rl", "predictor")),
+    st.lists(observations, max_size=6),
+    st.sampled_from((0, 4)),
+    st.sampled_from((0, 8)),
+    st.sampled_from((0, 8)),
+)
+def test_plans_keep_to_what_the_user_allows(
+    name: str, seen: list[Observation], length: int, ahead: int, worker: int
+) -> None:
+    base = replace(BASE, draft_length=length, ahead=ahead, worker_draft=worker, qos=1)
+    policy = POLICIES[name](base)
+    for one in seen:
+        plan = policy.plan(one)
+        assert plan.qos == 1
+        assert plan.worker_draft in (0, worker)
+        assert plan.ahead or not plan.worker_draft or plan == base
+        assert not plan.draft_length or length
+        assert not plan.ahead or ahead
+        assert plan.ahead or plan.draft_length or not length
+        if one.granted is not None and known(one):
+            assert plan.draft_length <= one.granted
+
+
+@pytest.mark.parametrize("name", ["rl", "predictor"])
+def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead(name: str) -> None:
+    assert replace(POLICIES[name](BASE).plan(Observation()), ahead=8) == BASE
+
+
+@given(observations.filter(known))
+def test_features_are_finite_numbers_as_many_as_have_names(seen: Observation) -> None:
+    found = features(seen)
+    assert len(found) == len(FEATURES)
+    assert all(math.isfinite(one) for one in found)
+
+
+def slower(seen: Observation, by: float) -> Observation:
+    """The same with all times so much longer."""
+    names = (
+        "rtt",
+        "rtt_var",
+        "compute",
+        "forward",
+        "draft_time",
+        "row_cost",
+        "queue_mean",
+        "compute_deviation",
+        "own_forward",
+        "own_read",
+    )
+    times = {name: getattr(seen, name) for name in names}
+    return replace(seen, **{name: time * by for name, time in times.items() if time is not None})
+
+
+@given(st.floats(0.01, 100.0))
+def test_what_counts_is_how_times_compare(by: float) -> None:
+    seen = replace(NEAR, own_forward=0.05, own_tokens=2.5, own_read=0.1, queue_mean=0.001)
+    assert features(slower(seen, by)) == pytest.approx(features(seen))
+
+
+def test_the_best_action_that_is_allowed_is_planned() -> None:
+    wide = next(number for number, action in enumerate(ACTIONS) if action.choice.window == 3)
+    network = scored(wide, WAITING[1])
+    plan = RlPolicy(BASE, network=network).plan(NEAR)
+    assert (plan.draft_length, plan.in_flight) == (ACTIONS[wide].choice.length, 3)
+    plan = RlPolicy(replace(BASE, ahead=0), network=network).plan(NEAR)
+    assert plan == replace(BASE, ahead=0, worker_draft=0, draft_length=ACTIONS[WAITING[1]].choice.length)
+
+
+def test_an_action_that_lets_the_worker_draft_does() -> None:
+    for number, action in enumerate(ACTIONS):
+        plan = RlPolicy(BASE, network=scored(number)).plan(NEAR)
+        assert plan.worker_draft == (8 if action.worker else 0)
+        assert plan.draft_length == action.choice.length
+        assert (plan.ahead > 0) == action.choice.ahead
+
+
+def test_an_action_holds_for_some_tokens() -> None:
+    class Turns(RlPolicy):
+        turn = 0
+
+        def act(self, seen: Observation, able: object) -> int:  # noqa: ARG002
+            self.turn += 1
+            return WAITING[self.turn % 2]
+
+    policy = Turns(BASE)
+    for committed in (0, 1, MACRO - 1, MACRO, MACRO + 1, 2 * MACRO - 1, 2 * MACRO + 1, 3 * MACRO):
+        policy.plan(replace(NEAR, committed=committed))
+    assert policy.turn == 3
+
+
+def test_an_action_stays_while_another_scores_hardly_higher() -> None:
+    first, other = 0.0, 0.0
+
+    class Changes(Network):
+        def scores(self, numbers: object) -> list[float]:  # noqa: ARG002
+            return [first, other, *(-9.0,) * (len(ACTIONS) - 2)]
+
+    policy = RlPolicy(BASE, network=Changes((), (), ()))
+    first = 1.0
+    assert policy.act(NEAR, range(len(ACTIONS))) == 0
+    policy._action, other = 0, 1.05
+    assert policy.act(NEAR, range(len(ACTIONS))) == 0
+    other = 1.2
+    assert policy.act(NEAR, range(len(ACTIONS))) == 1
+
+
+def test_scores_are_what_two_layers_give() -> None:
+    rng = random.Random(1)
+    inputs = [rng.gauss(0, 1) for _ in FEATURES]
+    hidden = tuple(tuple(rng.gauss(0, 1) for _ in range(len(FEATURES) + 1)) for _ in range(5))
+    out = tuple(tuple(rng.gauss(0, 1) for _ in ACTIONS) for _ in range(5))
+    bias = tuple(rng.gauss(0, 1) for _ in ACTIONS)
+    units = [max(0.0, sum(w * x for w, x in zip(row, [*inputs, 1.0], strict=True))) for row in hidden]
+    assert 0.0 in units
+    expected = [
+        bias[one] + sum(unit * row[one] for unit, row in zip(units, out, strict=True))
+        for one in range(len(ACTIONS))
+    ]
+    network = Network(hidden, out, bias)
+    assert network.scores(inputs) == pytest.approx(expected)
+    again = read_network(network_text(network), "again").scores(inputs)
+    assert again == pytest.approx(expected, rel=0.01, abs=0.01)
+
+
+@pytest.mark.parametrize("change", ["{", "[]", '{"form":1}'])
+def test_what_holds_no_weights_is_refused(change: str) -> None:
+    with pytest.raises(ModelError, match=r"w\.json holds no weights"):
+        read_network(change, "w.json")
+    with pytest.raises(ModelError, match=r"w\.json holds no weights"):
+        read_correction(change, "w.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("form", 2), ("features", ["other"]), ("actions", []), ("bias", [1.0]), ("hidden", [[1.0]])],
+)
+def test_weights_for_something_else_are_refused(name: str, value: object) -> None:
+    text = network_text(shipped_network())
+    with pytest.raises(ModelError, match="other features or actions"):
+        read_network(json.dumps({**json.loads(text), name: value}), "w.json")
+
+
+@pytest.mark.parametrize(("name", "value"), [("form", 2), ("terms", ["other"]), ("rows", [[1.0]])])
+def test_a_correction_of_something_else_is_refused(name: str, value: object) -> None:
+    text = correction_text(shipped_correction())
+    with pytest.raises(ModelError, match="other features"):
+        read_correction(json.dumps({**json.loads(text), name: value}), "w.json")
+
+
+@given(st.lists(observations, max_size=6))
+def test_a_predictor_that_corrects_nothing_plans_as_the_closed_form_where_the_worker_may_not_draft(
+    seen: list[Observation],
+) -> None:
+    base = replace(BASE, worker_draft=0)
+    predictor, rule = PredictorPolicy(base, correction=NOTHING), ThresholdPolicy(base)
+    assert [predictor.plan(one) for one in seen] == [rule.plan(one) for one in seen]
+
+
+def test_a_correction_turns_the_choice_and_has_a_bound() -> None:
+    def of(term: str, weight: float) -> Correction:
+        rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
+        rows[TERMS.index(term)] = (*(0.0,) * len(FEATURES), weight)
+        return Correction(tuple(rows))
+
+    def planned(correction: Correction, seen: Observation) -> Plan:
+        return PredictorPolicy(replace(BASE, worker_draft=0), correction=correction).plan(seen)
+
+    assert planned(NOTHING, NEAR).draft_length > 0
+    assert planned(of("nobody", -9.0), NEAR).draft_length == 0
+    good = replace(NEAR, acceptance=(0.95,))
+    assert planned(of("nobody", -9.0), good).draft_length > 0, (
+        "no factor outweighs a draft that is far better"
+    )
+    assert planned(of("length", 9.0), NEAR).draft_length < planned(NOTHING, NEAR).draft_length
+
+
+@given(st.lists(st.floats(-9.0, 9.0), min_size=len(TERMS), max_size=len(TERMS)))
+def test_factors_are_at_most_half_a_power_of_e(weights: list[float]) -> None:
+    for action in ACTIONS:
+        found = factor(weights, terms(action.choice, worker=action.worker))
+        assert math.exp(-0.5) <= found <= math.exp(0.5)
+
+
+def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it() -> None:
+    rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
+    rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -9.0)
+    useless = replace(NEAR, acceptance=(0.02,))
+
+    def length(base: Plan, correction: Correction, seen: Observation) -> int:
+        return PredictorPolicy(base, correction=correction).plan(seen).draft_length
+
+    assert length(BASE, NOTHING, useless) == 0
+    assert length(BASE, Correction(tuple(rows)), useless) > 0
+    assert length(replace(BASE, worker_draft=0), Correction(tuple(rows)), useless) == 0
+    assert length(BASE, Correction(tuple(rows)), replace(useless, prompt=3000)) == 0, (
+        "its draft would read that"
+    )
+
+
+def test_weights_that_ship_are_a_few_kilobytes() -> None:
+    assert len(network_text(shipped_network())) < 8000
+    assert len(correction_text(shipped_correction())) < 8000
+
+
+def test_weights_of_a_file_take_the_place_of_those_that_ship(tmp_path: Path) -> None:
+    network, correction = tmp_path / "one.json", tmp_path / "other.json"
+    number = next(n for n, action in enumerate(ACTIONS) if action.choice.window == 3)
+    network.write_text(network_text(scored(number)))
+    correction.write_text(correction_text(NOTHING))
+    assert trained("rl", network)(BASE).plan(NEAR).in_flight == 3
+    plain = replace(BASE, worker_draft=0)
+    assert trained("predictor", correction)(plain).plan(NEAR) == ThresholdPolicy(plain).plan(NEAR)
+    with pytest.raises(ModelError, match=r"other\.json"):
+        trained("rl", correction)
+    with pytest.raises(ModelError, match="cannot be read"):
+        trained("rl", tmp_path / "none.json")
+    with pytest.raises(UsageError, match="'threshold' has no weights"):
+        trained("threshold", network)
