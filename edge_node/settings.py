@@ -126,8 +126,8 @@ class PlanOptions:
     draft_length: Annotated[
         int,
         Setting(
-            help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}; policies that choose K themselves begin with it, and draft "
-            "nothing on the device where it is 0",
+            help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}; policies that choose K themselves begin with it, and "
+            "draft nothing on the device where it is 0",
             between=(0, MAX_DRAFT_TOKENS),
         ),
     ] = 4

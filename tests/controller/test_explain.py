@@ -18,7 +18,7 @@ from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
-COMPARING = "threshold", "bandit"
+COMPARING = "threshold", "predictor", "bandit"
 
 bases = st.builds(
     Plan,
