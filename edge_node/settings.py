@@ -125,7 +125,11 @@ class PlanOptions:
 
     draft_length: Annotated[
         int,
-        Setting(help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}", between=(0, MAX_DRAFT_TOKENS)),
+        Setting(
+            help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}; policies that choose K themselves begin with it, and "
+            "draft nothing on the device where it is 0",
+            between=(0, MAX_DRAFT_TOKENS),
+        ),
     ] = 4
     in_flight: Annotated[
         int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", between=(1, MAX_IN_FLIGHT))

@@ -138,13 +138,6 @@ class SessionController:
             worker.row_cost.saw(rows, seconds, now)
             worker.forward.saw(alone)
 
-    def _own_read(self, prompt: int) -> float | None:
-        """Seconds that the worker's draft still has to read the prompt for."""
-        if self._drafting:
-            return 0.0
-        token = self.worker.own_read.mean
-        return None if token is None else token * prompt
-
     def observe(self, counts: Counts) -> Observation:
         """What a policy plans from."""
         mine, worker, link, draft = self.round_trip, self.worker, self._node.link, self.draft_time
@@ -152,6 +145,8 @@ class SessionController:
         drafts, acceptance, by_worker = worker.drafts, self.version.acceptance, self.version.worker_acceptance
         lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
         known = rtt.mean is not None
+        token = worker.own_read.mean
+        own_read = None if token is None else token * counts.prompt
         return Observation(
             rtt=rtt.mean if known else mine.smoothed,
             rtt_var=rtt.deviation if known else mine.deviation,
@@ -165,7 +160,7 @@ class SessionController:
             remaining=counts.remaining,
             prompt=counts.prompt,
             at=self.rate.at,
-            own_read=self._own_read(counts.prompt),
+            own_read=0.0 if self._drafting else own_read,
             worker_verdicts=drafts.verdicts,
             worker_drafted=drafts.per_verdict,
             granted=drafts.granted,
