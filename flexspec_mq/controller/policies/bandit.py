@@ -64,12 +64,12 @@ class BanditPolicy:
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
         self._who.saw(seen)
-        ruled = self._rule.plan(seen)  # it learns, whoever decides
         if seen.at is not None and seen.committed > self._before:
             self._before = seen.committed
             self._count(seen.committed, seen.at)
         if not isinstance(self._arm, Choice):
-            return ruled
+            return self._rule.plan(seen)
+        self._rule.stands_by(seen)
         made = self._arm.within(self.base)
         if self._arm is not NOBODY and not self._arm.ahead:
             return made

@@ -104,6 +104,11 @@ class ThresholdPolicy:
             made = replace(made, worker_draft=0)
         return who.running_ahead(made) if made.ahead else made
 
+    def stands_by(self, seen: Observation) -> None:
+        """Somebody else made the newest plan: what tokens take says nothing about ours."""
+        if seen.at is not None:
+            self._check.goes_on(None, 0.0, seen.committed, seen.at)
+
     def _asks(self, seen: Observation) -> bool:
         """Whether to let the worker draft only to see whether it does."""
         return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
