@@ -24,6 +24,7 @@ class Plan:
             decided, up to itself: the probability that it is of use.
         worker_draft: tokens of its own that a worker with a draft may put behind ours in one forward. What they
             decide counts as `ahead`.
+        open_qos: quality of service of opens; None is `qos`. At 1 and 2 the broker tells whether anybody listens.
     """
 
     draft_length: int = 4
@@ -32,6 +33,7 @@ class Plan:
     ahead: int = 0
     confidence_threshold: float = 0.0
     worker_draft: int = 0
+    open_qos: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the protocol does not allow.
@@ -42,6 +44,7 @@ class Plan:
         for name, value, top in (
             ("draft_length", self.draft_length, MAX_DRAFT_TOKENS),
             ("qos", self.qos, 2),
+            ("open_qos", self.open_qos or 0, 2),
             ("ahead", self.ahead, MAX_AHEAD),
             ("worker_draft", self.worker_draft, MAX_DRAFT_TOKENS),
         ):

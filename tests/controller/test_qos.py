@@ -69,4 +69,5 @@ def test_a_session_begins_as_it_was_told_and_goes_on_with_what_costs_least() -> 
     policy = CheapestQos(FixedPolicy(Plan(4, qos=1, ahead=8)))
     plans = [policy.plan(seen) for seen in (Observation(), STEADY, FLAPPING, CHOKED, STEADY)]
     assert [plan.qos for plan in plans] == [1, 0, 1, 2, 0]
-    assert {replace(plan, qos=1) for plan in plans} == {Plan(4, qos=1, ahead=8)}
+    assert {replace(plan, qos=1, open_qos=None) for plan in plans} == {Plan(4, qos=1, ahead=8)}
+    assert {plan.qos if plan.open_qos is None else plan.open_qos for plan in plans} == {1}

@@ -271,7 +271,20 @@ def test_our_own_metadata_is_understood() -> None:
     asked = machine.requirements()
     assert {"aiomqtt", "torch", "starlette"} <= {one.name for one in asked}
     assert {one.extra for one in asked} == {
-        *("", "models", "edge", "export", "train", "serve", "chat", "gguf", "bench", "heads", "dev")
+        *(
+            "",
+            "models",
+            "edge",
+            "export",
+            "train",
+            "serve",
+            "chat",
+            "gguf",
+            "bench",
+            "engines",
+            "heads",
+            "dev",
+        )
     }
     assert all(one.bounds for one in asked)
 

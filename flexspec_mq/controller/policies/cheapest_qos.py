@@ -32,10 +32,10 @@ class CheapestQos:
             self.inner.recall(memory)
 
     def plan(self, seen: Observation) -> Plan:
-        """The inner plan, at the chosen level."""
+        """The inner plan at the chosen level, but for what opens a text."""
         plan = self.inner.plan(seen)
         self._level = qos.best(seen, plan.qos if self._level is None else self._level)
-        return plan if plan.qos == self._level else replace(plan, qos=self._level)
+        return plan if plan.qos == self._level else replace(plan, qos=self._level, open_qos=plan.qos)
 
     def alternatives(self) -> Sequence[Alternative]:
         """See `Explains`: the inner policy's."""

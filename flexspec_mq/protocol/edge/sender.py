@@ -115,7 +115,8 @@ class Sender:
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
         )
-        return Send(reuse.worker if reuse else None, message, plan.qos, expiry)
+        qos = plan.qos if plan.open_qos is None else plan.open_qos
+        return Send(reuse.worker if reuse else None, message, qos, expiry)
 
     def batch(self, plan: Plan, now: float, *, drafting: bool) -> Send | None:
         """The batch that is due, if one is."""
