@@ -18,6 +18,10 @@ _STREAM = 32
 """Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
 _ROOM = 6
 """Run-ahead beyond round trips, for drafts of the worker's own."""
+_ASKS = 4
+"""Verdicts of a worker that may draft, until it is known whether it does."""
+_PROBE = 16
+"""A worker that did not draft, or might not, is let again by one plan in so many."""
 _GRAIN = 8
 """Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
 
@@ -32,14 +36,18 @@ class WhoDrafts:
         alone: it has time for drafts, and is left to it.
     """
 
-    __slots__ = ("_reach", "alone")
+    __slots__ = ("_plans", "_reach", "_verdicts", "alone")
 
     def __init__(self) -> None:
         self.alone = False
+        self._plans = 0
+        self._verdicts = 0
         self._reach = 0
 
     def saw(self, seen: Observation) -> None:
-        """Judge anew."""
+        """Judge anew, for one plan more."""
+        self._plans += 1
+        self._verdicts = seen.worker_verdicts
         above, below = _ALONE
         self.alone = seen.worker_drafted >= (below if self.alone else above)
         compute = seen.compute or seen.compute_mean  # before a text's first verdict, that of the texts before
@@ -47,6 +55,11 @@ class WhoDrafts:
             # What the worker decides in two round trips.
             tokens = 2 * seen.rtt / compute * (1 + max(seen.worker_drafted, above)) + _ROOM
             self._reach = max(self._reach, _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN))
+
+    @property
+    def asks(self) -> bool:
+        """Whether to let the worker draft by this plan only to see whether it does."""
+        return self._verdicts < _ASKS or self._plans % _PROBE == 0
 
     def running_ahead(self, plan: Plan) -> Plan:
         """The plan with run-ahead that covers the round trips, and at least its own."""

@@ -150,6 +150,38 @@ def test_acceptance_is_told_by_place() -> None:
     assert third < fourth < second, "it is as all are together"
 
 
+def test_what_a_workers_own_drafts_give_is_told_where_it_may_draft() -> None:
+    script = read(Controller(), Plan(0, ahead=8, worker_draft=8))
+    for _ in range(4):
+        script.decide(1, 0, 40)  # it has not drafted yet
+    assert script.seen.own_forward is None
+    script.decide(3, 0, 40 + 60, drafted=4)  # for the first time, so that its draft has read the prompt
+    for _ in range(6):
+        script.decide(3, 0, 50, drafted=4)
+    seen = script.seen
+    assert seen.own_forward == pytest.approx(0.05)
+    assert seen.own_tokens == pytest.approx(3.0)
+    assert seen.forward == pytest.approx(0.04), "those for which the worker drafted do not count"
+    assert seen.own_read == 0.0, "it has read this session's"
+    assert seen.worker_acceptance is not None
+    assert 0.5 < seen.worker_acceptance < 0.8
+
+
+def test_nothing_is_told_of_a_workers_drafts_where_it_may_not_draft() -> None:
+    script = read(Controller(), Plan(0, ahead=8))
+    for _ in range(6):
+        script.decide(1, 0, 40)
+    seen = script.seen
+    assert (seen.own_forward, seen.own_tokens, seen.worker_verdicts) == (None, None, 0)
+
+
+def test_behind_a_wrong_token_of_ours_none_of_the_workers_was_compared() -> None:
+    script = read(Controller(), Plan(2, ahead=8, worker_draft=8))
+    script.draft(0, 2)
+    script.decide(1, 0, 40, drafted=3)
+    assert script.seen.worker_acceptance_known == 0.0
+
+
 def test_batches_in_flight_each_begin_at_their_own_first_place() -> None:
     script = read(Controller(), Plan(2, 2))
     script.draft(4)

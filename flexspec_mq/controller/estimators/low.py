@@ -1,13 +1,13 @@
-"""What something takes where seldom anything else is done beside it: a low quantile that follows changes."""
+"""What something takes where seldom anything else is done beside it: a low expectile that follows changes."""
 
 from __future__ import annotations
 
 _DOWN, _UP = 0.2, 0.1
-"""How far the estimate goes to a sample below it, and to one above: below it lie a third of them."""
+"""How far the estimate goes to a sample below it, and to one above: it comes to the expectile of a third."""
 
 
 class Low:
-    """An expectile of samples, below their mean.
+    """An expectile of samples, below their mean (W. Newey and J. Powell, Asymmetric least squares, 1987).
 
     Attributes:
         value: None before a sample.

@@ -12,10 +12,6 @@ from flexspec_mq.controller.policies.threshold import reads_cheaply
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 _ALL = tuple(range(len(ACTIONS)))
-_ASKS = 4
-"""Verdicts of a worker that may draft, until it is known whether it does."""
-_PROBE = 16
-"""A worker that did not draft, or might not, is let again by one plan in so many."""
 
 
 @dataclass(slots=True)
@@ -33,7 +29,6 @@ class ActingPolicy:
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _action: int | None = None
     _since: int = 0
-    _plans: int = 0
 
     def act(self, seen: Observation, able: Sequence[int]) -> int:
         """Choose anew.
@@ -47,7 +42,6 @@ class ActingPolicy:
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
         base, who = self.base, self._who
-        self._plans += 1
         who.saw(seen)
         if not base.draft_length or not known(seen):
             return who.running_ahead(base) if base.ahead else base
@@ -58,14 +52,10 @@ class ActingPolicy:
         made = action.choice.within(base)
         if seen.granted is not None and seen.granted < made.draft_length:
             made = replace(made, draft_length=seen.granted)
-        asks = base.ahead > 0 and not who.alone and self._asks(seen)
+        may = base.ahead > 0 and base.worker_draft > 0 and not who.alone
+        asks = may and who.asks and reads_cheaply(seen)
         if asks:
             made = replace(made, ahead=base.ahead)
         if not (action.worker or asks):
             made = replace(made, worker_draft=0)
         return who.running_ahead(made) if made.ahead else made
-
-    def _asks(self, seen: Observation) -> bool:
-        """Whether to let the worker draft only to see whether it does."""
-        due = seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
-        return due and self.base.worker_draft > 0 and reads_cheaply(seen)

@@ -36,12 +36,8 @@ _SPARED = 1.2
 the other is a forecast, and the device is spared its drafts."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
-_ASKS = 4
-"""Verdicts of a worker that may draft, until it is known whether it does."""
-_PROBE = 16
-"""A worker that did not draft, or might not, is let again by one plan in so many."""
 _CHEAP = 0.1
-"""That is done where its draft reads the prompt in less than such a share of the text's time."""
+"""Beside the device the worker may draft where its draft reads the prompt in less than such a share of the time."""
 
 
 @dataclass(slots=True)
@@ -97,7 +93,7 @@ class ThresholdPolicy:
         if seen.granted is not None and seen.granted < made.draft_length:
             made = replace(made, draft_length=seen.granted)
         cheap = reads_cheaply(seen)
-        if not chosen.ahead and base.ahead and cheap and self._asks(seen):
+        if not chosen.ahead and base.ahead and cheap and who.asks:
             made = replace(made, ahead=base.ahead)
         # Beside drafts of the device the worker's go on where these end, or come too late.
         if not (made.ahead and (self._alone or cheap)):
@@ -108,10 +104,6 @@ class ThresholdPolicy:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
         if seen.at is not None:
             self._check.goes_on(None, 0.0, seen.committed, seen.at)
-
-    def _asks(self, seen: Observation) -> bool:
-        """Whether to let the worker draft only to see whether it does."""
-        return seen.worker_verdicts < _ASKS or self._plans % _PROBE == 0
 
     def _choose(self, seen: Observation) -> None:
         """Take the fastest of all, or the one of before while that is as good; nothing while nothing is known."""
