@@ -49,6 +49,12 @@ def _train(args: argparse.Namespace) -> int:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.episodes < 1 or args.seed < 0:
         raise UsageError("--episodes must be at least 1, and --seed at least 0")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {args.out} cannot be used: {error.strerror}", hint="name a folder that can be written"
+        ) from error
     files, training = TrainingFiles(args.out), PolicyTraining(args.seed)
     if files.state.exists():
         training.load(files)

@@ -160,3 +160,12 @@ def test_states_of_something_else_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "3"]) == 2
     assert "cannot be read" in capsys.readouterr().err
     assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "0"]) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["policy", "train", "--out", str(file / "out"), "--episodes", "1"]) == 2
+    assert "cannot be used: Not a directory" in capsys.readouterr().err
