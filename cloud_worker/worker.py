@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
 from flexspec_mq import topics
-from flexspec_mq.codec import Codec
+from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError
@@ -27,7 +27,7 @@ from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConf
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class CloudWorker:
         self._family = family
         self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
         self._settings = settings
-        self._codec = Codec()
+        self._codec = Codec(facts.max_context + MAX_DRAFT_TOKENS)
         self._engine = engine
         self.machine = WorkerMachine(
             WorkerConfig(
@@ -269,6 +269,10 @@ class CloudWorker:
         now = time.monotonic()
         try:
             message = self._codec.decode(inbound.payload)
+        except TooManyTokens as error:
+            code, qos = ErrorCode.CONTEXT, inbound.qos
+            self._do(self.machine.refuse(edge, error.session, error.attempt, code, error.message, qos))
+            return
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
             return

@@ -54,7 +54,16 @@ from flexspec_mq.transport.base import (
     Will,
 )
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import NO_SESSION, PROTOCOL_VERSION, Close, Error, Identity, Open, Verdict
+from schemas.messages import (
+    MAX_VERDICT_TOKENS,
+    NO_SESSION,
+    PROTOCOL_VERSION,
+    Close,
+    Error,
+    Identity,
+    Open,
+    Verdict,
+)
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
@@ -114,7 +123,7 @@ class EdgeNode:
         energy: EnergyMeter | None = None,
     ) -> None:
         self._settings = settings
-        self._codec = Codec()
+        self._codec = Codec(MAX_VERDICT_TOKENS)
         self._drafting = DrafterThread(drafter)
         self._controller = Controller()
         self._prefixes = PrefixIndex(most=16 if reuse else 0)

@@ -161,6 +161,14 @@ class WorkerMachine:
             self._note_ready(session, now)
         return [Reply(e.edge, e.message, qos) if isinstance(e, Reply) else e for e in self._flush()]
 
+    def refuse(
+        self, edge: str, session: int, attempt: int, code: ErrorCode, why: str, qos: int = 0
+    ) -> list[WorkerEffect]:
+        """Answer a message that was not read to its end; whatever is here of its session stays as it is."""
+        self.counters.rejected += 1
+        self._error((edge, session), attempt, code, detail=why, qos=qos)
+        return self._flush()
+
     def has_work(self) -> bool:
         """Whether `take_work` would give anything."""
         return any(session.ready_since is not None for session in self._sessions.values())
