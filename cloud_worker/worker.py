@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from dataclasses import replace
 from math import inf
@@ -87,6 +88,7 @@ class CloudWorker:
             )
         )
         self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
         self._work = asyncio.Event()
         self._timer = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -407,4 +409,5 @@ class CloudWorker:
             top_p=facts.recommended.top_p,
             draft=facts.draft,
             versions=self.versions,
+            life=self._life,
         )

@@ -130,6 +130,7 @@ class EdgeNode:
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
@@ -342,6 +343,7 @@ class EdgeNode:
             sessions=len(self._sessions),
             catalogue=None if self._family is None else self._family.status(),
             versions=() if self._family is None else self.tally.figures(),
+            life=self._life,
         )
 
     async def _loops(self, link: Link, *, everyone: bool) -> None:
