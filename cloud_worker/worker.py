@@ -27,6 +27,7 @@ from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
 from schemas.status import VersionStatus, WorkerStatus
@@ -152,6 +153,7 @@ class CloudWorker:
         return replace(
             base,
             session_expiry=0,
+            needs=FOR_SESSIONS,
             will=Will(topics.worker_status_topic(self._settings.worker), gone),
             birth=self._birth,
             subscriptions=(

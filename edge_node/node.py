@@ -53,6 +53,7 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
     MAX_VERDICT_TOKENS,
@@ -326,6 +327,7 @@ class EdgeNode:
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
+            needs=FOR_SESSIONS,
             will=Will(topic, gone),
             birth=lambda: [
                 Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
