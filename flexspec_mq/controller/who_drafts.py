@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
-_STREAM = 32
-"""Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
+_LEAST = 64
+"""Run-ahead, at least: what a worker goes on with while the link stands still. It costs nothing but the tokens of
+texts that are given up."""
 _ROOM = 6
 """Run-ahead beyond round trips, for drafts of the worker's own."""
 _ASKS = 4
@@ -62,6 +63,6 @@ class WhoDrafts:
         return self._verdicts < _ASKS or self._plans % _PROBE == 0
 
     def running_ahead(self, plan: Plan) -> Plan:
-        """The plan with run-ahead that covers the round trips, and at least its own."""
-        least = plan.ahead if plan.draft_length else max(plan.ahead, _STREAM)
+        """The plan with run-ahead that covers the round trips, and short outages."""
+        least = max(plan.ahead, _LEAST)
         return replace(plan, ahead=min(MAX_AHEAD, max(least, self._reach)))

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.edge.types import SessionRequest
 
 
+_CREDIT = 32
+"""Committed tokens from one message to the next at most, where the worker runs ahead: only messages that are echoed
+measure the round trip, and a plan that sends none would never learn that the link is another one now."""
+
+
 class Sender:
     """Makes the messages of a session. It alone knows the window, the credit and the sequence numbers.
 
@@ -127,9 +132,8 @@ class Sender:
     def credit(self, plan: Plan, now: float) -> Send | None:
         """Run-ahead credit, if the worker may be short of it or the plan grants another."""
         ahead, held = plan.ahead, self._window.held
-        if _grant(plan) == self._granted and not (
-            ahead and self._text.have - self._credited >= max(1, ahead // 2)
-        ):
+        every = max(1, min(ahead // 2, _CREDIT))
+        if _grant(plan) == self._granted and not (ahead and self._text.have - self._credited >= every):
             return None
         return self._tokens(Draft, plan, Span(held, held), now)
 
