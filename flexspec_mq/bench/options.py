@@ -61,7 +61,7 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=["wifi", "5g", "4g"],
         metavar="LINK",
-        help=f"profiles (`flexspec link profiles`), {PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
+        help=f"profiles (`flexspec link profiles`), tour:PROFILE=S,…, {PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
     )
     where.add_argument(
         "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md"
