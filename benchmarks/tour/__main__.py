@@ -37,9 +37,10 @@ from flexspec_mq.link.tour import PREFIX, legs_of, tour_plan
 from flexspec_mq.site.process import Process, python
 
 ANSWER, CONVERSATION = "answer", "conversation"
-LEGS = f"{PREFIX}wifi=12,tunnel=24,4g-weak=12,satellite=12,wifi=12"
+LEGS = f"{PREFIX}wifi=10,tunnel=20,4g-weak=10,satellite=10,wifi=10"
 QUICK_LEGS = f"{PREFIX}wifi=2,tunnel=2,4g-weak=2,satellite=2,wifi=2"
-ASKED = "Tell the whole history of the railway, from its beginning to today, in great detail."
+ASKED = "Write a detailed travel guide to the coast of Portugal, with a long section for each town."
+"""With the seed of the texts, at temperature 1, the default target writes 1,600 tokens without repeating itself."""
 WARM_UP = "Say hello."
 DEFAULT = PlanOptions().policy
 
@@ -57,9 +58,10 @@ def build_parser() -> ArgumentParser:
     )
     made.add_argument("--only", choices=(ANSWER, CONVERSATION), help="not both")
     made.add_argument("--asked", default=ASKED, metavar="TEXT", help="for the answer")
-    made.add_argument("--tokens", type=int, default=3000, help="of the answer at most")
+    made.add_argument("--tokens", type=int, default=1600, help="of the answer at most")
     made.add_argument("--turn-tokens", type=int, default=96, help="of a turn of the conversation at most")
-    made.add_argument("--temperature", type=float, default=0.7)
+    made.add_argument("--temperature", type=float, default=1.0)
+    made.add_argument("--text-seed", type=int, default=1, help="of the texts; --seed is the link's")
     made.add_argument("--delay-ms", type=float, default=60.0, metavar="MS", help="on top of each forward")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument("--draft", default="default", help="checkpoint folder of the draft, or 'default'")
@@ -109,7 +111,13 @@ async def travel_all(
     found = {}
     for name in options.strategies:
         order = Order(
-            here.urls[name], tuple(asked), tokens, options.temperature, options.seed, seconds, options.every
+            here.urls[name],
+            tuple(asked),
+            tokens,
+            options.temperature,
+            options.text_seed,
+            seconds,
+            options.every,
         )
         await _travel(here, user, msgspec.structs.replace(order, asked=(WARM_UP,), tokens=16))
         found[name] = await _travel(here, user, order)
@@ -178,13 +186,14 @@ def _keep(options: Namespace, kind: str, journeys: Mapping[str, Journey], plan: 
 
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{kind}.json").write_bytes(msgspec.json.encode(journeys))
-    worker = "a worker without a draft" if options.worker_alone else "a worker with a draft"
+    worker = "a worker without a draft model" if options.worker_alone else "a worker with a draft"
     draw(
         journeys,
         plan,
         legs_of(options.tour),
         first=options.strategies[0],
-        title=f"One {kind} on a tour: {worker}, {options.delay_ms:g} ms on top of each of its forwards",
+        title=f"One {kind} on a tour: {worker}, {options.delay_ms:g} ms on top of each of its forwards "
+        f"({DEFAULT} is the default policy)",
         file=options.out / kind,
     )
 

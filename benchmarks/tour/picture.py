@@ -21,10 +21,11 @@ WORDS = {
     NOBODY: "nobody drafts",
     WORKER: "worker, if it can",
     DEVICE: "device",
-    BOTH: "device, then worker if it can",
+    BOTH: "device, and then\nworker if it can",
 }
 _SHADES = ("#f4f4f4", "#e9eef4")
-_SIZE = (10.0, 8.2)
+_SIZE = (11.0, 7.8)
+_ASIDE: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
 
 
 def draw(
@@ -50,13 +51,13 @@ def draw(
     from matplotlib.figure import Figure
 
     planning = [name for name, one in journeys.items() if len({look.who for look in one.looks} - {None}) > 0]
-    heights = [4.0, 1.7, 0.35 * len(planning) + 0.3, 1.7]
+    heights = [4.0, 1.6, 0.35 * len(planning) + 0.3, 1.5]
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "flexspec", "font.size": 9}):
         page = Figure(figsize=_SIZE, layout="constrained")
         page.suptitle(title, fontsize=10)
         tokens, trips, who, batches = page.subplots(4, 1, sharex=True, height_ratios=heights)
         for axes in (tokens, trips, who, batches):
-            _legs(axes, plan, legs)
+            _legs(axes, plan, legs, "outage" if axes is tokens else None)
         for leg in legs:
             tokens.text(
                 (leg.begins_s + leg.ends_s) / 2, 1.01, leg.profile,
@@ -74,11 +75,11 @@ def draw(
             page.savefig(part, format="png", dpi=110)
 
 
-def _legs(axes: Axes, plan: LinkPlan, legs: Sequence[Leg]) -> None:
+def _legs(axes: Axes, plan: LinkPlan, legs: Sequence[Leg], outages: str | None) -> None:
     for number, leg in enumerate(legs):
         axes.axvspan(leg.begins_s, leg.ends_s, color=_SHADES[number % len(_SHADES)], lw=0, zorder=0)
     for number, outage in enumerate(plan.outages):
-        label = None if number else "outage"
+        label = None if number else outages
         axes.axvspan(
             outage.starts_s, outage.ends_s, facecolor="none", edgecolor="#c03030", hatch="////", lw=0,
             alpha=0.45, zorder=0.5, label=label,
@@ -98,7 +99,7 @@ def _tokens(axes: Axes, journeys: Mapping[str, Journey], first: str) -> None:
     axes.set_ylabel("tokens")
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(loc="upper left", frameon=True, framealpha=0.9)
+    axes.legend(**_ASIDE)
 
 
 def _trips(axes: Axes, looks: Sequence[Look], plan: LinkPlan, legs: Sequence[Leg], first: str) -> None:
@@ -111,12 +112,12 @@ def _trips(axes: Axes, looks: Sequence[Look], plan: LinkPlan, legs: Sequence[Leg
         (look.at, look.rtt_ms) for look in looks if look.rtt_ms is not None and look.at <= legs[-1].ends_s
     ]
     if seen:
-        axes.plot(*zip(*seen, strict=True), color="tab:blue", lw=1.6, label=f"as {first} estimates it")
+        axes.plot(*zip(*seen, strict=True), color="tab:blue", lw=1.6, label=f"as {first}\nestimates it")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("round trip, ms")
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(loc="upper left", ncols=2, frameon=True, framealpha=0.9)
+    axes.legend(**_ASIDE)
 
 
 def _who(axes: Axes, looks: Mapping[str, Sequence[Look]]) -> None:
@@ -130,9 +131,7 @@ def _who(axes: Axes, looks: Mapping[str, Sequence[Look]]) -> None:
     axes.set_ylabel("who drafts")
     there = {who for of_one in looks.values() for who, _, _ in spells(of_one)}
     handles = [Patch(color=COLOURS[who], label=WORDS[who]) for who in DRAFTERS if who in there]
-    axes.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8
-    )
+    axes.legend(handles=handles, **_ASIDE)
 
 
 def spells(looks: Sequence[Look]) -> list[tuple[str, float, float]]:
@@ -153,7 +152,7 @@ def _batches(axes: Axes, looks: Sequence[Look], first: str) -> None:
     plans: list[Any] = [look for look in looks if look.who is not None]
     times = [look.at for look in plans]
     for name, label, style in (
-        ("draft_length", "K, tokens a batch of the device", "-"),
+        ("draft_length", "K, tokens a batch\nof the device", "-"),
         ("in_flight", "W, batches in flight", "--"),
         ("qos", "QoS", ":"),
     ):
@@ -161,4 +160,4 @@ def _batches(axes: Axes, looks: Sequence[Look], first: str) -> None:
     axes.set_ylabel(f"{first}'s plan")
     axes.set_ylim(-0.4, None)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(loc="upper left", ncols=3, frameon=True, framealpha=0.9)
+    axes.legend(**_ASIDE)
