@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
@@ -22,6 +23,11 @@ _READ = 64
 """Tokens of a prompt that a worker's draft reads beside a forward."""
 _PLAIN = 0.3
 """One token alone takes so much of a forward, at least."""
+
+
+def of_a_forward(verdict: Verdict) -> bool:
+    """Whether a verdict tells what a forward decided. Answers to polls come at once, and may repeat tokens."""
+    return bool(verdict.tokens) and not (verdict.queue and not verdict.compute)
 
 
 class Counts(NamedTuple):
@@ -76,6 +82,7 @@ class SessionController:
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
         self._newest: tuple[Policy, Plan, Observation] | None = None
+        self._asked_at = -inf  # when an answer was asked for, to know the round trip
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
@@ -115,15 +122,15 @@ class SessionController:
             prompt: its tokens.
             may: the worker may draft itself.
         """
-        # An answer without tokens came at once: its `queue` tells of work that still waits.
-        queue = verdict.queue if verdict.tokens else 0
+        # An answer without a forward came at once: its `queue` tells of work that still waits.
+        queue = verdict.queue if of_a_forward(verdict) else 0
         rtt = self.round_trip
         sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
         # A hello may be of another worker than the one that is known so far.
         worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
         if sample is not None:
             worker.round_trip.saw(sample, now)
-        if not verdict.tokens or not (queue or verdict.compute):
+        if not of_a_forward(verdict) or not (queue or verdict.compute):
             return
         if self._reading:
             self._reading = False
@@ -138,6 +145,17 @@ class SessionController:
         if may and before and not rows:
             worker.own_forward.saw(verdict.compute / 1000, now)
             worker.own_tokens.saw(len(verdict.tokens), now)
+
+    def wants_trip(self, plan: Plan, now: float) -> bool:
+        """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done."""
+        if plan.trip_age is None:
+            return False
+        measured_at = self.round_trip.measured_at
+        due = max(measured_at, self._asked_at) + plan.trip_age
+        if now < due and not (self.worker.round_trip.doubtful and measured_at >= self._asked_at):
+            return False
+        self._asked_at = now
+        return True
 
     def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int) -> None:
         """A forward that verified so many tokens of ours."""

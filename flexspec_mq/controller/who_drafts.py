@@ -23,6 +23,9 @@ _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
 """A worker that did not draft, or might not, is let again by one plan in so many."""
+_TRIP_AGE = 2.0
+"""Seconds after which the round trip is asked for where nothing tells it: a link changes within a second, and an
+answer costs as much as another verdict."""
 _GRAIN = 8
 """Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
 
@@ -63,6 +66,10 @@ class WhoDrafts:
         return self._verdicts < _ASKS or self._plans % _PROBE == 0
 
     def running_ahead(self, plan: Plan) -> Plan:
-        """The plan with run-ahead that covers the round trips, and short outages."""
-        least = max(plan.ahead, _LEAST)
-        return replace(plan, ahead=min(MAX_AHEAD, max(least, self._reach)))
+        """The plan with run-ahead that covers the round trips, and short outages.
+
+        Where the device does not draft it is all that there may be: nothing that the worker decides alone could come
+        too early, and what it writes in an outage is there at once when the link is back.
+        """
+        ahead = min(MAX_AHEAD, max(plan.ahead, _LEAST, self._reach)) if plan.draft_length else MAX_AHEAD
+        return replace(plan, ahead=ahead, trip_age=_TRIP_AGE)

@@ -364,16 +364,6 @@ def test_credit_is_returned_when_half_of_it_is_used() -> None:
     assert (ack.message.have, ack.message.tokens, ack.message.ahead) == (4, (), 8)
 
 
-def test_a_large_credit_is_renewed_before_half_of_it_is_used() -> None:
-    """Only what is echoed measures the round trip."""
-    machine = started(Plan(0, 1, 0, 256))
-    text: tuple[int, ...] = ()
-    for step in range(32):
-        acks = sent(machine.receive(verdict(text, (7,)), 0.2 + step / 10), Draft)
-        text += (7,)
-        assert len(acks) == (len(text) == 32)
-
-
 def test_cancel_and_deadline_close_the_worker() -> None:
     for machine, at in ((started(), None), (started(deadline=5.0), 5.0)):
         effects = machine.cancel(0.3) if at is None else machine.tick(at)

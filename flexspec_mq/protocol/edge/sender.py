@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.edge.types import SessionRequest
 
 
-_CREDIT = 32
-"""Committed tokens from one message to the next at most, where the worker runs ahead: only messages that are echoed
-measure the round trip, and a plan that sends none would never learn that the link is another one now."""
-
-
 class Sender:
     """Makes the messages of a session. It alone knows the window, the credit and the sequence numbers.
 
@@ -129,13 +124,20 @@ class Sender:
         end = self._window.next_end(plan, text.have, text.tip, drafting=drafting)
         return None if end is None else self._tokens(Draft, plan, self._window.send(end), now)
 
-    def credit(self, plan: Plan, now: float) -> Send | None:
-        """Run-ahead credit, if the worker may be short of it or the plan grants another."""
+    @property
+    def silent(self) -> bool:
+        """Whether the adopted worker runs ahead and nothing of ours is under way that its verdicts could echo."""
+        return self._granted[0] > 0 and not self._window.in_flight
+
+    def credit(self, plan: Plan, now: float, *, ask: bool) -> Send | None:
+        """Run-ahead credit, if the worker may be short of it or the plan grants another; `ask`: must be answered."""
         ahead, held = plan.ahead, self._window.held
-        every = max(1, min(ahead // 2, _CREDIT))
-        if _grant(plan) == self._granted and not (ahead and self._text.have - self._credited >= every):
+        if not ask and (
+            _grant(plan) == self._granted
+            and not (ahead and self._text.have - self._credited >= max(1, ahead // 2))
+        ):
             return None
-        return self._tokens(Draft, plan, Span(held, held), now)
+        return self._tokens(Poll if ask else Draft, plan, Span(held, held), now)
 
     def poll(self, plan: Plan, now: float) -> Send:
         """Ask for an answer, and send again all that the worker may have missed."""
