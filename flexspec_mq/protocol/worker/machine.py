@@ -297,7 +297,7 @@ class WorkerMachine:
 
     def _take_open(self, key: SessionKey, message: Open, version: str | None, now: float) -> None:
         """Take an open with its whole prompt, or ask for it."""
-        opening = self._prefixes.whole(key, message, version, self._sessions.values())
+        opening = self._prefixes.whole(key, message, version, self._sessions.values(), now)
         if opening is None:
             self.counters.need_prefix += 1
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
