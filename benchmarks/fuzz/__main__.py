@@ -92,10 +92,11 @@ def fuzz(
         for place in range(count // len(found) + (number < count % len(found))):
             if place % _CHUNK == 0:
                 alive()
-            base = rng.choice(one.heavy) if one.heavy and rng.random() < _HEAVY else rng.choice(seeds)
+            heavy = one.heavy and rng.random() < _HEAVY
+            base = rng.choice(one.heavy if heavy else rng.choice((one.seeds, seeds)))
             costs.read(one.name, mutant(rng, base, seeds, one.mutators), one.read)
-        for heavy in one.heavy:
-            costs.read(one.name, heavy, one.read)
+        for payload in one.heavy:
+            costs.read(one.name, payload, one.read)
 
 
 def conversations(count: int, seed: int, costs: Costs, alive: Callable[[], None] = lambda: None) -> None:

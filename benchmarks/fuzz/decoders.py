@@ -120,7 +120,7 @@ def decoders() -> list[Decoder]:
         ),
         Decoder("key set", lambda data: _signed(data, KeySet), _catalogues(), BYTES, Bound(400.0, 0.5)),
         Decoder("catalogue", lambda data: _signed(data, Catalogue), _catalogues(), BYTES, Bound(400.0, 0.5)),
-        Decoder("topic", lambda data: _topic(data[:_MOST_TOPIC]), _topics(), BYTES, Bound(50.0, 0.05)),
+        Decoder("topic", lambda data: _topic(data[:_MOST_TOPIC]), _topics(), BYTES, Bound(100.0, 0.05)),
         Decoder("CONNACK", _connack, _connacks(), BYTES, Bound(400.0, 0.5)),
         Decoder("body of the API", _body, _bodies(), DOCUMENTS, Bound(2000.0, 2.0)),
     ]
