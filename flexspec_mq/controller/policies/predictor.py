@@ -17,7 +17,7 @@ from flexspec_mq.controller.policies.threshold import ThresholdPolicy, reads_che
 
 @dataclass(slots=True)
 class PredictorPolicy(ThresholdPolicy):
-    """As `ThresholdPolicy`, with seconds that a small learned predictor corrects, and then what the node sees of them.
+    """As `ThresholdPolicy`, with seconds that a small learned predictor corrects, and then what the node sees.
 
     It knows what a worker's drafts add to those of the device, which the closed form leaves out.
 
