@@ -254,14 +254,15 @@ async def _check_access(
     # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
     sender = user if user is not None else _NOBODY
     for where, what in (
-        (topics.open_topic(_NOBODY, sender), "f1/o/+/+"),
+        (topics.open_topic(config.worker.version, sender), f"f1/o/{config.worker.version}/+"),
         (topics.draft_topic(worker, sender), f"f1/d/{worker}/+"),
     ):
         reached = await _reaches_us(link, where, heard)
         if reached is False:
             links.forbidden(findings, worker, user, f"read {what}", "nothing from edges would arrive")
     if not findings.failed("access"):
-        findings.ok("access", f"may publish on {topic} and f1/v/+, and read f1/o/+/+ and f1/d/{worker}/+")
+        reads = f"f1/o/{config.worker.version}/+ and f1/d/{worker}/+"
+        findings.ok("access", f"may publish on {topic} and f1/v/+, and read {reads}")
 
 
 async def _reaches_us(link: Link, topic: str, heard: asyncio.Queue[str]) -> bool | None:

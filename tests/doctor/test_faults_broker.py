@@ -16,7 +16,6 @@ import pytest
 
 from broker.certificates import CA, CA_KEY, make_certificates
 from broker.launcher import PrivateBroker
-from broker.programs import program
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.findings import State
 from flexspec_mq.site.topology import free_port
@@ -168,7 +167,7 @@ def secured(tls: ServerTls) -> Iterator[PrivateBroker]:
 
 
 def openssl(*arguments: str) -> None:
-    subprocess.run([program("openssl"), *arguments], check=True, capture_output=True)
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 def signed(tls: ServerTls, folder: Path, name: str, *dates: str) -> tuple[Path, Path]:
