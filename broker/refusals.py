@@ -25,6 +25,7 @@ _CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k
 _DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \.\.\. \(\d+ bytes\)\)")
 _LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
 _SUBSCRIBED = re.compile(r" [012] ")
+_SOMEBODY = "unknown"
 _MOST_CLIENTS = 20_000
 """Client ids that are kept in mind."""
 _TELL_EVERY = 60.0
@@ -39,7 +40,8 @@ class Refusals:
         clock: seconds.
 
     Attributes:
-        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``), since the start.
+        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``), since the start. Who was not let in
+            is nobody's user.
     """
 
     def __init__(self, heard: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,9 +69,9 @@ class Refusals:
     def line(self, line: str) -> None:
         """A line of the log, without its time."""
         if found := _DENIED.fullmatch(line):
-            self._refused(self._names.get(found[1], found[1]), "publish", f"on {found[2]}")
+            self._refused(self._names.get(found[1], _SOMEBODY), "publish", f"on {found[2]}")
         elif found := _LOGIN.fullmatch(line):
-            self._refused(found[1], "login", "with that user name and password")
+            self._refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
         elif found := _CONNECTED.fullmatch(line):
             self._connected(found[2], found[3])
             self._heard(line)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
+from flexspec_mq.doctor import exposure, machine, model, statuses
 from flexspec_mq.doctor import link as links
-from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.family import Following, check_family
 from flexspec_mq.doctor.threads import on_thread
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[WorkerSettings], LoadedText]
 
-_BEHIND = ("login", "name", "access", "catalogue", "heads", "family", "clock", "qualities")
+_BEHIND = ("login", "name", "access", exposure.NAME, "catalogue", "heads", "family", "clock", "qualities")
 CHECKS = ("packages", "cache", "temp", "state", "model", "metrics", "broker", *_BEHIND)
 """In the order in which they are shown."""
 _OF_A_FAMILY = ("state", "catalogue", "heads")
@@ -157,6 +157,9 @@ async def _at_broker(
         catalogue = await _catalogue(findings, config, watch, link) if follows else None
         findings.tell("trying the access rules")
         await _check_access(findings, config, base.username, link, watch, heard)
+        files = (config.link.password_file, config.link.tls_key, config.worker.share_groups)
+        public = config.worker.share_groups is None
+        await exposure.check_exposure(findings, link, base, files, public_group=public)
         known = watch.newest(topic)
         found = here or ("" if known is None else _process_here(base.port, known.status.epoch / 1000))
         statuses.check_clock(findings, watch, besides=topic if found else "")

@@ -83,7 +83,7 @@ def read_groups(path: Path | None) -> ShareGroups:
         return ShareGroups()
     try:
         found = dict(_line(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UsageError) as error:
         raise UsageError(
             f"--share-groups {path} cannot be used: {error}",
             hint="give the file of `flexspec-broker add-worker`",

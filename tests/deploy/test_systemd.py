@@ -22,7 +22,7 @@ def test_there_is_one_for_each_daemon() -> None:
 def test_the_daemons_know_every_flag_and_every_key_of_the_file(path: Path) -> None:
     for command in commands(path):
         loaded = settings(command)
-        assert (loaded.file is None) == ("broker" in path.name)  # whose file is in the deployment's folder
+        assert (loaded.file is None) == ("broker" in path.name)  # its file is in its own folder
 
 
 @pytest.mark.parametrize("path", UNITS, ids=ids)
@@ -48,7 +48,7 @@ def test_a_password_is_on_no_command_line_and_in_no_environment(path: Path) -> N
         given = dict(credential.split(":") for credential in said["LoadCredential"])
         (config,) = [name for name in given if name.endswith(".toml")]
         assert f"--config %d/{config}" in said["ExecStart"][0]
-        # All files that the broker hands out, side by side as there: the settings name the others by their file names.
+        # All files that the broker hands out, side by side as there: the settings name them by their file names.
         assert set(given) == {one.name for one in handed(config).parent.iterdir()}
         assert {Path(file).name for file in given.values()} == set(given)
         assert len({Path(file).parent for file in given.values()}) == 1

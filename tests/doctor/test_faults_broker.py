@@ -42,7 +42,7 @@ async def test_broker_down() -> None:
     assert found.exit_code == 4
     skipped = {one.name for one in findings if one.state is State.SKIPPED}
     assert skipped == {
-        *("login", "name", "access", "worker", "tokenizer", "clock", "qualities", "text"),
+        *("login", "name", "access", "exposure", "worker", "tokenizer", "clock", "qualities", "text"),
     }
     assert named(findings, "model").state is State.OK  # what can be checked is checked all the same
 
