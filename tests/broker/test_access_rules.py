@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.access import Rule, rules_of
 from broker.launcher import PrivateBroker
@@ -162,7 +163,7 @@ async def test_will(secured: PrivateBroker, name: str) -> None:
 
 def die_with_will(port: int, name: str, topic: str) -> None:
     """Connect with a will, and be cut off."""
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, f"dies-{name}", protocol=paho.MQTTv5)
+    client = paho.Client(CallbackAPIVersion.VERSION2, f"dies-{name}", protocol=paho.MQTTv5)
     client.username_pw_set(name, f"of-{name}")
     client.will_set(topic, b"will", qos=1)
     client.connect("127.0.0.1", port)

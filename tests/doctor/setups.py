@@ -107,7 +107,7 @@ def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
             port=where.port,
             host=where.host,
             username=user.name if user else None,
-            password=user.password if user else None,
+            password=str(user.password) if user else None,
         )
         async with mqtt_link(there) as link:
             yield link

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,9 @@ from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.memory import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
 
-LOGIN = {"username": "truck", "password": "x"}
+
+def as_truck(**more: Any) -> LinkSettings:
+    return LinkSettings(client_id="c", username="truck", password="x", **more)  # noqa: S106  no secret
 
 
 async def warnings(settings: LinkSettings, *secrets: Path, public_group: bool = False) -> list[str]:
@@ -36,7 +39,7 @@ async def test_beyond_this_machine() -> None:
     plain, anonymous = await warnings(LinkSettings(client_id="c", host="broker.example"))
     assert "has no TLS" in plain
     assert "lets in anybody" in anonymous
-    over_tls = LinkSettings(client_id="c", host="broker.example", tls=TlsSettings(), **LOGIN)
+    over_tls = as_truck(host="broker.example", tls=TlsSettings())
     (rules,) = await warnings(over_tls)
     assert "write where only another may" in rules
 
@@ -52,7 +55,7 @@ async def test_secrets_that_others_can_read(tmp_path: Path) -> None:
 
 
 async def test_the_group_that_everybody_knows() -> None:
-    said = await warnings(LinkSettings(client_id="c", **LOGIN), public_group=True)
+    said = await warnings(as_truck(), public_group=True)
     assert any("take sessions away" in one for one in said)
     assert await warnings(LinkSettings(client_id="c"), public_group=True) == []
 
@@ -61,7 +64,7 @@ async def test_the_group_that_everybody_knows() -> None:
 async def test_our_own_rules_are_closed(role: Role) -> None:
     findings = Findings("edge", lambda _: None)
     with PrivateBroker(BrokerSettings(port=0, users=(User("truck", role, "x"),))) as broker:
-        settings = LinkSettings(client_id="c", port=broker.port, **LOGIN)
+        settings = as_truck(port=broker.port)
         async with mqtt_link(settings) as link:
             await link.wait_up(20)
             await check_exposure(findings, link, settings, ())
