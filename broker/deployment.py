@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -38,6 +39,8 @@ RUN, TLS, HAND_OUT = "run", "tls", "hand-out"
 _EDITING, _RUNNING, _APPLIED = "editing.lock", "running.lock", "applied"
 _PATIENCE = 10.0
 """Seconds for a running broker to take up a change; it does so in one."""
+_LOOKS = 0.5
+"""Seconds for commands that look whether a broker runs, each for a moment, to get out of its way."""
 _PASSWORD_BYTES = 24
 
 
@@ -179,7 +182,7 @@ class Deployment:
                 known = known.with_clients({name: wanted})
             return known
 
-        self._change(change)
+        self._await(self._change(change))
         return added
 
     def revoke(self, names: Iterable[str]) -> bool:
@@ -198,10 +201,10 @@ class Deployment:
             return msgspec.structs.replace(known, clients=clients, revoked=revoked)
 
         before = self.load().clients
-        applied = self._change(change)
+        revision = self._change(change)
         for name in names:
             take_back(self.directory / HAND_OUT, before[name].role, name)
-        return applied
+        return self._await(revision)
 
     def rotate(self, names: Iterable[str]) -> list[Added]:
         """Give clients new secrets; those that they have hold no more.
@@ -214,7 +217,7 @@ class Deployment:
         def change(known: Identities) -> Identities:
             revoked = known.revoked
             clients = {}
-            for name in names:
+            for name in dict.fromkeys(names):
                 one = self._client(known, name)
                 clients[name] = self._equip(known, name, one)
                 revoked = (*revoked, one.serial) if one.serial else revoked
@@ -222,7 +225,7 @@ class Deployment:
             self._write_revoked(known, revoked)
             return msgspec.structs.replace(known.with_clients(clients), revoked=revoked)
 
-        self._change(change)
+        self._await(self._change(change))
         return changed
 
     def rotate_server(self) -> bool:
@@ -240,7 +243,7 @@ class Deployment:
             certificates.make_server_certificate(self.directory / TLS, known.names)
             return known
 
-        return self._change(change)
+        return self._await(self._change(change))
 
     def rotate_groups(self) -> list[Added]:
         """Draw new names for the groups of workers; they take them up at their next start."""
@@ -253,7 +256,7 @@ class Deployment:
                     changed.append(Added(name, self._hand_out(known, name, one, None), new=False))
             return known
 
-        self._change(change)
+        self._await(self._change(change))
         return changed
 
     # A broker that runs
@@ -267,12 +270,13 @@ class Deployment:
         """
         private_folder(self.directory / RUN)
         with (self.directory / _RUNNING).open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BrokerError(
-                    f"a broker runs from {self.directory} already", hint="stop it: `flexspec-broker stop`"
-                ) from None
+            end = time.monotonic() + _LOOKS
+            while not _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() > end:
+                    raise BrokerError(
+                        f"a broker runs from {self.directory} already", hint="stop it: `flexspec-broker stop`"
+                    )
+                time.sleep(0.05)
             (self.directory / RUN / _APPLIED).unlink(missing_ok=True)
             yield
 
@@ -282,17 +286,18 @@ class Deployment:
 
     # Parts
 
-    def _change(self, change: Callable[[Identities], Identities]) -> bool:
-        """Change the file, and wait until a running broker has taken it up; False if none runs."""
+    def _change(self, change: Callable[[Identities], Identities]) -> int:
+        """Change the file, and return its new revision."""
         self.load()  # or there is no folder for the lock
         with alone(self.directory / _EDITING):
             known = self.load()
             changed = change(known)
             changed = msgspec.structs.replace(changed, revision=known.revision + 1)
             self._write(changed)
-        return self._await(changed.revision)
+        return changed.revision
 
     def _await(self, revision: int) -> bool:
+        """Wait until a running broker has taken a revision up; False if none runs."""
         end = time.monotonic() + _PATIENCE
         while self._is_running():
             path = self.directory / RUN / _APPLIED
@@ -311,11 +316,7 @@ class Deployment:
         if not path.exists():
             return False
         with path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            return not _locked(file, fcntl.LOCK_SH)
 
     def _client(self, known: Identities, name: str) -> Identity:
         one = known.clients.get(name)
@@ -355,3 +356,12 @@ class Deployment:
 
     def _write(self, known: Identities) -> None:
         write_private(self.directory / IDENTITIES, msgspec.json.format(msgspec.json.encode(known)).decode())
+
+
+def _locked(file: IO[bytes], how: int) -> bool:
+    """Lock a file unless somebody else has; tells whether it is locked now."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
