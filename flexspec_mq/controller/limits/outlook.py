@@ -103,7 +103,8 @@ class Outlook:
             raise UsageError("nothing can be expected before round trip and forward are known")
         self._seen, self._pace = seen, pace
         unread = 0 if drafts else seen.prompt + seen.committed
-        self._reads = _READ * pace.token * unread / max(1, min(seen.remaining, TEXT))
+        reads = _READ * pace.token * unread / max(1, min(seen.remaining, TEXT))
+        self._reads = float(f"{reads:.1e}")  # in steps, so that forecasts can be kept
         may = self._base.ahead > 0 and self._base.worker_draft > 0
         self._own = may and seen.own_forward is not None and (seen.own_tokens or 0.0) > 1.0
 
