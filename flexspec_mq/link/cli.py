@@ -19,6 +19,7 @@ import msgspec
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
+from flexspec_mq.link import tour
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.keeper import terminated
 from flexspec_mq.link.netns import NetnsLink, netns_link
@@ -81,7 +82,12 @@ def _add_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="4g", metavar="NAME", help="see `link profiles` (default: 4g)")
+    parser.add_argument(
+        "--profile",
+        default="4g",
+        metavar="NAME",
+        help=f"see `link profiles`, or {tour.PREFIX}NAME=SECONDS,NAME=SECONDS,… for several in turns (default: 4g)",
+    )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
     parser.add_argument(
@@ -112,10 +118,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> LinkPlan:
-    if args.profile.startswith(PREFIX):
-        plan = link_plan(args.profile, args.seed, args.recorded)
-    else:
-        plan = LinkPlan(args.profile, _catalogue(args).get(args.profile), args.seed)
+    plan = link_plan(args.profile, args.seed, args.recorded, _catalogue(args))
     traces = {
         f"{way}_trace": read_trace(path)
         for way, path in (("up", args.trace_up), ("down", args.trace_down))
