@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ASKING = Choice(0, 1, False)
 """Nobody drafts, and the worker waits to be asked: where it may not run ahead."""
 _CREDITS = 64
-"""Tokens that a worker which runs ahead decides, roughly, between two messages of a device that does not draft: credit,
-and what asks for the round trip."""
+"""Tokens that a worker which runs ahead decides, roughly, between two messages of a device that does not draft:
+credit, and what asks for the round trip."""
 _READ = 0.12
 """What a token that the device's draft has to read first is taken to cost, as a share of one that it drafts."""
 _AGAIN = 16
