@@ -120,19 +120,17 @@ def _limit(one: LimitReport) -> str:
 
 def _alternatives(found: Sequence[PlanAlternative]) -> list[str]:
     """With joules where these are known."""
+    known = any(one.j_per_token is not None for one in found)
     rows = [
         (
             _number(one.ms_per_token),
-            _number(one.j_per_token),
+            *((_number(one.j_per_token),) if known else ()),
             "*" if one.chosen else "",
             one.name if one.allowed else f"{one.name} (beyond a limit)",
         )
         for one in found
     ]
-    head = "ms/token", "J/token", "", "chosen among"
-    if all(one.j_per_token is None for one in found):
-        head, rows = (head[0], *head[2:]), [(row[0], *row[2:]) for row in rows]
-    return _columns(head, rows)
+    return _columns(("ms/token", *(("J/token",) if known else ()), "", "chosen among"), rows)
 
 
 def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
