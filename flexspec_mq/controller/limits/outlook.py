@@ -33,6 +33,8 @@ ASKING = Choice(0, 1, False)
 _CREDITS = 64
 """Tokens that a worker which runs ahead decides, roughly, between two messages of a device that does not draft:
 credit, and what asks for the round trip."""
+_DRAFTS = 1.0
+"""Tokens that a worker lately drafted for a verdict, from which on it drafts; reading a long prompt first, it does not."""
 _READ = 0.12
 """What a token that the device's draft has to read first is taken to cost, as a share of one that it drafts."""
 _AGAIN = 16
@@ -107,7 +109,7 @@ class Outlook:
         reads = _READ * pace.token * unread / max(1, min(seen.remaining, TEXT))
         self._reads = float(f"{reads:.1e}")  # in steps, so that forecasts can be kept
         may = self._base.ahead > 0 and self._base.worker_draft > 0
-        self._own = may and seen.own_forward is not None and (seen.own_tokens or 0.0) > 1.0
+        self._own = may and seen.own_forward is not None and seen.worker_drafted >= _DRAFTS
 
     def options(self) -> list[Option]:
         """All that may be chosen; the first one drafts nothing on the device."""
@@ -144,7 +146,7 @@ class Outlook:
         up = found.drafted / choice.length if choice.length else asks
         down = found.verdicts
         if own:
-            down = 1 / (self._seen.own_tokens or 1.0)
+            down = 1 / max(1.0, self._seen.own_tokens or 1.0)
         drafting = min(seconds, found.drafted * self._pace.token)
         if choice.length:
             drafting += self._reads
