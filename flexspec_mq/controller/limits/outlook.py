@@ -34,7 +34,7 @@ _CREDITS = 64
 """Tokens that a worker which runs ahead decides, roughly, between two messages of a device that does not draft:
 credit, and what asks for the round trip."""
 _DRAFTS = 1.0
-"""Tokens that a worker lately drafted for a verdict, from which on it drafts; reading a long prompt first, it does not."""
+"""Tokens that a worker lately drafted for a verdict, if it drafts: one whose draft reads a long prompt does not."""
 _READ = 0.12
 """What a token that the device's draft has to read first is taken to cost, as a share of one that it drafts."""
 _AGAIN = 16
