@@ -54,8 +54,18 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import NO_SESSION, PROTOCOL_VERSION, Close, Error, Identity, Open, Verdict
+from schemas.messages import (
+    MAX_VERDICT_TOKENS,
+    NO_SESSION,
+    PROTOCOL_VERSION,
+    Close,
+    Error,
+    Identity,
+    Open,
+    Verdict,
+)
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
@@ -118,13 +128,14 @@ class EdgeNode:
         battery: BatteryGauge | None = None,
     ) -> None:
         self._settings = settings
-        self._codec = Codec()
+        self._codec = Codec(MAX_VERDICT_TOKENS)
         self._drafting = DrafterThread(drafter)
         self._controller = Controller()
         self._prefixes = PrefixIndex(most=16 if reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
@@ -330,6 +341,7 @@ class EdgeNode:
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
+            needs=FOR_SESSIONS,
             will=Will(topic, gone),
             birth=lambda: [
                 Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
@@ -347,6 +359,7 @@ class EdgeNode:
             sessions=len(self._sessions),
             catalogue=None if self._family is None else self._family.status(),
             versions=() if self._family is None else self.tally.figures(),
+            life=self._life,
         )
 
     async def _loops(self, link: Link, *, everyone: bool) -> None:

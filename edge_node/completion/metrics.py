@@ -39,12 +39,16 @@ class Metrics:
 
     Attributes:
         requests: by endpoint and HTTP status; 499 is a client that went away.
+        refused: clients that were kept out or cut short, by reason.
     """
 
     def __init__(self, node: EdgeNode) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "flexspec_edge_requests", "HTTP requests", ("endpoint", "status"), registry=registry
+        )
+        self.refused = Counter(
+            "flexspec_edge_refused", "Clients kept out or cut short", ("reason",), registry=registry
         )
         self._texts = Counter("flexspec_edge_texts", "Texts that ended", ("outcome",), registry=registry)
         # The prompt's of texts that began, and those of a completion as they are committed.

@@ -258,7 +258,7 @@ class EdgeSession:
         return self._event(EdgeEvent.LINK_DOWN, now)
 
     def worker_gone(self, worker: str, now: float) -> list[Effect]:
-        """A worker's will says gone, with the epoch of the life that we knew."""
+        """A worker's will says gone, of the life that we knew."""
         return self._event(EdgeEvent.GONE, now) if worker == self._peers.worker else []
 
     def no_worker(self, now: float) -> list[Effect]:
