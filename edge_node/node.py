@@ -29,6 +29,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.link import BIG
+from flexspec_mq.controller.session import DeviceReading
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -71,8 +72,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
-    from edge_node.energy import EnergyMeter
+    from edge_node.energy import EnergyMeter, TextEnergy
     from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.limits import BatteryGauge
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
@@ -104,6 +106,7 @@ class EdgeNode:
         reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
+        battery: tells its charge to policies, if they want to know.
 
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
@@ -122,6 +125,7 @@ class EdgeNode:
         reuse: bool = True,
         family: FamilyCatalogue | None = None,
         energy: EnergyMeter | None = None,
+        battery: BatteryGauge | None = None,
     ) -> None:
         self._settings = settings
         self._codec = Codec(MAX_VERDICT_TOKENS)
@@ -151,6 +155,7 @@ class EdgeNode:
         self._surprises = 0  # of texts that are over
         self._family = family
         self._energy = energy
+        self._battery = battery
         self._tallied = asyncio.Event()
         self.directory = WorkerDirectory()
         self.models = Models(self.directory, settings.version, family)
@@ -285,6 +290,7 @@ class EdgeNode:
             request.limit,
         )
         now = time.monotonic()
+        energy = None if self._energy is None else self._energy.text(now)
         machine = EdgeSession(
             SessionRequest(
                 session=session,
@@ -300,13 +306,21 @@ class EdgeNode:
             self._rng,
             SessionConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
             self._controller,
+            partial(self._device_reading, energy) if energy or self._battery else None,
         )
-        energy = None if self._energy is None else self._energy.text(now)
         generation = self._sessions[session] = Generation(session, request, machine, energy)
         if not self.link_up:
             self._do(generation, machine.link_down(now))
         self._do(generation, machine.start(now))
         return generation
+
+    def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
+        """What policies are told of the device, while one text is written."""
+        now = time.monotonic()
+        return DeviceReading(
+            None if energy is None else energy.spent(now).joules,
+            None if self._battery is None else self._battery.left(now),
+        )
 
     def cancel(self, generation: Generation) -> None:
         """The user does not want this text any more; its worker is told."""

@@ -14,6 +14,7 @@ from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
+from flexspec_mq.energy.text import ModelledEnergy
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.link.profiles import LinkPlan, Profile, built_in
 from flexspec_mq.link.recordings import PREFIX, channels, link_plan
@@ -100,6 +101,7 @@ def answered(
     *,
     answers: int,
     seed: int,
+    energy: ModelledEnergy | None = None,
 ) -> Sequence[Answer]:
     """Texts one after the other, each from its second of the channel on.
 
@@ -112,6 +114,7 @@ def answered(
         link=link,
         worker=replace(LIKE_OURS, drafts=condition.drafts, lookup=condition.drafts),
         others=condition.others,
+        energy=energy,
         seed=seed,
     )
     rng = random.Random(f"{seed} {link.name}")

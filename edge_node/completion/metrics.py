@@ -74,6 +74,12 @@ class Metrics:
         self._energy = Counter(
             "flexspec_edge_energy_joules", "Taken by texts, each as if alone", ("source",), registry=registry
         )
+        self._limits = Counter(
+            "flexspec_edge_limits",
+            "Texts that ended, by how a limit stood",
+            ("limit", "state"),
+            registry=registry,
+        )
         Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(
             lambda: node.sessions
         )
@@ -111,6 +117,8 @@ class Metrics:
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
             self._energy.labels(figures.energy_source).inc(max(figures.energy_j, 0.0))
+        for one in figures.limits:
+            self._limits.labels(one.name, one.state).inc()
 
     def ended(self, outcome: str) -> None:
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""

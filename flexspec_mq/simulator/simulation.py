@@ -115,6 +115,8 @@ class Simulation:
             down=channel.down.use,
             traffic=channel.traffic,
             plans=tuple((at - began, plan) for at, plan in self._plans),
+            joules=written.joules,
+            limits=written.limits,
         )
 
     @property
@@ -179,6 +181,7 @@ class Simulation:
             rng=random.Random(f"{setting.seed} {name}"),
             reads=setting.worker.reads,
             request=times.request / 1000,
+            energy=setting.energy,
         )
         return device, pace
 
