@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from benchmarks.policies.compared import BASE, COMPARED, CONDITIONS, answered
+from benchmarks.policies.compared import BASE, COMPARED, CONDITIONS, asked, setting_of
 from flexspec_mq.controller.features import features, known
 from flexspec_mq.controller.network import shipped_network
 from flexspec_mq.controller.plan import Observation, Plan
@@ -39,7 +39,8 @@ def observations(recording: Recording, times: Measured, answers: int, seed: int)
     condition = next(iter(CONDITIONS.values()))
     for name in _LINKS:
         link = link_plan(name, seed, None)
-        answered(recording, times, link, condition, lambda: _Keeps(kept), answers=answers, seed=seed)
+        setting = setting_of(recording, times, link, condition, seed=seed)
+        asked(setting, link, answers).answers(lambda: _Keeps(kept))
     return kept
 
 

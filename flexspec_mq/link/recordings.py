@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.link.changing import changes, changing_plan
 from flexspec_mq.link.drives import Row, Second, read_rows, seconds_of
 from flexspec_mq.link.profiles import MTU, Figure, LinkPlan, Profile, State, WayFigures, built_in
 from flexspec_mq.link.trace import read_trace
@@ -44,7 +45,7 @@ _UP = "assumption: download times Ofcom's ratio"
 
 
 def link_plan(name: str, seed: int, folder: Path | None) -> LinkPlan:
-    """The plan of a link by its name: that of a built-in profile, or ``recorded:CHANNEL``.
+    """The plan of a link by its name: a built-in profile, ``recorded:CHANNEL``, or profiles that change (`changing`).
 
     Args:
         name: of the link.
@@ -54,6 +55,8 @@ def link_plan(name: str, seed: int, folder: Path | None) -> LinkPlan:
     Raises:
         UsageError: there is no such link, or its recording cannot be read.
     """
+    if changes(name):
+        return changing_plan(name, seed)
     if not name.startswith(PREFIX):
         return LinkPlan(name, built_in().get(name), seed)
     if folder is None:
