@@ -29,7 +29,9 @@ from flexspec_mq.simulator.recording import RecordedText
 from flexspec_mq.simulator.simulation import DEVICE_PREFILL
 
 _ROWS = 64
-"""Rows of a forward that are told apart; more cost as many as these."""
+"""Rows of a forward that are told apart; more cost as much as these."""
+_CONTEXT = 1000
+"""Tokens behind which it is seen what a context adds."""
 
 
 class ClairvoyantBound:
@@ -41,10 +43,8 @@ class ClairvoyantBound:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        times = setting.times
-        rows = [times.forward(TargetForward(1, 1 + drafted)) / 1000 for drafted in range(_ROWS)]
-        self._rows = list(accumulate(reversed(rows), min))[::-1]
-        self._reading = _Reading(times)
+        self._forwards = _Forwards(setting.times)
+        self._reading = _Reading(setting.times)
 
     def seconds(self, text: RecordedText, begins_s: float = 0.0) -> float:
         """Of an answer, from the asking to the last token at the device, at least.
@@ -56,7 +56,7 @@ class ClairvoyantBound:
         reads = self._setting.worker.reads
         prompt = len(text.prompt) if reads else 1
         target = self._reading.seconds(prompt) if reads else 0.0
-        return _Answer(self._setting, text, begins_s, self._rows, prompt, target).seconds()
+        return _Answer(self._setting, text, begins_s, self._forwards, prompt, target).seconds()
 
 
 class _Answer:
@@ -66,7 +66,7 @@ class _Answer:
         setting: of the simulation.
         text: that is written.
         begins_s: second of the channel then.
-        rows: seconds of a forward, by the drafted tokens that it verifies.
+        forwards: of the target.
         prompt: tokens that stand before the text.
         target: seconds in which the target reads them, at least.
     """
@@ -76,24 +76,20 @@ class _Answer:
         setting: Setting,
         text: RecordedText,
         begins_s: float,
-        rows: Sequence[float],
+        forwards: _Forwards,
         prompt: int,
         target: float,
     ) -> None:
         times, worker, found = setting.times, setting.worker, matches(text)
         self._length = len(found)
-        self._rows = rows
+        self._target = forwards
+        self._prompt = prompt
         self._broker = times.broker / 1000
         self._up = Arrivals(setting.link, "up", begins_s)
         self._down = Arrivals(setting.link, "down", begins_s)
         self._began = times.request / 1000
         self._opened = self._up.earliest(self._began) + self._broker + target
         behind = range(prompt, prompt + self._length)
-        alone = times.forward(TargetForward(1, 1))
-        # What a forward takes beside its rows, by how many tokens are decided.
-        self._beside = [
-            (times.step + times.forward(TargetForward(1, 1, 0, context)) - alone) / 1000 for context in behind
-        ]
         pieces = _pieces(times.device.call, prompt, DEVICE_PREFILL) if worker.reads else []
         self._device_read = self._began + sum(pieces)
         # What drafting the token of each position takes.
@@ -159,7 +155,7 @@ class _Answer:
                     begins = min(begins, max(now, arrived[right - 1]))
             if begins == inf:
                 return
-            ends = begins + self._beside[place] + self._rows[min(right, len(self._rows) - 1)]
+            ends = begins + self._target.seconds(right, self._prompt + place)
             layer[place + right + 1] = min(layer[place + right + 1], ends)
 
 
@@ -179,6 +175,31 @@ def _pieces(call: Callable[[DraftForward], float], prompt: int, most: int) -> li
     return [*([call(DraftForward(1, most)) / 1000] * whole), last / 1000]
 
 
+class _Forwards:
+    """What forwards take that verify so many tokens or more, whichever is faster.
+
+    Args:
+        times: of the target.
+    """
+
+    def __init__(self, times: Times) -> None:
+        alone = [times.forward(TargetForward(1, 1 + drafted)) for drafted in range(_ROWS)]
+        behind = [times.forward(TargetForward(1, 1 + drafted, 0, _CONTEXT)) for drafted in range(_ROWS)]
+        each = [(more - less) / _CONTEXT for less, more in zip(alone, behind, strict=True)]
+        self._step = times.step
+        self._rows, self._context = (list(accumulate(reversed(ms), min))[::-1] for ms in (alone, each))
+
+    def seconds(self, drafted: int, context: int) -> float:
+        """Of a step.
+
+        Args:
+            drafted: tokens that it verifies.
+            context: tokens before them.
+        """
+        drafted = min(drafted, _ROWS - 1)
+        return (self._step + self._rows[drafted] + context * self._context[drafted]) / 1000
+
+
 class _Reading:
     """How long the target reads prompts, at least, beside the forward that decides their first token.
 
@@ -189,8 +210,11 @@ class _Reading:
     def __init__(self, times: Times) -> None:
         self._most = PrefillBudget().most
         self._forward = times.forward
-        alone = times.forward(TargetForward(1, 1))
-        self._last = [times.forward(TargetForward(1, 1, read)) - alone for read in range(self._most)]
+        alone = [times.forward(TargetForward(1, rows)) for rows in range(1, _ROWS)]
+        self._last = [
+            min(times.forward(TargetForward(1, rows, read)) - ms for rows, ms in enumerate(alone, 1))
+            for read in range(self._most)
+        ]
         self._token = min(
             (times.step + times.forward(TargetForward(0, 0, read))) / read
             for read in range(1, self._most + 1)
