@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.policies.compared import BASE, Asked, Condition, fixed_plans, setting_of
+from benchmarks.policies.compared import Asked, Condition, setting_of
 from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.link.profiles import LinkPlan, Profile, built_in
 from flexspec_mq.simulator.answers import Setting
+from flexspec_mq.simulator.clairvoyant.plans import BASE, fixed_plans
 from flexspec_mq.simulator.cost import Measured
 from flexspec_mq.simulator.recording import RecordedText, Recording
 from flexspec_mq.simulator.simulation import Simulation

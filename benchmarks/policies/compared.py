@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
-from math import ceil
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import msgspec
 
-from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.bench.hindsight.simulated import worst_tenth
+from flexspec_mq.controller.plan import Policy
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
@@ -24,14 +24,12 @@ from flexspec_mq.link.profiles import LinkPlan, built_in
 from flexspec_mq.link.recordings import PREFIX, channels
 from flexspec_mq.simulator.answers import LIKE_OURS, Answer, Setting
 from flexspec_mq.simulator.clairvoyant.bound import ClairvoyantBound
+from flexspec_mq.simulator.clairvoyant.plans import BASE, STREAMING, fixed_plans
 from flexspec_mq.simulator.clairvoyant.search import search
 from flexspec_mq.simulator.cost import Measured
 from flexspec_mq.simulator.recording import RecordedText, Recording
 from flexspec_mq.simulator.simulation import simulate
 
-BASE = Plan(4, 1, 1, 8, 0.0, 8)
-"""What an edge node starts from."""
-_AHEAD = 64
 COMPARED = "placement", "threshold", "bandit", "predictor", "rl"
 _ALL = "wifi,4g-weak,5g,satellite-geo,4g,satellite"
 CHANGES = f"{CHANGING}{_ALL}", f"{CHANGING}wifi,5g,4g,satellite", f"{MARKOV}{_ALL}"
@@ -88,22 +86,6 @@ class Asked:
         if problem := next((one.problem for one in found if one.problem), ""):
             raise FlexSpecError(f"a simulated answer is wrong: {problem}")
         return found
-
-
-def fixed_plans() -> dict[str, Plan]:
-    """By a name for people."""
-
-    def one(length: int, window: int, ahead: int, worker: int = 0) -> Plan:
-        return replace(BASE, draft_length=length, in_flight=window, ahead=ahead, worker_draft=worker)
-
-    return {
-        "nobody drafts": one(0, 1, _AHEAD),
-        "worker drafts": one(0, 1, _AHEAD, BASE.worker_draft),
-        **{f"K {length}, waiting": one(length, 1, 0) for length in (2, 4, 8)},
-        **{f"K {length}, W {window}": one(length, window, _AHEAD)
-           for length, window in ((4, 1), (2, 2), (4, 2), (8, 2), (4, 3))},
-        **{f"K 4, W {window}, and worker": one(4, window, _AHEAD, BASE.worker_draft) for window in (1, 2, 3)},
-    }  # fmt: skip
 
 
 def link_names(folder: Path | None) -> list[str]:
@@ -164,7 +146,7 @@ def compared(here: Asked, *, searches: bool = False) -> Mapping[str, Any]:
     fixed = {name: seconds(partial(FixedPolicy, plan)) for name, plan in plans.items()}
     means = {name: fmean(took) for name, took in fixed.items()}
     best = min(means, key=means.__getitem__)
-    streaming = fixed["nobody drafts"]
+    streaming = fixed[STREAMING]
     ours = {name: seconds(partial(POLICIES[name], BASE)) for name in COMPARED}
     bound = ClairvoyantBound(here.setting)
     pairs = list(zip(here.texts, here.begins_s, strict=True))
@@ -177,7 +159,7 @@ def compared(here: Asked, *, searches: bool = False) -> Mapping[str, Any]:
     return {
         "best": best,
         "best_s": means[best],
-        "streaming": means["nobody drafts"] / means[best],
+        "streaming": means[STREAMING] / means[best],
         **{name: fmean(took) / means[best] for name, took in ours.items()},
         "fixed_s": means,
         "bound_s": fmean(least),
@@ -191,9 +173,3 @@ def compared(here: Asked, *, searches: bool = False) -> Mapping[str, Any]:
 def _regret(took: Sequence[float], least: Sequence[float]) -> dict[str, float]:
     ratios = [one / bound for one, bound in zip(took, least, strict=True)]
     return {"median": median(ratios), "worst_tenth": worst_tenth(ratios)}
-
-
-def worst_tenth(values: Sequence[float]) -> float:
-    """Mean of the largest tenth, rounded up."""
-    most = ceil(len(values) / 10)
-    return fmean(sorted(values)[-most:])

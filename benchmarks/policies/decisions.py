@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from benchmarks.policies.compared import BASE, COMPARED, CONDITIONS, asked, setting_of
+from benchmarks.policies.compared import COMPARED, CONDITIONS, asked, setting_of
 from flexspec_mq.controller.features import features, known
 from flexspec_mq.controller.network import shipped_network
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 from flexspec_mq.link.recordings import link_plan
+from flexspec_mq.simulator.clairvoyant.plans import BASE
 from flexspec_mq.simulator.cost import Measured
 from flexspec_mq.simulator.recording import Recording
 

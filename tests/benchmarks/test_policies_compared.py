@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.policies.__main__ import main
 from benchmarks.policies.adaptation import ADAPTING
-from benchmarks.policies.compared import CHANGES, COMPARED, fixed_plans, link_names, worst_tenth
+from benchmarks.policies.compared import CHANGES, COMPARED, link_names
 from flexspec_mq.link.profiles import built_in
+from flexspec_mq.simulator.clairvoyant.plans import fixed_plans
 from flexspec_mq.simulator.cost import keep_times
 from flexspec_mq.simulator.recording import keep_recording
 from tests.simulator.recordings import TIMES, made
@@ -65,11 +66,6 @@ def test_after_a_step_each_policy_is_told_by_its_rounds(
             assert told["rounds"] is None or told["rounds"] >= 0
             assert 0.0 <= told["good"] <= 1.0
             assert told["excess"] > -0.5
-
-
-def test_the_worst_tenth_is_the_mean_of_the_largest_values() -> None:
-    assert worst_tenth([3.0, 1.0, 2.0]) == 3.0
-    assert worst_tenth([*range(1, 21)]) == 19.5
 
 
 def test_decisions_are_timed_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

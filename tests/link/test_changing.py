@@ -28,7 +28,9 @@ def test_profiles_follow_one_another_every_20_seconds() -> None:
 def test_a_chain_stays_20_seconds_in_the_mean_and_knows_its_seed() -> None:
     name = f"markov:{','.join(NAMES)}"
     states = states_of(link_plan(name, 1, None))
-    lasted, visited, time = [], set(), 0.0
+    lasted: list[float] = []
+    visited: set[int] = set()
+    time = 0.0
     while len(lasted) < 2000:
         state, ends = states.at(time)
         visited.add(state)

@@ -136,9 +136,7 @@ def test_a_search_is_no_slower_than_the_best_plan_and_no_faster_than_the_bound()
     plans = [STREAMING, Plan(4, 1, 1), Plan(4, 2, 1, 64), Plan(0, 1, 1, 64, 0.0, 8)]
     text = RECORDING.texts[2]
     found = search(setting, text, 4.0, plans)
-    held = [
-        simulate(setting, lambda plan=plan: FixedPolicy(plan), [text], [4.0])[0].seconds for plan in plans
-    ]  # type: ignore[misc]
+    held = [simulate(setting, partial(FixedPolicy, plan), [text], [4.0])[0].seconds for plan in plans]
     assert found.held == pytest.approx(min(held))
     assert ClairvoyantBound(setting).seconds(text, 4.0) <= found.seconds <= found.held
     assert len(found.schedule.plans) == -(-len(text.tokens) // HOLDS)
