@@ -41,6 +41,7 @@ class RandomPolicy:
                 qos=self.rng.randint(0, 2),
                 ahead=self.rng.choice((0, 0, self.rng.randint(8, 64))),
                 worker_draft=self.rng.choice((0, self.rng.randint(1, 8))),
+                trip_age=self.rng.choice((None, 0.5)),
             )
         return self._plan
 

@@ -19,7 +19,7 @@ from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.controller.policies.placement import PlacementPolicy
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.link.changing import CHANGING, MARKOV, changes
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.profiles import LinkPlan, built_in
 from flexspec_mq.link.recordings import PREFIX, channels
 from flexspec_mq.simulator.answers import LIKE_OURS, Answer, Setting
@@ -31,9 +31,13 @@ from flexspec_mq.simulator.recording import RecordedText, Recording
 from flexspec_mq.simulator.simulation import simulate
 
 COMPARED = "placement", "threshold", "bandit", "predictor", "rl"
-_ALL = "wifi,4g-weak,5g,satellite-geo,4g,satellite"
-CHANGES = f"{CHANGING}{_ALL}", f"{CHANGING}wifi,5g,4g,satellite", f"{MARKOV}{_ALL}"
-"""Links that are another one every 20 s."""
+_ALL = "wifi", "4g-weak", "5g", "satellite-geo", "4g", "satellite"
+CHANGES = (
+    f"{tour.PREFIX}{','.join(f'{name}=20' for name in _ALL)}",
+    f"{tour.PREFIX}wifi=20,5g=20,4g=20,satellite=20",
+    f"{markov.PREFIX}{','.join(_ALL)}",
+)
+"""Links that are another one every 20 s, in turn or in the mean."""
 _CHANGING, _EVERY_S = 24, 5.0
 """Answers over one of these, and seconds from one to the next."""
 _OFFSETS_S = 600.0
@@ -92,6 +96,11 @@ def link_names(folder: Path | None) -> list[str]:
     """All built-in ones, those that change, and those of a folder of recordings."""
     recorded = [] if folder is None else [f"{PREFIX}{name}" for name in channels(folder)]
     return [*built_in().profiles, *CHANGES, *recorded]
+
+
+def changes(name: str) -> bool:
+    """Whether a link's name is that of one that changes every so often."""
+    return name.startswith((tour.PREFIX, markov.PREFIX))
 
 
 def setting_of(

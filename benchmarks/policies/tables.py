@@ -7,8 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks._common import table
-from benchmarks.policies.compared import COMPARED
-from flexspec_mq.link.changing import changes
+from benchmarks.policies.compared import COMPARED, changes
 
 Rows = Sequence[Mapping[str, Any]]
 _REGRET = {

@@ -15,7 +15,7 @@ from flexspec_mq.bench.strategies import ABOUT, BEST_FIXED, Devices, chosen, dra
 from flexspec_mq.bench.traditional.schemes import GUESSES
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError, how_to_install
-from flexspec_mq.link.changing import CHANGING, MARKOV
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.namespaces import check_requirements
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.link.recordings import PREFIX, link_plan
@@ -70,8 +70,8 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=["wifi", "5g", "4g"],
         metavar="LINK",
-        help=f"profiles (`flexspec link profiles`), {PREFIX}CHANNEL, {CHANGING}A,B,… or {MARKOV}A,B,… for profiles "
-        f"that change every 20 s, or {LOOPBACK}; all but {LOOPBACK} need root",
+        help=f"profiles (`flexspec link profiles`), {tour.PREFIX}PROFILE=SECONDS,…, {markov.PREFIX}PROFILE,…, "
+        f"{PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
     )
     where.add_argument(
         "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md"

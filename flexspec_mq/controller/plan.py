@@ -25,6 +25,8 @@ class Plan:
         worker_draft: tokens of its own that a worker with a draft may put behind ours in one forward. What they
             decide counts as `ahead`.
         open_qos: quality of service of opens; None is `qos`. At 1 and 2 the broker tells whether anybody listens.
+        trip_age: seconds. Where the worker runs ahead and no batch is under way that could tell the round trip, an
+            answer is asked for once the newest one is so old; None never asks.
     """
 
     draft_length: int = 4
@@ -34,6 +36,7 @@ class Plan:
     confidence_threshold: float = 0.0
     worker_draft: int = 0
     open_qos: int | None = None
+    trip_age: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the protocol does not allow.
@@ -55,6 +58,8 @@ class Plan:
             raise UsageError(f"stop {stop} is not between 0 and 1", hint="0 never ends a batch early")
         if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
             raise UsageError(f"in_flight {self.in_flight} is not between 1 and {MAX_IN_FLIGHT}")
+        if self.trip_age is not None and self.trip_age <= 0:
+            raise UsageError(f"trip_age {self.trip_age} is not above 0")
 
 
 PLACES = 16

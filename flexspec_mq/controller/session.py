@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
 
 _PROMPT = 32
 """Tokens of a prompt whose reading shows in the time of a forward."""
+_READ = 64
+"""Tokens of a prompt that a worker's draft reads beside a forward."""
 _PLAIN = 0.3
 """One token alone takes so much of a forward, at least."""
+
+
+def of_a_forward(verdict: Verdict) -> bool:
+    """Whether a verdict tells what a forward decided. Answers to polls come at once, and may repeat tokens."""
+    return bool(verdict.tokens) and not (verdict.queue and not verdict.compute)
 
 
 class Counts(NamedTuple):
@@ -66,6 +74,7 @@ class SessionController:
         self._name = version
         self._reading = True  # the next forward for this session reads its prompt
         self._drafting = False  # the worker has drafted for this session
+        self._reads = 0  # verdicts without, that let it
         self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
         self.draft_time = node.draft_time
         self.round_trip = round_trip
@@ -73,6 +82,7 @@ class SessionController:
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
         self._newest: tuple[Policy, Plan, Observation] | None = None
+        self._asked_at = -inf  # when an answer was asked for, to know the round trip
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
@@ -82,12 +92,26 @@ class SessionController:
             self.round_trip.assume(known)
         self.worker = self._node.worker(worker, now)
         self.version = self._node.version(self._name, now)
+        self.version.acceptance.begins()
 
     def adopted(self, worker: str, now: float) -> None:
         """The session's messages go to this worker now."""
         self._node.adopted(worker, self.round_trip, now)
         self.worker = self._node.worker(worker, now)
-        self._reading, self._drafting, self._beyond = True, False, 0.0
+        self._reading, self._drafting, self._reads, self._beyond = True, False, 0, 0.0
+
+    def told(self, verdict: Verdict, prompt: int, *, may: bool) -> None:
+        """Take what a verdict of the session's worker says of drafts.
+
+        Args:
+            verdict: with tokens.
+            prompt: its tokens.
+            may: the worker may draft itself. That it does not says nothing while its draft may be reading the prompt.
+        """
+        if may and not verdict.drafted and not self._drafting and self._reads < prompt // _READ:
+            self._reads += 1
+            may = False
+        self.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
 
     def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> None:
         """Take a verdict's echo and times.
@@ -98,15 +122,15 @@ class SessionController:
             prompt: its tokens.
             may: the worker may draft itself.
         """
-        # An answer without tokens came at once: its `queue` tells of work that still waits.
-        queue = verdict.queue if verdict.tokens else 0
+        # An answer without a forward came at once: its `queue` tells of work that still waits.
+        queue = verdict.queue if of_a_forward(verdict) else 0
         rtt = self.round_trip
         sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
         # A hello may be of another worker than the one that is known so far.
         worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
         if sample is not None:
             worker.round_trip.saw(sample, now)
-        if not verdict.tokens or not (queue or verdict.compute):
+        if not of_a_forward(verdict) or not (queue or verdict.compute):
             return
         if self._reading:
             self._reading = False
@@ -121,6 +145,17 @@ class SessionController:
         if may and before and not rows:
             worker.own_forward.saw(verdict.compute / 1000, now)
             worker.own_tokens.saw(len(verdict.tokens), now)
+
+    def wants_trip(self, plan: Plan, now: float) -> bool:
+        """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done."""
+        if plan.trip_age is None:
+            return False
+        measured_at = self.round_trip.measured_at
+        due = max(measured_at, self._asked_at) + plan.trip_age
+        if now < due and not (self.worker.round_trip.doubtful and measured_at >= self._asked_at):
+            return False
+        self._asked_at = now
+        return True
 
     def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int) -> None:
         """A forward that verified so many tokens of ours."""
@@ -146,9 +181,9 @@ class SessionController:
         lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
         known = rtt.mean is not None
         token = worker.own_read.mean
-        own_read = None if token is None else token * counts.prompt
+        own_read = None if token is None else max(0.0, token * counts.prompt - self._beyond)
         return Observation(
-            rtt=rtt.mean if known else mine.smoothed,
+            rtt=rtt.mean if known else mine.unstalled,
             rtt_var=rtt.deviation if known else mine.deviation,
             queue=mine.queue,
             compute=mine.compute,

@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
-_STREAM = 32
-"""Run-ahead where the device does not draft, at least: credit is sent for each half of it."""
+_LEAST = 64
+"""Run-ahead, at least: what a worker goes on with while the link stands still. It costs nothing but the tokens of
+texts that are given up."""
 _ROOM = 6
 """Run-ahead beyond round trips, for drafts of the worker's own."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
 """A worker that did not draft, or might not, is let again by one plan in so many."""
+_TRIP_AGE = 2.0
+"""Seconds after which the round trip is asked for where nothing tells it: a link changes within a second, and an
+answer costs as much as another verdict."""
 _GRAIN = 8
 """Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
 
@@ -62,6 +66,10 @@ class WhoDrafts:
         return self._verdicts < _ASKS or self._plans % _PROBE == 0
 
     def running_ahead(self, plan: Plan) -> Plan:
-        """The plan with run-ahead that covers the round trips, and at least its own."""
-        least = plan.ahead if plan.draft_length else max(plan.ahead, _STREAM)
-        return replace(plan, ahead=min(MAX_AHEAD, max(least, self._reach)))
+        """The plan with run-ahead that covers the round trips, and short outages.
+
+        Where the device does not draft it is all that there may be: nothing that the worker decides alone could come
+        too early, and what it writes in an outage is there at once when the link is back.
+        """
+        ahead = min(MAX_AHEAD, max(plan.ahead, _LEAST, self._reach)) if plan.draft_length else MAX_AHEAD
+        return replace(plan, ahead=ahead, trip_age=_TRIP_AGE)

@@ -19,7 +19,7 @@ import msgspec
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
-from flexspec_mq.link.changing import CHANGING, MARKOV, changes
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.keeper import terminated
 from flexspec_mq.link.netns import NetnsLink, netns_link
@@ -86,8 +86,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--profile",
         default="4g",
         metavar="NAME",
-        help=f"see `link profiles`; {CHANGING}A,B,… and {MARKOV}A,B,… are another one of them every 20 s "
-        "(default: 4g)",
+        help=f"see `link profiles`, or {tour.PREFIX}NAME=SECONDS,NAME=SECONDS,… for several in turns, or "
+        f"{markov.PREFIX}NAME,NAME,… for several at random (default: 4g)",
     )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
@@ -119,10 +119,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> LinkPlan:
-    if args.profile.startswith(PREFIX) or changes(args.profile):
-        plan = link_plan(args.profile, args.seed, args.recorded)
-    else:
-        plan = LinkPlan(args.profile, _catalogue(args).get(args.profile), args.seed)
+    plan = link_plan(args.profile, args.seed, args.recorded, _catalogue(args))
     traces = {
         f"{way}_trace": read_trace(path)
         for way, path in (("up", args.trace_up), ("down", args.trace_down))

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from flexspec_mq.link.counters import WayCounters
 from flexspec_mq.link.profiles import LinkPlan, Way, WayFigures
 from flexspec_mq.link.rate import StateRate, TraceRate
-from flexspec_mq.link.timeline import OutageTimeline, states_of
+from flexspec_mq.link.timeline import outages_of, states_of
 
 SEGMENT = 1448
 """Payload bytes of a TCP segment on a link of 1,500 bytes; a proxy's losses are drawn per segment."""
@@ -61,9 +61,7 @@ class Impairment:
         self.counters = WayCounters() if counters is None else counters
         self._figures = [state.figures(way) for state in plan.profile.states]
         self._states = states_of(plan)
-        spec = plan.profile.outages
-        hit = spec is not None and spec.ways in ("both", way)
-        self.outages = OutageTimeline(spec if hit else None, random.Random(f"outages/{plan.seed}"))  # noqa: S311
+        self.outages = outages_of(plan, way)
         begins = f" {plan.begins_s}" if plan.begins_s else ""
         self._rng = random.Random(f"{way} {plan.seed}{begins}")  # noqa: S311  an experiment, no secret
         trace = plan.trace(way)

@@ -99,6 +99,18 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ) from None
 
 
+class Outage(msgspec.Struct, frozen=True):
+    """One time at which nothing passes, in seconds of the channel.
+
+    Attributes:
+        ways: which way it hits.
+    """
+
+    starts_s: float
+    ends_s: float
+    ways: Literal["both", "up", "down"] = "both"
+
+
 class LinkPlan(msgspec.Struct, frozen=True):
     """All that one run of a link depends on: equal plans impair equal traffic equally.
 
@@ -109,6 +121,8 @@ class LinkPlan(msgspec.Struct, frozen=True):
         lasts_s: seconds, all above 0, that each of the profile's states lasts: they follow one another in their
             order, over and over. Empty draws a chain at random.
         begins_s: time of the channel at which the link comes up; jitter and loss of its packets hang on it too.
+        outages: in their order, without overlap and within the sum of `lasts_s`, with which they come again; they
+            replace those of the profile.
     """
 
     name: str
@@ -119,6 +133,7 @@ class LinkPlan(msgspec.Struct, frozen=True):
     down_trace: tuple[int, ...] | None = None
     lasts_s: tuple[float, ...] = ()
     begins_s: float = 0.0
+    outages: tuple[Outage, ...] = ()
 
     def trace(self, way: Way) -> tuple[int, ...] | None:
         """That of one way."""

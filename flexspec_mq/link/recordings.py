@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.link.changing import changes, changing_plan
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.drives import Row, Second, read_rows, seconds_of
-from flexspec_mq.link.profiles import MTU, Figure, LinkPlan, Profile, State, WayFigures, built_in
+from flexspec_mq.link.profiles import MTU, Catalogue, Figure, LinkPlan, Profile, State, WayFigures, built_in
 from flexspec_mq.link.trace import read_trace
 
 PREFIX = "recorded:"
@@ -44,21 +44,27 @@ _SOURCE, _QUEUE = "recorded", "assumption: a quarter of a second at the mean rat
 _UP = "assumption: download times Ofcom's ratio"
 
 
-def link_plan(name: str, seed: int, folder: Path | None) -> LinkPlan:
-    """The plan of a link by its name: a built-in profile, ``recorded:CHANNEL``, or profiles that change (`changing`).
+def link_plan(name: str, seed: int, folder: Path | None, catalogue: Catalogue | None = None) -> LinkPlan:
+    """The plan of a link by its name.
+
+    That of a profile, ``tour:PROFILE=SECONDS,…``, ``markov:PROFILE,…`` or ``recorded:CHANNEL``.
 
     Args:
         name: of the link.
         seed: of all that is drawn at random.
         folder: of recordings.
+        catalogue: of profiles; the built-in ones if not given.
 
     Raises:
         UsageError: there is no such link, or its recording cannot be read.
     """
-    if changes(name):
-        return changing_plan(name, seed)
+    profiles = built_in() if catalogue is None else catalogue
+    if name.startswith(tour.PREFIX):
+        return tour.tour_plan(name, seed, profiles)
+    if name.startswith(markov.PREFIX):
+        return markov.markov_plan(name, seed, profiles)
     if not name.startswith(PREFIX):
-        return LinkPlan(name, built_in().get(name), seed)
+        return LinkPlan(name, profiles.get(name), seed)
     if folder is None:
         raise UsageError(f"{name} needs a folder of recordings", hint="name it with --recorded FOLDER")
     channel = name.removeprefix(PREFIX).lower()

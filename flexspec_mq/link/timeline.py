@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, count
 from typing import Protocol
 
-from flexspec_mq.link.profiles import LinkPlan, Outages, State
+from flexspec_mq.link.profiles import LinkPlan, Outages, State, Way
+
+Interval = tuple[float, float]
+"""Start and end, in seconds of the channel; half-open."""
 
 
 class States(Protocol):
@@ -91,34 +94,69 @@ class StateTimeline:
         return self._rng.choices(others, [weights.get(self._states[i].name, 0.0) for i in others])[0]
 
 
-class OutageTimeline:
-    """Outages, each a half-open interval; none at 0. Without a specification there are none."""
+def outages_of(plan: LinkPlan, way: Way) -> OutageTimeline:
+    """Those that hit one way of a link: as the plan says where it names any, else drawn."""
+    if plan.outages:
+        hit = [(one.starts_s, one.ends_s) for one in plan.outages if one.ways in ("both", way)]
+        return OutageTimeline(repeated_outages(hit, sum(plan.lasts_s)))
+    spec = plan.profile.outages
+    if spec is None or spec.ways not in ("both", way):
+        return OutageTimeline(iter(()))
+    return OutageTimeline(drawn_outages(spec, random.Random(f"outages/{plan.seed}")))  # noqa: S311
 
-    def __init__(self, spec: Outages | None, rng: random.Random) -> None:
-        self._spec = spec
-        self._rng = rng
+
+def drawn_outages(spec: Outages, rng: random.Random) -> Iterator[Interval]:
+    """One after the other, without end; none at 0."""
+    low, high = math.log(spec.shortest_s.value), math.log(spec.longest_s.value)
+    ended = 0.0
+    while True:
+        begins = ended + rng.expovariate(1 / spec.gap_s.value)
+        length = math.exp(low + (high - low) * rng.random())
+        ended = begins + min(max(length, spec.shortest_s.value), spec.longest_s.value)
+        yield begins, ended
+
+
+def repeated_outages(found: Sequence[Interval], period: float) -> Iterator[Interval]:
+    """The same ones again every `period` seconds, without end where there are any.
+
+    Raises:
+        ValueError: one ends behind the period.
+    """
+    if found and found[-1][1] > period:
+        raise ValueError("outages end within the period with which they come again")
+    for turn in count() if found else ():
+        for start, end in found:
+            yield turn * period + start, turn * period + end
+
+
+class OutageTimeline:
+    """Outages, each a half-open interval.
+
+    Args:
+        outages: in their order and without overlap; taken as far as was asked about.
+    """
+
+    def __init__(self, outages: Iterator[Interval]) -> None:
+        self._outages = outages
         self._starts: list[float] = []
         self._ends: list[float] = []
 
     def touching(self, start: float, end: float) -> float | None:
         """The end of the first outage that overlaps ``[start, end]``, or None."""
-        if self._spec is None:
-            return None
-        while not self._starts or self._starts[-1] <= end:
-            self._extend(self._spec)
+        self._extend(end)
         place = bisect_right(self._ends, start)
-        return self._ends[place] if self._starts[place] <= end else None
+        return self._ends[place] if place < len(self._ends) and self._starts[place] <= end else None
 
-    def between(self, start: float, end: float) -> list[tuple[float, float]]:
+    def between(self, start: float, end: float) -> list[Interval]:
         """All outages that overlap ``[start, end]``."""
-        if self._spec is None:
-            return []
-        self.touching(start, end)
+        self._extend(end)
         return [(s, e) for s, e in zip(self._starts, self._ends, strict=True) if s <= end and e > start]
 
-    def _extend(self, spec: Outages) -> None:
-        begins = (self._ends[-1] if self._ends else 0.0) + self._rng.expovariate(1 / spec.gap_s.value)
-        low, high = math.log(spec.shortest_s.value), math.log(spec.longest_s.value)
-        length = math.exp(low + (high - low) * self._rng.random())
-        self._starts.append(begins)
-        self._ends.append(begins + min(max(length, spec.shortest_s.value), spec.longest_s.value))
+    def _extend(self, end: float) -> None:
+        """Take outages until one starts after `end`."""
+        while not self._starts or self._starts[-1] <= end:
+            following = next(self._outages, None)
+            if following is None:
+                return
+            self._starts.append(following[0])
+            self._ends.append(following[1])

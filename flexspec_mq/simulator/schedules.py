@@ -33,11 +33,11 @@ _CONTEXT = 1024
 """Seconds of simulated time within which every session must finish once the faults have ended."""
 
 PLANS = [
-    Plan(k, w, q, a, worker_draft=d)
+    Plan(k, w, q, a, worker_draft=d, trip_age=t)
     for k in (0, 1, 4, 8)
     for w in (1, 2, 4)
     for q in (0, 1)
-    for a, d in ((0, 0), (0, 0), (12, 0), (12, 3), (64, 0), (64, 8))
+    for a, d, t in ((0, 0, None), (0, 0, None), (12, 0, None), (12, 3, 0.2), (64, 0, 1.0), (64, 8, None))
 ]
 
 

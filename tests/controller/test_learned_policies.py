@@ -102,7 +102,7 @@ def test_plans_keep_to_what_the_user_allows(
 
 @pytest.mark.parametrize("name", ["rl", "predictor"])
 def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead(name: str) -> None:
-    assert replace(POLICIES[name](BASE).plan(Observation()), ahead=8) == BASE
+    assert replace(POLICIES[name](BASE).plan(Observation()), ahead=8, trip_age=None) == BASE
 
 
 @given(observations.filter(known))

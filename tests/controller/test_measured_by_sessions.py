@@ -9,14 +9,16 @@ import msgspec
 import pytest
 
 from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.session import SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
 from flexspec_mq.simulator.world import identity
 from flexspec_mq.transport.memory import MemoryBroker
-from schemas.messages import Draft, Open, Verdict
+from schemas.messages import Draft, Open, Poll, Verdict
 from tests.daemons import FakeDrafter, check, edge_at, until, wanting, worker_at
 from tests.protocol.test_edge_rules import PROMPT, verdict
 
@@ -52,7 +54,7 @@ class Script:
         )
         self.machine = EdgeSession(request, FixedPolicy(plan), random.Random(1), controller=controller)
         self.now, self.way, self.number = start, way, number
-        self.sent: list[Open | Draft] = []
+        self.sent: list[Open | Draft | Poll] = []
         self.take(self.machine.start(start))
         self.now += way
         self.take(self.machine.receive(self.answer((), 0, 0, worker=worker), self.now))
@@ -64,7 +66,9 @@ class Script:
     def take(self, effects: object) -> None:
         assert isinstance(effects, list)
         self.sent += [
-            one.message for one in effects if isinstance(one, Send) and isinstance(one.message, Open | Draft)
+            one.message
+            for one in effects
+            if isinstance(one, Send) and isinstance(one.message, Open | Draft | Poll)
         ]
 
     def answer(self, tokens: tuple[int, ...], queue: int, compute: int, **fields: object) -> Verdict:
@@ -165,6 +169,26 @@ def test_what_a_workers_own_drafts_give_is_told_where_it_may_draft() -> None:
     assert seen.own_read == 0.0, "it has read this session's"
     assert seen.worker_acceptance is not None
     assert 0.5 < seen.worker_acceptance < 0.8
+
+
+def test_an_answer_to_a_poll_tells_the_round_trip_and_nothing_of_forwards() -> None:
+    script = read(Controller(), Plan(0, ahead=256, worker_draft=8, trip_age=5.0))
+    for _ in range(6):
+        script.decide(3, 0, 50, drafted=4)
+    assert not any(isinstance(one, Poll) for one in script.sent)
+    script.now += 5.0
+    script.decide(3, 0, 50, drafted=4)
+    assert isinstance(script.sent[-1], Poll)
+    before, have = script.seen, len(script.machine.committed)
+    # It comes at once, although a forward has been under way for 30 ms, and brings a token that waited to be sent.
+    script.now += script.way + 0.03
+    script.take(script.machine.receive(script.answer(TEXT[have : have + 1], 30, 0), script.now))
+    after = script.seen
+    assert before.rtt == pytest.approx(0.05)
+    assert after.rtt is not None
+    assert after.rtt > 0.053, "nothing of the 30 ms more was the worker's"
+    for name in ("compute_mean", "queue_mean", "forward", "own_forward", "own_tokens", "worker_drafted"):
+        assert getattr(after, name) == getattr(before, name), name
 
 
 def test_nothing_is_told_of_a_workers_drafts_where_it_may_not_draft() -> None:
@@ -321,3 +345,17 @@ async def test_a_long_prompt_tells_what_the_link_carries() -> None:
         goodput = generation.machine.observation.goodput_up
         assert goodput is not None
         assert goodput > 1000.0
+
+
+def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_prompt() -> None:
+    """Ten pieces of 64 tokens ride along with as many forwards."""
+
+    def asked(*drafted: int) -> int:
+        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v")
+        for one in drafted:
+            control.told(msgspec.structs.replace(verdict((), (7,)), drafted=one), 650, may=True)
+        return control.worker.drafts.verdicts
+
+    assert asked(*[0] * 10) == 0
+    assert asked(*[0] * 12) == 2
+    assert asked(0, 0, 3) == 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from schemas.messages import MAX_AHEAD
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
 NEAR = Observation(
@@ -56,7 +57,7 @@ def test_plans_keep_to_what_the_user_allows(seen: list[Observation], length: int
 
 
 def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
-    assert replace(planned(Observation()), ahead=8) == BASE
+    assert replace(planned(Observation()), ahead=8, trip_age=None) == BASE
 
 
 DRAFTS = replace(NEAR, worker_drafted=3.0, own_forward=0.05, own_tokens=2.5, own_read=0.1)
@@ -92,7 +93,7 @@ def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:
 def test_a_useless_draft_is_left_alone() -> None:
     plan = planned(replace(NEAR, acceptance=(0.02,)))
     assert plan.draft_length == 0
-    assert plan.ahead >= 32
+    assert plan.ahead == MAX_AHEAD
 
 
 def test_a_draft_that_comes_too_late_is_left_alone() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.link.impairment import LEAST_RTO, Drop, Impairment
 from flexspec_mq.link.profiles import LinkPlan, Profile, built_in
-from flexspec_mq.link.timeline import OutageTimeline
+from flexspec_mq.link.timeline import OutageTimeline, drawn_outages
 from tests.link.plans import OUTAGES, figures, plan, state
 
 Packets = list[tuple[float, int]]
@@ -94,7 +94,7 @@ def test_outages_let_nothing_through(came: Packets, seed: int, jitter: float) ->
 
 def test_on_an_idle_link_exactly_what_meets_an_outage_is_dropped() -> None:
     impaired = Impairment(plan(figures(delay=10, rate=8), outages=OUTAGES, seed=9), "up")
-    outages = OutageTimeline(OUTAGES, random.Random("outages/9")).between(0, 300)
+    outages = OutageTimeline(drawn_outages(OUTAGES, random.Random("outages/9"))).between(0, 300)
     dropped = 0
     for number in range(10_000):
         sent = number * 0.03

@@ -23,6 +23,7 @@ from flexspec_mq.link.profiles import LinkPlan, Profile, State
 from flexspec_mq.link.recordings import channels, link_plan, one_way
 from flexspec_mq.link.timeline import RecordedStates
 from flexspec_mq.link.trace import read_trace
+from tests.link.pings import ECHO, PING
 from tests.link.plans import figures, needs_namespaces, plan, state
 from tests.link.recordings import HEADER, OTHER, row, write_rows, write_trace
 
@@ -225,26 +226,6 @@ def test_what_is_drawn_for_packets_hangs_on_where_the_channel_begins() -> None:
     assert fates(10.0) == fates(10.0)
     assert fates(10.0) != fates(11.0), "alike by chance once in 2**64"
     assert fates(0.0) != fates(10.0)
-
-
-PING = """
-import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(20)
-began = time.monotonic()
-s.sendto(b"x", (sys.argv[1], 7000))
-s.recv(1)
-print(time.monotonic() - began)
-"""
-ECHO = """
-import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind((sys.argv[1], 7000))
-print("ready", flush=True)
-while True:
-    data, peer = s.recvfrom(10)
-    s.sendto(data, peer)
-"""
 
 
 @needs_namespaces

@@ -14,7 +14,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.link.impairment import Drop, Impairment
 from flexspec_mq.link.profiles import LinkPlan, Profile, State
 from flexspec_mq.link.rate import StateRate, TraceRate
-from flexspec_mq.link.timeline import OutageTimeline, StateTimeline
+from flexspec_mq.link.timeline import OutageTimeline, StateTimeline, drawn_outages
 from flexspec_mq.link.trace import read_trace
 from tests.link.plans import OUTAGES, figure, figures, plan, state
 
@@ -58,7 +58,7 @@ def test_a_state_is_followed_only_by_what_its_weights_allow() -> None:
 
 
 def test_outages_have_their_bounds_and_their_gaps() -> None:
-    found = OutageTimeline(OUTAGES, random.Random(4)).between(0, 2000)
+    found = OutageTimeline(drawn_outages(OUTAGES, random.Random(4))).between(0, 2000)
     lengths = [end - start for start, end in found]
     gaps = [later[0] - earlier[1] for earlier, later in pairwise(found)]
     assert min(lengths) >= 0.05
@@ -71,8 +71,8 @@ def test_outages_have_their_bounds_and_their_gaps() -> None:
 @settings(deadline=None)
 @given(st.floats(0, 50), st.floats(0, 5))
 def test_touching_agrees_with_a_search_through_all_outages(start: float, length: float) -> None:
-    timeline = OutageTimeline(OUTAGES, random.Random(5))
-    every = OutageTimeline(OUTAGES, random.Random(5)).between(0, 100)
+    timeline = OutageTimeline(drawn_outages(OUTAGES, random.Random(5)))
+    every = OutageTimeline(drawn_outages(OUTAGES, random.Random(5))).between(0, 100)
     hit = [end for begin, end in every if begin <= start + length and end > start]
     assert timeline.touching(start, start + length) == (hit[0] if hit else None)
 

@@ -64,10 +64,12 @@ class Place:
     Attributes:
         here: broker, daemons and link.
         sides: who answers, by name.
+        urls: of the edge nodes' APIs, as seen from the device's side, by name.
     """
 
     here: topology.Site
     sides: Mapping[str, Side]
+    urls: Mapping[str, str]
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
@@ -142,4 +144,4 @@ async def place(
         }
         if traditional is not None:
             sides |= await start_traditional(here, traditional, delay_ms)
-        yield Place(here, sides)
+        yield Place(here, sides, urls)

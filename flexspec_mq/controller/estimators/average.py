@@ -55,6 +55,11 @@ class Average:
         self.known = 0.0
         self.steps = 0
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the newest samples are so far off that a few more like them are a step."""
+        return abs(self._score) >= _MOST - _SLACK
+
     def saw(self, sample: float, now: float) -> None:
         """Take a sample, at a time in seconds on a clock that does not go back."""
         mean, passed, self._at = self.mean, now - self._at, now

@@ -124,14 +124,20 @@ class Sender:
         end = self._window.next_end(plan, text.have, text.tip, drafting=drafting)
         return None if end is None else self._tokens(Draft, plan, self._window.send(end), now)
 
-    def credit(self, plan: Plan, now: float) -> Send | None:
-        """Run-ahead credit, if the worker may be short of it or the plan grants another."""
+    @property
+    def silent(self) -> bool:
+        """Whether the adopted worker runs ahead and nothing of ours is under way that its verdicts could echo."""
+        return self._granted[0] > 0 and not self._window.in_flight
+
+    def credit(self, plan: Plan, now: float, *, ask: bool) -> Send | None:
+        """Run-ahead credit, if the worker may be short of it or the plan grants another; `ask`: must be answered."""
         ahead, held = plan.ahead, self._window.held
-        if _grant(plan) == self._granted and not (
-            ahead and self._text.have - self._credited >= max(1, ahead // 2)
+        if not ask and (
+            _grant(plan) == self._granted
+            and not (ahead and self._text.have - self._credited >= max(1, ahead // 2))
         ):
             return None
-        return self._tokens(Draft, plan, Span(held, held), now)
+        return self._tokens(Poll if ask else Draft, plan, Span(held, held), now)
 
     def poll(self, plan: Plan, now: float) -> Send:
         """Ask for an answer, and send again all that the worker may have missed."""

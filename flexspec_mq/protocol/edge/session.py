@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.session import Counts, SessionController
+from flexspec_mq.controller.session import Counts, SessionController, of_a_forward
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
@@ -324,7 +324,10 @@ class EdgeSession:
         )
 
     def _pump(self, now: float) -> None:
-        """Send every batch that is due, then run-ahead credit if the worker may be short of it."""
+        """Send every batch that is due, then run-ahead credit if the worker may be short of it.
+
+        Verdicts of pure run-ahead echo nothing. So where the plan wants to know the round trip, credit asks for it.
+        """
         sender, text = self._sender, self._text
         while True:
             plan = self._plan or self.plan
@@ -334,7 +337,8 @@ class EdgeSession:
                 break
             self.counters.batches += 1
             self._send(batch, now)
-        credit = sender.credit(plan, now)
+        ask = sender.silent and self._control.wants_trip(plan, now)
+        credit = sender.credit(plan, now, ask=ask)
         if credit is not None:
             self.counters.acks += 1
             self._send(credit, now)
@@ -406,8 +410,8 @@ class EdgeSession:
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
-        if mine and verdict.tokens:
-            self._control.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
+        if mine and of_a_forward(verdict):
+            self._control.told(verdict, len(self._request.prompt), may=may)
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
             self._commit(verdict, now, mine=mine)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from math import inf
 
 from flexspec_mq.link.profiles import LinkPlan, Way
-from flexspec_mq.link.timeline import OutageTimeline, states_of
+from flexspec_mq.link.timeline import outages_of, states_of
 
 
 class Arrivals:
@@ -27,10 +26,7 @@ class Arrivals:
         self._begins = begins_s
         self._states = states_of(plan)
         self._delays = [state.figures(way).delay_ms.value / 1000 for state in plan.profile.states]
-        spec = plan.profile.outages
-        hit = spec is not None and spec.ways in ("both", way)
-        # The same chance as that of `Impairment`.
-        self._outages = OutageTimeline(spec if hit else None, random.Random(f"outages/{plan.seed}"))
+        self._outages = outages_of(plan, way)
 
     def earliest(self, time: float) -> float:
         """Of what is sent at `time` (seconds) or later; never falls as that rises."""

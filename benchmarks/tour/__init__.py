@@ -1,0 +1,1 @@
+"""What each policy does while the link under an answer changes, drawn."""
