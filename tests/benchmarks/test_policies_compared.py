@@ -52,7 +52,7 @@ def test_a_search_finds_what_is_no_slower_than_the_best_plan_of_each_answer(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (row,) = results([*files, "--links", "4g", "--conditions", "1", "--search"], capsys)
-    assert 1.0 <= row["regret"]["searched"]["median"] <= 1.02 * row["regret"]["each"]["median"]
+    assert 1.0 <= row["regret"]["searched"]["median"] <= 1.05 * row["regret"]["each"]["median"]
 
 
 def test_after_a_step_each_policy_is_told_by_its_rounds(

@@ -56,7 +56,7 @@ def search(setting: Setting, text: RecordedText, begins_s: float | None, plans: 
     It begins with the fastest plan that is held all the way, and tries all others for each piece of the text in turn.
 
     Args:
-        setting: of the simulation. The node knows nothing when the answer begins.
+        setting: of the simulation. Its shortest text is written before, so that the worker knows how fast it reads.
         text: of the recording.
         begins_s: second of the channel at which it is asked for; None on loopback.
         plans: that may be chosen, at least one.
@@ -64,9 +64,12 @@ def search(setting: Setting, text: RecordedText, begins_s: float | None, plans: 
     Raises:
         FlexSpecError: an answer is not the recorded text, or does not end.
     """
+    first = min(setting.recording.texts, key=lambda one: len(one.tokens))
 
     def seconds(schedule: Schedule) -> float:
-        answer = Simulation(setting, lambda: schedule).answer(text, begins_s)
+        simulation = Simulation(setting, lambda: schedule)
+        simulation.answer(first, begins_s)
+        answer = simulation.answer(text, begins_s)
         if answer.problem:
             raise FlexSpecError(f"a simulated answer is wrong: {answer.problem}")
         return answer.seconds
