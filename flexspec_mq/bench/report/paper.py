@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 PAPER = "arXiv 2601.00644"
-DEFAULT_POLICY = "threshold"
+DEFAULT_POLICY = "predictor"
 """Of an edge node."""
 _TRADITIONAL = "traditional"
 HEADS = "", "seconds", "bytes", "J a token", "accepted", "text"
