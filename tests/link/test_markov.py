@@ -29,9 +29,9 @@ def test_a_chain_goes_through_the_profiles_and_stays_20_seconds_in_the_mean() ->
         time = ends
     assert fmean(lasted) == pytest.approx(LASTS_S, rel=0.1)
     assert visited == set(range(len(NAMES)))
-    for name, state in zip(NAMES, plan.profile.states, strict=True):
-        (profile,) = built_in().get(name).states
-        assert (state.name, state.up, state.down) == (name, profile.up, profile.down)
+    for name, made in zip(NAMES, plan.profile.states, strict=True):
+        (there,) = built_in().get(name).states
+        assert (made.name, made.up, made.down) == (name, there.up, there.down)
 
 
 def test_equal_seeds_give_equal_chains() -> None:
