@@ -16,16 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser, table
-from benchmarks.policies.compared import (
-    BASE,
-    COMPARED,
-    CONDITIONS,
-    Condition,
-    answered,
-    fixed_plans,
-    link_names,
-    plan_of,
-)
+from benchmarks.policies.compared import COMPARED, CONDITIONS, asked, link_names, setting_of
 from flexspec_mq.controller.limits.limits import Limits
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.controller.policies import POLICIES
@@ -34,8 +25,9 @@ from flexspec_mq.controller.policies.within_limits import WithinLimits
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.energy.presets import DEVICES, built_in
 from flexspec_mq.energy.text import ModelledEnergy
-from flexspec_mq.link.profiles import LinkPlan
+from flexspec_mq.link.recordings import link_plan
 from flexspec_mq.simulator.answers import Answer
+from flexspec_mq.simulator.clairvoyant.plans import BASE, fixed_plans
 from flexspec_mq.simulator.cost import read_times
 from flexspec_mq.simulator.recording import read_recording
 
@@ -163,23 +155,9 @@ def measure(options: Namespace) -> int:
     for number in options.conditions:
         title, condition = conditions[number]
         for name in names[:1] if options.quick else names:
-            link = plan_of(name, options.seed, None)
-
-            def run(
-                policy: Callable[[], Policy], link: LinkPlan = link, condition: Condition = condition
-            ) -> Sequence[Answer]:
-                return answered(
-                    recording,
-                    times,
-                    link,
-                    condition,
-                    policy,
-                    answers=options.answers,
-                    seed=options.seed,
-                    energy=energy,
-                )
-
-            of = outcomes(run, energy, COMPARED)
+            link = link_plan(name, options.seed, None)
+            setting = setting_of(recording, times, link, condition, seed=options.seed, energy=energy)
+            of = outcomes(asked(setting, link, options.answers).answers, energy, COMPARED)
             rows[f"{title}; {name}"] = {policy: [asdict(one) for one in of[policy]] for policy in of}
             for policy in of:
                 found.setdefault(policy, []).extend(of[policy])
