@@ -152,7 +152,7 @@ async def measure(options: Namespace) -> int:
         CONVERSATION: ([one.text for one in questions], options.turn_tokens),
     }
     devices = Devices(options.draft, options.target, 0)
-    worker = ["--target", options.target, *([] if options.worker_alone else ["--draft", options.draft])]
+    worker = ["--target", options.target, "--draft", "none" if options.worker_alone else options.draft]
     results: dict[str, Any] = {}
     wrong: list[str] = []
     async with place(
