@@ -82,7 +82,9 @@ class EngineCore:
         """
         writing = self.scheduler.writing_items()
         rows = self.draft_budget.allocate(
-            {item.key: len(item.draft) for item in writing}, len(self.scheduler.pending)
+            {item.key: len(item.draft) for item in writing},
+            len(self.scheduler.pending),
+            self.scheduler.reading_ms(),
         )
         own = {} if self.drafts is None else self.drafts.draft(writing, rows, self.draft_budget)
         drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}

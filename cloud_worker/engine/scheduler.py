@@ -97,6 +97,14 @@ class Scheduler:
         """Pending items whose prefix is read: the next forward decides them, if there is room for all."""
         return [item for item in self.pending.values() if self.unread(item) - len(self._draft(item)) <= 1]
 
+    def reading_ms(self) -> float:
+        """What reading prefixes is expected to add to the next forward, in ms; 0 where nobody measures it."""
+        budget = self._prefill_budget
+        if budget is None:
+            return 0.0
+        left = [self.unread(item) - len(self._draft(item)) for item in self.pending.values()]
+        return budget.adds(sum(tokens <= 1 for tokens in left), sum(tokens for tokens in left if tokens > 1))
+
     def unread(self, item: WorkItem) -> int:
         """How many tokens the item would feed, its draft included."""
         kv = self.caches.of_head(item.key, self._head(item))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _PROMPT = 32
 """Tokens of a prompt whose reading shows in the time of a forward."""
+_READ = 64
+"""Tokens of a prompt that a worker's draft reads beside a forward."""
 _PLAIN = 0.3
 """One token alone takes so much of a forward, at least."""
 
@@ -72,6 +74,7 @@ class SessionController:
         self._name = version
         self._reading = True  # the next forward for this session reads its prompt
         self._drafting = False  # the worker has drafted for this session
+        self._reads = 0  # verdicts without, that let it
         self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
         self.draft_time = node.draft_time
         self.round_trip = round_trip
@@ -89,12 +92,26 @@ class SessionController:
             self.round_trip.assume(known)
         self.worker = self._node.worker(worker, now)
         self.version = self._node.version(self._name, now)
+        self.version.acceptance.begins()
 
     def adopted(self, worker: str, now: float) -> None:
         """The session's messages go to this worker now."""
         self._node.adopted(worker, self.round_trip, now)
         self.worker = self._node.worker(worker, now)
-        self._reading, self._drafting, self._beyond = True, False, 0.0
+        self._reading, self._drafting, self._reads, self._beyond = True, False, 0, 0.0
+
+    def told(self, verdict: Verdict, prompt: int, *, may: bool) -> None:
+        """Take what a verdict of the session's worker says of drafts.
+
+        Args:
+            verdict: with tokens.
+            prompt: its tokens.
+            may: the worker may draft itself. That it does not says nothing while its draft may be reading the prompt.
+        """
+        if may and not verdict.drafted and not self._drafting and self._reads < prompt // _READ:
+            self._reads += 1
+            may = False
+        self.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
 
     def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> None:
         """Take a verdict's echo and times.
@@ -164,9 +181,9 @@ class SessionController:
         lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
         known = rtt.mean is not None
         token = worker.own_read.mean
-        own_read = None if token is None else token * counts.prompt
+        own_read = None if token is None else max(0.0, token * counts.prompt - self._beyond)
         return Observation(
-            rtt=rtt.mean if known else mine.smoothed,
+            rtt=rtt.mean if known else mine.unstalled,
             rtt_var=rtt.deviation if known else mine.deviation,
             queue=mine.queue,
             compute=mine.compute,

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
+_LEAST = 64
+"""Run-ahead, at least: what a worker goes on with while the link stands still. It costs nothing but the tokens of
+texts that are given up."""
 _ROOM = 6
 """Run-ahead beyond round trips, for drafts of the worker's own."""
 _ASKS = 4
@@ -63,10 +66,10 @@ class WhoDrafts:
         return self._verdicts < _ASKS or self._plans % _PROBE == 0
 
     def running_ahead(self, plan: Plan) -> Plan:
-        """The plan with run-ahead that covers the round trips, and at least its own.
+        """The plan with run-ahead that covers the round trips, and short outages.
 
         Where the device does not draft it is all that there may be: nothing that the worker decides alone could come
         too early, and what it writes in an outage is there at once when the link is back.
         """
-        ahead = min(MAX_AHEAD, max(plan.ahead, self._reach)) if plan.draft_length else MAX_AHEAD
+        ahead = min(MAX_AHEAD, max(plan.ahead, _LEAST, self._reach)) if plan.draft_length else MAX_AHEAD
         return replace(plan, ahead=ahead, trip_age=_TRIP_AGE)

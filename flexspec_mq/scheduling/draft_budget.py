@@ -32,7 +32,7 @@ _READ = 0.01
 _CALL = 0.15
 """What a forward of the draft is taken to cost, as a share of the target's, before one was seen."""
 _LEARN = 1 / 16
-"""Weight of the newest forward in what a session usually gets by one."""
+"""Weight of the newest forward in what a session usually gets by one, or could."""
 _PROBE = 16
 """Where drafts are alike, one forward in so many gets half of its rows, so that the price of a row stays known."""
 
@@ -73,23 +73,26 @@ class DraftBudget:
         self._forward = LinearCost((_SESSION, _ROW))
         self._call = LinearCost((_CALL_ROW,))
         self._acceptance: dict[SessionKey, _Acceptance] = {}
-        self._usual: dict[SessionKey, float] = {}
+        self._got: dict[SessionKey, float] = {}
+        self._offered: dict[SessionKey, float] = {}
         self._read: float | None = None
         self._alike = 0
         self._newest = (0, 0)
         self.cut = 0
 
-    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int) -> Allocation:
+    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0) -> Allocation:
         """Give the drafted tokens of edges their rows; the worker's own may follow.
 
         Args:
             drafts: how many tokens there are for each session that the forward decides, maybe none.
             sessions: that share the forward, those that are still being read included.
+            reading: ms that the forward takes for these.
         """
-        ms = self._forward.of((len(drafts), 0)) if self._rationed else 0.0
-        call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * ms, 0.0)
-        usual = {key: self._usual.get(key, 1.0) for key in drafts}
-        read = _READ * ms if self._read is None else self._read
+        plain = self._forward.of((len(drafts), 0)) if self._rationed else 0.0
+        call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
+        usual = {key: self._usually(key, drafted) for key, drafted in drafts.items()}
+        read = _READ * plain if self._read is None else self._read
+        ms = plain + reading if plain else 0.0
         made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual)
         made.grant(
             {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
@@ -114,8 +117,7 @@ class DraftBudget:
             accepted: of these, drafted by the edge.
             wrong: the next token of the edge's draft was not right.
         """
-        usual = self._usual.get(key, float(tokens))
-        self._usual[key] = usual + _LEARN * (tokens - usual)
+        self._got[key] = _newer(self._got.get(key), float(tokens))
         if not accepted and not wrong:
             return
         known = self._acceptance.setdefault(key, _Acceptance())
@@ -127,7 +129,8 @@ class DraftBudget:
     def forget(self, key: SessionKey) -> None:
         """A session is over; it need not be known."""
         self._acceptance.pop(key, None)
-        self._usual.pop(key, None)
+        self._got.pop(key, None)
+        self._offered.pop(key, None)
 
     def saw(self, sessions: int, rows: int, ms: float) -> None:
         """A forward of the target is done that read no prompt.
@@ -154,6 +157,17 @@ class DraftBudget:
         """The draft could have been run, and was not worth it."""
         self._call.fade()
 
+    def _usually(self, key: SessionKey, drafted: int) -> float:
+        """Tokens of a session by a forward lately: what it got, or would have got with a row for all its drafts.
+
+        Counted by what it got alone, sessions whose drafts come in every other forward would bear no rows of others
+        in those between, nor others theirs: nobody would ever get more than one token.
+        """
+        confidence = self.acceptance(key)
+        offered = sum(confidence**place for place in range(drafted + 1))
+        self._offered[key] = _newer(self._offered.get(key), offered)
+        return max(self._offered[key], self._got.get(key, 1.0))
+
     def _most(self, drafts: Mapping[SessionKey, int]) -> int:
         """Rows for drafted tokens of this forward: all, or half of them to learn their price."""
         wanted = sum(drafts.values())
@@ -161,6 +175,10 @@ class DraftBudget:
             return wanted
         self._alike = 0
         return wanted // 2
+
+
+def _newer(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + _LEARN * (value - mean)
 
 
 def tokens_right(draft: Iterable[int], decided: Iterable[int]) -> int:

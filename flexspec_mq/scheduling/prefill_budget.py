@@ -114,13 +114,28 @@ class PrefillBudget:
         if writing and self._since >= _PROBE - 1:
             return 0
         alone = self._alone.at(writing)
-        each = self._ms / self._tokens if self._tokens else alone / max(1, writing)
+        each = self._each(writing)
         fits = (self._allowed(writing, alone) - alone) / each if each > 0.0 else self.most
         if not writing and fits < self.most and self._since_light >= _PROBE - 1:
             return self.least
         # Nobody waits for a forward in which no session writes, so only its time has to be known.
         cap = self.most if self._tokens and not writing else 2 * self._read
         return max(self.least, min(self.most, int(min(fits, self.most)), cap))
+
+    def adds(self, writing: int, unread: int) -> float:
+        """Ms that reading adds to the next forward, as far as is known.
+
+        Args:
+            writing: tokens that it feeds for sessions that write.
+            unread: tokens that are to be read.
+        """
+        return min(unread, self.budget(writing)) * self._each(writing) if unread else 0.0
+
+    def _each(self, writing: int) -> float:
+        """Ms of a token that is read."""
+        if self._tokens:
+            return self._ms / self._tokens
+        return self._alone.at(writing) / max(1, writing)
 
     def _allowed(self, writing: int, alone: float) -> float:
         """Ms that the next forward may take."""

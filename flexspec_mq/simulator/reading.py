@@ -68,6 +68,11 @@ class Reading:
         """Tokens of its prefix that are to be read, the last one in any case."""
         return len(item.context) - min(self._read.get(item.key, 0), len(item.context) - 1)
 
+    def adds(self, writing: int) -> float:
+        """Ms that reading adds to the next forward, see `PrefillBudget`."""
+        unread = sum(left for item in self.pending.values() if (left := self._unread(item)) > 1)
+        return self._budget.adds(writing, unread)
+
     def shares(self, fed: int, drafts: Mapping[SessionKey, tuple[int, ...]]) -> list[Share]:
         """What shares the next forward.
 

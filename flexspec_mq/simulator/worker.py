@@ -160,7 +160,11 @@ class SimulatedWorker:
         for item in items:
             reading.add(item)
         writing = reading.writing()
-        rows = self._budget.allocate({item.key: len(item.draft) for item in writing}, len(reading.pending))
+        rows = self._budget.allocate(
+            {item.key: len(item.draft) for item in writing},
+            len(reading.pending),
+            reading.adds(len(writing)),
+        )
         drafting = self._drafting
         own = {} if self._drafts is None else self._drafts.draft(writing, rows, self._budget)
         drafting = self._drafting - drafting

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.session import SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
@@ -343,3 +345,17 @@ async def test_a_long_prompt_tells_what_the_link_carries() -> None:
         goodput = generation.machine.observation.goodput_up
         assert goodput is not None
         assert goodput > 1000.0
+
+
+def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_prompt() -> None:
+    """Ten pieces of 64 tokens ride along with as many forwards."""
+
+    def asked(*drafted: int) -> int:
+        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v")
+        for one in drafted:
+            control.told(msgspec.structs.replace(verdict((), (7,)), drafted=one), 650, may=True)
+        return control.worker.drafts.verdicts
+
+    assert asked(*[0] * 10) == 0
+    assert asked(*[0] * 12) == 2
+    assert asked(0, 0, 3) == 1

@@ -35,6 +35,35 @@ def test_of_an_untried_draft_all_places_are_alike() -> None:
     assert Acceptance().known == (0.0,) * PLACES
 
 
+def test_another_text_begins_half_way_to_what_is_usual() -> None:
+    acceptance = Acceptance()
+    for seed in range(20):
+        acceptance.begins()
+        play(acceptance, [0.7] * 8, 30, seed)
+    usual = acceptance.places[0]
+    play(acceptance, [0.1] * 8, 60, 99)
+    bad = acceptance.places[0]
+    acceptance.begins()
+    assert bad < 0.25
+    assert 0.3 < acceptance.places[0] < usual
+    play(acceptance, [0.7] * 8, 20, 100)
+    assert acceptance.places[0] > 0.5
+
+
+@given(BATCHES)
+def test_a_beginning_leaves_probabilities(batches: list[tuple[int, int, bool, float]]) -> None:
+    acceptance, now = Acceptance(), 0.0
+    for first, many, wrong, passed in batches:
+        now += passed
+        acceptance.judged([(first, many)], now, wrong=wrong)
+        before = acceptance.known
+        acceptance.begins()
+        assert all(0.0 <= share <= 1.0 for share in acceptance.places)
+        assert all(
+            0.0 <= after <= known + 1e-9 for after, known in zip(acceptance.known, before, strict=True)
+        )
+
+
 @given(BATCHES)
 def test_it_is_a_probability_for_every_place(batches: list[tuple[int, int, bool, float]]) -> None:
     acceptance, now = Acceptance(), 0.0

@@ -26,10 +26,10 @@ def test_the_device_drafts_until_the_worker_does_and_again_once_it_stops() -> No
     ]
 
 
-def test_run_ahead_covers_two_round_trips_and_never_shrinks() -> None:
+def test_run_ahead_covers_short_outages_and_two_round_trips_and_never_shrinks() -> None:
     policy = PlacementPolicy(BASE)
     near, far = Observation(rtt=0.004, compute=0.04), Observation(rtt=0.6, compute=0.04)
-    assert policy.plan(near).ahead == 8
+    assert policy.plan(near).ahead == 64
     assert policy.plan(far).ahead == 96
     assert policy.plan(near).ahead == 96
     assert PlacementPolicy(BASE).plan(Observation(rtt=60.0, compute=0.001)).ahead == MAX_AHEAD

@@ -74,8 +74,8 @@ class Whimsical(DraftBudget):
         super().__init__(rationed=False)
         self.rng = rng
 
-    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int) -> Allocation:
-        made = super().allocate(drafts, sessions)
+    def allocate(self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0) -> Allocation:
+        made = super().allocate(drafts, sessions, reading)
         if self.rng.random() < 0.3:
             made.granted = {key: self.rng.randint(0, most) for key, most in drafts.items()}
         return made

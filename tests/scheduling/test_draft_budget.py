@@ -110,6 +110,31 @@ def test_rows_under_load_shrink_to_none() -> None:
     assert given_out[-1] < 2
 
 
+def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
+    """Half of them have drafts in each forward. None got more than a token before, and all get rows now."""
+    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    granted = []
+    for step in range(64):
+        drafts = {key(n): 4 * ((n + step) % 2) for n in range(8)}
+        made = budget.allocate(drafts, 8)
+        granted.append(sum(made.granted.values()))
+        for n in range(8):
+            budget.decided(key(n), 1, 0, wrong=False)
+    assert min(granted[-8:]) >= 4
+    listeners = {key(n): 0 for n in range(100, 108)}
+    for _ in range(8):
+        made = budget.allocate({key(n): 4 for n in range(8)} | listeners, 16)
+        assert 1.3 * sum(made.granted.values()) <= PAYS * (40 + 4 * 16)
+
+
+def test_rows_are_cheaper_in_a_forward_that_reads_a_prompt() -> None:
+    budget = learned(DraftBudget(), 40.0, 4.0, 3.0)
+    drafts = {key(n): 4 for n in range(16)}
+    given_out = [sum(budget.allocate(drafts, 17, ms).granted.values()) for ms in (0.0, 50.0, 500.0)]
+    assert given_out == sorted(given_out)
+    assert given_out[0] < given_out[-1]
+
+
 def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day() -> None:
     budget = learned(DraftBudget(), 20.0, 4.0, 2.0)
     for _ in range(60):

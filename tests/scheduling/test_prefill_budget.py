@@ -73,6 +73,16 @@ def test_and_the_prompt_is_not_starved(cost: Cost) -> None:
     assert full or sum(settled) / len(settled) > 1.5 * usual
 
 
+def test_what_reading_adds_is_known() -> None:
+    pace = PrefillBudget(most=512, target=5000.0)
+    cost = COSTS["a small model"]
+    gaps(pace, cost, drafted=0)
+    assert pace.adds(WRITING, 0) == 0.0
+    for unread in (8, 20):
+        assert pace.adds(WRITING, unread) == pytest.approx(1.2 * unread, rel=0.3)
+    assert pace.adds(WRITING, 10_000) <= (pace.stretch - 1) * cost(WRITING, 0, 0) * 1.2
+
+
 def test_the_budget_without_a_bound_would_stretch_them_more() -> None:
     """What the test above would see if nothing adapted."""
     before, during = gaps(PrefillBudget(most=512, target=1e9, stretch=1e9), COSTS["a small model"], drafted=0)

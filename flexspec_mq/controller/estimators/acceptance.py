@@ -20,6 +20,10 @@ _LIFE = 600.0
 """Seconds in which what is known fades to 1/e: another text is another matter."""
 _TRIES = 16.0
 """Tries that are needed to say that something has changed."""
+_CARRIED = 12.0
+"""Tries that all that is known counts for when another text begins, half of it what is usual over texts."""
+_TEXTS = 2000.0
+"""Tries of what is usual."""
 _ODDS = 0.25, 4.0
 """By how much the odds of a right token change from one text to another, as the test for it has it."""
 _ALARM = 6.0
@@ -60,8 +64,9 @@ class Share:
 class Acceptance:
     """Probability that the i-th token of a batch is right, given that all before it are.
 
-    A place that was seldom tried leans on all places together. Another text may be another matter: Page's test (see
-    `Average`) on the odds of a right token finds that within a few batches, and then only the tries since it count.
+    A place that was seldom tried leans on all places together. Another text may be another matter: it begins half way
+    to what is usual, so that one for which nobody drafts any more says little about the next. And Page's test (see
+    `Average`) on the odds of a right token finds a change within a few batches; then only the tries since it count.
 
     Attributes:
         places: for each place; the last one stands for all that follow.
@@ -69,7 +74,7 @@ class Acceptance:
         steps: found so far.
     """
 
-    __slots__ = ("_at", "_known", "_right", "_tests", "known", "places", "steps")
+    __slots__ = ("_at", "_known", "_right", "_tests", "_usual", "known", "places", "steps")
 
     def __init__(self) -> None:
         self._at = 0.0
@@ -77,9 +82,23 @@ class Acceptance:
         self._right = [0.0] * PLACES
         # For lower odds and for higher ones: the test's score, and the tries since it was 0, all and right.
         self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
+        self._usual = Share(_TEXTS)
         self.places = (UNTRIED,) * PLACES
         self.known = (0.0,) * PLACES
         self.steps = 0
+
+    def begins(self) -> None:
+        """Another text begins."""
+        tried, rights, usual = sum(self._known), sum(self._right), self._usual.mean
+        if usual is None or not rights:
+            return
+        carried = min(1.0, _CARRIED / tried)
+        more = (rights / tried + usual) / 2 * tried / rights
+        for place in range(PLACES):
+            self._known[place] *= carried
+            self._right[place] = min(self._known[place], carried * more * self._right[place])
+        self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
+        self._lean(sum(self._right), sum(self._known))
 
     def judged(self, batches: Sequence[tuple[int, int]], now: float, *, wrong: bool) -> None:
         """Drafted tokens were compared with what the target decided.
@@ -104,6 +123,8 @@ class Acceptance:
                 known[last] += 1.0
                 right[last] += 1.0
         right[last] -= wrong
+        if count:
+            self._usual.saw(count - wrong, count, now)
         since = self._changed(rights, tried, count - wrong, wrong)
         tried, rights = tried + count, rights + count - wrong
         if since is not None:
@@ -111,6 +132,11 @@ class Acceptance:
             for place in range(PLACES):
                 known[place] *= weight
                 right[place] = known[place] * rights / tried
+        self._lean(rights, tried)
+
+    def _lean(self, rights: float, tried: float) -> None:
+        """Each place leans on all together."""
+        known, right = self._known, self._right
         leaning = _POOLED * (rights + _PRIOR * UNTRIED) / (tried + _PRIOR)
         places = []
         for place in range(PLACES):

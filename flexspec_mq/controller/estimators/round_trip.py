@@ -20,6 +20,8 @@ class RoundTrip:
 
     Attributes:
         smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
+        unstalled: newest sample of a message that was neither overdue nor sent while another was; None before any.
+            Those say how long the link stood still, and not how long its round trip is.
         measured_at: time of the newest sample; minus infinity before the first.
         queue, compute: newest ones of the worker, in seconds.
         arrived: position after the last token of the newest message that the worker is known to have, 0 if these were
@@ -31,12 +33,13 @@ class RoundTrip:
         self._initial = initial
         self._low = low
         self._high = high
-        self._sent: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        self._sent: OrderedDict[int, tuple[float, int, bool]] = OrderedDict()
         self._computed = False
         self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
         self.measured_at = -inf
         self.smoothed: float | None = None
         self.deviation = 0.0
+        self.unstalled: float | None = None
         self.queue = 0.0
         self.compute = 0.0
         self.arrived = 0
@@ -47,7 +50,7 @@ class RoundTrip:
 
         The first timeout can only get longer by it than `initial`: how long the worker computes is still unknown.
         """
-        self.smoothed, self.deviation = known.smoothed, known.deviation
+        self.smoothed, self.deviation, self.unstalled = known.smoothed, known.deviation, known.unstalled
         self.timeout = self._timeout()
 
     def sent(self, seq: int, now: float, end: int = 0) -> None:
@@ -58,15 +61,16 @@ class RoundTrip:
             now: seconds.
             end: position after its last token.
         """
-        self._sent[seq] = now, end
+        oldest = next(iter(self._sent.values()), None)
+        self._sent[seq] = now, end, oldest is not None and now - oldest[0] > self.timeout
         if len(self._sent) > _MAX_OUTSTANDING:
             self._sent.popitem(last=False)
 
     def rolled_back(self) -> None:
         """What is drafted was wrong: no forward verifies any of it."""
         self.arrived = 0
-        for seq, (at, _) in self._sent.items():
-            self._sent[seq] = at, 0
+        for seq, (at, _, stalled) in self._sent.items():
+            self._sent[seq] = at, 0, stalled
 
     def answered(self, seq: int, queue_ms: int, compute_ms: int, now: float) -> float | None:
         """Take a verdict's echo and times.
@@ -78,22 +82,24 @@ class RoundTrip:
             now: seconds.
 
         Returns:
-            The sample, in seconds, if it gave one.
+            The sample, in seconds, if it gave one and the link did not stand still.
         """
         if queue_ms or compute_ms:
             self._computed = True
             self.queue = queue_ms / 1000
             self.compute = compute_ms / 1000
             self._service = max(self.queue + self.compute, 0.9 * self._service)
-        sent, elapsed = self._sent.get(seq), None
+        sent, sample = self._sent.get(seq), None
         while self._sent and next(iter(self._sent)) <= seq:
             self._sent.popitem(last=False)
         if sent is not None:
-            at, self.arrived = sent
+            at, self.arrived, stalled = sent
             elapsed = max(0.0, now - at - (queue_ms + compute_ms) / 1000)
+            if not stalled and elapsed <= self.timeout:
+                self.unstalled = sample = elapsed
             self._sample(elapsed, now)
         self.timeout = self._timeout()
-        return elapsed
+        return sample
 
     def _sample(self, elapsed: float, now: float) -> None:
         first, self.measured_at = self.measured_at == -inf, now

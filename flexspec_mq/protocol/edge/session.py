@@ -411,7 +411,7 @@ class EdgeSession:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
         if mine and of_a_forward(verdict):
-            self._control.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
+            self._control.told(verdict, len(self._request.prompt), may=may)
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
             self._commit(verdict, now, mine=mine)
