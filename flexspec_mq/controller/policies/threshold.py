@@ -61,6 +61,7 @@ class ThresholdPolicy:
     _expected: float = 0.0
     _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
+    _idle_at: int = 0
     _wait: float = 0.0
     _calibration: Calibration = field(default_factory=Calibration)
     _check: Check = field(init=False)
@@ -93,12 +94,19 @@ class ThresholdPolicy:
         if seen.granted is not None and seen.granted < made.draft_length:
             made = replace(made, draft_length=seen.granted)
         cheap = reads_cheaply(seen)
-        if not chosen.ahead and base.ahead and cheap and who.asks:
+        warm = self._warm(made, seen)
+        if not chosen.ahead and base.ahead and ((cheap and who.asks) or not warm):
             made = replace(made, ahead=base.ahead)
         # Beside drafts of the device the worker's go on where these end, or come too late.
         if not (made.ahead and (self._alone or cheap)):
             made = replace(made, worker_draft=0)
         return who.running_ahead(made) if made.ahead else made
+
+    def _warm(self, plan: Plan, seen: Observation) -> bool:
+        """Whether drafts came since the device was to draft again; before, its draft may have a long text to read."""
+        if not plan.draft_length:
+            self._idle_at = seen.drafted
+        return seen.drafted > self._idle_at
 
     def stands_by(self, seen: Observation) -> None:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
