@@ -174,11 +174,11 @@ class PlanOptions:
             "ahead so that no round trip is waited for; 'threshold' does so too, and else takes the draft length, "
             "window and run-ahead that are fastest by a closed form; 'bandit' tries some plans; 'predictor' is "
             "'threshold' with times that a learned predictor corrects; 'rl' is a small network trained in a "
-            "simulator; 'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to the "
-            "plan",
+            "simulator; 'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to "
+            "the plan",
             choices=tuple(POLICIES),
         ),
-    ] = "threshold"
+    ] = "predictor"
     policy_weights: Annotated[
         Path | None,
         Setting(

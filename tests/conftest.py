@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from broker.launcher import PrivateBroker
@@ -15,6 +16,11 @@ from broker.launcher import PrivateBroker
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several processes share the cores: torch must not start as many threads in each as there are cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Several processes share the cores, and other programs may: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from flexspec_mq.controller.choices import Choice
 
-_BEFORE = log(1.1)
-"""Forecasts are taken to be so much too good before any was checked: they leave out all that nobody measures."""
+BEFORE = log(1.1)
+"""The closed form is taken to be so much too good before any of it was checked: it leaves out all that nobody
+measures."""
 _TOKENS = 24
 """Of a sample, at least: drafts come in runs."""
 _LEARN = 0.1
@@ -33,10 +34,14 @@ class Calibration:
     """Ratios of measured to expected seconds: where nobody drafts, where a worker runs ahead, and where it waits.
 
     What is not tried is forgotten little by little, so that it is tried again some day.
+
+    Args:
+        before: logarithm of the ratio before any was seen.
     """
 
-    def __init__(self) -> None:
-        self._logs = dict.fromkeys(_KINDS, _BEFORE)
+    def __init__(self, before: float = BEFORE) -> None:
+        self._before = before
+        self._logs = dict.fromkeys(_KINDS, before)
 
     def ratio(self, choice: Choice) -> float:
         """By which a forecast of a choice is to be multiplied."""
@@ -49,7 +54,7 @@ class Calibration:
             if kind == _kind(choice):
                 self._logs[kind] = before + _LEARN * (found - before)
             else:
-                self._logs[kind] = before + _FORGET * (_BEFORE - before)
+                self._logs[kind] = before + _FORGET * (self._before - before)
 
 
 class Check:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from flexspec_mq.controller.calibration import Calibration
 from flexspec_mq.controller.choices import Choice, forecast
 from flexspec_mq.controller.correction import Correction, factor, shipped_correction, terms
 from flexspec_mq.controller.features import features, known
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation
-from flexspec_mq.controller.policies.threshold import DRAFTED, ThresholdPolicy, reads_cheaply
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy, reads_cheaply
 
 
 @dataclass(slots=True)
 class PredictorPolicy(ThresholdPolicy):
-    """As `ThresholdPolicy`, with seconds that a small learned predictor corrects.
+    """As `ThresholdPolicy`, with seconds that a small learned predictor corrects, and then what the node sees.
 
     It knows what a worker's drafts add to those of the device, which the closed form leaves out.
 
@@ -23,7 +25,10 @@ class PredictorPolicy(ThresholdPolicy):
         correction: of the seconds.
     """
 
+    NAME: ClassVar[str] = "predictor"
+
     correction: Correction = field(default_factory=shipped_correction)
+    _calibration: Calibration = field(default_factory=lambda: Calibration(before=0.0))
     _weights: Sequence[float] = ()
     _both: bool = False
 
@@ -34,8 +39,6 @@ class PredictorPolicy(ThresholdPolicy):
         # A class with slots is made anew by its decorator, so `super()` alone would look for the one before.
         super(PredictorPolicy, self)._choose(seen)
 
-    def _cost(self, choice: Choice, pace: Pace) -> float:
-        found = forecast(choice, pace)
+    def _expects(self, choice: Choice, pace: Pace) -> float:
         worker = self._both and choice.ahead and choice.length > 0
-        learned = factor(self._weights, terms(choice, worker=worker))
-        return found.seconds * learned * (1 + DRAFTED * found.drafted)
+        return forecast(choice, pace).seconds * factor(self._weights, terms(choice, worker=worker))

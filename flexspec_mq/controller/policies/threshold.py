@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from flexspec_mq.controller.calibration import Calibration, Check
 from flexspec_mq.controller.choices import (
@@ -24,8 +24,6 @@ from flexspec_mq.controller.who_drafts import WhoDrafts
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
-
-_NAME = "threshold"
 
 DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
@@ -53,6 +51,9 @@ class ThresholdPolicy:
         most: K at most.
     """
 
+    NAME: ClassVar[str] = "threshold"
+    """Of what it learns, in a node's memory."""
+
     base: Plan
     most: int = LENGTHS[-1]
     _who: WhoDrafts = field(default_factory=WhoDrafts)
@@ -72,7 +73,7 @@ class ThresholdPolicy:
 
     def recall(self, memory: MutableMapping[str, object]) -> None:
         """See `Learner`."""
-        known = memory.setdefault(_NAME, self._calibration)
+        known = memory.setdefault(self.NAME, self._calibration)
         if isinstance(known, Calibration):
             self._calibration, self._check = known, Check(known)
 
@@ -134,7 +135,7 @@ class ThresholdPolicy:
         self._alone = own is not None and own < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
-        self._chosen, self._expected = best, forecast(best, pace).seconds
+        self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
 
     def alternatives(self) -> list[Alternative]:
@@ -152,8 +153,12 @@ class ThresholdPolicy:
 
     def _cost(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, as far as is known, and a little for each that the device drafts."""
-        found = forecast(choice, pace)
-        return found.seconds * self._calibration.ratio(choice) * (1 + DRAFTED * found.drafted)
+        energy = 1 + DRAFTED * forecast(choice, pace).drafted
+        return self._expects(choice, pace) * self._calibration.ratio(choice) * energy
+
+    def _expects(self, choice: Choice, pace: Pace) -> float:
+        """Seconds of a token, before what this node saw of such expectations."""
+        return forecast(choice, pace).seconds
 
 
 def reads_cheaply(seen: Observation) -> bool:
