@@ -192,8 +192,7 @@ def _keep(options: Namespace, kind: str, journeys: Mapping[str, Journey], plan: 
         plan,
         legs_of(options.tour),
         first=options.strategies[0],
-        title=f"One {kind} on a tour: {worker}, {options.delay_ms:g} ms on top of each of its forwards "
-        f"({DEFAULT} is the default policy)",
+        title=f"One {kind} on a tour: {worker}, {options.delay_ms:g} ms on top of each of its forwards",
         file=options.out / kind,
     )
 
