@@ -158,7 +158,8 @@ def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *
     if seen.granted is not None and seen.granted < made.draft_length:
         made = replace(made, draft_length=seen.granted)
     cheap = reads_cheaply(seen)
-    if not choice.ahead and base.ahead and cheap and who.asks:
+    warm = who.warm(made, seen)
+    if not choice.ahead and base.ahead and ((cheap and who.asks) or not warm):
         made = replace(made, ahead=base.ahead)
     # Beside drafts of the device the worker's go on where these end, or come too late.
     if not (made.ahead and (alone or cheap)):
