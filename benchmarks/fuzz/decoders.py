@@ -146,14 +146,14 @@ def _fresh(codec: Codec, data: bytes) -> str:
     return f"{type(message).__name__}: {said}"
 
 
-def _status(data: bytes, kind: type[WorkerStatus | EdgeStatus]) -> str:
+def _status(data: bytes, kind: type[WorkerStatus] | type[EdgeStatus]) -> str:
     try:
         return _CODEC.decode_status(data, kind).state
     except RemoteProtocolError as error:
         return f"refused: {error.message}"
 
 
-def _signed(data: bytes, kind: type[KeySet | Catalogue]) -> str:
+def _signed(data: bytes, kind: type[KeySet] | type[Catalogue]) -> str:
     try:
         opened(data, kind, FAMILY)
     except SignedRefused as error:

@@ -6,8 +6,9 @@ import struct
 from functools import lru_cache
 from math import ceil
 
+from paho.mqtt import MQTTException
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import MQTTException, Properties
+from paho.mqtt.properties import Properties
 
 from flexspec_mq.transport.base import MAX_EXPIRY, LinkSettings
 from flexspec_mq.transport.needs import Limits

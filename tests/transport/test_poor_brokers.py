@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def connack(code: int = 0, **said: int) -> bytes:
+def connack(code: int = 0, **said: int | str) -> bytes:
     """As a broker writes it that says these of itself."""
     properties = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
     for name, value in said.items():
         setattr(properties, name, value)
-    rest = bytes((0, code)) + properties.pack()  # type: ignore[no-untyped-call]
+    packed: bytes = properties.pack()  # type: ignore[no-untyped-call]
+    rest = bytes((0, code)) + packed
     return bytes((0x20, len(rest))) + rest
 
 

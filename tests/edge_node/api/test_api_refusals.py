@@ -100,7 +100,7 @@ def test_beyond_this_machine_a_key_is_needed(host: str, tmp_path: Path) -> None:
         ApiSettings(api_host=host, api_insecure_anywhere=True).for_serving()
     assert "--api-key-file" in error.value.hint
     for more in ({"api_key": "hush"}, {"api_key_file": key}):
-        settings = ApiSettings(api_host=host, api_insecure_anywhere=True, **more).for_serving()  # type: ignore[arg-type]
+        settings = ApiSettings(api_host=host, api_insecure_anywhere=True, **more).for_serving()
         assert settings.api_key == "hush"
 
 
