@@ -18,9 +18,9 @@ from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.validation import parse_object
 from flexspec_mq import topics
 from flexspec_mq.catalogue.refusals import SignedRefused
-from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
+from flexspec_mq.catalogue.signing import Body, PrivateKey, opened, seal
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
-from flexspec_mq.codec.codec import flag_byte
+from flexspec_mq.codec.codec import StatusT, flag_byte
 from flexspec_mq.codec.limits import MAX_EXPANSION
 from flexspec_mq.codec.tokens import pack_tokens
 from flexspec_mq.codec.wire import message_to_body
@@ -146,14 +146,14 @@ def _fresh(codec: Codec, data: bytes) -> str:
     return f"{type(message).__name__}: {said}"
 
 
-def _status(data: bytes, kind: type[WorkerStatus] | type[EdgeStatus]) -> str:
+def _status(data: bytes, kind: type[StatusT]) -> str:
     try:
         return _CODEC.decode_status(data, kind).state
     except RemoteProtocolError as error:
         return f"refused: {error.message}"
 
 
-def _signed(data: bytes, kind: type[KeySet] | type[Catalogue]) -> str:
+def _signed(data: bytes, kind: type[Body]) -> str:
     try:
         opened(data, kind, FAMILY)
     except SignedRefused as error:
