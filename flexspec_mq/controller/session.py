@@ -149,14 +149,15 @@ class SessionController:
             may: the worker may draft itself.
         """
         # An answer without a forward came at once: its `queue` tells of work that still waits.
-        queue = verdict.queue if of_a_forward(verdict) else 0
+        computed = of_a_forward(verdict)
+        queue = verdict.queue if computed else 0
         rtt = self.round_trip
         sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
         # A hello may be of another worker than the one that is known so far.
         worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
         if sample is not None:
             worker.round_trip.saw(sample, now)
-        if not of_a_forward(verdict) or not (queue or verdict.compute):
+        if not computed or not (queue or verdict.compute):
             return
         if self._reading:
             self._reading = False
@@ -172,12 +173,15 @@ class SessionController:
             worker.own_forward.saw(verdict.compute / 1000, now)
             worker.own_tokens.saw(len(verdict.tokens), now)
 
-    def wants_trip(self, plan: Plan, now: float) -> bool:
-        """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done."""
-        if plan.trip_age is None:
-            return False
+    def wants_trip(self, age: float, now: float) -> bool:
+        """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done.
+
+        Args:
+            age: seconds that the newest sample may be old.
+            now: seconds.
+        """
         measured_at = self.round_trip.measured_at
-        due = max(measured_at, self._asked_at) + plan.trip_age
+        due = max(measured_at, self._asked_at) + age
         if now < due and not (self.worker.round_trip.doubtful and measured_at >= self._asked_at):
             return False
         self._asked_at = now

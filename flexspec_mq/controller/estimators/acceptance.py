@@ -22,8 +22,8 @@ _TRIES = 16.0
 """Tries that are needed to say that something has changed."""
 _CARRIED = 12.0
 """Tries that all that is known counts for when another text begins, half of it what is usual over texts."""
-_TEXTS = 2000.0
-"""Tries of what is usual."""
+_KEEPS = 1.0 - 1.0 / 2000.0
+"""Weight of earlier tries in what is usual when there is one more: about 2,000 count."""
 _ODDS = 0.25, 4.0
 """By how much the odds of a right token change from one text to another, as the test for it has it."""
 _ALARM = 6.0
@@ -74,7 +74,7 @@ class Acceptance:
         steps: found so far.
     """
 
-    __slots__ = ("_at", "_known", "_right", "_tests", "_usual", "known", "places", "steps")
+    __slots__ = ("_at", "_known", "_right", "_tests", "_texts", "known", "places", "steps")
 
     def __init__(self) -> None:
         self._at = 0.0
@@ -82,16 +82,17 @@ class Acceptance:
         self._right = [0.0] * PLACES
         # For lower odds and for higher ones: the test's score, and the tries since it was 0, all and right.
         self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
-        self._usual = Share(_TEXTS)
+        self._texts = 0.0, 0.0  # tries over many texts, all and right
         self.places = (UNTRIED,) * PLACES
         self.known = (0.0,) * PLACES
         self.steps = 0
 
     def begins(self) -> None:
         """Another text begins."""
-        tried, rights, usual = sum(self._known), sum(self._right), self._usual.mean
-        if usual is None or not rights:
+        tried, rights, (all_tried, all_right) = sum(self._known), sum(self._right), self._texts
+        if not rights:
             return
+        usual = (all_right + _PRIOR * UNTRIED) / (all_tried + _PRIOR)
         carried = min(1.0, _CARRIED / tried)
         more = (rights / tried + usual) / 2 * tried / rights
         for place in range(PLACES):
@@ -123,8 +124,8 @@ class Acceptance:
                 known[last] += 1.0
                 right[last] += 1.0
         right[last] -= wrong
-        if count:
-            self._usual.saw(count - wrong, count, now)
+        keep = _KEEPS**count
+        self._texts = keep * self._texts[0] + count, keep * self._texts[1] + count - wrong
         since = self._changed(rights, tried, count - wrong, wrong)
         tried, rights = tried + count, rights + count - wrong
         if since is not None:

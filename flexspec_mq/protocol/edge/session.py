@@ -342,7 +342,7 @@ class EdgeSession:
                 break
             self.counters.batches += 1
             self._send(batch, now)
-        ask = sender.silent and self._control.wants_trip(plan, now)
+        ask = plan.trip_age is not None and sender.silent and self._control.wants_trip(plan.trip_age, now)
         credit = sender.credit(plan, now, ask=ask)
         if credit is not None:
             self.counters.acks += 1
