@@ -1,44 +1,119 @@
-"""Who may read and write which topics: Mosquitto's access file.
+"""Who may read and write which topics: the table of rules, and Mosquitto's access file made from it.
 
-An edge is pinned to the topics that end in its own user name, so no device can read another's verdicts or
-draft in its name. A worker reads the opens of all edges and the drafts addressed to it, and answers any edge.
+Rules go by the name of the user, so a device can neither read another's verdicts nor draft in its name. A worker
+reads the opens of its versions and the drafts addressed to it. Where the deployment says which versions and workers
+there are, every topic that a device may write is spelled out, which bounds what it can have retained.
+
+Mosquitto does not look at this file when somebody subscribes, only when it delivers: a message that a member of a
+group may not read is lost when its turn comes. So the name of the workers' group is a secret of theirs
+(`flexspec_mq.share_groups`). `overheard` tells which subscriptions are none of a user's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 from broker.settings import Role, User
+from flexspec_mq import topics
+from flexspec_mq.share_groups import ShareGroups
+from flexspec_mq.transport.filters import covers, split_share
 
-# Mosquitto applies patterns to every user. `%u` is the user name, so they give each user its own topics only. It
-# warns of patterns without one, so what all may read is written out for each of them.
-_EVERY_USER = (
-    "pattern write f1/o/+/%u",
-    "pattern write f1/d/+/%u",
-    "pattern read f1/v/%u",
-    "pattern readwrite f1/e/%u",  # read, to see whether another device goes by the same name
-    "pattern readwrite f1/r/%u/+",
+Verb = Literal["read", "write", "readwrite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a role may do.
+
+    Attributes:
+        verb: a will is a write.
+        topic: a filter, with ``{name}`` of the user, and ``{version}`` and ``{worker}`` for each of them.
+    """
+
+    verb: Verb
+    topic: str
+
+
+_SELF = (
+    Rule("readwrite", "f1/r/{name}/check"),  # for `flexspec-broker check`
+    Rule("readwrite", "f1/r/{name}/checka"),
+    Rule("readwrite", "f1/r/{name}/checkb"),
 )
-_READ_BY_ALL = ("topic read f1/w/+", "topic read f1/h/+", "topic read f1/k/+")
+_ALL = (Rule("read", "f1/w/+"), Rule("read", "f1/h/+"), Rule("read", "f1/k/+"), *_SELF)
 
-_ROLES = {
-    Role.EDGE: (),
-    Role.WORKER: (
-        "topic read f1/o/+/+",
-        "topic read f1/d/{name}/+",
-        "topic write f1/v/+",
-        "topic write f1/r/+/+",
-        "topic write f1/w/{name}",
+RULES: dict[Role, tuple[Rule, ...]] = {
+    Role.EDGE: (
+        *_ALL,
+        Rule("write", "f1/o/{version}/{name}"),
+        Rule("write", "f1/d/{worker}/{name}"),
+        Rule("read", "f1/v/{name}"),
+        Rule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
     ),
-    Role.PUBLISHER: ("topic write f1/h/+", "topic write f1/k/+", "topic read f1/e/+"),
-    Role.OPERATOR: ("topic read f1/e/+", "topic read $SYS/#"),
+    Role.WORKER: (
+        *_ALL,
+        Rule("read", "f1/o/{version}/+"),
+        Rule("read", "f1/d/{name}/+"),
+        Rule("write", "f1/v/+"),
+        Rule("write", "f1/w/{name}"),
+        Rule("write", "f1/o/{version}/{name}"),  # the doctor writes to itself
+        Rule("write", "f1/d/{name}/{name}"),
+    ),
+    Role.PUBLISHER: (*_ALL, Rule("write", "f1/h/+"), Rule("write", "f1/k/+"), Rule("read", "f1/e/+")),
+    Role.OPERATOR: (*_ALL, Rule("read", "f1/e/+"), Rule("read", "$SYS/#")),
 }
+"""Whatever is not in it is forbidden."""
+
+
+def rules_of(user: User, users: Iterable[User]) -> list[Rule]:
+    """The rules of one user, with all names filled in; ``+`` stands where any name will do.
+
+    Args:
+        user: whose.
+        users: all of the broker. A device may ask for the versions of all workers; for any, if one serves any.
+    """
+    workers = [one for one in users if one.role is Role.WORKER]
+    versions = user.versions
+    if user.role is Role.EDGE and workers and all(one.versions for one in workers):
+        versions = tuple(sorted({version for one in workers for version in one.versions}))
+    names = sorted(one.name for one in workers)
+    return [
+        Rule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker))
+        for rule in RULES[user.role]
+        for version in ((versions or ("+",)) if "{version}" in rule.topic else ("",))
+        for worker in ((names or ("+",)) if "{worker}" in rule.topic else ("",))
+    ]
 
 
 def access_file(users: Iterable[User]) -> str:
-    """Text of the access file for `users`."""
-    blocks = ["\n".join(_EVERY_USER)]
-    for user in users:
-        rules = [rule.format(name=user.name) for rule in (*_READ_BY_ALL, *_ROLES[user.role])]
-        blocks.append("\n".join([f"# {user.role.value}", f"user {user.name}", *rules]))
+    """Text of the access file for `users`; who is not in it has no rights."""
+    users = tuple(users)
+    blocks = [
+        "\n".join(
+            [
+                f"# {user.role.value}",
+                f"user {user.name}",
+                *(f"topic {rule.verb} {rule.topic}" for rule in rules_of(user, users)),
+            ]
+        )
+        for user in users
+    ]
     return "\n\n".join(blocks) + "\n"
+
+
+def overheard(rules: Iterable[Rule], groups: ShareGroups | None, topic_filter: str) -> str:
+    """Why a subscription is none of a user's; empty if it is its own.
+
+    Args:
+        rules: of the user, as `rules_of` gives them.
+        groups: of workers; None if the user is none.
+        topic_filter: as it was subscribed to.
+    """
+    group, bare = split_share(topic_filter)
+    if not any(covers(rule.topic, bare) for rule in rules if rule.verb != "write"):
+        return "it may read a part of that only, or nothing"
+    version = topics.version_of_opens(bare)
+    if group is not None and version is not None and (groups is None or group != groups.of(version)):
+        return "it is not in that group of workers"
+    return ""

@@ -1,13 +1,18 @@
-"""A certificate authority of one's own and a server certificate, by openssl."""
+"""A certificate authority of one's own, the server's and clients' certificates, and the list of revoked ones."""
 
 from __future__ import annotations
 
 import ipaddress
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from broker.programs import program
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from broker.files import read_text, write_private
 from broker.settings import ServerTls
 from flexspec_mq.errors import BrokerError
 
@@ -15,20 +20,24 @@ CA = "ca.crt"
 CA_KEY = "ca.key"
 CERTIFICATE = "server.crt"
 KEY = "server.key"
-_DAYS = "825"
+REVOKED = "revoked.pem"
+_LIFE = timedelta(days=825)
+_LIST_LIFE = timedelta(days=3650)
+_SKEW = timedelta(minutes=5)
+"""How far another machine's clock may be behind ours when a certificate is new."""
 
 
 def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
     """Make what a TLS listener needs, and keep what is there already.
 
-    Clients get ``ca.crt`` only. ``ca.key`` signs further certificates: keep it off the broker's machine.
+    Clients get ``ca.crt`` only. ``ca.key`` signs further certificates.
 
     Args:
         directory: made if missing, readable by its owner only.
         names: host names and addresses under which clients reach the broker.
 
     Raises:
-        BrokerError: openssl is missing or failed, or no name was given.
+        BrokerError: no name was given, or a file that is there cannot be used.
     """
     if not names:
         raise BrokerError("a certificate needs the names under which clients reach the broker")
@@ -36,47 +45,158 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
     tls = files_in(directory)
     if tls is not None:
         return tls
-    ca, ca_key = directory / CA, directory / CA_KEY
-    certificate, key = directory / CERTIFICATE, directory / KEY
-    _make_key(ca_key)
-    _openssl(
-        *("req", "-x509", "-new", "-key", str(ca_key), "-out", str(ca), "-days", _DAYS),
-        *("-subj", "/CN=FlexSpec private CA"),
-        *("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+    if not (directory / CA).exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _name("FlexSpec private CA")
+        builder = (
+            _builder(subject, subject, key)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+        )
+        write_private(directory / CA_KEY, _pem_of_key(key))
+        write_private(directory / CA, _pem(builder.sign(key, hashes.SHA256())))
+    make_server_certificate(directory, names)
+    write_revoked(directory, ())
+    found = files_in(directory)
+    assert found is not None  # noqa: S101  all were written just now
+    return found
+
+
+def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
+    """Make a new key and certificate for the server, in place of those that are there.
+
+    Raises:
+        BrokerError: the authority's files cannot be used.
+    """
+    ca, ca_key = _authority(directory)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _leaf(_name(names[0][:64]), ca, key, ExtendedKeyUsageOID.SERVER_AUTH).add_extension(
+        x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
     )
-    _make_key(key)
-    _openssl(
-        *("req", "-x509", "-new", "-key", str(key), "-CA", str(ca), "-CAkey", str(ca_key)),
-        *("-out", str(certificate), "-days", _DAYS, "-subj", f"/CN={names[0][:64]}"),
-        *("-addext", "basicConstraints=critical,CA:FALSE"),
-        *("-addext", "subjectAltName=" + ",".join(_alternative(name) for name in names)),
-        *("-addext", "extendedKeyUsage=serverAuth"),
+    write_private(directory / KEY, _pem_of_key(key))
+    write_private(directory / CERTIFICATE, _pem(builder.sign(ca_key, hashes.SHA256())))
+
+
+def make_client_certificate(directory: Path, name: str, certificate: Path, key: Path) -> int:
+    """Make a certificate for a client, and return its serial number.
+
+    Args:
+        directory: of the authority.
+        name: of the user.
+        certificate: file to write.
+        key: file to write.
+
+    Raises:
+        BrokerError: the authority's files cannot be used.
+    """
+    ca, ca_key = _authority(directory)
+    made = ec.generate_private_key(ec.SECP256R1())
+    signed = _leaf(_name(name), ca, made, ExtendedKeyUsageOID.CLIENT_AUTH).sign(ca_key, hashes.SHA256())
+    write_private(key, _pem_of_key(made))
+    write_private(certificate, _pem(signed))
+    return signed.serial_number
+
+
+def write_revoked(directory: Path, serials: Iterable[int]) -> None:
+    """Write the list of certificates that are not taken any more.
+
+    Raises:
+        BrokerError: the authority's files cannot be used.
+    """
+    ca, ca_key = _authority(directory)
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder(
+        issuer_name=ca.subject, last_update=now - _SKEW, next_update=now + _LIST_LIFE
     )
-    return ServerTls(ca.resolve(), certificate.resolve(), key.resolve())
+    for serial in serials:
+        one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _SKEW).build()
+        builder = builder.add_revoked_certificate(one)
+    signed = builder.sign(ca_key, hashes.SHA256())
+    write_private(directory / REVOKED, signed.public_bytes(serialization.Encoding.PEM).decode())
 
 
 def files_in(directory: Path) -> ServerTls | None:
     """The TLS files in `directory`, or None if one is missing."""
-    ca, certificate, key = (directory / name for name in (CA, CERTIFICATE, KEY))
-    if not all(path.is_file() for path in (ca, certificate, key)):
+    ca, certificate, key, revoked = (directory / name for name in (CA, CERTIFICATE, KEY, REVOKED))
+    if not all(path.is_file() for path in (ca, certificate, key, revoked)):
         return None
     return ServerTls(ca.resolve(), certificate.resolve(), key.resolve())
 
 
-def _make_key(path: Path) -> None:
-    path.touch(mode=0o600)
-    _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(path))
-
-
-def _alternative(name: str) -> str:
+def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     try:
-        return f"IP:{ipaddress.ip_address(name)}"
+        ca = x509.load_pem_x509_certificate(read_text(directory / CA).encode())
+        key = serialization.load_pem_private_key(read_text(directory / CA_KEY).encode(), password=None)
+    except ValueError as error:
+        raise BrokerError(
+            f"{directory / CA} and {CA_KEY} beside it are no certificate and key: {error}",
+            hint="copy them back from where they were put away",
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise BrokerError(f"{directory / CA_KEY} is no key of an elliptic curve")
+    return ca, key
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + _LIFE)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _leaf(
+    subject: x509.Name, ca: x509.Certificate, key: ec.EllipticCurvePrivateKey, use: x509.ObjectIdentifier
+) -> x509.CertificateBuilder:
+    authority = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return (
+        _builder(subject, ca.subject, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority), critical=False
+        )
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        return f"DNS:{name}"
+        return x509.DNSName(name)
 
 
-def _openssl(*arguments: str) -> None:
-    done = subprocess.run([program("openssl"), *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()
-        raise BrokerError(f"openssl {arguments[0]} failed: {last[-1] if last else 'no message'}")
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _pem_of_key(key: ec.EllipticCurvePrivateKey) -> str:
+    form, no_password = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, form, no_password).decode()

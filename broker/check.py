@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from broker.files import read_text
 from flexspec_mq.doctor.findings import Finding, Findings, State
-from flexspec_mq.errors import BrokerError, UsageError
+from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.hosts import address
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
@@ -68,7 +69,7 @@ def _settings(options: argparse.Namespace) -> LinkSettings:
         tls_context(tls)
     password = None
     if options.password_file is not None:
-        password = read(options.password_file).partition("\n")[0]
+        password = read_text(options.password_file).partition("\n")[0]
     return LinkSettings(
         host=host,
         port=port,
@@ -89,15 +90,3 @@ def _row(one: Finding, useful: Sequence[str]) -> dict[str, str | bool]:
         "detail": one.detail,
         "advice": one.advice,
     }
-
-
-def read(path: Path) -> str:
-    """All of a text file that the user named.
-
-    Raises:
-        BrokerError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BrokerError(f"{path} cannot be read: {error}", hint="give another file") from error

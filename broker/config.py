@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from broker.access import access_file
-from broker.programs import program
-from broker.settings import BrokerSettings
-from flexspec_mq.errors import BrokerError
+from broker.files import private_folder, write_private
+from broker.settings import BrokerSettings, PasswordHash, User
 
 CONFIG = "mosquitto.conf"
 ACCESS = "access"
@@ -30,16 +28,21 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         f"set_tcp_nodelay {_flag(settings.nodelay)}",
         f"max_inflight_messages {settings.max_inflight}",
         f"max_queued_messages {settings.max_queued}",
+        f"max_queued_bytes {settings.max_queued_mb * 1_000_000}",
         f"max_packet_size {settings.max_packet}",
+        f"memory_limit {settings.memory_mb * 1_000_000}",
+        f"max_connections {settings.connections}",
         f"persistent_client_expiration {settings.session_expiry}",
         "max_topic_alias 0",
         "log_dest stderr",
         "log_type error",
         "log_type warning",
         "log_type notice",
-        f"allow_anonymous {_flag(not settings.users)}",
+        f"allow_anonymous {_flag(settings.users is None)}",
     ]
-    if settings.users:
+    if settings.users is not None:
+        # What is refused, and what is subscribed to, Mosquitto tells at these levels only (`broker.refusals`).
+        lines += ["log_type debug", "log_type subscribe", "log_type information"]
         lines += [f"password_file {directory / PASSWORDS}", f"acl_file {directory / ACCESS}"]
     if settings.tls is not None:
         lines += [
@@ -47,8 +50,10 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
             f"certfile {settings.tls.certificate}",
             f"keyfile {settings.tls.key}",
             f"require_certificate {_flag(settings.tls.require_client_certificates)}",
-            "tls_version tlsv1.2",
+            "tls_version tlsv1.3",
         ]
+        if settings.tls.revoked is not None:
+            lines.append(f"crlfile {settings.tls.revoked}")
     if settings.persistence:
         lines += ["persistence true", f"persistence_location {directory / DATA}/", "autosave_interval 5"]
     else:
@@ -63,41 +68,33 @@ def render(settings: BrokerSettings, directory: Path) -> Path:
 
     Raises:
         UsageError: the settings would let strangers in.
-        BrokerError: ``mosquitto_passwd`` is missing or failed.
+        BrokerError: a password is empty, or holds a line break.
     """
     settings.check()
-    directory = directory.resolve()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = private_folder(directory.resolve())
     if settings.persistence:
-        (directory / DATA).mkdir(mode=0o700, exist_ok=True)
-    if settings.users:
-        write_private(directory / ACCESS, access_file(settings.users))
-        _write_passwords(settings, directory / PASSWORDS)
+        private_folder(directory / DATA)
+    if settings.users is not None:
+        render_users(settings.users, directory)
     config = directory / CONFIG
     write_private(config, config_text(settings, directory))
     return config
 
 
-def _write_passwords(settings: BrokerSettings, path: Path) -> None:
-    """Write the users' passwords and have them hashed in place, so that no command line shows them."""
-    for user in settings.users:
-        if not user.password or "\n" in user.password:
-            raise BrokerError(f"user {user.name} has an empty password, or one with a line break")
-    write_private(path, "".join(f"{user.name}:{user.password}\n" for user in settings.users))
-    done = subprocess.run(
-        [program("mosquitto_passwd"), "-U", str(path)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        path.unlink()
-        raise BrokerError(f"mosquitto_passwd failed: {(done.stderr or done.stdout).strip()}")
-    path.chmod(0o600)
+def render_users(users: Iterable[User], directory: Path) -> None:
+    """Write what Mosquitto reads of users: passwords and access rules. It reads both again on SIGHUP.
+
+    Raises:
+        BrokerError: a password is empty, or holds a line break.
+    """
+    users = tuple(users)
+    write_private(directory / ACCESS, access_file(users))
+    write_private(directory / PASSWORDS, "".join(f"{user.name}:{_hashed(user)}\n" for user in users))
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+def _hashed(user: User) -> str:
+    known = user.password
+    return (known if isinstance(known, PasswordHash) else PasswordHash.of(known)).text
 
 
 def _flag(value: bool) -> str:

@@ -14,20 +14,22 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
-from broker.config import render
+from broker.config import render, render_users
 from broker.programs import program
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, User
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
 
 _PORTS_TRIED = 5
 _LOG = "mosquitto.log"
+_CHATTER = (b"Received ", b"Sending ", b"\t")
+"""Beginnings of the lines of level debug that come with every message; nobody is told of them."""
 _LAST_LINES = 3
 """Of the log, in the error of a broker that ended."""
 
@@ -40,14 +42,20 @@ class PrivateBroker:
 
     Args:
         settings: port 0 finds a free one, and keeps it across `kill` and `start`.
-        heard: told each line of Mosquitto's log, on a thread of its own; None keeps them in a file, see `log`.
+        heard: told each line of Mosquitto's log that does not come with every message, on a thread of its own; None
+            keeps all in a file, see `log`.
+        directory: for its files, which then stay; None is a temporary one.
 
     Attributes:
         settings: with the port in use.
     """
 
     def __init__(
-        self, settings: BrokerSettings | None = None, *, heard: Callable[[str], None] | None = None
+        self,
+        settings: BrokerSettings | None = None,
+        *,
+        heard: Callable[[str], None] | None = None,
+        directory: Path | None = None,
     ) -> None:
         self.settings = settings if settings is not None else BrokerSettings(port=0)
         if self.settings.run_as is None and os.geteuid() == 0:
@@ -56,6 +64,7 @@ class PrivateBroker:
         self._heard = heard
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._listener: threading.Thread | None = None
+        self._kept = directory
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -95,7 +104,7 @@ class PrivateBroker:
         if self._process is not None:
             raise BrokerError("the broker runs already")
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="flexspec-broker-"))
+            self._directory = self._kept or Path(tempfile.mkdtemp(prefix="flexspec-broker-"))
         for tries_left in reversed(range(_PORTS_TRIED if self._any_port else 1)):
             if self._any_port:
                 self.settings = replace(self.settings, port=_free_port(self.settings.host))
@@ -142,9 +151,25 @@ class PrivateBroker:
         self.stop()
         self._remove()
 
-    def wait(self) -> int:
-        """Wait for its end and return its exit code."""
-        return 0 if self._process is None else self._process.wait()
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end and return its exit code; None if it has not ended within `timeout` seconds."""
+        try:
+            return 0 if self._process is None else self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def let_in(self, users: tuple[User, ...]) -> None:
+        """Have it know these users instead: who is no more among them, or has another password, is disconnected.
+
+        Certificates and the list of revoked ones are read again too. It does so within a second.
+
+        Raises:
+            BrokerError: a password is empty, or holds a line break.
+        """
+        self.settings = replace(self.settings, users=users)
+        if self._directory is not None:
+            render_users(users, self._directory)
+            self.signal(signal.SIGHUP)
 
     def log(self) -> str:
         """What it logged; only the last lines of one that is `heard`."""
@@ -195,17 +220,23 @@ class PrivateBroker:
         last = "; ".join(self.log().splitlines()[-_LAST_LINES:])
         return f"it said: {last}" if last else ""
 
-    def _listen(self, lines: Iterable[bytes]) -> None:
+    def _listen(self, pipe: IO[bytes]) -> None:
         assert self._heard is not None  # noqa: S101  else there is no pipe
-        for line in lines:
-            # Each begins with the second of its time; whoever hears it has a clock.
-            text = line.decode("utf-8", "replace").rstrip().partition(": ")[2]
-            self._last.append(text)
-            self._heard(text)
+        rest = b""
+        while chunk := os.read(pipe.fileno(), 1 << 16):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                # Each begins with the second of its time; whoever hears it has a clock.
+                said = line.partition(b": ")[2].rstrip()
+                if not said.startswith(_CHATTER):
+                    text = said.decode("utf-8", "replace")
+                    self._last.append(text)
+                    self._heard(text)
 
     def _remove(self) -> None:
         if self._directory is not None:
-            shutil.rmtree(self._directory)
+            if self._kept is None:
+                shutil.rmtree(self._directory)
             self._directory = None
 
 

@@ -6,7 +6,7 @@ import shutil
 
 from flexspec_mq.errors import BrokerError
 
-_PACKAGES = {"mosquitto": "mosquitto", "mosquitto_passwd": "mosquitto", "openssl": "openssl"}
+_PACKAGES = {"mosquitto": "mosquitto"}
 _SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
+from base64 import b64encode
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,8 +14,11 @@ from typing import Annotated
 from flexspec_mq import topics
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.settings import Complaint, Program, Setting, topic_name
+from flexspec_mq.settings import Complaint, Program, Setting
 from flexspec_mq.settings.hosts import is_loopback
+
+_ROUNDS = 101
+"""Of hashing, as Mosquitto has it: passwords are random and long, so guessing is hopeless anyway."""
 
 
 class Role(Enum):
@@ -30,34 +36,63 @@ class Role(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PasswordHash:
+    """A password as Mosquitto's password file has it, from which nobody gets it back."""
+
+    text: str
+
+    @classmethod
+    def of(cls, password: str) -> PasswordHash:
+        """Hash a password: PBKDF2 with SHA-512, salted.
+
+        Raises:
+            BrokerError: it is empty, or holds a line break.
+        """
+        if not password or "\n" in password:
+            raise BrokerError("a user has an empty password, or one with a line break")
+        salt = secrets.token_bytes(12)
+        made = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ROUNDS)
+        return cls(f"$7${_ROUNDS}${b64encode(salt).decode()}${b64encode(made).decode()}")
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """A user of the broker. An edge's or worker's name is also its name in topics.
 
     Attributes:
-        password: plain; only its hash reaches Mosquitto's files.
+        password: plain, or hashed; only the hash reaches Mosquitto's files.
+        versions: of a worker: those that it may serve; empty is any.
     """
 
     name: str
     role: Role
-    password: str = field(repr=False)
+    password: str | PasswordHash = field(repr=False)
+    versions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse names that could reach beyond their own topics.
 
         Raises:
-            UsageError: the name holds other characters than letters, digits, dots, dashes, underscores.
+            UsageError: a name holds other characters than letters, digits, dots, dashes, underscores.
         """
         topics.checked("user", self.name)
+        for version in self.versions:
+            topics.checked("version", version)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """PEM files of the listener. With `require_client_certificates` the clients need one of the same CA."""
+    """PEM files of the listener. With `require_client_certificates` the clients need one of the same CA.
+
+    Attributes:
+        revoked: list of the certificates that are not taken any more; clients' only.
+    """
 
     ca: Path
     certificate: Path
     key: Path
     require_client_certificates: bool = False
+    revoked: Path | None = None
 
 
 def _expiry(value: str) -> Complaint | None:
@@ -82,7 +117,19 @@ class Listener:
     max_queued: Annotated[
         int, Setting(help="messages that wait for a client that is away or slow", least=1)
     ] = 10_000
+    max_queued_mb: Annotated[
+        int, Setting(help="MB of messages that wait for one such client", unit="MB", least=1)
+    ] = 64
     max_packet: Annotated[int, Setting(help="bytes of one packet", between=(1024, 268_435_456))] = 262_144
+    memory_mb: Annotated[
+        int,
+        Setting(
+            help="MB of memory that the broker may take; it refuses what would need more; 0 is no bound",
+            unit="MB",
+            least=0,
+        ),
+    ] = 1024
+    connections: Annotated[int, Setting(help="clients at a time", least=1)] = 10_000
     session_expiry: Annotated[
         str,
         Setting(
@@ -98,14 +145,14 @@ class BrokerSettings(Listener):
 
     Attributes:
         tls: of the listener; None is plain TCP.
-        users: who may connect. Empty: anybody, which is allowed on loopback only.
+        users: who may connect. None: anybody, which is allowed on loopback only.
         nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
         run_as: system user to change to when started as root; None is Mosquitto's own.
     """
 
     port: int = 1883
     tls: ServerTls | None = None
-    users: tuple[User, ...] = ()
+    users: tuple[User, ...] | None = None
     nodelay: bool = True
     run_as: str | None = None
 
@@ -116,56 +163,25 @@ class BrokerSettings(Listener):
             UsageError: beyond loopback without TLS or without users.
             BrokerError: two users share a name.
         """
-        names = [user.name for user in self.users]
+        names = [user.name for user in self.users or ()]
         if len(set(names)) < len(names):
             raise BrokerError(f"two users share a name: {', '.join(sorted(names))}")
         if is_loopback(self.host) or self.insecure_anywhere:
             return
-        missing = [what for what, given in (("TLS", self.tls), ("users", self.users)) if not given]
+        missing = [what for what, given in (("TLS", self.tls), ("users", self.users)) if given is None]
         if missing:
             raise UsageError(
                 f"other machines can reach a broker on {self.host}, and it has no {' and no '.join(missing)}",
-                hint="give --certificates DIR and --edge, --worker or --publisher NAME; "
+                hint="`flexspec-broker init DIR` makes both, for `flexspec-broker run DIR`; "
                 "or --insecure-anywhere if you mean it",
             )
 
 
-def _users(role: Role) -> Setting:
-    return Setting(help=f"a user that is {role.with_article}", check=topic_name("user"), metavar="NAME")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenerOptions(Listener):
-    """All that a user says of a broker; `BrokerSettings` follows from it, with the passwords and certificates."""
-
-    edge: Annotated[tuple[str, ...], _users(Role.EDGE)] = ()
-    worker: Annotated[tuple[str, ...], _users(Role.WORKER)] = ()
-    publisher: Annotated[tuple[str, ...], _users(Role.PUBLISHER)] = ()
-    operator: Annotated[tuple[str, ...], _users(Role.OPERATOR)] = ()
-    credentials: Annotated[
-        Path,
-        Setting(help="passwords of the users, written there if missing", default="./credentials.json"),
-    ] = Path("credentials.json")
-    certificates: Annotated[
-        Path | None, Setting(help="TLS files; made there if missing, for --name", metavar="DIR")
-    ] = None
-    name: Annotated[
-        tuple[str, ...], Setting(help="host name or address that clients use, for certificates")
-    ] = ()
-    hand_out: Annotated[
-        Path | None,
-        Setting(
-            help="folder for what clients need: ROLE/NAME.password for each user, and ROLE/ca.crt",
-            metavar="DIR",
-        ),
-    ] = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConfig:
-    """All settings of ``flexspec-broker run`` and ``render``."""
+    """All settings of ``flexspec-broker run``."""
 
-    listener: ListenerOptions
+    listener: Listener
     log: LogOptions
 
 

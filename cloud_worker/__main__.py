@@ -19,6 +19,7 @@ from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError, how_to_install
 from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.diagnosis.preflight import preflight
 
@@ -65,6 +66,9 @@ def _main(argv: Sequence[str]) -> int:
     settings = loaded.settings.worker
     logs.configure(loaded.settings.log, worker=settings.worker)
     link = link_settings(loaded.settings.link, f"w-{settings.worker}")
+    groups = read_groups(settings.share_groups)
+    if loaded.settings.family.family is None:
+        groups.of(settings.version)
     preflight(link, logs.tell, daemon=True)
     # These import torch: only now that what needs none has been complained about.
     from cloud_worker.engine import draft

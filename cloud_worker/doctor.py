@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
+from flexspec_mq.doctor import exposure, machine, model, statuses
 from flexspec_mq.doctor import link as links
-from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.family import Following, check_family
 from flexspec_mq.doctor.threads import on_thread
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[WorkerSettings], LoadedText]
 
-_BEHIND = ("login", "name", "access", "catalogue", "heads", "family", "clock", "qualities")
+_BEHIND = ("login", "name", "access", exposure.NAME, "catalogue", "heads", "family", "clock", "qualities")
 CHECKS = ("packages", "cache", "temp", "state", "model", "metrics", "broker", *_BEHIND)
 """In the order in which they are shown."""
 _OF_A_FAMILY = ("state", "catalogue", "heads")
@@ -157,6 +157,9 @@ async def _at_broker(
         catalogue = await _catalogue(findings, config, watch, link) if follows else None
         findings.tell("trying the access rules")
         await _check_access(findings, config, base.username, link, watch, heard)
+        files = (config.link.password_file, config.link.tls_key, config.worker.share_groups)
+        public = config.worker.share_groups is None
+        await exposure.check_exposure(findings, link, base, files, public_group=public)
         known = watch.newest(topic)
         found = here or ("" if known is None else _process_here(base.port, known.status.epoch / 1000))
         statuses.check_clock(findings, watch, besides=topic if found else "")
@@ -254,14 +257,15 @@ async def _check_access(
     # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
     sender = user if user is not None else _NOBODY
     for where, what in (
-        (topics.open_topic(_NOBODY, sender), "f1/o/+/+"),
+        (topics.open_topic(config.worker.version, sender), f"f1/o/{config.worker.version}/+"),
         (topics.draft_topic(worker, sender), f"f1/d/{worker}/+"),
     ):
         reached = await _reaches_us(link, where, heard)
         if reached is False:
             links.forbidden(findings, worker, user, f"read {what}", "nothing from edges would arrive")
     if not findings.failed("access"):
-        findings.ok("access", f"may publish on {topic} and f1/v/+, and read f1/o/+/+ and f1/d/{worker}/+")
+        reads = f"f1/o/{config.worker.version}/+ and f1/d/{worker}/+"
+        findings.ok("access", f"may publish on {topic} and f1/v/+, and read {reads}")
 
 
 async def _reaches_us(link: Link, topic: str, heard: asyncio.Queue[str]) -> bool | None:

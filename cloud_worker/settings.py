@@ -57,6 +57,14 @@ class WorkerSettings(Section):
             default="the user name, or 4 random ones",
         ),
     ] = field(default_factory=_random_name)
+    share_groups: Annotated[
+        Path | None,
+        Setting(
+            help="file of `flexspec-broker add-worker` with the secret names of the groups in which workers share "
+            "sessions",
+            default="the group that any client may join",
+        ),
+    ] = None
     device: Annotated[str, Setting(help="torch device")] = "cpu"
     dtype: Annotated[str, Setting(help="of the weights and the forward: bfloat16, float16 or float32")] = (
         "bfloat16"

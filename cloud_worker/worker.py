@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from dataclasses import replace
 from math import inf
@@ -17,17 +18,19 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
 from flexspec_mq import topics
-from flexspec_mq.codec import Codec
+from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import endless
-from flexspec_mq.errors import LinkDown, RemoteProtocolError
+from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
 from flexspec_mq.scheduling.batching_window import BatchingWindow
+from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -65,6 +68,9 @@ class CloudWorker:
         drafted: tokens that the engine drafted itself.
         cut: drafted tokens of edges that it put off.
         on_step: told of every step, and when it began.
+
+    Raises:
+        UsageError: the file with the groups of versions cannot be used.
     """
 
     def __init__(
@@ -74,7 +80,8 @@ class CloudWorker:
         self._family = family
         self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
         self._settings = settings
-        self._codec = Codec()
+        self._groups = read_groups(settings.share_groups)
+        self._codec = Codec(facts.max_context + MAX_DRAFT_TOKENS)
         self._engine = engine
         self.machine = WorkerMachine(
             WorkerConfig(
@@ -87,6 +94,7 @@ class CloudWorker:
             )
         )
         self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
         self._work = asyncio.Event()
         self._timer = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -150,11 +158,12 @@ class CloudWorker:
         return replace(
             base,
             session_expiry=0,
+            needs=FOR_SESSIONS,
             will=Will(topics.worker_status_topic(self._settings.worker), gone),
             birth=self._birth,
             subscriptions=(
                 Subscription(topics.draft_filter(self._settings.worker)),
-                *(Subscription(topics.open_share(version)) for version in self._shares),
+                *(Subscription(self._open_share(version)) for version in self._shares),
                 *(() if self._family is None else self._family.subscriptions),
             ),
         )
@@ -215,14 +224,22 @@ class CloudWorker:
         self.machine.hold(version, self._facts)
         if self._link is None or self.machine.draining or version in self._shares:
             return
+        try:
+            share = self._open_share(version)
+        except UsageError as error:
+            _log.error("version %s is not served: %s; %s", version, error.message, error.hint)
+            return
         self._shares.add(version)
         # While the link is down the filter is remembered.
         with contextlib.suppress(LinkDown):
-            await self._link.subscribe(topics.open_share(version))
+            await self._link.subscribe(share)
 
     def retire_version(self, version: str) -> None:
         """Take no new sessions of a version; texts of it that have begun go on, also at another worker."""
         self._do(self.machine.retire(version))
+
+    def _open_share(self, version: str) -> str:
+        return topics.open_share(version, self._groups.of(version))
 
     async def leave_version(self, version: str) -> None:
         """Take no opens of a version any more."""
@@ -231,7 +248,7 @@ class CloudWorker:
             return
         # Also while the link is down: the filter is forgotten all the same, so the next connection is without it.
         try:
-            await self._link.unsubscribe(topics.open_share(version))
+            await self._link.unsubscribe(self._open_share(version))
         except LinkDown as error:
             _log.info("the share of %s was left without a word: %s", version, error.message)
 
@@ -269,6 +286,10 @@ class CloudWorker:
         now = time.monotonic()
         try:
             message = self._codec.decode(inbound.payload)
+        except TooManyTokens as error:
+            code, qos = ErrorCode.CONTEXT, inbound.qos
+            self._do(self.machine.refuse(edge, error.session, error.attempt, code, error.message, qos))
+            return
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
             return
@@ -403,4 +424,5 @@ class CloudWorker:
             top_p=facts.recommended.top_p,
             draft=facts.draft,
             versions=self.versions,
+            life=self._life,
         )

@@ -34,9 +34,9 @@ def open_topic(version: str, edge: str) -> str:
     return f"{ROOT}/o/{version}/{edge}"
 
 
-def open_share(version: str) -> str:
-    """The shared subscription that the workers of `version` share."""
-    return f"$share/w/{ROOT}/o/{version}/+"
+def open_share(version: str, group: str) -> str:
+    """The shared subscription that the workers of `version` share, in the group that `ShareGroups` names."""
+    return f"$share/{group}/{ROOT}/o/{version}/+"
 
 
 def draft_topic(worker: str, edge: str) -> str:
@@ -88,7 +88,7 @@ class Sender(NamedTuple):
 
 def sender_of(topic: str) -> Sender | None:
     """Who published on an open or draft topic; None for other topics, and names that none can have."""
-    parts = topic.split("/")
+    parts = topic.split("/", 4)
     if len(parts) != 4 or parts[0] != ROOT or not _NAME.fullmatch(parts[3]):
         return None
     if parts[1] == "o" and _NAME.fullmatch(parts[2]):
@@ -96,7 +96,13 @@ def sender_of(topic: str) -> Sender | None:
     return Sender(parts[3], None) if parts[1] == "d" else None
 
 
+def version_of_opens(topic_filter: str) -> str | None:
+    """The version whose opens a filter takes, or None if it is not one of those."""
+    parts = topic_filter.split("/")
+    return parts[2] if len(parts) == 4 and parts[:2] == [ROOT, "o"] else None
+
+
 def worker_of_status(topic: str) -> str | None:
     """The worker whose status a topic carries, or None for any other topic."""
-    parts = topic.split("/")
+    parts = topic.split("/", 3)
     return parts[2] if len(parts) == 3 and parts[:2] == [ROOT, "w"] else None

@@ -54,7 +54,8 @@ CHANNELS = (
         "f1/o/{version}/{edge}",
         "send",
         (Open,),
-        "Opens and re-opens sessions. The workers of a version share $share/w/f1/o/{version}/+.",
+        "Opens and re-opens sessions. The workers of a version share $share/{group}/f1/o/{version}/+; the group "
+        "is w, or a secret of theirs.",
     ),
     _Channel(
         "draft",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from edge_node.doctor.api import check_api, our_node
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
+from flexspec_mq.doctor import exposure, machine, model, statuses
 from flexspec_mq.doctor import link as links
-from flexspec_mq.doctor import machine, model, statuses
 from flexspec_mq.doctor.examination import examination
 from flexspec_mq.doctor.family import Following, check_family
 from flexspec_mq.doctor.threads import on_thread
@@ -40,7 +40,18 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-_BEHIND = ("login", "name", "access", "family", "worker", "tokenizer", "clock", "qualities", "text")
+_BEHIND = (
+    "login",
+    "name",
+    "access",
+    exposure.NAME,
+    "family",
+    "worker",
+    "tokenizer",
+    "clock",
+    "qualities",
+    "text",
+)
 CHECKS = ("packages", "cache", "temp", "model", "api", "broker", *_BEHIND)
 """In the order in which they are shown."""
 
@@ -174,6 +185,8 @@ async def _look(setup: _Setup, link: Link) -> str:
         setup.config = replace(setup.config, node=node)
     findings.tell("trying the access rules")
     listening = await _check_access(setup, link)
+    mine = setup.config.link
+    await exposure.check_exposure(findings, link, setup.base, (mine.password_file, mine.tls_key))
     living = statuses.check_workers(findings, watch, node.version, listening)
     statuses.check_clock(findings, watch)
     findings.tell("loading the draft")
@@ -191,8 +204,6 @@ async def _check_access(setup: _Setup, link: Link) -> bool | None:
     """Try to publish where the edge does. Whether somebody subscribes to opens of the version; None if unknown."""
     findings, node, user = setup.findings, setup.config.node, setup.base.username
     opens = topics.open_topic(node.version, node.edge)
-    worker = next((seen.status.worker for seen in setup.watch.workers()), "doctor")  # type: ignore[union-attr]
-    drafts = topics.draft_topic(worker, node.edge)
     known = setup.watch.newest(setup.status_topic)
     if known is None:  # true, and of an epoch that nobody takes for news
         gone = EdgeStatus(state="gone", epoch=0, at=0, edge=node.edge)
@@ -200,9 +211,14 @@ async def _check_access(setup: _Setup, link: Link) -> bool | None:
     else:
         status = known.payload
     said: dict[str, int] = {}
+    # The rules may spell out the workers, so drafts are tried with one that is there.
+    workers = [seen.status.worker for seen in setup.watch.workers()][:1]  # type: ignore[union-attr]
     for topic, payload, loss in (
         (opens, links.NOT_A_SESSION, "no text could begin"),
-        (drafts, links.NOT_A_SESSION, "drafts could not be sent"),
+        *(
+            (topics.draft_topic(one, node.edge), links.NOT_A_SESSION, "drafts could not be sent")
+            for one in workers
+        ),
         (setup.status_topic, status, "the edge node could not tell its status, and would refuse to start"),
     ):
         said[topic] = await links.may_publish(link, topic, payload)
@@ -214,7 +230,7 @@ async def _check_access(setup: _Setup, link: Link) -> bool | None:
         loss = "a worker is there, and its status does not reach us"
         links.forbidden(findings, node.edge, user, f"read {topics.worker_status_topic('+')}", loss)
     if not findings.failed("access"):
-        findings.ok("access", f"may publish on {opens}, {drafts} and {setup.status_topic}")
+        findings.ok("access", f"may publish on {', '.join(said)}")
     if said[opens] == NOT_AUTHORIZED:
         return None
     return said[opens] != NO_SUBSCRIBERS

@@ -1,54 +1,88 @@
-"""The access rules as Mosquitto enforces them: every role against every topic of the project."""
+"""The access rules as Mosquitto enforces them: every user × topic × (publish, read, share, will).
+
+What is allowed is taken from the rules' own table, which `TABLE`, written by hand, holds to what it should say.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
+from broker.access import Rule, rules_of
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.errors import PublishRefused
+from flexspec_mq.share_groups import ShareGroups, new_groups
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, Link, LinkSettings
+from flexspec_mq.transport.filters import matches
 from flexspec_mq.transport.mqtt import mqtt_link
 
 USERS = {
-    "alice": Role.EDGE,
-    "bob": Role.EDGE,
-    "w1": Role.WORKER,
-    "w2": Role.WORKER,
-    "pub": Role.PUBLISHER,
-    "ops": Role.OPERATOR,
+    "alice": User("alice", Role.EDGE, "of-alice"),
+    "bob": User("bob", Role.EDGE, "of-bob"),
+    "w1": User("w1", Role.WORKER, "of-w1", ("v1",)),
+    "w2": User("w2", Role.WORKER, "of-w2", ("v2",)),
+    "pub": User("pub", Role.PUBLISHER, "of-pub"),
+    "ops": User("ops", Role.OPERATOR, "of-ops"),
 }
+NAMES = list(USERS)
+PATIENCE = 20.0
 
 # topic → who may publish on it, who may read it
-RULES: dict[str, tuple[set[str], set[str]]] = {
-    "f1/o/v1/alice": ({"alice"}, {"w1", "w2"}),
+TABLE: dict[str, tuple[set[str], set[str]]] = {
+    "f1/o/v1/alice": ({"alice"}, {"w1"}),
+    "f1/o/v2/alice": ({"alice"}, {"w2"}),
+    "f1/o/v3/alice": (set(), set()),
+    "f1/o/v1/bob": ({"bob"}, {"w1"}),
+    "f1/o/v1/w1": ({"w1"}, {"w1"}),
+    "f1/o/v1/w2": (set(), {"w1"}),
     "f1/d/w1/alice": ({"alice"}, {"w1"}),
     "f1/d/w2/alice": ({"alice"}, {"w2"}),
+    "f1/d/w3/alice": (set(), set()),
+    "f1/d/w1/w1": ({"w1"}, {"w1"}),
     "f1/v/alice": ({"w1", "w2"}, {"alice"}),
     "f1/e/alice": ({"alice"}, {"alice", "pub", "ops"}),
-    "f1/r/alice/7": ({"alice", "w1", "w2"}, {"alice"}),
+    "f1/r/alice/check": ({"alice"}, {"alice"}),
+    "f1/r/alice/7": (set(), set()),
     "f1/w/w1": ({"w1"}, set(USERS)),
+    "f1/w/w3": (set(), set(USERS)),
     "f1/h/smol": ({"pub"}, set(USERS)),
     "f1/k/smol": ({"pub"}, set(USERS)),
     "f1/h/smol/more": (set(), set()),
     "f1/check/x": (set(), set()),
     "other": (set(), set()),
+    "$SYS/broker/uptime": (set(), {"ops"}),
+    "$CONTROL/dynamic-security/v1": (set(), set()),
 }
+WITNESSED = [topic for topic, (writers, _) in TABLE.items() if writers]
+"""Topics that somebody may write: on the others there is nothing that one could read."""
+
+
+def rules(name: str) -> list[Rule]:
+    return rules_of(USERS[name], USERS.values())
+
+
+def allowed(name: str, *verbs: str) -> set[str]:
+    """Topics of the table on which the rules let a user do that."""
+    mine = [rule.topic for rule in rules(name) if rule.verb in (*verbs, "readwrite")]
+    return {topic for topic in TABLE if any(matches(one, topic) for one in mine)}
 
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[PrivateBroker]:
-    users = tuple(User(name, role, f"{name}-password") for name, role in USERS.items())
-    with PrivateBroker(BrokerSettings(port=0, users=users)) as broker:
+    with PrivateBroker(BrokerSettings(port=0, users=tuple(USERS.values()))) as broker:
         yield broker
 
 
-async def connect(stack: AsyncExitStack, broker: PrivateBroker, name: str) -> Link:
+async def connect(stack: AsyncExitStack, broker: PrivateBroker, name: str, client: str = "c") -> Link:
     settings = LinkSettings(
-        port=broker.port, client_id=f"c-{name}", username=name, password=f"{name}-password"
+        port=broker.port, client_id=f"{client}-{name}", username=name, password=f"of-{name}"
     )
     link = await stack.enter_async_context(mqtt_link(settings))
     await link.wait_up(10)
@@ -57,41 +91,149 @@ async def connect(stack: AsyncExitStack, broker: PrivateBroker, name: str) -> Li
 
 async def may_publish(link: Link, topic: str) -> bool:
     try:
-        await link.publish(topic, topic.encode(), qos=1, retain=True)
+        await link.publish(topic, topic.encode(), qos=1)
     except PublishRefused as refused:
-        if refused.reason_code != NOT_AUTHORIZED:
-            raise
-        return False
+        if refused.reason_code == NOT_AUTHORIZED:
+            return False
     return True
 
 
-async def test_who_may_write(secured: PrivateBroker) -> None:
-    async with AsyncExitStack() as stack:
-        links = {name: await connect(stack, secured, name) for name in USERS}
-        for topic, (writers, _) in RULES.items():
-            found = {name for name, link in links.items() if await may_publish(link, topic)}
-            assert found == writers, topic
+async def until_end(link: Link) -> set[str]:
+    """Topics that were delivered before the message that says that all have been."""
+    found: set[str] = set()
+    async with asyncio.timeout(PATIENCE):
+        async for event in link.events():
+            if isinstance(event, Inbound):
+                if event.payload == b"end":
+                    return found
+                found.add(event.topic)
+    raise AssertionError
 
 
-async def test_who_may_read(secured: PrivateBroker) -> None:
-    """Each user subscribes to everything; a last message to each of them says that all before has come."""
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_of_rules_says_what_it_should(name: str) -> None:
+    assert allowed(name, "write") == {topic for topic, (writers, _) in TABLE.items() if name in writers}
+    assert allowed(name, "read") == {topic for topic, (_, readers) in TABLE.items() if name in readers}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_publish(secured: PrivateBroker, name: str) -> None:
     async with AsyncExitStack() as stack:
-        links = {name: await connect(stack, secured, name) for name in USERS}
-        for link in links.values():
+        link = await connect(stack, secured, name)
+        assert {topic for topic in TABLE if await may_publish(link, topic)} == allowed(name, "write")
+
+
+@pytest.mark.parametrize("how", ["each", "#", "f1/#", "+/+/+/+", "$share/mine/{}", "$share/w/{}"])
+@pytest.mark.parametrize("name", NAMES)
+async def test_read_and_share(secured: PrivateBroker, name: str, how: str) -> None:
+    """By whatever filter, in whatever group: what arrives is what the rules let a user read."""
+    filters = TABLE if "{}" in how or how == "each" else (how,)
+    asked = {how.format(one) if "{}" in how else one for one in filters if not one.startswith("$CONTROL")}
+    async with AsyncExitStack() as stack:
+        writers = {one: await connect(stack, secured, one, "w") for one in USERS}
+        link = await connect(stack, secured, name)
+        for one in sorted({*asked, "f1/h/+"}):
+            await link.subscribe(one, 1)
+        for topic in WITNESSED:
+            assert await may_publish(writers[min(TABLE[topic][0])], topic)
+        await writers["pub"].publish("f1/h/end", b"end", qos=1)
+        found = {topic for topic in await until_end(link) if not topic.startswith("$SYS")}
+    bare = {one.split("/", 2)[2] if one.startswith("$share") else one for one in asked} | {"f1/h/+"}
+    expected = allowed(name, "read") & {
+        topic for topic in WITNESSED if any(matches(one, topic) for one in bare)
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_will(secured: PrivateBroker, name: str) -> None:
+    """A will is published where its client may publish, and nowhere else."""
+    topics = [topic for topic, (_, readers) in TABLE.items() if readers and not topic.startswith("$")]
+    async with AsyncExitStack() as stack:
+        readers = {one: await connect(stack, secured, one, "r") for one in USERS}
+        for link in readers.values():
             await link.subscribe("#", 1)
-        for topic, (writers, _) in RULES.items():
-            if writers:
-                await links[min(writers)].publish(topic, b"live", qos=1)
-        await links["pub"].publish("f1/h/end", b"end", qos=1)
-        readers: dict[str, set[str]] = {topic: set() for topic in RULES}
-        for name, link in links.items():
-            async for event in link.events():
-                if isinstance(event, Inbound) and event.payload == b"end":
-                    break
-                if isinstance(event, Inbound) and event.payload == b"live":
-                    readers[event.topic].add(name)
-        for topic, (writers, expected) in RULES.items():
-            assert readers[topic] == (expected if writers else set()), topic
+        for topic in topics:
+            await asyncio.to_thread(die_with_will, secured.port, name, topic)
+        last = await connect(stack, secured, "pub", "last")
+        await last.publish("f1/h/end", b"end", qos=1)
+        found = set().union(*[await until_end(link) for link in readers.values()])
+    assert found == allowed(name, "write") & set(topics)
+
+
+def die_with_will(port: int, name: str, topic: str) -> None:
+    """Connect with a will, and be cut off."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, f"dies-{name}", protocol=paho.MQTTv5)
+    client.username_pw_set(name, f"of-{name}")
+    client.will_set(topic, b"will", qos=1)
+    client.connect("127.0.0.1", port)
+    while not client.is_connected():
+        client.loop(0.1)
+    connection = client.socket()
+    assert isinstance(connection, socket.socket)
+    # The broker publishes the will when it sees the end, so before it takes what is sent afterwards.
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(PATIENCE)
+    assert connection.recv(1) == b""
+
+
+async def test_nobody_takes_opens_from_the_workers_group(secured: PrivateBroker) -> None:
+    """Everybody joins every group whose name they could know; all opens reach the worker."""
+    groups = new_groups()
+    sent = 60
+    async with AsyncExitStack() as stack:
+        worker = await connect(stack, secured, "w1")
+        await worker.subscribe(f"$share/{groups.of('v1')}/f1/o/v1/+", 1)
+        await worker.subscribe("f1/h/+", 1)
+        of_others = groups.only(("v2",)).of("v2")
+        for name in NAMES:
+            if name != "w1":
+                thief = await connect(stack, secured, name, "thief")
+                for group in (
+                    "w",
+                    "base",
+                    "v1",
+                    "w1",
+                    ShareGroups().of("v1"),
+                    of_others,
+                    new_groups().of("v1"),
+                ):
+                    await thief.subscribe(f"$share/{group}/f1/o/v1/+", 1)
+        device = await connect(stack, secured, "alice")
+        for number in range(sent):
+            await device.publish("f1/o/v1/alice", str(number).encode(), qos=1)
+        publisher = await connect(stack, secured, "pub")
+        await publisher.publish("f1/h/end", b"end", qos=1)
+        arrived = []
+        async with asyncio.timeout(PATIENCE):
+            async for event in worker.events():
+                if isinstance(event, Inbound):
+                    if event.payload == b"end":
+                        break
+                    arrived.append(int(event.payload))
+    assert arrived == list(range(sent))
+
+
+async def test_whoever_knows_the_group_does_take_them(secured: PrivateBroker) -> None:
+    """Why its name is a secret: Mosquitto lets a device join, and drops what it then may not read."""
+    async with AsyncExitStack() as stack:
+        worker, thief = await connect(stack, secured, "w1"), await connect(stack, secured, "bob")
+        for link in (worker, thief):
+            await link.subscribe("$share/known/f1/o/v1/+", 1)
+        await worker.subscribe("f1/h/+", 1)
+        device = await connect(stack, secured, "alice")
+        for _ in range(10):
+            await device.publish("f1/o/v1/alice", b"open", qos=1)
+        publisher = await connect(stack, secured, "pub")
+        await publisher.publish("f1/h/end", b"end", qos=1)
+        arrived = 0
+        async with asyncio.timeout(PATIENCE):
+            async for event in worker.events():
+                if isinstance(event, Inbound):
+                    if event.payload == b"end":
+                        break
+                    arrived += 1
+    assert arrived == 5
 
 
 def test_mosquitto_has_nothing_to_say_against_the_file(secured: PrivateBroker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from broker.access import access_file
 from broker.certificates import make_certificates
 from broker.config import config_text, render
+from broker.programs import program
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings.hosts import is_loopback
@@ -44,6 +46,9 @@ def test_the_configuration_says_what_the_facts_ask_for(tmp_path: Path) -> None:
         "max_inflight_messages 200",
         "max_queued_messages 10000",
         "max_packet_size 262144",
+        "max_queued_bytes 64000000",
+        "memory_limit 1024000000",
+        "max_connections 10000",
         "persistence true",
         "autosave_interval 5",
         "persistent_client_expiration 1h",
@@ -53,6 +58,17 @@ def test_the_configuration_says_what_the_facts_ask_for(tmp_path: Path) -> None:
     secured = config_text(BrokerSettings(users=(ALICE,)), tmp_path).splitlines()
     assert "allow_anonymous false" in secured
     assert "persistence false" in secured
+    assert "allow_anonymous false" in config_text(BrokerSettings(users=()), tmp_path).splitlines()
+
+
+def test_tls_is_version_1_3_and_knows_what_is_revoked(tmp_path: Path) -> None:
+    tls = replace(
+        make_certificates(tmp_path, ["localhost"]),
+        require_client_certificates=True,
+        revoked=tmp_path / "revoked.pem",
+    )
+    lines = config_text(BrokerSettings(users=(ALICE,), tls=tls), tmp_path).splitlines()
+    assert {"tls_version tlsv1.3", "require_certificate true", f"crlfile {tls.revoked}"} <= set(lines)
 
 
 def test_files_are_private_and_passwords_hashed(tmp_path: Path) -> None:
@@ -76,19 +92,31 @@ def test_bad_users_are_refused(tmp_path: Path) -> None:
             render(BrokerSettings(users=(User("bob", Role.EDGE, password),)), tmp_path)
 
 
-def test_an_edge_has_no_rules_of_its_own_but_what_all_may_read() -> None:
+def test_what_a_device_may_write_is_spelled_out_where_it_is_known() -> None:
+    def written(*users: User) -> set[str]:
+        text = access_file([ALICE, *users]).partition("user alice\n")[2].partition("\n\n")[0]
+        return {line.split()[2] for line in text.splitlines() if "write" in line.split()[1]}
+
+    own = {"f1/e/alice", "f1/r/alice/check", "f1/r/alice/checka", "f1/r/alice/checkb"}
+    pinned = User("w1", Role.WORKER, "x", ("v1", "v2"))
+    known = {"f1/o/v1/alice", "f1/o/v2/alice", "f1/d/w1/alice"}
+    assert written() == own | {"f1/o/+/alice", "f1/d/+/alice"}
+    assert written(pinned) == own | known
+    of_any_version = User("w2", Role.WORKER, "x")
+    assert written(pinned, of_any_version) == own | {"f1/o/+/alice", "f1/d/w1/alice", "f1/d/w2/alice"}
+
+
+def test_a_worker_is_pinned_to_its_name_and_an_operator_writes_only_to_itself() -> None:
     text = access_file([ALICE, User("w1", Role.WORKER, "x"), User("ops", Role.OPERATOR, "x")])
-    edge = text.partition("user alice\n")[2].partition("\n\n")[0].splitlines()
-    assert edge == ["topic read f1/w/+", "topic read f1/h/+", "topic read f1/k/+"]
     worker = text.partition("user w1\n")[2].partition("\n\n")[0].splitlines()
     assert "topic read f1/d/w1/+" in worker
     assert "topic write f1/w/w1" in worker
     operator = text.partition("user ops\n")[2]
-    assert "write" not in operator
+    assert all("f1/r/ops/check" in line for line in operator.splitlines() if "write" in line)
 
 
-def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.programs.shutil.which", lambda *_a, **_k: None)
     with pytest.raises(BrokerError, match="not installed") as missing:
-        render(BrokerSettings(users=(ALICE,)), tmp_path)
+        program("mosquitto")
     assert "apt install mosquitto" in missing.value.hint

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from broker.launcher import PrivateBroker
+from tests.broker.deployments import good, made
+from tests.broker.deployments import running as running_deployment
 from tests.broker.test_launcher import answers, until
 
 
@@ -88,12 +90,11 @@ def test_mosquittos_notices_are_heard_only_when_asked_for(environment: dict[str,
     assert any("[info     ] New client connected from" in line for line in people)
 
 
-def test_a_mosquitto_that_cannot_start_has_the_last_word(environment: dict[str, str], tmp_path: Path) -> None:
-    tls = tmp_path / "tls"
-    tls.mkdir()
+def test_a_mosquitto_that_cannot_start_has_the_last_word(tmp_path: Path) -> None:
+    directory = made(tmp_path / "d")
     for name in ("ca.crt", "server.crt", "server.key"):
-        (tls / name).write_text("no certificate\n")
-    done = run("run", "--certificates", str(tls), env=environment)
+        (directory / "tls" / name).write_text("no certificate\n")
+    done = run("run", str(directory))
     assert done.returncode == 4
     assert "error: mosquitto " in done.stderr  # it may have answered before it read its files
     assert "hint: it said: " in done.stderr
@@ -145,26 +146,6 @@ def test_stop_does_not_trust_a_process_number(environment: dict[str, str]) -> No
         bystander.wait()
 
 
-def test_render_refuses_strangers_and_writes_for_friends(tmp_path: Path) -> None:
-    directory = tmp_path / "etc"
-    refused = run("render", str(directory), "--host", "0.0.0.0")  # noqa: S104
-    assert refused.returncode == 2
-    assert "--insecure-anywhere" in refused.stderr
-    assert not directory.exists()
-    friends = ("--host", "0.0.0.0", "--certificates", str(tmp_path / "tls"), "--name", "localhost")  # noqa: S104
-    done = run("render", str(directory), *friends, "--edge", "alice", "--worker", "w1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(directory / "mosquitto.conf")
-    credentials = json.loads((directory / "credentials.json").read_text())
-    assert set(credentials) == {"alice", "w1"}
-    assert min(len(password) for password in credentials.values()) >= 20
-    again = run("render", str(directory), *friends, "--edge", "alice", "--worker", "w1", "--edge", "bob")
-    assert again.returncode == 0
-    renewed = json.loads((directory / "credentials.json").read_text())
-    assert {name: renewed[name] for name in credentials} == credentials
-    assert "bob" in renewed
-
-
 def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
     address = f"127.0.0.1:{mosquitto.port}"
     people = run("check", address)
@@ -178,30 +159,16 @@ def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
     assert run("check", "nonsense").returncode == 2
 
 
-def test_passwords_of_users_who_are_left_out_are_kept(tmp_path: Path) -> None:
-    for name in ("alice", "bob"):
-        assert run("render", str(tmp_path / "etc"), "--edge", name).returncode == 0
-    first = json.loads((tmp_path / "etc" / "credentials.json").read_text())
-    assert set(first) == {"alice", "bob"}
-    assert run("render", str(tmp_path / "etc"), "--edge", "alice").returncode == 0
-    assert json.loads((tmp_path / "etc" / "credentials.json").read_text()) == first
-
-
-def test_one_name_has_one_role(tmp_path: Path) -> None:
-    done = run("render", str(tmp_path / "etc"), "--edge", "a", "--worker", "a")
-    assert done.returncode == 2
-    assert "user a is given twice, as edge and as worker" in done.stderr
-
-
 @pytest.mark.parametrize("role", ["edge", "worker"])
-def test_check_of_a_secured_broker_passes_for_each_role(
-    environment: dict[str, str], tmp_path: Path, role: str
-) -> None:
-    credentials = tmp_path / "credentials.json"
-    with running(environment, f"--{role}", "someone", "--credentials", str(credentials)) as (_, ready):
-        (tmp_path / "password").write_text(json.loads(credentials.read_text())["someone"] + "\n")
-        address = f"127.0.0.1:{ready['port']}"
-        done = run("check", address, "--username", "someone", "--password-file", str(tmp_path / "password"))
+def test_check_of_a_secured_broker_passes_for_each_role(tmp_path: Path, role: str) -> None:
+    directory = made(tmp_path / "d")
+    good("add-device", directory, "edge")
+    good("add-worker", directory, "worker", "--version", "base")
+    folder = directory / "hand-out" / role / role
+    address = json.loads((directory / "identities.json").read_text())["address"]
+    login = ("--username", role, "--password-file", str(folder / "password"), "--ca", str(folder / "ca.crt"))
+    with running_deployment(directory, tmp_path / "log"):
+        done = run("check", address, *login)
     assert done.returncode == 0, done.stdout
 
 
@@ -211,7 +178,7 @@ def test_check_of_a_secured_broker_passes_for_each_role(
         (("check", "127.0.0.1:\u00b2"), "is not host:port", 2),
         (("check", "127.0.0.1:1", "--timeout", "nan"), "timeout of nan", 2),
         (("check", "127.0.0.1:1", "--ca", "/does/not/exist"), "/does/not/exist", 4),
-        (("render", "/proc/no-folder"), "/proc/no-folder", 4),
+        (("init", "/proc/no-folder", "--name", "a"), "/proc/no-folder", 4),
     ],
 )
 def test_bad_input_is_named(arguments: tuple[str, ...], said: str, code: int) -> None:
@@ -225,28 +192,3 @@ def test_a_host_name_that_is_none_is_not_reachable() -> None:
     done = run("check", "a..b:1883")
     assert done.returncode == 1
     assert "FAIL  reachable" in done.stdout
-
-
-def test_what_clients_need_is_handed_out(tmp_path: Path) -> None:
-    out, state = tmp_path / "out", tmp_path / "state"
-    given = [
-        *("render", str(state), "--certificates", str(tmp_path / "tls"), "--name", "localhost"),
-        *("--hand-out", str(out), "--edge", "truck-17", "--worker", "w1"),
-    ]
-    done = run(*given, "--edge", "truck-18")
-    assert done.returncode == 0, done.stderr
-    files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
-    ours = {"edge/ca.crt", "edge/truck-17.password", "worker/ca.crt", "worker/w1.password"}
-    assert set(files) == ours | {"edge/truck-18.password"}
-    known = json.loads((state / "credentials.json").read_text())
-    for name in ("edge/truck-17", "edge/truck-18", "worker/w1"):
-        path = files[f"{name}.password"]
-        assert path.read_text() == known[path.stem] + "\n"
-        assert path.stat().st_mode & 0o777 == 0o600
-    assert files["edge/ca.crt"].read_text() == (tmp_path / "tls" / "ca.crt").read_text()
-    assert not [folder for folder in (out, out / "edge", out / "worker") if folder.stat().st_mode & 0o077]
-    # Again, with one device less: its file goes, the others stay the same files.
-    same = files["worker/w1.password"].stat().st_ino
-    assert run(*given).returncode == 0
-    assert not files["edge/truck-18.password"].exists()
-    assert files["worker/w1.password"].stat().st_ino == same

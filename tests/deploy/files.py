@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ import yaml
 import broker.settings
 import cloud_worker.settings
 import edge_node.config
-from broker.__main__ import _parser as broker_parser
+from broker.__main__ import build_parser as broker_parser
+from broker.handing_out import SETTINGS, Handed, hand_out
+from broker.settings import Role
 from cloud_worker.__main__ import build_parser as cloud_parser
 from edge_node.cli.parser import build_parser as edge_parser
 from flexspec_mq.settings import Loaded, Program, load
+from flexspec_mq.share_groups import new_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -50,15 +55,29 @@ def commands(path: Path) -> list[list[str]]:
 
 
 def settings(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Loaded[Any]:
-    """Settings in force for a command line of ours; a configuration in /etc/flexspec is ours in ``deploy/etc``.
+    """Settings in force for a command line of ours; its --config is one that the broker hands out.
 
     Raises:
         SystemExit: it has a flag that the program does not know.
         UsageError: a setting is none.
     """
     program, parser = PROGRAMS[Path(command[0]).name]
-    rest = [one.replace("/etc/flexspec/", f"{DEPLOY}/etc/") for one in command[1:]]
+    rest = [str(handed(Path(one).name)) if one.endswith(".toml") else one for one in command[1:]]
     return load(program, parser.parse_args(rest), environ or {})
+
+
+@cache
+def handed(file: str) -> Path:
+    """A file of settings as the broker hands it out."""
+    role = next(role for role, name in SETTINGS.items() if name == file)
+    folder = Path(tempfile.mkdtemp())
+    (folder / "ca.crt").touch()
+    groups = new_groups().only(("base",)) if role is Role.WORKER else None
+    name = "w1" if role is Role.WORKER else "edge"
+    client = Handed(
+        name, role, "broker:8883", folder / "ca.crt", "x", groups, certificate=False, version="base"
+    )
+    return hand_out(folder / "hand-out", client) / file
 
 
 def seconds(text: str) -> float:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from broker.settings import BrokerSettings, Role, ServerTls, User
 from edge_node.api.auth import OPEN
 from flexspec_mq.daemon.children import as_child
 from flexspec_mq.site.topology import free_port
@@ -32,19 +31,14 @@ def in_force(name: str, *more: str) -> Any:
 
 
 def test_the_daemons_know_every_flag_and_every_variable() -> None:
-    listener = in_force("broker").listener
-    tls = ServerTls(Path("a"), Path("b"), Path("c"))
-    users = tuple(User(name, Role.WORKER, "x") for name in listener.worker)
-    BrokerSettings(host=listener.host, port=listener.port, tls=tls, users=users).check()
-    worker = in_force("worker", "--username", "w1", "--password-file", f"{FOLDER}/worker/w1.password")
-    edge = in_force("edge", "--api-key-file", "/var/lib/flexspec/api-key")
-    for one, role in ((worker, "worker"), (edge, "edge")):
-        assert one.link.broker == f"broker:{listener.port}"
-        assert one.link.tls_ca == Path(FOLDER, role, "ca.crt")
-    assert "broker" in listener.name
-    assert edge.link.username in listener.edge
-    assert edge.link.password_file == Path(FOLDER, "edge", f"{edge.link.username}.password")
-    assert listener.hand_out == Path(FOLDER)
+    environment = SERVICES["broker"]["environment"]
+    worker, edge = in_force("worker", "--config", "cloud.toml"), in_force("edge")
+    for one in (worker, edge):
+        assert one.link.broker.partition(":")[0] in environment["FLEXSPEC_NAMES"].split()
+    assert worker.worker.version in environment["FLEXSPEC_VERSIONS"].split()
+    assert edge.link.username in environment["FLEXSPEC_DEVICES"].split()
+    config = SERVICES["edge"]["command"][-1]
+    assert config == f"{SERVICES['broker']['command'][1]}/edge/{edge.link.username}/edge.toml"
 
 
 def test_nothing_is_reached_from_elsewhere() -> None:
@@ -61,7 +55,10 @@ def test_probes_are_asked_where_they_answer() -> None:
     )
     assert SERVICES["edge"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:{edge.api.api_port}/readyz"
     assert "/readyz" in OPEN  # the probe has no key
-    assert f"127.0.0.1:{in_force('broker').listener.port}" in SERVICES["broker"]["healthcheck"]["test"][-1]
+    port = in_force("edge").link.broker.partition(":")[2]
+    assert f"127.0.0.1:{port}" in SERVICES["broker"]["healthcheck"]["test"][-1]
+    directory = SERVICES["broker"]["command"][0]
+    assert f"{directory}/tls/ca.crt" in SERVICES["broker"]["healthcheck"]["test"][-1]
 
 
 def test_a_worker_has_time_to_drain() -> None:
@@ -122,14 +119,15 @@ def script(name: str, *arguments: str | Path, **more: Any) -> subprocess.Popen[s
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock, of util-linux, is not installed")
 def test_each_worker_takes_a_user_that_is_free(tmp_path: Path) -> None:
     for name in ("w1", "w2"):
-        (tmp_path / f"{name}.password").write_text("x\n")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "password").write_text("x\n")
     # Stays until its input ends, like a daemon, and shows what it was told.
     stays = ("sh", "-c", 'echo "$@"; read line', "sh")
     running = [script("flexspec-as-free-worker", tmp_path, *stays, stdin=subprocess.PIPE) for _ in range(2)]
     try:
         told = [process.stdout.readline().split() for process in running]  # type: ignore[union-attr]
         assert {tuple(one) for one in told} == {
-            ("--username", name, "--password-file", f"{tmp_path}/{name}.password") for name in ("w1", "w2")
+            ("--config", f"{tmp_path}/{name}/cloud.toml") for name in ("w1", "w2")
         }
         third = script("flexspec-as-free-worker", tmp_path, *stays)
         assert "all users" in third.communicate(timeout=30)[1]
@@ -156,19 +154,28 @@ def test_the_api_key_is_drawn_once(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_rendered_broker_becomes_mosquitto(tmp_path: Path) -> None:
+def test_the_broker_is_made_once_and_lets_in_who_is_named(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "flexspec-broker").write_text(f'#!/bin/sh\nexec {sys.executable} -m broker "$@"\n')
+    (programs / "flexspec-broker").chmod(0o755)
     port = free_port()
+    directory, folder = tmp_path / "d", tmp_path / "run"
+    (folder / "edge" / "gone").mkdir(parents=True)
     environment = {
-        **os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin", "PYTHONPATH": str(ROOT),
-        "FLEXSPEC_BROKER_PORT": str(port),
+        **os.environ, "PATH": f"{programs}:{os.environ['PATH']}:/usr/sbin", "PYTHONPATH": str(ROOT),
+        **SERVICES["broker"]["environment"], "FLEXSPEC_WORKERS": "w1 w2", "FLEXSPEC_BROKER_PORT": str(port),
     }  # fmt: skip
-    render = (sys.executable, "-m", "broker", "render", tmp_path / "state")
-    # Mosquitto leaves root behind, and must read what root wrote; a container has one user, who is not root.
-    tmp_path.chmod(0o755)
-    process = script("flexspec-broker-rendered", *render, env=environment)
-    try:
-        until(lambda: answers(port) or process.poll() is not None)
-        assert Path(f"/proc/{process.pid}/comm").read_text().strip() == "mosquitto"
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
+    inodes = set()
+    for _ in range(2):
+        process = script("flexspec-broker-deployed", directory, folder, env=environment)
+        try:
+            assert until(lambda: answers(port))
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        assert {name.rpartition("/")[0] for name in files} == {"edge/edge", "worker/w1", "worker/w2"}
+        inodes.add(files["worker/w1/password"].stat().st_ino)
+    assert len(inodes) == 1  # a worker may hold a lock on it
+    assert files["edge/edge/password"].stat().st_mode & 0o777 == 0o600

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import ModelError, UsageError
-from tests.deploy.files import PROGRAMS, UNITS, commands, seconds, settings, unit
+from tests.deploy.files import PROGRAMS, UNITS, commands, handed, seconds, settings, unit
 
 ids = [path.name for path in UNITS]
 
@@ -21,11 +21,8 @@ def test_there_is_one_for_each_daemon() -> None:
 @pytest.mark.parametrize("path", UNITS, ids=ids)
 def test_the_daemons_know_every_flag_and_every_key_of_the_file(path: Path) -> None:
     for command in commands(path):
-        if Path(command[0]).name in PROGRAMS:
-            loaded = settings(command)
-            assert loaded.file is not None
-        else:
-            assert command[0] in ("/usr/sbin/mosquitto", "/bin/kill")
+        loaded = settings(command)
+        assert (loaded.file is None) == ("broker" in path.name)  # its file is in its own folder
 
 
 @pytest.mark.parametrize("path", UNITS, ids=ids)
@@ -48,10 +45,13 @@ def test_a_password_is_on_no_command_line_and_in_no_environment(path: Path) -> N
     said = unit(path)
     assert not any("PASSWORD" in value for value in said.get("Environment", []))
     if "broker" not in path.name:
-        (credential,) = said["LoadCredential"]
-        name, _, file = credential.partition(":")
-        assert f"--password-file %d/{name}" in said["ExecStart"][0]
-        assert file.startswith("/etc/flexspec/passwords/")
+        given = dict(credential.split(":") for credential in said["LoadCredential"])
+        (config,) = [name for name in given if name.endswith(".toml")]
+        assert f"--config %d/{config}" in said["ExecStart"][0]
+        # All files that the broker hands out, side by side as there: the settings name them by their file names.
+        assert set(given) == {one.name for one in handed(config).parent.iterdir()}
+        assert {Path(file).name for file in given.values()} == set(given)
+        assert len({Path(file).parent for file in given.values()}) == 1
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

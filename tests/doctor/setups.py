@@ -22,6 +22,7 @@ import cloud_worker.__main__ as cloud
 import edge_node.cli.parser as edge
 import edge_node.doctor.examine
 from broker.access import access_file
+from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker import doctor as cloud_doctor
@@ -31,6 +32,7 @@ from flexspec_mq.daemon.children import as_child
 from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
 from flexspec_mq.drafting.load import DraftModel
+from flexspec_mq.share_groups import new_groups
 from flexspec_mq.simulator.world import FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -41,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = Listening(at_least=1.0, at_most=4.0)
 """For workers that renew their status every 0.2 s."""
 EDGE, WORKER = "truck", "w1"
+GROUPS = new_groups()
 USERS = (User(EDGE, Role.EDGE, "secret-of-truck"), User(WORKER, Role.WORKER, "secret-of-w1"))
 
 
@@ -104,7 +107,7 @@ def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
             port=where.port,
             host=where.host,
             username=user.name if user else None,
-            password=user.password if user else None,
+            password=str(user.password) if user else None,
         )
         async with mqtt_link(there) as link:
             yield link
@@ -141,13 +144,18 @@ def with_rules(without: str | None) -> Iterator[PrivateBroker]:
 @cache
 def password_file(folder: Path, user: User) -> Path:
     path = folder / user.name
-    path.write_text(user.password + "\n")
+    write_private(path, f"{user.password}\n")
     return path
 
 
 def login(folder: Path, user: User) -> tuple[str, ...]:
-    """Flags of a user's login."""
-    return ("--username", user.name, "--password-file", str(password_file(folder, user)))
+    """Flags of a user's login, and of a worker's groups."""
+    flags = ("--username", user.name, "--password-file", str(password_file(folder, user)))
+    if user.role is not Role.WORKER:
+        return flags
+    groups = folder / "share-groups"
+    write_private(groups, GROUPS.text())
+    return (*flags, "--share-groups", str(groups))
 
 
 @contextmanager

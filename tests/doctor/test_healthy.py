@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from broker.certificates import make_certificates
+from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
+from flexspec_mq.share_groups import new_groups
 from flexspec_mq.site.topology import free_port
 from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor
 from tests.integration.processes import ended, start
@@ -19,12 +21,12 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 EVERYTHING = {
     "edge": [
-        *("packages", "cache", "temp", "model", "api", "broker", "login", "name", "access", "worker"),
-        *("tokenizer", "clock", "qualities", "text"),
+        *("packages", "cache", "temp", "model", "api", "broker", "login", "name", "access", "exposure"),
+        *("worker", "tokenizer", "clock", "qualities", "text"),
     ],
     "cloud": [
-        *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "family"),
-        *("clock", "qualities"),
+        *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "exposure"),
+        *("family", "clock", "qualities"),
     ],
 }
 
@@ -47,7 +49,7 @@ async def test_zero_complaints(tmp_path: Path) -> None:
         files, flags = {}, {}
         for part, user in (("edge", USERS[0]), ("cloud", USERS[1])):
             secret = tmp_path / f"{part}.password"
-            secret.write_text(user.password + "\n")
+            write_private(secret, f"{user.password}\n")
             given: dict[str, str | int] = {
                 "broker": f"localhost:{broker.port}",
                 "tls_ca": str(tls.ca),
@@ -55,6 +57,9 @@ async def test_zero_complaints(tmp_path: Path) -> None:
                 "password_file": str(secret),
             }
             given |= {"api_port": free_port()} if part == "edge" else {"metrics_port": free_port()}
+            if part == "cloud":
+                given["share_groups"] = str(tmp_path / "share-groups")
+                write_private(tmp_path / "share-groups", new_groups().text())
             files[part] = tmp_path / f"{part}.toml"
             files[part].write_text(
                 "".join(f"{key} = {value!r}\n" for key, value in given.items()).replace('"', "'")

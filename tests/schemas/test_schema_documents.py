@@ -122,7 +122,7 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
         "catalogue": topics.catalogue_topic(family),
     }
     descriptions = {channel.name: channel.description for channel in CHANNELS}
-    assert topics.open_share(version) in descriptions["open"]
+    assert topics.open_share(version, "{group}") in descriptions["open"]
     assert topics.draft_filter(worker) in descriptions["draft"]
 
 

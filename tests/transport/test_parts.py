@@ -9,7 +9,7 @@ import pytest
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, LinkError, UsageError
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
-from flexspec_mq.transport.filters import check_filter, matches, split_share
+from flexspec_mq.transport.filters import check_filter, covers, matches, split_share
 from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
 
 
@@ -35,6 +35,26 @@ from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
 )
 def test_filters_match_by_the_standards_rules(topic_filter: str, topic: str, expected: bool) -> None:
     assert matches(topic_filter, topic) is expected
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "expected"),
+    [
+        ("a/+", "a/b", True),
+        ("a/+", "a/+", True),
+        ("a/b", "a/+", False),
+        ("a/+", "a/#", False),
+        ("a/#", "a/#", True),
+        ("a/#", "a/+/c", True),
+        ("a/+", "#", False),
+        ("a/+", "a/b/c", False),
+        ("a/+/c", "a/b", False),
+        ("#", "$SYS/x", False),
+        ("$SYS/#", "$SYS/+", True),
+    ],
+)
+def test_filters_cover_filters(wide: str, narrow: str, expected: bool) -> None:
+    assert covers(wide, narrow) is expected
 
 
 def test_shares_are_split_and_checked() -> None:

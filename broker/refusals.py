@@ -1,0 +1,113 @@
+"""What Mosquitto refused to whom, read from its log, said in ours, and counted.
+
+Mosquitto tells of a publish that it denies at level debug only, and names the client id instead of the user. It
+grants every subscription, and delivers what the access rules allow, without a word. So this keeps in mind which user
+a client id is, tells of what was denied and of subscriptions that are none of the user's, and passes on the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from broker.access import Rule, overheard, rules_of
+from broker.settings import Role, User
+from flexspec_mq.share_groups import ShareGroups
+
+_log = logging.getLogger(__name__)
+
+_CHATTER = ("No will message", "Will message specified")
+"""Beginnings of lines of level debug that do not come with every message."""
+_CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
+_DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \.\.\. \(\d+ bytes\)\)")
+_LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
+_SUBSCRIBED = re.compile(r" [012] ")
+_SOMEBODY = "unknown"
+_MOST_CLIENTS = 20_000
+"""Client ids that are kept in mind."""
+_TELL_EVERY = 60.0
+"""Seconds between two lines about the same user and kind of refusal."""
+
+
+class Refusals:
+    """Reads Mosquitto's log, line by line.
+
+    Args:
+        heard: told what is no chatter, as Mosquitto said it.
+        clock: seconds.
+
+    Attributes:
+        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``), since the start. Who was not let in
+            is nobody's user.
+    """
+
+    def __init__(self, heard: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts = Counter[tuple[str, str]]()
+        self._heard = heard
+        self._clock = clock
+        self._names: dict[str, str] = {}
+        self._rules: dict[str, list[Rule]] = {}
+        self._workers: set[str] = set()
+        self._groups = ShareGroups()
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def know(self, users: Iterable[User], groups: ShareGroups) -> None:
+        """Who may do what from now on.
+
+        Args:
+            users: of the broker.
+            groups: of workers, by version.
+        """
+        users = tuple(users)
+        self._rules = {user.name: rules_of(user, users) for user in users}
+        self._workers = {user.name for user in users if user.role is Role.WORKER}
+        self._groups = groups
+
+    def line(self, line: str) -> None:
+        """A line of the log, without its time."""
+        if found := _DENIED.fullmatch(line):
+            self._refused(self._names.get(found[1], _SOMEBODY), "publish", f"on {found[2]}")
+        elif found := _LOGIN.fullmatch(line):
+            self._refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
+        elif found := _CONNECTED.fullmatch(line):
+            self._connected(found[2], found[3])
+            self._heard(line)
+        elif (subscribed := self._subscription(line)) is not None:
+            self._subscribed(*subscribed)
+        elif not line.startswith(_CHATTER):
+            self._heard(line)
+
+    def _connected(self, client: str, user: str) -> None:
+        self._names.pop(client, None)  # the newest come last
+        self._names[client] = user
+        if len(self._names) > _MOST_CLIENTS:
+            del self._names[next(iter(self._names))]
+
+    def _subscription(self, line: str) -> tuple[str, str] | None:
+        """User and filter of a line ``CLIENT QOS FILTER``, of which both may hold blanks."""
+        for split in reversed(list(_SUBSCRIBED.finditer(line))):
+            user = self._names.get(line[: split.start()])
+            if user is not None:
+                return user, line[split.end() :]
+        return None
+
+    def _subscribed(self, user: str, topic_filter: str) -> None:
+        groups = self._groups if user in self._workers else None
+        why = overheard(self._rules.get(user, ()), groups, topic_filter)
+        if why:
+            self._refused(user, "subscribe", f"to {topic_filter}: {why}")
+
+    def _refused(self, user: str, kind: str, what: str) -> None:
+        self.counts[user, kind] += 1
+        now, count = self._clock(), self.counts[user, kind]
+        last, told = self._told.get((user, kind), (-_TELL_EVERY, 0))
+        if now - last < _TELL_EVERY:
+            return
+        self._told[user, kind] = now, count
+        more = f"; {count - told} times since the last such line" if count - told > 1 else ""
+        _log.warning(
+            "user %s was refused: %s %s (%d of these since the start%s)", user, kind, what, count, more
+        )

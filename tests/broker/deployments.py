@@ -1,0 +1,69 @@
+"""A deployment made by the commands, its broker run as its users run it, and clients of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flexspec_mq.site.topology import free_port
+from flexspec_mq.transport.arguments import LinkOptions, link_settings
+from flexspec_mq.transport.base import LinkSettings
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A command of ``flexspec-broker``, to its end."""
+    command = [sys.executable, "-m", "broker", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+
+
+def good(*arguments: str | Path) -> str:
+    """What a command says that ends well."""
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def made(directory: Path, *flags: str) -> Path:
+    """A deployment of localhost, over TLS."""
+    port = str(free_port())
+    good("init", directory, "--host", "127.0.0.1", "--name", "localhost", "--port", port, "--tls", *flags)
+    return directory
+
+
+@contextmanager
+def running(directory: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """The broker of a deployment, which answers; its log, as JSON lines, goes to a file."""
+    command = [sys.executable, "-m", "broker", "run", str(directory), "--ready-json", "--log-format", "json"]
+    with (
+        log.open("w") as said,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            json.loads(line)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def as_client(folder: Path, give_up_after: float = 20.0) -> LinkSettings:
+    """Settings of a link with what a client was handed out."""
+    found = json.loads((folder.parents[2] / "identities.json").read_text())
+    certificate = folder / "client.crt"
+    options = LinkOptions(
+        broker=found["address"],
+        username=folder.name,
+        password_file=folder / "password",
+        tls_ca=folder / "ca.crt" if found["names"] else None,
+        tls_cert=certificate if certificate.exists() else None,
+        tls_key=folder / "client.key" if certificate.exists() else None,
+        give_up_after=give_up_after,
+    )
+    return link_settings(options, f"t-{folder.name}")

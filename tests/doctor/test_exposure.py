@@ -1,0 +1,71 @@
+"""What the doctor says of a deployment that is open where it should not be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.files import write_private
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings, Role, User
+from flexspec_mq.doctor.exposure import FAULT, check_exposure
+from flexspec_mq.doctor.findings import Findings, State
+from flexspec_mq.transport.base import LinkSettings, TlsSettings
+from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.mqtt import mqtt_link
+
+
+def as_truck(**more: Any) -> LinkSettings:
+    return LinkSettings(client_id="c", username="truck", password="x", **more)  # noqa: S106  no secret
+
+
+async def warnings(settings: LinkSettings, *secrets: Path, public_group: bool = False) -> list[str]:
+    """Of a broker that lets everybody write everywhere."""
+    findings = Findings("edge", lambda _: None)
+    async with MemoryBroker().link(LinkSettings(client_id="doctor")) as link:
+        await link.wait_up(20)
+        await check_exposure(findings, link, settings, secrets, public_group=public_group)
+    assert {one.fault for one in findings.all if one.state is State.WARNING} <= {FAULT}
+    return [one.detail for one in findings.all if one.state is State.WARNING]
+
+
+async def test_a_private_broker_is_not_open() -> None:
+    assert await warnings(LinkSettings(client_id="c")) == []
+
+
+async def test_beyond_this_machine() -> None:
+    plain, anonymous = await warnings(LinkSettings(client_id="c", host="broker.example"))
+    assert "has no TLS" in plain
+    assert "lets in anybody" in anonymous
+    over_tls = as_truck(host="broker.example", tls=TlsSettings())
+    (rules,) = await warnings(over_tls)
+    assert "write where only another may" in rules
+
+
+async def test_secrets_that_others_can_read(tmp_path: Path) -> None:
+    hidden, shown = tmp_path / "hidden", tmp_path / "shown"
+    write_private(hidden, "x")
+    shown.write_text("x")
+    shown.chmod(0o640)
+    assert await warnings(LinkSettings(client_id="c"), hidden, shown) == [
+        f"others on this machine can read {shown}"
+    ]
+
+
+async def test_the_group_that_everybody_knows() -> None:
+    said = await warnings(as_truck(), public_group=True)
+    assert any("take sessions away" in one for one in said)
+    assert await warnings(LinkSettings(client_id="c"), public_group=True) == []
+
+
+@pytest.mark.parametrize("role", [Role.EDGE, Role.WORKER])
+async def test_our_own_rules_are_closed(role: Role) -> None:
+    findings = Findings("edge", lambda _: None)
+    with PrivateBroker(BrokerSettings(port=0, users=(User("truck", role, "x"),))) as broker:
+        settings = as_truck(port=broker.port)
+        async with mqtt_link(settings) as link:
+            await link.wait_up(20)
+            await check_exposure(findings, link, settings, ())
+    assert [one.state for one in findings.all] == [State.OK]
