@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +14,12 @@ from benchmarks.capacity import cost as costs
 from benchmarks.capacity.curves import carried, show_carried, show_levels, wrong
 from benchmarks.capacity.strategies import COLOCATED, DEFAULT, DEVICE, STRATEGIES, STREAMING, K
 from benchmarks.capacity.virtual_crowd import Place, VirtualCrowd
+from benchmarks.parts.pool import pool
 from benchmarks.replay.crowds import texts_each
 from benchmarks.replay.figures import figures
-from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import UsageError
-from flexspec_mq.simulator.accelerator import Accelerator
+from flexspec_mq.simulator.accelerator import Accelerator, Modelled
+from flexspec_mq.simulator.cost import DraftTimes
 from flexspec_mq.simulator.recording import Recording
 
 RATES = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0, 120.0)
@@ -173,8 +171,9 @@ def _places(options: Namespace, recording: Recording) -> dict[str, Place]:
         _label(name, share): Place(
             recording=recording,
             strategy=STRATEGIES[name],
-            cost=_cost(options, share),
-            token_ms=options.token_ms,
+            times=Modelled(
+                _cost(options, share), DraftTimes(token=options.token_ms), request=0.0, broker=0.0
+            ),
             rtt_ms=options.rtt_ms,
             seed=options.seed,
         )
@@ -195,17 +194,8 @@ def _cost(options: Namespace, share: float) -> Accelerator:
 def _simulated(jobs: Mapping[str, Job], options: Namespace) -> dict[str, dict[int, dict[str, Any]]]:
     if options.jobs == 1 or len(jobs) < 2:
         return {name: run(job) for name, job in jobs.items()}
-    # A process that has loaded models is no parent to fork from.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(options.jobs, len(jobs)), mp_context=spawn, initializer=_end_with_parent
-    ) as pool:
-        return dict(zip(jobs, pool.map(run, jobs.values()), strict=True))
-
-
-def _end_with_parent() -> None:
-    """A simulation is of no use to anybody when the command has ended."""
-    end_with_parent(signal.SIGKILL)()
+    with pool(min(options.jobs, len(jobs))) as processes:
+        return dict(zip(jobs, processes.map(run, jobs.values()), strict=True))
 
 
 def _beforehand(

@@ -19,10 +19,12 @@ class Strategy:
     Attributes:
         plan: of the edges.
         rationed: the worker gives its rows out where they are worth most; otherwise all drafts get theirs.
+        lookup: devices that draft look up as well, where lookups are made at all.
     """
 
     plan: PlanOptions
     rationed: bool = False
+    lookup: bool = True
 
 
 STRATEGIES = {

@@ -1,4 +1,4 @@
-"""A crowd of devices at a modelled accelerator: closed and open loop, in simulated time."""
+"""A crowd of devices at one worker: closed and open loop, in simulated time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from benchmarks.capacity.strategies import Strategy
 from benchmarks.replay.crowds import WARM_UP, arrivals, order_of
 from benchmarks.replay.figures import TextRun
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.simulator.accelerator import Accelerator
+from flexspec_mq.simulator.answers import Setting
 from flexspec_mq.simulator.channel.direct import DirectChannel
 from flexspec_mq.simulator.clock import SimulatedClock
+from flexspec_mq.simulator.cost import Times
 from flexspec_mq.simulator.device import SimulatedDevice
 from flexspec_mq.simulator.recording import RecordedText, Recording
-from flexspec_mq.simulator.replayed_drafter import Pace, ReplayedDrafter
+from flexspec_mq.simulator.simulation import new_device
 from flexspec_mq.simulator.worker import SimulatedWorker, WorkerKind
 from flexspec_mq.simulator.written import Written
 
@@ -33,18 +34,18 @@ class Place:
     Attributes:
         recording: the texts.
         strategy: of the edges and the worker.
-        cost: of the worker's forwards.
-        token_ms: of a device's drafted token.
-        rtt_ms: round trip.
+        times: of the worker's forwards and the devices' drafts.
+        rtt_ms: round trip, the broker's part left out.
         seed: of all chance.
+        reads: the worker reads prompts, and both sides look up, as daemons do. Otherwise prompts are read elsewhere.
     """
 
     recording: Recording
     strategy: Strategy
-    cost: Accelerator
-    token_ms: float
+    times: Times
     rtt_ms: float
     seed: int
+    reads: bool = False
 
 
 class VirtualCrowd:
@@ -60,14 +61,21 @@ class VirtualCrowd:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._setting = Setting(
+            recording=place.recording,
+            times=place.times,
+            lookup=place.reads and place.strategy.lookup,
+            worker=WorkerKind(rationed=place.strategy.rationed, lookup=place.reads, reads=place.reads),
+            seed=place.seed,
+        )
         self.clock = SimulatedClock()
         self._devices: dict[str, SimulatedDevice] = {}
-        self._way = place.rtt_ms / 2000
+        self._way = (place.rtt_ms / 2 + place.times.broker) / 1000
         self.worker = SimulatedWorker(
             self.clock,
-            place.cost,
+            place.times,
             place.recording,
-            WorkerKind(rationed=place.strategy.rationed),
+            self._setting.worker,
             lambda edge, message, _qos: self.clock.at(
                 self._way, partial(self._devices[edge].receive, message)
             ),
@@ -75,18 +83,8 @@ class VirtualCrowd:
 
     def device(self, number: int) -> SimulatedDevice:
         """One more device."""
-        place = self._place
-        pace = Pace(lambda _: place.token_ms)
-        made = SimulatedDevice(
-            self.clock,
-            f"e{number}",
-            place.recording,
-            place.strategy.plan.new_policy,
-            drafter=ReplayedDrafter(place.recording, pace.spend),
-            pace=pace,
-            rng=random.Random(f"{place.seed} {number}"),
-            reads=False,
-        )
+        policies = self._place.strategy.plan.new_policy
+        made, _ = new_device(self.clock, self._setting, f"e{number}", policies)
         made.channel = DirectChannel(self.clock, made.name, self.worker, self._way)
         self._devices[made.name] = made
         return made

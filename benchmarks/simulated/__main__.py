@@ -6,6 +6,9 @@ made if its file is missing, and so are the times of the worker's steps and the 
 
 The seconds of an answer are those of the run's own machine: measure the times there, alone. How much slower daemons
 compute, and what a request takes an edge, is fitted to the medians of streaming over loopback, if a run has that.
+
+With ``--crowds`` the same is done for the closed loops of a kept run of `benchmarks.capacity` at a real worker, with
+the recording that it replayed and times as they were fitted before.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ from benchmarks.pricing.asked import say
 from benchmarks.pricing.compared import STREAMING
 from benchmarks.pricing.others import plan_of
 from benchmarks.replay.record import recording as recorded
+from benchmarks.simulated import crowds
 from benchmarks.simulated.fit import fitted
 from benchmarks.simulated.side import answers_of, compared
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.recordings import link_plan
 from flexspec_mq.simulator.cost import Measured, keep_times, read_times
-from flexspec_mq.simulator.recording import Recording
+from flexspec_mq.simulator.recording import Recording, read_recording
 from flexspec_mq.site.topology import LOOPBACK
 
 WITHIN = 0.1
@@ -53,8 +57,13 @@ _COLUMNS = {
 def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
-    made.add_argument(
-        "--runs", nargs="+", type=Path, required=True, metavar="FILE", help="outputs of benchmarks.answers"
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--runs", nargs="+", type=Path, metavar="FILE", help="outputs of benchmarks.answers")
+    what.add_argument(
+        "--crowds",
+        type=Path,
+        metavar="FILE",
+        help="output of benchmarks.capacity --sections cpu instead; recording and times must be there",
     )
     made.add_argument("--recording", type=Path, required=True, metavar="FILE")
     made.add_argument("--times", type=Path, required=True, metavar="FILE")
@@ -149,6 +158,8 @@ def measure(options: Namespace) -> int:
     Raises:
         FlexSpecError: a run, a recording or times cannot be read or made.
     """
+    if options.crowds is not None:
+        return _crowds(options)
     runs = [read_run(path) for path in options.runs[: 1 if options.quick else None]]
     texts, times = models_of(options, runs[0])
     fit = next((run for run in runs if STREAMING in run["edges"] and LOOPBACK in _links(run)), None)
@@ -188,6 +199,17 @@ def measure(options: Namespace) -> int:
     print(f"\n{near} of {len(rows)} within {WITHIN:.0%}; {per_s:.0f} answers a second")
     results = {"rows": rows, "times": msgspec.to_builtins(times), "within": near, "answers_per_s": per_s}
     finish("simulated", results, quick=options.quick)
+    return 0
+
+
+def _crowds(options: Namespace) -> int:
+    run = crowds.read_crowds(options.crowds)
+    texts, times = read_recording(options.recording), read_times(options.times)
+    rows = crowds.simulated(run, texts, times, options.seed)
+    crowds.show(rows)
+    near = sum(abs(row["ratio"] - 1.0) <= WITHIN for row in rows)
+    print(f"\n{near} of {len(rows)} within {WITHIN:.0%}")
+    finish("simulated", {"crowds": rows, "within": near}, quick=options.quick)
     return 0
 
 

@@ -25,14 +25,22 @@ if TYPE_CHECKING:
 SESSIONS = (1, 4, 16)
 ROWS = (1, 2, 3, 5, 9)
 """Of each session."""
-PIECES = (1, 8, 16, 32, 64, 128)
+PIECES = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 """Tokens of a prompt that a forward reads."""
-SHORT, LONG = 64, 1024
-"""Contexts."""
+_BESIDE = tuple(piece for piece in PIECES if piece >= 8)
+"""Likewise, beside sessions that it decides: a worker reads no less."""
+SHORT = 256
+"""Tokens of a context in the mean: for several sessions from half of it up, as those of real ones are never alike."""
+LONG = {1: 1024, 4: 512, 16: 512}
+"""Likewise, of so many sessions with longer ones."""
+_FAR = 1024
+"""Tokens that are read before a piece of a prompt, or by a draft."""
 _QUARTILE = 0.25
 """Others may compute beside; alone this is hardly below the median."""
 _READS = 64
 _TOGETHER = 4
+_MANY = 5
+"""Rows of so many sessions with long contexts."""
 
 Case = Callable[[], float]
 
@@ -49,13 +57,13 @@ def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> M
     Raises:
         UsageError: the target's context is too short.
     """
-    if target.loaded.max_context < LONG + PIECES[-1]:
+    if target.loaded.max_context < _FAR + PIECES[-1]:
         raise UsageError(
-            f"times of forwards are measured behind {LONG} tokens, which is more than this target's context has"
+            f"times of forwards are measured behind {_FAR} tokens, which is more than this target's context has"
         )
     rng = random.Random(seed)  # noqa: S311  an experiment, no secret
     texts = [
-        [rng.randrange(100, target.loaded.vocab_size) for _ in range(LONG)] for _ in range(max(SESSIONS))
+        [rng.randrange(100, target.loaded.vocab_size) for _ in range(2 * _FAR)] for _ in range(max(SESSIONS))
     ]
     identity = Identity(PROTOCOL_VERSION, target.loaded.fingerprint, 0.0, 0, 1.0, 1, (), True, 1)
     cases = {
@@ -71,18 +79,37 @@ def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> M
         token=token,
         session=max(0.0, ms[f"draft, {_TOGETHER}"] - token) / (_TOGETHER - 1),
         read=max(0.0, ms["draft reads"] - token) / (_READS - 1),
-        context=max(0.0, ms["draft, long"] - token) / (LONG - SHORT),
-        reach=max(0.0, ms["draft reads behind"] - ms["draft reads"]) / (_READS * LONG),
+        context=max(0.0, ms["draft, long"] - token) / (_FAR - SHORT),
+        reach=max(0.0, ms["draft reads behind"] - ms["draft reads"]) / (_READS * _FAR),
     )
+    contexts = {
+        sessions: max(0.0, ms[f"step, long, {sessions} x 1"] - ms[f"step, {sessions} x 1"])
+        / (sessions * (long - SHORT))
+        for sessions, long in LONG.items()
+    }
+    long = ms[f"step, long, {_TOGETHER} x {_MANY}"] - ms[f"step, {_TOGETHER} x {_MANY}"]
+    many = max(0.0, long) / (_TOGETHER * (LONG[_TOGETHER] - SHORT))
+    behind = max(0.0, many - contexts[_TOGETHER]) / (_MANY - 1)
+
+    def line(sessions: int) -> Line:
+        """Without what the contexts cost."""
+        found = [
+            ms[f"step, {sessions} x {rows}"] - sessions * SHORT * (contexts[sessions] + (rows - 1) * behind)
+            for rows in ROWS
+        ]
+        return Line(tuple(map(float, ROWS)), tuple(found))
+
     return Measured(
         sessions=tuple(map(float, SESSIONS)),
-        rows=tuple(
-            Line(tuple(map(float, ROWS)), tuple(ms[f"step, {sessions} x {rows}"] for rows in ROWS))
-            for sessions in SESSIONS
-        ),
+        rows=tuple(map(line, SESSIONS)),
         read=Line(tuple(map(float, PIECES)), tuple(ms[f"read, {piece}"] for piece in PIECES)),
-        context=max(0.0, ms["step, long"] - ms["step, 1 x 1"]) / (LONG - SHORT),
-        reach=max(0.0, ms["read behind"] - ms[f"read, {PIECES[-1]}"]) / (PIECES[-1] * LONG),
+        beside=Line(
+            tuple(float(_TOGETHER + piece) for piece in (0, *_BESIDE)),
+            tuple(ms[f"beside, {piece}"] for piece in (0, *_BESIDE)),
+        ),
+        context=Line(tuple(map(float, SESSIONS)), tuple(contexts[sessions] for sessions in SESSIONS)),
+        behind=behind,
+        reach=max(0.0, ms["read behind"] - ms[f"read, {PIECES[-1]}"]) / (PIECES[-1] * _FAR),
         draft=times,
         device=times,
     )
@@ -111,35 +138,64 @@ def timed(work: Callable[[], object]) -> float:
 def _steps(engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """Steps of the worker's engine, decisions included."""
 
-    def case(first: int, sessions: int, rows: int, context: int) -> float:
-        for number, text in enumerate(texts[:sessions]):
+    def case(first: int, sessions: int, rows: int, mean: int) -> float:
+        for number, (text, context) in enumerate(zip(texts, _contexts(sessions, mean), strict=False)):
             draft = tuple(text[: rows - 1])
             engine.scheduler.add(work_item(first + number, (), identity, text[:context], draft))
         return timed(engine.step)
 
+    # Each number of sessions has sessions of its own, so that nothing is read again.
     found = {
-        f"step, {sessions} x {rows}": _call(case, 0, sessions, rows, SHORT)
+        f"step, {sessions} x {rows}": _call(case, 100 * sessions, sessions, rows, SHORT)
         for sessions, rows in product(SESSIONS, ROWS)
     }
-    return {**found, "step, long": _call(case, len(texts), 1, 1, LONG)}
+    for sessions, rows in (*((sessions, 1) for sessions in SESSIONS), (_TOGETHER, _MANY)):
+        first, mean = 10_000 + 100 * sessions, LONG[sessions]
+        found[f"step, long, {sessions} x {rows}"] = _call(case, first, sessions, rows, mean)
+    return found
+
+
+def _contexts(sessions: int, mean: int) -> list[int]:
+    """Evenly from half of a mean to one and a half of it."""
+    if sessions == 1:
+        return [mean]
+    return [round(mean * (0.5 + number / (sessions - 1))) for number in range(sessions)]
 
 
 def _reads(model: Any, text: Sequence[int]) -> dict[str, Case]:
-    """Forwards over a piece of a prompt, from its beginning."""
+    """Forwards over a piece of a prompt, from its beginning; alone, and beside sessions that write."""
 
     def case(tokens: int) -> float:
         kv = model.new_kv()
         return timed(lambda: model.forward([ModelInput(kv, text[:tokens], 0)]))
 
     long = model.new_kv()
-    model.forward([ModelInput(long, text, 0)])
+    model.forward([ModelInput(long, text[:_FAR], 0)])
 
     def behind() -> float:
         took = timed(lambda: model.forward([ModelInput(long, text[: PIECES[-1]], 0)]))
-        long.roll_back(len(text))
+        long.roll_back(_FAR)
         return took
 
-    return {**{f"read, {tokens}": _call(case, tokens) for tokens in PIECES}, "read behind": behind}
+    writing = [model.new_kv() for _ in range(_TOGETHER)]
+    contexts = _contexts(_TOGETHER, SHORT)
+    for kv, context in zip(writing, contexts, strict=True):
+        model.forward([ModelInput(kv, text[:context], 0)])
+
+    def beside(tokens: int) -> float:
+        inputs = [ModelInput(kv, text[:1]) for kv in writing]
+        if tokens:
+            inputs.append(ModelInput(model.new_kv(), text[:tokens], 0))
+        took = timed(lambda: model.forward(inputs))
+        for kv, context in zip(writing, contexts, strict=True):
+            kv.roll_back(context)
+        return took
+
+    return {
+        **{f"read, {tokens}": _call(case, tokens) for tokens in PIECES},
+        "read behind": behind,
+        **{f"beside, {tokens}": _call(beside, tokens) for tokens in (0, *_BESIDE)},
+    }
 
 
 def _drafts(
@@ -174,9 +230,9 @@ def _drafts(
     return {
         "draft, 1": _call(case, 0, 1, SHORT),
         f"draft, {_TOGETHER}": _call(case, 0, _TOGETHER, SHORT),
-        "draft, long": _call(case, 100, 1, LONG - 1),
+        "draft, long": _call(case, 100, 1, _FAR - 1),
         "draft reads": _call(reads, 200, 0),
-        "draft reads behind": _call(reads, 201, LONG),
+        "draft reads behind": _call(reads, 201, _FAR),
     }
 
 

@@ -52,12 +52,14 @@ def drawn_times(rng: random.Random) -> Measured:
         whole = forward * (1 + session * (sessions - 1))
         # Rows are of each session.
         lines.append(Line((1.0, 17.0), (whole, whole + 16 * row * sessions)))
-    read = forward * log_uniform(rng, 0.002, 0.05)
+    each = forward * log_uniform(rng, 0.002, 0.05)
+    read = Line((1.0, 128.0), (forward, forward + 127 * each))
     own = token * log_uniform(rng, *_FASTER)
     return Measured(
         sessions=(1.0, 4.0, 16.0),
         rows=tuple(lines),
-        read=Line((1.0, 128.0), (forward, forward + 127 * read)),
+        read=read,
+        beside=read,
         draft=DraftTimes(token=own, session=own * rng.uniform(0.1, 0.8), read=own * rng.uniform(0.05, 0.3)),
         device=DraftTimes(token=token, session=token, read=token * rng.uniform(0.05, 0.3)),
         step=rng.uniform(0.0, 3.0),

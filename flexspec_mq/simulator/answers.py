@@ -30,7 +30,8 @@ class Setting:
         recording: with all texts.
         times: of worker and devices: `Measured`, or `Modelled`.
         link: between device and broker; None is loopback.
-        drafts: the device has a draft, and looks up.
+        drafts: the device has a draft.
+        lookup: which looks up as well, as that of a real edge node does.
         worker: how the worker serves.
         others: more sessions at the worker, of devices that write one text after the other and reach the broker
             without the link.
@@ -44,6 +45,7 @@ class Setting:
     times: Times
     link: LinkPlan | None = None
     drafts: bool = True
+    lookup: bool = True
     worker: WorkerKind = LIKE_OURS
     others: int = 0
     energy: ModelledEnergy | None = None

@@ -147,9 +147,12 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sessions: of the columns of `rows`, rising.
-        rows: for each of these, a forward over so many sessions, by rows of each session.
+        rows: for each of these, a forward over so many sessions, by rows of each session, without their contexts.
         read: a forward that reads so many tokens of one prompt and decides nothing.
-        context: what a token of a context adds to a forward that decides behind it.
+        beside: a forward that decides some sessions and reads a prompt beside them, by the rows of both together.
+        context: what a token of a context adds to a forward that decides behind it, by sessions: keys and values of
+            one may be near the processor from forward to forward, those of many are not.
+        behind: what it adds for each drafted token that is verified behind it.
         reach: what a token of a context adds to each token of a piece that is read behind it.
         delay: on top of each forward, as a bigger target has it.
         step: what a worker spends on a step beside the forwards.
@@ -162,9 +165,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     sessions: tuple[float, ...]
     rows: tuple[Line, ...]
     read: Line
+    beside: Line
     draft: DraftTimes
     device: DraftTimes
-    context: float = 0.0
+    context: Line = Line((1.0,), (0.0,))
+    behind: float = 0.0
     reach: float = 0.0
     delay: float = 0.0
     step: float = 0.0
@@ -186,24 +191,26 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
             self,
             rows=tuple(line.slower(factor) for line in self.rows),
             read=self.read.slower(factor),
+            beside=self.beside.slower(factor),
             draft=self.draft.slower(factor),
             device=self.device.slower(factor),
-            context=factor * self.context,
+            context=self.context.slower(factor),
+            behind=factor * self.behind,
             reach=factor * self.reach,
         )
 
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""
-        ms = self.delay + one.context * self.context + one.reach * self.reach
+        ms = self.delay + one.reach * self.reach
         if not one.sessions:
             return ms + self.read(one.read)
         low, share = _between(self.sessions, one.sessions)
         each = one.rows / one.sessions
+        ms += one.context * (self.context(one.sessions) + (each - 1) * self.behind)
         here = self.rows[low](each)
         if share:
             here += share * (self.rows[low + 1](each) - here)
-        # Beside rows, a prompt costs what its tokens add, not what a forward costs in any case.
-        return ms + here + (max(0.0, self.read(one.read) - self.read(0)) if one.read else 0.0)
+        return ms + here + max(0.0, self.beside(one.rows + one.read) - self.beside(one.rows))
 
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""

@@ -35,6 +35,41 @@ _LONGEST = 3600.0
 """Seconds of simulated time for an answer."""
 
 
+def new_device(
+    clock: SimulatedClock, setting: Setting, name: str, policies: Policies
+) -> tuple[SimulatedDevice, Pace]:
+    """A device of a setting, without its channel, and the pace of its drafts.
+
+    Args:
+        clock: of the simulation.
+        setting: of it.
+        name: on topics.
+        policies: makes the policy of each text.
+    """
+    recording, times = setting.recording, setting.times
+    pace = Pace(times.device.call)
+    drafter: Drafter | None = None
+    if setting.drafts:
+        drafter = ReplayedDrafter(
+            recording, pace.spend, prefill=DEVICE_PREFILL if setting.worker.reads else None
+        )
+        if setting.lookup:
+            drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
+    device = SimulatedDevice(
+        clock,
+        name,
+        recording,
+        policies,
+        drafter=drafter,
+        pace=pace,
+        rng=random.Random(f"{setting.seed} {name}"),
+        reads=setting.worker.reads,
+        request=times.request / 1000,
+        energy=setting.energy,
+    )
+    return device, pace
+
+
 class Simulation:
     """A device, its worker and the way between them. What it has learned outlives its texts, as on a node.
 
@@ -56,8 +91,8 @@ class Simulation:
             setting.worker,
             lambda edge, message, qos: self._replies[edge](message, qos),
         )
-        self._device, self._pace = self._new_device(
-            "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
+        self._device, self._pace = new_device(
+            self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
         )
         self._channel = MqttChannel(
             self._clock,
@@ -160,35 +195,10 @@ class Simulation:
             figures.busy,
         )
 
-    def _new_device(self, name: str, policies: Policies) -> tuple[SimulatedDevice, Pace]:
-        setting = self._setting
-        recording, times = setting.recording, setting.times
-        pace = Pace(times.device.call)
-        drafter: Drafter | None = None
-        if setting.drafts:
-            prefill = DEVICE_PREFILL if setting.worker.reads else None
-            drafter = HybridDrafter(
-                ReplayedDrafter(recording, pace.spend, prefill=prefill),
-                PromptLookupDrafter(max_context=recording.max_context),
-            )
-        device = SimulatedDevice(
-            self._clock,
-            name,
-            recording,
-            policies,
-            drafter=drafter,
-            pace=pace,
-            rng=random.Random(f"{setting.seed} {name}"),
-            reads=setting.worker.reads,
-            request=times.request / 1000,
-            energy=setting.energy,
-        )
-        return device, pace
-
     def _begin_other(self, number: int, policies: Policies) -> None:
         """A device that writes one text after the other, for ever."""
         setting = self._setting
-        device, _ = self._new_device(f"other{number}", policies)
+        device, _ = new_device(self._clock, setting, f"other{number}", policies)
         way = setting.times.broker / 1000
         device.channel = DirectChannel(self._clock, device.name, self._worker, way)
         self._replies[device.name] = lambda message, _qos: self._clock.at(

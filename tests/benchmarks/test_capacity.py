@@ -33,8 +33,8 @@ from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.simulator.accelerator import Accelerator
-from flexspec_mq.simulator.cost import DraftForward, TargetForward
+from flexspec_mq.simulator.accelerator import Accelerator, Modelled
+from flexspec_mq.simulator.cost import DraftForward, DraftTimes, TargetForward
 from flexspec_mq.simulator.recording import Recording, keep_recording
 from flexspec_mq.simulator.replayed_drafter import by_seed
 from flexspec_mq.transport.memory import MemoryBroker
@@ -48,7 +48,8 @@ RECORDING = made()
 
 
 def place(strategy: str, recording: Recording = RECORDING, *, cost: Accelerator = COST) -> Place:
-    return Place(recording, STRATEGIES[strategy], cost, token_ms=10.0, rtt_ms=20.0, seed=5)
+    times = Modelled(cost, DraftTimes(token=10.0), request=0.0, broker=0.0)
+    return Place(recording, STRATEGIES[strategy], times, rtt_ms=20.0, seed=5)
 
 
 def a_run(client: int, rate: float, *, problem: str = "") -> TextRun:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from benchmarks.simulated import __main__ as simulated
+from benchmarks.simulated.crowds import read_crowds
 from benchmarks.simulated.fit import fitted
 from benchmarks.simulated.side import answers_of, compared
 from flexspec_mq.errors import UsageError
@@ -98,3 +99,35 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.out").write_text("a table\n")
     with pytest.raises(UsageError, match=r"benchmarks\.answers"):
         simulated.read_run(tmp_path / "run.out")
+
+
+def test_crowds_at_a_real_worker_are_set_beside_simulated_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_recording(tmp_path / "texts.json", RECORDING)
+    keep_times(tmp_path / "times.json", TIMES)
+    none = {"texts": 2, "tokens_per_s": 1.0, "rate": 1.0, "first_ms": 1.0, "gap_p99_ms": 1.0, "rows": 1.0}
+    crowds: dict[str, Any] = {
+        "device_ms": 4.0,
+        "levels": {"streaming": {"1": {**none}, "2": {**none}}, "device": {"2": {**none, "texts": 4}}},
+    }
+    kept = tmp_path / "run.out"
+
+    def rows() -> list[dict[str, Any]]:
+        kept.write_bytes(b"a table\n" + msgspec.json.encode({"results": {"cpu": crowds}}))
+        flags = ["--crowds", str(kept), "--recording", str(tmp_path / "texts.json")]
+        assert simulated.main([*flags, "--times", str(tmp_path / "times.json")]) == 0
+        found: list[dict[str, Any]] = msgspec.json.decode(capsys.readouterr().out.splitlines()[-1])[
+            "results"
+        ]["crowds"]
+        return found
+
+    for row in rows():
+        assert row["problems"] == []
+        crowds["levels"][row["strategy"]][str(row["clients"])] |= row["simulated"]
+    assert [row["ratio"] for row in rows()] == [1.0, 1.0, 1.0]
+    alone, two = (crowds["levels"]["streaming"][clients] for clients in ("1", "2"))
+    assert alone["tokens_per_s"] < two["tokens_per_s"] < 2 * alone["tokens_per_s"]
+    kept.write_text("a table\n")
+    with pytest.raises(UsageError, match=r"benchmarks\.capacity"):
+        read_crowds(kept)

@@ -70,6 +70,7 @@ def simulated(choice: Choice, forward: float, token: float, round_trip: float) -
         sessions=(1.0,),
         rows=(Line((1.0, 2.0), (forward, forward + ROW)),),
         read=Line((0.0, 1.0), (forward, forward)),
+        beside=Line((0.0, 1.0), (forward, forward)),
         draft=DraftTimes(token=token),
         device=DraftTimes(token=token),
         broker=BROKER,

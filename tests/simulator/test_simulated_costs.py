@@ -33,7 +33,7 @@ def test_what_is_no_curve_is_refused(at: tuple[float, ...], ms: tuple[float, ...
 
 
 def test_a_measured_forward_lies_between_its_neighbours() -> None:
-    times = msgspec.structs.replace(TIMES, context=0.01)
+    times = msgspec.structs.replace(TIMES, context=Line((1.0,), (0.01,)))
     assert msgspec.structs.replace(TIMES, delay=60.0).forward(TargetForward(1, 1)) == pytest.approx(90.0)
     assert times.forward(TargetForward(1, 1)) == pytest.approx(30.0)
     assert times.forward(TargetForward(1, 3, 0, 100)) == pytest.approx(32.0 + 1.0)
@@ -43,8 +43,21 @@ def test_a_measured_forward_lies_between_its_neighbours() -> None:
     assert times.forward(TargetForward(0, 0, 128)) == pytest.approx(157.0)
     reaching = msgspec.structs.replace(TIMES, reach=0.001)
     assert reaching.forward(TargetForward(0, 0, 128, 0, 128 * 100)) == pytest.approx(157.0 + 12.8)
-    # Beside rows a prompt costs what its tokens add.
-    assert times.forward(TargetForward(1, 1, 65)) == pytest.approx(30.0 + 64.0)
+    # Beside rows a prompt costs what its tokens add to them.
+    assert times.forward(TargetForward(1, 1, 65)) == pytest.approx(30.0 + 65.0)
+    free = msgspec.structs.replace(TIMES, beside=Line((1.0, 9.0, 17.0), (30.0, 30.0, 38.0)))
+    assert free.forward(TargetForward(1, 1, 8)) == pytest.approx(30.0)
+    assert free.forward(TargetForward(2, 10, 8)) == pytest.approx(free.forward(TargetForward(2, 10)) + 8.0)
+
+
+def test_contexts_cost_more_where_more_rows_look_at_them() -> None:
+    contexts = Line((1.0, 4.0), (0.001, 0.01))
+    times = msgspec.structs.replace(TIMES, context=contexts, behind=0.002)
+    assert times.forward(TargetForward(1, 1, 0, 1000)) == pytest.approx(30.0 + 1.0)
+    assert times.forward(TargetForward(4, 4, 0, 1000)) == pytest.approx(40.0 + 10.0)
+    assert times.forward(TargetForward(4, 20, 0, 1000)) == pytest.approx(60.0 + 10.0 + 8.0)
+    twice = times.slower(2.0)
+    assert twice.forward(TargetForward(4, 20, 0, 1000)) == pytest.approx(2 * 78.0)
 
 
 def test_a_drafts_forward_costs_its_sessions_its_reading_and_their_contexts() -> None:
