@@ -408,6 +408,16 @@ def test_work_is_taken_oldest_first_and_one_item_per_session() -> None:
     assert machine.take_work(5.0, 2) == []
 
 
+@pytest.mark.parametrize(("granted", "decided", "accepted"), [(0, (7,), 0), (1, (7, 8), 1), (1, (9,), 0)])
+def test_the_targets_own_token_is_no_accepted_row_though_it_was_drafted(
+    granted: int, decided: tuple[int, ...], accepted: int
+) -> None:
+    """The drafted token that is like it was put off."""
+    machine = opened(opening(draft=(7, 8, 9)))
+    machine.result(item(machine), decided, 0, 0, 0.2, DraftRows(0, granted))
+    assert machine.counters.accepted == accepted
+
+
 @pytest.mark.parametrize("tokens", [(), (7, 9, 1), (7, 8, 9, 1)])
 def test_an_engine_that_breaks_its_contract_is_our_own_error(tokens: tuple[int, ...]) -> None:
     machine = opened(opening(draft=(7, 8)))

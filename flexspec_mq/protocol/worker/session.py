@@ -272,7 +272,9 @@ class WorkerSession:
         took = len(self.chain) - n
         self._counters.decided += took
         right = took <= drafted and tokens[took - 1] == item.draft[took - 1]
-        self._counters.accepted += took if right else min(took - 1, drafted)
+        # The target's own next token may be as a token that was put off, and is no row that was accepted.
+        verified = drafted if rows.granted is None else rows.granted
+        self._counters.accepted += min(took if right else took - 1, verified)
         self._counters.worker_accepted += max(0, took - 1 - drafted)
         if took <= drafted and not right:
             self.fork = max(self.fork, n + took)
