@@ -67,7 +67,7 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff format .
 
 bench-quick: setup ## every benchmark in its short form, each within a minute (links and answers only as root)
-	@for name in transport compression edge_calls engine acceptance coupling assisted exactness scale capacity $$([ "$$(id -u)" -ne 0 ] || echo links answers); do \
+	@for name in transport compression edge_calls engine acceptance coupling assisted exactness scale capacity fuzz $$([ "$$(id -u)" -ne 0 ] || echo links answers); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 clean: ## remove caches and build results; keeps .venv and the converted model

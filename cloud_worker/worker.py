@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from dataclasses import replace
 from math import inf
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
 from flexspec_mq import topics
-from flexspec_mq.codec import Codec
+from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
@@ -27,8 +28,9 @@ from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConf
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class CloudWorker:
         self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
         self._settings = settings
         self._groups = read_groups(settings.share_groups)
-        self._codec = Codec()
+        self._codec = Codec(facts.max_context + MAX_DRAFT_TOKENS)
         self._engine = engine
         self.machine = WorkerMachine(
             WorkerConfig(
@@ -92,6 +94,7 @@ class CloudWorker:
             )
         )
         self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
         self._work = asyncio.Event()
         self._timer = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -155,6 +158,7 @@ class CloudWorker:
         return replace(
             base,
             session_expiry=0,
+            needs=FOR_SESSIONS,
             will=Will(topics.worker_status_topic(self._settings.worker), gone),
             birth=self._birth,
             subscriptions=(
@@ -282,6 +286,10 @@ class CloudWorker:
         now = time.monotonic()
         try:
             message = self._codec.decode(inbound.payload)
+        except TooManyTokens as error:
+            code, qos = ErrorCode.CONTEXT, inbound.qos
+            self._do(self.machine.refuse(edge, error.session, error.attempt, code, error.message, qos))
+            return
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
             return
@@ -416,4 +424,5 @@ class CloudWorker:
             top_p=facts.recommended.top_p,
             draft=facts.draft,
             versions=self.versions,
+            life=self._life,
         )

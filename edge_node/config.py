@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_node.api.settings import ApiSettings
+from edge_node.limits import LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
@@ -27,6 +28,7 @@ class EdgeConfig:
     node: EdgeSettings
     family: FamilyOptions
     plan: PlanOptions
+    limits: LimitOptions
     api: ApiSettings
     link: LinkOptions
     log: LogOptions
@@ -44,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaul
         api: whether it serves the API; its flags are left out otherwise.
         defaults: of settings that have others in this command.
     """
-    titles = {"family": "family", "plan": "plan", "api": "API", "link": "broker", "log": "log"}
+    titles = {
+        "family": "family",
+        "plan": "plan",
+        "limits": "limits",
+        "api": "API",
+        "link": "broker",
+        "log": "log",
+    }
     without = () if api else tuple(field.name for field in fields(ApiSettings))
     add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
 

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from flexspec_mq.energy.fit import DrawFit
 from flexspec_mq.energy.meters import find_meter
-from flexspec_mq.energy.model import Counts, DevicePower, energy
 from flexspec_mq.energy.presets import built_in
-from flexspec_mq.energy.radio import Modem, RadioPower
+from flexspec_mq.energy.text import ModelledEnergy, Spent
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.energy.meters import Meter
+    from flexspec_mq.energy.text import PerToken
 
-_OVERHEAD_UP, _OVERHEAD_DOWN = 249, 238
-"""IP bytes beyond a message's payload at QoS 1, acknowledgements included: ``python -m benchmarks.transport``."""
 _FRESH = 0.1
 """Seconds for which a reading is good enough: a battery's gauge may take milliseconds to answer."""
 
+_APART = 10.0
+"""Seconds between two readings from which on the device did something else than write."""
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a text has taken, and how that is known.
-
-    Attributes:
-        joules: None where nothing can be said.
-        source: ``modelled: PRESET by RADIO``, ``measured: METER``, or ``none``.
-    """
-
-    joules: float | None = None
-    source: str = "none"
 
 
 class TextEnergy(Protocol):
@@ -59,57 +47,8 @@ class EnergyMeter(Protocol):
     def text(self, now: float) -> TextEnergy:
         """A text begins."""
 
-
-class ModelledEnergy:
-    """By a preset. Each text is counted as if it were alone on the device.
-
-    Args:
-        source: names the preset.
-        device: what it draws.
-        radio: what carries the messages.
-        cores: that a drafter keeps busy.
-    """
-
-    def __init__(self, source: str, device: DevicePower, radio: RadioPower, cores: int) -> None:
-        self.source = source
-        self.device = device
-        self.radio = radio
-        self.cores = cores
-
-    def text(self, now: float) -> TextEnergy:
-        """A text begins."""
-        return _ModelledText(self, now)
-
-
-class _ModelledText:
-    def __init__(self, by: ModelledEnergy, now: float) -> None:
-        self._by = by
-        self._began = now
-        self._modem = Modem(by.radio)
-        self._drafting = 0.0
-        self._up = 0
-        self._down = 0
-
-    def sent(self, size: int, now: float) -> None:
-        self._up += size + _OVERHEAD_UP
-        self._modem.packet(now)
-
-    def received(self, size: int, now: float) -> None:
-        self._down += size + _OVERHEAD_DOWN
-        self._modem.packet(now)
-
-    def drafted(self, seconds: float) -> None:
-        self._drafting += seconds
-
-    def spent(self, now: float) -> Spent:
-        counts = Counts(
-            seconds=now - self._began,
-            drafting_s=self._by.cores * self._drafting,
-            radio=self._modem.activity(),
-            bytes_up=self._up,
-            bytes_down=self._down,
-        )
-        return Spent(energy(self._by.device, self._by.radio, counts).total_j, self._by.source)
+    def expected(self, one: PerToken) -> float | None:
+        """Joules of a token that is written so; None while nothing was measured."""
 
 
 class MeasuredEnergy:
@@ -120,6 +59,8 @@ class MeasuredEnergy:
         self._meter = meter
         self._at: float | None = None
         self._joules: float | None = None
+        self._drafting = 0.0  # seconds since the newest reading, of all texts
+        self._fit = DrawFit()
 
     def text(self, now: float) -> TextEnergy:
         """A text begins."""
@@ -128,6 +69,7 @@ class MeasuredEnergy:
     def joules(self, now: float) -> float | None:
         """A reading that is fresh enough; None where the meter cannot tell."""
         if self._at is None or now >= self._at + _FRESH:
+            at, before = self._at, self._joules
             self._at = now
             try:
                 self._joules = self._meter.joules()
@@ -135,7 +77,19 @@ class MeasuredEnergy:
                 if self._joules is not None:
                     _log.warning("the energy of texts is not known any more: %s", error.message)
                 self._joules = None
+            if at is not None and now - at < _APART and before is not None and self._joules is not None:
+                self._fit.saw(now - at, self._drafting, self._joules - before)
+            self._drafting = 0.0
         return self._joules
+
+    def drafted(self, seconds: float) -> None:
+        """Some text's drafts have kept the drafter busy for so long."""
+        self._drafting += seconds
+
+    def expected(self, one: PerToken) -> float | None:
+        """By what was drawn with and without drafts; a radio that the meter sees counts as idle."""
+        watts = self._fit.watts
+        return None if watts is None else watts[0] * one.seconds + watts[1] * one.drafting_s
 
 
 class _MeasuredText:
@@ -147,7 +101,8 @@ class _MeasuredText:
 
     def received(self, size: int, now: float) -> None: ...
 
-    def drafted(self, seconds: float) -> None: ...
+    def drafted(self, seconds: float) -> None:
+        self._by.drafted(seconds)
 
     def spent(self, now: float) -> Spent:
         joules = self._by.joules(now)

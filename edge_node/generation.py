@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_node.energy import Spent, TextEnergy
+from edge_node.energy import TextEnergy
 from flexspec_mq.controller.plan import Policy
+from flexspec_mq.energy.text import Spent
 from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.params import SamplingParams
 

@@ -29,6 +29,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.link import BIG
+from flexspec_mq.controller.session import DeviceReading
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -53,16 +54,27 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import NO_SESSION, PROTOCOL_VERSION, Close, Error, Identity, Open, Verdict
+from schemas.messages import (
+    MAX_VERDICT_TOKENS,
+    NO_SESSION,
+    PROTOCOL_VERSION,
+    Close,
+    Error,
+    Identity,
+    Open,
+    Verdict,
+)
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Literal
 
-    from edge_node.energy import EnergyMeter
+    from edge_node.energy import EnergyMeter, TextEnergy
     from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.limits import BatteryGauge
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
@@ -94,6 +106,7 @@ class EdgeNode:
         reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
+        battery: tells its charge to policies, if they want to know.
 
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
@@ -112,15 +125,17 @@ class EdgeNode:
         reuse: bool = True,
         family: FamilyCatalogue | None = None,
         energy: EnergyMeter | None = None,
+        battery: BatteryGauge | None = None,
     ) -> None:
         self._settings = settings
-        self._codec = Codec()
+        self._codec = Codec(MAX_VERDICT_TOKENS)
         self._drafting = DrafterThread(drafter)
         self._controller = Controller()
         self._prefixes = PrefixIndex(most=16 if reuse else 0)
         self._fingerprint = fingerprint
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
@@ -140,6 +155,7 @@ class EdgeNode:
         self._surprises = 0  # of texts that are over
         self._family = family
         self._energy = energy
+        self._battery = battery
         self._tallied = asyncio.Event()
         self.directory = WorkerDirectory()
         self.models = Models(self.directory, settings.version, family)
@@ -274,6 +290,7 @@ class EdgeNode:
             request.limit,
         )
         now = time.monotonic()
+        energy = None if self._energy is None else self._energy.text(now)
         machine = EdgeSession(
             SessionRequest(
                 session=session,
@@ -289,13 +306,21 @@ class EdgeNode:
             self._rng,
             SessionConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
             self._controller,
+            partial(self._device_reading, energy) if energy or self._battery else None,
         )
-        energy = None if self._energy is None else self._energy.text(now)
         generation = self._sessions[session] = Generation(session, request, machine, energy)
         if not self.link_up:
             self._do(generation, machine.link_down(now))
         self._do(generation, machine.start(now))
         return generation
+
+    def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
+        """What policies are told of the device, while one text is written."""
+        now = time.monotonic()
+        return DeviceReading(
+            None if energy is None else energy.spent(now).joules,
+            None if self._battery is None else self._battery.left(now),
+        )
 
     def cancel(self, generation: Generation) -> None:
         """The user does not want this text any more; its worker is told."""
@@ -316,6 +341,7 @@ class EdgeNode:
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
+            needs=FOR_SESSIONS,
             will=Will(topic, gone),
             birth=lambda: [
                 Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
@@ -333,6 +359,7 @@ class EdgeNode:
             sessions=len(self._sessions),
             catalogue=None if self._family is None else self._family.status(),
             versions=() if self._family is None else self.tally.figures(),
+            life=self._life,
         )
 
     async def _loops(self, link: Link, *, everyone: bool) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
 from flexspec_mq.controller.policies.trained import trained
+from flexspec_mq.controller.policies.within_limits import WithinLimits
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.settings import Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
+
+if TYPE_CHECKING:
+    from flexspec_mq.controller.limits.limits import Limits
 
 _VERSION = topic_name("version")
 
@@ -202,10 +206,16 @@ class PlanOptions:
         qos = 1 if self.qos is None else self.qos
         return Plan(self.draft_length, self.in_flight, qos, self.ahead, self.stop, self.worker_draft)
 
-    def new_policy(self) -> Policy:
-        """One for a session of its own."""
+    def new_policy(self, limits: Limits | None = None) -> Policy:
+        """One for a session of its own.
+
+        Args:
+            limits: that it keeps; for a policy of `ADAPTIVE`.
+        """
         if self.policy_weights is None:
             made = POLICIES[self.policy](self.plan())
         else:
             made = trained(self.policy, self.policy_weights)(self.plan())
+        if limits is not None:
+            made = WithinLimits(made, self.plan(), limits)
         return CheapestQos(made) if self.qos is None and self.policy in ADAPTIVE else made

@@ -88,7 +88,7 @@ class Sender(NamedTuple):
 
 def sender_of(topic: str) -> Sender | None:
     """Who published on an open or draft topic; None for other topics, and names that none can have."""
-    parts = topic.split("/")
+    parts = topic.split("/", 4)
     if len(parts) != 4 or parts[0] != ROOT or not _NAME.fullmatch(parts[3]):
         return None
     if parts[1] == "o" and _NAME.fullmatch(parts[2]):
@@ -104,5 +104,5 @@ def version_of_opens(topic_filter: str) -> str | None:
 
 def worker_of_status(topic: str) -> str | None:
     """The worker whose status a topic carries, or None for any other topic."""
-    parts = topic.split("/")
+    parts = topic.split("/", 3)
     return parts[2] if len(parts) == 3 and parts[:2] == [ROOT, "w"] else None

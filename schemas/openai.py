@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import MAX_TOKEN_ID
-from schemas.plan import Plan
+from schemas.plan import LimitReport, Plan
 
 NEUTRAL, WHY = "neutral", "why"
 """Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
@@ -208,6 +208,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         energy_j: joules that it took out of the device; null where the node does not tell.
         energy_j_per_100: the same for each 100 tokens.
         energy_source: how that is known: ``modelled: PRESET by RADIO``, ``measured: METER`` or ``none``.
+        limits: how those of the node's settings were kept, as of the last plan.
         version: target version that wrote it.
         digest: of its head's manifest, in hex; empty where the node follows no family.
         seed: with which the same text comes again.
@@ -228,6 +229,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     energy_j: float | None = None
     energy_j_per_100: float | None = None
     energy_source: str = "none"
+    limits: list[LimitReport] = []
     version: str = ""
     digest: str = ""
     seed: int | None = None

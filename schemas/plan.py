@@ -31,6 +31,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     confidence_threshold: float
 
 
+class LimitReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a limit of the node's settings is kept.
+
+    Attributes:
+        name: of the setting.
+        limit: its value, in `unit`.
+        unit: of limit, value and reach.
+        state: ``unknown`` before anything was measured; ``kept``; ``exceeded``, while plans that keep it are carried
+            out; ``out_of_reach``, while no plan keeps it and the one that comes closest is carried out; ``below``, of
+            a battery below its floor, while the device drafts nothing.
+        value: what is limited, as measured; null before.
+        reach: the least that any plan is expected to come to; null while unknown, and for a battery.
+    """
+
+    name: str
+    limit: float
+    unit: str
+    state: Literal["unknown", "kept", "exceeded", "out_of_reach", "below"]
+    value: float | None = None
+    reach: float | None = None
+
+
 class PlanAlternative(msgspec.Struct, frozen=True, kw_only=True):
     """What was chosen, or could have been.
 
@@ -38,11 +60,15 @@ class PlanAlternative(msgspec.Struct, frozen=True, kw_only=True):
         name: who drafts, and how.
         ms_per_token: as the policy expects or has measured it; null where it knows nothing of it.
         chosen: it is what the plan does.
+        j_per_token: joules, as expected; null where no limit asks for them.
+        allowed: no limit excludes it.
     """
 
     name: str
     ms_per_token: float | None
     chosen: bool
+    j_per_token: float | None = None
+    allowed: bool = True
 
 
 class PlanEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +97,7 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
         alternatives: that it was chosen among, itself included, the fastest first; none where the policy compares
             nothing, or knows too little yet.
         estimates: that it was made from, by name; docs/controller.md says what each is.
+        limits: that it keeps, or cannot; none where the node's settings have none.
     """
 
     version: str
@@ -79,6 +106,7 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     alternatives: list[PlanAlternative]
     estimates: dict[str, PlanEstimate]
+    limits: list[LimitReport] = []
 
 
 class PlanList(msgspec.Struct, frozen=True, kw_only=True):

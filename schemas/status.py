@@ -13,6 +13,7 @@ from schemas.messages import MAX_TOKEN_ID, Name
 Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
+Life = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
 Total = Epoch
 """Of what may be counted for years."""
@@ -56,7 +57,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     What holds its default is left out, since edges on metered links get this every few seconds.
 
     Attributes:
-        epoch: start time of this process in ms; a late will of an older life carries an older epoch.
+        epoch: start time of this process in ms, by its own clock; for people.
         at: seconds since the Unix epoch, when this was written.
         exactness: ``exact``, or ``exact up to ties`` where the proof of shape-invariance failed.
         weights: of the target: ``native`` is as `dtype` says, else how many bits they have.
@@ -70,6 +71,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         draft: what it drafts with for sessions that ask for it, all of its versions alike; empty if it does not.
         versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
             which is ready.
+        life: drawn at random by this process, and in its will too: tells it from others of its name, whatever their
+            clocks say.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -92,6 +95,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     draft: Text = ""
     versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
+    life: Life = 0
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +152,7 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         catalogue: None on a node that follows no family.
         versions: of its family that have written for it, the last one at the end.
+        life: as of a worker.
     """
 
     state: Literal["online", "gone"]
@@ -158,3 +163,4 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Count = 0
     catalogue: CatalogueStatus | None = None
     versions: Annotated[tuple[VersionFigures, ...], Meta(max_length=MAX_VERSIONS)] = ()
+    life: Life = 0

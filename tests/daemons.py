@@ -48,8 +48,10 @@ class FakeEngine(SimulatedEngine):
         before: called with the items of each step; may raise.
     """
 
-    def __init__(self, before: Callable[[Sequence[WorkItem]], None] | None = None) -> None:
-        facts = Facts(FINGERPRINT, CONTEXT, VOCAB, "exact", None, "fake", "fake")
+    def __init__(
+        self, before: Callable[[Sequence[WorkItem]], None] | None = None, *, max_context: int = CONTEXT
+    ) -> None:
+        facts = Facts(FINGERPRINT, max_context, VOCAB, "exact", None, "fake", "fake")
         super().__init__(facts, TARGET.forward)
         self.batches: list[list[tuple[int, ...]]] = []
         self.held: set[SessionKey] = set()

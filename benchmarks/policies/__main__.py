@@ -1,7 +1,9 @@
 """Policies beside the best fixed plan in hindsight, in simulated time, over links that none of them was trained on.
 
-All meet the same texts, seeds and seconds of each link. Recording and times are files that `benchmarks.simulated`
-makes from the models. Learned policies were trained on drawn texts, links and times alone (`flexspec policy train`).
+All meet the same texts, seeds and seconds of each link. Beside them stands what nobody could undercut, not even
+somebody who knew all matches and the link (`flexspec_mq.simulator.clairvoyant`). Recording and times are files that
+`benchmarks.simulated` makes from the models. Learned policies were trained on drawn texts, links and times alone
+(`flexspec policy train`).
 """
 
 from __future__ import annotations
@@ -12,15 +14,17 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks._common import finish, parser, table
-from benchmarks.policies.compared import COMPARED, CONDITIONS, compared, link_names, plan_of
+from benchmarks.policies.adaptation import WITHIN, adaptation, steps
+from benchmarks.policies.compared import CONDITIONS, Condition, asked, compared, link_names, setting_of
 from benchmarks.policies.decisions import decision_us, observations
+from benchmarks.policies.tables import show, show_steps
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.simulator.cost import read_times
-from flexspec_mq.simulator.recording import read_recording
+from flexspec_mq.link.recordings import link_plan
+from flexspec_mq.simulator.cost import Measured, read_times
+from flexspec_mq.simulator.recording import Recording, read_recording
 
 
 def build_parser() -> ArgumentParser:
@@ -34,6 +38,12 @@ def build_parser() -> ArgumentParser:
         "--conditions", nargs="+", type=int, choices=range(len(CONDITIONS)), metavar="N", help="only these"
     )
     made.add_argument("--answers", type=int, default=12, metavar="N", help="per link and policy")
+    made.add_argument(
+        "--search",
+        action="store_true",
+        help="also look for the best plan of every few tokens; seconds an answer",
+    )
+    made.add_argument("--steps", action="store_true", help="only how soon policies adapt to a step")
     made.add_argument("--decisions", action="store_true", help="only how long a plan takes")
     return made
 
@@ -48,39 +58,43 @@ def measure(options: Namespace) -> int:
     if options.decisions:
         return _decisions(options, observations(recording, times, options.answers, options.seed))
     began = time.perf_counter()
-    names = options.links or link_names(options.recorded)
-    if options.quick:
-        names = names[:2]
-    links = [plan_of(name, options.seed, options.recorded) for name in names]
-    results: dict[str, Any] = {}
-    for number, (title, condition) in enumerate(CONDITIONS.items()):
-        if options.conditions and number not in options.conditions:
-            continue
-        rows = [
-            compared(recording, times, link, condition, answers=options.answers, seed=options.seed)
-            for link in links
-        ]
-        results[title] = rows
-        _show(title, rows)
+    wanted = {
+        title: condition
+        for number, (title, condition) in enumerate(CONDITIONS.items())
+        if not options.conditions or number in options.conditions
+    }
+    one = _steps if options.steps else _links
+    results = {title: one(options, recording, times, title, condition) for title, condition in wanted.items()}
     print(f"\n{time.perf_counter() - began:.0f} s")
     finish("policies", results, quick=options.quick)
     return 0
 
 
-def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    print(f"\n{title}\n")
-    heads = ["link", "best fixed plan", "s", "streaming", "one plan", *COMPARED]
-    one = min(
-        rows[0]["fixed_s"], key=lambda name: fmean(row["fixed_s"][name] / row["best_s"] for row in rows)
+def _links(
+    options: Namespace, recording: Recording, times: Measured, title: str, condition: Condition
+) -> list[dict[str, Any]]:
+    names = options.links or link_names(options.recorded)
+    rows = []
+    for name in names[: 2 if options.quick else None]:
+        link = link_plan(name, options.seed, options.recorded)
+        setting = setting_of(recording, times, link, condition, seed=options.seed)
+        found = compared(asked(setting, link, options.answers), searches=options.search)
+        rows.append({"link": name, **found})
+    show(title, rows)
+    return rows
+
+
+def _steps(
+    options: Namespace, recording: Recording, times: Measured, title: str, condition: Condition
+) -> list[Mapping[str, Any]]:
+    print(
+        f"\n{title}\n\nrounds until plans are within {WITHIN:.0%} of the best fixed one / of what is planned in the "
+        "end / share of plans that are the former / mean plan beside the best\n"
     )
-    rows = [{**row, "one plan": row["fixed_s"][one] / row["best_s"]} for row in rows]
-    lines = [
-        [row["link"], row["best"], row["best_s"], *(f"{row[name]:.3f}" for name in heads[3:])] for row in rows
-    ]
-    for what, of in (("mean", fmean), ("worst", max)):
-        lines.append([what, "", "", *(f"{of([row[name] for row in rows]):.3f}" for name in heads[3:])])
-    print(table(heads, lines))
-    print(f"\none plan: {one}, the best fixed one over all these links")
+    found = steps(recording, times, condition, seed=options.seed)
+    rows = [adaptation(one) for one in found[: 2 if options.quick else None]]
+    show_steps(rows)
+    return rows
 
 
 def _decisions(options: Namespace, kept: Sequence[Any]) -> int:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from benchmarks.policies.compared import BASE, COMPARED, CONDITIONS, answered
+from benchmarks.policies.compared import COMPARED, CONDITIONS, asked, setting_of
 from flexspec_mq.controller.features import features, known
 from flexspec_mq.controller.network import shipped_network
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 from flexspec_mq.link.recordings import link_plan
+from flexspec_mq.simulator.clairvoyant.plans import BASE
 from flexspec_mq.simulator.cost import Measured
 from flexspec_mq.simulator.recording import Recording
 
@@ -39,7 +40,8 @@ def observations(recording: Recording, times: Measured, answers: int, seed: int)
     condition = next(iter(CONDITIONS.values()))
     for name in _LINKS:
         link = link_plan(name, seed, None)
-        answered(recording, times, link, condition, lambda: _Keeps(kept), answers=answers, seed=seed)
+        setting = setting_of(recording, times, link, condition, seed=seed)
+        asked(setting, link, answers).answers(lambda: _Keeps(kept))
     return kept
 
 

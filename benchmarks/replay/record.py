@@ -1,27 +1,16 @@
-"""Recording: the target writes the texts, then the draft is asked at each position of them, as on an edge."""
+"""Recordings of questions: their flags, and a file that is made where it is missing."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks._common import percentile
 from benchmarks.pricing.asked import chosen_questions, say
 from flexspec_mq.bench.questions import Question
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.errors import FingerprintError, UsageError
-from flexspec_mq.simulator.recording import About, RecordedText, Recording, keep_recording, read_recording
-
-if TYPE_CHECKING:
-    from benchmarks.parts.rounds import Job, Tally
-
-_AT_ONCE = 16
-"""Texts that share the target's forwards while they are written."""
+from flexspec_mq.simulator.recording import About, Recording, keep_recording, read_recording
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -83,10 +72,10 @@ def recording(options: Namespace) -> Recording:
 
 def _record(about: About, questions: Sequence[Question], options: Namespace) -> Recording:
     # They import torch, which simulations do without.
-    from benchmarks.parts.rounds import Rounds
-    from benchmarks.pricing.setup import Progress, make_jobs
+    from benchmarks.pricing.setup import make_jobs
     from cloud_worker.engine import target as cloud_target
     from cloud_worker.engine.engine import EngineCore
+    from cloud_worker.recording.texts import record
     from cloud_worker.settings import WorkerSettings
     from edge_node.settings import EdgeSettings
     from flexspec_mq.drafting import load as draft_model
@@ -96,54 +85,6 @@ def _record(about: About, questions: Sequence[Question], options: Namespace) -> 
     draft = draft_model.load(EdgeSettings(edge="recorded", draft=about.draft), say)
     if draft.model is None or draft.loaded.fingerprint != loaded.fingerprint:
         raise FingerprintError("draft and target have different tokenizers")
-    jobs = make_jobs(questions, loaded, options)
-    engine = EngineCore(target.model)
-    written: dict[Job, tuple[int, ...]] = {}
-    progress = Progress("written", sum(map(len, jobs)))
-
-    def done(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:  # noqa: ARG001  what rounds tell
-        written[job] = tokens
-        progress.step()
-
-    Rounds(engine, draft.model, Plan(4), at_once=_AT_ONCE).run(jobs, done)
-    progress = Progress("drafted", len(written))
-    texts: list[RecordedText] = []
-    times: list[float] = []
-    for number, job in enumerate(itertools.chain.from_iterable(jobs)):
-        texts.append(_drafted(draft.model, len(jobs) + number, job, written[job], times))
-        progress.step()
-    return Recording(
-        about=about,
-        fingerprint=loaded.fingerprint.hex(),
-        eos=tuple(loaded.eos),
-        vocab_size=loaded.vocab_size,
-        max_context=loaded.max_context,
-        draft_ms=percentile(times, 0.5),
-        texts=tuple(texts),
-    )
-
-
-def _drafted(
-    drafter: Drafter, session: int, job: Job, tokens: Sequence[int], times: list[float]
-) -> RecordedText:
-    """Walk along a text; `times` gets the milliseconds of each token but the first, for which the prompt is read."""
-    proposals: list[DraftToken] = []
-    context = list(job.prompt)
-    for place, token in enumerate(tokens):
-        one = DraftRequest(session, context, job.identity, len(context), len(job.prompt), place)
-        # The processor's time: it is the clock's where nobody else computes, as the draft has one thread.
-        began = time.process_time()
-        while not (found := drafter.draft([one])[0]):
-            continue
-        if place:
-            times.append(1000 * (time.process_time() - began))
-        proposals.append(found[0])
-        context.append(token)
-    drafter.free(session)
-    return RecordedText(
-        job.prompt,
-        job.identity.temperature,
-        job.identity.seed,
-        tuple(tokens),
-        tuple((one.token, one.confidence) for one in proposals),
-    )
+    jobs = itertools.chain.from_iterable(make_jobs(questions, loaded, options))
+    asked = [(job.prompt, job.identity) for job in jobs]
+    return record(about, asked, EngineCore(target.model), draft.model, loaded, say)

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from benchmarks._common import finish, parser, table
+from benchmarks.pricing.asked import say
 from benchmarks.pricing.compared import STREAMING
 from benchmarks.pricing.others import plan_of
 from benchmarks.replay.record import recording as recorded
@@ -106,10 +107,25 @@ def models_of(options: Namespace, run: Mapping[str, Any]) -> tuple[Recording, Me
     )
     texts = recorded(wanted)
     if not options.times.exists():
-        from benchmarks.simulated.times import measure
-
-        keep_times(options.times, measure(options))
+        keep_times(options.times, _times(options))
     return texts, read_times(options.times)
+
+
+def _times(options: Namespace) -> Measured:
+    import torch
+
+    from cloud_worker.engine import target as cloud_target
+    from cloud_worker.recording.times import measure
+    from cloud_worker.settings import WorkerSettings
+    from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting import load as draft_model
+
+    torch.set_num_threads(1)
+    target = cloud_target.load(WorkerSettings(target=options.target, worker="bench", threads=1), say)
+    draft = draft_model.load(EdgeSettings(edge="bench", draft=options.draft), say)
+    if draft.model is None:
+        raise UsageError("there are no times of a draft without one", hint="name it with --draft")
+    return measure(target, draft.model, rounds=options.rounds, seed=options.seed)
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

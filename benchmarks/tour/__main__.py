@@ -152,7 +152,7 @@ async def measure(options: Namespace) -> int:
         CONVERSATION: ([one.text for one in questions], options.turn_tokens),
     }
     devices = Devices(options.draft, options.target, 0)
-    worker = ["--target", options.target, *([] if options.worker_alone else ["--draft", options.draft])]
+    worker = ["--target", options.target, "--draft", "none" if options.worker_alone else options.draft]
     results: dict[str, Any] = {}
     wrong: list[str] = []
     async with place(
@@ -192,8 +192,7 @@ def _keep(options: Namespace, kind: str, journeys: Mapping[str, Journey], plan: 
         plan,
         legs_of(options.tour),
         first=options.strategies[0],
-        title=f"One {kind} on a tour: {worker}, {options.delay_ms:g} ms on top of each of its forwards "
-        f"({DEFAULT} is the default policy)",
+        title=f"One {kind} on a tour: {worker}, {options.delay_ms:g} ms on top of each of its forwards",
         file=options.out / kind,
     )
 

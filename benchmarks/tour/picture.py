@@ -103,6 +103,8 @@ def _tokens(axes: Axes, journeys: Mapping[str, Journey], first: str) -> None:
 
 
 def _trips(axes: Axes, looks: Sequence[Look], plan: LinkPlan, legs: Sequence[Leg], first: str) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     ends = [*accumulate(plan.lasts_s)]
     real = least_trip_ms(plan)
     axes.step(
@@ -114,7 +116,9 @@ def _trips(axes: Axes, looks: Sequence[Look], plan: LinkPlan, legs: Sequence[Leg
     if seen:
         axes.plot(*zip(*seen, strict=True), color="tab:blue", lw=1.6, label=f"as {first}\nestimates it")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("round trip, ms")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(**_ASIDE)

@@ -32,7 +32,7 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     """
     if settings.draft in ("auto", "none"):
         return
-    found = text_of(_choice(settings, settings.draft), say)
+    found = text_of(choice(settings, settings.draft), say)
     _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say).fingerprint)
 
 
@@ -51,7 +51,7 @@ def load(settings: WorkerSettings, fingerprint: bytes, say: Callable[[str], None
     if settings.draft == "none" or (settings.draft == "auto" and settings.target != "default"):
         return None
     try:
-        draft = load_draft(_choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
+        draft = load_draft(choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
         _refuse_other_vocabulary(settings, draft.loaded, fingerprint)
     except FlexSpecError as error:
         if settings.draft != "auto":
@@ -66,8 +66,8 @@ def load(settings: WorkerSettings, fingerprint: bytes, say: Callable[[str], None
     return ColocatedDrafts(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
 
 
-def _choice(settings: WorkerSettings, draft: str) -> DraftChoice:
-    """On a CPU the draft is in few bits, whatever the target is."""
+def choice(settings: WorkerSettings, draft: str) -> DraftChoice:
+    """The draft of a name, as the settings want it. On a CPU it is in few bits, whatever the target is."""
     on_cpu = settings.device == "cpu"
     return DraftChoice(
         draft=draft,

@@ -11,6 +11,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from edge_node.api.auth import AuthMiddleware
+from edge_node.api.refusals import Refusals
+from edge_node.api.request_body import Bodies
 from edge_node.api.request_ids import HEADER, RequestIds
 from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
@@ -60,13 +62,14 @@ def create_app(
     metrics = Metrics(node)
     generator = CompletionGenerator(node, model, policy, settings.link_patience)
     texts = CompletionStore(generator, settings, metrics)
-    api = Api(settings, texts, node, metrics, int(time.time()))
+    refusals = Refusals(metrics.refused)
+    api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))
     app = Starlette(
         routes=routes(api),
         middleware=[
             Middleware(RequestIds),
             *_cors(settings),
-            Middleware(AuthMiddleware, settings=settings, metrics=metrics, paths=PATHS),
+            Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS),
         ],
         exception_handlers={HTTPException: refuse},
     )

@@ -1,4 +1,4 @@
-"""What every request passes: the bound of requests, the host's name, the key, errors in one shape, the count."""
+"""What every request passes: the bound of requests, host and origin, the key, errors in one shape, the count."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flexspec_mq.settings.hosts import is_loopback
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from edge_node.api.refusals import Refusals
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
 
@@ -35,11 +36,20 @@ class AuthMiddleware:
         app: what is behind it.
         settings: key, hosts and bound.
         metrics: counts requests.
+        refusals: told who was refused.
         paths: that a request is counted under; all others are ``other``, so that the number of series is bounded.
     """
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings, metrics: Metrics, paths: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ApiSettings,
+        metrics: Metrics,
+        refusals: Refusals,
+        paths: tuple[str, ...],
+    ) -> None:
         self._app = app
+        self._refusals = refusals
         self._settings = settings
         self._metrics = metrics
         self._paths = paths
@@ -65,6 +75,7 @@ class AuthMiddleware:
             await self._app(scope, receive, counted)
         except FlexSpecError as raised:
             error = api_error(raised)
+            self._refusals.note((scope.get("client") or ("unknown", 0))[0], error.code, error.message)
             if error.status == CLIENT_GONE:
                 status = CLIENT_GONE
             elif not status:
@@ -84,7 +95,10 @@ class AuthMiddleware:
         return next((one for one in self._paths if path == one or path.startswith(f"{one}/")), "other")
 
     def _check(self, scope: Scope) -> None:
-        """Refuse what is too much, a page in a browser that reached us by a name of its own, and who lacks the key.
+        """Refuse what is too much, pages in a browser that nobody named, and who lacks the key.
+
+        A page may reach us by a name of its own that leads here, or from its own place by ours. In the second case it
+        could read no answer, but it shall not have one made.
 
         Raises:
             ApiError: 503, 403 or 401.
@@ -97,6 +111,10 @@ class AuthMiddleware:
         if self._settings.loopback and not known:
             hint = "use http://127.0.0.1, or name the host with --api-hosts"
             raise ApiError(403, f"this API is not {host}", code="wrong_host", hint=hint)
+        origin = headers.get("origin")
+        if origin is not None and not self._may(origin.lower(), headers.get("host", "").lower()):
+            hint = "name it with --api-cors-origins"
+            raise ApiError(403, f"pages of {origin} may not use this API", code="wrong_origin", hint=hint)
         key = self._settings.api_key
         if key is None or scope["path"] in OPEN:
             return
@@ -105,6 +123,11 @@ class AuthMiddleware:
             raise ApiError(
                 401, "the API key is missing or wrong", code="invalid_api_key", hint="Authorization: Bearer …"
             )
+
+    def _may(self, origin: str, host: str) -> bool:
+        """Whether pages of an origin may use the API: those that are named, and ours, as a proxy may have some."""
+        named = self._settings.api_cors_origins
+        return "*" in named or origin in named or origin.partition("://")[2] == host
 
 
 def _host(header: str) -> str:

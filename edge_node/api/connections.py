@@ -1,9 +1,8 @@
-"""HTTP connections: bounded in number, and in how long they may take to ask for something."""
+"""HTTP connections: bounded in number, for each client too, and in how long they may take to ask for something."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ from edge_node.api.request_ids import HEADER, new_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(slots=True)
 class Connections:
@@ -26,26 +23,42 @@ class Connections:
 
     Args:
         most: when there are more, the one that has waited longest for a request goes, or else the new one.
+        most_of_one: the same for those of one address; None is no bound.
         head_timeout: seconds for a request's head to arrive, after the connection began or its last request ended.
-        on_slow: told of each one that was cut in the middle of a head.
+        on_cut: told of each one that was cut: its client's address, why for programs, and for people.
 
     Attributes:
         waiting: on which no request is being answered, in the order in which they began to wait.
     """
 
     most: int
+    most_of_one: int | None
     head_timeout: float
-    on_slow: Callable[[], None]
+    on_cut: Callable[[str, str, str], None]
     waiting: dict[Connection, None] = field(default_factory=dict)
 
-    def make_room(self, found: set[Any]) -> bool:
+    def make_room(self, found: set[Any], new: Connection) -> bool:
         """Cut those that wait, the oldest first, until there are no more than allowed; whether that was enough."""
+        return self._fits_its_client(found, new) and self._fits(found)
+
+    def _fits(self, found: set[Any]) -> bool:
         while len(found) > self.most and self.waiting:
             next(iter(self.waiting)).cut()
         if len(found) > self.most:
             for one in [one for one in found if isinstance(one, Connection) and one.transport.is_closing()]:
                 one.cut()  # its client does not take the rest of an answer
         return len(found) <= self.most
+
+    def _fits_its_client(self, found: set[Any], new: Connection) -> bool:
+        if self.most_of_one is None:
+            return True
+        mine = sum(isinstance(one, Connection) and one.address == new.address for one in found)
+        for one in [one for one in self.waiting if one.address == new.address]:
+            if mine <= self.most_of_one:
+                break
+            one.cut()
+            mine -= 1
+        return mine <= self.most_of_one
 
 
 class Connection(H11Protocol):
@@ -61,12 +74,19 @@ class Connection(H11Protocol):
         self._all = connections
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def address(self) -> str:
+        """Of the client."""
+        return "unknown" if self.client is None else self.client[0]
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        if self._all.make_room(self.connections):
+        if self._all.make_room(self.connections, self):
             self._wait()
         else:
+            why = "all connections that there may be, or that its address may have, are in use"
+            self._all.on_cut(self.address, "too_many_connections", why)
             self.cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,8 +124,8 @@ class Connection(H11Protocol):
     def cut(self) -> None:
         """End the connection now."""
         if self._timer is not None and self.conn.trailing_data[0]:
-            _log.info("a request's head did not arrive in time; its connection is cut")
-            self._all.on_slow()
+            why = f"a request's head did not arrive within {self._all.head_timeout:g} s, or others wanted its place"
+            self._all.on_cut(self.address, "head_timeout", why)
         self._stop_waiting()
         self.connections.discard(self)
         self.transport.abort()

@@ -8,7 +8,7 @@ import msgspec
 
 from edge_node.completion.figures import PlanFigures
 from flexspec_mq.controller.estimates import estimates
-from schemas.plan import Plan, PlanAlternative, PlanEstimate, PlanList, VersionPlan
+from schemas.plan import LimitReport, Plan, PlanAlternative, PlanEstimate, PlanList, VersionPlan
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
@@ -39,6 +39,8 @@ def _told(version: str, planned: Planned, under_way: bool, now: float) -> Versio
                 name=one.name,
                 ms_per_token=None if one.seconds is None else 1000 * one.seconds,
                 chosen=one.chosen,
+                j_per_token=one.joules,
+                allowed=one.allowed,
             )
             for one in planned.alternatives
         ],
@@ -46,4 +48,5 @@ def _told(version: str, planned: Planned, under_way: bool, now: float) -> Versio
             name: msgspec.convert(one, PlanEstimate, from_attributes=True)
             for name, one in estimates(planned.seen).items()
         },
+        limits=[msgspec.convert(one, LimitReport, from_attributes=True) for one in planned.limits],
     )

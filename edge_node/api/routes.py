@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.plans import plan_list
-from edge_node.api.request_body import read_body
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.streaming import JSON, reply, send_bytes, send_json
 from edge_node.api.validation import canonical, parse_object
@@ -76,7 +75,7 @@ async def _completion(api: Api, request: Request, send: Send) -> None:
 async def _text(
     api: Api, request: Request, send: Send, parse: Callable[[dict[str, Any], bool], TextRequest]
 ) -> None:
-    body = parse_object(await read_body(request, api.settings))
+    body = parse_object(await api.bodies.read(request))
     key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
     options = wanted.options(api.version(wanted.model), api.settings.api_timeout, api.settings.api_wait)

@@ -96,8 +96,20 @@ async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> N
 
 
 def _config(app: Starlette, api: Api) -> uvicorn.Config:
+    settings = api.settings
     slow = api.metrics.requests.labels("other", "408")
-    connections = Connections(api.settings.max_requests + SPARE, api.settings.head_timeout, slow.inc)
+
+    def cut(client: str, reason: str, why: str) -> None:
+        if reason == "head_timeout":
+            slow.inc()
+        api.refusals.note(client, reason, why)
+
+    connections = Connections(
+        most=settings.max_requests + SPARE,
+        most_of_one=None if settings.loopback else settings.api_client_connections,
+        head_timeout=settings.head_timeout,
+        on_cut=cut,
+    )
     return uvicorn.Config(
         app,
         lifespan="off",
@@ -108,7 +120,7 @@ def _config(app: Starlette, api: Api) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(api.settings.grace)),
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
     )
 
 

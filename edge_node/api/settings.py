@@ -32,6 +32,7 @@ class ApiSettings(CompletionLimits):
 
     Attributes, times in seconds and sizes in bytes:
         max_body: of a request.
+        max_bodies: of all requests together that are being read.
         send_timeout: that a client may take to accept one chunk before it is taken for gone.
         head_timeout: for a request's head to arrive, idle time between two requests included.
         body_timeout: for a request's body to arrive.
@@ -66,6 +67,13 @@ class ApiSettings(CompletionLimits):
             check=_origin,
         ),
     ] = ()
+    api_client_connections: Annotated[
+        int,
+        Setting(
+            help="connections of one address where the API listens beyond this machine; a proxy is one address",
+            between=(1, 65_535),
+        ),
+    ] = 64
     lenient: Annotated[
         bool, Setting(help="ignore fields of API requests that are unknown or not supported")
     ] = False
@@ -81,6 +89,7 @@ class ApiSettings(CompletionLimits):
         ),
     ] = 0.0
     max_body: int = 4 * 2**20
+    max_bodies: int = 64 * 2**20
     send_timeout: float = 60.0
     head_timeout: float = 10.0
     body_timeout: float = 30.0
@@ -107,9 +116,15 @@ class ApiSettings(CompletionLimits):
                 f"the API would listen beyond this machine, on {self.api_host}, without TLS",
                 hint="listen on 127.0.0.1, put a TLS proxy before it, or say --api-insecure-anywhere",
             )
+        key = self.key()
+        if not self.loopback and key is None:
+            raise UsageError(
+                f"whoever reaches {self.api_host} could use the API, as it asks for no key",
+                hint="give a file with a key on its first line, that only you can guess: --api-key-file FILE",
+            )
         return replace(
             self,
-            api_key=self.key(),
+            api_key=key,
             api_key_file=None,
             api_hosts=tuple(host.lower() for host in self.api_hosts),
             api_cors_origins=tuple(origin.lower() for origin in self.api_cors_origins),

@@ -9,6 +9,8 @@ from edge_node.api.errors import ApiError
 from schemas.openai import Model, ModelVersion
 
 if TYPE_CHECKING:
+    from edge_node.api.refusals import Refusals
+    from edge_node.api.request_body import Bodies
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
     from edge_node.completion.store import CompletionStore
@@ -20,6 +22,7 @@ class Api:
     """What the routes share.
 
     Attributes:
+        bodies: of the requests that are being read.
         since: seconds since the Unix epoch at which the app was made.
     """
 
@@ -27,6 +30,8 @@ class Api:
     texts: CompletionStore
     node: EdgeNode
     metrics: Metrics
+    refusals: Refusals
+    bodies: Bodies
     since: int
 
     def versions(self) -> dict[str, int]:

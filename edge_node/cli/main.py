@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.cli.parser import build_parser
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from edge_node.completion.options import CompletionOptions
     from edge_node.energy import EnergyMeter
     from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.limits import BatteryGauge
     from edge_node.node import EdgeNode
     from edge_node.settings import EdgeSettings
     from flexspec_mq.catalogue.options import FamilyOptions
+    from flexspec_mq.controller.plan import Policy
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
@@ -63,13 +66,16 @@ def _main(argv: Sequence[str]) -> int:
     link = link_settings(config.link, f"e-{config.node.edge}")
     family = _family(config.family)
     energy = energy_meter(config.node)
+    limits = config.limits.limits(config.plan, energy)
+    battery = config.limits.gauge()
+    policy = partial(config.plan.new_policy, limits)
     if args.command == "serve":
         api = config.api.for_serving()
         preflight(link, logs.tell, daemon=True)
         with logs.logged_stages() as tell:
             draft = _load(config.node, tell)
-        node = _node(config, draft, family, energy)
-        asyncio.run(_serve(config, link, node, draft.loaded, api, ready_json=args.ready_json))
+        node = _node(config, draft, family, energy, battery)
+        asyncio.run(_serve(config, link, node, draft.loaded, api, policy, ready_json=args.ready_json))
         return 0
     options = _options(args)
     from edge_node.cli import commands
@@ -81,10 +87,8 @@ def _main(argv: Sequence[str]) -> int:
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.limits import CompletionLimits
 
-    node, patience = _node(config, draft, family, energy), CompletionLimits().link_patience
-    with contextlib.closing(
-        CompletionGenerator(node, draft.loaded, config.plan.new_policy, patience)
-    ) as generator:
+    node, patience = _node(config, draft, family, energy, battery), CompletionLimits().link_patience
+    with contextlib.closing(CompletionGenerator(node, draft.loaded, policy, patience)) as generator:
         asyncio.run(_run(generator, link, command, options, events=args.events))
     return 0
 
@@ -125,7 +129,11 @@ def _options(args: argparse.Namespace) -> CompletionOptions:
 
 
 def _node(
-    config: EdgeConfig, draft: DraftModel, family: FamilyCatalogue | None, energy: EnergyMeter | None
+    config: EdgeConfig,
+    draft: DraftModel,
+    family: FamilyCatalogue | None,
+    energy: EnergyMeter | None,
+    battery: BatteryGauge | None,
 ) -> EdgeNode:
     from edge_node.node import EdgeNode
 
@@ -138,6 +146,7 @@ def _node(
         reuse=config.node.reuse,
         family=family,
         energy=energy,
+        battery=battery,
     )
 
 
@@ -156,6 +165,7 @@ async def _serve(
     node: EdgeNode,
     loaded: LoadedText,
     api: ApiSettings,
+    policy: Callable[[], Policy],
     *,
     ready_json: bool,
 ) -> None:
@@ -183,7 +193,7 @@ async def _serve(
                 loaded,
                 mqtt_link,
                 base,
-                policy=config.plan.new_policy,
+                policy=policy,
                 settings=api,
                 started=started,
             )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge_node.api.settings import ApiSettings
-    from schemas.plan import PlanEstimate, VersionPlan
+    from schemas.plan import LimitReport, PlanAlternative, PlanEstimate, VersionPlan
 
 PATH = "/v1/plan"
 
@@ -93,13 +93,11 @@ def _table(found: VersionPlan) -> str:
     lines = [
         f"{found.version}: {plan.does}",
         f"  policy {plan.policy}; {sizes}, threshold {plan.confidence_threshold:g}; {state}, {age}",
+        *(f"  {_limit(one)}" for one in found.limits),
         "",
     ]
     if found.alternatives:
-        rows = [
-            (_number(one.ms_per_token), "*" if one.chosen else "", one.name) for one in found.alternatives
-        ]
-        lines += [*_columns(("ms/token", "", "chosen among"), rows), ""]
+        lines += [*_alternatives(found.alternatives), ""]
     lines += _columns(
         ("value", "±", "unit", "estimate"),
         [
@@ -114,6 +112,27 @@ def _table(found: VersionPlan) -> str:
     return "\n".join(lines)
 
 
+def _limit(one: LimitReport) -> str:
+    has = "" if one.value is None else f", {_number(one.value)} so far"
+    reach = "" if one.reach is None else f", {_number(one.reach)} expected at least"
+    return f"{one.name} {one.limit:g} {one.unit}: {one.state.replace('_', ' ')}{has}{reach}"
+
+
+def _alternatives(found: Sequence[PlanAlternative]) -> list[str]:
+    """With joules where these are known."""
+    known = any(one.j_per_token is not None for one in found)
+    rows = [
+        (
+            _number(one.ms_per_token),
+            *((_number(one.j_per_token),) if known else ()),
+            "*" if one.chosen else "",
+            one.name if one.allowed else f"{one.name} (beyond a limit)",
+        )
+        for one in found
+    ]
+    return _columns(("ms/token", *(("J/token",) if known else ()), "", "chosen among"), rows)
+
+
 def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows under their heads; numbers, which come before words, stand to the right."""
     table = [head, *rows]
@@ -121,7 +140,9 @@ def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
     return [
         "  "
         + "  ".join(
-            f"{cell:>{width}}" if head[column] in {"ms/token", "value", "±"} else f"{cell:<{width}}"
+            f"{cell:>{width}}"
+            if head[column] in {"ms/token", "J/token", "value", "±"}
+            else f"{cell:<{width}}"
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_node.completion.events import events
+from flexspec_mq.controller.explain import LimitReport
+from flexspec_mq.controller.limits.states import in_words as limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.terminal.printable import printable
@@ -48,6 +50,9 @@ class SessionView:
             self._print("\n")
             if (stats := event["stats"])["energy_j"] is not None:
                 tell(in_words(stats["energy_j"], stats["energy_j_per_100"], stats["energy_source"]))
+            for one in stats["limits"]:
+                if one["state"] not in {"kept", "unknown"}:
+                    tell(limit_in_words(LimitReport(**one)))
 
     def record(self, name: str, event: dict[str, Any]) -> None:
         """Show the end of one text of many: always one JSON line."""

@@ -13,7 +13,7 @@ from flexspec_mq.energy.model import per_hundred
 if TYPE_CHECKING:
     from edge_node.fleet.tally import TargetVersion
     from edge_node.generation import Generation
-    from flexspec_mq.controller.explain import Planned
+    from flexspec_mq.controller.explain import LimitReport, Planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,7 @@ class Figures:
         energy_j: joules that it took out of the device; None where nobody wanted to know, or nothing can tell.
         energy_j_per_100: the same for each 100 tokens.
         energy_source: how that is known, see `Spent`.
+        limits: how those that the user gave are kept, as of the newest plan.
         worker: that holds the session now.
         version: target version that writes it.
         digest: of its head's manifest, in hex; empty without a family.
@@ -107,6 +108,7 @@ class Figures:
     energy_j: float | None
     energy_j_per_100: float | None
     energy_source: str
+    limits: tuple[LimitReport, ...]
     worker: str | None
     version: str
     digest: str
@@ -161,6 +163,7 @@ class Clock:
             energy_j=spent.joules,
             energy_j_per_100=None if spent.joules is None else per_hundred(spent.joules, tokens),
             energy_source=spent.source,
+            limits=() if planned is None else planned.limits,
             worker=machine.worker,
             version=target.version,
             digest=target.digest,

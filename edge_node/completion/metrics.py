@@ -39,12 +39,16 @@ class Metrics:
 
     Attributes:
         requests: by endpoint and HTTP status; 499 is a client that went away.
+        refused: clients that were kept out or cut short, by reason.
     """
 
     def __init__(self, node: EdgeNode) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
             "flexspec_edge_requests", "HTTP requests", ("endpoint", "status"), registry=registry
+        )
+        self.refused = Counter(
+            "flexspec_edge_refused", "Clients kept out or cut short", ("reason",), registry=registry
         )
         self._texts = Counter("flexspec_edge_texts", "Texts that ended", ("outcome",), registry=registry)
         # The prompt's of texts that began, and those of a completion as they are committed.
@@ -69,6 +73,12 @@ class Metrics:
         self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
         self._energy = Counter(
             "flexspec_edge_energy_joules", "Taken by texts, each as if alone", ("source",), registry=registry
+        )
+        self._limits = Counter(
+            "flexspec_edge_limits",
+            "Texts that ended, by how a limit stood",
+            ("limit", "state"),
+            registry=registry,
         )
         Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(
             lambda: node.sessions
@@ -107,6 +117,8 @@ class Metrics:
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
             self._energy.labels(figures.energy_source).inc(max(figures.energy_j, 0.0))
+        for one in figures.limits:
+            self._limits.labels(one.name, one.state).inc()
 
     def ended(self, outcome: str) -> None:
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from math import inf
 from typing import TYPE_CHECKING
 
 from edge_node.fleet.liveness import WorkerLiveness
@@ -20,6 +19,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
+from flexspec_mq.protocol.lives import Lives
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.status import VersionStatus, WorkerStatus
 
@@ -62,6 +62,7 @@ class WorkerDirectory:
         self._clock = clock
         self._codec = Codec()
         self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=STALE)
+        self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
         self._news = asyncio.Event()
         self._subscribed: set[str] = set()
         self.liveness = WorkerLiveness()
@@ -145,13 +146,14 @@ class WorkerDirectory:
         return True
 
     def take(self, worker: str, payload: bytes) -> WorkerStatus | None:
-        """Take a retained status as it came; None if it was cleared.
+        """Take a retained status as it came; None if it was cleared, or is a late one of an earlier process.
 
         Raises:
             RemoteProtocolError: it cannot be read, or is that of another worker.
         """
         if not payload:
             self._known.pop(worker)
+            self._lives.pop(worker)
             return None
         try:
             status = self._codec.decode_status(payload, WorkerStatus)
@@ -161,10 +163,13 @@ class WorkerDirectory:
             ) from error
         if status.worker != worker:
             raise RemoteProtocolError(f"the status of worker {worker} is that of {status.worker}")
-        known = self._known.get(worker, -inf)  # however old it is
-        if known is None or status.epoch >= known.epoch:  # the will of an older life may come late
-            self._known.put(worker, status, self._clock())
-            self._news.set()
+        now = self._clock()
+        lives = self._lives.get(worker, now) or Lives()
+        if not lives.take(status, silent=self._known.get(worker, now) is None):
+            return None
+        self._known.put(worker, status, now)
+        self._lives.put(worker, lives, now)
+        self._news.set()
         return status
 
     async def run(self, link: Link, *, everyone: bool) -> None:

@@ -1,14 +1,15 @@
 """Which workers hold our sessions, and whether the lives that we knew go on.
 
-A worker's retained status carries the epoch of its process, and so does the will that says ``gone``. Only news of
-the newest epoch counts: the will of an older life may come late. That a worker is gone is a reason to ask it again,
-never to give up on it: it may only have lost its connection for a moment.
+That a worker is gone is a reason to ask it again, never to give up on it: it may only have lost its connection for a
+moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+
+from flexspec_mq.protocol.lives import Life, life_of
 
 if TYPE_CHECKING:
     from schemas.status import WorkerStatus
@@ -19,7 +20,7 @@ class WorkerLiveness:
 
     def __init__(self) -> None:
         self._worker_of: dict[int, str] = {}
-        self._epochs: dict[str, int] = {}
+        self._lives: dict[str, Life] = {}
         self._changed = asyncio.Event()
 
     @property
@@ -35,8 +36,8 @@ class WorkerLiveness:
             del self._worker_of[session]
         else:
             self._worker_of[session] = worker
-        for name in self._epochs.keys() - self.workers:
-            del self._epochs[name]
+        for name in self._lives.keys() - self.workers:
+            del self._lives[name]
         self._changed.set()
 
     def sessions_of(self, worker: str) -> list[int]:
@@ -44,12 +45,12 @@ class WorkerLiveness:
         return [session for session, holder in self._worker_of.items() if holder == worker]
 
     def ended(self, status: WorkerStatus) -> bool:
-        """Take a status; tell whether it says that the life of a worker that we knew is over."""
-        known = self._epochs.get(status.worker)
-        if status.worker not in self.workers or (known is not None and status.epoch < known):
+        """Take a status that is news; tell whether it says that the life of a worker that we knew is over."""
+        if status.worker not in self.workers:
             return False
-        self._epochs[status.worker] = status.epoch
-        return status.state == "gone" or (known is not None and status.epoch > known)
+        life, known = life_of(status), self._lives.get(status.worker)
+        self._lives[status.worker] = life
+        return status.state == "gone" or known not in (None, life)
 
     async def changed(self) -> None:
         """Wait until other workers may hold sessions than when this was last called."""

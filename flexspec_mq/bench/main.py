@@ -18,6 +18,7 @@ from flexspec_mq.errors import FlexSpecError
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from flexspec_mq.bench.hindsight.simulated import Hindsight
     from flexspec_mq.bench.kept import Channel, Kept
     from flexspec_mq.bench.measuring import Asked
     from flexspec_mq.link.profiles import LinkPlan
@@ -48,11 +49,13 @@ def run(argv: Sequence[str]) -> int:
     run_facts = facts(options, questions)
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
     channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
+    here = {one: plans[one.link] for one in channels}
     with folder_of_run(options.out, run_facts) as kept:
-        asyncio.run(_measure(options, asked, {one: plans[one.link] for one in channels}, kept))
+        hindsight = _hindsight(options, asked, kept)
+        asyncio.run(_measure(options, asked, here, kept, hindsight))
         results: dict[str, Any] = {
             "run": run_facts,
-            "channels": _results(options, asked, channels, kept),
+            "channels": _results(options, asked, here, kept, hindsight),
         }
         _write(results, options, kept)
     if wrong := [
@@ -62,8 +65,25 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _hindsight(options: Namespace, asked: Asked, kept: Kept) -> Hindsight | None:
+    """What is recorded of the run's questions, if anybody wants to know; takes about a minute the first time."""
+    from flexspec_mq.bench.strategies import BEST_FIXED
+
+    if BEST_FIXED not in options.strategies:
+        return None
+    from flexspec_mq.bench.hindsight.recorded import recorded
+    from flexspec_mq.bench.hindsight.simulated import Hindsight
+
+    order = flags.order(options, asked)
+    return Hindsight(*recorded(kept.path, order, flags.worker_flags(options)), seed=asked.seed)
+
+
 async def _measure(
-    options: Namespace, asked: Asked, channels: Mapping[Channel, LinkPlan | None], kept: Kept
+    options: Namespace,
+    asked: Asked,
+    channels: Mapping[Channel, LinkPlan | None],
+    kept: Kept,
+    hindsight: Hindsight | None,
 ) -> None:
     from flexspec_mq.bench.measuring import ask_missing, missing
     from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
@@ -72,11 +92,15 @@ async def _measure(
 
     worker = flags.worker_flags(options)
     workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
-    edges = nodes(options.strategies, flags.devices(options))
     for channel, plan in channels.items():
         left = missing(asked, channel, kept)
         if not left:
             continue
+        best = None
+        if hindsight is not None:
+            _say(f"{channel.title}: the best fixed plan is looked for, in simulated time")
+            best = hindsight.best(plan, channel.delay_ms, asked.begins(plan))
+        edges = nodes(options.strategies, flags.devices(options), best)
         _say(f"{channel.title}: {len(left)} of {len(asked.questions)} questions; daemons start")
         async with place(
             plan, edges, workers=workers, delay_ms=channel.delay_ms, traditional=flags.traditional(options)
@@ -85,7 +109,11 @@ async def _measure(
 
 
 def _results(
-    options: Namespace, asked: Asked, channels: Sequence[Channel], kept: Kept
+    options: Namespace,
+    asked: Asked,
+    channels: Mapping[Channel, LinkPlan | None],
+    kept: Kept,
+    hindsight: Hindsight | None,
 ) -> list[dict[str, Any]]:
     from flexspec_mq.bench.figures.seconds import differing
     from flexspec_mq.bench.figures.summary import summary
@@ -94,8 +122,9 @@ def _results(
 
     apart = of_other_texts(options.strategies, options.temperature)
     found = []
-    for channel in channels:
+    for channel, plan in channels.items():
         answered = kept.of(channel)
+        begins = asked.begins(plan)
         samples = [sample for one in answered for sample in one.samples]
         found.append(
             {
@@ -107,6 +136,7 @@ def _results(
                 "load": [one.load for one in answered],
                 "differ": [asked.questions[number].name for number in differing(samples, apart)],
                 "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
+                "hindsight": hindsight and hindsight.told(plan, channel.delay_ms, begins),
             }
         )
     return found

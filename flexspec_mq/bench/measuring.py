@@ -52,8 +52,18 @@ class Asked:
             "messages": [{"role": "user", "content": text}],
             "max_tokens": self.tokens,
             "temperature": self.temperature,
-            "seed": self.seed * 100_000 + number,
+            "seed": self.seed_of(number),
         }
+
+    def seed_of(self, number: int) -> int:
+        """Of a request; that of question n, counted from 0, is the one of n + 1."""
+        return self.seed * 100_000 + number
+
+    def begins(self, plan: LinkPlan | None) -> list[float | None]:
+        """Second of a channel at which each question begins; None on loopback."""
+        return [
+            None if plan is None else offset(plan, self.seed, number) for number in range(len(self.questions))
+        ]
 
     def order(self, channel: Channel, question: int) -> list[str]:
         """In which the strategies answer a question: drawn anew for each, and the same when a run goes on."""

@@ -6,21 +6,29 @@ import shlex
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from importlib import util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from flexspec_mq.bench.hindsight.order import Order
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
-from flexspec_mq.bench.strategies import ABOUT, Devices, chosen, drafting, schemes
+from flexspec_mq.bench.strategies import ABOUT, BEST_FIXED, Devices, chosen, drafting, schemes
 from flexspec_mq.bench.traditional.schemes import GUESSES
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError, how_to_install
-from flexspec_mq.link import tour
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.namespaces import check_requirements
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.link.recordings import PREFIX, link_plan
+from flexspec_mq.simulator.recording import About
 from flexspec_mq.site.topology import LOOPBACK
 from schemas.messages import MAX_DRAFT_TOKENS
 
+if TYPE_CHECKING:
+    from flexspec_mq.bench.measuring import Asked
+
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
+_ROUNDS = 8
+"""In which the times of forwards are measured."""
 _NEEDS = {
     "bench": ("httpx2",),
     "models": ("torch", "transformers"),
@@ -62,8 +70,8 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=["wifi", "5g", "4g"],
         metavar="LINK",
-        help=f"profiles (`flexspec link profiles`), {tour.PREFIX}PROFILE=SECONDS,…, {PREFIX}CHANNEL, or {LOOPBACK}; "
-        f"all but {LOOPBACK} need root",
+        help=f"profiles (`flexspec link profiles`), {tour.PREFIX}PROFILE=SECONDS,…, {markov.PREFIX}PROFILE,…, "
+        f"{PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
     )
     where.add_argument(
         "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md"
@@ -111,6 +119,10 @@ def check(options: Namespace) -> None:
     if options.draft == "none":
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
     options.strategies = chosen(options.strategies)
+    if BEST_FIXED in options.strategies and options.temperature:
+        raise UsageError(
+            f"{BEST_FIXED} knows texts of temperature 0 only", hint="leave it or --temperature out"
+        )
     if options.quick:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.tokens = min(options.tokens, QUICK_TOKENS)
@@ -197,6 +209,24 @@ def worker_flags(options: Namespace) -> list[str]:
         UsageError: flags that no shell could read.
     """
     return ["--target", options.target, "--draft", options.draft, *_split(options.worker_flags)]
+
+
+def order(options: Namespace, asked: Asked) -> Order:
+    """What is recorded for `best-fixed`."""
+    about = About(
+        target=options.target,
+        draft=options.draft,
+        questions=tuple(f"{question.category} {question.name}" for question in asked.questions),
+        temperatures=(options.temperature,),
+        tokens=options.tokens,
+        seed=options.seed,
+    )
+    return Order(
+        about=about,
+        texts=tuple(question.text for question in asked.questions),
+        seeds=tuple(asked.seed_of(1 + number) for number in range(len(asked.questions))),
+        rounds=_ROUNDS,
+    )
 
 
 def traditional(options: Namespace) -> Traditional | None:

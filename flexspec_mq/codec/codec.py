@@ -16,14 +16,21 @@ from flexspec_mq.codec.compression import compress, decompress
 from flexspec_mq.codec.limits import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES
 from flexspec_mq.codec.wire import body_to_message, message_to_body
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
-from schemas.messages import PROTOCOL_VERSION, Message
+from schemas.messages import MAX_PROMPT_TOKENS, PROTOCOL_VERSION, Message
 from schemas.status import EdgeStatus, WorkerStatus
 
 StatusT = TypeVar("StatusT", WorkerStatus, EdgeStatus)
 
 
 class Codec:
-    """What turns messages into payloads and back. Whoever talks holds one; it may be used on any thread."""
+    """What turns messages into payloads and back. Whoever talks holds one; it may be used on any thread.
+
+    Args:
+        most_tokens: in a message that is read; what is longer is refused before its tokens are.
+    """
+
+    def __init__(self, most_tokens: int = MAX_PROMPT_TOKENS) -> None:
+        self._most_tokens = min(most_tokens, MAX_PROMPT_TOKENS)
 
     def encode(self, message: Message) -> bytes:
         """Make the payload of a message.
@@ -46,12 +53,13 @@ class Codec:
         """Read a payload.
 
         Raises:
-            RemoteProtocolError: saying what is wrong; nothing else, whatever the bytes are.
+            RemoteProtocolError: saying what is wrong, as `TooManyTokens` where that is it; nothing else, whatever the
+                bytes are.
         """
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise RemoteProtocolError(f"the payload has {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}")
         code = compression_of(payload)
-        return body_to_message(decompress(code, memoryview(payload)[1:]))
+        return body_to_message(decompress(code, memoryview(payload)[1:]), self._most_tokens)
 
     def encode_status(self, status: StatusT) -> bytes:
         """Write a status document.

@@ -4,6 +4,9 @@ Frames are magicless and carry neither checksum nor dictionary id: the flag byte
 its own checksum, and every token is under the protocol's digest. They do carry their content size, in zstd's
 own header: there it replaces the window descriptor, so that it costs one or two bytes where a field of ours
 would cost more. python-zstandard allocates whatever size a frame declares, so the header is judged first.
+
+A frame that unpacks to more than `most_unpacked` is neither made nor read. What such a message costs its receiver
+would otherwise have no proportion to what it costs its sender; it travels as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Final
 
 import zstandard
 
-from flexspec_mq.codec.limits import MAX_BODY_BYTES
+from flexspec_mq.codec.limits import FREE_BYTES, MAX_BODY_BYTES, MAX_EXPANSION
 from flexspec_mq.errors import RemoteProtocolError
 
 PLAIN: Final = 0
@@ -37,11 +40,17 @@ _dictionary_lock = threading.Lock()
 
 
 def compress(body: bytes) -> tuple[int, bytes]:
-    """Return the compression code and the bytes to send: compressed only if that is smaller."""
+    """Return the compression code and the bytes to send: compressed only if that is smaller, and may be read."""
     if len(body) < MIN_BYTES:
         return PLAIN, body
     smaller = _compressor().compress(body)
-    return (CURRENT, smaller) if len(smaller) < len(body) else (PLAIN, body)
+    pays = len(smaller) < len(body) <= most_unpacked(len(smaller))
+    return (CURRENT, smaller) if pays else (PLAIN, body)
+
+
+def most_unpacked(size: int) -> int:
+    """Bytes that a frame of so many bytes may unpack to."""
+    return min(MAX_BODY_BYTES, max(FREE_BYTES, MAX_EXPANSION * size))
 
 
 def decompress(code: int, data: memoryview) -> bytes | memoryview:
@@ -57,8 +66,11 @@ def decompress(code: int, data: memoryview) -> bytes | memoryview:
         raise RemoteProtocolError(f"compression {code} is unknown here", hint="update this side")
     try:
         header = zstandard.get_frame_parameters(data, zstandard.FORMAT_ZSTD1_MAGICLESS)
-        if header.content_size > MAX_BODY_BYTES:  # an undeclared size reads as 2**64 - 1
-            raise RemoteProtocolError(f"the frame declares no size, or more than {MAX_BODY_BYTES} bytes")
+        most = most_unpacked(len(data))
+        if header.content_size > most:  # an undeclared size reads as 2**64 - 1
+            raise RemoteProtocolError(
+                f"the frame of {len(data)} bytes declares no size, or more than {most} bytes"
+            )
         return _decompressor(code).decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise RemoteProtocolError(f"the zstd frame is broken: {error}") from error

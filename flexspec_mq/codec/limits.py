@@ -11,5 +11,13 @@ MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_BODY_BYTES = 1024 * 1024
 """Of one message after decompression."""
 
+MAX_EXPANSION = 32
+"""Bytes of a message for each compressed byte that it came in: whoever wants us to read much has to send much.
+Prompts of prose and code have 1.5 to 2.4, 8,000 tokens of an HTML table 25. One sentence, many times over, has more
+and travels as it is."""
+
+FREE_BYTES = 1024
+"""Of a message after decompression, however few bytes it came in: more than any verdict of text has."""
+
 MAX_STATUS_BYTES = 16 * 1024
 """Of one JSON status document."""

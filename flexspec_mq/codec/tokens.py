@@ -7,7 +7,9 @@ tokens are equal bytes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from schemas.messages import MAX_TOKEN_ID
 
@@ -15,6 +17,8 @@ MAX_TOKEN_BYTES = 4
 """Of one token: `MAX_TOKEN_ID` has 24 bits."""
 
 _CONTINUED = bytes(range(0x80, 0x100))
+_MANY_BYTES = 512
+"""From here on arrays are quicker than a loop."""
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -41,16 +45,41 @@ def count_tokens(packed: bytes) -> int:
     return len(packed.translate(None, _CONTINUED))
 
 
-def unpack_tokens(packed: bytes, *, at_least: int, at_most: int) -> tuple[int, ...]:
-    """Decode token ids, after a look at how many there are.
+def unpack_tokens(packed: bytes) -> tuple[int, ...]:
+    """Decode token ids. Whoever is given them by a peer counts them first.
 
     Raises:
-        ValueError: too few or too many tokens, an id above `MAX_TOKEN_ID`, a number that is cut off or longer
-            than it need be.
+        ValueError: an id above `MAX_TOKEN_ID`, a number that is cut off or longer than it need be.
     """
-    count = count_tokens(packed)
-    if not at_least <= count <= at_most:
-        raise ValueError(f"{count} tokens, not between {at_least} and {at_most}")
+    # The worker has numpy for its target. A process without it need not load it for this.
+    numpy = sys.modules.get("numpy") if len(packed) >= _MANY_BYTES else None
+    many = None if numpy is None else _unpack_many(packed, numpy)
+    return _unpack_each(packed) if many is None else many
+
+
+def _unpack_many(packed: bytes, numpy: Any) -> tuple[int, ...] | None:
+    """`_unpack_each` by arrays; None where anything is wrong, which that one can say better."""
+    read = numpy.frombuffer(packed, numpy.uint8)
+    ends = numpy.flatnonzero(read < 0x80)
+    if not len(ends) or ends[-1] != len(read) - 1:
+        return None
+    lengths = numpy.diff(ends, prepend=-1)
+    starts = ends - lengths + 1
+    if lengths.max() > MAX_TOKEN_BYTES or (read[ends[lengths > 1]] == 0).any():
+        return None
+    shifts = 7 * (
+        numpy.arange(len(read), dtype=numpy.uint32) - numpy.repeat(starts.astype(numpy.uint32), lengths)
+    )
+    tokens = numpy.add.reduceat((read & 0x7F).astype(numpy.uint32) << shifts, starts)
+    return None if tokens.max() > MAX_TOKEN_ID else tuple(tokens.tolist())
+
+
+def _unpack_each(packed: bytes) -> tuple[int, ...]:
+    """Decode token ids one after the other.
+
+    Raises:
+        ValueError: as of `unpack_tokens`.
+    """
     tokens: list[int] = []
     append = tokens.append
     token = shift = 0

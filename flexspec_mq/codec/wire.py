@@ -20,6 +20,20 @@ from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageErr
 from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message
 
 
+class TooManyTokens(RemoteProtocolError):
+    """A message has more tokens than its receiver can use. They were counted, not read.
+
+    Attributes:
+        session: that the message is of.
+        attempt: the same.
+    """
+
+    def __init__(self, message: str, *, session: int, attempt: int) -> None:
+        super().__init__(message)
+        self.session = session
+        self.attempt = attempt
+
+
 @dataclass(frozen=True, slots=True)
 class _TokenField:
     index: int
@@ -127,11 +141,16 @@ def message_to_body(message: Message) -> bytes:
     return body
 
 
-def body_to_message(body: bytes | memoryview) -> Message:
+def body_to_message(body: bytes | memoryview, most_tokens: int) -> Message:
     """Read what `message_to_body` wrote, or what a newer version of it writes.
 
+    Args:
+        body: as it was sent, decompressed.
+        most_tokens: in all its fields together.
+
     Raises:
-        RemoteProtocolError: truncated or malformed, an unknown type, a value out of bounds, too many tokens.
+        RemoteProtocolError: truncated or malformed, an unknown type, a value out of bounds.
+        TooManyTokens: more than `most_tokens`.
     """
     try:
         wire = _DECODER.decode(body)
@@ -139,14 +158,23 @@ def body_to_message(body: bytes | memoryview) -> Message:
         raise RemoteProtocolError(_explain(body, error)) from error
     shape = _BY_WIRE[type(wire)]
     values = list(msgspec.structs.astuple(wire))
-    total = sum(count_tokens(values[field.index]) for field in shape.tokens)
-    if total > MAX_PROMPT_TOKENS:
-        raise RemoteProtocolError(f"{_name(shape)} has {total} tokens, more than {MAX_PROMPT_TOKENS}")
+    total = 0
+    for field in shape.tokens:
+        count = count_tokens(values[field.index])
+        if not field.at_least <= count <= field.at_most:
+            raise RemoteProtocolError(
+                f"{_name(shape)}.{field.name}: {count} tokens, not between {field.at_least} and {field.at_most}"
+            )
+        total += count
+    if total > most_tokens:
+        raise TooManyTokens(
+            f"{_name(shape)} has {total} tokens, more than {most_tokens}",
+            session=values[0],
+            attempt=values[1],
+        )
     try:
         for field in shape.tokens:
-            values[field.index] = unpack_tokens(
-                values[field.index], at_least=field.at_least, at_most=field.at_most
-            )
+            values[field.index] = unpack_tokens(values[field.index])
     except ValueError as error:
         raise RemoteProtocolError(f"{_name(shape)}.{field.name}: {error}") from error
     try:

@@ -8,7 +8,7 @@ from math import exp, log
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.explain import device_drafts, nobody_drafts
-from flexspec_mq.controller.forecast import Forecast, Pace, drafting, streaming
+from flexspec_mq.controller.forecast import Forecast, Pace, asking, drafting, streaming
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.plan import Observation, Plan
@@ -23,7 +23,7 @@ _LATE = 0.0, 0.12, 0.25
 """How much later batches may come than expected, as shares of a forward."""
 _READ = 1 / 40
 """What a token of a prompt is taken to cost the worker's draft, as a share of a forward of the target."""
-_TEXT = 128
+TEXT = 128
 """Tokens that a text is taken to go on for, at most."""
 _FINE = 0.04
 """Estimates that differ by less than such a share are taken for the same, so that forecasts can be kept."""
@@ -83,7 +83,7 @@ def forecast(choice: Choice, pace: Pace) -> Forecast:
     mean of several, of which all but the first have every batch come later. One that waits for drafts misses none.
     """
     if not choice.length:
-        return streaming(pace)
+        return streaming(pace) if choice.ahead else asking(pace)
     found = [
         drafting(
             replace(pace, round_trip=pace.round_trip + late * pace.forward),
@@ -97,6 +97,7 @@ def forecast(choice: Choice, pace: Pace) -> Forecast:
         sum(one.seconds for one in found) / len(found),
         sum(one.drafted for one in found) / len(found),
         sum(one.rows for one in found) / len(found),
+        sum(one.verdicts for one in found) / len(found),
     )
 
 
@@ -135,7 +136,7 @@ def reading(seen: Observation) -> float:
     takes = seen.own_read
     if takes is None:
         takes = _READ * seen.prompt * forward_of(seen)
-    return takes / max(1, min(seen.remaining, _TEXT))
+    return takes / max(1, min(seen.remaining, TEXT))
 
 
 def _rough(seconds: float) -> float:

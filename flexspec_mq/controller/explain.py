@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,11 +23,50 @@ class Alternative:
         name: who drafts, and how.
         seconds: of a token, as the policy expects or has measured it; None where it knows nothing of it.
         chosen: it is what the newest plan does.
+        joules: of a token, as expected; None where no limit asks for it.
+        allowed: no limit excludes it.
     """
 
     name: str
     seconds: float | None
     chosen: bool
+    joules: float | None = None
+    allowed: bool = True
+
+
+LimitState = Literal["unknown", "kept", "exceeded", "out_of_reach", "below"]
+"""Of a limit: nothing was measured yet; it is kept; it is not, while plans that keep it are made; no plan keeps
+it, and the one that comes closest is carried out; the battery is below its floor, and the device drafts nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReport:
+    """How a limit that the user gave is kept.
+
+    Attributes:
+        name: of its setting.
+        limit: that was given, in `unit`.
+        unit: of limit, value and reach.
+        state: as of the newest plan.
+        value: what is limited, as measured; None before.
+        reach: the least that any plan is expected to come to; None while unknown, and for a battery.
+    """
+
+    name: str
+    limit: float
+    unit: str
+    state: LimitState
+    value: float | None = None
+    reach: float | None = None
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A policy that keeps limits."""
+
+    def limits(self) -> Sequence[LimitReport]:
+        """Those that were given, as of the newest plan. Changes nothing."""
+        ...
 
 
 @runtime_checkable
@@ -58,6 +97,11 @@ class Planned:
         if not isinstance(self.policy, Explains):
             return ()
         return _fastest(self.policy.alternatives())
+
+    @property
+    def limits(self) -> tuple[LimitReport, ...]:
+        """How the limits that the user gave are kept; none where none were given."""
+        return tuple(self.policy.limits()) if isinstance(self.policy, Limited) else ()
 
 
 def device_drafts(length: int, window: int, *, ahead: bool) -> str:

@@ -51,16 +51,23 @@ class Forecast:
         seconds: from one to the next.
         drafted: tokens that the device drafts, at most.
         rows: of the target.
+        verdicts: messages of the worker, one for each forward.
     """
 
     seconds: float
     drafted: float
     rows: float
+    verdicts: float
 
 
 def streaming(pace: Pace) -> Forecast:
     """The worker decides one token a forward, however long the round trip is."""
-    return Forecast(pace.forward, 0.0, 1.0)
+    return Forecast(pace.forward, 0.0, 1.0, 1.0)
+
+
+def asking(pace: Pace) -> Forecast:
+    """Nobody drafts, and the worker waits until it is asked for the next token."""
+    return Forecast(pace.round_trip + pace.wait + pace.forward, 0.0, 1.0, 1.0)
 
 
 def drafting(pace: Pace, length: int, window: int, *, ahead: bool) -> Forecast:
@@ -74,7 +81,7 @@ def drafting(pace: Pace, length: int, window: int, *, ahead: bool) -> Forecast:
     """
     way = _Way(pace.round_trip / 2, length, length * pace.token, window)
     acceptance, last = pace.acceptance, len(pace.acceptance) - 1
-    tokens = seconds = rows = now = 0.0
+    tokens = seconds = rows = verdicts = now = 0.0
     place, alive = 0, 1.0  # tokens that are decided, and the probability that the draft was right so far
     while place < _LONGEST and alive > _NEVER:
         here = way.arrived(place, now)
@@ -93,6 +100,7 @@ def drafting(pace: Pace, length: int, window: int, *, ahead: bool) -> Forecast:
         now += took
         seconds += alive * took
         rows += alive * (1 + fed)
+        verdicts += alive
         for _ in range(fed + 1):
             tokens += alive
             alive *= acceptance[min(place, last)]
@@ -100,7 +108,7 @@ def drafting(pace: Pace, length: int, window: int, *, ahead: bool) -> Forecast:
         way.decided(place, now)
     # The edge hears of a correction half a round trip late, at the beginning and at the end.
     drafted = min(max(way.sent, window) * length, seconds / max(pace.token, 1e-9))
-    return Forecast(seconds / tokens, drafted / tokens, rows / tokens)
+    return Forecast(seconds / tokens, drafted / tokens, rows / tokens, verdicts / tokens)
 
 
 class _Way:

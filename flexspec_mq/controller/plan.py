@@ -114,6 +114,8 @@ class Observation:
         ack_times: for QoS 0, 1 and 2, from handing a message to the link to its acknowledgement; for QoS 0, to the
             socket.
         ack_deviations: of these.
+        joules: that the text has taken out of the device; None where nothing tells.
+        battery: share of a full charge that is left, 0 to 1; None without a battery that feeds the device.
     """
 
     rtt: float | None = None
@@ -157,6 +159,8 @@ class Observation:
     outage_error: float | None = None
     ack_times: tuple[float | None, float | None, float | None] = (None, None, None)
     ack_deviations: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    joules: float | None = None
+    battery: float | None = None
 
 
 class Policy(Protocol):
@@ -173,4 +177,22 @@ class Learner(Protocol):
 
     def recall(self, memory: MutableMapping[str, object]) -> None:
         """Go on from what was learned before, and learn in there, under a name of one's own."""
+        ...
+
+
+@runtime_checkable
+class StandsBy(Protocol):
+    """A policy that learns from what becomes of its plans."""
+
+    def stands_by(self, seen: Observation) -> None:
+        """Somebody else made the newest plan: what tokens take says nothing about ours."""
+        ...
+
+
+@runtime_checkable
+class HearsEnd(Protocol):
+    """A policy that is told when its text is over."""
+
+    def ended(self, seen: Observation) -> None:
+        """All that the text came to."""
         ...

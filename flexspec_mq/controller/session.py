@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
 from flexspec_mq.controller.estimators.rate import Rate
 from flexspec_mq.controller.explain import Planned
-from flexspec_mq.controller.plan import Learner, Observation
+from flexspec_mq.controller.plan import HearsEnd, Learner, Observation
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flexspec_mq.controller.controller import Controller
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
     from flexspec_mq.controller.plan import Plan, Policy
@@ -48,6 +50,21 @@ class Counts(NamedTuple):
     remaining: int
 
 
+class DeviceReading(NamedTuple):
+    """What a device tells of itself while a text is written.
+
+    Attributes:
+        joules: see `Observation`.
+        battery: likewise.
+    """
+
+    joules: float | None = None
+    battery: float | None = None
+
+
+_SILENT = DeviceReading()
+
+
 class SessionController:
     """One session's estimates and its policy.
 
@@ -56,6 +73,7 @@ class SessionController:
         policy: asked for plans.
         round_trip: of this session.
         version: target version of this session.
+        device: asked before each plan; None where nothing tells.
 
     Attributes:
         draft_time: of the node.
@@ -66,8 +84,16 @@ class SessionController:
             the newest plan; 0 while unknown.
     """
 
-    def __init__(self, node: Controller, policy: Policy, round_trip: RoundTrip, version: str) -> None:
+    def __init__(
+        self,
+        node: Controller,
+        policy: Policy,
+        round_trip: RoundTrip,
+        version: str,
+        device: Callable[[], DeviceReading] | None = None,
+    ) -> None:
         self._node = node
+        self._device = device
         self._policy = policy
         if isinstance(policy, Learner):
             policy.recall(node.memory)
@@ -182,6 +208,7 @@ class SessionController:
         known = rtt.mean is not None
         token = worker.own_read.mean
         own_read = None if token is None else max(0.0, token * counts.prompt - self._beyond)
+        device = _SILENT if self._device is None else self._device()
         return Observation(
             rtt=rtt.mean if known else mine.unstalled,
             rtt_var=rtt.deviation if known else mine.deviation,
@@ -224,6 +251,8 @@ class SessionController:
             outage_error=outages.error,
             ack_times=(ack0.mean, ack1.mean, ack2.mean),
             ack_deviations=(ack0.deviation, ack1.deviation, ack2.deviation),
+            joules=device.joules,
+            battery=device.battery,
         )
 
     def plan(self, counts: Counts) -> Plan:
@@ -233,6 +262,11 @@ class SessionController:
         plan = self._policy.plan(seen)
         self._newest = self.version.newest = (self._policy, plan, seen)
         return plan
+
+    def ended(self, counts: Counts) -> None:
+        """The text is over."""
+        if isinstance(self._policy, HearsEnd):
+            self._policy.ended(self.observe(counts))
 
     @property
     def planned(self) -> Planned | None:

@@ -40,10 +40,11 @@ class WhoDrafts:
         alone: it has time for drafts, and is left to it.
     """
 
-    __slots__ = ("_plans", "_reach", "_verdicts", "alone")
+    __slots__ = ("_idle_at", "_plans", "_reach", "_verdicts", "alone")
 
     def __init__(self) -> None:
         self.alone = False
+        self._idle_at = 0
         self._plans = 0
         self._verdicts = 0
         self._reach = 0
@@ -64,6 +65,17 @@ class WhoDrafts:
     def asks(self) -> bool:
         """Whether to let the worker draft by this plan only to see whether it does."""
         return self._verdicts < _ASKS or self._plans % _PROBE == 0
+
+    def warm(self, plan: Plan, seen: Observation) -> bool:
+        """Whether drafts came since the device was to draft again; before, its draft may have a long text to read.
+
+        Args:
+            plan: that is to be carried out.
+            seen: what is known.
+        """
+        if not plan.draft_length:
+            self._idle_at = seen.drafted
+        return seen.drafted > self._idle_at
 
     def running_ahead(self, plan: Plan) -> Plan:
         """The plan with run-ahead that covers the round trips, and short outages.

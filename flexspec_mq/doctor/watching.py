@@ -1,7 +1,7 @@
 """What statuses on the wire tell: who is there, whose clock is off, and who fights for a name.
 
 A retained status may be old; one that arrives while we watch is as new as the message. Workers renew theirs every few
-seconds. A status carries the epoch of its process, so another epoch is another process.
+seconds. A status says of which process it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import LinkError, LinkRefused, RemoteProtocolError
+from flexspec_mq.protocol.lives import life_of
 from flexspec_mq.transport.base import Inbound
 from schemas.status import EdgeStatus, WorkerStatus
 
@@ -178,7 +179,11 @@ class Watch:
         every = self.seen.get(topic, [])
         gaps: list[float] = []
         for before, after in itertools.pairwise(every):
-            if after.status.epoch == before.status.epoch or after.status.state == "gone" or not after.fresh:
+            if (
+                life_of(after.status) == life_of(before.status)
+                or after.status.state == "gone"
+                or not after.fresh
+            ):
                 continue
             gap = after.at - before.at
             if before.status.state != "gone" or (before.fresh and gap < TAKEOVER):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.evolution.analysis import Sample
+from flexspec_mq.protocol.lives import Lives, life_of
 from schemas.status import DIGEST, VersionFigures
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ _MOST_SAMPLES = 1000
 _MOST_VERSIONS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _Life:
-    """What one process of an edge has told last, by the beginnings of versions' digests."""
+@dataclass(slots=True)
+class _Edge:
+    """What an edge's process has told last, by the beginnings of versions' digests."""
 
-    epoch: int
+    lives: Lives = field(default_factory=Lives)
     told: dict[str, VersionFigures] = field(default_factory=dict)
 
 
@@ -44,7 +45,7 @@ class Evidence:
 
     def __init__(self, family: str) -> None:
         self._family = family
-        self._edges: ExpiringMap[str, _Life] = ExpiringMap(most=_MOST_EDGES)
+        self._edges: ExpiringMap[str, _Edge] = ExpiringMap(most=_MOST_EDGES)
         self._samples: ExpiringMap[str, deque[tuple[int, Sample]]] = ExpiringMap(most=_MOST_VERSIONS)
         self.taken = 0
 
@@ -66,11 +67,13 @@ class Evidence:
         """Add what a status tells that was not told before."""
         if status.catalogue is None or status.catalogue.family != self._family:
             return
-        life = self._edges.get(status.edge, 0.0) or _Life(status.epoch)
-        if status.epoch < life.epoch:
-            return
-        before = life.told if status.epoch == life.epoch else {}
-        self._edges.put(status.edge, _Life(status.epoch, {one.digest: one for one in status.versions}), 0.0)
+        edge = self._edges.get(status.edge, 0.0) or _Edge()
+        life = edge.lives.current
+        if life_of(status) in edge.lives.over or not edge.lives.take(status) or edge.lives.gone:
+            return  # a will tells the figures of its process's beginning
+        before = edge.told if life == edge.lives.current else {}
+        edge.told = {one.digest: one for one in status.versions}
+        self._edges.put(status.edge, edge, 0.0)
         for figures in status.versions:
             sample = _between(before.get(figures.digest, VersionFigures(name=figures.name)), figures)
             if sample is not None:

@@ -19,7 +19,7 @@ import msgspec
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
-from flexspec_mq.link import tour
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.counters import LinkCounters
 from flexspec_mq.link.keeper import terminated
 from flexspec_mq.link.netns import NetnsLink, netns_link
@@ -86,7 +86,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--profile",
         default="4g",
         metavar="NAME",
-        help=f"see `link profiles`, or {tour.PREFIX}NAME=SECONDS,NAME=SECONDS,… for several in turns (default: 4g)",
+        help=f"see `link profiles`, or {tour.PREFIX}NAME=SECONDS,NAME=SECONDS,… for several in turns, or "
+        f"{markov.PREFIX}NAME,NAME,… for several at random (default: 4g)",
     )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.link import tour
+from flexspec_mq.link import markov, tour
 from flexspec_mq.link.drives import Row, Second, read_rows, seconds_of
 from flexspec_mq.link.profiles import MTU, Catalogue, Figure, LinkPlan, Profile, State, WayFigures, built_in
 from flexspec_mq.link.trace import read_trace
@@ -45,7 +45,9 @@ _UP = "assumption: download times Ofcom's ratio"
 
 
 def link_plan(name: str, seed: int, folder: Path | None, catalogue: Catalogue | None = None) -> LinkPlan:
-    """The plan of a link by its name: that of a profile, ``tour:PROFILE=SECONDS,…`` or ``recorded:CHANNEL``.
+    """The plan of a link by its name.
+
+    That of a profile, ``tour:PROFILE=SECONDS,…``, ``markov:PROFILE,…`` or ``recorded:CHANNEL``.
 
     Args:
         name: of the link.
@@ -59,6 +61,8 @@ def link_plan(name: str, seed: int, folder: Path | None, catalogue: Catalogue | 
     profiles = built_in() if catalogue is None else catalogue
     if name.startswith(tour.PREFIX):
         return tour.tour_plan(name, seed, profiles)
+    if name.startswith(markov.PREFIX):
+        return markov.markov_plan(name, seed, profiles)
     if not name.startswith(PREFIX):
         return LinkPlan(name, profiles.get(name), seed)
     if folder is None:

@@ -107,8 +107,11 @@ class Chain:
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Add tokens at the end."""
+        pack, digest, note, add = _LE32.pack, self._digests[-1], self._digests.append, self._tokens.append
         for token in tokens:
-            self.append(token)
+            digest = crc32(pack(token), digest)
+            note(digest)
+            add(token)
 
     def cut(self, length: int) -> None:
         """Keep the first `length` tokens.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
-from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
+from flexspec_mq.controller.explain import Limited, LimitReport
+from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy
+from flexspec_mq.energy.text import ModelledEnergy
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.simulator.channel.ends import Traffic
 from flexspec_mq.simulator.channel.way import WayUse
@@ -32,6 +34,7 @@ class Setting:
         worker: how the worker serves.
         others: more sessions at the worker, of devices that write one text after the other and reach the broker
             without the link.
+        energy: models what texts take out of the device; None leaves it.
         statuses: workers whose status the device hears, as a node that serves the API does.
         settle: seconds that these write before the first answer is asked for.
         seed: of all chance. Equal seeds meet equal channels, whatever the policy.
@@ -43,6 +46,7 @@ class Setting:
     drafts: bool = True
     worker: WorkerKind = LIKE_OURS
     others: int = 0
+    energy: ModelledEnergy | None = None
     statuses: int = 1
     settle: float = 5.0
     seed: int = 0
@@ -69,6 +73,8 @@ class Answer:
         traffic: of MQTT.
         plans: what was planned when, in seconds after the asking; only where it changed.
         device_busy: seconds in which the device drafted.
+        joules: that it took out of the device, with the tail that its last packet leaves; None where nobody asked.
+        limits: how those of its policy stood in the end.
     """
 
     problem: str
@@ -89,6 +95,8 @@ class Answer:
     down: WayUse
     traffic: Traffic
     plans: tuple[tuple[float, Plan], ...]
+    joules: float | None = None
+    limits: tuple[LimitReport, ...] = ()
 
 
 class TracedPolicy:
@@ -116,3 +124,12 @@ class TracedPolicy:
         if not self._plans or self._plans[-1][1] != plan:
             self._plans.append((self._clock.now, plan))
         return plan
+
+    def ended(self, seen: Observation) -> None:
+        """See `HearsEnd`."""
+        if isinstance(self._policy, HearsEnd):
+            self._policy.ended(seen)
+
+    def limits(self) -> tuple[LimitReport, ...]:
+        """Those of the policy, if it keeps any."""
+        return tuple(self._policy.limits()) if isinstance(self._policy, Limited) else ()

@@ -6,9 +6,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.plan import Policy
+from flexspec_mq.controller.session import DeviceReading
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
+from flexspec_mq.energy.text import ModelledEnergy, ModelledText
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
@@ -44,6 +47,7 @@ class SimulatedDevice:
         reads: prompts are sent as they are. Otherwise they begin with their last token, as all before it is read
             elsewhere.
         request: seconds that a request takes before its session begins.
+        energy: models what texts take out of it; None leaves it.
 
     Attributes:
         channel: to its worker; set before the first text.
@@ -64,6 +68,7 @@ class SimulatedDevice:
         rng: random.Random,
         reads: bool,
         request: float = 0.0,
+        energy: ModelledEnergy | None = None,
     ) -> None:
         self.name = name
         self.written: Written | None = None
@@ -75,6 +80,9 @@ class SimulatedDevice:
         self._rng = rng
         self._reads = reads
         self._request = request
+        self._energy = energy
+        self._spent: ModelledText | None = None
+        self._codec = Codec()
         self._controller = Controller()
         # As long as those of a node: numbers from a random start.
         self._sessions = rng.randrange(2**31, 2**32 - 2**16)
@@ -109,11 +117,25 @@ class SimulatedDevice:
             identity=self._recording.identity(text),
             prompt=text.prompt if self._reads else text.prompt[-1:],
         )
-        machine = EdgeSession(request, self._policies(), self._rng, controller=self._controller)
+        reading = None
+        if self._energy is not None:
+            self._spent = self._energy.text(now)
+            reading = self._reading
+        machine = EdgeSession(
+            request, self._policies(), self._rng, controller=self._controller, device=reading
+        )
         self._machine = machine
         if not self._online:
             self._do(machine, machine.link_down(now))
         self._do(machine, machine.start(now))
+
+    @property
+    def _joules(self) -> float | None:
+        """Of the newest text."""
+        return None if self._spent is None else self._spent.spent(self._clock.now).joules
+
+    def _reading(self) -> DeviceReading:
+        return DeviceReading(self._joules)
 
     # What its channel tells
 
@@ -121,6 +143,8 @@ class SimulatedDevice:
         """A message has come. Those of earlier texts are of no concern any more."""
         machine = self._machine
         if machine is not None and message.session == self._sessions:
+            if self._spent is not None:
+                self._spent.received(len(self._codec.encode(message)), self._clock.now)
             self._do(machine, machine.receive(message, self._clock.now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
@@ -154,6 +178,8 @@ class SimulatedDevice:
         finish: Finish | None = None
         for effect in effects:
             if isinstance(effect, Send):
+                if self._spent is not None:
+                    self._spent.sent(len(self._codec.encode(effect.message)), self._clock.now)
                 self.channel.send(effect)
             elif isinstance(effect, Commit):
                 self._tokens += effect.tokens
@@ -179,6 +205,8 @@ class SimulatedDevice:
             written.problem = "another text"
         written.counters = machine.counters
         written.ended = self._clock.now
+        written.joules = self._joules
+        written.limits = () if machine.planned is None else machine.planned.limits
         self._ended(written)
 
     def _draft(self, machine: EdgeSession) -> None:
@@ -192,9 +220,12 @@ class SimulatedDevice:
         self._drafting = True
         self._pace.spent = 0.0
         (found,) = self._drafter.draft([wanted])
+        spent = self._pace.spent
 
         def done() -> None:
             self._drafting = False
+            if self._spent is not None:
+                self._spent.drafted(spent)
             if machine is self._machine:
                 self._drafted(machine, wanted, found)
             if self._machine is not None:

@@ -75,7 +75,7 @@ class RecordedText(msgspec.Struct, frozen=True):
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """Made by `benchmarks.replay.record`.
+    """Made by `cloud_worker.recording`.
 
     Attributes:
         fingerprint: hexadecimal; of the tokenizer.

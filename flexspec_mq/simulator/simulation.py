@@ -27,7 +27,7 @@ from flexspec_mq.simulator.replayed_drafter import Pace, ReplayedDrafter
 from flexspec_mq.simulator.worker import SimulatedWorker
 from flexspec_mq.simulator.written import Written
 
-_PREFILL = 256
+DEVICE_PREFILL = 256
 """Tokens of a prompt that one forward of a device's draft reads."""
 _SETTLES = 2.0
 """Seconds after an answer for its session to end at the worker."""
@@ -115,6 +115,8 @@ class Simulation:
             down=channel.down.use,
             traffic=channel.traffic,
             plans=tuple((at - began, plan) for at, plan in self._plans),
+            joules=written.joules,
+            limits=written.limits,
         )
 
     @property
@@ -164,7 +166,7 @@ class Simulation:
         pace = Pace(times.device.call)
         drafter: Drafter | None = None
         if setting.drafts:
-            prefill = _PREFILL if setting.worker.reads else None
+            prefill = DEVICE_PREFILL if setting.worker.reads else None
             drafter = HybridDrafter(
                 ReplayedDrafter(recording, pace.spend, prefill=prefill),
                 PromptLookupDrafter(max_context=recording.max_context),
@@ -179,6 +181,7 @@ class Simulation:
             rng=random.Random(f"{setting.seed} {name}"),
             reads=setting.worker.reads,
             request=times.request / 1000,
+            energy=setting.energy,
         )
         return device, pace
 

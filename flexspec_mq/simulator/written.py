@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flexspec_mq.controller.explain import LimitReport
 from flexspec_mq.protocol.edge.types import EdgeCounters
 from flexspec_mq.simulator.recording import RecordedText
 
@@ -19,6 +20,8 @@ class Written:
         ended: when it was over.
         problem: why it is not what the target alone writes; empty if it is.
         counters: of the protocol.
+        joules: that it took out of the device; None where nobody asked.
+        limits: how those of its policy stood in the end.
     """
 
     text: RecordedText
@@ -27,6 +30,8 @@ class Written:
     ended: float = 0.0
     problem: str = ""
     counters: EdgeCounters = field(default_factory=EdgeCounters)
+    joules: float | None = None
+    limits: tuple[LimitReport, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.transport.needs import NOTHING, Needs
 
 NO_SUBSCRIBERS = 0x10
 NOT_AUTHORIZED = 0x87
@@ -148,6 +149,7 @@ class LinkSettings:
         publish_timeout: for an acknowledgement of a publish; then the connection is taken for dead.
         backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
         give_up_after: seconds without a connection after which the link fails; None tries for ever.
+        needs: a broker that says that it can do less is refused.
     """
 
     host: str = "127.0.0.1"
@@ -169,6 +171,7 @@ class LinkSettings:
     backoff: float = 0.2
     backoff_max: float = 15.0
     give_up_after: float | None = None
+    needs: Needs = NOTHING
 
     def __post_init__(self) -> None:
         """Refuse what no link can be made of.

@@ -29,29 +29,25 @@ from flexspec_mq.daemon.tasks import any_of
 from flexspec_mq.errors import LinkDown, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.diagnosis.probe import answers_only_older
+from flexspec_mq.transport.needs import MOST_IN_FLIGHT, Limits
 from flexspec_mq.transport.properties import (
     connect_properties,
+    limits_of,
     properties_for,
     publish_properties,
     will_properties,
 )
-from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, subscribe_refusal
+from flexspec_mq.transport.refusals import (
+    connect_refusal,
+    no_mqtt5,
+    poor_broker,
+    subscribe_refusal,
+)
 from flexspec_mq.transport.sockets import open_socket
 
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04
 _CLOSE_TIMEOUT = 1.0
-_RECEIVE_MAXIMUM = 65_535
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the broker said in CONNACK that it can do."""
-
-    receive_maximum: int = _RECEIVE_MAXIMUM
-    packet_size: int | None = None
-    qos: int = 2
-    retain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,7 @@ class Connection(aiomqtt.Client):
             keepalive=settings.keepalive,
             clean_start=settings.session_expiry == 0,
             max_queued_incoming_messages=1,  # unused: `_on_message` goes to `deliver`
-            max_inflight_messages=_RECEIVE_MAXIMUM,  # the window holds back, so that paho never queues
+            max_inflight_messages=MOST_IN_FLIGHT,  # the window holds back, so that paho never queues
             properties=connect_properties(settings),
         )
         self.settings = settings
@@ -102,7 +98,7 @@ class Connection(aiomqtt.Client):
         self.limits = Limits()
         self.on_lost: Callable[[str], None] = _ignore
         self._deliver = deliver
-        self._quota = asyncio.Semaphore(_RECEIVE_MAXIMUM)  # publishes that may be unacknowledged
+        self._quota = asyncio.Semaphore(MOST_IN_FLIGHT)  # publishes that may be unacknowledged
         self._acks: dict[int, _Ack] = {}
         self._socket: socket.socket | None = None
         self._loop_thread = threading.get_ident()
@@ -117,7 +113,7 @@ class Connection(aiomqtt.Client):
 
         Raises:
             LinkDown: unreachable, silent, or the broker asks to come back later.
-            LinkRefused: credentials, access rules, certificate, or not MQTT 5.
+            LinkRefused: credentials, access rules, certificate, not MQTT 5, or less than `settings.needs`.
         """
         self._socket = made = await open_socket(self.settings)
         self._client._create_socket = lambda: made  # type: ignore[method-assign]  # noqa: SLF001
@@ -143,6 +139,8 @@ class Connection(aiomqtt.Client):
                 if self.settings.tls is None
                 else "",
             ) from None
+        if lacking := list(self.settings.needs.lacking(self.limits)):
+            raise poor_broker(self.settings, lacking)
         if self.lost.done():
             raise LinkDown(self.lost.result())
 
@@ -277,14 +275,8 @@ class Connection(aiomqtt.Client):
         properties: Properties | None = None,
     ) -> None:
         self.session_present = flags.session_present
-        if properties is not None:
-            self.limits = Limits(
-                getattr(properties, "ReceiveMaximum", _RECEIVE_MAXIMUM),
-                getattr(properties, "MaximumPacketSize", None),
-                getattr(properties, "MaximumQoS", 2),
-                getattr(properties, "RetainAvailable", 1) != 0,
-            )
-            self._quota = asyncio.Semaphore(self.limits.receive_maximum)
+        self.limits = limits_of(properties)
+        self._quota = asyncio.Semaphore(self.limits.receive_maximum)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(

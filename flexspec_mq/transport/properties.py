@@ -1,14 +1,16 @@
-"""MQTT 5 properties of the packets that we send."""
+"""MQTT 5 properties of the packets that we send, and what those of a CONNACK say."""
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from math import ceil
 
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import MQTTException, Properties
 
 from flexspec_mq.transport.base import MAX_EXPIRY, LinkSettings
+from flexspec_mq.transport.needs import Limits
 
 
 def properties_for(packet: int) -> Properties:
@@ -43,3 +45,29 @@ def _expiry_properties(seconds: int) -> Properties:
 def publish_properties(expiry: float | None) -> Properties | None:
     """Of a PUBLISH that expires after `expiry` seconds, rounded up to whole ones."""
     return None if expiry is None else _expiry_properties(min(max(1, ceil(expiry)), MAX_EXPIRY))
+
+
+def limits_of(properties: Properties | None) -> Limits:
+    """What the properties of a CONNACK say; what they leave out is as the standard has it."""
+    unsaid = Limits()
+    return Limits(
+        receive_maximum=getattr(properties, "ReceiveMaximum", unsaid.receive_maximum),
+        packet_size=getattr(properties, "MaximumPacketSize", unsaid.packet_size),
+        qos=getattr(properties, "MaximumQoS", unsaid.qos),
+        retain=getattr(properties, "RetainAvailable", 1) != 0,
+        shares=getattr(properties, "SharedSubscriptionAvailable", 1) != 0,
+        wildcards=getattr(properties, "WildcardSubscriptionAvailable", 1) != 0,
+    )
+
+
+def limits_in(connack: bytes) -> Limits:
+    """What a CONNACK of MQTT 5 says as it came; one that cannot be read, or says no, says nothing of limits."""
+    flags = next((place for place in range(2, 6) if connack[place - 1 : place] < b"\x80"), len(connack))
+    properties = properties_for(PacketTypes.CONNACK)
+    if connack[flags + 1 : flags + 2] != b"\x00":
+        return Limits()
+    try:
+        properties.unpack(connack[flags + 2 :])  # type: ignore[no-untyped-call]
+    except (MQTTException, ValueError, IndexError, KeyError, struct.error):
+        return Limits()
+    return limits_of(properties)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from paho.mqtt.reasoncodes import ReasonCode
 
 from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
@@ -9,11 +12,15 @@ from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     NOT_AUTHORIZED,
     PACKET_TOO_LARGE,
+    QOS_NOT_SUPPORTED,
     QUOTA_EXCEEDED,
+    RETAIN_NOT_SUPPORTED,
     LinkSettings,
 )
+from flexspec_mq.transport.needs import Limits, Needs
 
 UNSUPPORTED_VERSION = 0x84
+_GOOD_ONES: Final = "Mosquitto 2, EMQX, VerneMQ or HiveMQ"
 _BAD_LOGIN = 0x86
 _TEMPORARY = {
     0x80: "an unspecified error",
@@ -22,6 +29,10 @@ _TEMPORARY = {
     0x89: "it is busy",
     0x97: "its quota is used up",
     0x9F: "too many connections at a time",
+}
+_NO_SUCH_FILTERS = {
+    0x9E: "this broker has no shared subscriptions, which workers need",
+    0xA2: "this broker has no wildcards in topic filters, which workers need",
 }
 _HINTS = {
     0x85: "choose another client id",
@@ -37,7 +48,15 @@ def no_mqtt5(settings: LinkSettings) -> LinkRefused:
     """The error for a broker that speaks only older versions."""
     return LinkRefused(
         f"the broker at {settings.address} does not speak MQTT 5",
-        hint="use one that does, such as Mosquitto 2, EMQX, VerneMQ or HiveMQ; `flexspec-broker run` starts one",
+        hint=f"use one that does, such as {_GOOD_ONES}; `flexspec-broker run` starts one",
+    )
+
+
+def poor_broker(settings: LinkSettings, lacking: Sequence[str]) -> LinkRefused:
+    """The error for a broker that lacks what is needed, by its own words."""
+    return LinkRefused(
+        f"the broker at {settings.address} cannot do what is needed: {'; '.join(lacking)}",
+        hint=f"change its settings, or use another, such as {_GOOD_ONES}; `flexspec-broker check` tries them",
     )
 
 
@@ -46,6 +65,10 @@ def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> Li
     number = code.value if isinstance(code, ReasonCode) else code or 0x80
     if number == UNSUPPORTED_VERSION:
         return no_mqtt5(settings)
+    if number == RETAIN_NOT_SUPPORTED:
+        return poor_broker(settings, list(Needs(retain=True).lacking(Limits(retain=False))))
+    if number == QOS_NOT_SUPPORTED:
+        return poor_broker(settings, list(Needs(qos=1).lacking(Limits(qos=0))))
     if number in _TEMPORARY:
         return LinkDown(f"the broker at {settings.address} cannot serve us: {_TEMPORARY[number]}")
     who = "an anonymous client" if settings.username is None else f"user {settings.username!r}"
@@ -57,12 +80,9 @@ def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> Li
 
 def subscribe_refusal(settings: LinkSettings, topic_filter: str, code: int) -> LinkRefused:
     """The error for a SUBACK that says no."""
-    shared = topic_filter.startswith("$share/") and code == 0x9E
     return LinkRefused(
         f"the broker at {settings.address} refuses the subscription {topic_filter} (0x{code:02x})",
-        hint="this broker has no shared subscriptions, which workers need"
-        if shared
-        else "check the access rules of this user",
+        hint=_NO_SUCH_FILTERS.get(code, "check the access rules of this user"),
     )
 
 

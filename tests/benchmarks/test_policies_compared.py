@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 
 from benchmarks.policies.__main__ import main
-from benchmarks.policies.compared import CHANGING, COMPARED, fixed_plans, link_names, plan_of
+from benchmarks.policies.adaptation import ADAPTING
+from benchmarks.policies.compared import CHANGES, COMPARED, link_names
 from flexspec_mq.link.profiles import built_in
+from flexspec_mq.simulator.clairvoyant.plans import fixed_plans
 from flexspec_mq.simulator.cost import keep_times
 from flexspec_mq.simulator.recording import keep_recording
 from tests.simulator.recordings import TIMES, made
@@ -24,17 +26,46 @@ def files(tmp_path: Path) -> list[str]:
     return ["--recording", str(recording), "--times", str(times), "--answers", "2"]
 
 
-def test_each_policy_is_a_share_of_the_best_fixed_plan(
+def results(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main(arguments) == 0
+    (rows,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"].values()
+    return rows
+
+
+def test_each_policy_is_a_share_of_the_best_fixed_plan_and_a_multiple_of_the_bound(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*files, "--links", "4g", CHANGING, "--conditions", "0"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    (rows,) = found.values()
-    assert [row["link"] for row in rows] == ["4g", CHANGING]
+    rows = results([*files, "--links", "4g", CHANGES[1], "--conditions", "0"], capsys)
+    assert [row["link"] for row in rows] == ["4g", CHANGES[1]]
     for row in rows:
         assert row["fixed_s"][row["best"]] == row["best_s"] == min(row["fixed_s"].values())
         assert row["streaming"] == pytest.approx(row["fixed_s"]["nobody drafts"] / row["best_s"])
         assert all(row[name] > 0.5 for name in COMPARED)
+        assert 0.0 < row["bound_s"] < row["best_s"]
+        assert {*COMPARED, "best", "each", "streaming"} == set(row["regret"])
+        for regret in row["regret"].values():
+            assert 1.0 <= regret["median"] <= regret["worst_tenth"]
+        assert row["regret"]["each"]["median"] <= row["regret"]["best"]["median"]
+
+
+def test_a_search_finds_what_is_no_slower_than_the_best_plan_of_each_answer(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (row,) = results([*files, "--links", "4g", "--conditions", "1", "--search"], capsys)
+    assert 1.0 <= row["regret"]["searched"]["median"] <= 1.05 * row["regret"]["each"]["median"]
+
+
+def test_after_a_step_each_policy_is_told_by_its_rounds(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = results([*files, "--steps", "--quick", "--conditions", "1"], capsys)
+    assert [row["step"] for row in rows] == ["wifi to satellite", "satellite to wifi"]
+    for row in rows:
+        assert set(row["policies"]) == set(ADAPTING)
+        for told in row["policies"].values():
+            assert told["rounds"] is None or told["rounds"] >= 0
+            assert 0.0 <= told["good"] <= 1.0
+            assert told["excess"] > -0.5
 
 
 def test_decisions_are_timed_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,16 +75,8 @@ def test_decisions_are_timed_for_each_policy(files: list[str], capsys: pytest.Ca
     assert all(value > 0.0 for value in found["decision_us"].values())
 
 
-def test_the_changing_link_is_another_one_every_so_often() -> None:
-    plan = plan_of(CHANGING, 3, None)
-    assert len(plan.lasts_s) == len(plan.profile.states) > 2
-    for state in plan.profile.states:
-        assert msgspec.structs.replace(state, name="", next={}, dwell_s=None) in [
-            msgspec.structs.replace(one, name="", next={}, dwell_s=None)
-            for profile in built_in().profiles.values()
-            for one in profile.states
-        ]
-    assert {*built_in().profiles, CHANGING} == set(link_names(None))
+def test_links_are_all_profiles_and_those_that_change() -> None:
+    assert {*built_in().profiles, *CHANGES} == set(link_names(None))
 
 
 def test_fixed_plans_are_all_different() -> None:

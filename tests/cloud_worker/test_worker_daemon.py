@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from msgspec import structs
 
 from cloud_worker.__main__ import draining
 from cloud_worker.settings import WorkerSettings
@@ -18,10 +19,10 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import Cancelled, LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.base import Inbound, LinkEvent, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory import MemoryBroker
-from schemas.messages import Error, ErrorCode
+from schemas.messages import MAX_DRAFT_TOKENS, Error, ErrorCode, Verdict
 from schemas.status import WorkerStatus
 from tests.daemons import (
     PATIENCE,
@@ -272,6 +273,39 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
         assert daemon.kept == 0 or len(daemon.worker.machine) == 0
     read_back = [CODEC.decode(answer.payload) for answer in answers]
     assert [m.code for m in read_back if isinstance(m, Error)] == [ErrorCode.MALFORMED, ErrorCode.FINGERPRINT]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_an_open_of_more_tokens_than_the_context_is_answered_by_name_and_not_read(qos: int) -> None:
+    """Its edge is told which of its sessions cannot be; one that fits is another matter."""
+    most = 300
+    long = structs.replace(opening(5), prompt=(1,) * (most + MAX_DRAFT_TOKENS), committed=(2,))
+    broker = MemoryBroker()
+    settings = LinkSettings(client_id="verbose", subscriptions=(Subscription("f1/v/verbose"),))
+    engine = FakeEngine(max_context=most)
+    async with worker_at(broker.link, "w1", engine) as daemon, broker.link(settings) as verbose:
+        await verbose.wait_up()
+        await verbose.publish("f1/o/base/verbose", CODEC.encode(long), qos=qos)
+        await verbose.publish("f1/o/base/verbose", CODEC.encode(opening(6)), qos=qos)
+        async with asyncio.timeout(PATIENCE):
+            answers = [event async for event in first(verbose.events(), 2)]
+        assert daemon.worker.machine.counters.rejected == 1
+        assert daemon.worker.malformed == 0
+    told, taken = (CODEC.decode(answer.payload) for answer in answers)
+    assert told == Error(5, 1, ErrorCode.CONTEXT, 0, "w1", "Open has 365 tokens, more than 364")
+    assert isinstance(taken, Verdict)
+    assert taken.session == 6
+    assert {answer.qos for answer in answers} == {qos}
+
+
+async def first(events: AsyncIterator[LinkEvent], count: int) -> AsyncIterator[Inbound]:
+    """So many messages of a link."""
+    async for event in events:
+        if isinstance(event, Inbound):
+            yield event
+            count -= 1
+            if not count:
+                return
 
 
 async def test_two_daemons_never_answer_each_others_noise_for_ever() -> None:

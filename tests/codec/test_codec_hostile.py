@@ -12,9 +12,10 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.codec import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Codec
+from flexspec_mq.codec import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, Codec, TooManyTokens
 from flexspec_mq.codec.codec import flag_byte
-from flexspec_mq.codec.compression import CURRENT
+from flexspec_mq.codec.compression import CURRENT, PLAIN, compress, most_unpacked
+from flexspec_mq.codec.limits import FREE_BYTES, MAX_EXPANSION
 from flexspec_mq.codec.wire import message_to_body
 from flexspec_mq.errors import RemoteProtocolError
 from schemas.messages import MAX_PROMPT_TOKENS, Message, Open
@@ -26,9 +27,6 @@ CODEC = Codec()
 
 HEADER_ONLY = 200_000
 """Bytes that a refusal may take when it needs only look at a header; most of it is the traceback's."""
-
-ONE_BODY = MAX_BODY_BYTES + HEADER_ONLY
-"""Bytes that a refusal may take when the body has to be decompressed first."""
 
 
 def outcome(payload: bytes) -> Message | None:
@@ -221,27 +219,78 @@ def test_no_window_is_allocated_that_is_larger_than_a_body() -> None:
         b"\x99\x02\xc6" + (10**6).to_bytes(4, "big") + b"a" * 10**6,
     ],
 )
-def test_bodies_that_decompress_well_cost_one_body_and_no_more(body: bytes) -> None:
+def test_bodies_that_decompress_well_are_refused_by_their_header(body: bytes) -> None:
     payload = zstd(body)
     assert len(payload) < 200
-    assert peak_of_refusal(payload) < ONE_BODY
+    assert peak_of_refusal(payload) < HEADER_ONLY
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_body_is_never_larger_than_its_frame_pays_for(name: str) -> None:
+    body = message_to_body(SAMPLES[name])
+    code, data = compress(body)
+    assert code == PLAIN or len(body) <= most_unpacked(len(data))
+
+
+def test_what_pays_for_just_its_body_is_read_and_one_byte_more_is_refused() -> None:
+    """The end of the prompt is noise, so that the frame's size can be chosen."""
+    size = next(
+        size for size in range(2000) if MAX_EXPANSION * (len(zstd(_body(size))) - 1) >= len(_body(size))
+    )
+    enough, too_little = _body(size), _body(size - 1)
+    assert len(enough) > 10 * FREE_BYTES
+    assert isinstance(CODEC.decode(zstd(enough)), Open)
+    with pytest.raises(RemoteProtocolError, match="declares no size, or more than"):
+        CODEC.decode(zstd(too_little))
+
+
+def _body(noise: int) -> bytes:
+    draw = random.Random(1)
+    prompt = (5,) * 20_000 + tuple(draw.randrange(128) for _ in range(noise))
+    return message_to_body(Open(1, 1, IDENTITY, prompt, (), 0, 1, ()))
+
+
+def test_a_prompt_that_repeats_itself_travels_as_it_is_and_is_read() -> None:
+    long = Open(1, 1, IDENTITY, (5, 300) * 4000, (), 0, 1, ())
+    payload = CODEC.encode(long)
+    assert payload == flag_byte(PLAIN) + message_to_body(long)
+    assert CODEC.decode(payload) == long
 
 
 @pytest.mark.parametrize(
-    ("count", "field"), [(MAX_PROMPT_TOKENS + 1, 0), (600_000, 0), (MAX_PROMPT_TOKENS + 1, 1)]
+    ("prompt", "committed", "says"),
+    [
+        (131_073, 0, r"Open.prompt: 131073 tokens, not between 1 and 131072"),
+        (200_000, 0, r"Open.prompt: 200000 tokens"),
+        (1, 131_073, r"Open.committed: 131073 tokens"),
+        (1, 131_072, r"Open has 131073 tokens, more than 131072"),
+    ],
 )
-def test_too_many_tokens_are_counted_before_they_are_unpacked(count: int, field: int) -> None:
+def test_too_many_tokens_are_counted_before_they_are_unpacked(prompt: int, committed: int, says: str) -> None:
     identity = msgspec.to_builtins(IDENTITY, builtin_types=(bytes,))
-    fields: list[tuple[int, ...]] = [(5,), ()]
-    fields[field] = (5,) * count
-    payload = zstd(pack(1, 1, 1, identity, *fields, 0, 0, ())[1:])
-    assert len(payload) < 300
-    assert peak_of_refusal(payload) < 2 * ONE_BODY
+    payload = pack(1, 1, 1, identity, (5,) * prompt, (5,) * committed, 0, 0, ())
+    assert peak_of_refusal(payload) < 2 * len(payload) + HEADER_ONLY
+    with pytest.raises(RemoteProtocolError, match=says):
+        CODEC.decode(payload)
+
+
+@given(message=messages, most=st.integers(0, 500))
+@settings(deadline=None)
+def test_a_receiver_reads_no_more_tokens_than_it_can_use(message: Message, most: int) -> None:
+    """What is of no use is refused by name of its session, so that its sender can be told."""
+    fields = ("prompt", "committed", "draft", "tokens")
+    total = sum(len(getattr(message, field, ())) for field in fields)
+    payload, codec = CODEC.encode(message), Codec(most)
+    if total <= most:
+        assert codec.decode(payload) == message
+        return
+    with pytest.raises(TooManyTokens, match=f"has {total} tokens, more than {most}") as refused:
+        codec.decode(payload)
+    assert (refused.value.session, refused.value.attempt) == (message.session, message.attempt)
 
 
 def test_the_largest_valid_message_stays_within_a_few_megabytes() -> None:
-    payload = CODEC.encode(Open(1, 1, IDENTITY, (300,) * MAX_PROMPT_TOKENS, (), 0, 0, ()))
-    assert len(payload) < 200
+    payload = CODEC.encode(Open(1, 1, IDENTITY, (100,) * MAX_PROMPT_TOKENS, (), 0, 0, ()))
     tracemalloc.start()
     try:
         assert isinstance(CODEC.decode(payload), Open)

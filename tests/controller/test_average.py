@@ -129,3 +129,13 @@ def test_after_a_long_silence_the_first_sample_is_all_that_counts() -> None:
     average.saw(2.0, 10_000.1)
     assert average.mean == pytest.approx(2.0)
     assert average.steps == 0
+
+
+def test_a_sample_far_off_is_a_reason_to_look_again_and_one_that_is_not_ends_it() -> None:
+    average = fed(*noisy(1.0, 0.02, 30, 1), 1.0, 1.0)
+    assert not average.doubtful
+    average.saw(5.0, 3.3)
+    assert average.doubtful
+    for place in range(40):
+        average.saw(1.0, 3.4 + place / 10)
+    assert not average.doubtful

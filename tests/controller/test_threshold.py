@@ -102,10 +102,25 @@ def test_a_draft_that_comes_too_late_is_left_alone() -> None:
 
 def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:
     policy = ThresholdPolicy(BASE)
-    seen = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1)
+    seen = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, drafted=1)
     plans = [policy.plan(seen) for _ in range(32)]
     assert [plan.ahead for plan in plans].count(0) == 30
     assert all(plan.draft_length for plan in plans)
+
+
+def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
+    policy = ThresholdPolicy(BASE)
+    near, far = (replace(NEAR, rtt=rtt, compute=0.1, forward=0.1) for rtt in (0.002, 3.0))
+
+    def planned_after(drafted: int, seen: Observation) -> list[Plan]:
+        return [policy.plan(replace(seen, drafted=drafted)) for _ in range(8)]
+
+    assert all(plan.ahead and plan.draft_length for plan in planned_after(0, near)), "at the beginning"
+    assert 0 in [plan.ahead for plan in planned_after(4, near)]
+    assert planned_after(4, far)[-1].draft_length == 0
+    again = planned_after(4, near)[4:]
+    assert all(plan.ahead and plan.draft_length for plan in again), "none has come since it drafted nothing"
+    assert 0 in [plan.ahead for plan in planned_after(6, near)]
 
 
 def test_a_choice_stays_while_another_is_hardly_better() -> None:

@@ -137,10 +137,11 @@ async def test_a_port_that_our_own_node_has_is_no_fault(own_mosquitto: PrivateBr
         assert node.daemons[0].worker.machine.counters.opened == 1
 
 
-async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker) -> None:
-    findings = await look(
-        at(mosquitto), "--api-host", "192.0.2.1", "--api-port", "8080", "--api-insecure-anywhere"
-    )
+async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("hush")
+    beyond = ("--api-host", "192.0.2.1", "--api-insecure-anywhere", "--api-key-file", str(key))
+    findings = await look(at(mosquitto), *beyond, "--api-port", "8080")
     assert named(findings, "api").fault == "port taken"
     assert "192.0.2.1:8080" in named(findings, "api").detail
 

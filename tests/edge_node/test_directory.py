@@ -16,7 +16,7 @@ CODEC = Codec()
 
 
 def status(
-    state: str = "online", *, worker: str = "w", version: str = "base", epoch: int = 5, **more: str
+    state: str = "online", *, worker: str = "w", version: str = "base", epoch: int = 5, **more: str | int
 ) -> bytes:
     return CODEC.encode_status(
         WorkerStatus(state=state, epoch=epoch, at=0.0, worker=worker, version=version, **more)  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ def test_workers_come_and_go() -> None:
     assert workers.versions() == {"base": 3}
     assert workers.exactness("base") == "exact up to ties"
     assert workers.exactness("other") == "unknown"
-    workers.take("w", status("gone", epoch=4))  # the will of an older life
+    assert workers.take("w", status("gone", epoch=4)) is None  # the will of an older life
     assert len(workers.online()) == 2
     workers.take("w", status("draining"))
     workers.take("w2", b"")
@@ -50,12 +50,24 @@ def test_workers_come_and_go() -> None:
     now = STALE + 1
     assert workers.online() == []
     assert workers.status("base") is None
-    workers.take(
-        "w", status("online", epoch=4)
-    )  # of an older life, however long ago we heard of the newer one
-    assert workers.online() == []
     workers.take("w", status())
     assert len(workers.online()) == 1
+
+
+@pytest.mark.parametrize("clock", [4, 5, 6])
+def test_a_worker_that_was_started_anew_is_online_whatever_its_clock_says(clock: int) -> None:
+    now = 0.0
+    workers = WorkerDirectory(lambda: now)
+    workers.take("w", status(life=1))
+    workers.take("w", status("gone", life=1))
+    assert workers.online() == []
+    assert workers.take("w", status(epoch=clock, life=2)) is not None
+    assert workers.take("w", status("gone", life=1)) is None  # once more, late
+    assert workers.take("w", status(life=1)) is None  # another process of the name, in spite of its will
+    assert [one.life for one in workers.online()] == [2]
+    now = STALE + 1  # the newer one has fallen silent
+    workers.take("w", status(life=1))
+    assert [one.life for one in workers.online()] == [1]
 
 
 async def test_a_version_is_waited_for() -> None:

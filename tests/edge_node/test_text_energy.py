@@ -12,7 +12,7 @@ from edge_node.completion.events import events
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
 from edge_node.drafting.thread import DrafterThread
-from edge_node.energy import EnergyMeter, MeasuredEnergy, ModelledEnergy, Spent, energy_meter
+from edge_node.energy import EnergyMeter, MeasuredEnergy, energy_meter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan
@@ -22,6 +22,7 @@ from flexspec_mq.energy.meters import find_meter
 from flexspec_mq.energy.model import DevicePower
 from flexspec_mq.energy.radio import RadioPower
 from flexspec_mq.energy.rapl import Rapl
+from flexspec_mq.energy.text import ModelledEnergy, Spent
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.simulator.world import EOS, FINGERPRINT

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from flexspec_mq.evolution.evidence import Evidence
 from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures
@@ -14,7 +15,7 @@ from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures
 DIGESTS = [bytes([number]) * 32 for number in range(3)]
 
 
-def status(edge: str, epoch: int, figures: dict[int, list[int]], family: str = "fam") -> EdgeStatus:
+def status(edge: str, life: int, figures: dict[int, list[int]], family: str = "fam") -> EdgeStatus:
     """`figures` are answers, errors, accepted, drafted and tokens by version."""
     versions = tuple(
         VersionFigures(
@@ -30,28 +31,32 @@ def status(edge: str, epoch: int, figures: dict[int, list[int]], family: str = "
         for number, (answers, errors, accepted, drafted, tokens) in figures.items()
     )
     catalogue = CatalogueStatus(family=family, state="current")
-    return EdgeStatus(state="online", epoch=epoch, at=0.0, edge=edge, catalogue=catalogue, versions=versions)
+    return EdgeStatus(
+        state="online", epoch=5, at=0.0, edge=edge, catalogue=catalogue, versions=versions, life=life
+    )
 
 
 @given(st.integers(0, 10**6), st.integers(1, 60))
 def test_each_answer_counts_once_whatever_is_lost_repeated_or_started_anew(seed: int, steps: int) -> None:
     draw, evidence = random.Random(seed), Evidence("fam")
-    epochs: dict[str, int] = defaultdict(int)
+    lives: dict[str, int] = defaultdict(int)
     told: dict[tuple[str, int], dict[int, list[int]]] = defaultdict(lambda: {0: [0] * 5, 1: [0] * 5})
     seen: dict[tuple[str, int], EdgeStatus] = {}
     for _ in range(steps):
         edge = draw.choice("ab")
         if draw.random() < 0.1:
-            epochs[edge] += 1
-        life = told[edge, epochs[edge]]
+            if draw.random() < 0.5:
+                evidence.take(replace(status(edge, lives[edge], {}), state="gone"))
+            lives[edge] += 1
+        life = told[edge, lives[edge]]
         sums = life[draw.randrange(2)]
         drafted = draw.randrange(50)
         for index, more in enumerate((1, 0, draw.randint(0, drafted), drafted, 20)):
             sums[index] += more
-        now = status(edge, epochs[edge], {number: list(one) for number, one in life.items()})
+        now = status(edge, lives[edge], {number: list(one) for number, one in life.items()})
         if draw.random() < 0.7:  # else it is lost
             evidence.take(now)
-            seen[edge, epochs[edge]] = now
+            seen[edge, lives[edge]] = now
         if seen and draw.random() < 0.3:  # retained, or late
             evidence.take(draw.choice(list(seen.values())))
     for number in (0, 1):
@@ -69,6 +74,15 @@ def test_other_families_and_figures_that_cannot_be_are_left_out() -> None:
     evidence.take(status("b", 1, {0: [5, 0, 30, 20, 100]}))
     evidence.take(EdgeStatus(state="online", epoch=1, at=0.0, edge="c"))
     assert not evidence.of(DIGESTS[0])
+
+
+def test_a_lost_connection_counts_nothing_twice() -> None:
+    """The will says what was so when the process began."""
+    evidence = Evidence("fam")
+    told = status("a", 1, {0: [5, 0, 10, 20, 100]})
+    for one in (told, replace(status("a", 1, {}), state="gone"), told):
+        evidence.take(one)
+    assert [sample.answers for sample in evidence.of(DIGESTS[0])] == [5]
 
 
 def test_a_version_that_begins_anew_counts_only_what_comes_then() -> None:

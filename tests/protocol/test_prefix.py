@@ -16,6 +16,7 @@ from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import EdgeState, Reuse, SessionRequest, Written
 from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Reply, Send, Transfer, WorkerEffect
 from flexspec_mq.protocol.prefix import prefix_name
+from flexspec_mq.protocol.worker import prefix_store
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState
 from flexspec_mq.simulator.world import FINGERPRINT, FakeTarget, Link, World, held, identity
@@ -102,6 +103,23 @@ def test_any_part_of_an_earlier_text_can_be_named(count: int) -> None:
     text = (*PROMPT, 7, 8, 9)[:count]
     assert isinstance(answer(machine.receive("e", named(text, (2,)), 2.0)), Verdict)
     assert tuple(item(machine).context) == (*text, 2)
+
+
+def test_an_edge_has_the_worker_look_for_so_many_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is named after that is not looked for; another edge does not notice, and it passes."""
+    monkeypatch.setattr(prefix_store, "_LOOK", 20)
+    monkeypatch.setattr(prefix_store, "_LOOK_AGAIN", 4.0)
+    machine = first_turn()
+    close(machine)
+    text = (*PROMPT, 7, 8, 9)
+    for session in (2, 3):
+        refused(machine, named((*text[:-1], 0), (2,), session=session))
+    refused(machine, named(text, (2,), session=4))
+    machine.receive("other", Open(1, 1, identity(limit=3), PROMPT, (), 0, 1, (7, 8)), 2.0)
+    decide(machine, 7, 8, 9)
+    machine.receive("other", Close(1, 1, 3, CloseReason.DONE), 2.0)
+    assert isinstance(answer(machine.receive("other", named(text, (2,)), 2.0)), Verdict)
+    assert isinstance(answer(machine.receive("e", named(text, (2,), session=5), 3.0)), Verdict)
 
 
 def refused(machine: WorkerMachine, message: Open, edge: str = "e", now: float = 2.0) -> None:

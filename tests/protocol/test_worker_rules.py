@@ -372,6 +372,15 @@ def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
     assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 
+def test_a_message_that_was_not_read_is_refused_and_its_session_stays() -> None:
+    machine = opened()
+    assert machine.refuse("e", 1, 3, ErrorCode.CONTEXT, "too long", 1) == [
+        Reply("e", Error(1, 3, ErrorCode.CONTEXT, 0, CONFIG.worker, "too long"), 1)
+    ]
+    assert machine.counters.rejected == 1
+    assert machine.state("e", 1, 0.1) is WorkerState.LIVE
+
+
 def test_illegal_drafts_and_other_texts_are_refused() -> None:
     machine = opened()
     assert errors(machine.receive("e", batch((), (VOCAB,)), 0.1)) == [("e", ErrorCode.MALFORMED)]

@@ -28,6 +28,7 @@ from flexspec_mq.transport.base import (
     Subscription,
 )
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
+from flexspec_mq.transport.sockets import RETRY_MS, TCP_RTO_MAX_MS
 from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import PATIENCE, Reader
 
@@ -76,6 +77,23 @@ async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBr
             await here.payload()
             times.append(time.perf_counter() - start)
         assert statistics.median(times[-9:]) < 0.035
+
+
+async def test_tcp_tries_again_every_two_seconds_where_the_kernel_can(mosquitto: PrivateBroker) -> None:
+    """By itself it doubles the time between attempts, up to two minutes; docs/operators.md."""
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RETRY_MS)
+        except OSError:
+            pytest.skip("this kernel has no bound for the time between attempts")
+    async with mqtt_link(settings_for(mosquitto.port, "often", "often/back")) as link:
+        await link.wait_up(PATIENCE)
+        connection = cast("MqttLink", link)._connection
+        assert connection is not None
+        sock = connection._socket
+        assert sock is not None
+        assert sock.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS) == RETRY_MS
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) > 10 * 60 * 1000
 
 
 async def delivered(link: Link, topic: str, payload: bytes) -> bool:

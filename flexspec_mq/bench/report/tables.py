@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flexspec_mq.bench.figures.summary import BASES
-from flexspec_mq.bench.strategies import ABOUT
+from flexspec_mq.bench.report import paper
+from flexspec_mq.bench.strategies import ABOUT, BEST_FIXED
 
 _ABOUT_INTERVALS = (
     "Means over answers, with 95 % intervals by a bootstrap over questions; fewer than 5 questions have none. The "
@@ -34,6 +35,10 @@ _SHARES: Mapping[str, str] = {
     "bytes": "bytes",
     "J a token": "energy_j_per_100",
 }
+_HINDSIGHT: Mapping[str, str] = {
+    "bound": "nobody can be faster (clairvoyant bound)",
+    "each": "the best fixed plan of each answer",
+}
 _LARGE, _SMALL = 100, 0.01
 """Shares from the one on have no digits behind the point, those from the other on two."""
 
@@ -47,8 +52,12 @@ def document(results: Mapping[str, Any]) -> str:
         for base in BASES:
             if shares := _of_base(channel["strategies"], base):
                 parts += [f"As shares of `{base}`:", shares]
+        if channel.get("hindsight"):
+            parts += _in_hindsight(channel["hindsight"])
     if len(channels) > 1:
         parts += ["## Seconds an answer, by channel", _across(channels, results["run"]["strategies"])]
+    if rows := paper.beside(channels, cell):
+        parts += ["## Beside the paper", markdown(paper.HEADS, rows), paper.NOTE]
     names = results["run"]["strategies"]
     about = [[f"`{name}`", ABOUT.get(name, "")] for name in names]
     parts += ["## Strategies", markdown(["", ""], about, numbers=False)]
@@ -148,6 +157,19 @@ def _of_base(strategies: Mapping[str, Any], base: str) -> str:
         if f"of_{base}" in one
     ]
     return markdown(["", *_SHARES], rows) if rows else ""
+
+
+def _in_hindsight(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            _HINDSIGHT.get(name, f"`{name}`"),
+            *(cell(one[key], ".2f") for key in ("mean_s", "worst_tenth_s", "of_bound", "worst_of_bound")),
+        ]
+        for name, one in found["rows"].items()
+    ]
+    heads = ["", "s an answer", "worst tenth", "of the bound, median", "worst tenth"]
+    about = f"**Simulated**, on the run's own recorded texts and drafts. `{BEST_FIXED}` is {found['best']}."
+    return [about, markdown(heads, rows)]
 
 
 def _across(channels: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

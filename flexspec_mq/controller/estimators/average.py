@@ -12,6 +12,8 @@ _ALARM = 8.0
 """Deviations beyond that, summed up over samples on one side, which are one."""
 _MOST = 4.0
 """Deviations that one sample counts at most, so that a step takes three of them and a lone spike is none."""
+_DOUBT = 1.0
+"""Of that sum: with fewer it is not worth a sample more to see whether there is a step."""
 _FLOOR = 0.05
 """Deviation that the test takes for granted, as a share of the mean: of equal samples, no tiny change is a step."""
 
@@ -57,8 +59,8 @@ class Average:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the newest samples are so far off that a few more like them are a step."""
-        return abs(self._score) >= _MOST - _SLACK
+        """Whether the newest samples are so far off that some more like them are a step."""
+        return abs(self._score) >= _DOUBT
 
     def saw(self, sample: float, now: float) -> None:
         """Take a sample, at a time in seconds on a clock that does not go back."""

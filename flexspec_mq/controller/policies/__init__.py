@@ -13,6 +13,7 @@ from flexspec_mq.controller.policies.placement import PlacementPolicy
 from flexspec_mq.controller.policies.predictor import PredictorPolicy
 from flexspec_mq.controller.policies.rl import RlPolicy
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.policies.within_limits import WithinLimits
 
 POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "placement": PlacementPolicy,
@@ -30,5 +31,7 @@ ADAPTIVE = frozenset(POLICIES) - {"fixed", "confidence"}
 
 def name_of(policy: Policy) -> str:
     """A policy's name; that of its class where it is none of `POLICIES`."""
-    kind = type(policy.inner if isinstance(policy, CheapestQos) else policy)
+    while isinstance(policy, CheapestQos | WithinLimits):
+        policy = policy.inner
+    kind = type(policy)
     return next((name for name, made in POLICIES.items() if made is kind), kind.__name__)

@@ -75,6 +75,11 @@ class BanditPolicy:
             return made
         return self._who.running_ahead(made)
 
+    def stands_by(self, seen: Observation) -> None:
+        """See `StandsBy`: the pull begins anew."""
+        self._began, self._commits = None, 0
+        self._rule.stands_by(seen)
+
     def alternatives(self) -> list[Alternative]:
         """See `Explains`: the arms."""
         return [

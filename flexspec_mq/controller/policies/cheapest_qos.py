@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller import qos
-from flexspec_mq.controller.explain import Explains
-from flexspec_mq.controller.plan import Learner, Observation, Plan, Policy
+from flexspec_mq.controller.explain import Explains, Limited
+from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
-    from flexspec_mq.controller.explain import Alternative
+    from flexspec_mq.controller.explain import Alternative, LimitReport
 
 
 @dataclass(slots=True)
@@ -37,6 +37,15 @@ class CheapestQos:
         self._level = qos.best(seen, plan.qos if self._level is None else self._level)
         return plan if plan.qos == self._level else replace(plan, qos=self._level, open_qos=plan.qos)
 
+    def ended(self, seen: Observation) -> None:
+        """See `HearsEnd`."""
+        if isinstance(self.inner, HearsEnd):
+            self.inner.ended(seen)
+
     def alternatives(self) -> Sequence[Alternative]:
         """See `Explains`: the inner policy's."""
         return self.inner.alternatives() if isinstance(self.inner, Explains) else ()
+
+    def limits(self) -> Sequence[LimitReport]:
+        """See `Limited`: the inner policy's."""
+        return self.inner.limits() if isinstance(self.inner, Limited) else ()

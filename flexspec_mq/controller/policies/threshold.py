@@ -90,16 +90,7 @@ class ThresholdPolicy:
             return who.running_ahead(base) if base.ahead else base
         if seen.at is not None:
             self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
-        made = chosen.within(base)
-        if seen.granted is not None and seen.granted < made.draft_length:
-            made = replace(made, draft_length=seen.granted)
-        cheap = reads_cheaply(seen)
-        if not chosen.ahead and base.ahead and cheap and who.asks:
-            made = replace(made, ahead=base.ahead)
-        # Beside drafts of the device the worker's go on where these end, or come too late.
-        if not (made.ahead and (self._alone or cheap)):
-            made = replace(made, worker_draft=0)
-        return who.running_ahead(made) if made.ahead else made
+        return carried_out(chosen, base, who, seen, alone=self._alone)
 
     def stands_by(self, seen: Observation) -> None:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
@@ -151,6 +142,29 @@ class ThresholdPolicy:
     def _expects(self, choice: Choice, pace: Pace) -> float:
         """Seconds of a token, before what this node saw of such expectations."""
         return forecast(choice, pace).seconds
+
+
+def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *, alone: bool) -> Plan:
+    """The plan with a choice, cut to what the worker grants, and with what it does beside the device.
+
+    Args:
+        choice: how drafts are made.
+        base: everything else of the plan.
+        who: has seen `seen`.
+        seen: what is known.
+        alone: drafting is left to the worker.
+    """
+    made = choice.within(base)
+    if seen.granted is not None and seen.granted < made.draft_length:
+        made = replace(made, draft_length=seen.granted)
+    cheap = reads_cheaply(seen)
+    warm = who.warm(made, seen)
+    if not choice.ahead and base.ahead and ((cheap and who.asks) or not warm):
+        made = replace(made, ahead=base.ahead)
+    # Beside drafts of the device the worker's go on where these end, or come too late.
+    if not (made.ahead and (alone or cheap)):
+        made = replace(made, worker_draft=0)
+    return who.running_ahead(made) if made.ahead else made
 
 
 def reads_cheaply(seen: Observation) -> bool:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.controller.plan import Observation, Plan, Policy
+    from flexspec_mq.controller.session import DeviceReading
 
     _States = tuple[EdgeState, ...]
     _Rows = tuple[_States, tuple[EdgeEvent, ...], Callable[..., None], _States, str, str]
@@ -88,6 +89,7 @@ class EdgeSession:
         rng: jitter.
         config: timers and bounds.
         controller: what the node has learned from other sessions; None when there is none.
+        device: what the device tells of itself; None where nothing does.
 
     Attributes:
         counters: to read.
@@ -104,6 +106,7 @@ class EdgeSession:
         rng: random.Random,
         config: SessionConfig | None = None,
         controller: Controller | None = None,
+        device: Callable[[], DeviceReading] | None = None,
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")
@@ -114,7 +117,9 @@ class EdgeSession:
         self.counters = EdgeCounters()
         self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
         self._rtt = RoundTrip(config.initial_rto, config.min_rto, config.max_rto)
-        self._control = SessionController(controller or Controller(), policy, self._rtt, request.version)
+        self._control = SessionController(
+            controller or Controller(), policy, self._rtt, request.version, device
+        )
         self._text = SessionText(request)
         self._peers = Peers(config.max_known)
         self._timers = SessionTimers(config, self._rtt, rng, request.deadline)
@@ -253,7 +258,7 @@ class EdgeSession:
         return self._event(EdgeEvent.LINK_DOWN, now)
 
     def worker_gone(self, worker: str, now: float) -> list[Effect]:
-        """A worker's will says gone, with the epoch of the life that we knew."""
+        """A worker's will says gone, of the life that we knew."""
         return self._event(EdgeEvent.GONE, now) if worker == self._peers.worker else []
 
     def no_worker(self, now: float) -> list[Effect]:
@@ -610,6 +615,7 @@ class EdgeSession:
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
         self._finished = reason
+        self._control.ended(self._counts())
         holder = self._peers.worker
         if holder is not None and reason is not FinishReason.FAILED:
             held = self._text.chain.tokens(0, self._sender.held)

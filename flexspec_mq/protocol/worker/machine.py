@@ -161,6 +161,14 @@ class WorkerMachine:
             self._note_ready(session, now)
         return [Reply(e.edge, e.message, qos) if isinstance(e, Reply) else e for e in self._flush()]
 
+    def refuse(
+        self, edge: str, session: int, attempt: int, code: ErrorCode, why: str, qos: int = 0
+    ) -> list[WorkerEffect]:
+        """Answer a message that was not read to its end; whatever is here of its session stays as it is."""
+        self.counters.rejected += 1
+        self._error((edge, session), attempt, code, detail=why, qos=qos)
+        return self._flush()
+
     def has_work(self) -> bool:
         """Whether `take_work` would give anything."""
         return any(session.ready_since is not None for session in self._sessions.values())
@@ -289,7 +297,7 @@ class WorkerMachine:
 
     def _take_open(self, key: SessionKey, message: Open, version: str | None, now: float) -> None:
         """Take an open with its whole prompt, or ask for it."""
-        opening = self._prefixes.whole(key, message, version, self._sessions.values())
+        opening = self._prefixes.whole(key, message, version, self._sessions.values(), now)
         if opening is None:
             self.counters.need_prefix += 1
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)

@@ -20,6 +20,12 @@ from flexspec_mq.protocol.worker.session import WorkerSession
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from schemas.messages import Fin, Open, Prefix
 
+_LOOK, _LOOK_AGAIN = 600_000, 60_000.0
+"""Tokens that are hashed to look for the prefixes that an edge names: so many at once, and so many more each second.
+Otherwise each open of 64 bytes could have all be hashed that its edge has here."""
+_MOST_LOOKING = 1024
+"""Edges of which that is remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Text:
@@ -28,8 +34,6 @@ class _Text:
     version: str
 
     def begins_with(self, prefix: Prefix) -> bool:
-        if len(self.tokens) < prefix.count:
-            return False
         return prefix_name(self.fingerprint, self.version, self.tokens[: prefix.count]) == prefix.name
 
 
@@ -57,6 +61,7 @@ class PrefixStore:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._texts = ExpiringMap[SessionKey, _Text](most=config.prefixes, life=config.prefix_life)
+        self._looked = ExpiringMap[str, tuple[float, float]](most=_MOST_LOOKING)  # tokens, and when
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -91,7 +96,12 @@ class PrefixStore:
         return [key for key, _ in self._texts.expire(now)]
 
     def whole(
-        self, key: SessionKey, message: Open, version: str | None, sessions: Iterable[WorkerSession]
+        self,
+        key: SessionKey,
+        message: Open,
+        version: str | None,
+        sessions: Iterable[WorkerSession],
+        now: float,
     ) -> Opening | None:
         """Put the named prefix before the rest of a prompt.
 
@@ -103,19 +113,33 @@ class PrefixStore:
             message: its open.
             version: for which the open is; None is for that of the prefix.
             sessions: all that are here.
+            now: seconds.
 
         Returns:
-            None if nothing here begins with that prefix.
+            None if nothing here begins with that prefix, as far as this edge may have us look.
         """
         prefix = message.prefix
         if prefix is None:
             return Opening(message, version or next(iter(self._config.versions)))
         for source, text in self._candidates(key, sessions):
-            if version in (None, text.version) and text.begins_with(prefix):
+            if version not in (None, text.version) or len(text.tokens) < prefix.count:
+                continue
+            if not self._may_look(key[0], prefix.count, now):
+                return None
+            if text.begins_with(prefix):
                 prompt = (*text.tokens[: prefix.count], *message.prompt)
                 whole = msgspec.structs.replace(message, prompt=prompt, prefix=None)
                 return Opening(whole, text.version, source)
         return None
+
+    def _may_look(self, edge: str, tokens: int, now: float) -> bool:
+        """Whether so many tokens may be hashed for an edge now; counts them."""
+        looked, at = self._looked.get(edge, now) or (0.0, now)
+        looked = max(0.0, looked - _LOOK_AGAIN * (now - at)) + tokens
+        if looked > _LOOK:
+            return False
+        self._looked.put(edge, (looked, now), now)
+        return True
 
     def _candidates(
         self, key: SessionKey, sessions: Iterable[WorkerSession]

@@ -298,14 +298,15 @@ class WorkerSession:
 
     def _extend(self, tokens: tuple[int, ...]) -> None:
         """Append tokens up to the end of the text, if it is among them."""
-        for token in tokens:
-            if self.ended is not Fin.NONE:
-                return
-            self.chain.append(token)
-            if token in self._eos:
-                self.ended = Fin.EOS
-            elif len(self.chain) >= self.identity.limit:
-                self.ended = Fin.LENGTH
+        if self.ended is not Fin.NONE or not tokens:
+            return
+        taken = tokens[: max(1, self.identity.limit - len(self.chain))]
+        if not self._eos.isdisjoint(taken):
+            self.ended = Fin.EOS
+            taken = taken[: 1 + next(place for place, token in enumerate(taken) if token in self._eos)]
+        self.chain.extend(taken)
+        if self.ended is Fin.NONE and len(self.chain) >= self.identity.limit:
+            self.ended = Fin.LENGTH
 
     @property
     def tokens(self) -> int:

@@ -63,7 +63,7 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
         )
     _check_tokens(message.prompt, facts.vocab_size)
     _check_tokens(message.committed, facts.vocab_size)
-    if not identity.ignore_eos and any(token in identity.eos for token in message.committed[:-1]):
+    if not identity.ignore_eos and not set(identity.eos).isdisjoint(message.committed[:-1]):
         raise IllegalMessage(ErrorCode.MALFORMED, "the committed text goes on after its end")
 
 

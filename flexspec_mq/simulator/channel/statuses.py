@@ -47,5 +47,6 @@ def status_size(recording: Recording) -> int:
         temperature=0.2,
         top_p=0.9,
         draft="default draft, ONNX Runtime",
+        life=2**31,
     )
     return len(Codec().encode_status(status))

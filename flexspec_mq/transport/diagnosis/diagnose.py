@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.certificates import complaint_about
 from flexspec_mq.transport.diagnosis.probe import CONNECT_5, CONNECT_311
-from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, no_mqtt5
+from flexspec_mq.transport.properties import limits_in
+from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, no_mqtt5, poor_broker
 from flexspec_mq.transport.sockets import tls_context, why_unreachable
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 """That a server of names said; EAI_AGAIN is that none could be asked."""
 
-Fault = Literal["broker down", "wrong port", "3.1.1 only", "TLS mismatch"]
+Fault = Literal["broker down", "wrong port", "3.1.1 only", "broker lacking", "TLS mismatch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def _elsewhere(settings: LinkSettings) -> list[str]:
 def _plain(settings: LinkSettings) -> Cause | None:
     said, answer = _ask(settings, CONNECT_5)
     if said is _Said.MQTT5:
-        return None
+        return _lacking(settings, answer)
     if said is _Said.OLDER or (said is _Said.HUNG_UP and _ask(settings, CONNECT_311)[0] is _Said.OLDER):
         return _too_old(settings)
     if said is not _Said.OTHER and _speaks_tls(settings):
@@ -125,6 +126,14 @@ def _plain(settings: LinkSettings) -> Cause | None:
 def _too_old(settings: LinkSettings) -> Cause:
     refusal = no_mqtt5(settings)
     return Cause("3.1.1 only", refusal.message, refusal.hint, final=True)
+
+
+def _lacking(settings: LinkSettings, connack: bytes) -> Cause | None:
+    """What the broker lacks of `settings.needs`, as far as it tells a stranger."""
+    if not (lacking := list(settings.needs.lacking(limits_in(connack)))):
+        return None
+    refusal = poor_broker(settings, lacking)
+    return Cause("broker lacking", refusal.message, refusal.hint, final=True)
 
 
 def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
@@ -163,9 +172,9 @@ def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
     except (OSError, ValueError) as error:
         return _broken_handshake(settings, tls, error)
     if said is _Said.HUNG_UP:
-        said, _ = _ask(settings, CONNECT_311, context)
+        said, answer = _ask(settings, CONNECT_311, context)
     if said in (_Said.MQTT5, _Said.OLDER):
-        return None if said is _Said.MQTT5 else _too_old(settings)
+        return _lacking(settings, answer) if said is _Said.MQTT5 else _too_old(settings)
     if said is _Said.HUNG_UP:
         return _wants_certificate(settings, tls, "it hung up after the handshake")
     return _no_broker(settings, said, answer)
@@ -231,7 +240,7 @@ def _read(sock: socket.socket) -> tuple[_Said, bytes]:
         ssl.SSLError: an alert came instead.
     """
     try:
-        answer = sock.recv(64)
+        answer = sock.recv(1024)
     except TimeoutError:
         return _Said.SILENT, b""
     except OSError as error:

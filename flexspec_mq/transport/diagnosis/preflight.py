@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
+from flexspec_mq.transport.needs import FOR_SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +31,11 @@ def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bo
 
     Raises:
         LinkRefused: the broker's certificate is for another host or not to be trusted, our TLS files cannot be
-            used, or it does not speak MQTT 5; unless `daemon`, also that its name is not known.
+            used, it does not speak MQTT 5, or it tells a stranger that it cannot carry sessions; unless `daemon`,
+            also that its name is not known.
     """
     found: list[Cause | None] = []
-    quick = replace(settings, connect_timeout=min(_SECONDS, settings.connect_timeout))
+    quick = replace(settings, connect_timeout=min(_SECONDS, settings.connect_timeout), needs=FOR_SESSIONS)
     # A thread, since name resolution has no bound of its own; it ends with the process at the latest.
     look = threading.Thread(target=lambda: found.append(diagnose(quick)), daemon=True, name="preflight")
     look.start()

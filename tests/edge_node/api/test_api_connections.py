@@ -41,13 +41,16 @@ def many_files() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def holding(api: Served, count: int, said: bytes) -> AsyncIterator[list[Peer]]:
-    """Connections on which clients have said this, and nothing more."""
+async def holding(
+    api: Served, count: int, said: bytes, address: str = "127.0.0.1"
+) -> AsyncIterator[list[Peer]]:
+    """Connections from an address on which clients have said this, and nothing more."""
     peers: list[Peer] = []
     with many_files():
         try:
             for _ in range(count):
-                peer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+                port = int(api.url.rpartition(":")[2])
+                peer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
                 peers.append(peer)
                 peer[1].write(said)
             yield peers
@@ -194,7 +197,7 @@ async def test_a_web_page_may_use_it_only_where_it_is_named(mosquitto: PrivateBr
             assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
     async with served(mosquitto) as api:
         closed = await api.http.options(f"{api.url}/v1/chat/completions", headers={**page, **asks})
-        assert closed.status_code == 405
+        assert closed.status_code == 403
         assert "access-control-allow-origin" not in closed.headers
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -261,9 +262,7 @@ async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) ->
 async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         port = int(api.url.rpartition(":")[2])
-        api.app.state.api = type(api.api)(
-            ApiSettings(api_port=port), api.api.texts, api.node, api.api.metrics, 0
-        )
+        api.app.state.api = replace(api.api, settings=ApiSettings(api_port=port))
         with pytest.raises(UsageError, match="is taken"):
             await asyncio.wait_for(serve(api.app), 10)
         assert (await api.chat(max_tokens=2)).status_code == 200
@@ -272,7 +271,7 @@ async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
 async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         settings = ApiSettings(api_host="192.0.2.1", api_insecure_anywhere=True)
-        api.app.state.api = type(api.api)(settings, api.api.texts, api.node, api.api.metrics, 0)
+        api.app.state.api = replace(api.api, settings=settings)
         with pytest.raises(UsageError, match="cannot listen"):
             await asyncio.wait_for(serve(api.app), 10)
 

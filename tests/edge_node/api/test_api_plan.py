@@ -17,6 +17,9 @@ import pytest
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import StepResult
 from edge_node.cli.main import main
+from edge_node.energy import energy_meter
+from edge_node.limits import LimitOptions
+from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.bandit import BanditPolicy
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
@@ -203,3 +206,31 @@ async def test_the_command_says_that_somebody_else_answers(
     async with answering(answer) as port:
         assert await asyncio.to_thread(main, ["plan", "--api-port", str(port)]) == 6
     assert f"127.0.0.1 port {port} is no edge node that tells its plans" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("budget", "state"), [(1e-6, "out_of_reach"), (1e6, "kept")])
+async def test_limits_are_told_by_an_answer_the_plan_the_command_and_the_metrics(
+    mosquitto: PrivateBroker, capsys: pytest.CaptureFixture[str], budget: float, state: str
+) -> None:
+    meter = energy_meter(EdgeSettings(energy="raspberry-pi-5"))
+    limits = LimitOptions(energy_budget=budget).limits(PlanOptions(), meter)
+    async with served(
+        mosquitto,
+        energy="raspberry-pi-5",
+        engine=SlowEngine(),
+        policy=lambda: PlanOptions().new_policy(limits),
+    ) as api:
+        ours = (await api.chat(max_tokens=60, ignore_eos=True)).json()["usage"]["flexspec"]
+        (told,) = ours["limits"]
+        assert (told["name"], told["limit"], told["state"]) == ("energy_budget", budget, state)
+        assert told["value"] == pytest.approx(ours["energy_j"] / 60, rel=0.02)
+        (found,) = await plans(api)
+        assert found["limits"] == [told]
+        assert all(one["j_per_token"] > 0 for one in found["alternatives"])
+        assert any(one["allowed"] for one in found["alternatives"])
+        line = f'flexspec_edge_limits_total{{limit="energy_budget",state="{state}"}}'
+        assert await api.metric(line) == 1
+        assert await command(api) == 0
+        said = capsys.readouterr().out
+        assert f"J per token: {state.replace('_', ' ')}" in said
+        assert "J/token" in said

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import random
 import time
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from benchmarks._common import interleaved, percentile
-from benchmarks.parts.rounds import Job, work_item
-from benchmarks.pricing.asked import say
-from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
-from cloud_worker.settings import WorkerSettings
-from edge_node.settings import EdgeSettings
-from flexspec_mq.drafting import load as draft_model
+from cloud_worker.recording.texts import work_item
 from flexspec_mq.drafting.interface import DraftRequest
-from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.simulator.cost import DraftTimes, Line, Measured
 from schemas.messages import PROTOCOL_VERSION, Identity
+
+if TYPE_CHECKING:
+    from cloud_worker.engine.target import Target
+    from flexspec_mq.drafting.model_drafter import ModelDrafter
 
 SESSIONS = (1, 4, 16)
 ROWS = (1, 2, 3, 5, 9)
@@ -41,18 +37,23 @@ _TOGETHER = 4
 Case = Callable[[], float]
 
 
-def measure(options: Namespace) -> Measured:
-    """Measure on one thread.
+def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> Measured:
+    """Measure on the threads that torch has.
+
+    Args:
+        target: of the worker.
+        draft: of worker and devices.
+        rounds: how often everything is measured.
+        seed: of texts, and of the order.
 
     Raises:
-        FlexSpecError: models cannot be loaded.
+        UsageError: the target's context is too short.
     """
-    torch.set_num_threads(1)
-    target = cloud_target.load(WorkerSettings(target=options.target, worker="bench", threads=1), say)
-    draft = draft_model.load(EdgeSettings(edge="bench", draft=options.draft), say)
-    if draft.model is None:
-        raise UsageError("there are no times of a draft without one", hint="name it with --draft")
-    rng = random.Random(options.seed)
+    if target.loaded.max_context < LONG + PIECES[-1]:
+        raise UsageError(
+            f"times of forwards are measured behind {LONG} tokens, which is more than this target's context has"
+        )
+    rng = random.Random(seed)  # noqa: S311  an experiment, no secret
     texts = [
         [rng.randrange(100, target.loaded.vocab_size) for _ in range(LONG)] for _ in range(max(SESSIONS))
     ]
@@ -60,12 +61,11 @@ def measure(options: Namespace) -> Measured:
     cases = {
         **_steps(EngineCore(target.model, prefill=2**20), identity, texts),
         **_reads(target.model, texts[0]),
-        **_drafts(draft.model, identity, texts),
+        **_drafts(draft, identity, texts, target.loaded.vocab_size),
     }
-    for case in cases.values():
-        case()  # warm up
-    taken = interleaved(cases, options.rounds, rng=rng)
-    ms = {name: percentile(times, _QUARTILE) for name, times in taken.items()}
+    ms = {
+        name: float(np.quantile(taken, _QUARTILE)) for name, taken in _interleaved(cases, rounds, rng).items()
+    }
     token = ms["draft, 1"]
     times = DraftTimes(
         token=token,
@@ -88,6 +88,19 @@ def measure(options: Namespace) -> Measured:
     )
 
 
+def _interleaved(cases: dict[str, Case], rounds: int, rng: random.Random) -> dict[str, list[float]]:
+    """Each case once a round, in a new random order each round, after one to warm up."""
+    for case in cases.values():
+        case()
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
+    for _ in range(rounds):
+        rng.shuffle(names)
+        for name in names:
+            taken[name].append(cases[name]())
+    return taken
+
+
 def timed(work: Callable[[], object]) -> float:
     """Milliseconds of the processor that this thread had, which are the clock's where nobody else computes."""
     began = time.thread_time()
@@ -101,7 +114,7 @@ def _steps(engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]
     def case(first: int, sessions: int, rows: int, context: int) -> float:
         for number, text in enumerate(texts[:sessions]):
             draft = tuple(text[: rows - 1])
-            engine.scheduler.add(work_item(first + number, Job("", (), identity), text[:context], draft))
+            engine.scheduler.add(work_item(first + number, (), identity, text[:context], draft))
         return timed(engine.step)
 
     found = {
@@ -129,7 +142,9 @@ def _reads(model: Any, text: Sequence[int]) -> dict[str, Case]:
     return {**{f"read, {tokens}": _call(case, tokens) for tokens in PIECES}, "read behind": behind}
 
 
-def _drafts(drafter: ModelDrafter, identity: Identity, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def _drafts(
+    drafter: ModelDrafter, identity: Identity, texts: Sequence[Sequence[int]], vocab_size: int
+) -> dict[str, Case]:
     """Tokens of the draft as an edge and a worker ask for them, and a piece of a prompt."""
 
     def request(session: int, context: Sequence[int]) -> DraftRequest:
@@ -142,11 +157,11 @@ def _drafts(drafter: ModelDrafter, identity: Identity, texts: Sequence[Sequence[
         after = [request(first + number, texts[number][: context + 1]) for number in range(sessions)]
         return timed(lambda: drafter.draft(after))
 
-    rng = random.Random(0)
+    rng = random.Random(0)  # noqa: S311
 
     def reads(session: int, context: int) -> float:
         # Each time another one behind the context: what was read before is not read again.
-        piece = [rng.randrange(100, 40_000) for _ in range(2 * _READS)]
+        piece = [rng.randrange(100, vocab_size) for _ in range(2 * _READS)]
         drafter.prefill = 2**20
         if context:
             drafter.draft([request(session, texts[0][:context])])

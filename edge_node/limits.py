@@ -1,0 +1,126 @@
+"""What a user limits: joules and milliseconds of a token, and how far a battery may be drawn on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from flexspec_mq.controller.limits.limits import Limits
+from flexspec_mq.controller.policies import ADAPTIVE
+from flexspec_mq.energy.battery import Batteries
+from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Setting
+
+if TYPE_CHECKING:
+    from edge_node.energy import EnergyMeter
+    from edge_node.settings import PlanOptions
+
+_FRESH = 10.0
+"""Seconds for which a battery's charge is known."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitOptions:
+    """Limits that adaptive policies keep; `Setting.help` has the words for most."""
+
+    energy_budget: Annotated[
+        float | None,
+        Setting(
+            help="joules that a token may take out of the device, as a mean over what the node writes; needs energy "
+            "(docs/controller.md)",
+            unit="J per token",
+            above=0,
+            default="no limit",
+        ),
+    ] = None
+    battery_floor: Annotated[
+        float | None,
+        Setting(
+            help="percent of a full charge below which the device drafts nothing while it runs on its battery",
+            unit="percent",
+            between=(1, 99),
+            default="no limit",
+        ),
+    ] = None
+    latency_target: Annotated[
+        float | None,
+        Setting(
+            help="milliseconds per output token after the first one (TPOT), as the mean of an answer; of the plans "
+            "that keep it the one with the least energy is taken, or with the fewest bytes where none is known",
+            unit="milliseconds",
+            above=0,
+            default="no limit",
+        ),
+    ] = None
+
+    def limits(self, plan: PlanOptions, energy: EnergyMeter | None) -> Limits | None:
+        """As policies keep them; None where nothing is limited.
+
+        Args:
+            plan: whose policy is to keep them.
+            energy: tells what plans take.
+
+        Raises:
+            UsageError: the policy keeps none, or nothing can tell whether one is kept.
+        """
+        given = {
+            "energy_budget": self.energy_budget,
+            "battery_floor": self.battery_floor,
+            "latency_target": self.latency_target,
+        }
+        names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+        if not names:
+            return None
+        if plan.policy not in ADAPTIVE:
+            raise UsageError(
+                f"policy {plan.policy!r} plans what the flags say, so it keeps no {' and '.join(names)}",
+                hint=f"leave the limit out, or take a policy that adapts: {', '.join(sorted(ADAPTIVE))}",
+            )
+        if self.energy_budget is not None and energy is None:
+            raise UsageError(
+                "an energy budget needs to know what the device draws",
+                hint="name a preset with --energy, or have it measured with --energy measured",
+            )
+        return Limits(
+            energy_budget=self.energy_budget,
+            battery_floor=None if self.battery_floor is None else self.battery_floor / 100,
+            latency_target=None if self.latency_target is None else self.latency_target / 1000,
+            energy=energy,
+            tell=_log.warning,
+        )
+
+    def gauge(self) -> BatteryGauge | None:
+        """What the battery's charge is read by; None where nobody wants to know.
+
+        Raises:
+            UsageError: there is a floor, and no battery tells its charge.
+        """
+        return None if self.battery_floor is None else BatteryGauge(Batteries())
+
+
+class BatteryGauge:
+    """The charge of the batteries, read seldom.
+
+    Raises:
+        UsageError: none tells it.
+    """
+
+    def __init__(self, batteries: Batteries) -> None:
+        if batteries.power().left is None:
+            raise UsageError(
+                "a battery floor needs a battery, and none tells its charge",
+                hint="leave --battery-floor out, or limit energy with --energy-budget",
+            )
+        self._batteries = batteries
+        self._at: float | None = None
+        self._left: float | None = None
+
+    def left(self, now: float) -> float | None:
+        """Share of a full charge, 0 to 1; None while something else feeds the device."""
+        if self._at is None or now >= self._at + _FRESH:
+            self._at = now
+            self._left = None if self._batteries.fed else self._batteries.power().left
+        return self._left

@@ -1,0 +1,23 @@
+"""What a recording is to be of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flexspec_mq.simulator.recording import About
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """Given to `cloud_worker.recording`.
+
+    Attributes:
+        about: what it is of.
+        texts: what is asked, one question each.
+        seeds: of the answers.
+        rounds: how often the times of forwards are measured.
+    """
+
+    about: About
+    texts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rounds: int

@@ -1,0 +1,121 @@
+"""What a text takes out of the device, modelled as it is counted. It is told times, and reads no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flexspec_mq.energy.model import Counts, DevicePower, energy, round_energy
+from flexspec_mq.energy.radio import Modem, RadioPower
+
+OVERHEAD_UP, OVERHEAD_DOWN = 249, 238
+"""IP bytes beyond a message's payload at QoS 1, acknowledgements included: ``python -m benchmarks.transport``."""
+_TOKENS = 1000
+"""Tokens of a text whose packets and bytes are counted in whole numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a text has taken, and how that is known.
+
+    Attributes:
+        joules: None where nothing can be said.
+        source: ``modelled: PRESET by RADIO``, ``measured: METER``, or ``none``.
+    """
+
+    joules: float | None = None
+    source: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerToken:
+    """What a way of writing does for one token of a text, on average.
+
+    Attributes:
+        seconds: from one token to the next.
+        drafting_s: seconds that the drafter is busy.
+        up, down: messages.
+        bytes_up, bytes_down: of IP.
+    """
+
+    seconds: float
+    drafting_s: float
+    up: float
+    down: float
+    bytes_up: float
+    bytes_down: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelledEnergy:
+    """By a preset. Each text is counted as if it were alone on the device.
+
+    Attributes:
+        source: names the preset.
+        device: what it draws.
+        radio: what carries the messages.
+        cores: that a drafter keeps busy.
+    """
+
+    source: str
+    device: DevicePower
+    radio: RadioPower
+    cores: int
+
+    def text(self, now: float) -> ModelledText:
+        """A text begins."""
+        return ModelledText(self, now)
+
+    def expected(self, one: PerToken) -> float:
+        """Joules of a token of a long text that is written so."""
+        found = round_energy(
+            self.device,
+            self.radio,
+            seconds=_TOKENS * one.seconds,
+            drafting_s=_TOKENS * self.cores * one.drafting_s,
+            bytes_up=round(_TOKENS * one.bytes_up),
+            bytes_down=round(_TOKENS * one.bytes_down),
+            packets=max(1, round(_TOKENS * (one.up + one.down))),
+        )
+        return found.total_j / _TOKENS
+
+
+class ModelledText:
+    """One text.
+
+    Args:
+        by: models it.
+        now: when it begins, on a clock that does not go back.
+    """
+
+    def __init__(self, by: ModelledEnergy, now: float) -> None:
+        self._by = by
+        self._began = now
+        self._modem = Modem(by.radio)
+        self._drafting = 0.0
+        self._up = 0
+        self._down = 0
+
+    def sent(self, size: int, now: float) -> None:
+        """A message with so many bytes of payload goes out."""
+        self._up += size + OVERHEAD_UP
+        self._modem.packet(now)
+
+    def received(self, size: int, now: float) -> None:
+        """One has come."""
+        self._down += size + OVERHEAD_DOWN
+        self._modem.packet(now)
+
+    def drafted(self, seconds: float) -> None:
+        """Its drafts have kept the drafter busy for so long."""
+        self._drafting += seconds
+
+    def spent(self, now: float) -> Spent:
+        """Until now, with the tail that the last packet leaves."""
+        counts = Counts(
+            seconds=now - self._began,
+            drafting_s=self._by.cores * self._drafting,
+            radio=self._modem.activity(),
+            bytes_up=self._up,
+            bytes_down=self._down,
+        )
+        return Spent(energy(self._by.device, self._by.radio, counts).total_j, self._by.source)

@@ -1,0 +1,78 @@
+"""What a broker says in its CONNACK that it can do, and what our daemons need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MOST_IN_FLIGHT = 65_535
+"""Of a broker that says nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the broker said in CONNACK that it can do.
+
+    Attributes:
+        receive_maximum: publishes of QoS ≥ 1 that it takes before it has acknowledged the first.
+        packet_size: bytes; None is no limit.
+        qos: highest that it takes.
+        retain: it keeps retained messages.
+        shares: it has shared subscriptions.
+        wildcards: it has filters with ``+``.
+    """
+
+    receive_maximum: int = MOST_IN_FLIGHT
+    packet_size: int | None = None
+    qos: int = 2
+    retain: bool = True
+    shares: bool = True
+    wildcards: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a broker must be able to do.
+
+    Attributes: as `Limits` has them, each the least that will do.
+    """
+
+    receive_maximum: int = 1
+    packet_size: int = 0
+    qos: int = 0
+    retain: bool = False
+    shares: bool = False
+    wildcards: bool = False
+
+    def lacking(self, limits: Limits) -> Iterator[str]:
+        """What a broker of these limits lacks, in words."""
+        if self.shares and not limits.shares:
+            yield "it has no shared subscriptions, which spread texts over workers"
+        if self.wildcards and not limits.wildcards:
+            yield "it has no wildcards in topic filters"
+        if self.retain and not limits.retain:
+            yield "it keeps no retained messages, by which workers are found"
+        if self.qos > limits.qos:
+            yield f"it takes QoS {limits.qos} at most, and {self.qos} is needed"
+        if limits.packet_size is not None and self.packet_size > limits.packet_size:
+            yield f"it takes packets of {limits.packet_size} bytes at most, and {self.packet_size} are needed"
+        if self.receive_maximum > limits.receive_maximum:
+            yield (
+                f"it takes {limits.receive_maximum} unacknowledged messages at a time, and "
+                f"{self.receive_maximum} are needed"
+            )
+
+
+NOTHING = Needs()
+"""Whoever looks for what is wrong with a broker connects to any."""
+
+FOR_SESSIONS = Needs(
+    receive_maximum=8,
+    packet_size=17 * 1024,
+    qos=1,
+    retain=True,
+    shares=True,
+    wildcards=True,
+)
+"""Of cloud workers and edge nodes alike, as their sessions need both. So many batches may a session have in flight,
+and so large is the largest status with its topic."""

@@ -1,0 +1,101 @@
+"""Workers that are started again with their clock set, over a real broker: the edge knows them at once."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_node.fleet.directory import STALE
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.errors import LinkRefused
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.daemons import PATIENCE, FakeDrafter, alone, check, link_to, read, until, wanting, worker_at
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from broker.launcher import PrivateBroker
+    from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings
+    from schemas.status import WorkerStatus
+
+DAY = 86_400
+
+
+def links_to(broker: PrivateBroker) -> LinkFactory:
+    def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
+        return mqtt_link(replace(settings, host=broker.host, port=broker.port))
+
+    return connect
+
+
+@asynccontextmanager
+async def watching(connect: LinkFactory) -> AsyncIterator[EdgeNode]:
+    """An edge node that hears the status of every worker."""
+    node = EdgeNode(EdgeSettings(edge="edge", give_up=PATIENCE), FakeDrafter(), FINGERPRINT, (EOS,))
+    async with node.running(connect, link_to("e-edge"), everyone=True):
+        yield node
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
+    """Have the workers that are made from now on live so many seconds off."""
+    clock = SimpleNamespace(
+        time=lambda: time.time() + by,
+        time_ns=lambda: time.time_ns() + int(by * 1e9),
+        monotonic=time.monotonic,
+    )
+    monkeypatch.setattr("cloud_worker.worker.time", clock)
+
+
+@pytest.mark.parametrize("by", [-DAY, DAY])
+async def test_a_worker_is_known_again_at_once_after_its_clock_was_set(
+    mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, by: float
+) -> None:
+    assert PATIENCE < STALE, "or else it would only have to be forgotten"
+    connect = links_to(mosquitto)
+    async with watching(connect) as node:
+        for clock in (0, by, 0):
+            set_clock(monkeypatch, clock)
+            async with worker_at(connect, "w-clock"):
+                assert await node.directory.wait_for("base", PATIENCE)
+                (known,) = node.directory.online()
+                assert abs(known.at - time.time() - clock) < PATIENCE
+                await check(node, [wanting(1)])
+            await until(lambda: not node.directory.online())
+
+
+@pytest.mark.parametrize("by", [-DAY, DAY])
+async def test_a_text_goes_on_at_the_process_that_took_the_name_over(
+    mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, by: float
+) -> None:
+    """The broker ends the connection of the one before, and publishes its will."""
+    connect = links_to(mosquitto)
+
+    async def begin_and_take_over(node: EdgeNode) -> None:
+        async with worker_at(connect, "w-taken") as before:
+            before.engine.gate.clear()
+            generation = node.generate(wanting(7))
+            await until(before.engine.entered.is_set)
+            set_clock(monkeypatch, by)
+            async with worker_at(connect, "w-taken"):
+                tokens, finish = await read(generation)
+                assert finish.error is None
+                assert tokens == alone(generation.request)
+                await until(lambda: list(map(off, node.directory.online())) == [by > 0])
+
+    async with watching(connect) as node:
+        with pytest.raises(LinkRefused, match="another"):
+            await begin_and_take_over(node)
+
+
+def off(status: WorkerStatus) -> bool | None:
+    """Whether a clock is far ahead, or else far behind; None if it is neither."""
+    ahead = status.at - time.time()
+    return None if abs(ahead) < DAY / 2 else ahead > 0

@@ -1,0 +1,66 @@
+"""Budgets of an edge node whose broker and worker are processes: what is drafted, and what users are told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.site.process import Process
+from tests.integration.processes import start, start_worker
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_llama(max_position_embeddings=1024)
+    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worker(mosquitto: PrivateBroker, tiny: Path) -> AsyncIterator[Process]:
+    made = await start_worker(mosquitto, "limits", "--target", str(tiny), "--version", "limits")
+    await made.event()
+    yield made
+    await made.kill()
+
+
+async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> tuple[list[dict[str, Any]], str]:
+    """Figures of two answers of one node, and standard error."""
+    chat = await start(
+        "edge_node",
+        *("chat", "--events", "--draft", str(draft), "--version", "limits", "--ignore-eos", "--no-lookup"),
+        *("--max-tokens", "60", "--broker", f"{broker.host}:{broker.port}", "--ahead", "0", *flags),
+    )
+    found: list[dict[str, Any]] = []
+    while len(found) < 2:
+        event = await chat.event()
+        if event["type"] == "waiting":
+            await chat.send({"say": f"number {len(found)}"})
+        elif event["type"] == "finish":
+            found.append(event["stats"])
+    await chat.end()
+    return found, chat.said
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_budget_changes_who_drafts_and_what_is_told(mosquitto: PrivateBroker, tiny: Path) -> None:
+    # The modelled device keeps 64 cores busy while it drafts, so drafts are what costs.
+    preset = ("--energy", "raspberry-pi-5", "--threads", "64")
+    free, said = await answered(mosquitto, tiny, *preset, "--energy-budget", "1000")
+    assert all(one["proposed"] >= 20 for one in free)
+    assert [one["limits"][0]["state"] for one in free] == ["kept", "kept"]
+    assert "energy budget" not in said
+    tight, said = await answered(mosquitto, tiny, *preset, "--energy-budget", "0.000001")
+    for one in tight:
+        (report,) = one["limits"]
+        assert (report["name"], report["limit"], report["unit"]) == ("energy_budget", 1e-6, "J per token")
+        assert report["state"] == "out_of_reach"
+        assert min(report["reach"], report["value"]) > 1e-6
+    assert tight[1]["proposed"] < free[1]["proposed"] / 2
+    assert said.count("cannot be kept now") == 1, "a change of state is told once"

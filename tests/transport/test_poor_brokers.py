@@ -1,0 +1,166 @@
+"""Brokers that cannot carry sessions are refused at start, by what they say of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from broker import config
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.codec import MAX_STATUS_BYTES
+from flexspec_mq.errors import LinkRefused
+from flexspec_mq.simulator.world import EOS, FINGERPRINT
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.diagnosis.preflight import preflight
+from flexspec_mq.transport.mqtt import mqtt_link
+from flexspec_mq.transport.needs import FOR_SESSIONS, Limits, Needs
+from flexspec_mq.transport.properties import limits_in
+from schemas.messages import MAX_IN_FLIGHT
+from tests.daemons import PATIENCE, FakeDrafter, FakeEngine
+from tests.transport.test_mqtt_strangers import stranger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def connack(code: int = 0, **said: int) -> bytes:
+    """As a broker writes it that says these of itself."""
+    properties = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
+    for name, value in said.items():
+        setattr(properties, name, value)
+    rest = bytes((0, code)) + properties.pack()  # type: ignore[no-untyped-call]
+    return bytes((0x20, len(rest))) + rest
+
+
+POOR = [
+    pytest.param({"SharedSubscriptionAvailable": 0}, "no shared subscriptions", id="like RabbitMQ"),
+    pytest.param({"RetainAvailable": 0}, "no retained messages", id="retained"),
+    pytest.param({"MaximumQoS": 0}, "QoS 0 at most, and 1 is needed", id="QoS"),
+    pytest.param({"WildcardSubscriptionAvailable": 0}, "no wildcards", id="wildcards"),
+    pytest.param({"MaximumPacketSize": 4096}, "packets of 4096 bytes at most, and 17408", id="packets"),
+    pytest.param({"ReceiveMaximum": 1}, "1 unacknowledged messages at a time, and 8", id="in flight"),
+]
+
+
+async def refused_by_worker(base: LinkSettings) -> LinkRefused:
+    worker = CloudWorker(WorkerSettings(worker="w1"), FakeEngine())
+    with pytest.raises(LinkRefused) as refused:
+        await worker.run(mqtt_link, replace(base, client_id="w-w1", give_up_after=PATIENCE))
+    assert not worker.ready.is_set()
+    return refused.value
+
+
+async def refused_by_edge(base: LinkSettings) -> LinkRefused:
+    node = EdgeNode(EdgeSettings(edge="e1"), FakeDrafter(), FINGERPRINT, (EOS,))
+    with pytest.raises(LinkRefused) as refused:
+        async with node.running(mqtt_link, replace(base, client_id="e-e1", give_up_after=PATIENCE)):
+            pass
+    return refused.value
+
+
+async def refused_by_all(base: LinkSettings) -> list[LinkRefused]:
+    """Both daemons, and the look before they load anything."""
+    with pytest.raises(LinkRefused) as looked:
+        await asyncio.to_thread(preflight, base, print, daemon=True)
+    return [looked.value, await refused_by_worker(base), await refused_by_edge(base)]
+
+
+@pytest.mark.parametrize(("said", "words"), POOR)
+async def test_what_a_broker_says_that_it_cannot_do(said: dict[str, int], words: str) -> None:
+    async with stranger(v5=[connack(**said)]) as port:
+        for error in await refused_by_all(LinkSettings(port=port, client_id="any")):
+            assert words in error.message
+            assert f"127.0.0.1:{port} cannot do what is needed: it " in error.message
+            assert "flexspec-broker check" in error.hint
+            assert error.exit_code == 4
+
+
+async def test_all_that_it_cannot_do_is_said_at_once() -> None:
+    said = {"SharedSubscriptionAvailable": 0, "RetainAvailable": 0, "MaximumQoS": 0}
+    async with stranger(v5=[connack(**said)]) as port:
+        error = await refused_by_edge(LinkSettings(port=port, client_id="any"))
+    assert [error.message.count(word) for word in ("shared", "retained", "QoS 0")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("retain_available false", "no retained messages"),
+        ("max_qos 0", "QoS 0 at most"),
+        ("max_packet_size 4000", "packets of 4000 bytes"),
+        ("max_inflight_messages 2", "2 unacknowledged messages"),
+    ],
+)
+async def test_mosquitto_that_is_set_so(line: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses a will that it cannot keep, so that only some of these can be told to a stranger."""
+    name, _, _ = line.partition(" ")
+
+    def poorer(*arguments: object) -> str:
+        kept = [one for one in plain(*arguments).splitlines() if not one.startswith(f"{name} ")]  # type: ignore[arg-type]
+        return "\n".join([*kept, line]) + "\n"
+
+    plain = config.config_text
+    monkeypatch.setattr(config, "config_text", poorer)
+    with PrivateBroker(BrokerSettings(port=0)) as broker:
+        base = LinkSettings(port=broker.port, client_id="any")
+        for error in await refused_by_all(base):
+            assert words in error.message
+
+
+async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
+    poor = connack(SharedSubscriptionAvailable=0, MaximumQoS=0)
+    async with (
+        stranger(v5=[poor]) as port,
+        mqtt_link(LinkSettings(port=port, client_id="doctor")) as link,
+    ):
+        await link.wait_up(PATIENCE)
+
+
+def test_a_broker_of_ours_has_all_of_it(mosquitto: PrivateBroker) -> None:
+    preflight(LinkSettings(port=mosquitto.port, client_id="any"), print, daemon=True)
+
+
+def test_the_needs_are_those_of_sessions_and_statuses() -> None:
+    assert FOR_SESSIONS.receive_maximum == MAX_IN_FLIGHT
+    assert FOR_SESSIONS.packet_size == MAX_STATUS_BYTES + 1024
+
+
+def test_what_is_needed_and_what_is_told_are_compared_one_by_one() -> None:
+    enough = Limits(receive_maximum=8, packet_size=17_408, qos=1)
+    assert list(FOR_SESSIONS.lacking(enough)) == []
+    assert list(FOR_SESSIONS.lacking(Limits())) == []
+    poorest = Limits(
+        receive_maximum=7, packet_size=17_407, qos=0, retain=False, shares=False, wildcards=False
+    )
+    assert len(list(FOR_SESSIONS.lacking(poorest))) == 6
+    assert list(Needs().lacking(poorest)) == []
+
+
+def damaged() -> Iterator[bytes]:
+    whole = connack(SharedSubscriptionAvailable=0, ReceiveMaximum=9, AssignedClientIdentifier="x" * 20)
+    for length in range(len(whole)):
+        yield whole[:length]
+    draw = random.Random(1)
+    for _ in range(2000):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            broken[draw.randrange(len(broken))] = draw.randrange(256)
+        yield bytes(broken)
+
+
+def test_a_connack_that_cannot_be_read_tells_nothing() -> None:
+    said = connack(SharedSubscriptionAvailable=0, ReceiveMaximum=9)
+    assert limits_in(said) == Limits(receive_maximum=9, shares=False)
+    assert limits_in(connack(0x87, SharedSubscriptionAvailable=0)) == Limits()
+    assert {type(limits_in(one)) for one in damaged()} == {Limits}
