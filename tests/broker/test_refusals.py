@@ -6,9 +6,9 @@ import pytest
 
 from broker.refusals import Refusals
 from broker.settings import Role, User
-from flexspec_mq.share_groups import new_groups
+from flexspec_mq.share_groups import ShareGroups
 
-GROUPS = new_groups()
+GROUPS = ShareGroups("5e" * 32)
 USERS = (User("alice", Role.EDGE, "x"), User("w1", Role.WORKER, "x", ("v1",)))
 
 
