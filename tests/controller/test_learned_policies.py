@@ -226,6 +226,10 @@ def test_a_correction_of_something_else_is_refused(name: str, value: object) -> 
         read_correction(json.dumps({**json.loads(text), name: value}), "w.json")
 
 
+DRAFTED_THERE = replace(NEAR, own_tokens=2.0, own_forward=0.05)
+"""A worker that has drafted, and has no time for it now."""
+
+
 @given(st.lists(observations, max_size=6))
 def test_a_predictor_that_corrects_nothing_plans_as_the_closed_form_where_the_worker_may_not_draft(
     seen: list[Observation],
@@ -242,15 +246,16 @@ def test_a_correction_turns_the_choice_and_has_a_bound() -> None:
         return Correction(tuple(rows))
 
     def planned(correction: Correction, seen: Observation) -> Plan:
-        return PredictorPolicy(replace(BASE, worker_draft=0), correction=correction).plan(seen)
+        return PredictorPolicy(BASE, correction=correction).plan(seen)
 
-    assert planned(NOTHING, NEAR).draft_length > 0
-    assert planned(of("nobody", -9.0), NEAR).draft_length == 0
-    good = replace(NEAR, acceptance=(0.95,))
+    assert planned(NOTHING, DRAFTED_THERE).draft_length > 0
+    assert planned(of("nobody", -9.0), DRAFTED_THERE).draft_length == 0
+    good = replace(DRAFTED_THERE, acceptance=(0.95,))
     assert planned(of("nobody", -9.0), good).draft_length > 0, (
         "no factor outweighs a draft that is far better"
     )
-    assert planned(of("length", 9.0), NEAR).draft_length < planned(NOTHING, NEAR).draft_length
+    assert planned(of("length", 9.0), DRAFTED_THERE).draft_length < planned(NOTHING, NEAR).draft_length
+    assert planned(of("nobody", -9.0), NEAR) == planned(NOTHING, NEAR), "it was not seen to draft"
 
 
 @given(st.lists(st.floats(-9.0, 9.0), min_size=len(TERMS), max_size=len(TERMS)))
@@ -263,7 +268,7 @@ def test_factors_are_at_most_half_a_power_of_e(weights: list[float]) -> None:
 def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it() -> None:
     rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
     rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -9.0)
-    useless = replace(NEAR, acceptance=(0.02,))
+    useless = replace(DRAFTED_THERE, acceptance=(0.02,))
 
     def length(base: Plan, correction: Correction, seen: Observation) -> int:
         return PredictorPolicy(base, correction=correction).plan(seen).draft_length

@@ -19,7 +19,8 @@ from flexspec_mq.controller.policies.threshold import ThresholdPolicy, reads_che
 class PredictorPolicy(ThresholdPolicy):
     """As `ThresholdPolicy`, with seconds that a small learned predictor corrects, and then what the node sees.
 
-    It knows what a worker's drafts add to those of the device, which the closed form leaves out.
+    It knows what a worker's drafts add to those of the device, which the closed form leaves out. Where the worker was
+    not seen to draft the closed form is the better one, and is left as it is.
 
     Attributes:
         correction: of the seconds.
@@ -34,11 +35,15 @@ class PredictorPolicy(ThresholdPolicy):
 
     def _choose(self, seen: Observation) -> None:
         if known(seen):
-            self._weights = self.correction.weights(features(seen))
+            drafts = self.base.worker_draft > 0 and seen.own_tokens is not None
+            self._weights = self.correction.weights(features(seen)) if drafts else ()
             self._both = self.base.worker_draft > 0 and reads_cheaply(seen)
         # A class with slots is made anew by its decorator, so `super()` alone would look for the one before.
         super(PredictorPolicy, self)._choose(seen)
 
     def _expects(self, choice: Choice, pace: Pace) -> float:
+        seconds = forecast(choice, pace).seconds
+        if not self._weights:
+            return seconds
         worker = self._both and choice.ahead and choice.length > 0
-        return forecast(choice, pace).seconds * factor(self._weights, terms(choice, worker=worker))
+        return seconds * factor(self._weights, terms(choice, worker=worker))
