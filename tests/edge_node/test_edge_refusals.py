@@ -32,11 +32,11 @@ async def test_a_request_that_no_message_can_hold_fails_alone() -> None:
 
 
 async def test_a_broker_that_takes_no_such_message_is_named() -> None:
-    with PrivateBroker(BrokerSettings(port=0, max_packet=2000)) as broker:
+    with PrivateBroker(BrokerSettings(port=0, max_packet=20_000)) as broker:
         node = EdgeNode(EdgeSettings(edge="edge"), FakeDrafter(), FINGERPRINT, (EOS,))
         async with node.running(mqtt_link, LinkSettings(port=broker.port, client_id="e-edge")):
             rng = random.Random(1)
-            prompt = tuple(rng.randrange(40_000) for _ in range(2000))
+            prompt = tuple(rng.randrange(40_000) for _ in range(12_000))
             _, finish = await read(node.generate(replace(wanting(1), prompt=prompt)))
     assert finish.reason is FinishReason.FAILED
     assert isinstance(finish.error, PublishRefused)
