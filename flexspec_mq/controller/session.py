@@ -27,9 +27,9 @@ _PLAIN = 0.3
 """One token alone takes so much of a forward, at least."""
 
 
-def of_a_forward(verdict: Verdict) -> bool:
+def _of_a_forward(verdict: Verdict) -> bool:
     """Whether a verdict tells what a forward decided. Answers to polls come at once, and may repeat tokens."""
-    return bool(verdict.tokens) and not (verdict.queue and not verdict.compute)
+    return verdict.tokens != () and (not verdict.queue or verdict.compute > 0)
 
 
 class Counts(NamedTuple):
@@ -139,7 +139,7 @@ class SessionController:
             may = False
         self.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
 
-    def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> None:
+    def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> bool:
         """Take a verdict's echo and times.
 
         Args:
@@ -147,9 +147,12 @@ class SessionController:
             now: seconds.
             prompt: its tokens.
             may: the worker may draft itself.
+
+        Returns:
+            Whether it tells what a forward decided.
         """
         # An answer without a forward came at once: its `queue` tells of work that still waits.
-        computed = of_a_forward(verdict)
+        computed = _of_a_forward(verdict)
         queue = verdict.queue if computed else 0
         rtt = self.round_trip
         sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
@@ -158,10 +161,10 @@ class SessionController:
         if sample is not None:
             worker.round_trip.saw(sample, now)
         if not computed or not (queue or verdict.compute):
-            return
+            return computed
         if self._reading:
             self._reading = False
-            return
+            return computed
         worker.queue.saw(queue / 1000, now)
         worker.compute.saw(verdict.compute / 1000, now)
         rows = verdict.granted
@@ -172,6 +175,7 @@ class SessionController:
         if may and before and not rows:
             worker.own_forward.saw(verdict.compute / 1000, now)
             worker.own_tokens.saw(len(verdict.tokens), now)
+        return computed
 
     def wants_trip(self, age: float, now: float) -> bool:
         """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -15,9 +15,13 @@ from hypothesis import strategies as st
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.scheduling.allocation import Allocation
+from flexspec_mq.scheduling.draft_budget import DraftBudget
+from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 from schemas.messages import Identity
 from tests.models.tiny_packed import VOCABULARY, packed
 
@@ -224,3 +228,27 @@ def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
 def test_sampling_parameters_come_from_the_identity() -> None:
     one = Identity(1, bytes(16), 0.5, 7, 0.25, 2**64 - 1, (2,), False, 10)
     assert SamplingParams.of(one) == SamplingParams(0.5, 7, 0.25, 2**64 - 1)
+
+
+def test_what_reading_adds_to_a_forward_is_counted_where_rows_are_given_out() -> None:
+    told: list[float] = []
+
+    class Noted(DraftBudget):
+        def allocate(
+            self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0
+        ) -> Allocation:
+            told.append(reading)
+            return super().allocate(drafts, sessions, reading)
+
+    pace = PrefillBudget(most=32, target=1000.0)
+    for _ in range(4):
+        pace.saw(1, 0, 20.0)
+        pace.saw(1, 16, 60.0)
+    engine = EngineCore(model_of(), budget=pace, draft_budget=Noted())
+    engine.scheduler.add(item(0, 0))
+    engine.step()
+    engine.scheduler.add(item(0, 1))
+    engine.scheduler.add(item(4, 0))
+    engine.step()
+    assert told[0] == 0.0
+    assert told[1] > 10.0

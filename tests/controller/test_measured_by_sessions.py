@@ -12,7 +12,7 @@ from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.controller.session import SessionController
+from flexspec_mq.controller.session import Counts, SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
@@ -359,3 +359,51 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
     assert asked(*[0] * 10) == 0
     assert asked(*[0] * 12) == 2
     assert asked(0, 0, 3) == 1
+
+
+def test_a_text_whose_drafts_are_bad_says_little_about_the_next() -> None:
+    node = Controller()
+    good = read(node, Plan(4))
+    for _ in range(30):
+        good.draft(4)
+        good.decide(5)
+    bad = read(node, Plan(4), number=2)
+    for _ in range(30):
+        bad.draft(0, 1)
+        bad.decide(1)
+    assert bad.seen.acceptance[0] < 0.2
+    assert read(node, Plan(4), number=3).seen.acceptance[0] > 0.3
+
+
+def test_a_first_answer_that_an_outage_held_back_is_no_round_trip() -> None:
+    assert Script(Controller(), Plan(4), way=8.0).seen.rtt is None
+
+
+def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> None:
+    node, prompt, now = Controller(), 650, 0.0
+
+    def begun() -> SessionController:
+        control = SessionController(node, FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v")
+        control.begin("w", now)
+        answers(control, 900)  # reads the prompt
+        return control
+
+    def answers(control: SessionController, compute: int, drafted: int = 0) -> None:
+        nonlocal now
+        now += 0.1
+        one = msgspec.structs.replace(verdict((), (7,)), worker=None, compute=compute, drafted=drafted)
+        control.answered(one, now, prompt, may=True)
+
+    def left(control: SessionController) -> float:
+        found = control.observe(Counts(prompt, 0, 0, 0, 100)).own_read
+        assert found is not None
+        return found
+
+    first = begun()
+    for compute, drafted in (*[(40, 0)] * 8, (100, 0), (100, 0), (60, 4)):
+        answers(first, compute, drafted)
+    second = begun()
+    whole = left(second)
+    answers(second, 100)
+    assert whole > 0.05
+    assert 0.0 < left(second) < 0.7 * whole

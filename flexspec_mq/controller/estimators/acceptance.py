@@ -90,14 +90,15 @@ class Acceptance:
     def begins(self) -> None:
         """Another text begins."""
         tried, rights, (all_tried, all_right) = sum(self._known), sum(self._right), self._texts
-        if not rights:
+        if not tried:
             return
         usual = (all_right + _PRIOR * UNTRIED) / (all_tried + _PRIOR)
-        carried = min(1.0, _CARRIED / tried)
-        more = (rights / tried + usual) / 2 * tried / rights
-        for place in range(PLACES):
-            self._known[place] *= carried
-            self._right[place] = min(self._known[place], carried * more * self._right[place])
+        carried, half_way = min(1.0, _CARRIED / tried), (rights / tried + usual) / 2
+        for place, known in enumerate(self._known):
+            # Where nothing was right lately, nothing tells places apart.
+            share = self._right[place] / rights * tried if rights else known
+            self._known[place] = carried * known
+            self._right[place] = carried * min(known, half_way * share)
         self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
         self._lean(sum(self._right), sum(self._known))
 

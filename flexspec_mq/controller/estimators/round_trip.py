@@ -61,8 +61,8 @@ class RoundTrip:
             now: seconds.
             end: position after its last token.
         """
-        oldest = next(iter(self._sent.values()), None)
-        self._sent[seq] = now, end, oldest is not None and now - oldest[0] > self.timeout
+        stalled = now - next(iter(self._sent.values()))[0] > self.timeout if self._sent else False
+        self._sent[seq] = now, end, stalled
         if len(self._sent) > _MAX_OUTSTANDING:
             self._sent.popitem(last=False)
 

@@ -39,6 +39,7 @@ class WorkerDrafts:
             self.verdicts += 1
             self.per_verdict += (drafted - self.per_verdict) * _SMOOTHING
         if granted is None:
-            self._granted = min(_MOST, self._granted + 1.0)
+            if self._granted < _MOST:
+                self._granted = min(_MOST, self._granted + 1.0)
         else:
             self._granted = (self._granted + min(_MOST, granted)) / 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.session import Counts, SessionController, of_a_forward
+from flexspec_mq.controller.session import Counts, SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
@@ -411,11 +411,11 @@ class EdgeSession:
         self._timers.heard(now)
         self._nobody = False
         may = self._sender.lets_draft
-        self._control.answered(verdict, now, len(self._request.prompt), may=may)
+        computed = self._control.answered(verdict, now, len(self._request.prompt), may=may)
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
-        if mine and of_a_forward(verdict):
+        if mine and computed:
             self._control.told(verdict, len(self._request.prompt), may=may)
         agreement = self._text.judge(verdict)
         if agreement is Agreement.AGREED:
