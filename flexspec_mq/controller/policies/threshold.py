@@ -20,6 +20,7 @@ from flexspec_mq.controller.choices import (
 from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class ThresholdPolicy:
     _expected: float = 0.0
     _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
-    _wait: float = 0.0
+    _turn: Turn = field(default_factory=Turn)
     _calibration: Calibration = field(default_factory=Calibration)
     _check: Check = field(init=False)
 
@@ -78,9 +79,15 @@ class ThresholdPolicy:
 
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
-        base, who = self.base, self._who
         self._plans += 1
-        who.saw(seen)
+        self._who.saw(seen)
+        self._turn.saw(seen)
+        made = self._planned(seen)
+        self._turn.planned(made)
+        return made
+
+    def _planned(self, seen: Observation) -> Plan:
+        base, who = self.base, self._who
         if not base.draft_length:
             return who.running_ahead(base) if base.ahead else base
         if self._chosen is None or self._plans % _EVERY == 1:
@@ -94,15 +101,14 @@ class ThresholdPolicy:
 
     def stands_by(self, seen: Observation) -> None:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
+        self._turn.interrupted()
         if seen.at is not None:
             self._check.goes_on(None, 0.0, seen.committed, seen.at)
 
     def _choose(self, seen: Observation) -> None:
         """Take the fastest of all, or the one of before while that is as good; nothing while nothing is known."""
         before = self._chosen
-        if before is not None and not before.ahead and seen.queue_mean is not None:
-            self._wait = seen.queue_mean
-        pace = pace_of(seen, self._wait)
+        pace = pace_of(seen, self._turn.seconds)
         if pace is None:
             return
         most = self.most if seen.granted is None else min(self.most, seen.granted)
