@@ -24,7 +24,7 @@ from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
 DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
@@ -33,6 +33,13 @@ _BETTER = 0.03
 _SPARED = 1.05
 """A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
 the other is a forecast, and the device is spared its drafts."""
+_LOOKS = 24
+"""Tokens that the device may draft of a text only to see how it fares there: texts differ, and beside a worker that
+runs ahead that takes no time to speak of."""
+_HOPE = 4.0
+"""By how much better than known the odds of a drafted token may be, for that to be worth it."""
+_DEARER = 1.1
+"""By which a forecast may be worse than nobody's for that."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
 _CHEAP = 0.1
@@ -124,8 +131,19 @@ class ThresholdPolicy:
         self._alone = own is not None and own < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
+        elif best == NOBODY and seen.drafted < _LOOKS:
+            best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
+
+    def _look(self, costs: Mapping[Choice, float], pace: Pace) -> Choice:
+        """How the device is to draft where it would be worth it on a text that fares better than is known."""
+        fares = tuple(_HOPE * share / (1.0 + (_HOPE - 1.0) * share) for share in pace.acceptance)
+        hopeful = replace(pace, acceptance=fares)
+        looks = [choice for choice in costs if choice.length and choice.ahead]
+        best = min(looks, key=lambda choice: self._expects(choice, hopeful), default=NOBODY)
+        better = self._expects(best, hopeful) < self._expects(NOBODY, hopeful)
+        return best if better and costs[best] < costs[NOBODY] * _DEARER else NOBODY
 
     def alternatives(self) -> list[Alternative]:
         """See `Explains`: the best of each kind, what was chosen, and the worker's own drafts where it has time."""
