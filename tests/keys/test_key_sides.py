@@ -9,7 +9,7 @@ import pytest
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import enveloped, key_wanted, read_envelope
+from flexspec_mq.keys.envelope import cipher, enveloped, key_wanted, read_envelope
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Verdict
@@ -121,7 +121,9 @@ def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
     assert mine is not None
     for key in (bytes(32), mine.key):
         for introduction in (None, mine):
-            made = enveloped(key, a_verdict(), sealed=seal, session=7, counter=9, introduction=introduction)
+            made = enveloped(
+                cipher(key, sealed=seal), a_verdict(), session=7, counter=9, introduction=introduction
+            )
             assert ends.refused(made) is Reason.FORGED
     assert ends.refused(ends.send(a_poll(), "w1")) is Reason.FORGED
     assert ends.refused(ends.send(an_open(attempt=2))) is Reason.CREDENTIAL
