@@ -33,6 +33,8 @@ _KEPT_EVERY: Final = 1.0
 _MOST_DEVICES: Final = 4096
 _LEAST_SESSIONS: Final = 128
 """Of a device whose keys are kept, unless the worker takes more than half as many on; the most silent goes first."""
+_MOST_VERSIONS: Final = 64
+"""Whose opening keys are kept at hand."""
 _ASKED, _SPACING = 4096, 0.25
 """Sessions that are remembered as asked for their key, and seconds from one such answer to the next."""
 
@@ -88,6 +90,7 @@ class WorkerKeys:
         self._life = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
         self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
+        self._openings = ExpiringMap[str, tuple[tuple[X25519PrivateKey, bytes], ...]](most=_MOST_VERSIONS)
         self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=_SPACING)
         self.trust = Trust(identity)
         self.trust.on_change = self._forget_revoked
@@ -210,10 +213,9 @@ class WorkerKeys:
         return self._met(meant, credential, opening), plain
 
     def _opened(self, meant: Session, credential: Credential, envelope: Envelope) -> tuple[Cipher, bytes]:
-        for private in self._identity.opening.candidates(meant.version):
-            key = X25519PrivateKey.from_private_bytes(private)
-            shares = share(key, meant.ephemeral), share(key, credential.key)
-            opening = cipher(meant.opening_key(shares, public_key(private)), sealed=meant.sealed)
+        for private, public in self._openings_of(meant.version):
+            shares = share(private, meant.ephemeral), share(private, credential.key)
+            opening = cipher(meant.opening_key(shares, public), sealed=meant.sealed)
             try:
                 return opening, envelope.opened(opening)
             except KeysRefused:
@@ -223,6 +225,17 @@ class WorkerKeys:
             f"session {envelope.session}: not made for an opening key of version {meant.version} that is known here",
             hint="device and worker may have keys of different times: hand out their files again",
         )
+
+    def _openings_of(self, version: str) -> tuple[tuple[X25519PrivateKey, bytes], ...]:
+        """Private and public opening keys that devices may have used for a version."""
+        found = self._openings.get(version, 0.0)
+        if found is None:
+            found = tuple(
+                (X25519PrivateKey.from_private_bytes(private), public_key(private))
+                for private in self._identity.opening.candidates(version)
+            )
+            self._openings.put(version, found, 0.0)
+        return found
 
     def _met(self, meant: Session, credential: Credential, opening: Cipher) -> _Keyring:
         """An ephemeral key of its own for each session, so that none is ever computed a second time."""
