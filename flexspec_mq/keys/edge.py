@@ -112,7 +112,7 @@ class EdgeKeys:
         self._rings: dict[int, _Keyring] = {}
         self._ended = ExpiringMap[int, _Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
         self.trust = Trust(identity)
-        self.trust.on_change = self._forget_revoked
+        self.trust.on_change = self._take_up
 
     def begin(self, session: int, version: str) -> None:
         """A session begins: draw its keys.
@@ -215,8 +215,11 @@ class EdgeKeys:
             private.public_key().public_bytes_raw(),
             self._seal,
         )
+        return _Keyring(meant, private, self._opening(meant, private, opening))
+
+    def _opening(self, meant: Session, private: X25519PrivateKey, opening: bytes) -> Cipher:
         shares = share(private, opening), share(self._private, opening)
-        return _Keyring(meant, private, cipher(meant.opening_key(shares, opening), sealed=self._seal))
+        return cipher(meant.opening_key(shares, opening), sealed=self._seal)
 
     def _introduced(self, ring: _Keyring, plain: bytes) -> bytes:
         meant = ring.session
@@ -277,8 +280,12 @@ class EdgeKeys:
         up, down = (cipher(key, sealed=self._seal) for key in (keys.up, keys.down))
         return _Peer(credential.name, credential.serial, up, down)
 
-    def _forget_revoked(self) -> None:
+    def _take_up(self) -> None:
+        """A newer statement: forget who was revoked, and open under new keys from now on."""
         revoked = self.trust.statement.revoked
         for ring in (*self._rings.values(), *(ring for _, ring in self._ended.items())):
+            opening = self.trust.statement.opening_of(ring.session.version)
+            if opening is not None:
+                ring.opening = self._opening(ring.session, ring.private, opening)
             for key in [key for key, peer in ring.peers.items() if peer.serial in revoked]:
                 ring.revoked.add(ring.peers.pop(key).name)

@@ -208,7 +208,11 @@ class WorkerKeys:
                 raise KeysRefused(
                     Reason.FORGED, f"session {envelope.session} is here, and was opened by another key"
                 )
-            return ring, envelope.opened(ring.opening)
+            try:
+                return ring, envelope.opened(ring.opening)
+            except KeysRefused:  # the device may have heard of new opening keys since
+                ring.opening, plain = self._opened(meant, credential, envelope)
+                return ring, plain
         opening, plain = self._opened(meant, credential, envelope)
         return self._met(meant, credential, opening), plain
 
