@@ -30,6 +30,7 @@ from schemas.messages import Close, Draft, Open, Poll
 
 _MOST_WORKERS, _MOST_LIVES = 8, 2
 """Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
+_MOST_OVER: Final = 256
 _AFTER_THE_END: Final = 60.0
 """Seconds that the keys of a session are kept when it is over, so that late workers can be told."""
 _MOST_ENDED: Final = 256
@@ -51,7 +52,15 @@ class _Peer:
 
 @dataclass(slots=True)
 class _Keyring:
-    """All keys of one session."""
+    """All keys of one session.
+
+    Attributes:
+        sent: messages so far, under whichever key.
+        newest: draft or poll, and the worker that it went to.
+        asked_at: when it may be sent again for want of a key.
+        revoked: workers that were.
+        over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
+    """
 
     session: Session
     private: X25519PrivateKey
@@ -61,6 +70,7 @@ class _Keyring:
     newest: tuple[str, bytes] | None = None
     asked_at: float = 0.0
     revoked: set[str] = field(default_factory=set)
+    over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))
 
     def with_worker(self, name: str) -> _Peer | None:
         for peer in reversed(self.peers.values()):
@@ -73,6 +83,7 @@ class _Keyring:
         lives = [key for key, known in self.peers.items() if known.name == peer.name]
         for key in lives[: 1 - _MOST_LIVES]:
             del self.peers[key]
+            self.over.put(key, True, 0.0)
         if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
             oldest = next(iter(self.peers.values())).name
             self.peers = OrderedDict((key, one) for key, one in self.peers.items() if one.name != oldest)
@@ -246,6 +257,10 @@ class EdgeKeys:
         known = ring.peers.get(introduction.key)
         if known is not None:
             return known, envelope.opened(known.down)
+        if introduction.key in ring.over:
+            raise KeysRefused(
+                Reason.REPLAYED, f"session {envelope.session}: from an earlier life of its worker"
+            )
         credential = self.trust.believed(introduction.credential, KeyRole.WORKER)
         if not credential.serves(ring.session.version):
             raise KeysRefused(

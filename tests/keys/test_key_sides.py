@@ -285,6 +285,20 @@ def test_a_worker_pushes_no_other_workers_keys_out(tmp_path: Path) -> None:
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
 
 
+def test_an_earlier_life_of_a_worker_does_not_come_back(tmp_path: Path) -> None:
+    ends = Ends(tmp_path)
+    opening = ends.send(an_open())
+    lives = []
+    for _ in range(4):
+        ends.workers["w1"] = ends.restarted("w1")
+        ends.arrives("w1", opening, "base")
+        lives.append(ends.answer("w1"))
+        ends.edge.unwrap(lives[-1], 0.0)
+    for copy in lives:
+        assert ends.refused(copy) is Reason.REPLAYED
+    ends.arrives("w1", ends.send(a_poll(), "w1"))
+
+
 @MODES
 def test_tags_are_no_seals(tmp_path: Path, seal: bool) -> None:
     """Nobody can have one side send in the clear what the other wants sealed."""
