@@ -13,6 +13,7 @@ from typing import Annotated
 
 from flexspec_mq import topics
 from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings import Complaint, Program, Setting
 from flexspec_mq.settings.hosts import is_loopback
@@ -28,6 +29,8 @@ class Role(Enum):
     WORKER = "worker"
     PUBLISHER = "publisher"
     OPERATOR = "operator"
+    DEPLOYMENT = "deployment"
+    """Whoever runs the broker, to publish what the deployment signed; no client has it."""
 
     @property
     def with_article(self) -> str:
@@ -148,6 +151,7 @@ class BrokerSettings(Listener):
         users: who may connect. None: anybody, which is allowed on loopback only.
         nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
         run_as: system user to change to when started as root; None is Mosquitto's own.
+        own_socket: Unix socket on which it listens too, for whoever runs it; None without.
     """
 
     port: int = 1883
@@ -155,6 +159,7 @@ class BrokerSettings(Listener):
     users: tuple[User, ...] | None = None
     nodelay: bool = True
     run_as: str | None = None
+    own_socket: Path | None = None
 
     def check(self) -> None:
         """Refuse settings that would let strangers in.
@@ -182,6 +187,7 @@ class BrokerConfig:
     """All settings of ``flexspec-broker run``."""
 
     listener: Listener
+    metrics: MetricsOptions
     log: LogOptions
 
 

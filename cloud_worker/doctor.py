@@ -25,7 +25,8 @@ from schemas.status import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.settings import CloudConfig, FamilySettings, MetricsOptions, WorkerSettings
+    from cloud_worker.settings import CloudConfig, FamilySettings, WorkerSettings
+    from flexspec_mq.daemon.probes import MetricsOptions
     from flexspec_mq.doctor.findings import Finding, Findings
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import Link, LinkSettings
