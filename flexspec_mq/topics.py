@@ -1,7 +1,8 @@
 """Topic names. Short, because they are paid for on every publish.
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
-`f1/w/<worker>` worker status, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set.
+`f1/w/<worker>` worker status, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set,
+`f1/i` the deployment's statement of its keys.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ def catalogue_topic(family: str) -> str:
 def keys_topic(family: str) -> str:
     """Retained key set of a family."""
     return f"{ROOT}/k/{family}"
+
+
+def statement_topic() -> str:
+    """Retained statement of a deployment on its keys."""
+    return f"{ROOT}/i"
 
 
 class Sender(NamedTuple):

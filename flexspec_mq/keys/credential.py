@@ -1,0 +1,127 @@
+"""Who an identity is, signed by its deployment: role, name, versions, and its X25519 key.
+
+A credential has no last day: devices have no clock that they could trust. The statement revokes it, by its serial.
+It is public; each side sends it once to the other for a session.
+"""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec import Meta
+
+from flexspec_mq import topics
+from flexspec_mq.errors import UsageError
+from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.signing import PUBLIC, DeploymentKey, verified
+
+DOMAIN: Final = b"flexspec credential 1\0"
+FORMAT: Final = 1
+SERIAL: Final = 8
+MAX_VERSIONS: Final = 32
+MAX_CREDENTIAL: Final = 4096
+"""Bytes of a credential with its signature."""
+
+Key = Annotated[bytes, Meta(min_length=PUBLIC, max_length=PUBLIC)]
+Serial = Annotated[bytes, Meta(min_length=SERIAL, max_length=SERIAL)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
+
+
+class KeyRole(StrEnum):
+    """Which side of a session an identity may be."""
+
+    EDGE = "edge"
+    WORKER = "worker"
+
+
+class Credential(msgspec.Struct, frozen=True, array_like=True):
+    """What a deployment says of an identity.
+
+    Attributes:
+        format: of this array; the one that is read here is `FORMAT`.
+        name: as on topics.
+        versions: of a worker: those that it may serve; empty is any. Of a device empty.
+        key: its X25519 public key.
+        serial: by which it is revoked.
+    """
+
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    role: KeyRole
+    name: Name
+    versions: Annotated[tuple[Name, ...], Meta(max_length=MAX_VERSIONS)]
+    key: Key
+    serial: Serial
+
+    def serves(self, version: str) -> bool:
+        """Whether it is of a worker that may serve `version`."""
+        return self.role is KeyRole.WORKER and (not self.versions or version in self.versions)
+
+
+def new_private_key() -> bytes:
+    """An X25519 private key, 32 bytes."""
+    return X25519PrivateKey.generate().private_bytes_raw()
+
+
+def public_key(private: bytes) -> bytes:
+    """The public key of an X25519 private key, both 32 bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def issue(
+    deployment: DeploymentKey, role: KeyRole, name: str, public: bytes, versions: tuple[str, ...] = ()
+) -> bytes:
+    """Make a credential with a new serial.
+
+    Args:
+        deployment: signs it.
+        role: of the identity.
+        name: of the identity.
+        public: its X25519 key, 32 bytes.
+        versions: that a worker may serve; empty is any.
+
+    Raises:
+        UsageError: a name cannot stand in a topic, there are too many versions, or they are those of a device.
+    """
+    topics.checked(role.value, name)
+    for version in versions:
+        topics.checked("version", version)
+    if len(versions) > MAX_VERSIONS:
+        raise UsageError(
+            f"{name} is to serve {len(versions)} versions, more than the {MAX_VERSIONS} that a credential can name",
+            hint="give fewer, or none: then it may serve any",
+        )
+    if versions and role is not KeyRole.WORKER:
+        raise UsageError("a device serves no versions")
+    credential = Credential(FORMAT, role, name, tuple(versions), public, secrets.token_bytes(SERIAL))
+    body = msgspec.msgpack.encode(credential)
+    msgspec.msgpack.decode(body, type=Credential)
+    return deployment.signed(DOMAIN, body)
+
+
+def read_credential(data: bytes, deployment: bytes) -> Credential:
+    """Read a credential of a deployment. Whether it was revoked, the statement says.
+
+    Args:
+        data: as it came, of any length.
+        deployment: its public key.
+
+    Raises:
+        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+    """
+    if len(data) > MAX_CREDENTIAL:
+        raise KeysRefused(
+            Reason.CREDENTIAL, f"a credential has {len(data)} bytes, more than {MAX_CREDENTIAL}"
+        )
+    body = verified(deployment, DOMAIN, data)
+    if body is None:
+        raise KeysRefused(Reason.CREDENTIAL, "the credential is not signed by this deployment")
+    try:
+        return msgspec.msgpack.decode(body, type=Credential)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise KeysRefused(
+            Reason.CREDENTIAL, f"the credential cannot be read: {error}", hint="update this program"
+        ) from error

@@ -1,0 +1,164 @@
+"""What a client is handed as a file: whom to believe, who it is, and its secrets. JSON, for its owner only."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+import msgspec
+from msgspec import Meta
+
+from flexspec_mq.errors import UsageError
+from flexspec_mq.keys.credential import (
+    Credential,
+    Key,
+    KeyRole,
+    issue,
+    new_private_key,
+    public_key,
+    read_credential,
+)
+from flexspec_mq.keys.opening import ANY, OpeningSecrets
+from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.keys.signing import DeploymentKey
+from flexspec_mq.keys.statement import MAX_STATEMENT, Statement, Version, read_statement
+
+FORMAT: Final = 1
+_MAX_FILE = 2 * MAX_STATEMENT
+_HINT = (
+    "give the file of `flexspec-broker add-device` or `add-worker`; `flexspec-broker rotate` writes a new one"
+)
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file as it is; bytes are base64."""
+
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    deployment: Key
+    credential: bytes
+    private: Key
+    statement: bytes
+    opening: dict[Version, Key] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyIdentity:
+    """Who a client is, and what it knows.
+
+    Attributes:
+        deployment: public key of its deployment.
+        signed_credential: as others are shown it.
+        credential: the same, read.
+        private: X25519 private key of the credential.
+        signed_statement: the newest one when this was made.
+        statement: the same, read.
+        opening: of a worker: what it knows of the private opening keys.
+    """
+
+    deployment: bytes
+    signed_credential: bytes
+    credential: Credential
+    private: bytes = field(repr=False)
+    signed_statement: bytes
+    statement: Statement
+    opening: OpeningSecrets = field(default=OpeningSecrets(), repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        deployment: DeploymentKey,
+        role: KeyRole,
+        name: str,
+        signed_statement: bytes,
+        *,
+        versions: tuple[str, ...] = (),
+        opening: OpeningSecrets | None = None,
+    ) -> Self:
+        """A new one, with a key pair and a serial of its own.
+
+        Args:
+            deployment: signs its credential.
+            role: of the identity.
+            name: as on topics.
+            signed_statement: the newest one, so that a client can begin before it has heard the broker.
+            versions: that a worker may serve; empty is any.
+            opening: of a worker: all that the deployment knows; it is handed those of its versions.
+
+        Raises:
+            UsageError: as of `issue`, and `OpeningSecrets.only`.
+        """
+        private = new_private_key()
+        signed = issue(deployment, role, name, public_key(private), versions)
+        return cls(
+            deployment.public,
+            signed,
+            read_credential(signed, deployment.public),
+            private,
+            signed_statement,
+            read_statement(signed_statement, deployment.public),
+            OpeningSecrets() if opening is None else opening.only(versions),
+        )
+
+    def text(self) -> str:
+        """As a file."""
+        opening = {ANY: self.opening.master} if self.opening.master else dict(self.opening.keys)
+        document = _Document(
+            FORMAT, self.deployment, self.signed_credential, self.private, self.signed_statement, opening
+        )
+        return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
+
+
+def read_identity(path: Path, role: KeyRole) -> KeyIdentity:
+    """Read the file of a client.
+
+    Args:
+        path: of the file.
+        role: that it must be for.
+
+    Raises:
+        UsageError: the file cannot be read, others may read it, or it is none of these.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"the keys in {path} cannot be read: {error}", hint=_HINT) from error
+    if mode & 0o077:
+        raise UsageError(
+            f"others than its owner may read or write the keys in {path}",
+            hint=f"chmod 600 {path}; and `flexspec-broker rotate` if somebody may have read it",
+        )
+    try:
+        identity = _identity(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError, KeysRefused) as error:
+        raise UsageError(f"{path} holds no keys of a client: {error}", hint=_HINT) from error
+    if identity.credential.role is not role:
+        raise UsageError(
+            f"the keys in {path} are those of the {identity.credential.role} {identity.credential.name},"
+            f" and this is {'an' if role is KeyRole.EDGE else 'a'} {role}",
+            hint="give it the files of its own name",
+        )
+    return identity
+
+
+def _identity(data: bytes) -> KeyIdentity:
+    if len(data) > _MAX_FILE:
+        raise ValueError(f"it has more than {_MAX_FILE} bytes")
+    found = msgspec.json.decode(data, type=_Document)
+    credential = read_credential(found.credential, found.deployment)
+    if public_key(found.private) != credential.key:
+        raise ValueError("the private key is none of the credential")
+    keys = dict(found.opening)
+    master = keys.pop(ANY, b"")
+    return KeyIdentity(
+        found.deployment,
+        found.credential,
+        credential,
+        found.private,
+        found.statement,
+        read_statement(found.statement, found.deployment),
+        OpeningSecrets(master) if master else OpeningSecrets(b"", keys),
+    )
