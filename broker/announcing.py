@@ -6,10 +6,8 @@ where clients need one, and no name by which this machine could reach itself.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +15,7 @@ from typing import Any, Self
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.settings import PasswordHash, Role, User
@@ -25,43 +23,24 @@ from flexspec_mq.errors import BrokerError
 
 OWN_NAME = "flexspec-broker"
 """No client may have it."""
-_log = logging.getLogger(__name__)
 _PATIENCE = 5.0
 """Seconds for Mosquitto to take one message."""
 
 
 class Announcer:
-    """One retained message, kept as it should be: also after the connection was lost.
-
-    Its password is drawn anew each time, and known to nobody else.
-
-    Args:
-        topic: of the message.
+    """Publishes as a user that may do nothing else; its password is drawn for this run and known to nobody.
 
     Attributes:
         user: that Mosquitto must know.
         socket: on which Mosquitto must listen.
     """
 
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
+    def __init__(self) -> None:
         # Short, as the path of a socket must be, wherever the deployment is.
         self._folder = tempfile.TemporaryDirectory(prefix="flexspec-own-")
         self.socket = Path(self._folder.name) / "mqtt"
-        password = secrets.token_urlsafe(24)
-        self.user = User(OWN_NAME, Role.DEPLOYMENT, PasswordHash.of(password))
-        self._payload = b""
-        self._taken = threading.Condition()
-        self._awaited: int | None = None
-        self._refusal: ReasonCode | None = None
-        self._client = paho.Client(
-            CallbackAPIVersion.VERSION2, f"{OWN_NAME}-{secrets.token_hex(6)}",
-            protocol=paho.MQTTv5, transport="unix",
-        )  # fmt: skip
-        self._client.username_pw_set(OWN_NAME, password)
-        self._client.reconnect_delay_set(1, 2)
-        self._client.on_connect = self._connected
-        self._client.on_publish = self._acknowledged
+        self._password = secrets.token_urlsafe(24)
+        self.user = User(OWN_NAME, Role.DEPLOYMENT, PasswordHash.of(self._password))
 
     def __enter__(self) -> Self:
         return self
@@ -72,30 +51,47 @@ class Announcer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self._folder.cleanup()
 
-    def publish(self, payload: bytes) -> None:
-        """Have Mosquitto keep `payload`; returns when it does.
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Have Mosquitto keep `payload` on `topic`; returns when it does.
+
+        It connects for that only: what is retained stays.
 
         Raises:
             BrokerError: it did not take it.
         """
-        with self._taken:
-            self._payload = payload
-            if self._client.is_connected():
-                self._send()
-            elif not self._client.host:
-                self._client.connect_async(str(self.socket))
-                self._client.loop_start()
-            end = time.monotonic() + _PATIENCE
-            while self._awaited != 0:
-                if not self._taken.wait(end - time.monotonic()):
-                    raise BrokerError(f"Mosquitto does not take what is to be published on {self._topic}")
-            if self._refusal is not None:
-                raise BrokerError(f"Mosquitto refused what is to be published on {self._topic}: {self._refusal}")
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            f"{OWN_NAME}-{secrets.token_hex(6)}",
+            protocol=paho.MQTTv5,
+            transport="unix",
+        )
+        client.username_pw_set(OWN_NAME, self._password)
+        answers: list[ReasonCode] = []
 
-    def close(self) -> None:
-        """End the connection; the message stays."""
-        self._client.disconnect()
-        self._client.loop_stop()
-        self._folder.cleanup()
+        def connected(_client: paho.Client, _data: Any, _flags: Any, code: ReasonCode, _more: Any) -> None:
+            if code.is_failure:
+                answers.append(code)
+            else:
+                client.publish(topic, payload, qos=1, retain=True)
+
+        def published(
+            _client: paho.Client, _data: Any, _id: int, code: ReasonCode, _more: Properties
+        ) -> None:
+            answers.append(code)
+
+        client.on_connect, client.on_publish = connected, published
+        end = time.monotonic() + _PATIENCE
+        try:
+            client.connect(str(self.socket))
+            while not answers and time.monotonic() < end:
+                client.loop(0.1)
+        except OSError as error:
+            raise BrokerError(f"Mosquitto cannot be reached to publish {topic}: {error}") from error
+        finally:
+            client.disconnect()
+        if not answers:
+            raise BrokerError(f"Mosquitto did not take what is to be published on {topic}")
+        if answers[0].is_failure:
+            raise BrokerError(f"Mosquitto refused what is to be published on {topic}: {answers[0]}")
