@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from enum import StrEnum
+from math import inf
 
 from flexspec_mq.errors import RemoteProtocolError
+
+_log = logging.getLogger(__name__)
 
 
 class Reason(StrEnum):
@@ -38,3 +43,30 @@ class KeysRefused(RemoteProtocolError):
     def __init__(self, reason: Reason, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+
+class Refusals:
+    """Counts what was not believed, and has the first of each kind logged, then at most one in `every` seconds.
+
+    Attributes:
+        counts: by reason.
+    """
+
+    def __init__(self, every: float = 10.0) -> None:
+        self._every = every
+        self._quiet_until: dict[Reason, float] = {}
+        self.counts: Counter[Reason] = Counter()
+
+    def refused(self, who: str, error: KeysRefused, now: float) -> None:
+        """Something was not believed.
+
+        Args:
+            who: from whom it came, as far as that is known.
+            error: why.
+            now: seconds.
+        """
+        reason = error.reason
+        self.counts[reason] += 1
+        if now >= self._quiet_until.get(reason, -inf):
+            self._quiet_until[reason] = now + self._every
+            _log.warning("refused, %s: %s: %s (%d so far)", reason, who, error.message, self.counts[reason])

@@ -68,7 +68,7 @@ class DeploymentKey:
 
 
 def verified(public: bytes, domain: bytes, signed: bytes) -> bytes | None:
-    """The body of what `DeploymentKey.signed` made; None if `public` is not of who signed it, or for another domain."""
+    """The body of what `DeploymentKey.signed` made; None if another key signed it, or for another domain."""
     if len(signed) <= SIGNATURE:
         return None
     body, signature = signed[:-SIGNATURE], signed[-SIGNATURE:]

@@ -1,0 +1,266 @@
+"""What a device holds: keys of its sessions with each worker that answered. Bytes in, bytes out; no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.keys.agreement import Session, SessionKeys, share
+from flexspec_mq.keys.credential import Credential, KeyRole
+from flexspec_mq.keys.envelope import Envelope, Introduction, enveloped, is_keyed, read_envelope
+from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.replays import ReplayWindow
+from flexspec_mq.keys.trust import Trust
+from schemas.messages import Close, Draft, Open, Poll
+
+_MOST_WORKERS, _MOST_LIVES = 8, 2
+"""Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
+_AFTER_THE_END: Final = 60.0
+"""Seconds that the keys of a session are kept when it is over, so that late workers can be told."""
+_MOST_ENDED: Final = 256
+_SPACING: Final = 0.25
+"""Seconds from one message that is sent again because a worker wants the key, to the next of that session."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A worker of a session, in one of its lives."""
+
+    name: str
+    serial: bytes
+    keys: SessionKeys
+    replays: ReplayWindow = field(default_factory=ReplayWindow)
+
+
+@dataclass(slots=True)
+class _Keyring:
+    """All keys of one session."""
+
+    session: Session
+    private: X25519PrivateKey
+    opening: bytes
+    sent: int = 0
+    peers: OrderedDict[bytes, _Peer] = field(default_factory=OrderedDict)
+    newest: tuple[str, bytes] | None = None
+    asked_at: float = 0.0
+
+    def with_worker(self, name: str) -> _Peer | None:
+        return next((peer for peer in reversed(self.peers.values()) if peer.name == name), None)
+
+    def add(self, ephemeral: bytes, peer: _Peer) -> None:
+        """Keep one more, and no more of a worker than its newest lives: others' keys are not its to push out."""
+        lives = [key for key, known in self.peers.items() if known.name == peer.name]
+        for key in lives[: 1 - _MOST_LIVES]:
+            del self.peers[key]
+        if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
+            oldest = next(iter(self.peers.values())).name
+            self.peers = OrderedDict((key, one) for key, one in self.peers.items() if one.name != oldest)
+        self.peers[ephemeral] = peer
+
+
+@dataclass(frozen=True, slots=True)
+class FromWorker:
+    """A message that a worker of the session made.
+
+    Attributes:
+        plain: payload for the codec. The message must be of `session`, and name no other worker.
+        worker: who made it.
+    """
+
+    plain: bytes
+    session: int
+    worker: str
+
+
+class EdgeKeys:
+    """The keys of a device.
+
+    Args:
+        identity: of the device.
+        seal: else messages are tagged only, and who runs the broker reads them.
+
+    Attributes:
+        trust: whom it believes.
+    """
+
+    def __init__(self, identity: KeyIdentity, *, seal: bool = True) -> None:
+        self._identity = identity
+        self._name = identity.credential.name
+        self._private = X25519PrivateKey.from_private_bytes(identity.private)
+        self._seal = seal
+        self._rings: dict[int, _Keyring] = {}
+        self._ended = ExpiringMap[int, _Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
+        self.trust = Trust(identity)
+        self.trust.on_change = self._forget_revoked
+
+    def begin(self, session: int, version: str) -> None:
+        """A session begins: draw its keys.
+
+        Args:
+            session: its number, which none has that is not over.
+            version: target version of the session, for life.
+
+        Raises:
+            KeysRefused: the deployment has no opening key for the version.
+        """
+        self._rings[session] = self._begun(session, version)
+
+    def wrap(
+        self, message: Open | Draft | Poll | Close, worker: str | None, plain: bytes, now: float
+    ) -> bytes:
+        """Put a message under the session's key with a worker, or under the opening key of its version.
+
+        The latter is for opens, and for all else to a worker whose key is not known.
+
+        Args:
+            message: that `plain` holds.
+            worker: to whom it goes; None is any of the version.
+            plain: payload of the codec.
+            now: seconds.
+
+        Raises:
+            KeysRefused: the session never began, or ended long ago.
+        """
+        ring = self._ring(message.session, now)
+        if ring is None:
+            raise KeysRefused(Reason.NO_KEY, f"session {message.session} is none of ours")
+        if isinstance(message, Draft | Poll) and worker is not None:
+            ring.newest = (worker, plain)
+        peer = None if worker is None or isinstance(message, Open) else ring.with_worker(worker)
+        return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.keys.up, plain)
+
+    def ended(self, session: int, now: float) -> None:
+        """A session is over. Its keys are kept a while, for workers that still hold it."""
+        ring = self._rings.pop(session, None)
+        if ring is not None:
+            ring.newest = None
+            self._ended.expire(now)
+            self._ended.put(session, ring, now)
+
+    def again(self, session: int, now: float) -> tuple[str, bytes] | None:
+        """A worker says that it lacks the key of a session; nothing vouches for that.
+
+        Returns:
+            The worker that the newest draft or poll went to, and that message, with what is needed to compute the key;
+            None if there is none, or it was sent so a moment ago.
+        """
+        ring = self._rings.get(session)
+        if ring is None or ring.newest is None or now < ring.asked_at:
+            return None
+        ring.asked_at = now + _SPACING
+        worker, plain = ring.newest
+        return worker, self._introduced(ring, plain)
+
+    def unwrap(self, payload: bytes, now: float) -> FromWorker:
+        """Take a payload that came for this device.
+
+        Raises:
+            KeysRefused: no worker that may serve the session has made it for this session, or it was taken before.
+        """
+        if not is_keyed(payload):
+            raise KeysRefused(Reason.UNKEYED, "a message without a key")
+        envelope = read_envelope(payload)
+        ring = self._ring(envelope.session, now)
+        if ring is None:
+            raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} is none of ours")
+        if envelope.sealed is not self._seal:
+            how = ("tagged", "sealed") if self._seal else ("sealed", "tagged")
+            raise KeysRefused(
+                Reason.FORGED, f"session {envelope.session}: it is {how[0]}, and ours are {how[1]}"
+            )
+        peer, plain = self._opened(ring, envelope)
+        peer.replays.take(envelope.counter)
+        return FromWorker(plain, envelope.session, peer.name)
+
+    def _ring(self, session: int, now: float) -> _Keyring | None:
+        return self._rings.get(session) or self._ended.get(session, now)
+
+    def _begun(self, session: int, version: str) -> _Keyring:
+        opening = self.trust.statement.opening_of(version)
+        if opening is None:
+            raise KeysRefused(
+                Reason.STATEMENT,
+                f"the deployment has no opening key for version {version}",
+                hint="`flexspec-broker add-worker --version` makes one, for a worker that serves the version",
+            )
+        private = X25519PrivateKey.generate()
+        meant = Session(
+            self._name,
+            self._identity.credential.serial,
+            version,
+            session,
+            private.public_key().public_bytes_raw(),
+            self._seal,
+        )
+        shares = share(private, opening), share(self._private, opening)
+        return _Keyring(meant, private, meant.opening_key(shares, opening))
+
+    def _introduced(self, ring: _Keyring, plain: bytes) -> bytes:
+        meant = ring.session
+        introduction = Introduction(meant.ephemeral, self._identity.signed_credential, meant.version)
+        return self._enveloped(ring, ring.opening, plain, introduction)
+
+    def _enveloped(
+        self, ring: _Keyring, key: bytes, plain: bytes, introduction: Introduction | None = None
+    ) -> bytes:
+        """One counter for all keys of a session: a key that is computed anew goes on where it was."""
+        ring.sent += 1
+        return enveloped(
+            key,
+            plain,
+            sealed=self._seal,
+            session=ring.session.number,
+            counter=ring.sent,
+            introduction=introduction,
+        )
+
+    def _opened(self, ring: _Keyring, envelope: Envelope) -> tuple[_Peer, bytes]:
+        introduction = envelope.introduction
+        if introduction is None:
+            return self._opened_by_known(ring, envelope)
+        known = ring.peers.get(introduction.key)
+        if known is not None:
+            return known, envelope.opened(known.keys.down)
+        credential = self.trust.believed(introduction.credential, KeyRole.WORKER)
+        if not credential.serves(ring.session.version):
+            raise KeysRefused(
+                Reason.CREDENTIAL, f"worker {credential.name} may not serve version {ring.session.version}"
+            )
+        peer = self._met(ring, credential, introduction.key)
+        plain = envelope.opened(peer.keys.down)
+        ring.add(introduction.key, peer)
+        return peer, plain
+
+    def _opened_by_known(self, ring: _Keyring, envelope: Envelope) -> tuple[_Peer, bytes]:
+        """The newest keys first: others are for verdicts that were under way while the session went elsewhere."""
+        if not ring.peers:
+            raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key with a worker yet")
+        for peer in reversed(ring.peers.values()):
+            try:
+                return peer, envelope.opened(peer.keys.down)
+            except KeysRefused:
+                continue
+        kind = "seal" if envelope.sealed else "tag"
+        raise KeysRefused(
+            Reason.FORGED, f"session {envelope.session}: its {kind} is none of a worker of this session"
+        )
+
+    def _met(self, ring: _Keyring, credential: Credential, ephemeral: bytes) -> _Peer:
+        shares = (
+            share(self._private, ephemeral),
+            share(ring.private, credential.key),
+            share(ring.private, ephemeral),
+        )
+        keys = ring.session.session_keys(shares, credential.name, credential.serial, ephemeral)
+        return _Peer(credential.name, credential.serial, keys)
+
+    def _forget_revoked(self) -> None:
+        revoked = self.trust.statement.revoked
+        for ring in (*self._rings.values(), *(ring for _, ring in self._ended.items())):
+            for key in [key for key, peer in ring.peers.items() if peer.serial in revoked]:
+                del ring.peers[key]

@@ -1,0 +1,239 @@
+"""What a worker holds: keys of the sessions of each device. Bytes in, bytes out; no I/O and no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.keys.agreement import Session, SessionKeys, share
+from flexspec_mq.keys.credential import Credential, KeyRole, public_key
+from flexspec_mq.keys.envelope import (
+    Envelope,
+    Introduction,
+    enveloped,
+    is_keyed,
+    key_wanted,
+    read_envelope,
+)
+from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.replays import ReplayWindow
+from flexspec_mq.keys.trust import Trust
+
+_AFTER_THE_LEASE: Final = 120.0
+"""Seconds that a key is kept longer than a session without a word of its device."""
+_MOST_DEVICES: Final = 4096
+_LEAST_SESSIONS: Final = 128
+"""Of a device whose keys are kept, unless the worker takes more than half as many on; the most silent goes first."""
+_ASKED, _SPACING = 4096, 0.25
+"""Sessions that are remembered as asked for their key, and seconds from one such answer to the next."""
+
+
+@dataclass(slots=True)
+class _Keyring:
+    """The keys of one session.
+
+    Attributes:
+        introduced: the device has shown that it knows the key.
+    """
+
+    session: Session
+    opening: bytes
+    keys: SessionKeys
+    ephemeral: bytes
+    sent: int = 0
+    introduced: bool = False
+    opens: ReplayWindow = field(default_factory=ReplayWindow)
+    others: ReplayWindow = field(default_factory=ReplayWindow)
+
+
+@dataclass(frozen=True, slots=True)
+class FromDevice:
+    """A message that the device made.
+
+    Attributes:
+        plain: payload for the codec. The message must be of `session`.
+    """
+
+    plain: bytes
+    session: int
+
+
+class WorkerKeys:
+    """The keys of a worker.
+
+    Args:
+        identity: of the worker.
+        lease: seconds without a word after which it ends a session.
+        capacity: sessions that it takes on.
+
+    Attributes:
+        trust: whom it believes.
+    """
+
+    def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
+        self._identity = identity
+        self._private = X25519PrivateKey.from_private_bytes(identity.private)
+        self._life = lease + _AFTER_THE_LEASE
+        self._most = max(_LEAST_SESSIONS, 2 * capacity)
+        self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
+        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=_SPACING)
+        self.trust = Trust(identity)
+        self.trust.on_change = self._forget_revoked
+
+    def unwrap(self, edge: str, version: str | None, payload: bytes, now: float) -> FromDevice:
+        """Take a payload.
+
+        Args:
+            edge: the device that the topic names.
+            version: that the topic names; None on the worker's own topic.
+            payload: as it came.
+            now: seconds.
+
+        Raises:
+            KeysRefused: the device has not made it for this session, or it was taken before. With reason `NO_KEY`,
+                `wanted` says what to answer.
+        """
+        if not is_keyed(payload):
+            raise KeysRefused(
+                Reason.UNKEYED,
+                "this worker takes messages under keys only",
+                hint="give the device the file of --keys",
+            )
+        envelope = read_envelope(payload)
+        ring = self._ring(edge, envelope.session, now)
+        if envelope.introduction is not None:
+            ring, plain = self._introduced(edge, version, envelope, envelope.introduction, ring)
+            ring.opens.take(envelope.counter)
+            ring.introduced = False
+        elif ring is None:
+            raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key here")
+        else:
+            if envelope.sealed is not ring.session.sealed:
+                raise KeysRefused(Reason.FORGED, f"session {envelope.session}: not as the session was opened")
+            plain = envelope.opened(ring.keys.up)
+            ring.others.take(envelope.counter)
+            ring.introduced = True
+        self._keep(edge, ring, now)
+        return FromDevice(plain, envelope.session)
+
+    def wrap(self, edge: str, session: int, plain: bytes, now: float) -> bytes:
+        """Put an answer under the session's key.
+
+        Args:
+            edge: the device.
+            session: its number.
+            plain: payload of the codec.
+            now: seconds.
+
+        Raises:
+            KeysRefused: the key is not here any more.
+        """
+        ring = self._ring(edge, session, now)
+        if ring is None:
+            raise KeysRefused(Reason.NO_KEY, f"session {session} has no key here any more")
+        ring.sent += 1
+        return enveloped(
+            ring.keys.down,
+            plain,
+            sealed=ring.session.sealed,
+            session=session,
+            counter=ring.sent,
+            introduction=None
+            if ring.introduced
+            else Introduction(ring.ephemeral, self._identity.signed_credential),
+        )
+
+    def wanted(self, edge: str, payload: bytes, now: float) -> bytes | None:
+        """What to answer to a payload that was refused for want of a key; None if that was said a moment ago."""
+        session = read_envelope(payload).session
+        if self._asked.get((edge, session), now):
+            return None
+        self._asked.put((edge, session), True, now)
+        return key_wanted(session)
+
+    def _ring(self, edge: str, session: int, now: float) -> _Keyring | None:
+        sessions = self._devices.get(edge, now)
+        return None if sessions is None else sessions.get(session, now)
+
+    def _keep(self, edge: str, ring: _Keyring, now: float) -> None:
+        sessions = self._devices.get(edge, now)
+        if sessions is None:
+            self._devices.expire(now)
+            sessions = ExpiringMap[int, _Keyring](most=self._most, life=self._life)
+        sessions.put(ring.session.number, ring, now)
+        sessions.expire(now)
+        self._devices.put(edge, sessions, now)
+
+    def _introduced(
+        self,
+        edge: str,
+        version: str | None,
+        envelope: Envelope,
+        introduction: Introduction,
+        ring: _Keyring | None,
+    ) -> tuple[_Keyring, bytes]:
+        """A message under the opening key. The first to open a session is the one that it belongs to."""
+        credential = self.trust.believed(introduction.credential, KeyRole.EDGE)
+        if credential.name != edge:
+            raise KeysRefused(Reason.CREDENTIAL, f"the credential of {credential.name}")
+        if version is not None and version != introduction.version:
+            raise KeysRefused(
+                Reason.FORGED, f"an open for version {introduction.version} came to those of {version}"
+            )
+        meant = Session(
+            edge,
+            credential.serial,
+            introduction.version,
+            envelope.session,
+            introduction.key,
+            envelope.sealed,
+        )
+        if ring is not None:
+            if ring.session != meant:
+                raise KeysRefused(
+                    Reason.FORGED, f"session {envelope.session} is here, and was opened by another key"
+                )
+            return ring, envelope.opened(ring.opening)
+        opening, plain = self._opened(meant, credential, envelope)
+        return self._met(meant, credential, opening), plain
+
+    def _opened(self, meant: Session, credential: Credential, envelope: Envelope) -> tuple[bytes, bytes]:
+        for private in self._identity.opening.candidates(meant.version):
+            key = X25519PrivateKey.from_private_bytes(private)
+            shares = share(key, meant.ephemeral), share(key, credential.key)
+            opening = meant.opening_key(shares, public_key(private))
+            try:
+                return opening, envelope.opened(opening)
+            except KeysRefused:
+                continue
+        raise KeysRefused(
+            Reason.FORGED,
+            f"session {envelope.session}: not made for an opening key of version {meant.version} that is known here",
+            hint="device and worker may have keys of different times: hand out their files again",
+        )
+
+    def _met(self, meant: Session, credential: Credential, opening: bytes) -> _Keyring:
+        """An ephemeral key of its own for each session, so that none is ever computed a second time."""
+        private = X25519PrivateKey.generate()
+        public = private.public_key().public_bytes_raw()
+        shares = (
+            share(private, credential.key),
+            share(self._private, meant.ephemeral),
+            share(private, meant.ephemeral),
+        )
+        own = self._identity.credential
+        return _Keyring(meant, opening, meant.session_keys(shares, own.name, own.serial, public), public)
+
+    def _forget_revoked(self) -> None:
+        revoked = self.trust.statement.revoked
+        for edge in self._devices:
+            sessions = self._devices.get(edge, -inf)
+            if sessions is not None:
+                gone = [number for number, ring in sessions.items() if ring.session.device in revoked]
+                for number in gone:
+                    sessions.pop(number)
