@@ -34,7 +34,7 @@ USERS = {
 }
 NAMES = list(USERS)
 READERS = [name for name in NAMES if name != "own"]
-"""Clients. Whoever runs the broker reads nothing at all, not even what tells the others that all has been delivered."""
+"""Clients. Whoever runs the broker reads nothing, not even what tells the others that all has been delivered."""
 PATIENCE = 20.0
 
 # topic → who may publish on it, who may read it
