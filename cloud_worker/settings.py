@@ -66,6 +66,14 @@ class WorkerSettings(Section):
             default="the group that any client may join",
         ),
     ] = None
+    keys: Annotated[
+        Path | None,
+        Setting(
+            help="file of `flexspec-broker add-worker` with the worker's keys: with it only messages of devices of "
+            "its deployment are taken",
+            default="none: whoever may publish is believed",
+        ),
+    ] = None
     device: Annotated[str, Setting(help="torch device")] = "cpu"
     dtype: Annotated[str, Setting(help="of the weights and the forward: bfloat16, float16 or float32")] = (
         "bfloat16"

@@ -17,11 +17,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
+from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
+from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
@@ -30,16 +32,17 @@ from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
+from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Error, ErrorCode, Open
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal
 
     from cloud_worker.engine.interface import Engine, Memory, StepResult
     from cloud_worker.settings import WorkerSettings
     from cloud_worker.versions.follower import FamilyFollower
+    from flexspec_mq.keys.refusals import Reason
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
 
@@ -81,7 +84,8 @@ class CloudWorker:
         self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
         self._settings = settings
         self._groups = read_groups(settings.share_groups)
-        self._codec = Codec(facts.max_context + MAX_DRAFT_TOKENS)
+        self._codec = Codec()
+        self._wire = WorkerWire(settings, facts.max_context + MAX_DRAFT_TOKENS)
         self._engine = engine
         self.machine = WorkerMachine(
             WorkerConfig(
@@ -141,6 +145,11 @@ class CloudWorker:
         return "draining" if self.machine.draining else ""
 
     @property
+    def refused(self) -> Mapping[Reason, int]:
+        """Messages that were not believed, by reason."""
+        return self._wire.refusals.counts
+
+    @property
     def held(self) -> float:
         """Seconds that steps have waited for sessions that were about to come back."""
         return self._window.held
@@ -163,6 +172,7 @@ class CloudWorker:
             birth=self._birth,
             subscriptions=(
                 Subscription(topics.draft_filter(self._settings.worker)),
+                *self._wire.subscriptions,
                 *(Subscription(self._open_share(version)) for version in self._shares),
                 *(() if self._family is None else self._family.subscriptions),
             ),
@@ -278,6 +288,9 @@ class CloudWorker:
     def _receive(self, inbound: Inbound) -> None:
         if self._family is not None and self._family.receive(inbound.topic, inbound.payload):
             return
+        if inbound.topic == topics.statement_topic():
+            self._receive_statement(inbound.payload)
+            return
         sender = topics.sender_of(inbound.topic)
         if sender is None:
             self.malformed += 1
@@ -285,20 +298,34 @@ class CloudWorker:
         edge, version = sender
         now = time.monotonic()
         try:
-            message = self._codec.decode(inbound.payload)
+            message = self._wire.decode(edge, version, inbound.payload, now)
         except TooManyTokens as error:
             code, qos = ErrorCode.CONTEXT, inbound.qos
             self._do(self.machine.refuse(edge, error.session, error.attempt, code, error.message, qos))
             return
+        except KeysRefused as error:
+            answer = self._wire.refused(edge, inbound.payload, error, now)
+            if answer is not None:
+                self._publish_queue.put(Outbound(topics.verdict_topic(edge), answer, inbound.qos))
+            return
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
-            return
-        if not isinstance(message, Open | Draft | Poll | Close):
-            self._refuse(edge, f"a {type(message).__name__} comes from workers only", now)
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
         self._do(self.machine.receive(edge, message, now, inbound.qos, version))
+
+    def _receive_statement(self, payload: bytes) -> None:
+        keys = self._wire.keys
+        try:
+            if keys is None or not keys.trust.take(payload):
+                return
+        except KeysRefused as error:
+            self._wire.refusals.refused(f"on {topics.statement_topic()}", error, time.monotonic())
+            return
+        _log.info("statement %d of the deployment is in force", keys.trust.statement.serial)
+        if keys.trust.revoked:
+            _log.error("this worker was revoked: no device believes it any more")
 
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""
@@ -318,7 +345,9 @@ class CloudWorker:
                     name, why = message.code.name.lower(), message.detail
                     _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
-                self._publish_queue.put(Outbound(topic, self._codec.encode(message), effect.qos))
+                payload = self._wire.encode(effect.edge, message, time.monotonic())
+                if payload is not None:
+                    self._publish_queue.put(Outbound(topic, payload, effect.qos))
             elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)

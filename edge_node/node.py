@@ -25,6 +25,7 @@ from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
 from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
 from edge_node.generation import Generation, GenerationRequest
+from edge_node.wire import EdgeWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
@@ -40,6 +41,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
+from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionConfig, SessionRequest
@@ -57,11 +59,9 @@ from flexspec_mq.transport.base import (
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
-    MAX_VERDICT_TOKENS,
     NO_SESSION,
     PROTOCOL_VERSION,
     Close,
-    Error,
     Identity,
     Open,
     Verdict,
@@ -69,7 +69,7 @@ from schemas.messages import (
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from typing import Literal
 
     from edge_node.energy import EnergyMeter, TextEnergy
@@ -128,7 +128,8 @@ class EdgeNode:
         battery: BatteryGauge | None = None,
     ) -> None:
         self._settings = settings
-        self._codec = Codec(MAX_VERDICT_TOKENS)
+        self._codec = Codec()
+        self._wire = EdgeWire(settings)
         self._drafting = DrafterThread(drafter)
         self._controller = Controller()
         self._prefixes = PrefixIndex(most=16 if reuse else 0)
@@ -191,6 +192,11 @@ class EdgeNode:
     def version(self) -> str:
         """Target version of a text that asks for none."""
         return self._settings.version
+
+    @property
+    def refused(self) -> Mapping[Reason, int]:
+        """Messages that were not believed, by reason."""
+        return self._wire.refusals.counts
 
     @property
     def failure(self) -> FlexSpecError | None:
@@ -277,6 +283,7 @@ class EdgeNode:
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
         version = request.version or self.version
+        self._wire.begin(session, version)
         sampling = request.sampling
         identity = Identity(
             PROTOCOL_VERSION,
@@ -346,7 +353,7 @@ class EdgeNode:
             birth=lambda: [
                 Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
             ],
-            subscriptions=(Subscription(self._verdicts),),
+            subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
         )
 
     def _status(self, state: Literal["online", "gone"]) -> EdgeStatus:
@@ -428,8 +435,12 @@ class EdgeNode:
                 self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound.payload, now)
+            elif inbound.topic == topics.statement_topic():
+                self._receive_statement(inbound.payload)
             elif self._family is not None:
                 self._family.take(inbound.topic, inbound.payload)
+        except KeysRefused as error:
+            self._wire.refusals.refused(f"on {inbound.topic}", error, now)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:
@@ -437,14 +448,15 @@ class EdgeNode:
                 _log.warning("%s (%d so far)", error.message, self.malformed)
 
     def _receive_message(self, payload: bytes, now: float) -> None:
-        try:
-            message = self._codec.decode(payload)
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
-        if not isinstance(message, Verdict | Error):
-            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+        again = self._wire.again(payload, now)
+        if again is not None:
+            self._queue.put(Outbound(topics.draft_topic(again[0], self._settings.edge), again[1], 0))
+            return
+        message, worker = self._wire.decode(payload, now)
         generation = self._sessions.get(message.session)
         if generation is not None:
+            if worker is not None and not generation.machine.is_of(worker, message):
+                raise KeysRefused(Reason.FORGED, f"worker {worker} speaks in the name of another")
             generation.received(len(payload))
             traffic = generation.traffic
             if traffic.opened is not None:
@@ -455,9 +467,17 @@ class EdgeNode:
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
                 topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
-                self._queue.put(Outbound(topic, self._codec.encode(send.message), send.qos))
+                self._queue.put(Outbound(topic, self._wire.encode(send, now), send.qos))
         elif not message.session:
             _log.warning("worker %s could not read a message of ours: %s", message.worker, message.detail)
+
+    def _receive_statement(self, payload: bytes) -> None:
+        keys = self._wire.keys
+        if keys is None or not keys.trust.take(payload):
+            return
+        _log.info("statement %d of the deployment is in force", keys.trust.statement.serial)
+        if keys.trust.revoked:
+            _log.error("this device was revoked: no worker believes it any more")
 
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
         status = self.directory.take(worker, payload)
@@ -491,7 +511,10 @@ class EdgeNode:
 
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
-            payload = self._codec.encode(send.message)
+            payload = self._wire.encode(send, time.monotonic())
+        except KeysRefused as error:
+            _log.warning("session %d: not sent: %s", generation.session, error.message)
+            return
         except (UsageError, LocalProtocolError) as error:
             # Prompt and text have outgrown what a message can hold, or the request has a value that none can hold.
             self._give_up(generation, error)
@@ -518,6 +541,7 @@ class EdgeNode:
         if self._sessions.pop(session, None) is None:
             return
         self.directory.liveness.holds(session, None)
+        self._wire.ended(session, time.monotonic())
         self._surprises += machine.surprises.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, time.monotonic())

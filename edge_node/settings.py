@@ -47,6 +47,20 @@ class EdgeSettings(Section):
     version: Annotated[
         str, Setting(help="target version to ask for; with a family its catalogue says which", check=_VERSION)
     ] = "base"
+    keys: Annotated[
+        Path | None,
+        Setting(
+            help="file of `flexspec-broker add-device` with the device's keys: with it only verdicts of workers of "
+            "its deployment are taken",
+            default="none: whoever may publish is believed",
+        ),
+    ] = None
+    seal: Annotated[
+        bool,
+        Setting(
+            help="with keys: whoever runs the broker reads nothing of a text, for some bytes a message more"
+        ),
+    ] = True
     draft: Annotated[
         str, Setting(help="draft checkpoint folder, 'default', or 'none' to use no draft model")
     ] = "default"

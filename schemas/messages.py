@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 
 PROTOCOL_VERSION = 1
+KEYED = 15
+"""In the flag byte, where a compression code is else: the payload is under keys."""
 
 MAX_PROMPT_TOKENS = 131_072
 MAX_DRAFT_TOKENS = 64

@@ -131,14 +131,18 @@ class Daemon:
 
 @asynccontextmanager
 async def worker_at(
-    connect: LinkFactory, name: str, engine: FakeEngine | None = None, **settings: Any
+    connect: LinkFactory,
+    name: str,
+    engine: FakeEngine | None = None,
+    at: LinkSettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Daemon]:
     """Run a worker; on leaving it drains at once."""
     engine = engine or FakeEngine()
     worker = CloudWorker(
         WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}), engine
     )
-    run = asyncio.create_task(worker.run(connect, link_to(f"w-{name}")))
+    run = asyncio.create_task(worker.run(connect, at or link_to(f"w-{name}")))
     daemon = Daemon(worker, engine, run)
     try:
         await asyncio.wait(
@@ -159,11 +163,17 @@ async def worker_at(
 
 @asynccontextmanager
 async def edge_at(
-    connect: LinkFactory, name: str = "edge", drafter: FakeDrafter | None = None, give_up: float = PATIENCE
+    connect: LinkFactory,
+    name: str = "edge",
+    drafter: FakeDrafter | None = None,
+    give_up: float = PATIENCE,
+    at: LinkSettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[EdgeNode]:
     """Run an edge node."""
-    node = EdgeNode(EdgeSettings(edge=name, give_up=give_up), drafter or FakeDrafter(), FINGERPRINT, (EOS,))
-    async with node.running(connect, link_to(f"e-{name}")):
+    asked = EdgeSettings(edge=name, give_up=give_up, **settings)
+    node = EdgeNode(asked, drafter or FakeDrafter(), FINGERPRINT, (EOS,))
+    async with node.running(connect, at or link_to(f"e-{name}")):
         yield node
 
 

@@ -2,8 +2,8 @@
 
 A flag byte comes first in every payload. Bits 7 to 4 hold the version of the wire protocol, 1 to 15, so that any
 version can say of any other that it is another. Bits 3 to 0 say how the body is compressed: 0 not at all, 1 zstd,
-2 to 15 zstd with a dictionary. A new dictionary takes a new number; frames made with an old one stay readable as long
-as the old file ships.
+2 to 14 zstd with a dictionary; 15 marks a payload under keys (`flexspec_mq.keys`), which is for whoever holds them. A
+new dictionary takes a new number; frames made with an old one stay readable as long as the old file ships.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import zstandard
 
 from flexspec_mq.codec.limits import FREE_BYTES, MAX_BODY_BYTES, MAX_EXPANSION
 from flexspec_mq.errors import RemoteProtocolError
+from schemas.messages import KEYED
 
 PLAIN: Final = 0
 ZSTD: Final = 1
@@ -62,6 +63,10 @@ def decompress(code: int, data: memoryview) -> bytes | memoryview:
     """
     if code == PLAIN:
         return data
+    if code == KEYED:
+        raise RemoteProtocolError(
+            "the payload is under keys, and this side has none", hint="give this side its file of --keys"
+        )
     if code != ZSTD and code not in DICTIONARIES:
         raise RemoteProtocolError(f"compression {code} is unknown here", hint="update this side")
     try:

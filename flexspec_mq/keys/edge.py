@@ -9,6 +9,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import Session, SessionKeys, share
 from flexspec_mq.keys.credential import Credential, KeyRole
 from flexspec_mq.keys.envelope import Envelope, Introduction, enveloped, is_keyed, read_envelope
@@ -48,6 +49,7 @@ class _Keyring:
     peers: OrderedDict[bytes, _Peer] = field(default_factory=OrderedDict)
     newest: tuple[str, bytes] | None = None
     asked_at: float = 0.0
+    revoked: set[str] = field(default_factory=set)
 
     def with_worker(self, name: str) -> _Peer | None:
         return next((peer for peer in reversed(self.peers.values()) if peer.name == name), None)
@@ -106,7 +108,7 @@ class EdgeKeys:
             version: target version of the session, for life.
 
         Raises:
-            KeysRefused: the deployment has no opening key for the version.
+            UsageError: the deployment has no opening key for the version.
         """
         self._rings[session] = self._begun(session, version)
 
@@ -124,7 +126,7 @@ class EdgeKeys:
             now: seconds.
 
         Raises:
-            KeysRefused: the session never began, or ended long ago.
+            KeysRefused: the session never began, or ended long ago; or the worker was revoked.
         """
         ring = self._ring(message.session, now)
         if ring is None:
@@ -132,6 +134,8 @@ class EdgeKeys:
         if isinstance(message, Draft | Poll) and worker is not None:
             ring.newest = (worker, plain)
         peer = None if worker is None or isinstance(message, Open) else ring.with_worker(worker)
+        if peer is None and worker in ring.revoked:
+            raise KeysRefused(Reason.REVOKED, f"worker {worker} was revoked")
         return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.keys.up, plain)
 
     def ended(self, session: int, now: float) -> None:
@@ -146,7 +150,7 @@ class EdgeKeys:
         """A worker says that it lacks the key of a session; nothing vouches for that.
 
         Returns:
-            The worker that the newest draft or poll went to, and that message, with what is needed to compute the key;
+            The worker that the newest draft or poll went to, and that message with what is needed to compute the key;
             None if there is none, or it was sent so a moment ago.
         """
         ring = self._rings.get(session)
@@ -183,8 +187,7 @@ class EdgeKeys:
     def _begun(self, session: int, version: str) -> _Keyring:
         opening = self.trust.statement.opening_of(version)
         if opening is None:
-            raise KeysRefused(
-                Reason.STATEMENT,
+            raise UsageError(
                 f"the deployment has no opening key for version {version}",
                 hint="`flexspec-broker add-worker --version` makes one, for a worker that serves the version",
             )
@@ -263,4 +266,4 @@ class EdgeKeys:
         revoked = self.trust.statement.revoked
         for ring in (*self._rings.values(), *(ring for _, ring in self._ended.items())):
             for key in [key for key, peer in ring.peers.items() if peer.serial in revoked]:
-                del ring.peers[key]
+                ring.revoked.add(ring.peers.pop(key).name)

@@ -28,10 +28,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from flexspec_mq.keys.agreement import KEY
 from flexspec_mq.keys.credential import MAX_CREDENTIAL
 from flexspec_mq.keys.refusals import KeysRefused, Reason
-from schemas.messages import PROTOCOL_VERSION
+from schemas.messages import KEYED, PROTOCOL_VERSION
 
-KEYED: Final = 15
-"""Compression code of a flag byte that is none."""
 MARKER: Final = PROTOCOL_VERSION << 4 | KEYED
 TAG, SEAL = 8, 16
 """Bytes behind a tagged and in a sealed content."""

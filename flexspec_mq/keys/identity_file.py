@@ -110,12 +110,13 @@ class KeyIdentity:
         return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
 
 
-def read_identity(path: Path, role: KeyRole) -> KeyIdentity:
+def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIdentity:
     """Read the file of a client.
 
     Args:
         path: of the file.
         role: that it must be for.
+        name: on topics, that it must be for; None is any.
 
     Raises:
         UsageError: the file cannot be read, others may read it, or it is none of these.
@@ -135,10 +136,11 @@ def read_identity(path: Path, role: KeyRole) -> KeyIdentity:
         identity = _identity(data)
     except (msgspec.MsgspecError, ValueError, RecursionError, KeysRefused) as error:
         raise UsageError(f"{path} holds no keys of a client: {error}", hint=_HINT) from error
-    if identity.credential.role is not role:
+    credential = identity.credential
+    if credential.role is not role or name not in {None, credential.name}:
         raise UsageError(
-            f"the keys in {path} are those of the {identity.credential.role} {identity.credential.name},"
-            f" and this is {'an' if role is KeyRole.EDGE else 'a'} {role}",
+            f"the keys in {path} are those of the {credential.role} {credential.name},"
+            f" and this is the {role}{'' if name is None else f' {name}'}",
             hint="give it the files of its own name",
         )
     return identity

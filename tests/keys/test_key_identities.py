@@ -154,7 +154,7 @@ def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=why) as refused:
             read_identity(_written(tmp_path, text), KeyRole.EDGE)
         assert "flexspec-broker" in refused.value.hint
-    with pytest.raises(UsageError, match="those of the edge d, and this is a worker"):
+    with pytest.raises(UsageError, match="those of the edge d, and this is the worker"):
         read_identity(_written(tmp_path, made.text()), KeyRole.WORKER)
     path = _written(tmp_path, made.text())
     path.chmod(0o640)

@@ -230,6 +230,16 @@ class EdgeSession:
             return self._event(EdgeEvent.VERDICT, now, message)
         return self._event(_ERRORS.get(message.code, EdgeEvent.REFUSED), now, message)
 
+    def is_of(self, worker: str, message: Verdict | Error) -> bool:
+        """Whether a message may be one of this worker, which made it and which it may not name.
+
+        A verdict that names nobody counts as one of the adopted worker, if it is of the attempt that this one holds.
+        """
+        peers = self._peers
+        if message.worker is not None:
+            return message.worker == worker
+        return peers.worker in {None, worker} or message.attempt != peers.current
+
     def drafted(self, start: int, digest: int, token: DraftToken, now: float) -> list[Effect]:
         """Take one token from the drafter, drafted after the prefix that (start, digest) names.
 

@@ -1,0 +1,128 @@
+"""A worker's messages to payloads and back, under keys where it has some, and what it does not believe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.identity_file import read_identity
+from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
+from flexspec_mq.keys.worker import WorkerKeys
+from flexspec_mq.transport.base import Subscription
+from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
+
+if TYPE_CHECKING:
+    from cloud_worker.settings import WorkerSettings
+
+
+class WorkerWire:
+    """What stands between a worker's sessions and its link.
+
+    Args:
+        settings: of the worker.
+        most_tokens: in a message; what is longer is refused before its tokens are read.
+
+    Attributes:
+        keys: of the worker; None without.
+        refusals: what was not believed.
+
+    Raises:
+        UsageError: the file with the keys cannot be used.
+    """
+
+    def __init__(self, settings: WorkerSettings, most_tokens: int) -> None:
+        self._name = settings.worker
+        self._codec = Codec(most_tokens)
+        self.refusals = Refusals()
+        self.keys: WorkerKeys | None = None
+        if settings.keys is not None:
+            identity = read_identity(settings.keys, KeyRole.WORKER, settings.worker)
+            self.keys = WorkerKeys(identity, lease=settings.lease, capacity=settings.capacity)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What must be heard for the keys."""
+        return () if self.keys is None else (Subscription(topics.statement_topic()),)
+
+    def decode(
+        self, edge: str, version: str | None, payload: bytes, now: float
+    ) -> Open | Draft | Poll | Close:
+        """The message in a payload.
+
+        Args:
+            edge: that the topic names.
+            version: that the topic names; None on the worker's own topic.
+            payload: as it came.
+            now: seconds.
+
+        Raises:
+            KeysRefused: it is not believed.
+            TooManyTokens: it has more than the worker can use.
+            RemoteProtocolError: it cannot be read, or is none that edges send.
+        """
+        if self.keys is None:
+            return self._read(payload)
+        made = self.keys.unwrap(edge, version, payload, now)
+        message = self._read(made.plain)
+        if message.session != made.session:
+            raise KeysRefused(Reason.FORGED, f"it speaks of session {message.session} under another's key")
+        return message
+
+    def encode(self, edge: str, message: Verdict | Error, now: float) -> bytes | None:
+        """The payload of an answer; None if the key of its session has gone, so that nobody would believe it.
+
+        An error that is of no session, or of one without a key, goes out as it is: it is for devices without keys,
+        and for people.
+        """
+        plain = self._codec.encode(message)
+        if self.keys is None or not message.session:
+            return plain
+        try:
+            return self.keys.wrap(edge, message.session, plain, now)
+        except KeysRefused as error:
+            if isinstance(message, Error):
+                return plain
+            self.refusals.refused(f"an answer for edge {edge}", error, now)
+            return None
+
+    def refused(self, edge: str, payload: bytes, error: KeysRefused, now: float) -> bytes | None:
+        """Count what is not believed; returns what to answer, if anything.
+
+        That is never believed by a device that has keys. It asks for the key that is missing, or tells a device
+        without keys why its open is of no use.
+        """
+        if error.reason is Reason.NO_KEY and self.keys is not None:
+            return self.keys.wanted(edge, payload, now)
+        message = self._unkeyed(payload) if error.reason is Reason.UNKEYED else None
+        if message == NO_SESSION:
+            return None
+        self.refusals.refused(f"edge {edge}", error, now)
+        if not isinstance(message, Open):
+            return None
+        why = f"{error.message}: {error.hint}"
+        return self._codec.encode(
+            Error(message.session, message.attempt, ErrorCode.PROTOCOL, 0, self._name, why)
+        )
+
+    def take_statement(self, payload: bytes) -> bool:
+        """Take a statement of the deployment; returns whether it is a newer one.
+
+        Raises:
+            KeysRefused: it is not believed.
+        """
+        return self.keys is not None and self.keys.trust.take(payload)
+
+    def _read(self, payload: bytes) -> Open | Draft | Poll | Close:
+        message = self._codec.decode(payload)
+        if not isinstance(message, Open | Draft | Poll | Close):
+            raise RemoteProtocolError(f"a {type(message).__name__} comes from workers only")
+        return message
+
+    def _unkeyed(self, payload: bytes) -> Open | Draft | Poll | Close | None:
+        try:
+            return self._read(payload)
+        except RemoteProtocolError:
+            return None

@@ -1,0 +1,142 @@
+"""A node's messages to payloads and back, under keys where it has some, and what it does not believe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flexspec_mq import topics
+from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
+from flexspec_mq.errors import RemoteProtocolError, UsageError
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.envelope import is_keyed, wanted_session
+from flexspec_mq.keys.identity_file import read_identity
+from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
+from flexspec_mq.transport.base import Subscription
+from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
+
+if TYPE_CHECKING:
+    from edge_node.settings import EdgeSettings
+    from flexspec_mq.protocol.effects import Send
+
+_WHO = "a worker"
+
+
+class EdgeWire:
+    """What stands between a node's sessions and its link.
+
+    Args:
+        settings: of the device.
+
+    Attributes:
+        keys: of the device; None without.
+        refusals: what was not believed.
+
+    Raises:
+        UsageError: the file with the keys cannot be used.
+    """
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self._codec = Codec(MAX_VERDICT_TOKENS)
+        self.refusals = Refusals()
+        self.keys: EdgeKeys | None = None
+        if settings.keys is not None:
+            identity = read_identity(settings.keys, KeyRole.EDGE, settings.edge)
+            self.keys = EdgeKeys(identity, seal=settings.seal)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What must be heard for the keys."""
+        return () if self.keys is None else (Subscription(topics.statement_topic()),)
+
+    def begin(self, session: int, version: str) -> None:
+        """A session begins.
+
+        Raises:
+            UsageError: the deployment has no opening key for the version.
+        """
+        if self.keys is not None:
+            self.keys.begin(session, version)
+
+    def ended(self, session: int, now: float) -> None:
+        """A session is over."""
+        if self.keys is not None:
+            self.keys.ended(session, now)
+
+    def encode(self, send: Send, now: float) -> bytes:
+        """The payload of a message.
+
+        Raises:
+            UsageError: it is larger than a payload may be.
+            LocalProtocolError: a field is out of bounds.
+            KeysRefused: there is no key to put it under.
+        """
+        message = send.message
+        plain = self._codec.encode(message)
+        if self.keys is None or not message.session:
+            return plain
+        payload = self.keys.wrap(message, send.to_worker, plain, now)
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise UsageError(
+                f"{type(message).__name__} takes {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}",
+                hint="shorten the prompt",
+            )
+        return payload
+
+    def again(self, payload: bytes, now: float) -> tuple[str, bytes] | None:
+        """If a worker wants the key of a session: its name, and what to send there."""
+        session = wanted_session(payload)
+        if session is None or self.keys is None:
+            return None
+        return self.keys.again(session, now)
+
+    def decode(self, payload: bytes, now: float) -> tuple[Verdict | Error, str | None]:
+        """The message in a payload, and the worker that made it, where a key says so.
+
+        Raises:
+            KeysRefused: it is not believed.
+            RemoteProtocolError: it cannot be read.
+        """
+        worker = None
+        if self.keys is not None:
+            if not is_keyed(payload):
+                raise self._unkeyed(payload)
+            heard = self.keys.unwrap(payload, now)
+            worker, payload = heard.worker, heard.plain
+        message = self._read(payload)
+        if worker is not None:
+            if message.session != heard.session:
+                raise KeysRefused(
+                    Reason.FORGED, f"worker {worker} speaks of session {message.session} under another's key"
+                )
+            if message.worker not in {None, worker}:
+                raise KeysRefused(Reason.FORGED, f"worker {worker} speaks in the name of {message.worker}")
+        return message, worker
+
+    def take_statement(self, payload: bytes) -> bool:
+        """Take a statement of the deployment; returns whether it is a newer one.
+
+        Raises:
+            KeysRefused: it is not believed.
+        """
+        return self.keys is not None and self.keys.trust.take(payload)
+
+    def _read(self, payload: bytes) -> Verdict | Error:
+        try:
+            message = self._codec.decode(payload)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
+        if not isinstance(message, Verdict | Error):
+            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+        return message
+
+    def _unkeyed(self, payload: bytes) -> KeysRefused:
+        """What is said of a message without a key; an error may tell why nothing better comes."""
+        said = ""
+        try:
+            message = self._codec.decode(payload)
+        except RemoteProtocolError:
+            message = None
+        if isinstance(message, Error):
+            said = f", which says in the name of {message.worker}: {message.detail!r}"
+        return KeysRefused(Reason.UNKEYED, f"a message without a key{said}")

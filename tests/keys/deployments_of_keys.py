@@ -1,0 +1,64 @@
+"""A deployment's keys in a folder, as `flexspec-broker` hands them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flexspec_mq import topics
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
+from flexspec_mq.keys.signing import DeploymentKey
+from flexspec_mq.keys.statement import sign_statement
+from flexspec_mq.transport.base import Outbound
+
+
+@dataclass
+class KeyedDeployment:
+    """Makes identities, and files of them."""
+
+    folder: Path
+    versions: tuple[str, ...] = ()
+    key: DeploymentKey = field(default_factory=DeploymentKey.generate)
+    opening: OpeningSecrets = field(default_factory=new_opening_secrets)
+    serial: int = 1
+    revoked: list[bytes] = field(default_factory=list)
+    serials: dict[str, bytes] = field(default_factory=dict)
+
+    def statement(self) -> bytes:
+        return sign_statement(self.key, self.serial, self.opening.public(self.versions), self.revoked)
+
+    def edge(self, name: str = "edge") -> KeyIdentity:
+        return self._noted(KeyIdentity.make(self.key, KeyRole.EDGE, name, self.statement()))
+
+    def worker(self, name: str = "w1", *versions: str) -> KeyIdentity:
+        made = KeyIdentity.make(
+            self.key, KeyRole.WORKER, name, self.statement(), versions=versions, opening=self.opening
+        )
+        return self._noted(made)
+
+    def edge_file(self, name: str = "edge") -> Path:
+        return self._written(self.edge(name))
+
+    def worker_file(self, name: str = "w1", *versions: str) -> Path:
+        return self._written(self.worker(name, *versions))
+
+    def revoke(self, name: str) -> Outbound:
+        """The statement by which an identity is believed no more, as the broker publishes it."""
+        self.serial += 1
+        self.revoked.append(self.serials[name])
+        return self.published()
+
+    def published(self) -> Outbound:
+        return Outbound(topics.statement_topic(), self.statement(), 1, retain=True)
+
+    def _noted(self, identity: KeyIdentity) -> KeyIdentity:
+        self.serials[identity.credential.name] = identity.credential.serial
+        return identity
+
+    def _written(self, identity: KeyIdentity) -> Path:
+        path = self.folder / f"{identity.credential.name}.json"
+        path.write_text(identity.text())
+        path.chmod(0o600)
+        return path

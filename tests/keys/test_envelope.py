@@ -1,0 +1,180 @@
+"""The envelope around a payload: bytes that never change, and nothing that is believed without its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexspec_mq.codec import Codec
+from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.agreement import Session, share
+from flexspec_mq.keys.credential import public_key
+from flexspec_mq.keys.envelope import (
+    MARKER,
+    SEAL,
+    TAG,
+    Introduction,
+    enveloped,
+    is_keyed,
+    key_wanted,
+    read_envelope,
+    wanted_session,
+)
+from flexspec_mq.keys.refusals import KeysRefused, Reason
+from schemas.messages import Fin, Verdict
+
+GOLDEN = Path(__file__).parent / "golden" / "v1-envelopes.hex"
+KEYS = st.binary(min_size=32, max_size=32)
+PLAIN = st.builds(lambda code, body: bytes((0x10 | code,)) + body, st.integers(0, 14), st.binary(min_size=1))
+INTRODUCTIONS = st.builds(
+    Introduction, KEYS, st.binary(max_size=300), st.from_regex(r"[A-Za-z0-9._-]{0,64}", fullmatch=True)
+)
+NUMBERS = st.integers(0, 2**32 - 1)
+VERDICT = Codec().encode(Verdict(7, 1, 2, 130, (198, 30), 0x12345678, Fin.NONE, 3, 61))
+KEY = bytes(range(32))
+INTRODUCTION = Introduction(bytes(range(32, 64)), b"a credential", "base")
+
+
+def made(*, sealed: bool, introduction: Introduction | None = None, counter: int = 300) -> bytes:
+    return enveloped(KEY, VERDICT, sealed=sealed, session=7, counter=counter, introduction=introduction)
+
+
+def samples() -> dict[str, bytes]:
+    mine, theirs = (bytes([first, *range(1, 32)]) for first in (1, 2))
+    session = Session("kitchen", b"serial-1", "base", 7, public_key(mine), sealed=True)
+    one = share(X25519PrivateKey.from_private_bytes(mine), public_key(theirs))
+    keys = session.session_keys((one, one, one), "w1", b"serial-2", public_key(theirs))
+    return {
+        "tagged": made(sealed=False),
+        "sealed": made(sealed=True),
+        "tagged-introduced": made(sealed=False, introduction=INTRODUCTION),
+        "sealed-introduced": made(sealed=True, introduction=INTRODUCTION),
+        "key-wanted": key_wanted(0xDEADBEEF),
+        "opening-key": session.opening_key((one, one), public_key(theirs)),
+        "session-up": keys.up,
+        "session-down": keys.down,
+    }
+
+
+def test_bytes_of_version_1_do_not_change() -> None:
+    lines = GOLDEN.read_text(encoding="ascii").splitlines()
+    assert samples() == {name: bytes.fromhex(digits) for name, digits in (line.split() for line in lines)}
+
+
+@given(KEYS, PLAIN, st.booleans(), NUMBERS, NUMBERS, st.none() | INTRODUCTIONS)
+def test_who_has_the_key_reads_what_was_meant(
+    key: bytes, plain: bytes, sealed: bool, session: int, counter: int, introduction: Introduction | None
+) -> None:
+    payload = enveloped(
+        key, plain, sealed=sealed, session=session, counter=counter, introduction=introduction
+    )
+    assert is_keyed(payload)
+    assert wanted_session(payload) is None
+    envelope = read_envelope(payload)
+    assert (envelope.session, envelope.counter) == (session, counter)
+    assert (envelope.sealed, envelope.introduction) == (sealed, introduction)
+    assert envelope.opened(key) == plain
+    with pytest.raises(KeysRefused) as refused:
+        envelope.opened(bytes(32) if any(key) else bytes([1] * 32))
+    assert refused.value.reason is Reason.FORGED
+
+
+@settings(max_examples=300)
+@given(st.booleans(), st.none() | st.just(INTRODUCTION), st.data())
+def test_no_changed_bit_is_believed(
+    sealed: bool, introduction: Introduction | None, data: st.DataObject
+) -> None:
+    payload = bytearray(made(sealed=sealed, introduction=introduction))
+    place = data.draw(st.integers(0, len(payload) - 1))
+    payload[place] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(KeysRefused):
+        read_envelope(bytes(payload)).opened(KEY)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("introduction", [None, INTRODUCTION])
+def test_no_piece_is_believed(sealed: bool, introduction: Introduction | None) -> None:
+    payload = made(sealed=sealed, introduction=introduction)
+    for end in range(len(payload)):
+        with pytest.raises(KeysRefused) as refused:
+            read_envelope(payload[:end]).opened(KEY)
+        assert refused.value.reason in {Reason.MALFORMED, Reason.FORGED}
+    with pytest.raises(KeysRefused):
+        read_envelope(payload + b"\0").opened(KEY)
+
+
+@given(st.binary(max_size=400))
+def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
+    for payload in (noise, bytes((MARKER,)) + noise):
+        with pytest.raises(KeysRefused):
+            read_envelope(payload).opened(KEY)
+
+
+def test_a_seal_hides_and_a_tag_does_not() -> None:
+    assert VERDICT[1:] in made(sealed=False)
+    assert VERDICT[1:6] not in made(sealed=True)
+
+
+def test_what_it_costs() -> None:
+    """Marker and plain flag byte are one; the others are kind, session, counter and tag."""
+    for counter, more in ((1, 1), (127, 1), (128, 2), (16_383, 2)):
+        assert len(made(sealed=False, counter=counter)) == len(VERDICT) + 1 + 4 + more + TAG
+        assert len(made(sealed=True, counter=counter)) == len(VERDICT) + 1 + 4 + more + SEAL
+
+
+def test_a_side_without_keys_says_so() -> None:
+    """The codec uses every compression code but the one that marks an envelope."""
+    with pytest.raises(RemoteProtocolError, match="under keys") as refused:
+        Codec().decode(made(sealed=False))
+    assert "--keys" in refused.value.hint
+
+
+@given(NUMBERS)
+def test_a_key_is_wanted_for_a_session(session: int) -> None:
+    payload = key_wanted(session)
+    assert wanted_session(payload) == session
+    assert is_keyed(payload)
+    with pytest.raises(KeysRefused):
+        read_envelope(payload)
+    for other in (payload[:-1], payload + b"\0", VERDICT):
+        assert wanted_session(other) is None
+
+
+def test_anything_that_differs_gives_other_keys() -> None:
+    base = ("kitchen", b"serial-1", "base", 7, bytes(32))
+    sessions = [
+        Session(*base, sealed=True),
+        Session(*base, sealed=False),
+        *(
+            Session(*(other if place == changed else value for place, value in enumerate(base)), sealed=True)  # type: ignore[arg-type]
+            for changed, other in enumerate(("cellar", b"serial-2", "next", 8, bytes([1] * 32)))
+        ),
+    ]
+    shares = (b"1" * 32, b"2" * 32, b"3" * 32)
+    keys: set[bytes] = set()
+    for session in sessions:
+        keys.add(session.opening_key(shares[:2], bytes(32)))
+        for worker, serial, ephemeral in (
+            ("w1", b"s", b"e"),
+            ("w2", b"s", b"e"),
+            ("w1", b"t", b"e"),
+            ("w1", b"s", b"f"),
+        ):
+            found = session.session_keys(shares, worker, serial, ephemeral)
+            keys |= {found.up, found.down}
+    assert len(keys) == len(sessions) * (1 + 2 * 4)
+
+
+def test_a_key_of_small_order_is_refused() -> None:
+    with pytest.raises(KeysRefused, match="small order"):
+        share(X25519PrivateKey.generate(), bytes(32))
+
+
+def test_impossible_uses_are_refused() -> None:
+    for key, counter in ((KEY[:-1], 1), (KEY, -1), (KEY, 2**32)):
+        with pytest.raises(ValueError, match="a key of"):
+            enveloped(key, VERDICT, sealed=True, session=7, counter=counter)

@@ -1,0 +1,202 @@
+"""Hypothesis opens, answers, restarts, lets time pass and carries payloads anywhere, more than once.
+
+No key ever meets the same counter twice, and each side believes only what the other made for that very session.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import run_state_machine_as_test as run_as_test
+
+from flexspec_mq.codec import Codec
+from flexspec_mq.keys import edge as edge_side
+from flexspec_mq.keys import envelope
+from flexspec_mq.keys import worker as worker_side
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.keys.worker import WorkerKeys
+from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Verdict
+from tests.keys.deployments_of_keys import KeyedDeployment
+
+CODEC = Codec()
+IDENTITY = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
+WORKERS, SESSIONS = st.sampled_from(("w1", "w2")), st.integers(1, 3)
+LEASE = 10.0
+FORGETS = LEASE + 120.0
+"""Seconds without a word after which a worker has no key of a session any more."""
+SEEN: Counter[str] = Counter()
+USES: list[tuple[bytes, int]] = []
+
+
+@dataclass(frozen=True)
+class Made:
+    """A payload and what its maker knows of it; `worker` made it, or no worker did."""
+
+    payload: bytes
+    plain: bytes
+    session: int
+    worker: str | None
+
+
+class Carrier(RuleBasedStateMachine):
+    """Whoever runs the broker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with tempfile.TemporaryDirectory() as folder:
+            keys = KeyedDeployment(Path(folder))
+            self.device: KeyIdentity = keys.edge("kitchen")
+            self.identities = {name: keys.worker(name) for name in ("w1", "w2")}
+        self.now = 0.0
+        self.number = 0
+        self.made: list[Made] = []
+        self.live: set[int] = set()
+        self.taken: dict[tuple[str, bytes], float] = {}
+        USES.clear()
+
+    @initialize(seal=st.booleans())
+    def begin(self, seal: bool) -> None:
+        self.edge = EdgeKeys(self.device, seal=seal)
+        self.workers = {name: self._started(name) for name in self.identities}
+
+    def _started(self, name: str) -> WorkerKeys:
+        self.taken = {what: at for what, at in self.taken.items() if what[0] != name}
+        return WorkerKeys(self.identities[name], lease=LEASE, capacity=2)
+
+    @rule(session=SESSIONS)
+    def opens(self, session: int) -> None:
+        self.number += 1
+        if session not in self.live:
+            self.live.add(session)
+            self.edge.begin(session, "base")
+        self._send(Open(session, self.number, IDENTITY, (1,), (), 0, 1, ()), None)
+
+    @rule(session=SESSIONS, worker=WORKERS, closes=st.booleans())
+    def sends(self, session: int, worker: str, closes: bool) -> None:
+        self.number += 1
+        close = Close(session, self.number, 0, CloseReason.DONE)
+        self._send(close if closes else Poll(session, 1, self.number, 0, 0, 5, (), 0), worker)
+
+    def _send(self, message: Open | Poll | Close, worker: str | None) -> None:
+        plain = CODEC.encode(message)
+        try:
+            payload = self.edge.wrap(message, worker, plain, self.now)
+        except KeysRefused:
+            assert message.session not in self.live
+            return
+        self.made.append(Made(payload, plain, message.session, None))
+
+    @rule(session=SESSIONS, worker=WORKERS)
+    def answers(self, session: int, worker: str) -> None:
+        self.number += 1
+        plain = CODEC.encode(Verdict(session, 1, 1, self.number, (198, 30), 5, Fin.NONE, 3, 61))
+        try:
+            payload = self.workers[worker].wrap("kitchen", session, plain, self.now)
+        except KeysRefused:
+            return
+        self.made.append(Made(payload, plain, session, worker))
+
+    @rule(session=SESSIONS)
+    def wants(self, session: int) -> None:
+        again = self.edge.again(session, self.now)
+        if again is not None:
+            plain = next(one.plain for one in self._of_device() if one.session == session)
+            newest = [one.plain for one in self._of_device() if one.session == session and self._polls(one)]
+            self.made.append(Made(again[1], newest[-1] if newest else plain, session, None))
+            SEEN["sent again"] += 1
+
+    def _of_device(self) -> list[Made]:
+        return [one for one in self.made if one.worker is None]
+
+    def _polls(self, made: Made) -> bool:
+        return isinstance(CODEC.decode(made.plain), Poll)
+
+    @rule(session=SESSIONS, worker=WORKERS)
+    def goes_well(self, session: int, worker: str) -> None:
+        """A round as it is meant."""
+        self.opens(session)
+        self._reaches(worker, self.made[-1])
+        self.answers(session, worker)
+        self._reaches_device(self.made[-1])
+        self.sends(session, worker, closes=False)
+
+    @rule(data=st.data(), worker=WORKERS, astray=st.booleans())
+    def reaches_a_worker(self, data: st.DataObject, worker: str, astray: bool) -> None:
+        sent = self.made if astray else self._of_device()[-4:]
+        if sent:
+            self._reaches(worker, data.draw(st.sampled_from(sent)))
+
+    def _reaches(self, worker: str, one: Made) -> None:
+        try:
+            found = self.workers[worker].unwrap("kitchen", None, one.payload, self.now)
+        except KeysRefused as error:
+            SEEN[f"a worker refused: {error.reason}"] += 1
+            return
+        assert (one.worker, one.plain, one.session) == (None, found.plain, found.session)
+        self._once(worker, one)
+
+    @rule(data=st.data(), astray=st.booleans())
+    def reaches_the_device(self, data: st.DataObject, astray: bool) -> None:
+        sent = self.made if astray else [one for one in self.made if one.worker is not None]
+        if sent:
+            self._reaches_device(data.draw(st.sampled_from(sent)))
+
+    def _reaches_device(self, one: Made) -> None:
+        try:
+            found = self.edge.unwrap(one.payload, self.now)
+        except KeysRefused as error:
+            SEEN[f"the device refused: {error.reason}"] += 1
+            return
+        assert (one.worker, one.plain, one.session) == (found.worker, found.plain, found.session)
+        self._once("kitchen", one)
+
+    def _once(self, who: str, one: Made) -> None:
+        """A worker forgets the key of a silent session; then an open counts again, for nothing but work by quotas."""
+        before = self.taken.get((who, one.payload))
+        assert before is None or (who != "kitchen" and self.now - before > FORGETS)
+        self.taken[who, one.payload] = self.now
+        SEEN["believed"] += 1
+
+    @rule(session=SESSIONS)
+    def ends(self, session: int) -> None:
+        self.live.discard(session)
+        self.edge.ended(session, self.now)
+
+    @rule(worker=WORKERS)
+    def restarts(self, worker: str) -> None:
+        self.workers[worker] = self._started(worker)
+
+    @rule(seconds=st.sampled_from((0.3, 70.0, 200.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    def teardown(self) -> None:
+        """A key and a counter are used once, whatever happened."""
+        assert len(USES) == len(set(USES))
+
+
+def test_no_nonce_comes_twice_and_nothing_foreign_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(key: bytes, plain: bytes, **rest: object) -> bytes:
+        counter = rest["counter"]
+        assert isinstance(counter, int)
+        USES.append((key, counter))
+        return envelope.enveloped(key, plain, **rest)  # type: ignore[arg-type]
+
+    for side in (edge_side, worker_side):
+        monkeypatch.setattr(side, "enveloped", noted)
+    SEEN.clear()
+    run_as_test(Carrier, settings=settings(max_examples=100, stateful_step_count=50))
+    for what in ("believed", "sent again", "a worker refused: replayed", "the device refused: replayed"):
+        assert SEEN[what], f"never: {what} in {SEEN}"
+    for reason in ("no_key", "forged"):
+        assert SEEN[f"a worker refused: {reason}"], SEEN
+        assert SEEN[f"the device refused: {reason}"], SEEN
