@@ -21,7 +21,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.settings import add_flags, add_show_command, load, show
 
-_TITLES = {"metrics": "metrics", "log": "log"}
+_TITLES = {"limits": "limits of one client", "metrics": "metrics", "log": "log"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     if deployment is None:
         return serve(PrivateServer(config.listener), config.metrics, ready_json=options.ready_json)
     with deployment.in_force.running(), Announcer() as announcer:
-        server = DeploymentServer(deployment, config.listener, announcer)
+        server = DeploymentServer(deployment, config.listener, config.limits, announcer)
         return serve(server, config.metrics, ready_json=options.ready_json)
 
 

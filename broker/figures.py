@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -37,6 +37,9 @@ class Figures:
         revision: of the clients that is in force.
         statement: number of the signed statement that is published; 0 without keys.
         revoked: credentials that it revokes.
+        out: users that went beyond a limit and are put out now.
+        messages: published by each user, since the start.
+        payload: bytes of their payloads.
     """
 
     refused: Mapping[tuple[str, str], int]
@@ -45,6 +48,9 @@ class Figures:
     revision: int
     statement: int = 0
     revoked: int = 0
+    out: int = 0
+    messages: Mapping[str, int] = field(default_factory=dict)
+    payload: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Collector(Collector):
@@ -62,17 +68,29 @@ class _Collector(Collector):
         for (user, kind), count in sorted(now.refused.items()):
             refused.add_metric([user, kind], count)
         yield refused
-        connections = GaugeMetricFamily(
-            "flexspec_broker_connections", "Connections of each user", labels=["user"]
-        )
-        for user, number in sorted(now.connections.items()):
-            connections.add_metric([user], number)
-        yield connections
+        for family, values in (
+            (
+                GaugeMetricFamily("flexspec_broker_connections", "Now, of each user", labels=["user"]),
+                now.connections,
+            ),
+            (
+                CounterMetricFamily("flexspec_broker_messages", "Published by each user", labels=["user"]),
+                now.messages,
+            ),
+            (
+                CounterMetricFamily("flexspec_broker_payload_bytes", "Of these messages", labels=["user"]),
+                now.payload,
+            ),
+        ):
+            for user, number in sorted(values.items()):
+                family.add_metric([user], number)
+            yield family
         for name, what, value in (
             ("clients", "Users that may connect", now.clients),
             ("revision", "Revision of the clients that is in force", now.revision),
             ("statement", "Number of the signed statement that is published; 0 without keys", now.statement),
             ("revoked_credentials", "Credentials that the statement revokes", now.revoked),
+            ("put_out", "Users that went beyond a limit and are not let in now", now.out),
         ):
             yield GaugeMetricFamily(f"flexspec_broker_{name}", what, value=value)
 

@@ -38,8 +38,8 @@ class Refusals:
         clock: seconds.
 
     Attributes:
-        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``), since the start. Who was not let in
-            is nobody's user.
+        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``, and what `refused` is told of) since
+            the start. Who was not let in is nobody's user.
         connections: who is connected.
     """
 
@@ -68,9 +68,9 @@ class Refusals:
     def line(self, line: str) -> None:
         """A line of the log, without its time."""
         if found := _DENIED.fullmatch(line):
-            self._refused(self.connections.user_of(found[1]) or _SOMEBODY, "publish", f"on {found[2]}")
+            self.refused(self.connections.user_of(found[1]) or _SOMEBODY, "publish", f"on {found[2]}")
         elif found := _LOGIN.fullmatch(line):
-            self._refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
+            self.refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
         elif (subscribed := self._subscription(line)) is not None:
             self._subscribed(*subscribed)
         elif not line.startswith(_CHATTER):
@@ -89,9 +89,10 @@ class Refusals:
         groups = self._groups if user in self._workers else None
         why = overheard(self._rules.get(user, ()), groups, topic_filter)
         if why:
-            self._refused(user, "subscribe", f"to {topic_filter}: {why}")
+            self.refused(user, "subscribe", f"to {topic_filter}: {why}")
 
-    def _refused(self, user: str, kind: str, what: str) -> None:
+    def refused(self, user: str, kind: str, what: str) -> None:
+        """Count a refusal, and log it: the first at once, then at most one a minute for a user and kind."""
         self.counts[user, kind] += 1
         now, count = self._clock(), self.counts[user, kind]
         last, told = self._told.get((user, kind), (-_TELL_EVERY, 0))

@@ -21,9 +21,10 @@ from broker.deployment import Deployment
 from broker.identities import Identities
 from broker.in_force import RUN
 from broker.launcher import PrivateBroker
+from broker.rates import Guard, Published
 from broker.refusals import Refusals
 from broker.running import announced
-from broker.settings import BrokerSettings, Listener, User
+from broker.settings import BrokerSettings, Limits, Listener, User
 from flexspec_mq import topics
 from flexspec_mq.daemon import logs, systemd
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -77,13 +78,16 @@ class DeploymentServer:
     Args:
         deployment: made by `init`.
         listener: its settings.
+        limits: of each client.
         announcer: publishes the statement.
 
     Raises:
         BrokerError: a file of the deployment cannot be used.
     """
 
-    def __init__(self, deployment: Deployment, listener: Listener, announcer: Announcer) -> None:
+    def __init__(
+        self, deployment: Deployment, listener: Listener, limits: Limits, announcer: Announcer
+    ) -> None:
         self._deployment = deployment
         self._announcer = announcer
         self._stamp = deployment.stamp()
@@ -92,14 +96,22 @@ class DeploymentServer:
         self._again = 0.0
         self._reloaded = threading.Event()
         self._refusals = Refusals(self._heard)
-        self._refusals.know(self._known.users, self._known.groups)
+        connections = self._refusals.connections
+        self._traffic = Published(connections)
+        self._guard = Guard(limits, self._traffic, connections, time.monotonic())
+        self._know(self._known)
         settings = BrokerSettings(
             tls=deployment.tls(self._known),
             users=self._users(self._known),
             own_socket=announcer.socket,
             **_same(listener),
         )
-        self.broker = PrivateBroker(settings, heard=self._refusals.line, directory=deployment.directory / RUN)
+        self.broker = PrivateBroker(
+            settings,
+            heard=self._refusals.line,
+            published=self._traffic.line,
+            directory=deployment.directory / RUN,
+        )
 
     def begin(self) -> None:
         """The broker answers."""
@@ -107,8 +119,12 @@ class DeploymentServer:
         self._deployment.in_force.note(self._known.revision)
 
     def look(self) -> None:
-        """Take up what has changed; what cannot be used is logged, and the clients stay those that they were."""
+        """Take up what has changed; what cannot be used is logged, and the clients stay those that they were.
+
+        Who went beyond a limit is put out, and let in again when its time is over.
+        """
         try:
+            self._put_out()
             stamp = self._deployment.stamp()
             if stamp != self._stamp:
                 self._stamp = stamp
@@ -136,17 +152,34 @@ class DeploymentServer:
             revision=self._known.revision,
             statement=said.serial if said else 0,
             revoked=len(said.revoked) if said else 0,
+            out=len(self._guard.out),
+            messages=dict(self._traffic.messages),
+            payload=dict(self._traffic.payload),
         )
 
     def _take_up(self) -> None:
         known = self._deployment.load()
+        self._know(known)
+        self._let_in(known)
+        self._known = known
+        self._publish()
+
+    def _know(self, known: Identities) -> None:
         self._refusals.know(known.users, known.groups)
+        self._guard.know(known.users)
+
+    def _let_in(self, known: Identities) -> None:
         self._reloaded.clear()
         self.broker.let_in(self._users(known))
         if not self._reloaded.wait(_RELOAD_PATIENCE):
             raise BrokerError("Mosquitto did not read its files again")
-        self._known = known
-        self._publish()
+
+    def _put_out(self) -> None:
+        before = set(self._guard.out)
+        for one in self._guard.look(time.monotonic()):
+            self._refusals.refused(one.user, one.kind, one.what)
+        if set(self._guard.out) != before:
+            self._let_in(self._known)
 
     @property
     def _unpublished(self) -> bool:
@@ -163,7 +196,7 @@ class DeploymentServer:
         _log.info("statement %d is published; it revokes %d credentials", said.serial, len(said.revoked))
 
     def _users(self, known: Identities) -> tuple[User, ...]:
-        return (*known.users, self._announcer.user)
+        return (*(user for user in known.users if user.name not in self._guard.out), self._announcer.user)
 
     def _heard(self, line: str) -> None:
         if line == _RELOADS:

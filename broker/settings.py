@@ -15,7 +15,7 @@ from flexspec_mq import topics
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.settings import Complaint, Program, Setting
+from flexspec_mq.settings import Complaint, Program, Section, Setting
 from flexspec_mq.settings.hosts import is_loopback
 
 _ROUNDS = 101
@@ -143,6 +143,34 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits(Section):
+    """What one client of a deployment may do, workers excepted; who goes beyond is put out for a while."""
+
+    client_messages: Annotated[
+        int,
+        Setting(
+            help="messages a second that a client which is no worker may publish, in the mean of 10 s; 0 is no bound",
+            least=0,
+        ),
+    ] = 2000
+    client_kb: Annotated[
+        int,
+        Setting(help="kB a second that such a client may publish, in the same way", unit="kB", least=0),
+    ] = 2000
+    client_connections: Annotated[
+        int, Setting(help="connections that such a client may have at a time; 0 is no bound", least=0)
+    ] = 32
+    put_out: Annotated[
+        float,
+        Setting(
+            help="seconds for which a client that went beyond one of these is not let in",
+            unit="seconds",
+            above=0,
+        ),
+    ] = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings(Listener):
     """One Mosquitto.
 
@@ -187,6 +215,7 @@ class BrokerConfig:
     """All settings of ``flexspec-broker run``."""
 
     listener: Listener
+    limits: Limits
     metrics: MetricsOptions
     log: LogOptions
 
