@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
+from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.main import run_main
@@ -69,6 +70,7 @@ def _main(argv: Sequence[str]) -> int:
     groups = read_groups(settings.share_groups)
     if loaded.settings.family.family is None:
         groups.of(settings.version)
+    keys_of(settings)  # before a target is loaded, if there is something to complain about
     preflight(link, logs.tell, daemon=True)
     # These import torch: only now that what needs none has been complained about.
     from cloud_worker.engine import draft

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 from typing import TYPE_CHECKING
 
+from cloud_worker.wire import keys_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.doctor import exposure, machine, model, statuses
@@ -80,6 +81,7 @@ async def examine(
         UsageError: the settings cannot be used: a file that cannot be read.
     """
     base = link_settings(config.link, f"w-{config.worker.worker}")
+    keys_of(config.worker)
     useful = {"serve": "--metrics-port will not work"} if config.metrics.metrics_port is not None else {}
     follows = config.family.family is not None
     checks = tuple(name for name in CHECKS if follows or name not in _OF_A_FAMILY)

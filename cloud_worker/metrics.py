@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.daemon.probes import Page
+from flexspec_mq.keys.refusals import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,6 +125,12 @@ class _Counters(Collector):
             for kind in table:
                 family.add_metric([kind], getattr(counters, kind))
             yield family
+        unbelieved = CounterMetricFamily(
+            "flexspec_worker_unbelieved", "Messages that its keys do not vouch for", labels=["reason"]
+        )
+        for reason in Reason:
+            unbelieved.add_metric([reason], self._worker.refused.get(reason, 0))
+        yield unbelieved
         yield _total("tokens", "Tokens decided", counters.decided)
         yield _total("accepted_tokens", "Of these, drafted by edges", counters.accepted)
         yield _total("drafted_tokens", "Tokens of edges' drafts given to the engine", counters.drafted)

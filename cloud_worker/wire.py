@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.keys.credential import KeyRole
-from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
-from flexspec_mq.keys.worker import WorkerKeys
 from flexspec_mq.transport.base import Subscription
 from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
 
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.keys.worker import WorkerKeys
 
 
 class WorkerWire:
@@ -37,10 +35,7 @@ class WorkerWire:
         self._name = settings.worker
         self._codec = Codec(most_tokens)
         self.refusals = Refusals()
-        self.keys: WorkerKeys | None = None
-        if settings.keys is not None:
-            identity = read_identity(settings.keys, KeyRole.WORKER, settings.worker)
-            self.keys = WorkerKeys(identity, lease=settings.lease, capacity=settings.capacity)
+        self.keys = keys_of(settings)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -107,14 +102,6 @@ class WorkerWire:
             Error(message.session, message.attempt, ErrorCode.PROTOCOL, 0, self._name, why)
         )
 
-    def take_statement(self, payload: bytes) -> bool:
-        """Take a statement of the deployment; returns whether it is a newer one.
-
-        Raises:
-            KeysRefused: it is not believed.
-        """
-        return self.keys is not None and self.keys.trust.take(payload)
-
     def _read(self, payload: bytes) -> Open | Draft | Poll | Close:
         message = self._codec.decode(payload)
         if not isinstance(message, Open | Draft | Poll | Close):
@@ -126,3 +113,19 @@ class WorkerWire:
             return self._read(payload)
         except RemoteProtocolError:
             return None
+
+
+def keys_of(settings: WorkerSettings) -> WorkerKeys | None:
+    """Those that the settings name; what they need is imported only where there are some.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    if settings.keys is None:
+        return None
+    from flexspec_mq.keys.credential import KeyRole
+    from flexspec_mq.keys.identity_file import read_identity
+    from flexspec_mq.keys.worker import WorkerKeys
+
+    identity = read_identity(settings.keys, KeyRole.WORKER, settings.worker)
+    return WorkerKeys(identity, lease=settings.lease, capacity=settings.capacity)

@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
 from flexspec_mq.errors import RemoteProtocolError, UsageError
-from flexspec_mq.keys.credential import KeyRole
-from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import is_keyed, wanted_session
-from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
 from flexspec_mq.transport.base import Subscription
 from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
 
 if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.keys.edge import EdgeKeys
     from flexspec_mq.protocol.effects import Send
-
-_WHO = "a worker"
 
 
 class EdgeWire:
@@ -39,10 +34,7 @@ class EdgeWire:
     def __init__(self, settings: EdgeSettings) -> None:
         self._codec = Codec(MAX_VERDICT_TOKENS)
         self.refusals = Refusals()
-        self.keys: EdgeKeys | None = None
-        if settings.keys is not None:
-            identity = read_identity(settings.keys, KeyRole.EDGE, settings.edge)
-            self.keys = EdgeKeys(identity, seal=settings.seal)
+        self.keys = keys_of(settings)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -85,10 +77,7 @@ class EdgeWire:
 
     def again(self, payload: bytes, now: float) -> tuple[str, bytes] | None:
         """If a worker wants the key of a session: its name, and what to send there."""
-        session = wanted_session(payload)
-        if session is None or self.keys is None:
-            return None
-        return self.keys.again(session, now)
+        return None if self.keys is None else self.keys.again(payload, now)
 
     def decode(self, payload: bytes, now: float) -> tuple[Verdict | Error, str | None]:
         """The message in a payload, and the worker that made it, where a key says so.
@@ -97,29 +86,20 @@ class EdgeWire:
             KeysRefused: it is not believed.
             RemoteProtocolError: it cannot be read.
         """
-        worker = None
-        if self.keys is not None:
-            if not is_keyed(payload):
-                raise self._unkeyed(payload)
-            heard = self.keys.unwrap(payload, now)
-            worker, payload = heard.worker, heard.plain
-        message = self._read(payload)
-        if worker is not None:
-            if message.session != heard.session:
-                raise KeysRefused(
-                    Reason.FORGED, f"worker {worker} speaks of session {message.session} under another's key"
-                )
-            if message.worker not in {None, worker}:
-                raise KeysRefused(Reason.FORGED, f"worker {worker} speaks in the name of {message.worker}")
+        if self.keys is None:
+            return self._read(payload), None
+        try:
+            made = self.keys.unwrap(payload, now)
+        except KeysRefused as error:
+            raise self._told(error, payload) from None
+        message, worker = self._read(made.plain), made.worker
+        if message.session != made.session:
+            raise KeysRefused(
+                Reason.FORGED, f"worker {worker} speaks of session {message.session} under another's key"
+            )
+        if message.worker not in {None, worker}:
+            raise KeysRefused(Reason.FORGED, f"worker {worker} speaks in the name of {message.worker}")
         return message, worker
-
-    def take_statement(self, payload: bytes) -> bool:
-        """Take a statement of the deployment; returns whether it is a newer one.
-
-        Raises:
-            KeysRefused: it is not believed.
-        """
-        return self.keys is not None and self.keys.trust.take(payload)
 
     def _read(self, payload: bytes) -> Verdict | Error:
         try:
@@ -130,13 +110,30 @@ class EdgeWire:
             raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
         return message
 
-    def _unkeyed(self, payload: bytes) -> KeysRefused:
-        """What is said of a message without a key; an error may tell why nothing better comes."""
-        said = ""
+    def _told(self, error: KeysRefused, payload: bytes) -> KeysRefused:
+        """An error without a key is not believed, but may tell people why nothing better comes."""
+        if error.reason is not Reason.UNKEYED:
+            return error
         try:
             message = self._codec.decode(payload)
         except RemoteProtocolError:
-            message = None
-        if isinstance(message, Error):
-            said = f", which says in the name of {message.worker}: {message.detail!r}"
-        return KeysRefused(Reason.UNKEYED, f"a message without a key{said}")
+            return error
+        if not isinstance(message, Error):
+            return error
+        says = f"{error.message}, which says in the name of {message.worker}: {message.detail!r}"
+        return KeysRefused(Reason.UNKEYED, says)
+
+
+def keys_of(settings: EdgeSettings) -> EdgeKeys | None:
+    """Those that the settings name; what they need is imported only where there are some.
+
+    Raises:
+        UsageError: the file cannot be used.
+    """
+    if settings.keys is None:
+        return None
+    from flexspec_mq.keys.credential import KeyRole
+    from flexspec_mq.keys.edge import EdgeKeys
+    from flexspec_mq.keys.identity_file import read_identity
+
+    return EdgeKeys(read_identity(settings.keys, KeyRole.EDGE, settings.edge), seal=settings.seal)

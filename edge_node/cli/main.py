@@ -64,6 +64,10 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
+    if config.node.keys is not None:
+        from edge_node.wire import keys_of
+
+        keys_of(config.node)  # before a draft is loaded, if there is something to complain about
     family = _family(config.family)
     energy = energy_meter(config.node)
     limits = config.limits.limits(config.plan, energy)

@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.catalogue.refusals import Reason
+from flexspec_mq.keys.refusals import Reason as NotBelieved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +92,7 @@ class Metrics:
             lambda: node.link_up
         )
         registry.register(_Surprises(node))
+        registry.register(_Unbelieved(node))
         if node.models.followed is not None:
             registry.register(_Family(node, node.models.followed))
 
@@ -136,6 +138,19 @@ class _Surprises(Collector):
     def collect(self) -> Iterator[Metric]:
         what = "Events that the protocol's table has no row for"
         yield CounterMetricFamily("flexspec_edge_surprises", what, value=self._node.surprises)
+
+
+class _Unbelieved(Collector):
+    def __init__(self, node: EdgeNode) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "flexspec_edge_unbelieved", "Messages that no worker's keys vouch for", labels=["reason"]
+        )
+        for reason in NotBelieved:
+            family.add_metric([reason], self._node.refused.get(reason, 0))
+        yield family
 
 
 class _Family(Collector):

@@ -26,6 +26,10 @@ from flexspec_mq.errors import (
     TimeIsOver,
     WorkerError,
 )
+from flexspec_mq.keys.credential import KeyRole, read_credential
+from flexspec_mq.keys.envelope import is_keyed, read_envelope, wanted_session
+from flexspec_mq.keys.identity_file import read_identity
+from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, no_birth
 from flexspec_mq.transport.forwarding import ForwardingLink
@@ -60,9 +64,10 @@ class _OnlyOurs(ForwardingLink):
         worker: that answered last and said who it is; empty before any.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, deployment: bytes | None) -> None:
         super().__init__(link)
         self._codec = Codec()
+        self._deployment = deployment
         self.session: int | None = None
         self.worker = ""
 
@@ -72,10 +77,27 @@ class _OnlyOurs(ForwardingLink):
                 yield event
 
     def _ours(self, inbound: Inbound) -> bool:
-        if topics.worker_of_status(inbound.topic) is not None:
+        if inbound.topic == topics.statement_topic() or topics.worker_of_status(inbound.topic) is not None:
+            return True
+        if self._deployment is not None and is_keyed(inbound.payload):
+            return self._ours_under_keys(inbound.payload, self._deployment)
+        return self._ours_in_the_clear(inbound.payload)
+
+    def _ours_under_keys(self, payload: bytes, deployment: bytes) -> bool:
+        """Whether it says that it is ours; whether that is so, the node finds out."""
+        if wanted_session(payload) == self.session:
             return True
         try:
-            message = self._codec.decode(inbound.payload)
+            envelope = read_envelope(payload)
+            if envelope.session == self.session and envelope.introduction is not None:
+                self.worker = read_credential(envelope.introduction.credential, deployment).name
+        except KeysRefused:
+            return False
+        return envelope.session == self.session
+
+    def _ours_in_the_clear(self, payload: bytes) -> bool:
+        try:
+            message = self._codec.decode(payload)
         except RemoteProtocolError:
             return False
         if not isinstance(message, Verdict | Error) or message.session != self.session:
@@ -95,15 +117,20 @@ async def check_text(
         base: settings of a link that is not the daemon's own.
         draft: that is loaded.
         watch: sees the statuses of workers.
+
+    Raises:
+        UsageError: the file with its keys cannot be used.
     """
     node = EdgeNode(config.node, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=False)
+    keys = config.node.keys
+    deployment = None if keys is None else read_identity(keys, KeyRole.EDGE).deployment
     gate: list[_OnlyOurs] = []
 
     @asynccontextmanager
     async def connect(settings: LinkSettings) -> AsyncIterator[Link]:
         bare = replace(settings, will=None, birth=no_birth, session_expiry=0)
         async with mqtt_link(bare, on_wait=quietly) as link:
-            gate.append(_OnlyOurs(link))
+            gate.append(_OnlyOurs(link, deployment))
             yield gate[0]
 
     options = CompletionOptions(

@@ -12,7 +12,14 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import Session, SessionKeys, share
 from flexspec_mq.keys.credential import Credential, KeyRole
-from flexspec_mq.keys.envelope import Envelope, Introduction, enveloped, is_keyed, read_envelope
+from flexspec_mq.keys.envelope import (
+    Envelope,
+    Introduction,
+    enveloped,
+    is_keyed,
+    read_envelope,
+    wanted_session,
+)
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.replays import ReplayWindow
@@ -146,14 +153,15 @@ class EdgeKeys:
             self._ended.expire(now)
             self._ended.put(session, ring, now)
 
-    def again(self, session: int, now: float) -> tuple[str, bytes] | None:
-        """A worker says that it lacks the key of a session; nothing vouches for that.
+    def again(self, payload: bytes, now: float) -> tuple[str, bytes] | None:
+        """If a worker says that it lacks the key of a session, for which nothing vouches: what to send it.
 
         Returns:
             The worker that the newest draft or poll went to, and that message with what is needed to compute the key;
             None if there is none, or it was sent so a moment ago.
         """
-        ring = self._rings.get(session)
+        session = wanted_session(payload)
+        ring = None if session is None else self._rings.get(session)
         if ring is None or ring.newest is None or now < ring.asked_at:
             return None
         ring.asked_at = now + _SPACING

@@ -1,16 +1,33 @@
-"""Workers and a device with keys: they write what they wrote without, and believe nobody else."""
+"""Workers and a device with keys: they write what they wrote without, whoever dies, restarts or is revoked."""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from pathlib import Path
 
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.errors import UsageError, WorkerError
+from flexspec_mq.keys.envelope import is_keyed, read_envelope
+from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.daemons import check, edge_at, wanting, worker_at
+from tests.daemons import (
+    PATIENCE,
+    FakeEngine,
+    alone,
+    check,
+    edge_at,
+    read,
+    until,
+    wanting,
+    worker_at,
+)
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 
@@ -18,26 +35,188 @@ def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
     return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
 
 
+def slow() -> FakeEngine:
+    """An engine that leaves others time to do something."""
+    return FakeEngine(before=lambda _: time.sleep(0.003))
+
+
 @pytest.mark.parametrize("seal", [False, True])
-async def test_texts_are_the_same_over_a_real_broker(
+async def test_texts_are_the_same_and_all_of_them_is_under_keys(
     tmp_path: Path, module_mosquitto: PrivateBroker, seal: bool
 ) -> None:
-    keys = KeyedDeployment(tmp_path)
-    worker = worker_at(mqtt_link, "w1", at=at(module_mosquitto, "w-keyed"), keys=keys.worker_file("w1"))
-    edge = edge_at(
-        mqtt_link, "edge", at=at(module_mosquitto, "e-keyed"), keys=keys.edge_file("edge"), seal=seal
-    )
-    async with worker as daemon, edge as node:
+    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
+    watching = LinkSettings(port=broker.port, client_id="watcher", subscriptions=(Subscription("f1/#"),))
+    async with (
+        mqtt_link(watching) as watcher,
+        worker_at(mqtt_link, "w1", at=at(broker, "w-w1"), keys=keys.worker_file()),
+        edge_at(mqtt_link, at=at(broker, "e-edge"), keys=keys.edge_file(), seal=seal) as node,
+    ):
+        await watcher.wait_up()
         await check(node, [wanting(number) for number in range(8)])
         assert not node.refused
-        assert not daemon.worker.refused
+        seen = {"o": 0, "d": 0, "v": 0}
+        async with asyncio.timeout(PATIENCE):
+            async for event in watcher.events():
+                kind = event.topic.split("/")[1] if isinstance(event, Inbound) else ""
+                if isinstance(event, Inbound) and kind in seen:
+                    assert is_keyed(event.payload)
+                    assert read_envelope(event.payload).sealed is seal
+                    seen[kind] += 1
+                if min(seen.values()) >= 8:
+                    break
 
 
-async def test_a_memory_broker_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(2))
+async def test_faults_change_no_text(tmp_path: Path, seed: int) -> None:
+    keys, broker, rng = KeyedDeployment(tmp_path), MemoryBroker(), random.Random(seed)
+    async with (
+        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as first,
+        worker_at(broker.link, "w2", keys=keys.worker_file("w2")) as second,
+        edge_at(broker.link, keys=keys.edge_file(), seal=bool(seed)) as node,
+    ):
+        broker.faults += [
+            Drop(0.05, rng, Scope("f1/#")),
+            Duplicate(0.1, rng, within=0.1),
+            Delay(0.004, rng, jitter=0.004),
+            Cut(90, Scope("f1/v/+", Direction.DOWN)),
+        ]
+        await check(node, [wanting(100 * seed + number) for number in range(6)])
+        assert all(fault.hits for fault in broker.faults)  # type: ignore[attr-defined]
+        for refused in (node.refused, first.worker.refused, second.worker.refused):
+            assert set(refused) <= {Reason.REPLAYED, Reason.NO_KEY}
+
+
+async def test_another_worker_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
     keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
     async with (
-        worker_at(broker.link, "w1", keys=keys.worker_file("w1")),
-        edge_at(broker.link, keys=keys.edge_file("edge")) as node,
+        edge_at(broker.link, keys=keys.edge_file()) as node,
+        worker_at(broker.link, "w1", slow(), keys=keys.worker_file("w1")) as first,
     ):
-        await check(node, [wanting(number) for number in range(8)])
-        assert not node.refused
+        generations = [node.generate(wanting(number, limit=300)) for number in range(4)]
+        await until(lambda: all(len(one.machine.committed) >= 20 for one in generations))
+        async with worker_at(broker.link, "w2", keys=keys.worker_file("w2")):
+            await first.kill()
+            for generation in generations:
+                assert (await read(generation))[0] == alone(generation.request)
+                assert generation.machine.counters.reopens >= 1
+
+
+async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
+    tmp_path: Path, module_mosquitto: PrivateBroker
+) -> None:
+    """It says that it knows nothing of a session, and is believed: nobody waits until it is given up."""
+    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
+    file = keys.worker_file("w1")
+    async with edge_at(mqtt_link, "restarts", at=at(broker, "e-r"), keys=keys.edge_file("restarts")) as node:
+        async with worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-r1"), keys=file) as first:
+            generation = node.generate(wanting(1, limit=300))
+            await until(lambda: len(generation.machine.committed) >= 20)
+            await first.kill()
+        async with worker_at(mqtt_link, "w1", at=at(broker, "w-r2"), keys=file) as second:
+            assert (await read(generation))[0] == alone(generation.request)
+            assert generation.machine.counters.unknown >= 1
+            assert second.worker.machine.counters.unknown >= 1
+            assert not node.refused
+
+
+async def test_a_revoked_worker_is_left_for_another(
+    tmp_path: Path, module_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
+    device = edge_at(mqtt_link, "leaves", at=at(broker, "e-l"), keys=keys.edge_file("leaves"))
+    files = keys.worker_file("w1"), keys.worker_file("w2")
+    async with device as node, mqtt_link(at(broker, "statements")) as link:
+        await link.wait_up()
+        async with worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-l1"), keys=files[0]) as first:
+            generation = node.generate(wanting(1, limit=300))
+            await until(lambda: len(generation.machine.committed) >= 20)
+            statement = keys.revoke("w1")
+            await link.publish(statement.topic, statement.payload, qos=1, retain=True)
+            # One that is revoked is told nothing more, nor believed, though the broker has not put it out.
+            await until(lambda: node.refused)
+            async with worker_at(mqtt_link, "w2", at=at(broker, "w-l2"), keys=files[1]):
+                await first.worker.leave_version("base")
+                assert (await read(generation))[0] == alone(generation.request)
+                assert generation.machine.counters.reopens >= 1
+        await link.publish(statement.topic, b"", qos=1, retain=True)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("this worker was revoked" in line for line in said)
+    assert any("worker w1 was revoked" in line for line in said)
+
+
+async def test_a_revoked_device_is_refused(
+    tmp_path: Path, module_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
+    async with (
+        worker_at(mqtt_link, "w1", at=at(broker, "w-d"), keys=keys.worker_file("w1")) as daemon,
+        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=keys.edge_file("bad"), give_up=1.0) as bad,
+        edge_at(mqtt_link, "good", at=at(broker, "e-g"), keys=keys.edge_file("good")) as good,
+        mqtt_link(at(broker, "statements")) as link,
+    ):
+        await link.wait_up()
+        await check(bad, [wanting(1)])
+        statement = keys.revoke("bad")
+        await link.publish(statement.topic, statement.payload, qos=1, retain=True)
+        await until(lambda: "this device was revoked" in caplog.text)
+        _, finish = await read(bad.generate(wanting(2)))
+        assert isinstance(finish.error, WorkerError)
+        await until(lambda: daemon.worker.refused.get(Reason.REVOKED))
+        await check(good, [wanting(3)])
+        await link.publish(statement.topic, b"", qos=1, retain=True)
+    assert "refused, revoked: edge bad: the credential of bad was revoked" in caplog.text
+
+
+async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:
+    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+    async with (
+        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as daemon,
+        edge_at(broker.link) as node,
+    ):
+        began = time.monotonic()
+        _, finish = await read(node.generate(wanting(1)))
+        assert time.monotonic() - began < PATIENCE / 3
+        assert finish.error is not None
+        assert "takes messages under keys only" in finish.error.message
+        assert "--keys" in finish.error.message
+        assert daemon.worker.refused == {Reason.UNKEYED: 1}
+
+
+async def test_a_device_with_keys_says_why_a_worker_without_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+    async with (
+        worker_at(broker.link, "w1"),
+        edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node,
+    ):
+        _, finish = await read(node.generate(wanting(1)))
+        assert isinstance(finish.error, WorkerError)
+        assert node.refused[Reason.UNKEYED]
+    assert "in the name of w1: 'the payload is under keys, and this side has none'" in caplog.text
+
+
+async def test_a_device_that_restarts_believes_nothing_of_before(tmp_path: Path) -> None:
+    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+    file = keys.edge_file()
+    async with worker_at(broker.link, "w1", slow(), keys=keys.worker_file("w1"), lease=1) as daemon:
+        async with edge_at(broker.link, keys=file) as before:
+            generation = before.generate(wanting(1, limit=2000))
+            await until(lambda: len(generation.machine.committed) >= 20)
+            broker.cut("e-edge")
+            broker.refused.add("e-edge")
+        broker.refused.clear()
+        async with edge_at(broker.link, keys=file) as after:
+            await check(after, [wanting(2)])
+            await until(lambda: not daemon.kept)
+
+
+def test_keys_of_another_name_are_refused_at_the_start(tmp_path: Path) -> None:
+    keys = KeyedDeployment(tmp_path)
+
+    async def starts() -> None:
+        async with edge_at(MemoryBroker().link, "other", keys=keys.edge_file("edge")):
+            pass
+
+    with pytest.raises(UsageError, match="those of the edge edge, and this is the edge other"):
+        asyncio.run(starts())

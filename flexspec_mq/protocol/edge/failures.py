@@ -41,4 +41,6 @@ def refused(error: Error) -> FlexSpecError:
         return WorkerError(said, hint="edge and worker must use the same tokenizer; check the version")
     if error.code is ErrorCode.CONTEXT:
         return WorkerError(said, hint="shorten the prompt or lower the limit")
-    return RemoteProtocolError(said, hint="edge and worker may be of different releases")
+    return RemoteProtocolError(
+        said, hint="edge and worker may be of different releases, or one lacks its --keys"
+    )

@@ -1,0 +1,36 @@
+"""Identities of a deployment that lasts as long as a benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.opening import new_opening_secrets
+from flexspec_mq.keys.signing import DeploymentKey
+from flexspec_mq.keys.statement import sign_statement
+
+
+class Identities:
+    """Makes identities that believe each other."""
+
+    def __init__(self) -> None:
+        self._key = DeploymentKey.generate()
+        self._opening = new_opening_secrets()
+        self._statement = sign_statement(self._key, 1, self._opening.public(()), ())
+
+    def edge(self, name: str) -> KeyIdentity:
+        """Of a device."""
+        return KeyIdentity.make(self._key, KeyRole.EDGE, name, self._statement)
+
+    def worker(self, name: str) -> KeyIdentity:
+        """Of a worker of any version."""
+        return KeyIdentity.make(self._key, KeyRole.WORKER, name, self._statement, opening=self._opening)
+
+    @staticmethod
+    def written(identity: KeyIdentity, folder: Path) -> Path:
+        """The file of an identity, as a daemon takes it."""
+        path = folder / f"{identity.credential.role}-{identity.credential.name}.json"
+        path.touch(mode=0o600)
+        path.write_text(identity.text(), encoding="utf-8")
+        return path

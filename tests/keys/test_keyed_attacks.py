@@ -1,0 +1,276 @@
+"""Whoever runs the broker, and another worker of the same deployment, against texts that are being written.
+
+They see every message and publish on every topic: copies, cut ones, changed ones, ones moved into another session,
+device's words as worker's, verdicts of their own. Not one token changes, and each kind has its log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.codec import Codec
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope, wanted_session
+from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.worker import WorkerKeys
+from flexspec_mq.simulator.world import FINGERPRINT
+from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Verdict
+from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
+from tests.keys.deployments_of_keys import KeyedDeployment
+
+CODEC = Codec()
+IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
+EDGE_REASONS = {Reason.UNKEYED, Reason.MALFORMED, Reason.FORGED, Reason.REPLAYED, Reason.NO_KEY}
+WORKER_REASONS = {Reason.UNKEYED, Reason.MALFORMED, Reason.FORGED, Reason.REPLAYED}
+
+
+def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
+    return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
+
+
+def moved(payload: bytes, session: int) -> bytes:
+    return payload[:2] + session.to_bytes(4, "little") + payload[6:]
+
+
+def forged_verdicts(session: int) -> Iterator[bytes]:
+    """Verdicts and errors without a key that an edge without keys would take."""
+    for attempt in (1, 2):
+        yield CODEC.encode(Verdict(session, attempt, 0, 0, (1, 2, 3), 0, Fin.EOS, 0, 0, "w1", 60))
+        yield CODEC.encode(Error(session, attempt, ErrorCode.INTERNAL, 0, "w1", "forged"))
+        yield CODEC.encode(Error(session, attempt, ErrorCode.PROTOCOL, 0, "w1", "forged"))
+
+
+class Operator:
+    """Whoever runs the broker: sees all, says anything."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._own: set[bytes] = set()
+        self._rng = random.Random(1)
+        self.seen: list[Inbound] = []
+
+    async def run(self) -> None:
+        async for event in self._link.events():
+            if not isinstance(event, Inbound) or event.topic.split("/")[1] not in {"o", "d", "v"}:
+                continue
+            if event.payload in self._own or not is_keyed(event.payload):
+                continue
+            if wanted_session(event.payload) is None:
+                await self._attack(event)
+
+    async def _attack(self, event: Inbound) -> None:
+        payload, rng = event.payload, self._rng
+        session = read_envelope(payload).session
+        others = [one for one in self.seen if one.topic == event.topic]
+        self.seen.append(event)
+        changed = bytearray(payload)
+        changed[rng.randrange(2, len(payload))] ^= 1 << rng.randrange(8)
+        kinds = [
+            payload,
+            payload[: rng.randrange(1, len(payload))],
+            payload[:-1],
+            payload + b"\0",
+            bytes(changed),
+            moved(payload, session ^ 1),
+            bytes((payload[0], payload[1] ^ 0x10)) + payload[2:],
+            *([moved(payload, read_envelope(rng.choice(others).payload).session)] if others else []),
+        ]
+        for attack in (kinds[0], *rng.sample(kinds[1:], 3)):
+            await self.say(event.topic, attack)
+        edge = event.topic.split("/")[-1]
+        if event.topic.startswith("f1/v/"):
+            await self.say(event.topic, rng.choice(list(forged_verdicts(session))))
+            await self.say(event.topic, key_wanted(session))
+            await self.say(f"f1/d/w1/{edge}", payload)
+        else:
+            await self.say(f"f1/v/{edge}", payload)
+            await self.say(event.topic, CODEC.encode(Close(session, 9, 0, CloseReason.CANCELLED)))
+
+    async def say(self, topic: str, payload: bytes) -> None:
+        self._own.add(payload)
+        with contextlib.suppress(Exception):
+            await self._link.publish(topic, payload)
+
+
+@contextlib.asynccontextmanager
+async def operator(broker: PrivateBroker) -> AsyncIterator[Operator]:
+    settings = LinkSettings(
+        port=broker.port, client_id="operator", subscriptions=(Subscription("f1/#", 0),), inbound_queue=2**16
+    )
+    async with mqtt_link(settings) as link:
+        await link.wait_up()
+        found = Operator(link)
+        task = asyncio.create_task(found.run())
+        try:
+            yield found
+        finally:
+            assert not task.done()
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("seal", [False, True])
+async def test_whoever_runs_the_broker_changes_no_token(
+    tmp_path: Path, own_mosquitto: PrivateBroker, seal: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
+    engine = FakeEngine(before=lambda _: time.sleep(0.002))
+    async with (
+        operator(broker) as attacker,
+        worker_at(mqtt_link, "w1", engine, at=at(broker, "w-1"), keys=keys.worker_file("w1")) as daemon,
+        edge_at(mqtt_link, at=at(broker, "e-1"), keys=keys.edge_file(), seal=seal) as node,
+    ):
+        number, ends = 0, time.monotonic() + PATIENCE
+        while not (set(node.refused) >= EDGE_REASONS and set(daemon.worker.refused) >= WORKER_REASONS):
+            assert time.monotonic() < ends, (node.refused, daemon.worker.refused)
+            await check(node, [wanting(number := number + 1) for _ in range(3)])
+        assert attacker.seen
+        assert node.malformed == 0
+        assert daemon.worker.malformed == 0
+    lines = [record.getMessage() for record in caplog.records]
+    for reason in EDGE_REASONS:
+        assert any(line.startswith(f"refused, {reason}: on f1/v/edge: ") for line in lines), reason
+    for reason in WORKER_REASONS:
+        assert any(line.startswith(f"refused, {reason}: edge edge: ") for line in lines), reason
+    for counts in (node.refused, daemon.worker.refused):
+        assert sum(counts.values()) > len(counts)
+    said = sum(line.startswith("refused, ") for line in lines)
+    assert said <= (len(node.refused) + len(daemon.worker.refused)) * (1 + PATIENCE / 10)
+
+
+async def test_without_keys_one_forged_error_ends_a_text(own_mosquitto: PrivateBroker) -> None:
+    """What the attacks above come to where there are no keys."""
+    engine = FakeEngine(before=lambda _: time.sleep(0.005))
+    async with (
+        mqtt_link(at(own_mosquitto, "operator")) as link,
+        worker_at(mqtt_link, "w1", engine, at=at(own_mosquitto, "w-0")),
+        edge_at(mqtt_link, at=at(own_mosquitto, "e-0")) as node,
+    ):
+        await link.wait_up()
+        generation = node.generate(wanting(1, limit=400))
+        await until(lambda: generation.machine.committed)
+        await link.publish(
+            "f1/v/edge", CODEC.encode(Error(generation.session, 1, ErrorCode.PROTOCOL, 0, "w1", "forged"))
+        )
+        _, finish = await read(generation)
+        assert finish.error is not None
+        assert "forged" in finish.error.message
+
+
+async def test_another_worker_of_the_version_forges_no_verdict(
+    tmp_path: Path, own_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has a credential and the version's opening key, so it reads what opens say; it has not the worker's key."""
+    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
+    rogue = WorkerKeys(keys.worker("w2"), lease=60, capacity=8)
+    engine = FakeEngine(before=lambda _: time.sleep(0.005))
+    listening = LinkSettings(
+        port=broker.port, client_id="rogue", subscriptions=(Subscription("f1/o/base/edge"),)
+    )
+    async with (
+        mqtt_link(listening) as link,
+        worker_at(mqtt_link, "w1", engine, at=at(broker, "w-2"), keys=keys.worker_file("w1")),
+        edge_at(mqtt_link, at=at(broker, "e-2"), keys=keys.edge_file()) as node,
+    ):
+        await link.wait_up()
+        generation = node.generate(wanting(3, limit=120))
+        opened = await _first(link)
+        made = rogue.unwrap("edge", "base", opened, 0.0)
+        message = CODEC.decode(made.plain)
+        assert isinstance(message, Open)
+        await until(lambda: len(generation.machine.committed) >= 10)
+        have = len(generation.machine.committed)
+        digest = 0x12345678
+        for name in ("w1", None):
+            tokens = (5, 6, 7)
+            verdict = Verdict(
+                message.session,
+                message.attempt,
+                0,
+                have,
+                tokens,
+                digest,
+                Fin.NONE,
+                0,
+                0,
+                name,
+                60 if name else 0,
+            )
+            payload = rogue.wrap("edge", message.session, CODEC.encode(verdict), 0.0)
+            await link.publish("f1/v/edge", payload, qos=1)
+        await until(lambda: node.refused.get(Reason.FORGED, 0) >= 2)
+        assert (await read(generation))[0] == alone(generation.request)
+        assert generation.machine.counters.reopens == 0
+        assert generation.machine.counters.diverged == 0
+    assert "worker w2 speaks in the name of w1" in caplog.text
+
+
+async def _first(link: Link) -> bytes:
+    async for event in link.events():
+        if isinstance(event, Inbound):
+            return event.payload
+    raise AssertionError("nothing came")
+
+
+async def test_a_device_speaks_for_no_other_device(tmp_path: Path, own_mosquitto: PrivateBroker) -> None:
+    """Even where the broker lets it: with its own keys on another's topic, and with another's open as its own."""
+    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
+    rogue = EdgeKeys(keys.edge("rogue"))
+    engine = FakeEngine(before=lambda _: time.sleep(0.005))
+    listening = LinkSettings(
+        port=broker.port, client_id="rogue", subscriptions=(Subscription("f1/o/base/edge"),)
+    )
+    async with (
+        mqtt_link(listening) as link,
+        worker_at(mqtt_link, "w1", engine, at=at(broker, "w-3"), keys=keys.worker_file("w1")) as daemon,
+        edge_at(mqtt_link, at=at(broker, "e-3"), keys=keys.edge_file()) as node,
+    ):
+        await link.wait_up()
+        generation = node.generate(wanting(3, limit=120))
+        theirs = await _first(link)
+        await link.publish("f1/o/base/rogue", theirs, qos=1)
+        message = Open(77, 1, IDENTITY, (1, 2, 3), (), 0, 1, ())
+        rogue.begin(77, "base")
+        mine = rogue.wrap(message, None, CODEC.encode(message), 0.0)
+        await link.publish("f1/o/base/edge", mine, qos=1)
+        await until(lambda: daemon.worker.refused.get(Reason.CREDENTIAL, 0) >= 2)
+        assert (await read(generation))[0] == alone(generation.request)
+        assert daemon.worker.machine.counters.opened == 1
+        await link.publish("f1/o/base/rogue", rogue.wrap(message, None, CODEC.encode(message), 0.0), qos=1)
+        await until(lambda: daemon.worker.machine.counters.opened == 2)
+
+
+async def test_an_old_open_is_work_for_nothing_and_no_text(
+    tmp_path: Path, own_mosquitto: PrivateBroker
+) -> None:
+    """What the broker's operator can still do: have a worker that has forgotten a session begin it again."""
+    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
+    file = keys.worker_file("w1")
+    listening = LinkSettings(
+        port=broker.port, client_id="operator", subscriptions=(Subscription("f1/o/base/edge"),)
+    )
+    async with (
+        mqtt_link(listening) as link,
+        edge_at(mqtt_link, at=at(broker, "e-4"), keys=keys.edge_file()) as node,
+    ):
+        await link.wait_up()
+        async with worker_at(mqtt_link, "w1", at=at(broker, "w-4"), keys=file):
+            generation = node.generate(wanting(3))
+            old = await _first(link)
+            assert (await read(generation))[0] == alone(generation.request)
+        async with worker_at(mqtt_link, "w1", at=at(broker, "w-5"), keys=file) as again:
+            await link.publish("f1/o/base/edge", old, qos=1)
+            await until(lambda: again.worker.machine.counters.opened == 1)
+            # The device still has the key of the text that is over: it closes what the worker begins.
+            await until(lambda: not again.kept)
+            assert node.sessions == 0
