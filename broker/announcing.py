@@ -84,7 +84,7 @@ class Announcer:
         client.on_connect, client.on_publish = connected, published
         end = time.monotonic() + _PATIENCE
         try:
-            client.connect(str(self.socket))
+            self._connect(client, end)
             while not answers and time.monotonic() < end:
                 client.loop(0.1)
         except OSError as error:
@@ -95,3 +95,15 @@ class Announcer:
             raise BrokerError(f"Mosquitto did not take what is to be published on {topic}")
         if answers[0].is_failure:
             raise BrokerError(f"Mosquitto refused what is to be published on {topic}: {answers[0]}")
+
+    def _connect(self, client: paho.Client, end: float) -> None:
+        """Mosquitto opens this socket a moment after the one by which it is known to answer."""
+        while True:
+            try:
+                client.connect(str(self.socket))
+            except (FileNotFoundError, ConnectionRefusedError):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
+            else:
+                return

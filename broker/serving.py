@@ -114,8 +114,13 @@ class DeploymentServer:
         )
 
     def begin(self) -> None:
-        """The broker answers."""
-        self._publish()
+        """The broker answers. A statement that it does not take is published again later, as `look` does."""
+        try:
+            self._publish()
+        except BrokerError as error:
+            self._again = time.monotonic() + _AGAIN
+            _log.error("the statement is not published: %s", error)
+            return
         self._deployment.in_force.note(self._known.revision)
 
     def look(self) -> None:
