@@ -98,12 +98,8 @@ class Announcer:
 
     def _connect(self, client: paho.Client, end: float) -> None:
         """Mosquitto opens this socket a moment after the one by which it is known to answer."""
-        while True:
-            try:
-                client.connect(str(self.socket))
-            except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
+        while not self.socket.exists() and time.monotonic() < end:
+            time.sleep(0.005)
+        if not self.socket.exists():  # paho would leave a socket open
+            raise FileNotFoundError(f"there is no {self.socket}")
+        client.connect(str(self.socket))
