@@ -298,6 +298,23 @@ def test_the_broker_runs_and_publishes_without_any_secret(keyed: Path, tmp_path:
     assert "kept elsewhere" not in quick("list", keyed)
 
 
+async def test_who_runs_the_broker_need_hold_no_secret_of_the_deployment(keyed: Path, tmp_path: Path) -> None:
+    """Elsewhere it has all but `keys`, `hand-out` and the authority's key, and takes up what is brought."""
+    there = tmp_path / "there"
+    shutil.copytree(keyed, there, ignore=shutil.ignore_patterns("keys", "hand-out", "ca.key"))
+    alice, bob = edge(keyed, "alice"), edge(keyed, "bob")
+    folder = keyed / "hand-out" / "edge" / "bob"
+    with running(there, tmp_path / "log"):
+        async with mqtt_link(as_client(folder)) as link:
+            await link.subscribe("f1/i", 1)
+            first = await statement(link, bob.deployment)
+            assert "from its next start on" in quick("revoke", keyed, "alice")  # here nothing runs
+            shutil.copy(keyed / "identities.json", there / "brought")
+            (there / "brought").replace(there / "identities.json")
+            second = await statement(link, bob.deployment)
+    assert (first.revoked, second.revoked) == (set(), {alice.credential.serial})
+
+
 def test_a_key_of_another_deployment_signs_nothing(keyed: Path, tmp_path: Path) -> None:
     other = made(tmp_path / "other", "--keys")
     (mine,) = (keyed / "keys").glob("deployment-*.key")
