@@ -31,6 +31,7 @@ from flexspec_mq.bench.questions import OWN
 SECTIONS = ("stress", "proof", "flips", "draws")
 QUICK_SECTIONS = ("stress", "draws")
 _WIDEST = 40
+_EXPECTED = ("replayed", "no_key")
 _SMALLEST_P = 1e-4
 """A p-value below this, of some dozens, makes the benchmark fail: one false alarm in hundreds of runs."""
 
@@ -85,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="cloud workers at a time")
     parser.add_argument(
         "--strike-every", type=int, help="tokens from one kill to the next (default: 600; quick: 100)"
+    )
+    parser.add_argument(
+        "--keys",
+        choices=("none", "tags", "seals"),
+        default="none",
+        help="of devices and workers: messages are tagged, or sealed",
     )
     parser.add_argument(
         "--minutes", type=float, default=600.0, help="after which no new text is started, per dtype"
@@ -145,6 +152,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
         strike_every=args.strike_every or (100 if quick else 600),
         long=0 if quick else 2,
         seconds=60 * args.minutes,
+        keys=args.keys,
     )
     found = {}
     for dtype in _dtypes(args):
@@ -195,6 +203,9 @@ def _failures(section: str, found: dict[str, Any], *, quick: bool) -> list[str]:
             wrong = ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated")
             failures += [f"{dtype}: {name} = {figures[name]}" for name in wrong if figures[name]]
             failures += [f"{dtype}: {example}" for example in figures["examples"]]
+            # Copies are refused, and late words of sessions that are over; nothing else is to be expected.
+            strange = {name: count for name, count in figures["refused"].items() if name not in _EXPECTED}
+            failures += [f"{dtype}: refused: {strange}"] if strange else []
             needless = ("hangs", "connections_cut", "late_copies_lost", *(["prompts_named"] if quick else []))
             never = [name for name in figures["never"] if name not in needless]
             failures += [f"{dtype}: the stress was none: {name} is 0" for name in never]

@@ -15,8 +15,9 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -165,23 +166,25 @@ async def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, A
             trust = None if tls is None else TlsSettings(ca=tls.ca)
             for number, (mode, seal) in enumerate(_MODES.items()):
                 coding = Coding(seal, f"edge0{number}", f"wk0{number}", rng.getrandbits(32))
-                links: list[Link] = []
-                for name, topic in (
-                    (coding.edge, verdict_topic(coding.edge)),
-                    (coding.worker, draft_filter(coding.worker)),
-                ):
-                    settings = LinkSettings(
-                        host="localhost" if secured else "127.0.0.1",
-                        port=broker.port,
-                        client_id=name,
-                        tls=trust,
-                        subscriptions=(Subscription(topic, 2),),
+                edge, worker = [
+                    await stack.enter_async_context(mqtt_link(_link(name, topic, broker.port, trust)))
+                    for name, topic in (
+                        (coding.edge, verdict_topic(coding.edge)),
+                        (coding.worker, draft_filter(coding.worker)),
                     )
-                    links.append(await stack.enter_async_context(mqtt_link(settings)))
-                    await links[-1].wait_up(10)
-                case = cases[f"{'TLS, ' if secured else ''}{mode}"] = Case(coding, *links, broker.port, rng)
+                ]
+                await edge.wait_up(10)
+                await worker.wait_up(10)
+                case = Case(coding, edge, worker, broker.port, rng)
+                cases[f"{'TLS, ' if secured else ''}{mode}"] = case
                 stack.callback(asyncio.create_task(case.serve()).cancel)
         return await _in_turns(cases, options, rng)
+
+
+def _link(name: str, topic: str, port: int, tls: TlsSettings | None) -> LinkSettings:
+    host = "127.0.0.1" if tls is None else "localhost"
+    subscriptions = (Subscription(topic, 2),)
+    return LinkSettings(host=host, port=port, client_id=name, tls=tls, subscriptions=subscriptions)
 
 
 async def _in_turns(
@@ -232,8 +235,12 @@ def opening(options: argparse.Namespace) -> dict[str, Any]:
                 coding.decided(coding.down(verdict_for(coding.drafted(coding.up(draft)))))
 
         round_us = _microseconds(messages, 10) / len(drafts)
-        sessions = iter(range(2, 10_000))
-        open_us = _microseconds(lambda coding=coding, sessions=sessions: coding.open(next(sessions)), 300)
+        numbers = count(2)
+
+        def another(coding: Coding = coding, numbers: Iterator[int] = numbers) -> None:
+            coding.open(next(numbers))
+
+        open_us = _microseconds(another, 300)
         found[mode] = {
             "open": coding.opened[0],
             "hello": coding.opened[1],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
 from flexspec_mq.transport.base import Subscription
@@ -14,6 +15,10 @@ from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, P
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.keys.worker import WorkerKeys
+
+
+_TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
+"""Edges that are remembered as told that they need keys, and seconds from one such answer to the next."""
 
 
 class WorkerWire:
@@ -35,6 +40,7 @@ class WorkerWire:
         self._name = settings.worker
         self._codec = Codec(most_tokens)
         self.refusals = Refusals()
+        self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
         self.keys = keys_of(settings)
 
     @property
@@ -95,8 +101,9 @@ class WorkerWire:
         if message == NO_SESSION:
             return None
         self.refusals.refused(f"edge {edge}", error, now)
-        if not isinstance(message, Open):
+        if not isinstance(message, Open) or self._told.get(edge, now):
             return None
+        self._told.put(edge, True, now)
         why = f"{error.message}: {error.hint}"
         return self._codec.encode(
             Error(message.session, message.attempt, ErrorCode.PROTOCOL, 0, self._name, why)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.exact.worker import Trace
+from benchmarks.parts.keyed import Identities
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.process import Process, python
 
@@ -31,6 +32,7 @@ class Fleet:
         folder: for their logs and traces.
         rng: decides who dies.
         say: told what happens.
+        identities: give each worker keys of its own; None leaves them without.
         kills, hangs, started: counts.
     """
 
@@ -38,6 +40,7 @@ class Fleet:
     folder: Path
     rng: random.Random
     say: Callable[[str], None]
+    identities: Identities | None = None
     kills: int = 0
     hangs: int = 0
     started: int = 0
@@ -61,9 +64,14 @@ class Fleet:
         prefill = self.rng.choice((17, 33, 64, 101, 128, 256))
         # By worth a crowded worker seldom drafts; with all, forwards hold whatever drafts there are.
         rows = self.rng.choice(("worth", "all"))
+        keys: tuple[str, ...] = ()
+        if self.identities is not None:
+            file = self.identities.written(self.identities.worker(f"w{number}"), self.folder)
+            keys = ("--keys", str(file))
         command = python(
             *("benchmarks.exact.worker", str(self.folder / f"trace-{number}")),
             *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), "--draft-rows", rows),
+            *keys,
             *self.arguments,
         )
         log = self.folder / f"worker-{number}.log"

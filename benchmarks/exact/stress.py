@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from benchmarks.exact.pool import ReferencePool
 from benchmarks.exact.reference import Text, Written
 from benchmarks.exact.system import Edge, Outcome, edge
 from benchmarks.exact.texts import Shape, long_text, next_turn, texts
+from benchmarks.parts.keyed import Identities
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
+from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.load import DraftModel
 
 _LOOK = 0.2
@@ -39,6 +41,7 @@ class Load:
         strike_every: committed tokens from one kill or hang to the next, on average.
         long: texts with contexts above 1,024 positions.
         seconds: after which no new text is started.
+        keys: "none", "tags" or "seals" on what travels.
     """
 
     tokens: int
@@ -47,6 +50,7 @@ class Load:
     strike_every: int
     long: int
     seconds: float
+    keys: str = "none"
 
 
 @dataclass(slots=True)
@@ -155,12 +159,18 @@ class Stress:
         with PrivateBroker(BrokerSettings(port=0)) as broker, tempfile.TemporaryDirectory() as place:
             arguments = ["--broker", f"127.0.0.1:{broker.port}", "--target", folder, "--dtype", dtype]
             arguments += ["--threads", str(threads), "--give-up-after", "30", "--draft", "default"]
-            fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say)
+            identities = None if self.load.keys == "none" else Identities()
+            fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say, identities)
+            settings = EdgeSettings(edge="e", version="base", give_up=240.0)
+            if identities is not None:
+                file = identities.written(identities.edge(settings.edge), Path(place))
+                settings = replace(settings, keys=file, seal=self.load.keys == "seals")
             pool.start()
             try:
                 self.say(f"{dtype}: {self.load.workers} workers load the target and prove it")
                 await asyncio.gather(*(fleet.start() for _ in range(self.load.workers)))
-                async with edge(draft, broker.port, weather, random.Random(self.rng.random())) as node:
+                rng = random.Random(self.rng.random())
+                async with edge(settings, draft, broker.port, weather, rng) as node:
                     if self.load.long:
                         solo.start()
                         for _ in range(self.load.long):
@@ -274,5 +284,7 @@ class Stress:
             "sessions_per_forward": round(trace.sessions / max(1, trace.forwards), 2),
             "most_sessions_in_a_forward": trace.most,
             "diverged": totals.diverged,
+            "keys": self.load.keys,
+            "refused": {reason.value: count for reason, count in node.node.refused.items()},
             "seconds": round(seconds, 1),
         }

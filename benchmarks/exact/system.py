@@ -118,9 +118,10 @@ def _stop(text: Text) -> Callable[[Sequence[int]], int | None] | None:
 
 
 @asynccontextmanager
-async def edge(draft: DraftModel, port: int, weather: Weather, rng: random.Random) -> AsyncIterator[Edge]:
+async def edge(
+    settings: EdgeSettings, draft: DraftModel, port: int, weather: Weather, rng: random.Random
+) -> AsyncIterator[Edge]:
     """An edge node at a broker on this machine, with a real draft and weather on its link."""
-    settings = EdgeSettings(edge="e", version="base", give_up=240.0)
     node = EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
     base = LinkSettings(port=port, client_id="e-exactness", give_up_after=30.0)
     async with node.running(stormy(mqtt_link, weather), base):

@@ -12,6 +12,7 @@ import numpy as np  # noqa: F401  as a worker has: it reads long messages by arr
 import zstandard
 
 from benchmarks.fuzz.cost import Bound
+from benchmarks.fuzz.keyed import readers
 from benchmarks.fuzz.mutate import BYTES, DOCUMENTS, MESSAGES, Mutator
 from edge_node.api.errors import ApiError
 from edge_node.api.requests import chat_request, completion_request
@@ -120,6 +121,10 @@ def decoders() -> list[Decoder]:
         ),
         Decoder("key set", lambda data: _signed(data, KeySet), _catalogues(), BYTES, Bound(400.0, 0.5)),
         Decoder("catalogue", lambda data: _signed(data, Catalogue), _catalogues(), BYTES, Bound(400.0, 0.5)),
+        *(
+            Decoder(name, reader.read, reader.seeds, BYTES, Bound(2500.0, 2.0))
+            for name, reader in readers().items()
+        ),
         Decoder("topic", lambda data: _topic(data[:_MOST_TOPIC]), _topics(), BYTES, Bound(100.0, 0.05)),
         Decoder("CONNACK", _connack, _connacks(), BYTES, Bound(400.0, 0.5)),
         Decoder("body of the API", _body, _bodies(), DOCUMENTS, Bound(2000.0, 2.0)),

@@ -12,20 +12,24 @@ from flexspec_mq.keys.statement import sign_statement
 
 
 class Identities:
-    """Makes identities that believe each other."""
+    """Makes identities that believe each other.
+
+    Attributes:
+        statement: of their deployment, signed.
+    """
 
     def __init__(self) -> None:
         self._key = DeploymentKey.generate()
         self._opening = new_opening_secrets()
-        self._statement = sign_statement(self._key, 1, self._opening.public(()), ())
+        self.statement = sign_statement(self._key, 1, self._opening.public(()), ())
 
     def edge(self, name: str) -> KeyIdentity:
         """Of a device."""
-        return KeyIdentity.make(self._key, KeyRole.EDGE, name, self._statement)
+        return KeyIdentity.make(self._key, KeyRole.EDGE, name, self.statement)
 
     def worker(self, name: str) -> KeyIdentity:
         """Of a worker of any version."""
-        return KeyIdentity.make(self._key, KeyRole.WORKER, name, self._statement, opening=self._opening)
+        return KeyIdentity.make(self._key, KeyRole.WORKER, name, self.statement, opening=self._opening)
 
     @staticmethod
     def written(identity: KeyIdentity, folder: Path) -> Path:

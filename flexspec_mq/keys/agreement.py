@@ -76,7 +76,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SessionKeys:
-    """Of a device and a worker.
+    """Of a device and a worker, 32 bytes each.
 
     Attributes:
         up: of what the device sends.

@@ -10,11 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.agreement import Session, SessionKeys, share
+from flexspec_mq.keys.agreement import Session, share
 from flexspec_mq.keys.credential import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
+    Cipher,
     Envelope,
     Introduction,
+    cipher,
     enveloped,
     is_keyed,
     read_envelope,
@@ -28,9 +30,11 @@ from schemas.messages import Close, Draft, Open, Poll
 
 _MOST_WORKERS, _MOST_LIVES = 8, 2
 """Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
+_MOST_OVER: Final = 256
 _AFTER_THE_END: Final = 60.0
 """Seconds that the keys of a session are kept when it is over, so that late workers can be told."""
 _MOST_ENDED: Final = 256
+_BATCHES: Final = (Draft, Poll)
 _SPACING: Final = 0.25
 """Seconds from one message that is sent again because a worker wants the key, to the next of that session."""
 
@@ -41,31 +45,45 @@ class _Peer:
 
     name: str
     serial: bytes
-    keys: SessionKeys
+    up: Cipher
+    down: Cipher
     replays: ReplayWindow = field(default_factory=ReplayWindow)
 
 
 @dataclass(slots=True)
 class _Keyring:
-    """All keys of one session."""
+    """All keys of one session.
+
+    Attributes:
+        sent: messages so far, under whichever key.
+        newest: draft or poll, and the worker that it went to.
+        asked_at: when it may be sent again for want of a key.
+        revoked: workers that were.
+        over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
+    """
 
     session: Session
     private: X25519PrivateKey
-    opening: bytes
+    opening: Cipher
     sent: int = 0
     peers: OrderedDict[bytes, _Peer] = field(default_factory=OrderedDict)
     newest: tuple[str, bytes] | None = None
     asked_at: float = 0.0
     revoked: set[str] = field(default_factory=set)
+    over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))
 
     def with_worker(self, name: str) -> _Peer | None:
-        return next((peer for peer in reversed(self.peers.values()) if peer.name == name), None)
+        for peer in reversed(self.peers.values()):
+            if peer.name == name:
+                return peer
+        return None
 
     def add(self, ephemeral: bytes, peer: _Peer) -> None:
         """Keep one more, and no more of a worker than its newest lives: others' keys are not its to push out."""
         lives = [key for key, known in self.peers.items() if known.name == peer.name]
         for key in lives[: 1 - _MOST_LIVES]:
             del self.peers[key]
+            self.over.put(key, True, 0.0)
         if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
             oldest = next(iter(self.peers.values())).name
             self.peers = OrderedDict((key, one) for key, one in self.peers.items() if one.name != oldest)
@@ -105,7 +123,7 @@ class EdgeKeys:
         self._rings: dict[int, _Keyring] = {}
         self._ended = ExpiringMap[int, _Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
         self.trust = Trust(identity)
-        self.trust.on_change = self._forget_revoked
+        self.trust.on_change = self._take_up
 
     def begin(self, session: int, version: str) -> None:
         """A session begins: draw its keys.
@@ -138,12 +156,12 @@ class EdgeKeys:
         ring = self._ring(message.session, now)
         if ring is None:
             raise KeysRefused(Reason.NO_KEY, f"session {message.session} is none of ours")
-        if isinstance(message, Draft | Poll) and worker is not None:
+        if isinstance(message, _BATCHES) and worker is not None:
             ring.newest = (worker, plain)
         peer = None if worker is None or isinstance(message, Open) else ring.with_worker(worker)
         if peer is None and worker in ring.revoked:
             raise KeysRefused(Reason.REVOKED, f"worker {worker} was revoked")
-        return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.keys.up, plain)
+        return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.up, plain)
 
     def ended(self, session: int, now: float) -> None:
         """A session is over. Its keys are kept a while, for workers that still hold it."""
@@ -208,8 +226,11 @@ class EdgeKeys:
             private.public_key().public_bytes_raw(),
             self._seal,
         )
+        return _Keyring(meant, private, self._opening(meant, private, opening))
+
+    def _opening(self, meant: Session, private: X25519PrivateKey, opening: bytes) -> Cipher:
         shares = share(private, opening), share(self._private, opening)
-        return _Keyring(meant, private, meant.opening_key(shares, opening))
+        return cipher(meant.opening_key(shares, opening), sealed=self._seal)
 
     def _introduced(self, ring: _Keyring, plain: bytes) -> bytes:
         meant = ring.session
@@ -217,14 +238,13 @@ class EdgeKeys:
         return self._enveloped(ring, ring.opening, plain, introduction)
 
     def _enveloped(
-        self, ring: _Keyring, key: bytes, plain: bytes, introduction: Introduction | None = None
+        self, ring: _Keyring, key: Cipher, plain: bytes, introduction: Introduction | None = None
     ) -> bytes:
         """One counter for all keys of a session: a key that is computed anew goes on where it was."""
         ring.sent += 1
         return enveloped(
             key,
             plain,
-            sealed=self._seal,
             session=ring.session.number,
             counter=ring.sent,
             introduction=introduction,
@@ -236,14 +256,18 @@ class EdgeKeys:
             return self._opened_by_known(ring, envelope)
         known = ring.peers.get(introduction.key)
         if known is not None:
-            return known, envelope.opened(known.keys.down)
+            return known, envelope.opened(known.down)
+        if introduction.key in ring.over:
+            raise KeysRefused(
+                Reason.REPLAYED, f"session {envelope.session}: from an earlier life of its worker"
+            )
         credential = self.trust.believed(introduction.credential, KeyRole.WORKER)
         if not credential.serves(ring.session.version):
             raise KeysRefused(
                 Reason.CREDENTIAL, f"worker {credential.name} may not serve version {ring.session.version}"
             )
         peer = self._met(ring, credential, introduction.key)
-        plain = envelope.opened(peer.keys.down)
+        plain = envelope.opened(peer.down)
         ring.add(introduction.key, peer)
         return peer, plain
 
@@ -253,7 +277,7 @@ class EdgeKeys:
             raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key with a worker yet")
         for peer in reversed(ring.peers.values()):
             try:
-                return peer, envelope.opened(peer.keys.down)
+                return peer, envelope.opened(peer.down)
             except KeysRefused:
                 continue
         kind = "seal" if envelope.sealed else "tag"
@@ -268,10 +292,15 @@ class EdgeKeys:
             share(ring.private, ephemeral),
         )
         keys = ring.session.session_keys(shares, credential.name, credential.serial, ephemeral)
-        return _Peer(credential.name, credential.serial, keys)
+        up, down = (cipher(key, sealed=self._seal) for key in (keys.up, keys.down))
+        return _Peer(credential.name, credential.serial, up, down)
 
-    def _forget_revoked(self) -> None:
+    def _take_up(self) -> None:
+        """A newer statement: forget who was revoked, and open under new keys from now on."""
         revoked = self.trust.statement.revoked
         for ring in (*self._rings.values(), *(ring for _, ring in self._ended.items())):
+            opening = self.trust.statement.opening_of(ring.session.version)
+            if opening is not None:
+                ring.opening = self._opening(ring.session, ring.private, opening)
             for key in [key for key, peer in ring.peers.items() if peer.serial in revoked]:
                 ring.revoked.add(ring.peers.pop(key).name)

@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2s
 from hmac import compare_digest
-from typing import Final
+from struct import Struct
+from typing import ClassVar, Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -37,6 +38,10 @@ MOST_COUNTED: Final = 2**32 - 1
 
 _SEALED, _INTRODUCED, _WANTED = 1, 2, 4
 _NONCE = 12
+_HEAD = Struct("<BBI")  # marker, kind, session
+_FLAGS = tuple(bytes((PROTOCOL_VERSION << 4 | code,)) for code in range(16))
+_MARKED, _WANTS = bytes((MARKER,)), bytes((MARKER, _WANTED << 4))
+_CUT_OFF = "a payload under keys is cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,87 +59,139 @@ class Introduction:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+class Cipher(Protocol):
+    """What tags or seals under one key.
+
+    Attributes:
+        key: 32 bytes, of one direction of one session.
+        sealed: else it tags.
+    """
+
+    @property
+    def key(self) -> bytes: ...  # noqa: D102
+
+    @property
+    def sealed(self) -> bool: ...  # noqa: D102
+
+    def protected(self, head: bytes, body: bytes, counter: int) -> bytes:
+        """A payload: head, and content made of the body."""
+        ...
+
+    def body(self, payload: bytes, at: int, counter: int) -> bytes | None:
+        """What was protected, with a head of `at` bytes; None if it was not under this key."""
+        ...
+
+
+class Tagger:
+    """Keyed BLAKE2s of 8 bytes (RFC 7693)."""
+
+    sealed: ClassVar[bool] = False
+
+    def __init__(self, key: bytes) -> None:
+        self.key: Final = key
+        self._keyed = blake2s(key=key, digest_size=TAG)
+
+    def protected(self, head: bytes, body: bytes, counter: int) -> bytes:  # noqa: ARG002  it is in the head
+        """As of `Cipher`."""
+        said = head + body
+        return said + self._tag(said)
+
+    def body(self, payload: bytes, at: int, counter: int) -> bytes | None:  # noqa: ARG002  it is in the head
+        """As of `Cipher`."""
+        right = compare_digest(payload[-TAG:], self._tag(payload[:-TAG]))
+        return payload[at:-TAG] if right else None
+
+    def _tag(self, said: bytes) -> bytes:
+        keyed = self._keyed.copy()
+        keyed.update(said)
+        return keyed.digest()
+
+
+class Sealer:
+    """ChaCha20-Poly1305 (RFC 8439); the head is associated data, the counter the nonce."""
+
+    sealed: ClassVar[bool] = True
+
+    def __init__(self, key: bytes) -> None:
+        self.key: Final = key
+        self._aead = ChaCha20Poly1305(key)
+
+    def protected(self, head: bytes, body: bytes, counter: int) -> bytes:
+        """As of `Cipher`."""
+        return head + self._aead.encrypt(counter.to_bytes(_NONCE, "little"), body, head)
+
+    def body(self, payload: bytes, at: int, counter: int) -> bytes | None:
+        """As of `Cipher`."""
+        try:
+            return self._aead.decrypt(counter.to_bytes(_NONCE, "little"), payload[at:], payload[:at])
+        except InvalidTag:
+            return None
+
+
+def cipher(key: bytes, *, sealed: bool) -> Cipher:
+    """What seals or tags under a key."""
+    return Sealer(key) if sealed else Tagger(key)
+
+
+@dataclass(slots=True)
 class Envelope:
     """A payload whose key is not applied yet. Until then nothing of it is to be believed.
 
     Attributes:
+        payload: as it came.
+        at: where its content begins.
         sealed: else it is tagged.
         compression: of the plain payload.
         session: that it says it is of.
         counter: of messages under its key.
         introduction: of who says that he sent it.
-        head: marker, kind and header, as they came.
-        content: with tag or seal.
     """
 
+    payload: bytes
+    at: int
     sealed: bool
     compression: int
     session: int
     counter: int
     introduction: Introduction | None
-    head: bytes
-    content: bytes
 
-    def opened(self, key: bytes) -> bytes:
+    def opened(self, key: Cipher) -> bytes:
         """The plain payload.
 
         Raises:
             KeysRefused: nobody made this with `key`.
         """
-        content = self.content
-        if self.sealed:
-            nonce = self.counter.to_bytes(_NONCE, "little")
-            try:
-                body = ChaCha20Poly1305(key).decrypt(nonce, content, self.head)
-            except InvalidTag:
-                raise KeysRefused(Reason.FORGED, "its seal is none of this session's") from None
-        else:
-            body, tag = content[:-TAG], content[-TAG:]
-            if not compare_digest(tag, _tag(key, self.head, body)):
-                raise KeysRefused(Reason.FORGED, "its tag is none of this session's")
-        return bytes((PROTOCOL_VERSION << 4 | self.compression,)) + body
+        body = key.body(self.payload, self.at, self.counter) if key.sealed is self.sealed else None
+        if body is None:
+            kind = "seal" if self.sealed else "tag"
+            raise KeysRefused(Reason.FORGED, f"session {self.session}: its {kind} is none of the session's")
+        return _FLAGS[self.compression] + body
 
 
 def enveloped(
-    key: bytes,
-    plain: bytes,
-    *,
-    sealed: bool,
-    session: int,
-    counter: int,
-    introduction: Introduction | None = None,
+    key: Cipher, plain: bytes, *, session: int, counter: int, introduction: Introduction | None = None
 ) -> bytes:
     """Tag or seal a plain payload.
 
     Args:
-        key: of one direction of one session, 32 bytes.
+        key: of one direction of one session.
         plain: as the codec made it.
-        sealed: else it is tagged.
         session: its number.
         counter: never the same twice under a key.
         introduction: where the other side may lack the key.
     """
-    if len(key) != KEY or not 0 <= counter <= MOST_COUNTED:
-        raise ValueError(f"a key of {len(key)} bytes, message {counter}")
-    kind = _SEALED * sealed | _INTRODUCED * (introduction is not None)
-    head = bytearray((MARKER, kind << 4 | plain[0] & 0x0F))
-    head += session.to_bytes(4, "little")
-    head += _varint(counter)
-    if introduction is not None:
-        version = introduction.version.encode("ascii")
-        head += introduction.key + _varint(len(introduction.credential)) + introduction.credential
-        head += bytes((len(version),)) + version
-    body = plain[1:]
-    if sealed:
-        nonce = counter.to_bytes(_NONCE, "little")
-        return bytes(head) + ChaCha20Poly1305(key).encrypt(nonce, body, bytes(head))
-    return bytes(head) + body + _tag(key, bytes(head), body)
+    kind = (_SEALED if key.sealed else 0) << 4 | plain[0] & 0x0F
+    if introduction is None:
+        head = _HEAD.pack(MARKER, kind, session) + _varint(counter)
+    else:
+        start = _HEAD.pack(MARKER, kind | _INTRODUCED << 4, session)
+        head = start + _varint(counter) + _introduction(introduction)
+    return key.protected(head, plain[1:], counter)
 
 
 def is_keyed(payload: bytes) -> bool:
     """Whether a payload says that it is under a key."""
-    return payload[:1] == bytes((MARKER,))
+    return payload[:1] == _MARKED
 
 
 def read_envelope(payload: bytes) -> Envelope:
@@ -143,51 +200,46 @@ def read_envelope(payload: bytes) -> Envelope:
     Raises:
         KeysRefused: it is cut off, or of a kind that is unknown here.
     """
-    reader = _Reader(payload)
-    marker, kind = reader.take(2)
-    flags, compression = divmod(kind, 16)
+    if len(payload) < _HEAD.size:
+        raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+    marker, kind, session = _HEAD.unpack_from(payload)
+    flags, compression = kind >> 4, kind & 0x0F
     if marker != MARKER or flags & ~(_SEALED | _INTRODUCED) or compression == KEYED:
         raise KeysRefused(
             Reason.MALFORMED, f"a payload under keys of kind {kind:#x}", hint="update this program"
         )
-    session = int.from_bytes(reader.take(4), "little")
-    counter = reader.varint()
+    counter, at = _number(payload, _HEAD.size)
     introduction = None
     if flags & _INTRODUCED:
-        key = reader.take(KEY)
-        size = reader.varint()
-        if size > MAX_CREDENTIAL:
-            raise KeysRefused(Reason.MALFORMED, f"a credential of {size} bytes, more than {MAX_CREDENTIAL}")
-        credential = reader.take(size)
-        try:
-            version = reader.take(reader.take(1)[0]).decode("ascii")
-        except UnicodeDecodeError:
-            raise KeysRefused(Reason.MALFORMED, "the name of a version is none") from None
-        introduction = Introduction(key, credential, version)
+        introduction, at = _introduced(payload, at)
     sealed = bool(flags & _SEALED)
-    content = payload[reader.at :]
-    if len(content) <= (SEAL if sealed else TAG):
-        raise KeysRefused(Reason.MALFORMED, "a payload under keys is cut off")
-    return Envelope(sealed, compression, session, counter, introduction, payload[: reader.at], content)
+    if len(payload) - at <= (SEAL if sealed else TAG):
+        raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+    return Envelope(payload, at, sealed, compression, session, counter, introduction)
 
 
 def key_wanted(session: int) -> bytes:
     """What a worker answers that lacks the key of a session."""
-    return bytes((MARKER, _WANTED << 4)) + session.to_bytes(4, "little")
+    return _HEAD.pack(MARKER, _WANTED << 4, session)
 
 
 def wanted_session(payload: bytes) -> int | None:
     """The session of what `key_wanted` made; None of anything else."""
-    if len(payload) != 6 or payload[:2] != bytes((MARKER, _WANTED << 4)):
+    if len(payload) != _HEAD.size or payload[:2] != _WANTS:
         return None
     return int.from_bytes(payload[2:], "little")
 
 
-def _tag(key: bytes, head: bytes, body: bytes) -> bytes:
-    return blake2s(head + body, key=key, digest_size=TAG).digest()
+def _introduction(shown: Introduction) -> bytes:
+    version = shown.version.encode("ascii")
+    return b"".join(
+        (shown.key, _varint(len(shown.credential)), shown.credential, bytes((len(version),)), version)
+    )
 
 
 def _varint(number: int) -> bytes:
+    if not 0 <= number <= MOST_COUNTED:
+        raise ValueError(f"{number} is not between 0 and {MOST_COUNTED}")
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -196,29 +248,40 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-class _Reader:
-    """Takes bytes off the front of a payload."""
+def _number(payload: bytes, at: int) -> tuple[int, int]:
+    """The number there, of 32 bits at most and no longer than it need be, and where it ends."""
+    number = 0
+    for shift in range(0, 35, 7):
+        if at >= len(payload):
+            raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+        byte = payload[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if number > MOST_COUNTED or (shift and not byte):
+                break
+            return number, at
+    raise KeysRefused(Reason.MALFORMED, "a number in a header is none")
 
-    def __init__(self, payload: bytes) -> None:
-        self._payload = payload
-        self.at = 0
 
-    def take(self, size: int) -> bytes:
-        """The next so many bytes."""
-        taken = self._payload[self.at : self.at + size]
-        if len(taken) != size:
-            raise KeysRefused(Reason.MALFORMED, "a payload under keys is cut off")
-        self.at += size
-        return taken
+def _introduced(payload: bytes, at: int) -> tuple[Introduction, int]:
+    """The introduction there, and where it ends."""
+    key, at = _piece(payload, at, KEY)
+    size, at = _number(payload, at)
+    if size > MAX_CREDENTIAL:
+        raise KeysRefused(Reason.MALFORMED, f"a credential of {size} bytes, more than {MAX_CREDENTIAL}")
+    credential, at = _piece(payload, at, size)
+    length, at = _piece(payload, at, 1)
+    version, at = _piece(payload, at, length[0])
+    try:
+        return Introduction(key, credential, version.decode("ascii")), at
+    except UnicodeDecodeError:
+        raise KeysRefused(Reason.MALFORMED, "the name of a version is none") from None
 
-    def varint(self) -> int:
-        """The next number, of 32 bits at most and no longer than it need be."""
-        number = 0
-        for shift in range(0, 35, 7):
-            byte = self.take(1)[0]
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if number > MOST_COUNTED or (shift and not byte):
-                    break
-                return number
-        raise KeysRefused(Reason.MALFORMED, "a number in a header is none")
+
+def _piece(payload: bytes, at: int, size: int) -> tuple[bytes, int]:
+    """So many bytes there, and where they end."""
+    end = at + size
+    if end > len(payload):
+        raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+    return payload[at:end], end

@@ -8,6 +8,7 @@ from flexspec_mq.keys.refusals import KeysRefused, Reason
 
 WIDTH: Final = 1024
 """How far behind the newest a message may come and still be told from a copy."""
+_ALL: Final = (1 << WIDTH) - 1
 
 
 class ReplayWindow:
@@ -25,7 +26,7 @@ class ReplayWindow:
         """
         ahead = counter - self._newest
         if ahead > 0:
-            self._taken = (self._taken << min(ahead, WIDTH) | 1) & (1 << WIDTH) - 1
+            self._taken = (self._taken << min(ahead, WIDTH) | 1) & _ALL
             self._newest = counter
             return
         if -ahead >= WIDTH or self._taken >> -ahead & 1:

@@ -9,11 +9,13 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.agreement import Session, SessionKeys, share
+from flexspec_mq.keys.agreement import Session, share
 from flexspec_mq.keys.credential import Credential, KeyRole, public_key
 from flexspec_mq.keys.envelope import (
+    Cipher,
     Envelope,
     Introduction,
+    cipher,
     enveloped,
     is_keyed,
     key_wanted,
@@ -26,9 +28,13 @@ from flexspec_mq.keys.trust import Trust
 
 _AFTER_THE_LEASE: Final = 120.0
 """Seconds that a key is kept longer than a session without a word of its device."""
+_KEPT_EVERY: Final = 1.0
+"""Seconds after which a session that goes on is noted to do so."""
 _MOST_DEVICES: Final = 4096
 _LEAST_SESSIONS: Final = 128
 """Of a device whose keys are kept, unless the worker takes more than half as many on; the most silent goes first."""
+_MOST_VERSIONS: Final = 64
+"""Whose opening keys are kept at hand."""
 _ASKED, _SPACING = 4096, 0.25
 """Sessions that are remembered as asked for their key, and seconds from one such answer to the next."""
 
@@ -39,14 +45,17 @@ class _Keyring:
 
     Attributes:
         introduced: the device has shown that it knows the key.
+        kept_until: when it is forgotten, if nothing comes.
     """
 
     session: Session
-    opening: bytes
-    keys: SessionKeys
+    opening: Cipher
+    up: Cipher
+    down: Cipher
     ephemeral: bytes
     sent: int = 0
     introduced: bool = False
+    kept_until: float = -inf
     opens: ReplayWindow = field(default_factory=ReplayWindow)
     others: ReplayWindow = field(default_factory=ReplayWindow)
 
@@ -81,6 +90,7 @@ class WorkerKeys:
         self._life = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
         self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
+        self._openings = ExpiringMap[str, tuple[tuple[X25519PrivateKey, bytes], ...]](most=_MOST_VERSIONS)
         self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=_SPACING)
         self.trust = Trust(identity)
         self.trust.on_change = self._forget_revoked
@@ -113,9 +123,7 @@ class WorkerKeys:
         elif ring is None:
             raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key here")
         else:
-            if envelope.sealed is not ring.session.sealed:
-                raise KeysRefused(Reason.FORGED, f"session {envelope.session}: not as the session was opened")
-            plain = envelope.opened(ring.keys.up)
+            plain = envelope.opened(ring.up)
             ring.others.take(envelope.counter)
             ring.introduced = True
         self._keep(edge, ring, now)
@@ -138,9 +146,8 @@ class WorkerKeys:
             raise KeysRefused(Reason.NO_KEY, f"session {session} has no key here any more")
         ring.sent += 1
         return enveloped(
-            ring.keys.down,
+            ring.down,
             plain,
-            sealed=ring.session.sealed,
             session=session,
             counter=ring.sent,
             introduction=None
@@ -161,6 +168,9 @@ class WorkerKeys:
         return None if sessions is None else sessions.get(session, now)
 
     def _keep(self, edge: str, ring: _Keyring, now: float) -> None:
+        if now + self._life - ring.kept_until < _KEPT_EVERY:
+            return
+        ring.kept_until = now + self._life
         sessions = self._devices.get(edge, now)
         if sessions is None:
             self._devices.expire(now)
@@ -198,15 +208,18 @@ class WorkerKeys:
                 raise KeysRefused(
                     Reason.FORGED, f"session {envelope.session} is here, and was opened by another key"
                 )
-            return ring, envelope.opened(ring.opening)
+            try:
+                return ring, envelope.opened(ring.opening)
+            except KeysRefused:  # the device may have heard of new opening keys since
+                ring.opening, plain = self._opened(meant, credential, envelope)
+                return ring, plain
         opening, plain = self._opened(meant, credential, envelope)
         return self._met(meant, credential, opening), plain
 
-    def _opened(self, meant: Session, credential: Credential, envelope: Envelope) -> tuple[bytes, bytes]:
-        for private in self._identity.opening.candidates(meant.version):
-            key = X25519PrivateKey.from_private_bytes(private)
-            shares = share(key, meant.ephemeral), share(key, credential.key)
-            opening = meant.opening_key(shares, public_key(private))
+    def _opened(self, meant: Session, credential: Credential, envelope: Envelope) -> tuple[Cipher, bytes]:
+        for private, public in self._openings_of(meant.version):
+            shares = share(private, meant.ephemeral), share(private, credential.key)
+            opening = cipher(meant.opening_key(shares, public), sealed=meant.sealed)
             try:
                 return opening, envelope.opened(opening)
             except KeysRefused:
@@ -217,7 +230,18 @@ class WorkerKeys:
             hint="device and worker may have keys of different times: hand out their files again",
         )
 
-    def _met(self, meant: Session, credential: Credential, opening: bytes) -> _Keyring:
+    def _openings_of(self, version: str) -> tuple[tuple[X25519PrivateKey, bytes], ...]:
+        """Private and public opening keys that devices may have used for a version."""
+        found = self._openings.get(version, 0.0)
+        if found is None:
+            found = tuple(
+                (X25519PrivateKey.from_private_bytes(private), public_key(private))
+                for private in self._identity.opening.candidates(version)
+            )
+            self._openings.put(version, found, 0.0)
+        return found
+
+    def _met(self, meant: Session, credential: Credential, opening: Cipher) -> _Keyring:
         """An ephemeral key of its own for each session, so that none is ever computed a second time."""
         private = X25519PrivateKey.generate()
         public = private.public_key().public_bytes_raw()
@@ -227,7 +251,9 @@ class WorkerKeys:
             share(private, meant.ephemeral),
         )
         own = self._identity.credential
-        return _Keyring(meant, opening, meant.session_keys(shares, own.name, own.serial, public), public)
+        keys = meant.session_keys(shares, own.name, own.serial, public)
+        up, down = (cipher(key, sealed=meant.sealed) for key in (keys.up, keys.down))
+        return _Keyring(meant, opening, up, down, public)
 
     def _forget_revoked(self) -> None:
         revoked = self.trust.statement.revoked

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import PATIENCE, until
+from tests.keys.deployments_of_keys import KeyedDeployment
 from tests.models.tiny_packed import VOCABULARY, packed
 
 FINGERPRINT = bytes(range(16))
@@ -51,10 +53,12 @@ def engine_of(worker: str, **options: Any) -> ModelEngine:
 
 
 @asynccontextmanager
-async def serving(broker: PrivateBroker, worker: str, **options: Any) -> AsyncIterator[CloudWorker]:
+async def serving(
+    broker: PrivateBroker, worker: str, *, keys: Path | None = None, **options: Any
+) -> AsyncIterator[CloudWorker]:
     """A worker of a version of its own, so that tests on one broker do not meet."""
     link = LinkSettings(host=broker.host, port=broker.port, client_id=f"w-{worker}")
-    settings = WorkerSettings(worker=worker, version=worker[:3], drain=0.0)
+    settings = WorkerSettings(worker=worker, version=worker[:3], drain=0.0, keys=keys)
     daemon = CloudWorker(settings, engine_of(worker, **options))
     run = asyncio.create_task(daemon.run(mqtt_link, link))
     try:
@@ -66,9 +70,12 @@ async def serving(broker: PrivateBroker, worker: str, **options: Any) -> AsyncIt
 
 
 @asynccontextmanager
-async def edge(broker: PrivateBroker, version: str, *, reuse: bool = True) -> AsyncIterator[EdgeNode]:
+async def edge(
+    broker: PrivateBroker, version: str, *, reuse: bool = True, keys: Path | None = None
+) -> AsyncIterator[EdgeNode]:
     name = f"edge-{version}"
-    node = EdgeNode(EdgeSettings(edge=name, version=version), None, FINGERPRINT, (), reuse=reuse)
+    settings = EdgeSettings(edge=name, version=version, keys=keys)
+    node = EdgeNode(settings, None, FINGERPRINT, (), reuse=reuse)
     async with node.running(
         mqtt_link, LinkSettings(host=broker.host, port=broker.port, client_id=f"e-{name}")
     ):
@@ -134,6 +141,24 @@ async def test_a_later_turn_sends_and_reads_only_what_is_new(
             prompt = (*prompt, *generation.machine.committed, 99)
         assert daemon.machine.counters.inherited == 3
         assert all(later + 120 < up[0] for later in up[1:]), up  # payload bytes; the prompts get longer
+
+
+async def test_under_keys_too(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    """An open to a worker's own topic names its version in its introduction."""
+    keys, prompt = KeyedDeployment(tmp_path), START
+    file = keys.worker_file("pk0")
+    async with edge(mosquitto, "pk0", keys=keys.edge_file("edge-pk0")) as node:
+        for number, named in enumerate((0, 1)):
+            async with serving(mosquitto, "pk0", keys=file) as daemon:
+                first = await turn(node, prompt, 2 * number)
+                assert (first.machine.counters.named, first.machine.counters.misses) == (named, named)
+                prompt = (*prompt, *first.machine.committed, 99)
+                again = await turn(node, prompt, 2 * number + 1)
+                assert (again.machine.counters.named, again.machine.counters.misses) == (1, 0)
+                assert daemon.machine.counters.inherited == 1
+                prompt = (*prompt, *again.machine.committed, 99)
+                assert not node.refused
+                assert not daemon.refused
 
 
 async def test_a_prompt_that_leaves_the_text_early_uses_what_agrees(mosquitto: PrivateBroker) -> None:

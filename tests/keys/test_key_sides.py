@@ -9,7 +9,8 @@ import pytest
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import enveloped, key_wanted, read_envelope
+from flexspec_mq.keys.envelope import cipher, enveloped, key_wanted, read_envelope
+from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Verdict
@@ -121,7 +122,9 @@ def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
     assert mine is not None
     for key in (bytes(32), mine.key):
         for introduction in (None, mine):
-            made = enveloped(key, a_verdict(), sealed=seal, session=7, counter=9, introduction=introduction)
+            made = enveloped(
+                cipher(key, sealed=seal), a_verdict(), session=7, counter=9, introduction=introduction
+            )
             assert ends.refused(made) is Reason.FORGED
     assert ends.refused(ends.send(a_poll(), "w1")) is Reason.FORGED
     assert ends.refused(ends.send(an_open(attempt=2))) is Reason.CREDENTIAL
@@ -282,6 +285,20 @@ def test_a_worker_pushes_no_other_workers_keys_out(tmp_path: Path) -> None:
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
 
 
+def test_an_earlier_life_of_a_worker_does_not_come_back(tmp_path: Path) -> None:
+    ends = Ends(tmp_path)
+    opening = ends.send(an_open())
+    lives = []
+    for _ in range(4):
+        ends.workers["w1"] = ends.restarted("w1")
+        ends.arrives("w1", opening, "base")
+        lives.append(ends.answer("w1"))
+        ends.edge.unwrap(lives[-1], 0.0)
+    for copy in lives:
+        assert ends.refused(copy) is Reason.REPLAYED
+    ends.arrives("w1", ends.send(a_poll(), "w1"))
+
+
 @MODES
 def test_tags_are_no_seals(tmp_path: Path, seal: bool) -> None:
     """Nobody can have one side send in the clear what the other wants sealed."""
@@ -324,6 +341,30 @@ def test_a_worker_with_a_new_credential_is_taken_up_again(tmp_path: Path) -> Non
     ends.workers["w1"] = ends.restarted("w1")
     ends.arrives("w1", ends.send(an_open(attempt=2)), "base")
     ends.edge.unwrap(ends.answer("w1"), 0.0)
+    ends.arrives("w1", ends.send(a_poll(), "w1"))
+
+
+def test_new_opening_keys_are_for_texts_that_go_on_too(tmp_path: Path) -> None:
+    ends = Ends(tmp_path)
+    ends.edge.unwrap(ends.opened("w1"), 0.0)
+    ends.keys.opening, ends.keys.serial = new_opening_secrets(), 2
+    ends.edge.trust.take(ends.keys.published().payload)
+    assert ends.refused_by("w1", ends.send(an_open(attempt=2)), "base") is Reason.FORGED
+    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is Reason.FORGED
+    ends.arrives("w1", ends.send(a_poll(), "w1"))
+    ends.workers["w2"] = WorkerKeys(ends.keys.worker("w2"), lease=60, capacity=4)
+    ends.arrives("w2", ends.send(an_open(attempt=4)), "base")
+    assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
+
+
+def test_a_worker_that_holds_a_session_follows_its_version_to_a_key_of_its_own(tmp_path: Path) -> None:
+    """A statement that names the version for the first time changes the key that a device opens it under."""
+    ends = Ends(tmp_path)
+    ends.edge.unwrap(ends.opened("w1"), 0.0)
+    ends.keys.versions, ends.keys.serial = ("base",), 2
+    ends.edge.trust.take(ends.keys.published().payload)
+    for attempt in (2, 3):
+        ends.arrives("w1", ends.send(an_open(attempt=attempt)), "base")
     ends.arrives("w1", ends.send(a_poll(), "w1"))
 
 

@@ -21,6 +21,7 @@ from flexspec_mq.keys import edge as edge_side
 from flexspec_mq.keys import envelope
 from flexspec_mq.keys import worker as worker_side
 from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.envelope import Cipher
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
@@ -120,14 +121,20 @@ class Carrier(RuleBasedStateMachine):
     def _polls(self, made: Made) -> bool:
         return isinstance(CODEC.decode(made.plain), Poll)
 
-    @rule(session=SESSIONS, worker=WORKERS)
-    def goes_well(self, session: int, worker: str) -> None:
-        """A round as it is meant."""
+    @rule(
+        session=SESSIONS, worker=WORKERS, then=st.sampled_from(("is lost", "is turned round", "goes astray"))
+    )
+    def goes_well(self, session: int, worker: str, then: str) -> None:
+        """A round as it is meant, up to its last message."""
         self.opens(session)
         self._reaches(worker, self.made[-1])
         self.answers(session, worker)
         self._reaches_device(self.made[-1])
         self.sends(session, worker, closes=False)
+        if then == "is turned round":
+            self._reaches_device(self.made[-1])
+        elif then == "goes astray":
+            self._reaches("w2" if worker == "w1" else "w1", self.made[-1])
 
     @rule(data=st.data(), worker=WORKERS, astray=st.booleans())
     def reaches_a_worker(self, data: st.DataObject, worker: str, astray: bool) -> None:
@@ -146,7 +153,7 @@ class Carrier(RuleBasedStateMachine):
 
     @rule(data=st.data(), astray=st.booleans())
     def reaches_the_device(self, data: st.DataObject, astray: bool) -> None:
-        sent = self.made if astray else [one for one in self.made if one.worker is not None]
+        sent = self._of_device()[-4:] if astray else [one for one in self.made if one.worker is not None]
         if sent:
             self._reaches_device(data.draw(st.sampled_from(sent)))
 
@@ -185,18 +192,15 @@ class Carrier(RuleBasedStateMachine):
 
 
 def test_no_nonce_comes_twice_and_nothing_foreign_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def noted(key: bytes, plain: bytes, **rest: object) -> bytes:
+    def noted(key: Cipher, plain: bytes, **rest: object) -> bytes:
         counter = rest["counter"]
         assert isinstance(counter, int)
-        USES.append((key, counter))
+        USES.append((key.key, counter))
         return envelope.enveloped(key, plain, **rest)  # type: ignore[arg-type]
 
     for side in (edge_side, worker_side):
         monkeypatch.setattr(side, "enveloped", noted)
     SEEN.clear()
     run_as_test(Carrier, settings=settings(max_examples=100, stateful_step_count=50))
-    for what in ("believed", "sent again", "a worker refused: replayed", "the device refused: replayed"):
-        assert SEEN[what], f"never: {what} in {SEEN}"
-    for reason in ("no_key", "forged"):
-        assert SEEN[f"a worker refused: {reason}"], SEEN
-        assert SEEN[f"the device refused: {reason}"], SEEN
+    assert SEEN["believed"] > 50
+    assert sum(count for what, count in SEEN.items() if "refused" in what) > 50
