@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker import check, commands
+from broker.announcing import Announcer
 from broker.deployment import Deployment
 from broker.running import stop
 from broker.serving import DeploymentServer, PrivateServer, serve
@@ -20,7 +21,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.settings import add_flags, add_show_command, load, show
 
-_TITLES = {"log": "log"}
+_TITLES = {"limits": "limits of one client", "metrics": "metrics", "log": "log"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,9 +91,10 @@ def _run(options: argparse.Namespace) -> int:
         if os.getppid() != parent:
             return 0  # it ended before we asked to be told
     if deployment is None:
-        return serve(PrivateServer(config.listener), ready_json=options.ready_json)
-    with deployment.running():
-        return serve(DeploymentServer(deployment, config.listener), ready_json=options.ready_json)
+        return serve(PrivateServer(config.listener), config.metrics, ready_json=options.ready_json)
+    with deployment.in_force.running(), Announcer() as announcer:
+        server = DeploymentServer(deployment, config.listener, config.limits, announcer)
+        return serve(server, config.metrics, ready_json=options.ready_json)
 
 
 def _stop(options: argparse.Namespace) -> int:

@@ -41,7 +41,13 @@ _SELF = (
     Rule("readwrite", "f1/r/{name}/checka"),
     Rule("readwrite", "f1/r/{name}/checkb"),
 )
-_ALL = (Rule("read", "f1/w/+"), Rule("read", "f1/h/+"), Rule("read", "f1/k/+"), *_SELF)
+_ALL = (
+    Rule("read", "f1/w/+"),
+    Rule("read", "f1/h/+"),
+    Rule("read", "f1/k/+"),
+    Rule("read", "f1/i"),
+    *_SELF,
+)
 
 RULES: dict[Role, tuple[Rule, ...]] = {
     Role.EDGE: (
@@ -62,6 +68,7 @@ RULES: dict[Role, tuple[Rule, ...]] = {
     ),
     Role.PUBLISHER: (*_ALL, Rule("write", "f1/h/+"), Rule("write", "f1/k/+"), Rule("read", "f1/e/+")),
     Role.OPERATOR: (*_ALL, Rule("read", "f1/e/+"), Rule("read", "$SYS/#")),
+    Role.DEPLOYMENT: (Rule("write", "f1/i"),),
 }
 """Whatever is not in it is forbidden."""
 

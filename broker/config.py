@@ -54,6 +54,8 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         ]
         if settings.tls.revoked is not None:
             lines.append(f"crlfile {settings.tls.revoked}")
+    if settings.own_socket is not None:  # after all that belongs to the other listener
+        lines.append(f"listener 0 {settings.own_socket}")
     if settings.persistence:
         lines += ["persistence true", f"persistence_location {directory / DATA}/", "autosave_interval 5"]
     else:

@@ -1,47 +1,36 @@
 """A broker's identities on disk: who may connect, as what, and what each was given.
 
-``broker.toml`` has the settings of the listener, ``identities.json`` who may connect (of passwords only hashes),
-``tls`` the certificates, ``hand-out`` what clients are to be given, ``run`` what Mosquitto reads and writes. Commands
-change all but the last; `flexspec-broker run` sees that and has Mosquitto read its files again.
+``broker.toml`` has the settings of the listener, ``identities.json`` who may connect (of passwords only hashes) and
+the signed statement, ``tls`` the certificates, ``keys`` what signs, ``hand-out`` what clients are to be given,
+``run`` what Mosquitto reads and writes. Commands change all but the last; `flexspec-broker run` sees that, has
+Mosquitto read its files again and publishes the statement.
 """
 
 from __future__ import annotations
 
-import fcntl
-import secrets
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from broker import certificates
+from broker.announcing import OWN_NAME
+from broker.credentials import KEY_ROLES, outgrown, restated, with_new_keys, with_new_opening
+from broker.equipping import Equipment
 from broker.files import private_folder, read_text, write_private
-from broker.handing_out import (
-    CLIENT_CERTIFICATE,
-    CLIENT_KEY,
-    Handed,
-    folder_of,
-    hand_out,
-    take_back,
-)
 from broker.identities import Identities, Identity
-from broker.settings import PasswordHash, Role, ServerTls, User
+from broker.in_force import InForce
+from broker.keyring import Keyring
+from broker.settings import Role, ServerTls, User
 from flexspec_mq.daemon.locks import alone
 from flexspec_mq.errors import BrokerError, UsageError
+from flexspec_mq.keys.opening import ANY
 from flexspec_mq.share_groups import new_groups
 
 SETTINGS, IDENTITIES = "broker.toml", "identities.json"
-RUN, TLS, HAND_OUT = "run", "tls", "hand-out"
-_EDITING, _RUNNING, _APPLIED = "editing.lock", "running.lock", "applied"
-_PATIENCE = 10.0
-"""Seconds for a running broker to take up a change; it does so in one."""
-_LOOKS = 0.5
-"""Seconds for commands that look whether a broker runs, each for a moment, to get out of its way."""
-_PASSWORD_BYTES = 24
+TLS, KEYS, HAND_OUT = "tls", "keys", "hand-out"
+_EDITING = "editing.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +52,17 @@ class Deployment:
 
     Args:
         directory: made by `init`.
+
+    Attributes:
+        keyring: its own secrets, which may be kept elsewhere.
+        in_force: what a broker that runs has taken up.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
+        self.keyring = Keyring(self.directory / KEYS)
+        self.in_force = InForce(self.directory)
+        self._equipment = Equipment(self.directory / HAND_OUT, self.directory / TLS, self.keyring)
 
     # What is there
 
@@ -127,7 +123,7 @@ class Deployment:
     # Changes
 
     def create(
-        self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool
+        self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool, keys: bool
     ) -> Identities:
         """Make a deployment without clients.
 
@@ -136,6 +132,7 @@ class Deployment:
             address: host:port by which clients reach it.
             names: for the server's certificate; empty is without TLS.
             client_certificates: clients need one.
+            keys: sign who its clients are.
 
         Raises:
             OSError: it cannot be written.
@@ -146,6 +143,8 @@ class Deployment:
                 certificates.make_certificates(private_folder(self.directory / TLS), names)
             write_private(self.settings_file, settings)
             made = Identities(address, tuple(names), client_certificates, new_groups().key)
+            if keys:
+                made = with_new_keys(made, self.keyring)
             self._write(made)
         return made
 
@@ -159,74 +158,79 @@ class Deployment:
 
         Raises:
             UsageError: a name cannot be one, or has another role.
+            BrokerError: a key that is needed is kept elsewhere.
         """
-        added = []
+        names = tuple(dict.fromkeys(names))
+        new: set[str] = set()
 
         def change(known: Identities) -> Identities:
-            for name in names:
-                one = known.clients.get(name)
-                User(name, role, "-", versions)
-                if one is not None and one.role is not role:
-                    raise UsageError(
-                        f"{name} is {one.role.with_article} already",
-                        hint="one name has one role: give another, or revoke it first",
+            before = known.clients
+            wanted = {name: self._wanted(known, role, name, versions) for name in names}
+            new.update(wanted.keys() - before.keys())
+            revoked = [
+                serial
+                for name in wanted.keys() & before.keys()
+                for serial in outgrown(before[name], wanted[name])
+            ]
+            known = restated(known.with_clients(wanted), self.keyring, revoked)
+            for name, one in wanted.items():
+                if name in new:
+                    known = self._equipment.all_new(known, name, one)
+                elif one != before[name] or (known.keys and role in KEY_ROLES and not one.credentials):
+                    kept = tuple(serial for serial in one.credentials if serial not in revoked)
+                    known = self._equipment.same_login(
+                        known, name, msgspec.structs.replace(one, credentials=kept)
                     )
-                if one is None:
-                    wanted = self._equip(known, name, Identity(role, "", versions))
-                else:
-                    wanted = msgspec.structs.replace(one, versions=versions)
-                    if wanted != one:
-                        self._hand_out(known, name, wanted, None)
-                folder = folder_of(self.directory / HAND_OUT, role, name)
-                added.append(Added(name, folder, one is None))
-                known = known.with_clients({name: wanted})
             return known
 
-        self._await(self._change(change))
-        return added
+        self.in_force.wait_for(self._change(change))
+        return [Added(name, self._equipment.folder(role, name), name in new) for name in names]
 
     def revoke(self, names: Iterable[str]) -> bool:
-        """Let clients in no more, and end their connections; tells whether a running broker has done so.
+        """Let clients in no more, end their connections and say so; tells whether a running broker has done so.
 
         Raises:
             UsageError: one is not known.
+            BrokerError: the key that signs is kept elsewhere.
         """
-        names = tuple(names)
+        names = tuple(dict.fromkeys(names))
 
         def change(known: Identities) -> Identities:
             gone = [self._client(known, name) for name in names]
             revoked = (*known.revoked, *(one.serial for one in gone if one.serial))
             clients = {name: one for name, one in known.clients.items() if name not in names}
+            changed = msgspec.structs.replace(known, clients=clients, revoked=revoked)
+            changed = restated(changed, self.keyring, (serial for one in gone for serial in one.credentials))
             self._write_revoked(known, revoked)
-            return msgspec.structs.replace(known, clients=clients, revoked=revoked)
+            return changed
 
         before = self.load().clients
         revision = self._change(change)
         for name in names:
-            take_back(self.directory / HAND_OUT, before[name].role, name)
-        return self._await(revision)
+            self._equipment.take_back(before[name].role, name)
+        return self.in_force.wait_for(revision)
 
     def rotate(self, names: Iterable[str]) -> list[Added]:
         """Give clients new secrets; those that they have hold no more.
 
         Raises:
             UsageError: one is not known.
+            BrokerError: the key that signs is kept elsewhere.
         """
-        changed = []
+        names = tuple(dict.fromkeys(names))
 
         def change(known: Identities) -> Identities:
-            revoked = known.revoked
-            clients = {}
-            for name in dict.fromkeys(names):
-                one = self._client(known, name)
-                clients[name] = self._equip(known, name, one)
-                revoked = (*revoked, one.serial) if one.serial else revoked
-                changed.append(Added(name, folder_of(self.directory / HAND_OUT, one.role, name), new=True))
+            before = {name: self._client(known, name) for name in names}
+            revoked = (*known.revoked, *(one.serial for one in before.values() if one.serial))
+            void = [serial for one in before.values() for serial in one.credentials]
+            known = restated(known, self.keyring, void)
+            for name, one in before.items():
+                known = self._equipment.all_new(known, name, msgspec.structs.replace(one, credentials=()))
             self._write_revoked(known, revoked)
-            return msgspec.structs.replace(known.with_clients(clients), revoked=revoked)
+            return msgspec.structs.replace(known, revoked=revoked)
 
-        self._await(self._change(change))
-        return changed
+        self.in_force.wait_for(self._change(change))
+        return self._laid_out(lambda name, _: name in names)
 
     def rotate_server(self) -> bool:
         """Make a new key and certificate for the server; tells whether a running broker shows it.
@@ -243,46 +247,37 @@ class Deployment:
             certificates.make_server_certificate(self.directory / TLS, known.names)
             return known
 
-        return self._await(self._change(change))
+        return self.in_force.wait_for(self._change(change))
 
     def rotate_groups(self) -> list[Added]:
-        """Draw new names for the groups of workers; they take them up at their next start."""
-        changed = []
+        """New names for the groups of workers, and new opening keys; they take them up at their next start.
+
+        Raises:
+            BrokerError: the key that signs is kept elsewhere.
+        """
 
         def change(known: Identities) -> Identities:
             known = msgspec.structs.replace(known, share_key=new_groups().key)
-            for name, one in known.clients.items():
-                if one.role is Role.WORKER:
-                    changed.append(Added(name, self._hand_out(known, name, one, None), new=False))
-            return known
+            return self._equipment.of_roles(with_new_opening(known, self.keyring), (Role.WORKER,))
 
-        self._await(self._change(change))
-        return changed
+        before = self.load().keys
+        self.in_force.wait_for(self._change(change))
+        if before is not None:
+            self.keyring.drop_opening(before.read().opening[ANY])
+        return self._laid_out(lambda _, one: one.role is Role.WORKER)
 
-    # A broker that runs
+    def rotate_keys(self) -> list[Added]:
+        """New keys of the deployment itself, also for one that has none: workers and devices need their new files."""
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Be the one that runs it.
+        def change(known: Identities) -> Identities:
+            return self._equipment.of_roles(with_new_keys(known, self.keyring), tuple(KEY_ROLES))
 
-        Raises:
-            BrokerError: somebody else does.
-        """
-        private_folder(self.directory / RUN)
-        with (self.directory / _RUNNING).open("ab") as file:
-            end = time.monotonic() + _LOOKS
-            while not _locked(file, fcntl.LOCK_EX):
-                if time.monotonic() > end:
-                    raise BrokerError(
-                        f"a broker runs from {self.directory} already", hint="stop it: `flexspec-broker stop`"
-                    )
-                time.sleep(0.05)
-            (self.directory / RUN / _APPLIED).unlink(missing_ok=True)
-            yield
-
-    def note_applied(self, known: Identities) -> None:
-        """The running broker has taken up what `known` says."""
-        write_private(self.directory / RUN / _APPLIED, f"{known.revision}\n")
+        before = self.load().keys
+        self.in_force.wait_for(self._change(change))
+        if before is not None:
+            self.keyring.drop_signing(before.deployment)
+            self.keyring.drop_opening(before.read().opening[ANY])
+        return self._laid_out(lambda _, one: one.role in KEY_ROLES)
 
     # Parts
 
@@ -296,27 +291,20 @@ class Deployment:
             self._write(changed)
         return changed.revision
 
-    def _await(self, revision: int) -> bool:
-        """Wait until a running broker has taken a revision up; False if none runs."""
-        end = time.monotonic() + _PATIENCE
-        while self._is_running():
-            path = self.directory / RUN / _APPLIED
-            if path.exists() and int(read_text(path)) >= revision:
-                return True
-            if time.monotonic() > end:
-                raise BrokerError(
-                    f"the broker that runs has not taken up the change within {_PATIENCE:g} s",
-                    hint="restart it; look into its log",
-                )
-            time.sleep(0.05)
-        return False
-
-    def _is_running(self) -> bool:
-        path = self.directory / _RUNNING
-        if not path.exists():
-            return False
-        with path.open("ab") as file:
-            return not _locked(file, fcntl.LOCK_SH)
+    def _wanted(self, known: Identities, role: Role, name: str, versions: tuple[str, ...]) -> Identity:
+        """A client as it is to be, which has its secrets already or none yet."""
+        User(name, role, "-", versions)
+        if name == OWN_NAME:
+            raise UsageError(f"{name} is the broker's own name", hint="give another")
+        one = known.clients.get(name)
+        if one is not None and one.role is not role:
+            raise UsageError(
+                f"{name} is {one.role.with_article} already",
+                hint="one name has one role: give another, or revoke it first",
+            )
+        if one is None:
+            return Identity(role, "", versions)
+        return msgspec.structs.replace(one, versions=versions)
 
     def _client(self, known: Identities, name: str) -> Identity:
         one = known.clients.get(name)
@@ -326,29 +314,12 @@ class Deployment:
             )
         return one
 
-    def _equip(self, known: Identities, name: str, one: Identity) -> Identity:
-        """New secrets for a client, laid out for it."""
-        password = secrets.token_urlsafe(_PASSWORD_BYTES)
-        serial = ""
-        folder = self._hand_out(known, name, one, password)
-        if known.client_certificates:
-            files = folder / CLIENT_CERTIFICATE, folder / CLIENT_KEY
-            serial = f"{certificates.make_client_certificate(self.directory / TLS, name, *files):x}"
-        return msgspec.structs.replace(one, password=PasswordHash.of(password).text, serial=serial)
-
-    def _hand_out(self, known: Identities, name: str, one: Identity, password: str | None) -> Path:
-        worker = one.role is Role.WORKER
-        handed = Handed(
-            name=name,
-            role=one.role,
-            broker=known.address,
-            ca=self.directory / TLS / certificates.CA if known.names else None,
-            password=password,
-            groups=known.groups.only(one.versions) if worker else None,
-            certificate=known.client_certificates,
-            version=one.versions[0] if worker and one.versions else known.only_version,
-        )
-        return hand_out(self.directory / HAND_OUT, handed)
+    def _laid_out(self, which: Callable[[str, Identity], bool]) -> list[Added]:
+        return [
+            Added(name, self._equipment.folder(one.role, name), new=False)
+            for name, one in self.load().clients.items()
+            if which(name, one)
+        ]
 
     def _write_revoked(self, known: Identities, revoked: Iterable[str]) -> None:
         if known.client_certificates:
@@ -356,12 +327,3 @@ class Deployment:
 
     def _write(self, known: Identities) -> None:
         write_private(self.directory / IDENTITIES, msgspec.json.format(msgspec.json.encode(known)).decode())
-
-
-def _locked(file: IO[bytes], how: int) -> bool:
-    """Lock a file unless somebody else has; tells whether it is locked now."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

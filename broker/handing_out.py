@@ -16,6 +16,7 @@ from flexspec_mq.share_groups import ShareGroups
 LOGIN = "password"
 CLIENT_CERTIFICATE, CLIENT_KEY = "client.crt", "client.key"
 GROUPS = "share-groups"
+IDENTITY = "keys.json"
 SETTINGS = {Role.EDGE: "edge.toml", Role.WORKER: "cloud.toml", Role.PUBLISHER: "head.toml"}
 """What the file with the settings is called, by whose command reads it; operators have no daemon."""
 
@@ -31,6 +32,7 @@ class Handed:
         groups: of a worker.
         certificate: it has a client certificate in its folder.
         version: that it is to serve, or to ask for; empty leaves that to it.
+        identity: text of its file of keys; None without.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Handed:
     groups: ShareGroups | None = field(repr=False)
     certificate: bool
     version: str
+    identity: str | None = field(default=None, repr=False)
 
 
 def folder_of(directory: Path, role: Role, name: str) -> Path:
@@ -70,6 +73,8 @@ def hand_out(directory: Path, handed: Handed) -> Path:
         texts[LOGIN] = handed.password + "\n"
     if handed.groups is not None:
         texts[GROUPS] = handed.groups.text()
+    if handed.identity is not None:
+        texts[IDENTITY] = handed.identity
     if handed.role in SETTINGS:
         texts[SETTINGS[handed.role]] = _toml(_settings(handed))
     for name, text in texts.items():
@@ -92,6 +97,8 @@ def _settings(handed: Handed) -> dict[str, str]:
         found |= {"tls_cert": CLIENT_CERTIFICATE, "tls_key": CLIENT_KEY}
     if handed.groups is not None:
         found["share_groups"] = GROUPS
+    if handed.identity is not None:
+        found["keys"] = IDENTITY
     if handed.version and handed.role is not Role.PUBLISHER:
         found["version"] = handed.version
     return found

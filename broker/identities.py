@@ -5,6 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from broker.settings import PasswordHash, Role, User
+from flexspec_mq.errors import BrokerError
+from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.keys.statement import Statement, read_statement
 from flexspec_mq.share_groups import ShareGroups
 
 
@@ -15,12 +18,45 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         password: its hash.
         versions: of a worker: those that it may serve; empty is any.
         serial: of its client certificate, hexadecimal; empty without one.
+        credentials: serials of those that hold, hexadecimal, the newest last; empty without keys.
     """
 
     role: Role
     password: str
     versions: tuple[str, ...] = ()
     serial: str = ""
+    credentials: tuple[str, ...] = ()
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a deployment with keys gives it a credential: it takes part in sessions."""
+        return self.role in (Role.EDGE, Role.WORKER)
+
+
+class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What everybody may know of a deployment's keys.
+
+    Attributes:
+        deployment: public part of the key that signs.
+        statement: the newest one, as it is published.
+    """
+
+    deployment: bytes
+    statement: bytes
+
+    def read(self) -> Statement:
+        """What the statement says.
+
+        Raises:
+            BrokerError: it is none of this deployment.
+        """
+        try:
+            return read_statement(self.statement, self.deployment)
+        except KeysRefused as error:
+            raise BrokerError(
+                f"the statement in identities.json cannot be used: {error.message}",
+                hint="copy the file back from a backup; no command writes such a file",
+            ) from error
 
 
 class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +69,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         share_key: of `ShareGroups`.
         revision: of this file; one more with each change.
         revoked: serials of certificates that are not taken any more.
+        keys: of the deployment; None without.
     """
 
     address: str
@@ -42,6 +79,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: int = 0
     clients: dict[str, Identity] = {}
     revoked: tuple[str, ...] = ()
+    keys: PublicKeys | None = None
 
     @property
     def users(self) -> tuple[User, ...]:
@@ -60,8 +98,13 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def only_version(self) -> str:
         """The one that all workers serve; empty if there are more, or one may serve any."""
         workers = [one for one in self.clients.values() if one.role is Role.WORKER]
-        versions = {version for one in workers for version in one.versions}
-        return versions.pop() if len(versions) == 1 and all(one.versions for one in workers) else ""
+        versions = self.versions
+        return versions[0] if len(versions) == 1 and all(one.versions for one in workers) else ""
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Those to which workers are pinned."""
+        return tuple(sorted({version for one in self.clients.values() for version in one.versions}))
 
     def with_clients(self, clients: dict[str, Identity]) -> Identities:
         """The same, with some clients new or changed."""

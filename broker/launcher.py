@@ -22,6 +22,7 @@ from typing import IO, Self
 
 from broker.config import render, render_users
 from broker.programs import program
+from broker.rates import PUBLISHED
 from broker.settings import BrokerSettings, User
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
@@ -44,6 +45,7 @@ class PrivateBroker:
         settings: port 0 finds a free one, and keeps it across `kill` and `start`.
         heard: told each line of Mosquitto's log that does not come with every message, on a thread of its own; None
             keeps all in a file, see `log`.
+        published: told the lines that say that a message was taken, on the same thread.
         directory: for its files, which then stay; None is a temporary one.
 
     Attributes:
@@ -55,6 +57,7 @@ class PrivateBroker:
         settings: BrokerSettings | None = None,
         *,
         heard: Callable[[str], None] | None = None,
+        published: Callable[[bytes], None] | None = None,
         directory: Path | None = None,
     ) -> None:
         self.settings = settings if settings is not None else BrokerSettings(port=0)
@@ -62,6 +65,7 @@ class PrivateBroker:
             self.settings = replace(self.settings, run_as=getpass.getuser())
         self._any_port = self.settings.port == 0
         self._heard = heard
+        self._published = published
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._listener: threading.Thread | None = None
         self._kept = directory
@@ -232,6 +236,8 @@ class PrivateBroker:
                     text = said.decode("utf-8", "replace")
                     self._last.append(text)
                     self._heard(text)
+                elif self._published is not None and said.startswith(PUBLISHED):
+                    self._published(said)
 
     def _remove(self) -> None:
         if self._directory is not None:

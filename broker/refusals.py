@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from broker.access import Rule, overheard, rules_of
+from broker.connections import Connections
 from broker.settings import Role, User
 from flexspec_mq.share_groups import ShareGroups
 
@@ -21,13 +22,10 @@ _log = logging.getLogger(__name__)
 
 _CHATTER = ("No will message", "Will message specified")
 """Beginnings of lines of level debug that do not come with every message."""
-_CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
 _DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \.\.\. \(\d+ bytes\)\)")
 _LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
 _SUBSCRIBED = re.compile(r" [012] ")
 _SOMEBODY = "unknown"
-_MOST_CLIENTS = 20_000
-"""Client ids that are kept in mind."""
 _TELL_EVERY = 60.0
 """Seconds between two lines about the same user and kind of refusal."""
 
@@ -40,15 +38,16 @@ class Refusals:
         clock: seconds.
 
     Attributes:
-        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``), since the start. Who was not let in
-            is nobody's user.
+        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``, and what `refused` is told of) since
+            the start. Who was not let in is nobody's user.
+        connections: who is connected.
     """
 
     def __init__(self, heard: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.counts = Counter[tuple[str, str]]()
+        self.connections = Connections()
         self._heard = heard
         self._clock = clock
-        self._names: dict[str, str] = {}
         self._rules: dict[str, list[Rule]] = {}
         self._workers: set[str] = set()
         self._groups = ShareGroups()
@@ -69,27 +68,19 @@ class Refusals:
     def line(self, line: str) -> None:
         """A line of the log, without its time."""
         if found := _DENIED.fullmatch(line):
-            self._refused(self._names.get(found[1], _SOMEBODY), "publish", f"on {found[2]}")
+            self.refused(self.connections.user_of(found[1]) or _SOMEBODY, "publish", f"on {found[2]}")
         elif found := _LOGIN.fullmatch(line):
-            self._refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
-        elif found := _CONNECTED.fullmatch(line):
-            self._connected(found[2], found[3])
-            self._heard(line)
+            self.refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
         elif (subscribed := self._subscription(line)) is not None:
             self._subscribed(*subscribed)
         elif not line.startswith(_CHATTER):
+            self.connections.line(line)
             self._heard(line)
-
-    def _connected(self, client: str, user: str) -> None:
-        self._names.pop(client, None)  # the newest come last
-        self._names[client] = user
-        if len(self._names) > _MOST_CLIENTS:
-            del self._names[next(iter(self._names))]
 
     def _subscription(self, line: str) -> tuple[str, str] | None:
         """User and filter of a line ``CLIENT QOS FILTER``, of which both may hold blanks."""
         for split in reversed(list(_SUBSCRIBED.finditer(line))):
-            user = self._names.get(line[: split.start()])
+            user = self.connections.user_of(line[: split.start()])
             if user is not None:
                 return user, line[split.end() :]
         return None
@@ -98,9 +89,10 @@ class Refusals:
         groups = self._groups if user in self._workers else None
         why = overheard(self._rules.get(user, ()), groups, topic_filter)
         if why:
-            self._refused(user, "subscribe", f"to {topic_filter}: {why}")
+            self.refused(user, "subscribe", f"to {topic_filter}: {why}")
 
-    def _refused(self, user: str, kind: str, what: str) -> None:
+    def refused(self, user: str, kind: str, what: str) -> None:
+        """Count a refusal, and log it: the first at once, then at most one a minute for a user and kind."""
         self.counts[user, kind] += 1
         now, count = self._clock(), self.counts[user, kind]
         last, told = self._told.get((user, kind), (-_TELL_EVERY, 0))

@@ -1,4 +1,7 @@
-"""``flexspec-broker run``: a Mosquitto as a child, and for a deployment its clients as they come and go."""
+"""``flexspec-broker run``: a Mosquitto as a child, and for a deployment its clients as they come and go.
+
+For a deployment with keys it publishes the signed statement, which it can neither make nor change.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,30 @@ import logging
 import signal
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import fields
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from broker.deployment import RUN, Deployment
+from broker.announcing import Announcer
+from broker.deployment import Deployment
+from broker.identities import Identities
+from broker.in_force import RUN
 from broker.launcher import PrivateBroker
+from broker.rates import Guard, Published
 from broker.refusals import Refusals
 from broker.running import announced
-from broker.settings import BrokerSettings, Listener
-from flexspec_mq.daemon import systemd
-from flexspec_mq.errors import BrokerError
+from broker.settings import BrokerSettings, Limits, Listener, User
+from flexspec_mq import topics
+from flexspec_mq.daemon import logs, systemd
+from flexspec_mq.daemon.probes import MetricsOptions
+from flexspec_mq.errors import BrokerError, UsageError, how_to_install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from broker.figures import Figures
 
 _log = logging.getLogger(__name__)
 _mosquitto = logging.getLogger("mosquitto")
@@ -26,7 +42,11 @@ _LEVELS = ((("Error", "OpenSSL Error"), logging.ERROR), ("Warning", logging.WARN
 _LOOK_EVERY = 0.25
 """Seconds between two looks at a deployment's clients."""
 _RELOADS = "Reloading config."
+_OF_THE_SOCKET = "Warning: Unable to set TCP_NODELAY."
+"""Which a Unix socket does not have."""
 _RELOAD_PATIENCE = 5.0
+_AGAIN = 5.0
+"""Seconds after which a statement that Mosquitto did not take is published again."""
 
 
 class PrivateServer:
@@ -45,6 +65,12 @@ class PrivateServer:
     def look(self) -> None:
         """Time has passed."""
 
+    def figures(self) -> Figures:
+        """What is known of it: nobody is refused anything, and no users are told apart."""
+        from broker.figures import Figures
+
+        return Figures(refused={}, connections={}, clients=0, revision=0)
+
 
 class DeploymentServer:
     """The broker of a deployment, which takes up what its commands change.
@@ -52,62 +78,153 @@ class DeploymentServer:
     Args:
         deployment: made by `init`.
         listener: its settings.
+        limits: of each client.
+        announcer: publishes the statement.
 
     Raises:
         BrokerError: a file of the deployment cannot be used.
     """
 
-    def __init__(self, deployment: Deployment, listener: Listener) -> None:
+    def __init__(
+        self, deployment: Deployment, listener: Listener, limits: Limits, announcer: Announcer
+    ) -> None:
         self._deployment = deployment
+        self._announcer = announcer
         self._stamp = deployment.stamp()
         self._known = deployment.load()
+        self._published = b""
+        self._again = 0.0
         self._reloaded = threading.Event()
         self._refusals = Refusals(self._heard)
-        self._refusals.know(self._known.users, self._known.groups)
-        settings = BrokerSettings(tls=deployment.tls(self._known), users=self._known.users, **_same(listener))
-        self.broker = PrivateBroker(settings, heard=self._refusals.line, directory=deployment.directory / RUN)
+        connections = self._refusals.connections
+        self._traffic = Published(connections)
+        self._guard = Guard(limits, self._traffic, connections, time.monotonic())
+        self._know(self._known)
+        settings = BrokerSettings(
+            tls=deployment.tls(self._known),
+            users=self._users(self._known),
+            own_socket=announcer.socket,
+            **_same(listener),
+        )
+        self.broker = PrivateBroker(
+            settings,
+            heard=self._refusals.line,
+            published=self._traffic.line,
+            directory=deployment.directory / RUN,
+        )
 
     def begin(self) -> None:
-        """The broker answers."""
-        self._deployment.note_applied(self._known)
+        """The broker answers. A statement that it does not take is published again later, as `look` does."""
+        try:
+            self._publish()
+        except BrokerError as error:
+            self._again = time.monotonic() + _AGAIN
+            _log.error("the statement is not published: %s", error)
+            return
+        self._deployment.in_force.note(self._known.revision)
 
     def look(self) -> None:
-        """Take up what has changed; what cannot be used is logged, and the clients stay those that they were."""
+        """Take up what has changed; what cannot be used is logged, and the clients stay those that they were.
+
+        Who went beyond a limit is put out, and let in again when its time is over.
+        """
         try:
+            self._put_out()
             stamp = self._deployment.stamp()
-            if stamp == self._stamp:
+            if stamp != self._stamp:
+                self._stamp = stamp
+                self._take_up()
+            elif self._unpublished and time.monotonic() > self._again:
+                self._publish()
+            else:
                 return
-            self._stamp = stamp
-            self._take_up()
+            self._deployment.in_force.note(self._known.revision)
         except (BrokerError, OSError) as error:
+            self._again = time.monotonic() + _AGAIN
             _log.error("a change of the clients was not taken up: %s", error)
             return
         _log.info("revision %d of the clients is in force", self._known.revision)
 
+    def figures(self) -> Figures:
+        """What is known now; may be called on any thread."""
+        from broker.figures import Figures
+
+        said = self._known.keys.read() if self._known.keys else None
+        return Figures(
+            refused=dict(self._refusals.counts),
+            connections=self._refusals.connections.counts(),
+            clients=len(self._known.clients),
+            revision=self._known.revision,
+            statement=said.serial if said else 0,
+            revoked=len(said.revoked) if said else 0,
+            out=len(self._guard.out),
+            messages=dict(self._traffic.messages),
+            payload=dict(self._traffic.payload),
+        )
+
     def _take_up(self) -> None:
-        self._known = self._deployment.load()
-        self._refusals.know(self._known.users, self._known.groups)
+        known = self._deployment.load()
+        self._know(known)
+        self._let_in(known)
+        self._known = known
+        self._publish()
+
+    def _know(self, known: Identities) -> None:
+        self._refusals.know(known.users, known.groups)
+        self._guard.know(known.users)
+
+    def _let_in(self, known: Identities) -> None:
         self._reloaded.clear()
-        self.broker.let_in(self._known.users)
+        self.broker.let_in(self._users(known))
         if not self._reloaded.wait(_RELOAD_PATIENCE):
             raise BrokerError("Mosquitto did not read its files again")
-        self._deployment.note_applied(self._known)
+
+    def _put_out(self) -> None:
+        before = set(self._guard.out)
+        for one in self._guard.look(time.monotonic()):
+            self._refusals.refused(one.user, one.kind, one.what)
+        if set(self._guard.out) != before:
+            self._let_in(self._known)
+
+    @property
+    def _unpublished(self) -> bool:
+        return self._known.keys is not None and self._known.keys.statement != self._published
+
+    def _publish(self) -> None:
+        """Have the statement on its topic, if there is a new one."""
+        keys = self._known.keys
+        if keys is None or not self._unpublished:
+            return
+        said = keys.read()
+        self._announcer.publish(topics.statement_topic(), keys.statement)
+        self._published = keys.statement
+        _log.info("statement %d is published; it revokes %d credentials", said.serial, len(said.revoked))
+
+    def _users(self, known: Identities) -> tuple[User, ...]:
+        return (*(user for user in known.users if user.name not in self._guard.out), self._announcer.user)
 
     def _heard(self, line: str) -> None:
         if line == _RELOADS:
             self._reloaded.set()
-        _log_line(line)
+        if line != _OF_THE_SOCKET:
+            _log_line(line)
 
 
-def serve(server: PrivateServer | DeploymentServer, *, ready_json: bool) -> int:
+def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, ready_json: bool) -> int:
     """Run a broker until SIGTERM or Ctrl-C; returns the exit code.
+
+    Args:
+        server: what to run.
+        metrics: where its figures are shown.
+        ready_json: say as JSON when it answers.
 
     Raises:
         BrokerError: it cannot start, or ended by itself.
+        UsageError: its figures cannot be shown there.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
-    with server.broker as broker:
+    with server.broker as broker, _figures(server, metrics):
         try:
             with announced(broker.port):
                 server.begin()
@@ -118,6 +235,22 @@ def serve(server: PrivateServer | DeploymentServer, *, ready_json: bool) -> int:
             systemd.stopping("ending")
             return 0
         raise BrokerError(f"mosquitto ended by itself with code {code}", hint=broker.last_words())
+
+
+@contextmanager
+def _figures(server: PrivateServer | DeploymentServer, metrics: MetricsOptions) -> Iterator[None]:
+    if metrics.metrics_port is None:
+        yield
+        return
+    try:
+        from broker.figures import shown
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
+        ) from error
+    with shown(server.figures, metrics) as port:
+        logs.tell(f"figures at http://{metrics.metrics_host}:{port}/metrics")
+        yield
 
 
 def _same(listener: Listener) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Annotated
 
 from flexspec_mq import topics
 from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.settings import Complaint, Program, Setting
+from flexspec_mq.settings import Complaint, Program, Section, Setting
 from flexspec_mq.settings.hosts import is_loopback
 
 _ROUNDS = 101
@@ -28,6 +29,8 @@ class Role(Enum):
     WORKER = "worker"
     PUBLISHER = "publisher"
     OPERATOR = "operator"
+    DEPLOYMENT = "deployment"
+    """Whoever runs the broker, to publish what the deployment signed; no client has it."""
 
     @property
     def with_article(self) -> str:
@@ -140,6 +143,34 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits(Section):
+    """What one client of a deployment may do, workers excepted; who goes beyond is put out for a while."""
+
+    client_messages: Annotated[
+        int,
+        Setting(
+            help="messages a second that a client which is no worker may publish, in the mean of 10 s; 0 is no bound",
+            least=0,
+        ),
+    ] = 2000
+    client_kb: Annotated[
+        int,
+        Setting(help="kB a second that such a client may publish, in the same way", unit="kB", least=0),
+    ] = 2000
+    client_connections: Annotated[
+        int, Setting(help="connections that such a client may have at a time; 0 is no bound", least=0)
+    ] = 32
+    put_out: Annotated[
+        float,
+        Setting(
+            help="seconds for which a client that went beyond one of these is not let in",
+            unit="seconds",
+            above=0,
+        ),
+    ] = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings(Listener):
     """One Mosquitto.
 
@@ -148,6 +179,7 @@ class BrokerSettings(Listener):
         users: who may connect. None: anybody, which is allowed on loopback only.
         nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
         run_as: system user to change to when started as root; None is Mosquitto's own.
+        own_socket: Unix socket on which it listens too, for whoever runs it; None without.
     """
 
     port: int = 1883
@@ -155,6 +187,7 @@ class BrokerSettings(Listener):
     users: tuple[User, ...] | None = None
     nodelay: bool = True
     run_as: str | None = None
+    own_socket: Path | None = None
 
     def check(self) -> None:
         """Refuse settings that would let strangers in.
@@ -182,6 +215,8 @@ class BrokerConfig:
     """All settings of ``flexspec-broker run``."""
 
     listener: Listener
+    limits: Limits
+    metrics: MetricsOptions
     log: LogOptions
 
 

@@ -26,7 +26,8 @@ from schemas.status import WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.settings import CloudConfig, FamilySettings, MetricsOptions, WorkerSettings
+    from cloud_worker.settings import CloudConfig, FamilySettings, WorkerSettings
+    from flexspec_mq.daemon.probes import MetricsOptions
     from flexspec_mq.doctor.findings import Finding, Findings
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import Link, LinkSettings
@@ -159,9 +160,16 @@ async def _at_broker(
         catalogue = await _catalogue(findings, config, watch, link) if follows else None
         findings.tell("trying the access rules")
         await _check_access(findings, config, base.username, link, watch, heard)
-        files = (config.link.password_file, config.link.tls_key, config.worker.share_groups)
-        public = config.worker.share_groups is None
-        await exposure.check_exposure(findings, link, base, files, public_group=public)
+        mine = config.worker
+        files = (config.link.password_file, config.link.tls_key, mine.share_groups, mine.keys)
+        await exposure.check_exposure(
+            findings,
+            link,
+            base,
+            files,
+            public_group=mine.share_groups is None,
+            keyed=mine.keys is not None,
+        )
         known = watch.newest(topic)
         found = here or ("" if known is None else _process_here(base.port, known.status.epoch / 1000))
         statuses.check_clock(findings, watch, besides=topic if found else "")

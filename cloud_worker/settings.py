@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.settings import (
@@ -177,20 +178,6 @@ class FamilySettings(FamilyOptions):
             UsageError: none is given, and this user has no home.
         """
         return families_folder(self.state_dir)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricsOptions(Section):
-    """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer."""
-
-    metrics_port: Annotated[
-        int | None,
-        Setting(help="port for figures and probes; 0 takes a free one", between=(0, 65_535), default="off"),
-    ] = None
-    metrics_host: Annotated[str, Setting(help="address that they listen on")] = "127.0.0.1"
-    metrics_anywhere: Annotated[
-        bool, Setting(help="let them, which know no login, listen beyond this machine")
-    ] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,7 +188,8 @@ async def _look(setup: _Setup, link: Link) -> str:
     findings.tell("trying the access rules")
     listening = await _check_access(setup, link)
     mine = setup.config.link
-    await exposure.check_exposure(findings, link, setup.base, (mine.password_file, mine.tls_key))
+    secrets = (mine.password_file, mine.tls_key, node.keys)
+    await exposure.check_exposure(findings, link, setup.base, secrets, keyed=node.keys is not None)
     living = statuses.check_workers(findings, watch, node.version, listening)
     statuses.check_clock(findings, watch)
     findings.tell("loading the draft")

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Section, Setting
 from flexspec_mq.settings.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -30,6 +31,20 @@ _MOST_SECONDS = 5.0
 _MOST_AT_ONCE = 16
 """Connections; further ones are closed at once."""
 _PLAIN = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsOptions(Section):
+    """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer."""
+
+    metrics_port: Annotated[
+        int | None,
+        Setting(help="port for figures and probes; 0 takes a free one", between=(0, 65_535), default="off"),
+    ] = None
+    metrics_host: Annotated[str, Setting(help="address that they listen on")] = "127.0.0.1"
+    metrics_anywhere: Annotated[
+        bool, Setting(help="let them, which know no login, listen beyond this machine")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ async def check_exposure(
     secrets: Iterable[Path | None],
     *,
     public_group: bool = False,
+    keyed: bool = False,
 ) -> None:
     """Warn of everything that lets in who should not be.
 
@@ -39,6 +40,7 @@ async def check_exposure(
         settings: of the daemon's link.
         secrets: files that nobody else should read.
         public_group: this worker shares sessions in the group that any client may join.
+        keyed: the daemon has keys, by which it knows whom it talks to.
 
     Raises:
         LinkError: the link failed.
@@ -50,6 +52,13 @@ async def check_exposure(
         found.append((plain, _DEPLOY))
     if not loopback and settings.username is None:
         found.append(("the broker lets in anybody, without a login", _DEPLOY))
+    if not loopback and not keyed:
+        forged = (
+            "whoever runs the broker can read texts and forge answers, as any worker can: no keys are used"
+        )
+        found.append(
+            (forged, "give --keys the keys.json of this daemon; `flexspec-broker init DIR --keys` makes them")
+        )
     found += [
         (f"others on this machine can read {path}", f"chmod 600 {path}")
         for path in secrets
@@ -67,5 +76,5 @@ async def check_exposure(
     for detail, advice in found:
         findings.warn(NAME, detail, advice, FAULT)
     if not found:
-        how = "only this machine reaches the broker" if loopback else "over TLS, with a login"
+        how = "only this machine reaches the broker" if loopback else "over TLS, with a login and keys"
         findings.ok(NAME, f"{how}; nothing is open that should not be, as far as can be seen from here")

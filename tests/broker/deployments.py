@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from broker.__main__ import main
 from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from flexspec_mq.transport.base import LinkSettings
@@ -23,6 +25,21 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess
 def good(*arguments: str | Path) -> str:
     """What a command says that ends well."""
     done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The same as `run` in this process, which is ten times as quick."""
+    said, complained = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(complained):
+        code = main([str(one) for one in arguments])
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), complained.getvalue())
+
+
+def good_here(*arguments: str | Path) -> str:
+    """The same as `good` in this process."""
+    done = here(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

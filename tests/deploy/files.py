@@ -75,7 +75,15 @@ def handed(file: str) -> Path:
     groups = new_groups().only(("base",)) if role is Role.WORKER else None
     name = "w1" if role is Role.WORKER else "edge"
     client = Handed(
-        name, role, "broker:8883", folder / "ca.crt", "x", groups, certificate=False, version="base"
+        name,
+        role,
+        "broker:8883",
+        folder / "ca.crt",
+        "x",
+        groups,
+        certificate=False,
+        version="base",
+        identity="{}",
     )
     return hand_out(folder / "hand-out", client) / file
 

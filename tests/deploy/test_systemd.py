@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.errors import LinkRefused, ModelError, UsageError
 from tests.deploy.files import PROGRAMS, UNITS, commands, handed, seconds, settings, unit
 
 ids = [path.name for path in UNITS]
@@ -29,8 +29,14 @@ def test_the_daemons_know_every_flag_and_every_key_of_the_file(path: Path) -> No
 def test_exit_codes_that_do_not_mend_themselves(path: Path) -> None:
     said = unit(path)
     assert said["Restart"] == ["on-failure"]
-    wanted = [str(UsageError.exit_code), str(ModelError.exit_code)]
-    assert said["RestartPreventExitStatus"] == [" ".join(wanted)]
+    wanted = [UsageError.exit_code, ModelError.exit_code]
+    if "broker" in path.name:
+        assert (
+            "StartLimitBurst" in said
+        )  # a broker that cannot start may find its port free later, but not for ever
+    else:
+        wanted.append(LinkRefused.exit_code)
+    assert said["RestartPreventExitStatus"] == [" ".join(map(str, wanted))]
     assert said["KillSignal"] == ["SIGTERM"]
 
 

@@ -21,12 +21,14 @@ def as_truck(**more: Any) -> LinkSettings:
     return LinkSettings(client_id="c", username="truck", password="x", **more)  # noqa: S106  no secret
 
 
-async def warnings(settings: LinkSettings, *secrets: Path, public_group: bool = False) -> list[str]:
+async def warnings(
+    settings: LinkSettings, *secrets: Path, public_group: bool = False, keyed: bool = False
+) -> list[str]:
     """Of a broker that lets everybody write everywhere."""
     findings = Findings("edge", lambda _: None)
     async with MemoryBroker().link(LinkSettings(client_id="doctor")) as link:
         await link.wait_up(20)
-        await check_exposure(findings, link, settings, secrets, public_group=public_group)
+        await check_exposure(findings, link, settings, secrets, public_group=public_group, keyed=keyed)
     assert {one.fault for one in findings.all if one.state is State.WARNING} <= {FAULT}
     return [one.detail for one in findings.all if one.state is State.WARNING]
 
@@ -36,12 +38,14 @@ async def test_a_private_broker_is_not_open() -> None:
 
 
 async def test_beyond_this_machine() -> None:
-    plain, anonymous = await warnings(LinkSettings(client_id="c", host="broker.example"))
+    plain, anonymous, unkeyed = await warnings(LinkSettings(client_id="c", host="broker.example"))
     assert "has no TLS" in plain
     assert "lets in anybody" in anonymous
+    assert "no keys are used" in unkeyed
     over_tls = as_truck(host="broker.example", tls=TlsSettings())
-    (rules,) = await warnings(over_tls)
+    (rules,) = await warnings(over_tls, keyed=True)
     assert "write where only another may" in rules
+    assert len(await warnings(over_tls)) == 2
 
 
 async def test_secrets_that_others_can_read(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""What a running broker has taken up of its deployment, as commands see it."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from broker.files import private_folder, read_text, write_private
+from flexspec_mq.errors import BrokerError
+
+RUN = "run"
+_RUNNING, _APPLIED = "running.lock", "applied"
+_PATIENCE = 10.0
+"""Seconds for a running broker to take up a change; it does so in one."""
+_LOOKS = 0.5
+"""Seconds for commands that look whether a broker runs, each for a moment, to get out of its way."""
+
+
+class InForce:
+    """Which revision of a deployment is in force, and whether its broker runs.
+
+    Args:
+        directory: of the deployment.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._applied = directory / RUN / _APPLIED
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Be the one that runs it.
+
+        Raises:
+            BrokerError: somebody else does.
+        """
+        private_folder(self._directory / RUN)
+        with (self._directory / _RUNNING).open("ab") as file:
+            end = time.monotonic() + _LOOKS
+            while not _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() > end:
+                    raise BrokerError(
+                        f"a broker runs from {self._directory} already",
+                        hint="stop it: `flexspec-broker stop`",
+                    )
+                time.sleep(0.05)
+            self._applied.unlink(missing_ok=True)
+            yield
+
+    def note(self, revision: int) -> None:
+        """The running broker has taken up a revision."""
+        write_private(self._applied, f"{revision}\n")
+
+    def wait_for(self, revision: int) -> bool:
+        """Wait until a running broker has taken a revision up; False if none runs.
+
+        Raises:
+            BrokerError: it has not within ten seconds.
+        """
+        end = time.monotonic() + _PATIENCE
+        while self._is_running():
+            if self._applied.exists() and int(read_text(self._applied)) >= revision:
+                return True
+            if time.monotonic() > end:
+                raise BrokerError(
+                    f"the broker that runs has not taken up the change within {_PATIENCE:g} s",
+                    hint="restart it; look into its log",
+                )
+            time.sleep(0.05)
+        return False
+
+    def _is_running(self) -> bool:
+        path = self._directory / _RUNNING
+        if not path.exists():
+            return False
+        with path.open("ab") as file:
+            return not _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: IO[bytes], how: int) -> bool:
+    """Lock a file unless somebody else has; tells whether it is locked now."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,335 @@
+"""Keys of a deployment, by the commands: what is signed, handed out, published, and void."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import stat
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexspec_mq import topics
+from flexspec_mq.errors import PublishRefused
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
+from flexspec_mq.keys.opening import ANY
+from flexspec_mq.keys.statement import Statement, read_statement
+from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, Link
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.broker.deployments import as_client, good, made, running
+from tests.broker.deployments import good_here as quick
+from tests.broker.deployments import here as run
+
+PATIENCE = 20.0
+
+
+def handed(directory: Path, role: KeyRole, name: str) -> KeyIdentity:
+    """What a client is handed, read as it reads it."""
+    return read_identity(directory / "hand-out" / role.value / name / "keys.json", role)
+
+
+def edge(directory: Path, name: str) -> KeyIdentity:
+    return handed(directory, KeyRole.EDGE, name)
+
+
+def worker(directory: Path, name: str) -> KeyIdentity:
+    return handed(directory, KeyRole.WORKER, name)
+
+
+def listed(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(quick("list", directory, "--json"))
+    return found
+
+
+def revoked(directory: Path) -> set[str]:
+    return set(listed(directory)["keys"]["revoked"])
+
+
+def serial(one: KeyIdentity) -> str:
+    return one.credential.serial.hex()
+
+
+async def statement(link: Link, public: bytes) -> Statement:
+    async with asyncio.timeout(PATIENCE):
+        async for event in link.events():
+            if isinstance(event, Inbound) and event.topic == "f1/i":
+                return read_statement(event.payload, public)
+    raise AssertionError
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment with keys and three clients, to be copied."""
+    directory = made(tmp_path_factory.mktemp("keyed") / "d", "--keys")
+    quick("add-worker", directory, "w1", "--version", "v1")
+    quick("add-device", directory, "alice", "bob")
+    return directory
+
+
+@pytest.fixture
+def keyed(untouched: Path, tmp_path: Path) -> Path:
+    """The same for one test, which may change it."""
+    return Path(shutil.copytree(untouched, tmp_path / "d"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        (("--host", "127.0.0.1"), False),
+        (("--host", "127.0.0.1", "--keys"), True),
+        (("--name", "broker.example"), True),
+        (("--name", "broker.example", "--no-keys"), False),
+    ],
+)
+def test_keys_are_made_beyond_this_machine_unless_told(
+    tmp_path: Path, flags: tuple[str, ...], has: bool
+) -> None:
+    said = quick("init", tmp_path / "d", *flags)
+    assert (listed(tmp_path / "d")["keys"] is not None) == has
+    assert ("with keys" in said) == has
+    assert (tmp_path / "d" / "keys").exists() == has
+
+
+def test_a_daemon_is_handed_what_it_needs(keyed: Path) -> None:
+    for identity, file in ((edge(keyed, "alice"), "edge.toml"), (worker(keyed, "w1"), "cloud.toml")):
+        one = identity.credential
+        folder = keyed / "hand-out" / one.role.value / one.name
+        assert tomllib.loads((folder / file).read_text())["keys"] == "keys.json"
+        assert stat.S_IMODE((folder / "keys.json").stat().st_mode) == 0o600
+        assert one.versions == (("v1",) if one.role is KeyRole.WORKER else ())
+        assert identity.deployment.hex() == listed(keyed)["keys"]["deployment"]
+    # A worker knows the opening key of its version, and no other; a device none.
+    assert not edge(keyed, "alice").opening.candidates("v1")
+    knows = worker(keyed, "w1").opening
+    assert knows.public(("v1", "v2")) == {"v1": worker(keyed, "w1").statement.opening["v1"]}
+    assert not knows.master
+
+
+def test_nothing_secret_is_where_the_broker_that_runs_reads(keyed: Path) -> None:
+    alice = edge(keyed, "alice")
+    (signing,) = (keyed / "keys").glob("deployment-*.key")
+    (opening,) = (keyed / "keys").glob("opening-*.key")
+    text = (keyed / "identities.json").read_text()
+    assert opening.read_text().strip() not in text
+    assert not any(line in text for line in signing.read_text().splitlines()[1:-1])
+    assert (
+        json.loads((keyed / "hand-out" / "edge" / "alice" / "keys.json").read_text())["private"] not in text
+    )
+    assert serial(alice) in text
+
+
+@pytest.mark.parametrize("flags", [(), ("--client-certificates",)], ids=["passwords", "certificates"])
+async def test_the_broker_publishes_the_statement_and_each_later_one(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    directory = made(tmp_path / "d", "--keys", *flags)
+    good("add-device", directory, "alice", "bob")
+    gone, bob = edge(directory, "alice"), edge(directory, "bob")
+    folder = directory / "hand-out" / "edge" / "bob"
+    with running(directory, tmp_path / "log"):
+        async with mqtt_link(as_client(folder)) as link:
+            await link.subscribe(topics.statement_topic(), 1)
+            first = await statement(link, bob.deployment)
+            assert first.serial == 1
+            assert set(first.opening) == {ANY}
+
+            good("revoke", directory, "alice")
+            done = time.monotonic()
+            second = await statement(link, bob.deployment)
+            # The command says that it is so when it is so; what is left is the way to us.
+            assert time.monotonic() - done < 1.0
+            assert second.serial == 2
+            assert second.revoked == {gone.credential.serial}
+
+            good("add-worker", directory, "w1", "--version", "v1")
+            assert set((await statement(link, bob.deployment)).opening) == {ANY, "v1"}
+            with pytest.raises(PublishRefused) as refused:
+                await link.publish("f1/i", b"forged", qos=1, retain=True)
+            assert refused.value.reason_code == NOT_AUTHORIZED
+        # It is retained: who comes later has it too.
+        async with mqtt_link(as_client(folder)) as link:
+            await link.subscribe("f1/i", 1)
+            assert (await statement(link, bob.deployment)).serial == 3
+
+
+def test_without_keys_there_is_no_statement_and_no_file(tmp_path: Path) -> None:
+    directory = made(tmp_path / "d")
+    quick("add-device", directory, "alice")
+    quick("rotate", directory, "--groups")
+    assert listed(directory)["keys"] is None
+    assert not (directory / "hand-out" / "edge" / "alice" / "keys.json").exists()
+    assert "keys" not in tomllib.loads((directory / "hand-out" / "edge" / "alice" / "edge.toml").read_text())
+
+
+def test_what_a_revoked_or_rotated_client_has_is_void(keyed: Path) -> None:
+    alice, bob, w1 = edge(keyed, "alice"), edge(keyed, "bob"), worker(keyed, "w1")
+    quick("revoke", keyed, "alice")
+    assert revoked(keyed) == {serial(alice)}
+    quick("rotate", keyed, "bob", "w1")
+    assert revoked(keyed) == {serial(alice), serial(bob), serial(w1)}
+    again = edge(keyed, "bob"), worker(keyed, "w1")
+    assert not {serial(one) for one in again} & revoked(keyed)
+    assert not {one.private for one in again} & {bob.private, w1.private}
+    quick("add-device", keyed, "alice")  # under the same name, and yet another
+    assert serial(edge(keyed, "alice")) not in revoked(keyed)
+
+
+def test_a_worker_that_may_do_less_loses_what_said_more(keyed: Path) -> None:
+    first = worker(keyed, "w1")
+    quick("add-worker", keyed, "w1", "--version", "v1", "--version", "v2")
+    second = worker(keyed, "w1")
+    assert second.credential.versions == ("v1", "v2")
+    assert set(second.statement.opening) == {ANY, "v1", "v2"}
+    assert revoked(keyed) == set()  # with the old one it serves v1, as it may
+    quick("add-worker", keyed, "w1", "--version", "v2")
+    assert revoked(keyed) == {serial(first), serial(second)}
+    third = worker(keyed, "w1")
+    assert set(third.opening.keys) == {"v2"}
+    quick("add-worker", keyed, "w1")  # any version
+    assert revoked(keyed) == {serial(first), serial(second)}
+    assert worker(keyed, "w1").opening.master
+
+
+def test_new_opening_keys_come_with_new_groups(keyed: Path) -> None:
+    before, alice = worker(keyed, "w1"), (keyed / "hand-out/edge/alice/keys.json").read_text()
+    old_files = {path.name for path in (keyed / "keys").iterdir()}
+    said = quick("rotate", keyed, "--groups")
+    assert "w1 needs its new share-groups and keys.json, and a restart" in said
+    after = worker(keyed, "w1")
+    assert after.statement.opening["v1"] != before.statement.opening["v1"]
+    assert after.opening.public(("v1",)) == {"v1": after.statement.opening["v1"]}
+    assert (keyed / "hand-out/edge/alice/keys.json").read_text() == alice
+    assert revoked(keyed) == set()  # its sessions go on until it has its new files
+    new_files = {path.name for path in (keyed / "keys").iterdir()}
+    assert len(old_files & new_files) == 1  # the one that signs
+    # Both credentials are its own, and both go with it.
+    quick("revoke", keyed, "w1")
+    assert revoked(keyed) == {serial(before), serial(after)}
+
+
+def test_new_keys_of_the_deployment_begin_anew(keyed: Path) -> None:
+    quick("revoke", keyed, "alice")
+    before = listed(keyed)
+    bob = edge(keyed, "bob")
+    password = (keyed / "hand-out/edge/bob/password").read_text()
+    said = quick("rotate", keyed, "--keys")
+    assert "bob needs its new files" in said
+    after = listed(keyed)
+    assert after["keys"]["deployment"] != before["keys"]["deployment"]
+    assert after["keys"]["statement"] > before["keys"]["statement"]
+    assert after["keys"]["revoked"] == []
+    renewed = edge(keyed, "bob")
+    assert renewed.deployment != bob.deployment
+    assert after["clients"][0]["credentials"] == [serial(renewed)]
+    assert (keyed / "hand-out/edge/bob/password").read_text() == password
+    assert len(list((keyed / "keys").iterdir())) == 2
+
+
+def test_a_broker_without_keys_is_given_some(tmp_path: Path) -> None:
+    directory = made(tmp_path / "d")
+    quick("add-worker", directory, "w1", "--version", "v1")
+    quick("add-device", directory, "alice")
+    quick("add-operator", directory, "ops")
+    port = json.loads((directory / "identities.json").read_text())["address"].partition(":")[2]
+    same = ("--host", "127.0.0.1", "--name", "localhost", "--port", port, "--tls")
+    said = quick("init", directory, *same, "--keys")
+    assert "alice needs its new files" in said
+    assert "ops needs" not in said
+    assert edge(directory, "alice").statement.opening_of("v1")
+    assert tomllib.loads((directory / "hand-out/worker/w1/cloud.toml").read_text())["keys"] == "keys.json"
+    taken = run("init", directory, *same, "--no-keys")
+    assert taken.returncode == 2
+    assert "cannot be taken away" in taken.stderr
+    before = (directory / "keys").stat().st_mtime_ns
+    quick("init", directory, *same, "--keys")
+    assert (directory / "keys").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "what"),
+    [
+        (("add-device", "carol"), "deployment", "signs who a client is"),
+        (("add-worker", "w2", "--version", "v1"), "opening", "the keys of their versions"),
+        (("add-worker", "w2", "--version", "v2"), "deployment", "signs who a client is"),
+        (("revoke", "alice"), "deployment", "signs who a client is"),
+        (("rotate", "alice"), "deployment", "signs who a client is"),
+        (("rotate", "--groups"), "deployment", "signs who a client is"),
+    ],
+)
+def test_a_key_that_is_kept_elsewhere_is_asked_for(
+    keyed: Path, tmp_path: Path, command: tuple[str, ...], missing: str, what: str
+) -> None:
+    (file,) = (keyed / "keys").glob(f"{missing}-*.key")
+    safe = tmp_path / file.name
+    file.rename(safe)
+    before = {path: path.read_bytes() for path in keyed.rglob("*") if path.is_file()}
+    name, *rest = command
+    done = run(name, keyed, *rest)
+    assert done.returncode == 4
+    assert f"{file} is not here, which " in done.stderr
+    assert what in done.stderr
+    assert f"hint: put {file.name} back into {keyed / 'keys'} for this command" in done.stderr
+    assert {path: path.read_bytes() for path in keyed.rglob("*") if path.is_file()} == before
+    shutil.copy(safe, file)
+    quick(name, keyed, *rest)
+
+
+def test_the_broker_runs_and_publishes_without_any_secret(keyed: Path, tmp_path: Path) -> None:
+    (keyed / "keys").rename(tmp_path / "safe")
+    assert listed(keyed)["keys"]["signs_here"] is False
+    public = edge(keyed, "alice").deployment
+
+    async def look() -> Statement:
+        async with mqtt_link(as_client(keyed / "hand-out" / "edge" / "alice")) as link:
+            await link.subscribe("f1/i", 1)
+            return await statement(link, public)
+
+    with running(keyed, tmp_path / "log"):
+        assert asyncio.run(look()).serial == listed(keyed)["keys"]["statement"]
+        # A folder that comes back as a link, from a stick, is as good.
+        (keyed / "keys").symlink_to(tmp_path / "safe")
+        good("revoke", keyed, "bob")
+        assert asyncio.run(look()).serial == listed(keyed)["keys"]["statement"]
+    assert "kept elsewhere" not in quick("list", keyed)
+
+
+async def test_who_runs_the_broker_need_hold_no_secret_of_the_deployment(keyed: Path, tmp_path: Path) -> None:
+    """Elsewhere it has all but `keys`, `hand-out` and the authority's key, and takes up what is brought."""
+    there = tmp_path / "there"
+    shutil.copytree(keyed, there, ignore=shutil.ignore_patterns("keys", "hand-out", "ca.key"))
+    alice, bob = edge(keyed, "alice"), edge(keyed, "bob")
+    folder = keyed / "hand-out" / "edge" / "bob"
+    with running(there, tmp_path / "log"):
+        async with mqtt_link(as_client(folder)) as link:
+            await link.subscribe("f1/i", 1)
+            first = await statement(link, bob.deployment)
+            assert "from its next start on" in quick("revoke", keyed, "alice")  # here nothing runs
+            shutil.copy(keyed / "identities.json", there / "brought")
+            (there / "brought").replace(there / "identities.json")
+            second = await statement(link, bob.deployment)
+    assert (first.revoked, second.revoked) == (set(), {alice.credential.serial})
+
+
+def test_a_key_of_another_deployment_signs_nothing(keyed: Path, tmp_path: Path) -> None:
+    other = made(tmp_path / "other", "--keys")
+    (mine,) = (keyed / "keys").glob("deployment-*.key")
+    (its,) = (other / "keys").glob("deployment-*.key")
+    mine.write_text(its.read_text())
+    done = run("add-device", keyed, "carol")
+    assert done.returncode == 4
+    assert "is the key of another deployment" in done.stderr
+    mine.write_text("nonsense\n")
+    done = run("add-device", keyed, "carol")
+    assert done.returncode == 4
+    assert "cannot be used: this is no private key" in done.stderr
+
+
+def test_no_client_goes_by_the_brokers_own_name(keyed: Path) -> None:
+    done = run("add-device", keyed, "flexspec-broker")
+    assert done.returncode == 2
+    assert "the broker's own name" in done.stderr

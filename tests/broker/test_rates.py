@@ -1,0 +1,132 @@
+"""What each user publishes, and who is put out for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.connections import Connections
+from broker.rates import Guard, Published
+from broker.settings import Limits, Role, User
+from flexspec_mq.errors import LinkError
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.broker.deployments import as_client, good_here, made, running
+
+USERS = (User("alice", Role.EDGE, "x"), User("bob", Role.EDGE, "x"), User("w1", Role.WORKER, "x"))
+
+
+def connected(*clients: tuple[str, str]) -> Connections:
+    found = Connections()
+    for client, user in clients:
+        found.line(f"New client connected from 127.0.0.1:5 as {client} (p5, c1, k60, u'{user}').")
+    return found
+
+
+def message(client: str, size: int, topic: str = "f1/d/w1/alice") -> bytes:
+    return f"Received PUBLISH from {client} (d0, q1, r0, m7, '{topic}', ... ({size} bytes))".encode()
+
+
+@pytest.mark.parametrize(
+    ("client", "topic"),
+    [
+        ("e-alice", "f1/d/w1/alice"),
+        ("e alice (d0, q0", "f1/d/w1/alice"),
+        ("e-alice", "f1/o/x (d0, q0, r0, m0, 'y/alice"),
+        ("e-alice (d1", "f1/o/ (d/alice"),
+    ],
+)
+def test_a_message_is_its_users_whatever_names_hold(client: str, topic: str) -> None:
+    published = Published(connected((client, "alice"), ("e-bob", "bob")))
+    published.line(message(client, 60, topic))
+    published.line(message("e-bob", 5))
+    published.line(message("nobody", 7))
+    assert published.messages == {"alice": 1, "bob": 1}
+    assert published.payload == {"alice": 60, "bob": 5}
+
+
+def guard(limits: Limits, connections: Connections) -> tuple[Guard, Published]:
+    published = Published(connections)
+    made = Guard(limits, published, connections, 0.0)
+    made.know(USERS)
+    return made, published
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=60))
+def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(each: list[int]) -> None:
+    """Messages by second, against the rule itself: ten seconds' worth at once, and the rate from then on."""
+    limits = Limits(client_messages=20, client_kb=0, client_connections=0, put_out=1e9)
+    watching, published = guard(limits, connected(("a", "alice"), ("w", "w1")))
+    level, over = 0.0, False
+    for second, number in enumerate(each, 1):
+        for _ in range(number):
+            published.line(message("a", 1))
+            published.line(message("w", 1))
+        said = [one.user for one in watching.look(float(second))]
+        level = max(0.0, level - 20.0) + number
+        assert said == (["alice"] if level > 200.0 and not over else [])
+        over = over or level > 200.0
+    assert set(watching.out) == ({"alice"} if over else set())
+
+
+def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
+    clients = [(f"b{number}", "bob") for number in range(3)]
+    limits = Limits(client_messages=0, client_kb=1, client_connections=2, put_out=5.0)
+    connections = connected(("a", "alice"), *clients, *((f"w{number}", "w1") for number in range(9)))
+    watching, published = guard(limits, connections)
+    published.line(message("a", 10_001))
+    assert [(one.user, one.kind) for one in watching.look(1.0)] == [("alice", "rate"), ("bob", "connections")]
+    assert watching.look(2.0) == []
+    for client, _ in clients:
+        connections.line(f"Client {client} disconnected: Administrative action.")
+    assert set(watching.out) == {"alice", "bob"}
+    assert watching.look(6.5) == []
+    assert watching.out == {}
+
+
+def test_nobody_is_put_out_without_a_bound() -> None:
+    limits = Limits(client_messages=0, client_kb=0, client_connections=0)
+    watching, published = guard(limits, connected(*((f"a{number}", "alice") for number in range(99))))
+    for _ in range(1000):
+        published.line(message("a1", 250_000))
+    assert watching.look(0.1) == []
+
+
+async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path) -> None:
+    directory = made(tmp_path / "d")
+    good_here("add-device", directory, "alice", "bob")
+    with (directory / "broker.toml").open("a") as settings:
+        settings.write("client_messages = 30\nput_out = 0.5\n")
+    alice, bob = (as_client(directory / "hand-out" / "edge" / name) for name in ("alice", "bob"))
+
+    async def flood() -> None:
+        async with mqtt_link(alice) as link:
+            await link.wait_up(20)
+            while True:
+                await link.publish("f1/e/alice", b"x", qos=1, retain=True)
+
+    log = tmp_path / "log"
+    with running(directory, log):
+        async with mqtt_link(bob) as other:
+            await other.wait_up(20)
+            async with asyncio.timeout(30):
+                with pytest.raises(LinkError):
+                    await flood()
+            await other.publish("f1/e/bob", b"x", qos=1, retain=True)
+            assert other.counters.disconnects == 0
+            async with asyncio.timeout(20):  # and is let in again when its time is over
+                while True:
+                    try:
+                        async with mqtt_link(alice) as link:
+                            await link.wait_up(20)
+                            break
+                    except LinkError:
+                        await asyncio.sleep(0.1)
+    told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+    (line,) = [one for one in told if one.startswith("user alice was refused")]
+    assert "rate of" in line
+    assert "messages a second; it is put out for 0.5 s" in line
