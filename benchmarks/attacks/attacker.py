@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,6 +24,7 @@ from flexspec_mq.errors import RemoteProtocolError
 from schemas.messages import Error, Verdict
 from schemas.status import WorkerStatus
 
+_CODEC = Codec()
 TICK = 0.01
 """Seconds; the rate is kept over these."""
 
@@ -38,7 +39,6 @@ class Order(msgspec.Struct, frozen=True):
         worker, version: whom it is about.
         victim: an honest device.
         rate: bytes a second, headers of MQTT included.
-        connections: at most; each ends where a broker hangs up, and is made anew.
     """
 
     way: str
@@ -60,7 +60,6 @@ class Report(msgspec.Struct):
         told: answers by kind.
         detail: words of the newest error.
         retry: milliseconds that the newest error gave as a hint.
-        hung_up: times that the broker ended the connection.
     """
 
     seconds: float = 0.0
@@ -68,17 +67,16 @@ class Report(msgspec.Struct):
     told: dict[str, int] = msgspec.field(default_factory=dict)
     detail: str = ""
     retry: int = 0
-    hung_up: int = 0
 
 
 def attack(order: Order, over: threading.Event) -> Report:
     """Do it until it is over."""
-    report, told, codec = Report(), Counter[str](), Codec()
+    report = Report()
     with Line(order.port, order.user, order.password) as line:
         line.subscribe(topics.worker_status_topic(order.worker))
         while not line.heard:
             line.listen(0.1)
-        status = codec.decode_status(line.heard.pop()[1], WorkerStatus)
+        status = _CODEC.decode_status(line.heard.pop()[1], WorkerStatus)
         fingerprint = bytes.fromhex(status.fingerprint)
         way = WAYS[order.way](
             Target(order.user, order.worker, order.version, fingerprint, order.victim)
@@ -93,7 +91,7 @@ def attack(order: Order, over: threading.Event) -> Report:
         while not over.is_set():
             now = time.monotonic()
             room, at = min(order.rate / 2, room + (now - at) * order.rate), now
-            for packet in way.packets(now):
+            for packet in way.packets(now) if room > 0 else ():
                 line.send(packet)
                 room -= len(packet)
                 report.sent += len(packet)
@@ -101,32 +99,36 @@ def attack(order: Order, over: threading.Event) -> Report:
                     break
             line.listen(TICK)
             for topic, payload in line.heard:
-                _hear(topic, payload, codec, told, report, way.heard)
+                _hear(topic, payload, report, way.heard)
             line.heard.clear()
         report.seconds = time.monotonic() - began
         line.send(way.farewell())
         line.listen(0.2)
-    report.told = dict(told)
     return report
 
 
-def _hear(topic, payload, codec, told, report, hear) -> None:  # noqa: ANN001
+def _hear(topic: str, payload: bytes, report: Report, hear: Callable[[Verdict | Error], None]) -> None:
+    told = report.told
     kind = topic.split("/")[1]
     if kind != "v":
-        told[f"on {kind}"] += 1
+        _count(told, f"on {kind}")
         return
     try:
-        message = codec.decode(payload)
+        message = _CODEC.decode(payload)
     except RemoteProtocolError:
-        told["unreadable"] += 1
+        _count(told, "unreadable")
         return
     if isinstance(message, Error):
-        told[message.code.name.lower()] += 1
+        _count(told, message.code.name.lower())
         report.detail, report.retry = message.detail, message.retry
         hear(message)
     elif isinstance(message, Verdict):
-        told["verdict"] += 1
+        _count(told, "verdict")
         hear(message)
+
+
+def _count(told: dict[str, int], kind: str) -> None:
+    told[kind] = told.get(kind, 0) + 1
 
 
 def main() -> None:
