@@ -17,6 +17,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
+from cloud_worker.front.gate import Gate
+from cloud_worker.front.settings import QuotaSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
@@ -60,9 +62,11 @@ class CloudWorker:
         settings: of the worker.
         engine: decides tokens; used on one thread of its own.
         family: keeps its versions those of a family.
+        quotas: of each device.
 
     Attributes:
         machine: the protocol machine; read its counters.
+        gate: what devices may send; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
         drafted: tokens that the engine drafted itself.
@@ -74,8 +78,13 @@ class CloudWorker:
     """
 
     def __init__(
-        self, settings: WorkerSettings, engine: Engine, family: FamilyFollower | None = None
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        family: FamilyFollower | None = None,
+        quotas: QuotaSettings | None = None,
     ) -> None:
+        self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
         self._family = family
         self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
@@ -91,8 +100,11 @@ class CloudWorker:
                 room=facts.room,
                 lease=settings.lease,
                 prefixes=settings.capacity if facts.keeps else 0,
+                device_sessions=quotas.device_sessions,
+                device_tokens=quotas.device_tokens,
             )
         )
+        self.gate = Gate(quotas, settings.worker, lambda reply: self._do([reply]))
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
         self._work = asyncio.Event()
@@ -158,6 +170,8 @@ class CloudWorker:
         return replace(
             base,
             session_expiry=0,
+            inbound_bytes=1_000_000 * self._quotas.inbound_mb,
+            admit=self.gate.admit,
             needs=FOR_SESSIONS,
             will=Will(topics.worker_status_topic(self._settings.worker), gone),
             birth=self._birth,
@@ -298,7 +312,9 @@ class CloudWorker:
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
-        self._do(self.machine.receive(edge, message, now, inbound.qos, version))
+        effects = self.machine.receive(edge, message, now, inbound.qos, version)
+        self.gate.answered(edge, effects)
+        self._do(effects)
 
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""
@@ -351,6 +367,8 @@ class CloudWorker:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
                     self._window.answered(item.key, now)
+                    if item.seq:
+                        self.gate.verified(item.key[0])
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
                     self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))

@@ -337,9 +337,12 @@ class WorkerMachine:
             self._busy(key, message, self._config.elsewhere_retry)
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
-        missing = self._admission.places_missing(live, len(message.prompt) + len(message.committed) + 1)
+        tokens = len(message.prompt) + len(message.committed) + 1
+        why = self._admission.over_quota(key[0], live, tokens)
+        missing = 1 if why else self._places_missing(key[0], live, tokens, now)
         if missing:
-            self._busy(key, message, self._admission.retry(key, live, missing, now))
+            self.counters.over_quota += bool(why)
+            self._busy(key, message, self._admission.retry(key, live, missing, now), why)
             return
         self._admission.opened(key)
         if len(self._sessions) >= 2 * self._config.capacity:
@@ -353,6 +356,14 @@ class WorkerMachine:
         session.merge(message, now)
         self._sessions[key] = session
         self._hello(session, now)
+
+    def _places_missing(self, edge: str, live: list[WorkerSession], tokens: int, now: float) -> int:
+        """How many sessions must end before a device's new one can be taken; sees to it that others make room."""
+        missing = self._admission.places_missing(live, tokens)
+        going = self._admission.make_room(edge, live, tokens, now) if missing else []
+        for session in going:
+            self._happen(WorkerEvent.YIELDED, session.key, now)
+        return 0 if going else missing
 
     def _busy(self, key: SessionKey, message: Open, wait: float, detail: str = "") -> None:
         self.counters.busy += 1
@@ -419,11 +430,20 @@ class WorkerMachine:
         kept = session.hold(batch)
         if isinstance(message, Poll):
             session.ask_again()
-            self._reply(session, now)
+            self._answer_poll(session, now)
         elif kept and session.gap_before(batch):
             self.counters.gaps += 1
             verdict = session.gap(now, self._waits(session, now))
             self._out.append(Reply(key[0], verdict, session.qos))
+
+    def _answer_poll(self, session: WorkerSession, now: float) -> None:
+        """Answer at once, but one that follows on another one's heels a moment later, together with the next."""
+        due = session.polled_at + self._config.poll_gap
+        if now >= due:
+            session.polled_at = now
+            self._reply(session, now)
+        elif session.flush_at is None or session.flush_at > due:
+            session.flush_at = session.polled_at = due
 
     def _unknown(self, key: SessionKey, now: float, message: Draft | Poll) -> None:  # noqa: ARG002  the table's signature
         self.counters.unknown += 1
@@ -476,6 +496,10 @@ class WorkerMachine:
     def _drop(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
         self._end(session, session.attempt, now)
+
+    def _yield(self, key: SessionKey, now: float) -> None:
+        self.counters.yielded += 1
+        self._let_go(key, now)
 
     def _let_go(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
@@ -548,6 +572,7 @@ class WorkerMachine:
         ((_S.FINISHED,), (_E.FAILED,), _fail, (_S.TOMB, _S.FINISHED), *_FAILED),
         (_HERE, (_E.EXPIRED,), _drop, (_S.TOMB,), "", "free"),
         (_HERE, (_E.RELEASED,), _let_go, (_S.TOMB,), "", "unknown, free"),
+        ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, free, as its device has the most"),
         ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )
     """States, events, handler, states where it may lead (none: it stays), condition and action."""
