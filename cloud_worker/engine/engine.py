@@ -47,6 +47,7 @@ class EngineCore:
         budget: says that anew for each step instead, if there is one.
         drafts: goes on from the edges' drafts where there is room, if there is one.
         draft_budget: says which drafted tokens ride along; all of them without one.
+        batch: sessions that one step decides at most.
 
     Attributes:
         scheduler: takes the items in, and owns the keys and values.
@@ -65,8 +66,9 @@ class EngineCore:
         budget: PrefillBudget | None = None,
         drafts: ColocatedDrafts | None = None,
         draft_budget: DraftBudget | None = None,
+        batch: int = 2**31,
     ) -> None:
-        self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
+        self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget, batch=batch)
         self._model = model
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(rationed=False)
@@ -80,10 +82,10 @@ class EngineCore:
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        writing = self.scheduler.writing_items()
+        writing = self.scheduler.writing_items(self.draft_budget.takes)
         rows = self.draft_budget.allocate(
             {item.key: len(item.draft) for item in writing},
-            len(self.scheduler.pending),
+            self.scheduler.sharing,
             self.scheduler.reading_ms(),
         )
         own = {} if self.drafts is None else self.drafts.draft(writing, rows, self.draft_budget)
@@ -178,6 +180,7 @@ class ModelEngine:
             budget=self._budget,
             drafts=drafts,
             draft_budget=DraftBudget(rationed=settings.draft_rows == "worth"),
+            batch=settings.batch,
         )
         self._scheduler = self._core.scheduler
         self._caches = self._scheduler.caches

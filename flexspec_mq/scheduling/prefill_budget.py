@@ -3,7 +3,8 @@
 While sessions write, reading may make a forward longer by a bounded factor, the stretch, and no longer than a target
 in ms. But where the forward takes long without any reading, reading may still add half of that, whatever the target
 says. So as long as prompts wait, reading gets at least a third of the time, and a prompt is read within a time in
-proportion to the tokens that wait, on a machine of any speed. The same where no session writes: the forward may take
+proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets an eighth of the
+time while others write, since they wait for it. The same where no session writes: the forward may take
 the target, or the stretch times what it takes with hardly any reading, if that is more.
 
 Three things are measured. What a forward takes without any reading: a line over the tokens that writing sessions feed
@@ -28,6 +29,8 @@ _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
 """One forward in so many reads nothing, or the least."""
+HEAVY = 0.15
+"""What reading for one device may add while others write, once it has had much read."""
 _SHARE = 0.5
 """What reading may add in any case, of the time that a forward takes without it."""
 
@@ -105,17 +108,19 @@ class PrefillBudget:
             self._alone.saw(writing, ms)
             self._since = 0
 
-    def budget(self, writing: int) -> int:
+    def budget(self, writing: int, *, heavy: bool = False) -> int:
         """Tokens that the next forward may read.
 
         Args:
             writing: tokens that it feeds for sessions that write.
+            heavy: they are all of one device that has had much read, while others write.
         """
         if writing and self._since >= _PROBE - 1:
             return 0
         alone = self._alone.at(writing)
         each = self._each(writing)
-        fits = (self._allowed(writing, alone) - alone) / each if each > 0.0 else self.most
+        allowed = (1.0 + HEAVY) * alone if heavy and alone else self._allowed(writing, alone)
+        fits = (allowed - alone) / each if each > 0.0 else self.most
         if not writing and fits < self.most and self._since_light >= _PROBE - 1:
             return self.least
         # Nobody waits for a forward in which no session writes, so only its time has to be known.

@@ -27,6 +27,7 @@ from flexspec_mq.protocol.table import Transition, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
+from flexspec_mq.protocol.worker.turns import by_device
 from flexspec_mq.protocol.worker.types import (
     ALL_ROWS,
     DraftRows,
@@ -178,14 +179,15 @@ class WorkerMachine:
         return {key for key, session in self._sessions.items() if session.ready_since is not None}
 
     def take_work(self, now: float, most: int) -> list[WorkItem]:
-        """Up to `most` items, of as many sessions, those that have waited longest first.
+        """Up to `most` items, of as many sessions: of each device the one that has waited longest, then the next.
 
         Call it before every step, also when the step only goes on with what it has: it shows that steps go on.
         """
         self._stepped_at = now
         ready = [session for session in self._sessions.values() if session.ready_since is not None]
         ready.sort(key=lambda session: session.ready_since or 0.0)
-        return [session.next_item(now) for session in ready[:most]]
+        turns = by_device(session.key for session in ready)[:most]
+        return [self._sessions[key].next_item(now) for key in turns]
 
     def result(
         self,
