@@ -23,6 +23,7 @@ from benchmarks.attacks.place import Place, place
 from benchmarks.attacks.ways import SAYS, WAYS
 from benchmarks.scale_parts import cpu
 from flexspec_mq.bench.place.client import unbounded
+from flexspec_mq.site.figures import since
 
 SPEED, FIRST = 0.8, 2.0
 """What honest streams keep of their speed at least, and how much later their first token is at most."""
@@ -78,7 +79,8 @@ async def _sample(here: Place) -> tuple[cpu.Sample, dict[str, float]]:
 
 def _row(before: Streams, beside: Streams, first: Any, last: Any, report: Any) -> dict[str, Any]:
     use = cpu.between(first[0], last[0])
-    figures = last[1]
+    figures, rise = last[1], since(first[1], last[1])
+    steps = max(1.0, rise.get("flexspec_worker_batch_sessions_count", 0.0))
     return {
         "speed": beside.speed / before.speed,
         "first": beside.first / before.first,
@@ -87,6 +89,9 @@ def _row(before: Streams, beside: Streams, first: Any, last: Any, report: Any) -
         "failed": beside.failed,
         "why": beside.why,
         "cpu": use.processes,
+        "sessions_per_step": rise.get("flexspec_worker_batch_sessions_sum", 0.0) / steps,
+        "tokens_per_step": rise.get("flexspec_worker_forward_tokens_sum", 0.0) / steps,
+        "step_ms": 1000 * rise.get("flexspec_worker_compute_seconds_sum", 0.0) / steps,
         "memory": figures.get("process_resident_memory_bytes", 0.0),
         "sent_per_s": report.sent / max(1e-9, report.seconds),
         "told": report.told,
@@ -120,6 +125,9 @@ def show(found: dict[str, Any]) -> None:
             row["cpu"]["mosquitto"],
             row["cpu"]["broker"],
             row["cpu"]["worker"],
+            row["sessions_per_step"],
+            row["tokens_per_step"],
+            row["step_ms"],
             row["memory"] / 1e6,
             row["sent_per_s"] / 1e3,
             ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
@@ -127,8 +135,8 @@ def show(found: dict[str, Any]) -> None:
         ]
         for way, row in found.items()
     ]
-    heads = ["attack", "speed", "first token", "failed", "CPU mosquitto", "its parent", "worker", "worker MB"]
-    print(_common.table([*heads, "kB/s", "told", "retry ms"], rows))
+    heads = ["attack", "speed", "first token", "failed", "CPU mosquitto", "its parent", "worker", "sessions/step"]
+    print(_common.table([*heads, "tokens/step", "ms", "MB", "kB/s", "told", "retry ms"], rows))
     for way in found:
         print(f"{way}: {SAYS[way]}")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.protocol.worker.turns import by_device
-from flexspec_mq.scheduling.fair_shares import ReadingDebts, sharing
+from flexspec_mq.scheduling.fair_shares import Presence, ReadingDebts, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,6 +85,7 @@ class Scheduler:
         self._batch = batch
         self._clock = clock
         self._debts = ReadingDebts()
+        self._presence = Presence()
         self._held_back: set[SessionKey] = set()
 
     def add(self, item: WorkItem) -> None:
@@ -119,9 +120,19 @@ class Scheduler:
         Args:
             ms: what a forward takes that decides so many.
         """
-        ready = [item for item in self.pending.values() if self.unread(item) - len(self._draft(item)) <= 1]
-        chosen = set(sharing([item.key for item in ready], ms, self._batch))
-        self._held_back = {item.key for item in ready} - chosen
+        ready, beside = [], set()
+        for item in self.pending.values():
+            if self.unread(item) - len(self._draft(item)) <= 1:
+                ready.append(item)
+            else:
+                beside.add(item.key[0])
+        now = self._clock()
+        here = beside | {item.key[0] for item in ready}
+        away = self._presence.since_others(here, now)
+        self._presence.here(here, now)
+        keys = [item.key for item in ready]
+        chosen = set(sharing(keys, ms, self._batch, beside=beside, away=away))
+        self._held_back = {key for key in keys if key not in chosen}
         return [item for item in ready if item.key in chosen]
 
     @property
@@ -216,6 +227,10 @@ class Scheduler:
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
         return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
+    @property
+    def _most_read(self) -> int:
+        return self.prefill if self._prefill_budget is None else self._prefill_budget.most
+
     def _budget(self, writing: int, *, heavy: bool = False) -> int:
         budget = self._prefill_budget
         return self.prefill if budget is None else budget.budget(writing, heavy=heavy)
@@ -245,6 +260,10 @@ class Scheduler:
         debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
         writers = {edge for edge, _ in ready}
         heavy = {edge for edge, debt in debts.items() if debt > _LIGHT and writers - {edge}}
+        light = debts.keys() - heavy
+        if light - writers and writers:
+            # So that many sessions of another device, which wrote before them, do not have them wait for long.
+            budget = max(budget, min(self._most_read, _QUANTUM * len(light)))
         shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in heavy})
         for edge in sorted(heavy, key=lambda edge: debts[edge]):
             left = min(budget - sum(shares.values()), self._budget(writing, heavy=True))

@@ -34,6 +34,9 @@ class BulkReader:
         client: its paho client, whose way to receive is replaced by ours.
         wants: asked by topic and size of each message whether it is to be delivered.
         deliver: takes those that are.
+
+    Attributes:
+        unwanted: messages of the newest `read` that were not to be delivered.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class BulkReader:
         self._deliver = deliver
         self._data = b""
         self._at = 0
+        self.unwanted = 0
         self._end: Exception | None = None
         self._ended = False
         self._client._sock_recv = self._receive  # noqa: SLF001
@@ -57,6 +61,7 @@ class BulkReader:
         Raises:
             OSError: as paho raises it, where a connection breaks.
         """
+        self.unwanted = 0
         self._fill()
         client = self._client
         while client._sock is not None:  # noqa: SLF001
@@ -116,6 +121,8 @@ class BulkReader:
             first, at = data[at], after
             if self._wants(topic, after - body):
                 self._deliver(Inbound(topic, data[body:after], int(bool(number)), bool(first & _RETAIN)))
+            else:
+                self.unwanted += 1
         self._at = at
         if acknowledged:
             # As one packet of paho's, which only writes it.

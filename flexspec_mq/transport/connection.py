@@ -49,6 +49,8 @@ from flexspec_mq.transport.sockets import open_socket
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04
 _CLOSE_TIMEOUT = 1.0
+_PAUSE = 0.004
+"""Seconds in which nothing is read, after messages that were not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,13 +316,27 @@ class Connection(aiomqtt.Client):
         self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
 
     def _read(self) -> None:
+        unwanted = 0
         try:
             self._reader.read()
+            unwanted = self._reader.unwanted
             while self._reader.wants_more():
                 self._reader.read()
+                unwanted += self._reader.unwanted
         except Exception as error:  # noqa: BLE001  as aiomqtt's own: the connection broke
             if not self._disconnected.done():
                 self._disconnected.set_exception(error)
+        if unwanted and (current := self._client.socket()) is not None:
+            self._pause_reading(current)
+
+    def _pause_reading(self, sock: Any) -> None:
+        """Let what nobody wants come together, as each call of the event loop costs more than a message."""
+        self._loop.remove_reader(sock.fileno())
+        self._loop.call_later(_PAUSE, self._read_again, sock)
+
+    def _read_again(self, sock: Any) -> None:
+        if self._client.socket() is sock:
+            self._loop.add_reader(sock.fileno(), self._read)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         """Ask to be told when the socket takes more, on the loop's thread at once.

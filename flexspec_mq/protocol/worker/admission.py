@@ -25,6 +25,7 @@ _GRAIN = 64
 _MOST_REFUSED = 1024
 _WEIGHT = 0.125
 """Of the newest session in the mean life."""
+_MOST_REFUSED_OF_DEVICE = 64
 _TAKES_EVERY = 1.0
 """Seconds from one time that a device takes a place of another to the next."""
 
@@ -52,6 +53,7 @@ class Admission:
         self._config = config
         self._life: float | None = None
         self._refused = ExpiringMap[SessionKey, bool](most=_MOST_REFUSED)
+        self._waiting = Counter[str]()  # of those, by device
         self._took = ExpiringMap[str, bool](most=_MOST_REFUSED, life=_TAKES_EVERY)
 
     def ended(self, session: WorkerSession, now: float) -> None:
@@ -61,7 +63,8 @@ class Admission:
 
     def opened(self, key: SessionKey) -> None:
         """An edge got its place."""
-        self._refused.pop(key)
+        if self._refused.pop(key):
+            self._forget(key[0])
 
     def places_missing(self, live: Collection[WorkerSession], tokens: int) -> int:
         """How many sessions must end before one with so many tokens can be taken; 0 if it can be now."""
@@ -74,15 +77,24 @@ class Admission:
 
     def retry(self, key: SessionKey, live: Collection[WorkerSession], places: int, now: float) -> float:
         """Seconds after which an edge that was refused shall come back; counts it as waiting until then."""
-        self._refused.expire(now)
+        for (edge, _), _ in self._refused.expire(now):
+            self._forget(edge)
         before = self._before(key)
         ages = [now - session.opened_at for session in live]
         life = max(self._life or 0.0, sum(ages) / len(ages)) if ages else 0.0
         hint = (places + before) * life / len(ages) if life else self._config.busy_retry
         hint = max(self._config.busy_least, min(self._config.busy_most, hint))
-        self._refused.put(key, True, now, life=hint)
+        if key in self._refused or self._waiting[key[0]] < _MOST_REFUSED_OF_DEVICE:
+            self._waiting[key[0]] += key not in self._refused
+            for (edge, _), _ in self._refused.put(key, True, now, life=hint):
+                self._forget(edge)
         return hint
 
+    def _forget(self, edge: str) -> None:
+        """One session less of a device waits."""
+        self._waiting[edge] -= 1
+        if self._waiting[edge] <= 0:
+            del self._waiting[edge]
 
     def over_quota(self, edge: str, live: Iterable[WorkerSession], tokens: int) -> str:
         """Why a device may have no session more, whoever else there is; empty if it may.
@@ -92,7 +104,10 @@ class Admission:
             live: sessions whose text goes on, of all.
             tokens: that the session would hold.
         """
-        held = _held(live).get(edge, _Held())
+        held = _Held()
+        for session in live:
+            if session.key[0] == edge:
+                held.add(_padded(session.tokens))
         if held.sessions >= self._config.device_sessions:
             return f"this device holds {held.sessions} sessions here, as many as one may"
         if held.sessions and held.tokens + _padded(tokens) > self._config.device_tokens:
@@ -136,9 +151,11 @@ class Admission:
 
     def _before(self, key: SessionKey) -> int:
         """Sessions that were told to wait and come before one: its device's own, and as many of each other one."""
-        waiting = Counter(edge for edge, _ in self._refused)
-        mine = waiting.pop(key[0], 0) - (key in self._refused)
-        return mine + sum(min(theirs, mine + 1) for theirs in waiting.values())
+        mine = self._waiting.get(key[0], 0) - (key in self._refused)
+        others = len(self._waiting) - (key[0] in self._waiting)
+        if not mine:
+            return others
+        return mine + sum(min(count, mine + 1) for edge, count in self._waiting.items() if edge != key[0])
 
 
 def _held(live: Iterable[WorkerSession]) -> dict[str, _Held]:
