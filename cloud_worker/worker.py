@@ -71,6 +71,7 @@ class CloudWorker:
         malformed: messages that could not be read.
         drafted: tokens that the engine drafted itself.
         cut: drafted tokens of edges that it put off.
+        held_back: sessions that steps put off as their device had more of them than others.
         on_step: told of every step, and when it began.
 
     Raises:
@@ -121,7 +122,7 @@ class CloudWorker:
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
-        self.malformed = self.drafted = self.cut = 0
+        self.malformed = self.drafted = self.cut = self.held_back = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
 
@@ -151,6 +152,11 @@ class CloudWorker:
         if self._link is None or not self._link.is_up:
             return "not connected to the broker"
         return "draining" if self.machine.draining else ""
+
+    @property
+    def overflowed(self) -> int:
+        """Messages that were dropped since the link was made, as too many waited to be read."""
+        return 0 if self._link is None else self._link.counters.inbound_dropped
 
     @property
     def held(self) -> float:
@@ -363,12 +369,12 @@ class CloudWorker:
             for result in done.results:
                 self.drafted += result.drafted
                 self.cut += result.cut
+                self.held_back += result.held_back
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
                     self._window.answered(item.key, now)
-                    if item.seq:
-                        self.gate.verified(item.key[0])
+                    self.gate.verified(item.key[0], item.batches)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
                     self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))

@@ -62,6 +62,7 @@ from schemas.messages import (
     PROTOCOL_VERSION,
     Close,
     Error,
+    ErrorCode,
     Identity,
     Open,
     Verdict,
@@ -457,7 +458,8 @@ class EdgeNode:
                 topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
                 self._queue.put(Outbound(topic, self._codec.encode(send.message), send.qos))
         elif not message.session:
-            _log.warning("worker %s could not read a message of ours: %s", message.worker, message.detail)
+            what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
+            _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
 
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
         status = self.directory.take(worker, payload)

@@ -105,9 +105,10 @@ class Line:
             raise ConnectionError(f"the broker ended the connection with code {body[:1].hex()}")
 
 
-def publish(topic: str, payload: bytes, *, retain: bool = False) -> bytes:
-    """A packet at QoS 0."""
-    return _packet(_PUBLISH | retain, _text(topic) + b"\x00" + payload)
+def publish(topic: str, payload: bytes, *, retain: bool = False, number: int = 0) -> bytes:
+    """A packet at QoS 0, or with a number at QoS 1."""
+    numbered = number.to_bytes(2, "big") if number else b""
+    return _packet(_PUBLISH | bool(number) << 1 | retain, _text(topic) + numbered + b"\x00" + payload)
 
 
 def _packet(first: int, body: bytes) -> bytes:

@@ -45,6 +45,7 @@ class Target:
         version: that the worker serves.
         fingerprint: of the vocabulary.
         victim: name of an honest device.
+        vocabulary: token ids below this may be sent.
     """
 
     edge: str
@@ -52,6 +53,7 @@ class Target:
     version: str
     fingerprint: bytes
     victim: str
+    vocabulary: int = 30_000
 
 
 class Way:
@@ -88,7 +90,7 @@ class Way:
 
     def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
         """A packet that opens a session of random words."""
-        words = tuple(self.dice.randrange(1000, 30_000) for _ in range(prompt))
+        words = tuple(self.dice.randrange(self.target.vocabulary) for _ in range(prompt))
         identity = Identity(
             PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, (), ignore_eos=True, limit=limit
         )
@@ -130,6 +132,20 @@ class Malformed(Way):
         """Other noise each time."""
         while True:
             yield b"".join(publish(self.drafts, self.dice.randbytes(8)) for _ in range(_BULK))
+
+
+class Acknowledged(Way):
+    """Messages that nobody can read, and that each have to be acknowledged."""
+
+    name, says = "acknowledged", "8 bytes of noise at QoS 1, as many times as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """Other noise each time."""
+        number = 0
+        while True:
+            numbers = [1 + (number + n) % 65_535 for n in range(_BULK)]
+            number += _BULK
+            yield b"".join(publish(self.drafts, self.dice.randbytes(8), number=n) for n in numbers)
 
 
 class Large(Way):
@@ -271,7 +287,7 @@ class Denied(Way):
 WAYS: dict[str, Callable[[Target], Way]] = {
     way.name: way
     for way in (
-        Unpacks, Sessions, Opens, Polls, Ahead, Malformed, Large, Prompts, Share, Retained, Denied,
+        Unpacks, Sessions, Opens, Polls, Ahead, Malformed, Acknowledged, Large, Prompts, Share, Retained, Denied,
     )
 }  # fmt: skip
 """By name."""

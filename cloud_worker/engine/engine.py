@@ -55,6 +55,7 @@ class EngineCore:
         batch: sessions that shared the newest step.
         fed: tokens that it read, drafted ones included.
         rows: of sessions whose drafts it cut, or drafted for.
+        held_back: sessions that it put off as their device had more of them than others.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class EngineCore:
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(rationed=False)
         self._noise = NoisePrefetch(model.vocab_size)
-        self.batch = self.fed = 0
+        self.batch = self.fed = self.held_back = 0
         self.rows: dict[SessionKey, DraftRows] = {}
 
     def step(self) -> list[tuple[WorkItem, tuple[int, ...]]]:
@@ -83,6 +84,7 @@ class EngineCore:
             MemoryError: see `Scheduler.schedule`.
         """
         writing = self.scheduler.writing_items(self.draft_budget.takes)
+        self.held_back = len(self.scheduler.pending) - self.scheduler.sharing
         rows = self.draft_budget.allocate(
             {item.key: len(item.draft) for item in writing},
             self.scheduler.sharing,
@@ -257,7 +259,7 @@ class ModelEngine:
         drafted = 0 if self._drafts is None else self._drafts.drafted
         core = self._core
         return StepResult(
-            decided, int(spent), core.batch, core.fed, drafted, core.draft_budget.cut, core.rows
+            decided, int(spent), core.batch, core.fed, drafted, core.draft_budget.cut, core.rows, core.held_back
         )
 
 

@@ -231,9 +231,13 @@ class Scheduler:
     def _most_read(self) -> int:
         return self.prefill if self._prefill_budget is None else self._prefill_budget.most
 
-    def _budget(self, writing: int, *, heavy: bool = False) -> int:
+    def _budget(self, writing: int) -> int:
         budget = self._prefill_budget
-        return self.prefill if budget is None else budget.budget(writing, heavy=heavy)
+        return self.prefill if budget is None else budget.budget(writing)
+
+    def _heavy(self, writing: int) -> int:
+        budget = self._prefill_budget
+        return self.prefill if budget is None else budget.heavy(writing)
 
     def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
@@ -266,7 +270,7 @@ class Scheduler:
             budget = max(budget, min(self._most_read, _QUANTUM * len(light)))
         shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in heavy})
         for edge in sorted(heavy, key=lambda edge: debts[edge]):
-            left = min(budget - sum(shares.values()), self._budget(writing, heavy=True))
+            left = min(budget - sum(shares.values()), self._heavy(writing))
             shares |= _divide(left, {key: unread[key] for key in turns if key[0] == edge})
         return shares
 

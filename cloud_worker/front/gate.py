@@ -89,9 +89,10 @@ class Gate:
         if answers:
             self._accounts.charge(self._accounts.of(device, self._clock()), ANSWER * answers)
 
-    def verified(self, device: str) -> None:
-        """A draft of a device went into a forward: give back what its message cost."""
-        self._accounts.charge(self._accounts.of(device, self._clock()), -MESSAGE)
+    def verified(self, device: str, batches: int) -> None:
+        """So many drafts of a device went into a forward: give back what their messages cost."""
+        if batches:
+            self._accounts.charge(self._accounts.of(device, self._clock()), -MESSAGE * batches)
 
     def _find(self, topic: str, now: float) -> Account | None:
         sender = topics.sender_of(topic)

@@ -32,7 +32,7 @@ class QuotaSettings(Section):
             above=0,
             most=1000,
         ),
-    ] = 50.0
+    ] = 25.0
     device_burst_ms: Annotated[
         float,
         Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0),

@@ -87,6 +87,7 @@ class PrefillBudget:
     _since: int = 0
     _light: float = 0.0
     _since_light: int = 0
+    _saved: float = 0.0
 
     def saw(self, writing: int, read: int, ms: float) -> None:
         """A forward is done.
@@ -108,24 +109,42 @@ class PrefillBudget:
             self._alone.saw(writing, ms)
             self._since = 0
 
-    def budget(self, writing: int, *, heavy: bool = False) -> int:
+    def budget(self, writing: int) -> int:
         """Tokens that the next forward may read.
 
         Args:
             writing: tokens that it feeds for sessions that write.
-            heavy: they are all of one device that has had much read, while others write.
         """
         if writing and self._since >= _PROBE - 1:
             return 0
         alone = self._alone.at(writing)
         each = self._each(writing)
-        allowed = (1.0 + HEAVY) * alone if heavy and alone else self._allowed(writing, alone)
-        fits = (allowed - alone) / each if each > 0.0 else self.most
+        fits = (self._allowed(writing, alone) - alone) / each if each > 0.0 else self.most
         if not writing and fits < self.most and self._since_light >= _PROBE - 1:
             return self.least
         # Nobody waits for a forward in which no session writes, so only its time has to be known.
         cap = self.most if self._tokens and not writing else 2 * self._read
         return max(self.least, min(self.most, int(min(fits, self.most)), cap))
+
+    def heavy(self, writing: int) -> int:
+        """Tokens that the next forward may read for a device that has had much read, while others write.
+
+        Over many forwards they add `HEAVY` of what these take without them. Where that is less than the least worth
+        reading, most forwards read nothing. Ask once for each forward and such device.
+
+        Args:
+            writing: tokens that it feeds for sessions that write.
+        """
+        each = self._each(writing)
+        if not each:
+            return self.least
+        self._saved = min(self._saved + HEAVY * self._alone.at(writing), 2 * self.most * each)
+        tokens = int(self._saved / each)
+        if tokens < self.least:
+            return 0
+        tokens = min(tokens, self.most)
+        self._saved -= tokens * each
+        return tokens
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

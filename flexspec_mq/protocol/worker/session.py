@@ -207,6 +207,7 @@ class WorkerSession:
             seq=newest.order[1] if newest else 0,
             waiting_since=newest.arrived if newest else since,
             room=self._room(n + len(draft), len(draft)),
+            batches=len(used),
         )
         self._kept = n
         self.ready_since = None

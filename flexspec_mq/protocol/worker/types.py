@@ -124,6 +124,7 @@ class WorkItem:
         identity: sampling parameters, seed, end-of-text ids.
         seq: newest batch that went in, echoed for round-trip samples.
         waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.
+        batches: of the edge's that went in.
         room: tokens that an engine may draft behind `draft`: as the edge wants it, and as far as its credit goes.
     """
 
@@ -138,6 +139,7 @@ class WorkItem:
     seq: int
     waiting_since: float
     room: int = 0
+    batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
