@@ -137,7 +137,7 @@ async def _worker(
 
     where = config.metrics
     if where.metrics_port is None:
-        yield CloudWorker(config.worker, engine, family)
+        yield CloudWorker(config.worker, engine, family, config.quotas)
         return
     try:
         from cloud_worker.metrics import Metrics
@@ -145,7 +145,7 @@ async def _worker(
         raise UsageError(
             f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
         ) from error
-    worker = CloudWorker(config.worker, engine, family)
+    worker = CloudWorker(config.worker, engine, family, config.quotas)
     pages = Metrics(worker).pages()
     async with probes.serving(
         pages, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere

@@ -35,9 +35,11 @@ _SESSIONS = {
     "closed": "ended by their edge",
     "expired": "ended by their lease",
     "failed": "ended as they could not be computed",
+    "yielded": "gave their place to a device that held less",
 }
 _REFUSALS = {
     "busy": "opens for which there was no room",
+    "over_quota": "of these, of devices that held as much as one may",
     "need_prefix": "opens that named a prefix which is not here",
     "unknown": "drafts for sessions that are not here",
     "rejected": "illegal messages",
@@ -144,6 +146,16 @@ class _Counters(Collector):
             "held_seconds", "Time that steps waited for sessions about to come back", self._worker.held
         )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
+        gate = self._worker.gate
+        yield _total(
+            "unread_messages", "Messages of devices over their quota, which were not read", gate.refused
+        )
+        yield _total("quota_answers", "Times that such a device was told", gate.told)
+        yield _now("devices", "Devices whose quota of messages is kept account of", gate.devices)
+        yield _total("overflow_messages", "Messages dropped from a full queue", self._worker.overflowed)
+        yield _total(
+            "held_back", "Rows put off as their device had more sessions than others", self._worker.held_back
+        )
         surprises = machine.surprises.total()
         yield _total("surprises", "Events that the protocol's table has no row for", surprises)
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))

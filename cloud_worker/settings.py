@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from cloud_worker.front.settings import QuotaSettings
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -185,6 +186,7 @@ class CloudConfig:
     """All settings of ``flexspec-cloud``, section by section."""
 
     worker: WorkerSettings
+    quotas: QuotaSettings
     family: FamilySettings
     metrics: MetricsOptions
     link: LinkOptions
@@ -200,7 +202,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> No
     add_flags(
         parser,
         PROGRAM,
-        titles={"family": "family", "metrics": "metrics", "link": "broker", "log": "log"},
+        titles={
+            "quotas": "quotas of a device",
+            "family": "family",
+            "metrics": "metrics",
+            "link": "broker",
+            "log": "log",
+        },
         inner=inner,
     )
 

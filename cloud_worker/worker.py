@@ -17,6 +17,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
+from cloud_worker.front.gate import Gate
+from cloud_worker.front.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
@@ -63,13 +65,16 @@ class CloudWorker:
         settings: of the worker.
         engine: decides tokens; used on one thread of its own.
         family: keeps its versions those of a family.
+        quotas: of each device.
 
     Attributes:
         machine: the protocol machine; read its counters.
+        gate: what devices may send; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
         drafted: tokens that the engine drafted itself.
         cut: drafted tokens of edges that it put off.
+        held_back: sessions that steps put off as their device had more of them than others.
         on_step: told of every step, and when it began.
 
     Raises:
@@ -77,8 +82,13 @@ class CloudWorker:
     """
 
     def __init__(
-        self, settings: WorkerSettings, engine: Engine, family: FamilyFollower | None = None
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        family: FamilyFollower | None = None,
+        quotas: QuotaSettings | None = None,
     ) -> None:
+        self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
         self._family = family
         self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
@@ -95,8 +105,11 @@ class CloudWorker:
                 room=facts.room,
                 lease=settings.lease,
                 prefixes=settings.capacity if facts.keeps else 0,
+                device_sessions=quotas.device_sessions,
+                device_tokens=quotas.device_tokens,
             )
         )
+        self.gate = Gate(quotas, settings.worker, lambda reply: self._do([reply]))
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
         self._work = asyncio.Event()
@@ -113,7 +126,7 @@ class CloudWorker:
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
-        self.malformed = self.drafted = self.cut = 0
+        self.malformed = self.drafted = self.cut = self.held_back = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
 
@@ -150,6 +163,11 @@ class CloudWorker:
         return self._wire.refusals.counts
 
     @property
+    def overflowed(self) -> int:
+        """Messages that were dropped since the link was made, as too many waited to be read."""
+        return 0 if self._link is None else self._link.counters.inbound_dropped
+
+    @property
     def held(self) -> float:
         """Seconds that steps have waited for sessions that were about to come back."""
         return self._window.held
@@ -167,6 +185,8 @@ class CloudWorker:
         return replace(
             base,
             session_expiry=0,
+            inbound_bytes=1_000_000 * self._quotas.inbound_mb,
+            admit=self.gate.admit,
             needs=FOR_SESSIONS,
             will=Will(topics.worker_status_topic(self._settings.worker), gone),
             birth=self._birth,
@@ -313,7 +333,9 @@ class CloudWorker:
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
-        self._do(self.machine.receive(edge, message, now, inbound.qos, version))
+        effects = self.machine.receive(edge, message, now, inbound.qos, version)
+        self.gate.answered(edge, effects)
+        self._do(effects)
 
     def _receive_statement(self, payload: bytes) -> None:
         keys = self._wire.keys
@@ -376,10 +398,12 @@ class CloudWorker:
             for result in done.results:
                 self.drafted += result.drafted
                 self.cut += result.cut
+                self.held_back += result.held_back
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
                     self._window.answered(item.key, now)
+                    self.gate.verified(item.key[0], item.batches)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
                     self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))

@@ -62,6 +62,7 @@ from schemas.messages import (
     NO_SESSION,
     PROTOCOL_VERSION,
     Close,
+    ErrorCode,
     Identity,
     Open,
     Verdict,
@@ -469,7 +470,8 @@ class EdgeNode:
                 topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
                 self._queue.put(Outbound(topic, self._wire.encode(send, now), send.qos))
         elif not message.session:
-            _log.warning("worker %s could not read a message of ours: %s", message.worker, message.detail)
+            what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
+            _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
 
     def _receive_statement(self, payload: bytes) -> None:
         keys = self._wire.keys

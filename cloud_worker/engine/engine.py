@@ -47,6 +47,7 @@ class EngineCore:
         budget: says that anew for each step instead, if there is one.
         drafts: goes on from the edges' drafts where there is room, if there is one.
         draft_budget: says which drafted tokens ride along; all of them without one.
+        batch: sessions that one step decides at most.
 
     Attributes:
         scheduler: takes the items in, and owns the keys and values.
@@ -54,6 +55,7 @@ class EngineCore:
         batch: sessions that shared the newest step.
         fed: tokens that it read, drafted ones included.
         rows: of sessions whose drafts it cut, or drafted for.
+        held_back: sessions that it put off as their device had more of them than others.
     """
 
     def __init__(
@@ -65,13 +67,14 @@ class EngineCore:
         budget: PrefillBudget | None = None,
         drafts: ColocatedDrafts | None = None,
         draft_budget: DraftBudget | None = None,
+        batch: int = 2**31,
     ) -> None:
-        self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget)
+        self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget, batch=batch)
         self._model = model
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(rationed=False)
         self._noise = NoisePrefetch(model.vocab_size)
-        self.batch = self.fed = 0
+        self.batch = self.fed = self.held_back = 0
         self.rows: dict[SessionKey, DraftRows] = {}
 
     def step(self) -> list[tuple[WorkItem, tuple[int, ...]]]:
@@ -80,10 +83,11 @@ class EngineCore:
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        writing = self.scheduler.writing_items()
+        writing = self.scheduler.writing_items(self.draft_budget.takes)
+        self.held_back = len(self.scheduler.pending) - self.scheduler.sharing
         rows = self.draft_budget.allocate(
             {item.key: len(item.draft) for item in writing},
-            len(self.scheduler.pending),
+            self.scheduler.sharing,
             self.scheduler.reading_ms(),
         )
         own = {} if self.drafts is None else self.drafts.draft(writing, rows, self.draft_budget)
@@ -178,6 +182,7 @@ class ModelEngine:
             budget=self._budget,
             drafts=drafts,
             draft_budget=DraftBudget(rationed=settings.draft_rows == "worth"),
+            batch=settings.batch,
         )
         self._scheduler = self._core.scheduler
         self._caches = self._scheduler.caches
@@ -254,7 +259,14 @@ class ModelEngine:
         drafted = 0 if self._drafts is None else self._drafts.drafted
         core = self._core
         return StepResult(
-            decided, int(spent), core.batch, core.fed, drafted, core.draft_budget.cut, core.rows
+            decided,
+            int(spent),
+            core.batch,
+            core.fed,
+            drafted,
+            core.draft_budget.cut,
+            core.rows,
+            core.held_back,
         )
 
 

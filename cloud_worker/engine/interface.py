@@ -75,6 +75,7 @@ class StepResult:
         fed: tokens that it read, drafted ones included.
         drafted: of these, drafted by the engine itself.
         cut: drafted tokens of edges that were put off in favour of others' tokens.
+        held_back: sessions that were put off as their device had more of them than others.
     """
 
     decided: list[tuple[WorkItem, tuple[int, ...]]]
@@ -84,6 +85,7 @@ class StepResult:
     drafted: int = 0
     cut: int = 0
     rows: Mapping[SessionKey, DraftRows] = field(default_factory=dict)
+    held_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What shares the next forward.
 
-Items that are ready to decide all go. Prefixes that are still being read share a token budget, so that a long prompt
+Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as they
+would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long prompt
 slows a step by a bounded amount: in equal parts, or, where these would be too small, some of them in each step, those
 first that were served longest ago. So no session waits while another is served twice, as far as memory allows.
 
@@ -10,13 +11,16 @@ never of earlier ones. So the oldest item always gets on, and no two sessions ca
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.protocol.worker.turns import by_device
+from flexspec_mq.scheduling.fair_shares import Presence, ReadingDebts, sharing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cloud_worker.engine.kv_cache import KVCache
     from flexspec_mq.protocol.effects import SessionKey
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
+_LIGHT = 512
+"""Tokens of prompts that a device may have read at once at full speed, while others write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class Scheduler:
         caches: the keys and values, which nobody else changes.
         prefill: tokens of unread prefixes that one forward may read.
         budget: says that anew for each forward instead, if there is one.
+        batch: sessions that one forward decides at most.
+        clock: seconds.
 
     Attributes:
         heads: name of the model's head by version; versions that are not here are the base itself.
@@ -56,7 +64,15 @@ class Scheduler:
         writing: tokens that sessions which write feed into the newest forward; the others are read.
     """
 
-    def __init__(self, caches: KVCache, *, prefill: int = 256, budget: PrefillBudget | None = None) -> None:
+    def __init__(
+        self,
+        caches: KVCache,
+        *,
+        prefill: int = 256,
+        budget: PrefillBudget | None = None,
+        batch: int = 2**31,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.caches = caches
         self.prefill = prefill
         self._prefill_budget = budget
@@ -66,6 +82,11 @@ class Scheduler:
         self._drafts: Mapping[SessionKey, tuple[int, ...]] = {}
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
+        self._batch = batch
+        self._clock = clock
+        self._debts = ReadingDebts()
+        self._presence = Presence()
+        self._held_back: set[SessionKey] = set()
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -93,9 +114,31 @@ class Scheduler:
     def _draft(self, item: WorkItem) -> tuple[int, ...]:
         return self._drafts.get(item.key, item.draft)
 
-    def writing_items(self) -> list[WorkItem]:
-        """Pending items whose prefix is read: the next forward decides them, if there is room for all."""
-        return [item for item in self.pending.values() if self.unread(item) - len(self._draft(item)) <= 1]
+    def writing_items(self, ms: Callable[[int], float] = lambda _: 0.0) -> list[WorkItem]:
+        """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room.
+
+        Args:
+            ms: what a forward takes that decides so many.
+        """
+        ready, beside = [], set()
+        for item in self.pending.values():
+            if self.unread(item) - len(self._draft(item)) <= 1:
+                ready.append(item)
+            else:
+                beside.add(item.key[0])
+        now = self._clock()
+        here = beside | {item.key[0] for item in ready}
+        away = self._presence.since_others(here, now)
+        self._presence.here(here, now)
+        keys = [item.key for item in ready]
+        chosen = set(sharing(keys, ms, self._batch, beside=beside, away=away))
+        self._held_back = {key for key in keys if key not in chosen}
+        return [item for item in ready if item.key in chosen]
+
+    @property
+    def sharing(self) -> int:
+        """Pending items, but for those that `writing_items` left to later forwards."""
+        return len(self.pending) - len(self._held_back)
 
     def reading_ms(self) -> float:
         """What reading prefixes is expected to add to the next forward, in ms; 0 where nobody measures it."""
@@ -127,6 +170,9 @@ class Scheduler:
         ready, reading = self._shares()
         chosen = self._with_room(ready | reading)
         self.writing = sum(len(one.model_input.tokens) for one in chosen if one.item.key in ready)
+        for one in chosen:
+            if one.item.key in reading:
+                self._debts.add(one.item.key[0], len(one.model_input.tokens), self._clock())
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
             chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget(0)))})
@@ -181,9 +227,17 @@ class Scheduler:
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
         return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
+    @property
+    def _most_read(self) -> int:
+        return self.prefill if self._prefill_budget is None else self._prefill_budget.most
+
     def _budget(self, writing: int) -> int:
         budget = self._prefill_budget
         return self.prefill if budget is None else budget.budget(writing)
+
+    def _heavy(self, writing: int) -> int:
+        budget = self._prefill_budget
+        return self.prefill if budget is None else budget.heavy(writing)
 
     def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
@@ -191,10 +245,34 @@ class Scheduler:
         unread: dict[SessionKey, int] = {}
         for key, item in self.pending.items():
             left = self.unread(item)
-            (ready if left - len(self._draft(item)) <= 1 else unread)[key] = left
-        budget = self._budget(sum(ready.values()))
-        turns = sorted(unread, key=lambda key: self._served[key])
-        return ready, _divide(budget, {key: unread[key] for key in turns})
+            if left - len(self._draft(item)) > 1:
+                unread[key] = left
+            elif key not in self._held_back:
+                ready[key] = left
+        self._held_back = set()
+        return ready, self._reading(unread, ready)
+
+    def _reading(self, unread: dict[SessionKey, int], ready: dict[SessionKey, int]) -> dict[SessionKey, int]:
+        """How many tokens of prefixes are read, by session: first of devices that have had little read lately.
+
+        Beside others that write, a device that has had much read gets as much as makes their forward a little longer.
+        """
+        turns = by_device(sorted(unread, key=lambda key: self._served[key]))
+        writing = sum(ready.values())
+        budget = self._budget(writing)
+        now = self._clock()
+        debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
+        writers = {edge for edge, _ in ready}
+        heavy = {edge for edge, debt in debts.items() if debt > _LIGHT and writers - {edge}}
+        light = debts.keys() - heavy
+        if light - writers and writers:
+            # So that many sessions of another device, which wrote before them, do not have them wait for long.
+            budget = max(budget, min(self._most_read, _QUANTUM * len(light)))
+        shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in heavy})
+        for edge in sorted(heavy, key=lambda edge: debts[edge]):
+            left = min(budget - sum(shares.values()), self._heavy(writing))
+            shares |= _divide(left, {key: unread[key] for key in turns if key[0] == edge})
+        return shares
 
 
 def _whole(item: WorkItem) -> int:

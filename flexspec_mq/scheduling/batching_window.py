@@ -12,6 +12,7 @@ No clock: every call takes `now` in seconds.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -78,20 +79,38 @@ class BatchingWindow:
         most = SHARE * step
         if not most or not ready:
             return 0.0
-        coming: list[tuple[float, float]] = []
+        coming: list[tuple[float, float, str]] = []
         for key, answered in self._answered.items():
             takes = self._takes.get(key)
             if key in ready or takes is None or takes > most:
                 continue
             latest = answered + min(most, _SLACK * takes)
             if latest > now:
-                coming.append((max(now, answered + takes), latest))
+                coming.append((max(now, answered + takes), latest, key[0]))
+        coming = _of_equal_weight(sorted(coming), Counter(edge for edge, _ in ready))
         # Where sessions per second are most: a few that are late are not worth the time of many that are here.
         count, until, here = len(ready), now, now
         best = count / step
-        for expected, latest in sorted(coming):
+        for expected, latest, _ in coming:
             count += 1
             here = max(here, latest)
             if count / (expected - now + step) > best:
                 best, until = count / (expected - now + step), here
         return until - now
+
+
+def _of_equal_weight(
+    coming: list[tuple[float, float, str]], ready: Counter[str]
+) -> list[tuple[float, float, str]]:
+    """Leave out those of a device beyond what any other one has: nobody waits for one device's many sessions."""
+    has = ready + Counter(edge for *_, edge in coming)
+    if len(has) < 2:
+        return coming
+    (first, _), (_, second) = has.most_common(2)
+    room = second - ready[first]
+    counted = []
+    for one in coming:
+        room -= one[2] == first
+        if one[2] != first or room >= 0:
+            counted.append(one)
+    return counted

@@ -103,6 +103,10 @@ class DraftBudget:
                 self._acceptance[key].fade()
         return made
 
+    def takes(self, sessions: int) -> float:
+        """Milliseconds of a forward that decides so many sessions without drafts; 0 before any was seen."""
+        return self._forward.of((sessions, 0))
+
     def acceptance(self, key: SessionKey) -> float:
         """How likely a drafted token of a session's edge is right, if all before it are."""
         known = self._acceptance.get(key)

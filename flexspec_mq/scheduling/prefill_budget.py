@@ -3,7 +3,8 @@
 While sessions write, reading may make a forward longer by a bounded factor, the stretch, and no longer than a target
 in ms. But where the forward takes long without any reading, reading may still add half of that, whatever the target
 says. So as long as prompts wait, reading gets at least a third of the time, and a prompt is read within a time in
-proportion to the tokens that wait, on a machine of any speed. The same where no session writes: the forward may take
+proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets an eighth of the
+time while others write, since they wait for it. The same where no session writes: the forward may take
 the target, or the stretch times what it takes with hardly any reading, if that is more.
 
 Three things are measured. What a forward takes without any reading: a line over the tokens that writing sessions feed
@@ -28,6 +29,8 @@ _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
 """One forward in so many reads nothing, or the least."""
+HEAVY = 0.15
+"""What reading for one device may add while others write, once it has had much read."""
 _SHARE = 0.5
 """What reading may add in any case, of the time that a forward takes without it."""
 
@@ -84,6 +87,7 @@ class PrefillBudget:
     _since: int = 0
     _light: float = 0.0
     _since_light: int = 0
+    _saved: float = 0.0
 
     def saw(self, writing: int, read: int, ms: float) -> None:
         """A forward is done.
@@ -121,6 +125,26 @@ class PrefillBudget:
         # Nobody waits for a forward in which no session writes, so only its time has to be known.
         cap = self.most if self._tokens and not writing else 2 * self._read
         return max(self.least, min(self.most, int(min(fits, self.most)), cap))
+
+    def heavy(self, writing: int) -> int:
+        """Tokens that the next forward may read for a device that has had much read, while others write.
+
+        Over many forwards they add `HEAVY` of what these take without them. Where that is less than the least worth
+        reading, most forwards read nothing. Ask once for each forward and such device.
+
+        Args:
+            writing: tokens that it feeds for sessions that write.
+        """
+        each = self._each(writing)
+        if not each:
+            return self.least
+        self._saved = min(self._saved + HEAVY * self._alone.at(writing), 2 * self.most * each)
+        tokens = int(self._saved / each)
+        if tokens < self.least:
+            return 0
+        tokens = min(tokens, self.most)
+        self._saved -= tokens * each
+        return tokens
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

@@ -140,8 +140,12 @@ class LinkSettings:
         birth: called after each connect, when all subscriptions stand; its messages go out before
             `LinkUpEvent`, retained if they say so.
         subscriptions: renewed on each connection, in this order, before anything else.
-        inbound_queue: messages that may wait for the consumer of `events`; beyond it the oldest is dropped
-            and counted in `LinkCounters.inbound_dropped`.
+        inbound_queue: messages that may wait for the consumer of `events`; beyond it the oldest of the topic that has
+            the most is dropped and counted in `LinkCounters.inbound_dropped`.
+        inbound_bytes: of payload that may wait, likewise.
+        admit: asked by topic and size of the payload whether a message is wanted, before it is taken apart; one that is
+            not is counted in `LinkCounters.inbound_refused`, and acknowledged. Called on the event loop, for every
+            message. None wants all.
         outbound_queue: calls of `publish` that may wait at a time; beyond it `publish` refuses with 0x97.
         receive_maximum: messages of QoS ≥ 1 that the broker may have in flight to us.
         connect_timeout: for each of name resolution with TCP connect, TLS handshake, CONNACK and
@@ -164,6 +168,8 @@ class LinkSettings:
     birth: Callable[[], Sequence[Outbound]] = no_birth
     subscriptions: tuple[Subscription, ...] = ()
     inbound_queue: int = 1024
+    inbound_bytes: int = 2**24
+    admit: Callable[[str, int], bool] | None = None
     outbound_queue: int = 256
     receive_maximum: int = 200
     connect_timeout: float = 5.0
@@ -186,6 +192,7 @@ class LinkSettings:
         for name, value, top in (
             ("keepalive", self.keepalive, 65_535),
             ("inbound_queue", self.inbound_queue, 2**20),
+            ("inbound_bytes", self.inbound_bytes, 2**40),
             ("outbound_queue", self.outbound_queue, 2**20),
             ("receive_maximum", self.receive_maximum, 65_535),
         ):
@@ -209,8 +216,9 @@ class LinkCounters:
         published: messages handed over: QoS 0 written to the socket, QoS ≥ 1 acknowledged.
         publish_refused: refused by the broker or for its limits.
         publish_lost: given up because the connection was down, broke or did not acknowledge.
-        received: messages from the broker.
-        inbound_dropped: of these, dropped on overflow, the oldest first.
+        received: messages from the broker, but for those that were not wanted.
+        inbound_refused: messages that were not wanted.
+        inbound_dropped: of those received, dropped on overflow, the oldest first.
         flaps_dropped: pairs of up and down events that a slow consumer did not get to see.
         bytes_out: payload bytes of `published`.
         bytes_in: payload bytes of `received`.
@@ -223,6 +231,7 @@ class LinkCounters:
     publish_refused: int = 0
     publish_lost: int = 0
     received: int = 0
+    inbound_refused: int = 0
     inbound_dropped: int = 0
     flaps_dropped: int = 0
     bytes_out: int = 0
@@ -301,8 +310,8 @@ class Link(Protocol):
     def events(self) -> AsyncIterator[LinkEvent]:
         """Messages and changes of the link, in order. For one consumer at a time.
 
-        The queue is bounded by `LinkSettings.inbound_queue`. On overflow the oldest *message* is dropped and
-        counted: newer drafts, polls and verdicts cover older ones. Up and down events stay; at most 32 wait,
+        The queue is bounded by `LinkSettings.inbound_queue` and `inbound_bytes`. On overflow the oldest *message* of
+        the topic that has the most is dropped and counted: newer drafts, polls and verdicts cover older ones. Up and down events stay; at most 32 wait,
         of more the oldest pairs are dropped and counted, so they still alternate.
 
         Raises:

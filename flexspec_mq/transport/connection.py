@@ -28,6 +28,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from flexspec_mq.daemon.tasks import any_of
 from flexspec_mq.errors import LinkDown, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
+from flexspec_mq.transport.bulk_reading import BulkReader
 from flexspec_mq.transport.diagnosis.probe import answers_only_older
 from flexspec_mq.transport.needs import MOST_IN_FLIGHT, Limits
 from flexspec_mq.transport.properties import (
@@ -48,6 +49,8 @@ from flexspec_mq.transport.sockets import open_socket
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04
 _CLOSE_TIMEOUT = 1.0
+_PAUSE = 0.004
+"""Seconds in which nothing is read, after messages that were not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class Connection(aiomqtt.Client):
 
     Args:
         settings: of the link.
-        deliver: takes each message, on the event loop, in order.
+        wants: asked by topic and size of each message whether it is to be delivered.
+        deliver: takes those that are, on the event loop, in order.
 
     Attributes:
         lost: done once the connection is unusable; its result says why.
@@ -72,7 +76,12 @@ class Connection(aiomqtt.Client):
         limits: of the broker.
     """
 
-    def __init__(self, settings: LinkSettings, deliver: Callable[[Inbound], None]) -> None:
+    def __init__(
+        self,
+        settings: LinkSettings,
+        wants: Callable[[str, int], bool],
+        deliver: Callable[[Inbound], None],
+    ) -> None:
         will = settings.will
         super().__init__(
             settings.host,
@@ -98,6 +107,8 @@ class Connection(aiomqtt.Client):
         self.limits = Limits()
         self.on_lost: Callable[[str], None] = _ignore
         self._deliver = deliver
+        self._wants = wants
+        self._reader = BulkReader(self._client, wants, deliver)
         self._quota = asyncio.Semaphore(MOST_IN_FLIGHT)  # publishes that may be unacknowledged
         self._acks: dict[int, _Ack] = {}
         self._socket: socket.socket | None = None
@@ -295,7 +306,37 @@ class Connection(aiomqtt.Client):
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:  # noqa: ARG002
-        self._deliver(Inbound(message.topic, bytes(message.payload), message.qos, message.retain))
+        """Take what `BulkReader` left to paho."""
+        if self._wants(message.topic, len(message.payload)):
+            self._deliver(Inbound(message.topic, bytes(message.payload), message.qos, message.retain))
+
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Read in bulk, in place of aiomqtt's reader: another one for the same socket takes its place."""
+        super()._on_socket_open(client, userdata, sock)
+        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        unwanted = 0
+        try:
+            self._reader.read()
+            unwanted = self._reader.unwanted
+            while self._reader.wants_more():
+                self._reader.read()
+                unwanted += self._reader.unwanted
+        except Exception as error:  # noqa: BLE001  as aiomqtt's own: the connection broke
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
+        if unwanted and (current := self._client.socket()) is not None:
+            self._pause_reading(current)
+
+    def _pause_reading(self, sock: Any) -> None:
+        """Let what nobody wants come together, as each call of the event loop costs more than a message."""
+        self._loop.remove_reader(sock.fileno())
+        self._loop.call_later(_PAUSE, self._read_again, sock)
+
+    def _read_again(self, sock: Any) -> None:
+        if self._client.socket() is sock:
+            self._loop.add_reader(sock.fileno(), self._read)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         """Ask to be told when the socket takes more, on the loop's thread at once.

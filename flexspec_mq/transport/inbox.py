@@ -1,10 +1,12 @@
-"""The bounded queue between a link and its one consumer."""
+"""The bounded queue between a link and its one consumer, in which no topic takes the place of the others."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from itertools import count
 
 from flexspec_mq.errors import LinkError
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkEvent, LinkUpEvent
@@ -12,20 +14,46 @@ from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, Lin
 MAX_LINK_EVENTS = 32
 
 
+@dataclass(slots=True)
+class _Topic:
+    """Messages of a topic that wait, by their numbers."""
+
+    numbers: deque[int] = field(default_factory=deque)
+    size: int = 0
+
+
 class Inbox:
-    """Messages and link events in order. On overflow the oldest message goes; link events go in pairs.
+    """Messages and link events in order.
+
+    On overflow the oldest message goes of the topic that has the most messages, or the most bytes, waiting. Each
+    device publishes on topics of its own, so one that sends too much loses its own messages only. Link events go in
+    pairs.
 
     Args:
         capacity: messages that may wait.
-        counters: of the link; `received`, `bytes_in`, `inbound_dropped` and `flaps_dropped` are kept here.
+        counters: of the link; `received`, `bytes_in`, `inbound_refused`, `inbound_dropped` and `flaps_dropped` are
+            kept here.
+        most_bytes: of payload that may wait.
+        admit: asked by topic and size whether a message is wanted; all are without it.
     """
 
-    def __init__(self, capacity: int, counters: LinkCounters) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        counters: LinkCounters,
+        *,
+        most_bytes: int = 2**24,
+        admit: Callable[[str, int], bool] | None = None,
+    ) -> None:
         self._capacity = capacity
+        self._most_bytes = most_bytes
         self._counters = counters
-        self._waiting: deque[LinkEvent] = deque()
-        self._messages = 0
-        self._changes = 0
+        self._admit = admit
+        self._numbers = count()
+        self._waiting: dict[int, LinkEvent] = {}
+        self._topics: dict[str, _Topic] = {}
+        self._messages = self._bytes = 0
+        self._changes: deque[int] = deque()
         self._filled: asyncio.Future[None] | None = None
         self._end: LinkError | None = None
         self._closed = False
@@ -33,22 +61,40 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def wants(self, topic: str, size: int) -> bool:
+        """Whether a message may be put; counts one that may not."""
+        if self._admit is None or self._admit(topic, size):
+            return True
+        self._counters.inbound_refused += 1
+        return False
+
     def put_message(self, message: Inbound) -> None:
-        """Add a message; drop the oldest one if there is no room."""
+        """Add a message; drop older ones if there is no room."""
+        size = len(message.payload)
         self._counters.received += 1
-        self._counters.bytes_in += len(message.payload)
-        if self._messages >= self._capacity:
-            self._drop_oldest_message()
-        self._waiting.append(message)
+        self._counters.bytes_in += size
+        number = next(self._numbers)
+        self._waiting[number] = message
+        topic = self._topics.setdefault(message.topic, _Topic())
+        topic.numbers.append(number)
+        topic.size += size
         self._messages += 1
+        self._bytes += size
+        while self._messages > self._capacity:
+            self._drop_oldest(max(self._topics.values(), key=lambda topic: len(topic.numbers)))
+        while self._bytes > self._most_bytes:
+            self._drop_oldest(max(self._topics.values(), key=lambda topic: topic.size))
         self._wake()
 
     def put_change(self, change: LinkUpEvent | LinkDownEvent) -> None:
         """Add a link event. They alternate, so dropping a pair keeps them alternating."""
-        if self._changes >= MAX_LINK_EVENTS:
-            self._drop_oldest_pair()
-        self._waiting.append(change)
-        self._changes += 1
+        if len(self._changes) >= MAX_LINK_EVENTS:
+            for _ in range(2):
+                del self._waiting[self._changes.popleft()]
+            self._counters.flaps_dropped += 1
+        number = next(self._numbers)
+        self._waiting[number] = change
+        self._changes.append(number)
         self._wake()
 
     def close(self, failure: LinkError | None = None) -> None:
@@ -66,12 +112,7 @@ class Inbox:
         """
         while True:
             while self._waiting:
-                event = self._waiting.popleft()
-                if isinstance(event, Inbound):
-                    self._messages -= 1
-                else:
-                    self._changes -= 1
-                yield event
+                yield self._take(next(iter(self._waiting)))
             if self._closed:
                 if self._end is not None:
                     raise self._end
@@ -88,15 +129,21 @@ class Inbox:
         if self._filled is not None and not self._filled.done():
             self._filled.set_result(None)
 
-    def _drop_oldest_message(self) -> None:
-        oldest = next(i for i, event in enumerate(self._waiting) if isinstance(event, Inbound))
-        del self._waiting[oldest]
+    def _take(self, number: int) -> LinkEvent:
+        """Remove an event that is the oldest, or the oldest message of its topic."""
+        event = self._waiting.pop(number)
+        if not isinstance(event, Inbound):
+            self._changes.popleft()
+            return event
+        topic = self._topics[event.topic]
+        topic.numbers.popleft()
+        topic.size -= len(event.payload)
+        if not topic.numbers:
+            del self._topics[event.topic]
         self._messages -= 1
-        self._counters.inbound_dropped += 1
+        self._bytes -= len(event.payload)
+        return event
 
-    def _drop_oldest_pair(self) -> None:
-        for _ in range(2):
-            oldest = next(i for i, event in enumerate(self._waiting) if not isinstance(event, Inbound))
-            del self._waiting[oldest]
-        self._changes -= 2
-        self._counters.flaps_dropped += 1
+    def _drop_oldest(self, topic: _Topic) -> None:
+        self._take(topic.numbers[0])
+        self._counters.inbound_dropped += 1

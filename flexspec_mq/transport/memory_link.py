@@ -98,7 +98,9 @@ class MemoryLink(LinkState):
 
     def receive(self, generation: int, message: Inbound) -> None:
         """Take a message from the broker; one that was under way when the connection was lost is lost too."""
-        if self._attached and generation == self.generation:
+        if not self._attached or generation != self.generation:
+            return
+        if self._inbox.wants(message.topic, len(message.payload)):
             self._inbox.put_message(message)
 
     async def _send(self, message: Outbound) -> None:

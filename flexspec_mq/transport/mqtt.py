@@ -99,7 +99,7 @@ class MqttLink(LinkState):
                 await asyncio.sleep(self._backoff.delay(flaps))
 
     async def _connect(self) -> Connection:
-        connection = Connection(self.settings, self._inbox.put_message)
+        connection = Connection(self.settings, self._inbox.wants, self._inbox.put_message)
         try:
             await connection.open()
             subscribed = dict(self.wanted)

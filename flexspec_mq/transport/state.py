@@ -36,7 +36,12 @@ class LinkState(ABC):
             check_filter(subscription.filter)
             check_qos(subscription.qos)
         self._counters = LinkCounters()
-        self._inbox = Inbox(settings.inbound_queue, self._counters)
+        self._inbox = Inbox(
+            settings.inbound_queue,
+            self._counters,
+            most_bytes=settings.inbound_bytes,
+            admit=settings.admit,
+        )
         self._is_up = False
         self._settled = asyncio.Event()
         self._failure: LinkError | None = None

@@ -90,7 +90,7 @@ def test_sessions_that_live_longer_than_those_before_lengthen_the_hint() -> None
 def test_who_waits_already_goes_first_and_is_counted_once() -> None:
     machine = WorkerMachine(replace(CONFIG, busy_most=60.0))
     answer(machine, opening(1), 0.0)
-    answer(machine, opening(2), 0.0)
+    answer(machine, opening(2), 0.0, edge="f")
     hints = [refused(machine, session, 2.0, edge=f"e{session}") for session in range(3, 9)]
     assert hints == [1000, 2000, 3000, 4000, 5000, 6000]
     assert refused(machine, 3, 2.0, edge="e3") == 6000  # the others are before it now

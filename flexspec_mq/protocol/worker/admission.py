@@ -1,13 +1,19 @@
-"""Whether a worker has room for one more session, and when it probably will have.
+"""Whether a worker has room for one more session, who has to make room for it, and when there probably will be some.
 
 A place is free when a session ends. With `n` live sessions that live `t` seconds on average, one ends every `t / n`
-seconds; so an edge that needs `k` places, with `w` edges told to wait before it, is told to come back after
-`(k + w) · t / n` seconds.
+seconds; so an edge that needs `k` places, with `w` sessions told to wait before it, is told to come back after
+`(k + w) · t / n` seconds. Of another device no more sessions count as before it than it has waiting itself.
+
+Where there is no room, places are shared out by device. What a device holds is the larger one of its share of the
+places and its share of the tokens, the dominant share (Ghodsi and others, NSDI 2011). A device that would hold less
+than another one still does afterwards takes a place of that: its newest session goes, and its edge opens it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import SessionKey
@@ -19,6 +25,21 @@ _GRAIN = 64
 _MOST_REFUSED = 1024
 _WEIGHT = 0.125
 """Of the newest session in the mean life."""
+_MOST_REFUSED_OF_DEVICE = 64
+_TAKES_EVERY = 1.0
+"""Seconds from one time that a device takes a place of another to the next."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a device holds."""
+
+    sessions: int = 0
+    tokens: int = 0
+
+    def add(self, tokens: int) -> None:
+        self.sessions += 1
+        self.tokens += tokens
 
 
 class Admission:
@@ -32,6 +53,8 @@ class Admission:
         self._config = config
         self._life: float | None = None
         self._refused = ExpiringMap[SessionKey, bool](most=_MOST_REFUSED)
+        self._waiting = Counter[str]()  # of those, by device
+        self._took = ExpiringMap[str, bool](most=_MOST_REFUSED, life=_TAKES_EVERY)
 
     def ended(self, session: WorkerSession, now: float) -> None:
         """The text of a live session is over here."""
@@ -40,7 +63,8 @@ class Admission:
 
     def opened(self, key: SessionKey) -> None:
         """An edge got its place."""
-        self._refused.pop(key)
+        if self._refused.pop(key):
+            self._forget(key[0])
 
     def places_missing(self, live: Collection[WorkerSession], tokens: int) -> int:
         """How many sessions must end before one with so many tokens can be taken; 0 if it can be now."""
@@ -53,14 +77,94 @@ class Admission:
 
     def retry(self, key: SessionKey, live: Collection[WorkerSession], places: int, now: float) -> float:
         """Seconds after which an edge that was refused shall come back; counts it as waiting until then."""
-        self._refused.expire(now)
-        before = len(self._refused) - (key in self._refused)
+        for (edge, _), _ in self._refused.expire(now):
+            self._forget(edge)
+        before = self._before(key)
         ages = [now - session.opened_at for session in live]
         life = max(self._life or 0.0, sum(ages) / len(ages)) if ages else 0.0
         hint = (places + before) * life / len(ages) if life else self._config.busy_retry
         hint = max(self._config.busy_least, min(self._config.busy_most, hint))
-        self._refused.put(key, True, now, life=hint)
+        if key in self._refused or self._waiting[key[0]] < _MOST_REFUSED_OF_DEVICE:
+            self._waiting[key[0]] += key not in self._refused
+            for (edge, _), _ in self._refused.put(key, True, now, life=hint):
+                self._forget(edge)
         return hint
+
+    def _forget(self, edge: str) -> None:
+        """One session less of a device waits."""
+        self._waiting[edge] -= 1
+        if self._waiting[edge] <= 0:
+            del self._waiting[edge]
+
+    def over_quota(self, edge: str, live: Iterable[WorkerSession], tokens: int) -> str:
+        """Why a device may have no session more, whoever else there is; empty if it may.
+
+        Args:
+            edge: the device.
+            live: sessions whose text goes on, of all.
+            tokens: that the session would hold.
+        """
+        held = _Held()
+        for session in live:
+            if session.key[0] == edge:
+                held.add(_padded(session.tokens))
+        if held.sessions >= self._config.device_sessions:
+            return f"this device holds {held.sessions} sessions here, as many as one may"
+        if held.sessions and held.tokens + _padded(tokens) > self._config.device_tokens:
+            return (
+                f"this device holds {held.tokens} tokens here, and one may hold {self._config.device_tokens}"
+            )
+        return ""
+
+    def make_room(
+        self, edge: str, live: Collection[WorkerSession], tokens: int, now: float
+    ) -> list[WorkerSession]:
+        """Sessions of other devices that must go so that one with so many tokens can be taken; none if none should.
+
+        Args:
+            edge: the device that asks.
+            live: sessions whose text goes on, of all.
+            tokens: that the session would hold.
+            now: seconds.
+        """
+        if self._took.get(edge, now):
+            return []
+        left = list(live)
+        gone: list[WorkerSession] = []
+        while self.places_missing(left, tokens):
+            held = _held(left)
+            mine = held.get(edge, _Held())
+            wanted = self._share(mine.sessions + 1, mine.tokens + _padded(tokens))
+            most = max(held, key=lambda one: self._share(held[one].sessions, held[one].tokens))
+            newest = max(
+                (session for session in left if session.key[0] == most), key=lambda one: one.opened_at
+            )
+            after = self._share(held[most].sessions - 1, held[most].tokens - _padded(newest.tokens))
+            if most == edge or after < wanted:
+                return []
+            left.remove(newest)
+            gone.append(newest)
+        self._took.put(edge, True, now)
+        return gone
+
+    def _share(self, sessions: int, tokens: int) -> float:
+        room = self._config.room
+        return max(sessions / self._config.capacity, 0.0 if room is None else tokens / room)
+
+    def _before(self, key: SessionKey) -> int:
+        """Sessions that were told to wait and come before one: its device's own, and as many of each other one."""
+        mine = self._waiting.get(key[0], 0) - (key in self._refused)
+        others = len(self._waiting) - (key[0] in self._waiting)
+        if not mine:
+            return others
+        return mine + sum(min(count, mine + 1) for edge, count in self._waiting.items() if edge != key[0])
+
+
+def _held(live: Iterable[WorkerSession]) -> dict[str, _Held]:
+    found: dict[str, _Held] = {}
+    for session in live:
+        found.setdefault(session.key[0], _Held()).add(_padded(session.tokens))
+    return found
 
 
 def _padded(tokens: int) -> int:

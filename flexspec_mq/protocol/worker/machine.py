@@ -27,6 +27,7 @@ from flexspec_mq.protocol.table import Transition, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
+from flexspec_mq.protocol.worker.turns import by_device
 from flexspec_mq.protocol.worker.types import (
     ALL_ROWS,
     DraftRows,
@@ -178,14 +179,15 @@ class WorkerMachine:
         return {key for key, session in self._sessions.items() if session.ready_since is not None}
 
     def take_work(self, now: float, most: int) -> list[WorkItem]:
-        """Up to `most` items, of as many sessions, those that have waited longest first.
+        """Up to `most` items, of as many sessions: of each device the one that has waited longest, then the next.
 
         Call it before every step, also when the step only goes on with what it has: it shows that steps go on.
         """
         self._stepped_at = now
         ready = [session for session in self._sessions.values() if session.ready_since is not None]
         ready.sort(key=lambda session: session.ready_since or 0.0)
-        return [session.next_item(now) for session in ready[:most]]
+        turns = by_device(session.key for session in ready)[:most]
+        return [self._sessions[key].next_item(now) for key in turns]
 
     def result(
         self,
@@ -337,9 +339,12 @@ class WorkerMachine:
             self._busy(key, message, self._config.elsewhere_retry)
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
-        missing = self._admission.places_missing(live, len(message.prompt) + len(message.committed) + 1)
+        tokens = len(message.prompt) + len(message.committed) + 1
+        why = self._admission.over_quota(key[0], live, tokens)
+        missing = 1 if why else self._places_missing(key[0], live, tokens, now)
         if missing:
-            self._busy(key, message, self._admission.retry(key, live, missing, now))
+            self.counters.over_quota += bool(why)
+            self._busy(key, message, self._admission.retry(key, live, missing, now), why)
             return
         self._admission.opened(key)
         if len(self._sessions) >= 2 * self._config.capacity:
@@ -353,6 +358,14 @@ class WorkerMachine:
         session.merge(message, now)
         self._sessions[key] = session
         self._hello(session, now)
+
+    def _places_missing(self, edge: str, live: list[WorkerSession], tokens: int, now: float) -> int:
+        """How many sessions must end before a device's new one can be taken; sees to it that others make room."""
+        missing = self._admission.places_missing(live, tokens)
+        going = self._admission.make_room(edge, live, tokens, now) if missing else []
+        for session in going:
+            self._happen(WorkerEvent.YIELDED, session.key, now)
+        return 0 if going else missing
 
     def _busy(self, key: SessionKey, message: Open, wait: float, detail: str = "") -> None:
         self.counters.busy += 1
@@ -419,11 +432,20 @@ class WorkerMachine:
         kept = session.hold(batch)
         if isinstance(message, Poll):
             session.ask_again()
-            self._reply(session, now)
+            self._answer_poll(session, now)
         elif kept and session.gap_before(batch):
             self.counters.gaps += 1
             verdict = session.gap(now, self._waits(session, now))
             self._out.append(Reply(key[0], verdict, session.qos))
+
+    def _answer_poll(self, session: WorkerSession, now: float) -> None:
+        """Answer at once, but one that follows on another one's heels a moment later, together with the next."""
+        due = session.polled_at + self._config.poll_gap
+        if now >= due:
+            session.polled_at = now
+            self._reply(session, now)
+        elif session.flush_at is None or session.flush_at > due:
+            session.flush_at = session.polled_at = due
 
     def _unknown(self, key: SessionKey, now: float, message: Draft | Poll) -> None:  # noqa: ARG002  the table's signature
         self.counters.unknown += 1
@@ -476,6 +498,10 @@ class WorkerMachine:
     def _drop(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
         self._end(session, session.attempt, now)
+
+    def _yield(self, key: SessionKey, now: float) -> None:
+        self.counters.yielded += 1
+        self._let_go(key, now)
 
     def _let_go(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
@@ -548,6 +574,7 @@ class WorkerMachine:
         ((_S.FINISHED,), (_E.FAILED,), _fail, (_S.TOMB, _S.FINISHED), *_FAILED),
         (_HERE, (_E.EXPIRED,), _drop, (_S.TOMB,), "", "free"),
         (_HERE, (_E.RELEASED,), _let_go, (_S.TOMB,), "", "unknown, free"),
+        ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, free, as its device has the most"),
         ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )
     """States, events, handler, states where it may lead (none: it stays), condition and action."""

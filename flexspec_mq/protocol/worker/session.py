@@ -46,6 +46,7 @@ class WorkerSession:
         opened_at: when it was created here.
         expires: end of the lease.
         flush_at: when decided but unsent tokens are due, or None.
+        polled_at: when a poll was last answered at once.
         qos: of the edge's newest message.
     """
 
@@ -71,6 +72,7 @@ class WorkerSession:
         self.expires = 0.0
         self.flush_at: float | None = None
         self.verdict_at = 0.0
+        self.polled_at = float("-inf")
         self.qos = 0
         self.attempt = 0
         self._newest = (0, 0)
@@ -205,6 +207,7 @@ class WorkerSession:
             seq=newest.order[1] if newest else 0,
             waiting_since=newest.arrived if newest else since,
             room=self._room(n + len(draft), len(draft)),
+            batches=len(used),
         )
         self._kept = n
         self.ready_since = None

@@ -36,6 +36,9 @@ class WorkerConfig:
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
         room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
             may outgrow it later, as what does not fit is read again when its turn comes.
+        device_sessions: live sessions of one device.
+        device_tokens: tokens of one device's live sessions, with which no further one is taken.
+        poll_gap: least seconds between two answers without news to polls of a session; those in between share one.
         lease: whole seconds of silence after which a session is freed.
         max_held: batches kept per session until usable; on overflow the one with the lowest `have` goes, then
             the farthest.
@@ -57,6 +60,9 @@ class WorkerConfig:
     versions: Mapping[str, VersionFacts]
     capacity: int = 64
     room: int | None = None
+    device_sessions: int = 2**31
+    device_tokens: int = 2**31
+    poll_gap: float = 0.005
     lease: int = 60
     max_held: int = 8
     max_draft: int = 128
@@ -93,6 +99,7 @@ class WorkerEvent(StrEnum):
     EXPIRED = "lease over"
     DISPLACED = "displaced"
     RELEASED = "worker leaves"
+    YIELDED = "place for another device"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -117,6 +124,7 @@ class WorkItem:
         identity: sampling parameters, seed, end-of-text ids.
         seq: newest batch that went in, echoed for round-trip samples.
         waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.
+        batches: of the edge's that went in.
         room: tokens that an engine may draft behind `draft`: as the edge wants it, and as far as its credit goes.
     """
 
@@ -131,6 +139,7 @@ class WorkItem:
     seq: int
     waiting_since: float
     room: int = 0
+    batches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,8 @@ class WorkerCounters:
         opened: sessions created.
         reopened: merges of a higher attempt into a session.
         busy: opens refused because full, draining, or of a version that is not held.
+        over_quota: of these, because their device holds as much as one may.
+        yielded: sessions that gave their place to a device that held less.
         inherited: sessions created that go on from an earlier text.
         need_prefix: opens that named a prefix which is not here.
         unknown: drafts for sessions that are not here.
@@ -181,6 +192,8 @@ class WorkerCounters:
     opened: int = 0
     reopened: int = 0
     busy: int = 0
+    over_quota: int = 0
+    yielded: int = 0
     inherited: int = 0
     need_prefix: int = 0
     unknown: int = 0

@@ -1,0 +1,1 @@
+"""Parts of the benchmark of attacks: a deployment, honest streams, and what one malicious device does beside them."""

@@ -1,0 +1,166 @@
+"""What one malicious device takes from three honest ones: each way to take more than a share, one after the other.
+
+    python -m benchmarks.attacks --quick
+    python -m benchmarks.attacks --attacks polls prompts
+
+A broker with users, a worker with the default model, three devices that have texts streamed to them, and a device of
+its own identity that does its worst at 1 MB a second. The worker has one core; broker, devices and attacker have the
+other one, the attacker as the last of them. Each figure is a ratio to the same streams just before, without attack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import _common
+from benchmarks.attacks.honest import Streams, streams
+from benchmarks.attacks.place import Place, place
+from benchmarks.attacks.ways import SAYS, WAYS
+from benchmarks.scale_parts import cpu
+from flexspec_mq.bench.place.client import unbounded
+from flexspec_mq.site.figures import since
+
+SPEED, FIRST = 0.8, 2.0
+"""What honest streams keep of their speed at least, and how much later their first token is at most."""
+_DEVELOPS = 1.5
+"""Seconds from the beginning of an attack to the first measured text."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = _common.parser(__doc__.partition("\n")[0])
+    made.add_argument("--attacks", nargs="+", choices=list(WAYS), default=list(WAYS), help="in this order")
+    made.add_argument("--rate", type=float, default=1e6, help="bytes a second of the attacker")
+    made.add_argument("--patience", type=float, default=12.0, help="seconds that a text is waited for")
+    made.add_argument("--worker-flags", nargs=argparse.REMAINDER, default=[], help="of flexspec-cloud")
+    return made
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All attacks, one after the other; each with the streams before it."""
+    tokens, rounds = (32, 1) if options.quick else (64, 2)
+    found: dict[str, Any] = {}
+    async with place(options.attacks, options.worker_flags) as here, unbounded(kept=0) as http:
+
+        async def ask() -> Streams:
+            return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)
+
+        await ask()
+        before: Streams | None = None
+        for way in options.attacks:
+            if before is None or not options.quick:
+                before = await ask()
+            attacker = await here.attacker(way, options.rate)
+            await asyncio.sleep(_DEVELOPS)
+            first = await _sample(here)
+            beside = await ask()
+            last = await _sample(here)
+            report = await here.end(attacker)
+            found[way] = _row(before, beside, first, last, report)
+            _say(f"{way}: {found[way]}")
+            await _rest(here)
+    return found
+
+
+async def _sample(here: Place) -> tuple[cpu.Sample, dict[str, float]]:
+    try:
+        figures = await here.worker.figures()
+    except (OSError, TimeoutError):
+        figures = {}
+    return cpu.take(here.pids), figures
+
+
+def _row(before: Streams, beside: Streams, first: Any, last: Any, report: Any) -> dict[str, Any]:
+    use = cpu.between(first[0], last[0])
+    figures, rise = last[1], since(first[1], last[1])
+    steps = max(1.0, rise.get("flexspec_worker_batch_sessions_count", 0.0))
+    return {
+        "speed": beside.speed / before.speed,
+        "first": beside.first / before.first,
+        "tokens_per_s": before.speed,
+        "first_s": before.first,
+        "failed": beside.failed,
+        "why": beside.why,
+        "cpu": use.processes,
+        "sessions_per_step": rise.get("flexspec_worker_batch_sessions_sum", 0.0) / steps,
+        "tokens_per_step": rise.get("flexspec_worker_forward_tokens_sum", 0.0) / steps,
+        "step_ms": 1000 * rise.get("flexspec_worker_compute_seconds_sum", 0.0) / steps,
+        "memory": figures.get("process_resident_memory_bytes", 0.0),
+        "sent_per_s": report.sent / max(1e-9, report.seconds),
+        "told": report.told,
+        "detail": report.detail,
+        "retry_ms": report.retry,
+        "kept": beside.speed >= SPEED * before.speed and beside.first <= FIRST * before.first,
+    }
+
+
+async def _rest(here: Place, patience: float = 90.0) -> None:
+    """Wait until the worker is rid of what the attacker left."""
+    ends = time.monotonic() + patience
+    while time.monotonic() < ends:
+        try:
+            if not (await here.worker.figures())["flexspec_worker_live_sessions"]:
+                return
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(0.2)
+    _say("the worker still has sessions")
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    rows = [
+        [
+            way,
+            row["speed"],
+            row["first"],
+            row["failed"],
+            row["cpu"]["mosquitto"],
+            row["cpu"]["broker"],
+            row["cpu"]["worker"],
+            row["sessions_per_step"],
+            row["tokens_per_step"],
+            row["step_ms"],
+            row["memory"] / 1e6,
+            row["sent_per_s"] / 1e3,
+            ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
+            row["retry_ms"],
+        ]
+        for way, row in found.items()
+    ]
+    heads = [
+        "attack",
+        "speed",
+        "first token",
+        "failed",
+        "CPU mosquitto",
+        "its parent",
+        "worker",
+        "sessions/step",
+    ]
+    print(_common.table([*heads, "tokens/step", "ms", "MB", "kB/s", "told", "retry ms"], rows))
+    for way in found:
+        print(f"{way}: {SAYS[way]}")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 1 if an honest stream lost more than it may."""
+    options = build_parser().parse_args(argv)
+    found = asyncio.run(measure(options))
+    show(found)
+    _common.finish("attacks", found, quick=options.quick)
+    return int(not all(row["kept"] for row in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""What one malicious device does. Each way makes packets as long as there is room for them, and hears what is said.
+
+Nothing here breaks a rule of access: a device may write all of it, but for what `Denied` tries.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+import zstandard
+
+from benchmarks.attacks.line import publish
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.protocol.digest import chain_for
+from schemas.messages import (
+    MAX_AHEAD,
+    MAX_PROMPT_TOKENS,
+    PROTOCOL_VERSION,
+    Close,
+    CloseReason,
+    Error,
+    Identity,
+    Open,
+    Poll,
+    Verdict,
+)
+
+_CODEC = Codec()
+_BULK = 64
+"""Small packets that are made at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom it is about.
+
+    Attributes:
+        edge: own name.
+        worker: name of a worker.
+        version: that the worker serves.
+        fingerprint: of the vocabulary.
+        victim: name of an honest device.
+        vocabulary: token ids below this may be sent.
+    """
+
+    edge: str
+    worker: str
+    version: str
+    fingerprint: bytes
+    victim: str
+    vocabulary: int = 30_000
+
+
+class Way:
+    """One way to take more than one's share: without an override, none.
+
+    Args:
+        target: whom it is about.
+    """
+
+    name: ClassVar[str] = "nothing"
+    says: ClassVar[str] = "nothing at all"
+    subscribes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.dice = random.Random(1)
+        self.opens = topics.open_topic(target.version, target.edge)
+        self.drafts = topics.draft_topic(target.worker, target.edge)
+        self.sessions: dict[int, Open] = {}
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """Packets, as many as are wanted now; the caller takes of them what it may send."""
+        return iter(())
+
+    def heard(self, message: Verdict | Error) -> None:
+        """Hear an answer."""
+
+    def farewell(self) -> bytes:
+        """Packets that end what it holds, so that the next measurement begins with an empty worker."""
+        return b"".join(
+            publish(self.drafts, _CODEC.encode(Close(session, 2**31 - 1, 0, CloseReason.FAILED)))
+            for session in self.sessions
+        )
+
+    def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
+        """A packet that opens a session of random words."""
+        words = tuple(self.dice.randrange(self.target.vocabulary) for _ in range(prompt))
+        identity = Identity(
+            PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, (), ignore_eos=True, limit=limit
+        )
+        message = Open(self.dice.randrange(1, 2**32), 1, identity, words, (), ahead, 1, ())
+        self.sessions[message.session] = message
+        return publish(self.opens, _CODEC.encode(message))
+
+    def poll(self, session: int, seq: int, have: int, digest: int, ahead: int = 0) -> bytes:
+        """A packet that polls a session."""
+        return publish(self.drafts, _CODEC.encode(Poll(session, 1, seq, have, 0, digest, (), ahead)))
+
+
+class Unpacks(Way):
+    """Opens that unpack to the most tokens that a prompt may have."""
+
+    name, says = "unpacks", "opens of some 80 bytes that unpack to 131,000 tokens"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """The same packet for ever."""
+        zeros = msgspec.msgpack.encode(bytes(MAX_PROMPT_TOKENS - 8))
+        fields = [PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, [], True, 64]
+        body = b"\x98\x01\x07\x01" + msgspec.msgpack.encode(fields) + zeros + b"\xc4\x00\x00\x01"
+        squeezed = zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters(
+                format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
+            )
+        ).compress(body)
+        packet = publish(self.opens, bytes((PROTOCOL_VERSION << 4 | 1,)) + squeezed) * _BULK
+        while True:
+            yield packet
+
+
+class Malformed(Way):
+    """Messages that nobody can read."""
+
+    name, says = "malformed", "8 bytes of noise, as many times as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """Other noise each time."""
+        while True:
+            yield b"".join(publish(self.drafts, self.dice.randbytes(8)) for _ in range(_BULK))
+
+
+class Acknowledged(Way):
+    """Messages that nobody can read, and that each have to be acknowledged."""
+
+    name, says = "acknowledged", "8 bytes of noise at QoS 1, as many times as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """Other noise each time."""
+        number = 0
+        while True:
+            numbers = [1 + (number + n) % 65_535 for n in range(_BULK)]
+            number += _BULK
+            yield b"".join(publish(self.drafts, self.dice.randbytes(8), number=n) for n in numbers)
+
+
+class Large(Way):
+    """Messages as large as a broker takes."""
+
+    name, says = "large", "250 kB of noise, as many times as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """The same noise each time."""
+        packet = publish(self.drafts, self.dice.randbytes(250_000))
+        while True:
+            yield packet
+
+
+class Polls(Way):
+    """One session, and polls of it."""
+
+    name, says = "polls", "polls of one session, as many as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """An open, then nothing but polls."""
+        if not self.sessions:
+            yield self.open(16, 64)
+        (session, opened), *_ = self.sessions.items()
+        digest = chain_for(opened.identity, self.target.version, opened.prompt).digest(0)
+        seq = 1
+        while True:
+            yield b"".join(self.poll(session, seq + n, 0, digest) for n in range(_BULK))
+            seq += _BULK
+
+
+class Sessions(Way):
+    """As many sessions as are given, held without a word more than they need."""
+
+    name, says = "sessions", "opens until no session is given any more, and holds them"
+    each, prompt, limit, ahead, wanted = 0.02, 16, 512, 0, 64
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._opened_at = self._polled_at = float("-inf")
+        self._held: dict[int, Verdict] = {}
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """One open at a time, up to as many sessions as are wanted, and a poll of each now and then."""
+        if now - self._opened_at >= self.each and len(self._held) < self.wanted:
+            self._opened_at = now
+            yield self.open(self.prompt, self.limit, self.ahead)
+        if now - self._polled_at >= 1.0:
+            self._polled_at = now
+            yield b"".join(self.touch(session, verdict) for session, verdict in self._held.items())
+
+    def touch(self, session: int, verdict: Verdict) -> bytes:
+        """Keep a session."""
+        return self.poll(session, 2, 0, verdict.digest if not verdict.tokens else 0, self.ahead)
+
+    def heard(self, message: Verdict | Error) -> None:
+        """Who answers with a verdict gave a place."""
+        if isinstance(message, Verdict):
+            self._held[message.session] = message
+        else:
+            self._held.pop(message.session, None)
+            if message.session in self.sessions and len(self.sessions) > 4096:
+                del self.sessions[message.session]
+
+
+class Ahead(Sessions):
+    """Sessions that have the worker write on and on."""
+
+    name, says = "ahead", "60 sessions for which the worker runs 256 tokens ahead"
+    each, limit, ahead, wanted = 0.005, 4000, MAX_AHEAD, 60
+
+    def touch(self, session: int, verdict: Verdict) -> bytes:
+        """Say that all of it has come, so that it goes on."""
+        end = verdict.start + len(verdict.tokens)
+        return self.poll(session, 2 + end, end, verdict.digest, self.ahead)
+
+
+class Prompts(Sessions):
+    """Long prompts, again and again."""
+
+    name, says = "prompts", "opens of 7,800 tokens, as many as fit, for one token each"
+    each, prompt, limit, ahead, wanted = 0.0, 7800, 1, 1, 10**9
+
+
+class Opens(Sessions):
+    """Opens that mean something, without end."""
+
+    name, says = "opens", "opens of 16 tokens, as many as fit"
+    limit, ahead, wanted = 64, 0, 10**9
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """Nothing but opens."""
+        while True:
+            yield b"".join(self.open(self.prompt, self.limit) for _ in range(8))
+
+
+class Share(Way):
+    """Takes its turns among the workers, under the name that their group has where none was drawn."""
+
+    name, says = "share", "joins the groups of workers whose names it can guess"
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What it subscribes to."""
+        return tuple(topics.open_share(self.target.version, group) for group in ("w", "workers"))
+
+
+class Retained(Way):
+    """Messages that the broker is to keep."""
+
+    name, says = "retained", "retained messages of 250 kB under its own name"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """On every topic that it may write."""
+        noise = self.dice.randbytes(250_000)
+        kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
+        while True:
+            for topic in kept:
+                yield publish(topic, noise, retain=True)
+
+    def farewell(self) -> bytes:
+        """Have the broker keep nothing of it."""
+        kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
+        return b"".join(publish(topic, b"", retain=True) for topic in kept)
+
+
+class Denied(Way):
+    """Publishes that the broker refuses: what the broker itself costs, as no worker hears of them."""
+
+    name, says = "denied", "8 bytes to an honest device, which the broker refuses"
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """The same packet for ever."""
+        packet = publish(topics.verdict_topic(self.target.victim), bytes(8)) * _BULK
+        while True:
+            yield packet
+
+
+WAYS: dict[str, Callable[[Target], Way]] = {
+    way.name: way
+    for way in (
+        Unpacks, Sessions, Opens, Polls, Ahead, Malformed, Acknowledged, Large, Prompts, Share, Retained, Denied,
+    )
+}  # fmt: skip
+"""By name."""
+SAYS = {name: way.says for name, way in WAYS.items() if isinstance(way, type) and issubclass(way, Way)}
+"""What each does, in a few words."""

@@ -1,0 +1,122 @@
+"""Whether a message is taken at all: asked by its topic, before a byte of it is read.
+
+Each device has so many milliseconds of the worker's event loop a second, and messages have prices: what they were
+measured to cost. Whoever has nothing left is not read, and is told so once a second. A draft that was verified is
+given back, as forwards are shared fairly anyway; so devices that write pay for little but their polls.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from cloud_worker.front.accounts import Account, Accounts
+from flexspec_mq import topics
+from flexspec_mq.protocol.effects import Reply
+from schemas.messages import Error, ErrorCode
+
+if TYPE_CHECKING:
+    from cloud_worker.front.settings import QuotaSettings
+    from flexspec_mq.protocol.effects import WorkerEffect
+
+_log = logging.getLogger(__name__)
+
+MESSAGE, KILOBYTE, ANSWER = 0.1, 0.06, 0.15
+"""Milliseconds of one core of an AMD EPYC: of a message that is read, of each 1,000 bytes of it, of each answer."""
+TELL_EVERY, LOG_EVERY = 1.0, 60.0
+"""Seconds from one answer to a device over its quota to the next, and from one line about it to the next."""
+_MOST_TOPICS = 8192
+
+
+class Gate:
+    """The quotas of devices in messages.
+
+    Args:
+        settings: what each device may take.
+        worker: name of the worker.
+        tell: sends an answer.
+        clock: seconds.
+
+    Attributes:
+        refused: messages that were not taken.
+        told: answers that said so.
+    """
+
+    def __init__(
+        self,
+        settings: QuotaSettings,
+        worker: str,
+        tell: Callable[[Reply], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._accounts = Accounts(settings.device_ms, settings.device_burst_ms)
+        self._rate = settings.device_ms
+        self._worker = worker
+        self._tell = tell
+        self._clock = clock
+        self._by_topic: dict[str, Account] = {}
+        self.refused = self.told = 0
+
+    @property
+    def devices(self) -> int:
+        """Devices that are remembered."""
+        return len(self._accounts)
+
+    def admit(self, topic: str, size: int) -> bool:
+        """Whether a message is to be read; it is paid for if so. Called for every message, so it is quick.
+
+        Args:
+            topic: on which it came; others than those of opens and drafts are none of a device, and free.
+            size: bytes of its payload.
+        """
+        now = self._clock()
+        account = self._by_topic.get(topic)
+        if account is None or not account.known:
+            account = self._find(topic, now)
+        if account is None or self._accounts.pays(account, MESSAGE + KILOBYTE * size / 1000, now):
+            return True
+        self.refused += 1
+        account.refused += 1
+        if now >= account.tell_at:
+            self._refuse(account, now)
+        return False
+
+    def answered(self, device: str, effects: Iterable[WorkerEffect]) -> None:
+        """A message of a device was carried out: charge for the answers."""
+        answers = sum(isinstance(effect, Reply) for effect in effects)
+        if answers:
+            self._accounts.charge(self._accounts.of(device, self._clock()), ANSWER * answers)
+
+    def verified(self, device: str, batches: int) -> None:
+        """So many drafts of a device went into a forward: give back what their messages cost."""
+        if batches:
+            self._accounts.charge(self._accounts.of(device, self._clock()), -MESSAGE * batches)
+
+    def _find(self, topic: str, now: float) -> Account | None:
+        sender = topics.sender_of(topic)
+        if sender is None:
+            return None
+        account = self._accounts.of(sender.edge, now)
+        if len(self._by_topic) >= _MOST_TOPICS:
+            self._by_topic.clear()
+        self._by_topic[topic] = account
+        return account
+
+    def _refuse(self, account: Account, now: float) -> None:
+        account.tell_at = now + TELL_EVERY
+        wait = max(TELL_EVERY, self._accounts.wait(account))
+        detail = f"messages of one device may take {self._rate:g} ms of each second here; {account.refused} were not read"
+        error = Error(0, 0, ErrorCode.BUSY, round(1000 * wait), self._worker, detail)
+        self.told += 1
+        self._tell(Reply(account.device, error, 0))
+        if now >= account.log_at:
+            account.log_at = now + LOG_EVERY
+            more, account.logged = account.refused - account.logged, account.refused
+            _log.warning(
+                "edge %s is over its quota of messages: %d were not read (%d since the start)",
+                account.device,
+                more,
+                account.refused,
+            )

@@ -1,0 +1,109 @@
+"""Who shares the next forward: devices first, then the sessions of each.
+
+Each device that waits gets a row for its session that has waited longest, then each one that has more a row for the
+next, and so on. Up to as many sessions as the device with the fewest has, all get alike. Sessions beyond that ride
+along as far as they make the forward hardly longer: a device with few sessions loses `GIVES` of its speed at most by
+those that others have more. Where all others are away, drafting maybe, they may be back before the forward ends: it is no
+longer than `WAITS` more than one for a single session, or, if they were here less lately, than `NEWCOMER`. On an accelerator, where a row costs next to nothing, all ride along.
+
+Pure: it is told milliseconds, and measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import exp, inf
+from typing import TYPE_CHECKING
+
+from flexspec_mq.protocol.worker.turns import by_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from flexspec_mq.protocol.effects import SessionKey
+
+GIVES = 0.1
+"""By how much longer a forward may be for the sessions that one device has more than another."""
+WAITS = 0.5
+"""The same, where all others are away for the moment."""
+NEWCOMER = 100.0
+"""Milliseconds that a forward for one device takes at most, where others were here lately and may come again."""
+_MOMENT, _LATELY = 0.5, 30.0
+"""Seconds for which a device that was here counts as away for the moment, and as one that may come again."""
+_KEEPS = 10.0
+"""Seconds after which a third is left of what is remembered of a device's reading."""
+_MOST = 4096
+
+
+class Presence:
+    """Which devices had work lately. Calls take `now` in seconds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def here(self, devices: Iterable[str], now: float) -> None:
+        """These have work now."""
+        for device in devices:
+            self._seen.pop(device, None)
+            self._seen[device] = now
+
+    def since_others(self, devices: Collection[str], now: float) -> float:
+        """Seconds since a device that is not among these had work; infinite if none had lately."""
+        while self._seen and now - self._seen[first := next(iter(self._seen))] > _LATELY:
+            del self._seen[first]
+        return min((now - at for device, at in self._seen.items() if device not in devices), default=inf)
+
+
+def sharing(
+    waiting: Sequence[SessionKey],
+    ms: Callable[[int], float],
+    most: int,
+    *,
+    beside: Collection[str] = (),
+    away: float = inf,
+) -> list[SessionKey]:
+    """Of sessions that wait for a row, those that share the next forward.
+
+    Args:
+        waiting: the one that has waited longest first.
+        ms: what a forward takes that decides so many; 0 while nothing is known.
+        most: sessions at most.
+        beside: devices for which the forward reads.
+        away: seconds since any other device had work.
+    """
+    order = by_device(waiting)
+    sessions = Counter(edge for edge, _ in order)
+    if len(sessions.keys() | set(beside)) > 1:
+        fewest = 1 if set(beside) - sessions.keys() else min(sessions.values(), default=0)
+        count = sum(min(fewest, number) for number in sessions.values())
+        bound = (1.0 + GIVES) * ms(count)
+    elif away <= _LATELY:
+        count = min(1, len(order))
+        bound = (1.0 + WAITS) * ms(1)
+        if away > _MOMENT:
+            bound = max(bound, NEWCOMER)
+    else:
+        return order[:most]
+    while count < len(order) and ms(count + 1) <= bound:
+        count += 1
+    return order[: min(count, most)]
+
+
+class ReadingDebts:
+    """How many tokens of prompts each device has had read lately. Calls take `now` in seconds."""
+
+    def __init__(self) -> None:
+        self._debts: dict[str, tuple[float, float]] = {}
+
+    def of(self, edge: str, now: float) -> float:
+        """Tokens; those that were read longer ago count less."""
+        tokens, at = self._debts.get(edge, (0.0, now))
+        return tokens * exp((at - now) / _KEEPS)
+
+    def add(self, edge: str, tokens: int, now: float) -> None:
+        """So many were read."""
+        total = self.of(edge, now) + tokens
+        self._debts.pop(edge, None)
+        self._debts[edge] = total, now
+        if len(self._debts) > _MOST:
+            del self._debts[next(iter(self._debts))]

@@ -1,0 +1,173 @@
+"""What a connection reads: many packets at a time, and messages without paho.
+
+paho reads a packet by three system calls or more and makes a dozen objects of it: some 60 µs, which whoever may
+publish could have us spend on each of 20 bytes. Here one call reads up to 64 KiB, and of what is in it messages at QoS
+0 and 1 are taken apart in a few µs; whoever is not wanted (`LinkSettings.admit`) costs less than that. All other
+packets, and what is no proper message, go to paho as they are.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.transport.base import Inbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paho.mqtt import client as paho
+
+BULK = 64 * 1024
+"""Bytes that are read at a time; then the event loop goes on with something else."""
+_PUBLISH, _PUBACK = 0x30, 0x40
+_KIND_AND_HIGH_QOS = 0xF4
+"""Of a packet's first byte: its kind, and the bit that only QoS 2 and 3 have."""
+_QOS_1, _RETAIN = 0x02, 0x01
+
+
+class BulkReader:
+    """The reader of one connection.
+
+    Args:
+        client: its paho client, whose way to receive is replaced by ours.
+        wants: asked by topic and size of each message whether it is to be delivered.
+        deliver: takes those that are.
+
+    Attributes:
+        unwanted: messages of the newest `read` that were not to be delivered.
+    """
+
+    def __init__(
+        self,
+        client: paho.Client,
+        wants: Callable[[str, int], bool],
+        deliver: Callable[[Inbound], None],
+    ) -> None:
+        self._client: Any = client
+        self._wants = wants
+        self._deliver = deliver
+        self._data = b""
+        self._at = 0
+        self.unwanted = 0
+        self._end: Exception | None = None
+        self._ended = False
+        self._client._sock_recv = self._receive  # noqa: SLF001
+
+    def read(self) -> None:
+        """Read what the socket has, up to `BULK`, and carry it out; call it whenever there is something.
+
+        Raises:
+            OSError: as paho raises it, where a connection breaks.
+        """
+        self.unwanted = 0
+        self._fill()
+        client = self._client
+        while client._sock is not None:  # noqa: SLF001
+            if client._in_packet["command"] == 0 and not self._take_messages():  # noqa: SLF001
+                return
+            if self._at >= len(self._data) and not self._ended and self._end is None:
+                return
+            if (code := client._packet_read()) > 0:  # noqa: SLF001
+                client._loop_rc_handle(code)  # noqa: SLF001
+                return
+
+    def wants_more(self) -> bool:
+        """Whether a TLS record is decoded in part, of which the event loop knows nothing."""
+        pending = getattr(self._client._sock, "pending", None)  # noqa: SLF001
+        return pending is not None and pending() > 0
+
+    def _fill(self) -> None:
+        try:
+            chunk = self._client._sock.recv(BULK)  # noqa: SLF001
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except (OSError, AttributeError) as error:
+            self._end = error
+            return
+        self._ended = not chunk
+        self._client._last_bytes_received = time.monotonic()  # noqa: SLF001
+        self._data = self._data[self._at :] + chunk
+        self._at = 0
+
+    def _receive(self, size: int) -> bytes:
+        """What paho calls instead of the socket."""
+        if self._at >= len(self._data):
+            if self._end is not None:
+                raise self._end
+            if self._ended:
+                return b""
+            raise BlockingIOError
+        found = self._data[self._at : self._at + size]
+        self._at += len(found)
+        return found
+
+    def _take_messages(self) -> bool:
+        """Carry out messages as long as whole ones come next; False if the rest is the beginning of one."""
+        data, at, end = self._data, self._at, len(self._data)
+        acknowledged = bytearray()
+        whole = True
+        while at < end and data[at] & _KIND_AND_HIGH_QOS == _PUBLISH:
+            found = _split(data, at, end)
+            if found is None:
+                break
+            if found is _PART:
+                whole = self._ended or self._end is not None
+                break
+            topic, number, body, after = found
+            if number:
+                acknowledged += b"\x40\x02" + number
+            first, at = data[at], after
+            if self._wants(topic, after - body):
+                self._deliver(Inbound(topic, data[body:after], int(bool(number)), bool(first & _RETAIN)))
+            else:
+                self.unwanted += 1
+        self._at = at
+        if acknowledged:
+            # As one packet of paho's, which only writes it.
+            self._client._packet_queue(_PUBACK, bytes(acknowledged), 0, 1)  # noqa: SLF001
+        return whole
+
+
+_Parts = tuple[str, bytes, int, int]
+_PART: _Parts = ("", b"", 0, 0)
+"""Of a message whose end has not come."""
+
+
+def _split(data: bytes, at: int, end: int) -> _Parts | None:
+    """Take the message at `at` apart.
+
+    Returns:
+        Topic, packet number (none at QoS 0), where its payload begins, and where it ends; `_PART` if its end has not
+        come; None if it is no usual one, so that paho shall see it.
+    """
+    size = shift = 0
+    place = at + 1
+    while True:
+        if shift > 21:
+            return None
+        if place >= end:
+            return _PART
+        byte = data[place]
+        size |= (byte & 127) << shift
+        shift += 7
+        place += 1
+        if byte < 128:
+            break
+    after = place + size
+    if after > end:
+        return _PART
+    body = place + 2 + int.from_bytes(data[place : place + 2], "big")
+    name = data[place + 2 : body]
+    number = b""
+    if data[at] & _QOS_1:
+        number = data[body : body + 2]
+        body += 2
+    if size < 3 or body >= after or data[body] > 127:
+        return None
+    body += 1 + data[body]
+    try:
+        return None if body > after else (name.decode(), number, body, after)
+    except UnicodeDecodeError:
+        return None

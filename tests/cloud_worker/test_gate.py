@@ -1,0 +1,111 @@
+"""What a worker reads of each device's messages."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_worker.front.accounts import Accounts
+from cloud_worker.front.gate import ANSWER, KILOBYTE, MESSAGE, Gate
+from cloud_worker.front.settings import QuotaSettings
+from flexspec_mq.protocol.effects import Reply
+from schemas.messages import Error, ErrorCode
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def gate(clock: Clock, **quotas: float) -> tuple[Gate, list[Reply]]:
+    told: list[Reply] = []
+    settings = QuotaSettings(**{"device_ms": 10.0, "device_burst_ms": 5.0, **quotas})  # type: ignore[arg-type]
+    return Gate(settings, "w1", told.append, clock), told
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.2), st.integers(0, 200_000)), min_size=1, max_size=200))
+def test_nobody_gets_more_than_the_quota(sent: list[tuple[float, int]]) -> None:
+    clock = Clock()
+    made, told = gate(clock)
+    spent = dearest = 0.0
+    for pause, size in sent:
+        clock.now += pause
+        price = MESSAGE + KILOBYTE * size / 1000
+        dearest = max(dearest, price)
+        if made.admit("f1/d/w1/evil", size):
+            spent += price
+    assert spent <= 5.0 + 10.0 * (clock.now - 100.0) + dearest + 1e-6
+    assert len(told) <= 1 + (clock.now - 100.0)
+
+
+def test_one_that_is_over_its_quota_is_told_once_a_second_and_others_do_not_notice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    made, told = gate(clock)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2000):
+            clock.now += 0.001
+            made.admit("f1/d/w1/evil", 8)
+    assert made.refused > 1500
+    assert made.told == len(told) == 2
+    for reply in told:
+        assert isinstance(reply.message, Error)
+        assert (reply.edge, reply.message.code, reply.message.session) == ("evil", ErrorCode.BUSY, 0)
+        assert reply.message.retry >= 1000
+    assert len(caplog.records) == 1
+    assert "edge evil is over its quota" in caplog.text
+    assert made.admit("f1/d/w1/good", 8)
+    assert made.admit("f1/w/w2", 8)  # no device's
+
+
+def test_opens_and_drafts_of_a_device_are_paid_from_one_account() -> None:
+    made, _ = gate(Clock())
+    while made.admit("f1/d/w1/evil", 1000):
+        pass
+    assert not made.admit("f1/o/base/evil", 10)
+    assert not made.admit("f1/o/other/evil", 10)
+
+
+def test_what_was_verified_is_given_back_and_answers_cost() -> None:
+    clock = Clock()
+    made, _ = gate(clock)
+    for _ in range(1000):
+        assert made.admit("f1/d/w1/good", 0)
+        made.verified("good", 1)
+    error = Error(1, 1, ErrorCode.BUSY, 0, "w1")
+    for _ in range(1 + int(5.0 / ANSWER)):
+        made.answered("good", [Reply("good", error, 0)])
+    assert not made.admit("f1/d/w1/good", 0)
+    clock.now += 1.0
+    assert made.admit("f1/d/w1/good", 0)
+
+
+def test_accounts_are_bounded_and_a_debt_is_not_forgotten() -> None:
+    accounts = Accounts(10.0, 5.0)
+    debtor = accounts.of("debtor", 0.0)
+    accounts.charge(debtor, 50.0)
+    for number in range(10_000):
+        accounts.of(f"d{number}", 0.0)
+    assert len(accounts) <= 4097
+    assert accounts.of("debtor", 0.0) is debtor
+    assert not accounts.pays(debtor, 1.0, 0.0)
+    assert accounts.wait(debtor) == pytest.approx(4.5)
+
+
+def test_a_device_that_was_forgotten_has_one_account_still() -> None:
+    clock = Clock()
+    made, _ = gate(clock)
+    assert made.admit("f1/d/w1/good", 0)
+    clock.now += 10.0
+    for number in range(5000):
+        made.admit(f"f1/d/w1/d{number}", 0)
+    while made.admit("f1/d/w1/good", 1000):
+        pass
+    assert not made.admit("f1/o/base/good", 0)

@@ -1,0 +1,145 @@
+"""One device that takes all it can, at a real broker: others do not notice, and it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from benchmarks.attacks.line import Line
+from benchmarks.attacks.ways import WAYS, Target
+from broker.launcher import PrivateBroker
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import Error, ErrorCode, Verdict
+from tests.daemons import FINGERPRINT, VOCAB, check, edge_at, until, wanting, worker_at
+
+CODEC = Codec()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[PrivateBroker]:
+    """One without users, where a device is who it says."""
+    with PrivateBroker() as made:
+        yield made
+
+
+def to(broker: PrivateBroker) -> LinkFactory:
+    def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
+        return mqtt_link(replace(settings, port=broker.port))
+
+    return connect
+
+
+class Attacker:
+    """A device that does things its own way; its calls wait, so they have threads of their own."""
+
+    def __init__(self, broker: PrivateBroker, way: str) -> None:
+        self.way = WAYS[way](Target("evil", "w1", "base", FINGERPRINT, "good", VOCAB))
+        self.told: list[Verdict | Error] = []
+        self._line = Line(broker.port, "evil", "none")
+        self._line.subscribe(topics.verdict_topic("evil"))
+
+    async def sends(self, packets: int) -> None:
+        await asyncio.to_thread(self._send, packets)
+
+    async def hears(self, seconds: float = 0.05) -> None:
+        await asyncio.to_thread(self._listen, seconds)
+
+    def _send(self, packets: int) -> None:
+        for packet in islice(self.way.packets(time.monotonic()), packets):
+            self._line.send(packet)
+
+    def _listen(self, seconds: float) -> None:
+        self._line.listen(seconds)
+        for _, payload in self._line.heard:
+            message = CODEC.decode(payload)
+            assert isinstance(message, Verdict | Error)
+            self.told.append(message)
+            self.way.heard(message)
+        self._line.heard.clear()
+
+    def __enter__(self) -> Attacker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("way", ["malformed", "acknowledged", "unpacks"])
+async def test_a_flood_is_not_read_and_its_sender_is_told(
+    broker: PrivateBroker, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker_at(to(broker), "w1") as daemon, edge_at(to(broker), "good") as node:
+        gate = daemon.worker.gate
+        await check(node, [wanting(1)])
+        with Attacker(broker, way) as evil, caplog.at_level(logging.WARNING):
+            began = time.monotonic()
+            await evil.sends(300)  # of 64 messages
+            await check(node, [wanting(number) for number in range(2, 6)])
+            await until(lambda: gate.refused > 5000)
+            await until(lambda: gate.told)
+            while not any(one.code is ErrorCode.BUSY for one in evil.told if isinstance(one, Error)):
+                await evil.hears()
+            seconds = time.monotonic() - began
+        told = [one for one in evil.told if isinstance(one, Error)]
+        assert len(evil.told) == len(told) <= 2 * (1 + seconds)  # of its quota, and of what cannot be read
+        busy = [one for one in told if one.code is ErrorCode.BUSY]
+        assert all(one.retry >= 1000 and "of one device" in one.detail for one in busy)
+        assert sum("edge evil is over its quota" in line for line in caplog.messages) == 1
+        assert daemon.worker._link is not None
+        assert daemon.worker._link.counters.inbound_refused == gate.refused
+        # An attacker that rests is a device as any other.
+        await until(lambda: gate.admit("f1/d/w1/evil", 10))
+        await check(node, [wanting(7)])
+
+
+async def test_a_device_that_holds_all_places_makes_room(broker: PrivateBroker) -> None:
+    async with worker_at(to(broker), "w1", capacity=6) as daemon, edge_at(to(broker), "good") as node:
+        machine = daemon.worker.machine
+        with Attacker(broker, "sessions") as evil:
+            while len(machine) < 6:
+                await evil.sends(1)
+                await evil.hears()
+            generations = await check(node, [wanting(1)])
+            await evil.hears()
+            assert machine.counters.yielded == 1
+            assert generations[0].machine.counters.polls == 0
+            held = Counter(edge for edge, _ in machine.sessions)
+            assert held["evil"] == 5
+            gone = [one for one in evil.told if isinstance(one, Error)]
+            assert [one.code for one in gone] == [ErrorCode.UNKNOWN]
+            for _ in range(4):
+                await evil.sends(1)
+                await evil.hears()
+            assert Counter(edge for edge, _ in machine.sessions)["evil"] == 6  # alone it may have all
+            machine.release(time.monotonic())
+
+
+async def test_many_sessions_of_one_device_do_not_hold_up_those_of_others(broker: PrivateBroker) -> None:
+    async with (
+        worker_at(to(broker), "w1", capacity=40, batch=4) as daemon,
+        edge_at(to(broker), "good") as node,
+    ):
+        with Attacker(broker, "ahead") as evil:
+            while len(daemon.worker.machine) < 30:
+                await evil.sends(1)
+                await evil.hears(0.02)
+            daemon.engine.batches.clear()
+            await check(node, [wanting(1, limit=20)])
+            steps = list(daemon.engine.batches)
+            first = next(place for place, batch in enumerate(steps) if (1, 1, 2) in batch)
+            mine = sum((1, 1, 2) in batch for batch in steps[first:])
+            assert mine >= 5
+            assert all(len(batch) <= 4 for batch in steps)
+            machine = daemon.worker.machine
+            daemon.worker._do(machine.release(time.monotonic()))
