@@ -15,7 +15,6 @@ from benchmarks.parts.keyed import Identities
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.process import Process, python
 
-
 _NAMESAKES = 0.5
 """Share of the workers that are killed whose place one of the same name takes."""
 
