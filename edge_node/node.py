@@ -25,7 +25,7 @@ from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
 from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
 from edge_node.generation import Generation, GenerationRequest
-from edge_node.wire import EdgeWire
+from edge_node.wire import KeyedWire, check_speaker, keyed_wire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
@@ -59,6 +59,7 @@ from flexspec_mq.transport.base import (
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
+    MAX_VERDICT_TOKENS,
     NO_SESSION,
     PROTOCOL_VERSION,
     Close,
@@ -79,6 +80,8 @@ if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
+    from flexspec_mq.keys.edge import FromWorker
+    from flexspec_mq.keys.trust import Trust
     from flexspec_mq.transport.base import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -129,8 +132,8 @@ class EdgeNode:
         battery: BatteryGauge | None = None,
     ) -> None:
         self._settings = settings
-        self._codec = Codec()
-        self._wire = EdgeWire(settings)
+        self._codec = Codec(MAX_VERDICT_TOKENS)
+        self._keyed = keyed_wire(settings)
         self._drafting = DrafterThread(drafter)
         self._controller = Controller()
         self._prefixes = PrefixIndex(most=16 if reuse else 0)
@@ -197,7 +200,7 @@ class EdgeNode:
     @property
     def refused(self) -> Mapping[Reason, int]:
         """Messages that were not believed, by reason."""
-        return self._wire.refusals.counts
+        return {} if self._keyed is None else self._keyed.refusals.counts
 
     @property
     def failure(self) -> FlexSpecError | None:
@@ -284,7 +287,8 @@ class EdgeNode:
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
         version = request.version or self.version
-        self._wire.begin(session, version)
+        if self._keyed is not None:
+            self._keyed.keys.begin(session, version)
         sampling = request.sampling
         identity = Identity(
             PROTOCOL_VERSION,
@@ -354,7 +358,10 @@ class EdgeNode:
             birth=lambda: [
                 Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
             ],
-            subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
+            subscriptions=(
+                Subscription(self._verdicts),
+                *(() if self._keyed is None else (self._keyed.subscription,)),
+            ),
         )
 
     def _status(self, state: Literal["online", "gone"]) -> EdgeStatus:
@@ -433,32 +440,57 @@ class EdgeNode:
     def _receive(self, inbound: Inbound, now: float) -> None:
         try:
             if inbound.topic == self._verdicts:
-                self._receive_message(inbound.payload, now)
+                if self._keyed is None:
+                    self._receive_message(inbound.payload, len(inbound.payload), now)
+                else:
+                    self._receive_keyed(self._keyed, inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound.payload, now)
-            elif inbound.topic == topics.statement_topic():
-                self._receive_statement(inbound.payload)
+            elif self._keyed is not None and inbound.topic == self._keyed.subscription.filter:
+                self._receive_statement(self._keyed.keys.trust, inbound.payload)
             elif self._family is not None:
                 self._family.take(inbound.topic, inbound.payload)
         except KeysRefused as error:
-            self._wire.refusals.refused(f"on {inbound.topic}", error, now)
+            if self._keyed is not None:
+                self._keyed.refusals.refused(f"on {inbound.topic}", error, now)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:
                 self._quiet_until = now + _TELL_EVERY
                 _log.warning("%s (%d so far)", error.message, self.malformed)
 
-    def _receive_message(self, payload: bytes, now: float) -> None:
-        again = self._wire.again(payload, now)
+    def _receive_keyed(self, keyed: KeyedWire, payload: bytes, now: float) -> None:
+        """A worker asks for a key, or what came was made under one."""
+        again = keyed.keys.again(payload, now)
         if again is not None:
-            self._queue.put(Outbound(topics.draft_topic(again[0], self._settings.edge), again[1], 0))
+            worker, said = again
+            self._queue.put(Outbound(topics.draft_topic(worker, self._settings.edge), said, 0))
             return
-        message, worker = self._wire.decode(payload, now)
+        made = keyed.unwrap(payload, now)
+        self._receive_message(made.plain, len(payload), now, made)
+
+    def _receive_message(self, plain: bytes, size: int, now: float, made: FromWorker | None = None) -> None:
+        """Take a message of a worker.
+
+        Args:
+            plain: as the codec reads it.
+            size: of the payload as it came.
+            now: seconds.
+            made: by whom and for which session, where a key says so.
+        """
+        try:
+            message = self._codec.decode(plain)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
+        if not isinstance(message, Verdict | Error):
+            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+        if made is not None:
+            check_speaker(made, message)
         generation = self._sessions.get(message.session)
         if generation is not None:
-            if worker is not None and not generation.machine.is_of(worker, message):
-                raise KeysRefused(Reason.FORGED, f"worker {worker} speaks in the name of another")
-            generation.received(len(payload))
+            if made is not None and not generation.machine.is_of(made.worker, message):
+                raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of another")
+            generation.received(size)
             traffic = generation.traffic
             if traffic.opened is not None:
                 size, at = traffic.opened
@@ -468,17 +500,16 @@ class EdgeNode:
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
                 topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
-                self._queue.put(Outbound(topic, self._wire.encode(send, now), send.qos))
+                self._queue.put(Outbound(topic, self._payload(send, now), send.qos))
         elif not message.session:
             what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
 
-    def _receive_statement(self, payload: bytes) -> None:
-        keys = self._wire.keys
-        if keys is None or not keys.trust.take(payload):
+    def _receive_statement(self, trust: Trust, payload: bytes) -> None:
+        if not trust.take(payload):
             return
-        _log.info("statement %d of the deployment is in force", keys.trust.statement.serial)
-        if keys.trust.revoked:
+        _log.info("statement %d of the deployment is in force", trust.statement.serial)
+        if trust.revoked:
             _log.error("this device was revoked: no worker believes it any more")
 
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
@@ -511,9 +542,13 @@ class EdgeNode:
         self._to_draft[session] = generation
         self._draft_work.set()
 
+    def _payload(self, send: Send, now: float) -> bytes:
+        plain = self._codec.encode(send.message)
+        return plain if self._keyed is None else self._keyed.wrap(send, plain, now)
+
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
-            payload = self._wire.encode(send, time.monotonic())
+            payload = self._payload(send, time.monotonic())
         except KeysRefused as error:
             _log.warning("session %d: not sent: %s", generation.session, error.message)
             return
@@ -543,7 +578,8 @@ class EdgeNode:
         if self._sessions.pop(session, None) is None:
             return
         self.directory.liveness.holds(session, None)
-        self._wire.ended(session, time.monotonic())
+        if self._keyed is not None:
+            self._keyed.keys.ended(session, time.monotonic())
         self._surprises += machine.surprises.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, time.monotonic())
@@ -551,6 +587,12 @@ class EdgeNode:
         self._freed.append(session)
         self._draft_work.set()
         _log.info("session %d: %s", session, finish.reason)
+        if (
+            self._keyed is not None
+            and isinstance(finish.error, WorkerError)
+            and not machine.counters.verdicts
+        ):
+            finish = replace(finish, error=self._keyed.explained(finish.error, generation.asked))
         if self._family is not None:
             self._count(generation, finish)
         generation.put(finish)

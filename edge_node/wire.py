@@ -1,4 +1,4 @@
-"""A node's messages to payloads and back, under keys where it has some, and what it does not believe."""
+"""What stands between a node's codec and its link where it has keys, and what it does not believe."""
 
 from __future__ import annotations
 
@@ -6,109 +6,76 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
-from flexspec_mq.errors import RemoteProtocolError, UsageError
+from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
 from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
 from flexspec_mq.transport.base import Subscription
-from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
+from schemas.messages import Error, Verdict
 
 if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.keys.edge import EdgeKeys
+    from flexspec_mq.keys.edge import EdgeKeys, FromWorker
     from flexspec_mq.protocol.effects import Send
 
 
-class EdgeWire:
-    """What stands between a node's sessions and its link.
+class KeyedWire:
+    """Payloads of a node that has keys.
 
     Args:
-        settings: of the device.
+        keys: of the device.
 
     Attributes:
-        keys: of the device; None without.
+        keys: of the device.
         refusals: what was not believed.
-
-    Raises:
-        UsageError: the file with the keys cannot be used.
+        subscription: what must be heard for the keys.
     """
 
-    def __init__(self, settings: EdgeSettings) -> None:
-        self._codec = Codec(MAX_VERDICT_TOKENS)
+    subscription = Subscription(topics.statement_topic())
+
+    def __init__(self, keys: EdgeKeys) -> None:
+        self.keys = keys
         self.refusals = Refusals()
-        self.keys = keys_of(settings)
+        self._codec = Codec()
 
-    @property
-    def subscriptions(self) -> tuple[Subscription, ...]:
-        """What must be heard for the keys."""
-        return () if self.keys is None else (Subscription(topics.statement_topic()),)
+    def wrap(self, send: Send, plain: bytes, now: float) -> bytes:
+        """The payload that travels.
 
-    def begin(self, session: int, version: str) -> None:
-        """A session begins.
-
-        Raises:
-            UsageError: the deployment has no opening key for the version.
-        """
-        if self.keys is not None:
-            self.keys.begin(session, version)
-
-    def ended(self, session: int, now: float) -> None:
-        """A session is over."""
-        if self.keys is not None:
-            self.keys.ended(session, now)
-
-    def encode(self, send: Send, now: float) -> bytes:
-        """The payload of a message.
+        Args:
+            send: what is sent.
+            plain: its message, as the codec made it.
+            now: seconds.
 
         Raises:
             UsageError: it is larger than a payload may be.
-            LocalProtocolError: a field is out of bounds.
             KeysRefused: there is no key to put it under.
         """
-        message = send.message
-        plain = self._codec.encode(message)
-        if self.keys is None or not message.session:
-            return plain
-        payload = self.keys.wrap(message, send.to_worker, plain, now)
+        if not send.message.session:
+            return plain  # it says nothing
+        payload = self.keys.wrap(send.message, send.to_worker, plain, now)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise UsageError(
-                f"{type(message).__name__} takes {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}",
+                f"{type(send.message).__name__} takes {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}",
                 hint="shorten the prompt",
             )
         return payload
 
-    def again(self, payload: bytes, now: float) -> tuple[str, bytes] | None:
-        """If a worker wants the key of a session: its name, and what to send there."""
-        return None if self.keys is None else self.keys.again(payload, now)
-
-    def decode(self, payload: bytes, now: float) -> tuple[Verdict | Error, str | None]:
-        """The message in a payload, and the worker that made it, where a key says so.
+    def unwrap(self, payload: bytes, now: float) -> FromWorker:
+        """What a worker made of a payload that came.
 
         Raises:
             KeysRefused: it is not believed.
-            RemoteProtocolError: it cannot be read.
         """
-        if self.keys is None:
-            return self._read(payload), None
         try:
-            made = self.keys.unwrap(payload, now)
+            return self.keys.unwrap(payload, now)
         except KeysRefused as error:
             raise self._told(error, payload) from None
-        message, worker = self._read(made.plain), made.worker
-        if message.session != made.session:
-            raise KeysRefused(
-                Reason.FORGED, f"worker {worker} speaks of session {message.session} under another's key"
-            )
-        if message.worker not in {None, worker}:
-            raise KeysRefused(Reason.FORGED, f"worker {worker} speaks in the name of {message.worker}")
-        return message, worker
 
-    def _read(self, payload: bytes) -> Verdict | Error:
-        try:
-            message = self._codec.decode(payload)
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
-        if not isinstance(message, Verdict | Error):
-            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
-        return message
+    def explained(self, error: WorkerError, since: float) -> WorkerError:
+        """That nobody answered, with what was not believed meanwhile, if anything."""
+        at, what = self.refusals.newest
+        if at < since:
+            return error
+        hint = f"answers came and were not believed, the last: {what}; --keys of both sides must be of one deployment"
+        return type(error)(error.message, hint=hint)
 
     def _told(self, error: KeysRefused, payload: bytes) -> KeysRefused:
         """An error without a key is not believed, but may tell people why nothing better comes."""
@@ -124,8 +91,21 @@ class EdgeWire:
         return KeysRefused(Reason.UNKEYED, says)
 
 
-def keys_of(settings: EdgeSettings) -> EdgeKeys | None:
-    """Those that the settings name; what they need is imported only where there are some.
+def check_speaker(made: FromWorker, message: Verdict | Error) -> None:
+    """Whether a message is of the session and worker whose key it came under.
+
+    Raises:
+        KeysRefused: it is not.
+    """
+    if message.session != made.session:
+        why = f"worker {made.worker} speaks of session {message.session} under another's key"
+        raise KeysRefused(Reason.FORGED, why)
+    if message.worker not in {None, made.worker}:
+        raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of {message.worker}")
+
+
+def keyed_wire(settings: EdgeSettings) -> KeyedWire | None:
+    """With the keys that the settings name; what they need is imported only where there are some.
 
     Raises:
         UsageError: the file cannot be used.
@@ -136,4 +116,5 @@ def keys_of(settings: EdgeSettings) -> EdgeKeys | None:
     from flexspec_mq.keys.edge import EdgeKeys
     from flexspec_mq.keys.identity_file import read_identity
 
-    return EdgeKeys(read_identity(settings.keys, KeyRole.EDGE, settings.edge), seal=settings.seal)
+    identity = read_identity(settings.keys, KeyRole.EDGE, settings.edge)
+    return KeyedWire(EdgeKeys(identity, seal=settings.seal))

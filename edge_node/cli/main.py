@@ -65,9 +65,9 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
     if config.node.keys is not None:
-        from edge_node.wire import keys_of
+        from edge_node.wire import keyed_wire
 
-        keys_of(config.node)  # before a draft is loaded, if there is something to complain about
+        keyed_wire(config.node)  # before a draft is loaded, if there is something to complain about
     family = _family(config.family)
     energy = energy_meter(config.node)
     limits = config.limits.limits(config.plan, energy)
