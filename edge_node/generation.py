@@ -75,6 +75,7 @@ class Generation:
         machine: the protocol machine; read its counters and observation.
         energy: counts what it takes out of the device; None where nobody wants to know.
         traffic: counted as it goes.
+        asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: that these took.
     """
@@ -84,6 +85,7 @@ class Generation:
     machine: EdgeSession
     energy: TextEnergy | None = None
     traffic: Traffic = field(default_factory=Traffic)
+    asked: float = field(default_factory=time.monotonic)
     paced: int = 0
     seconds: float = 0.0
     _began: float | None = None

@@ -549,6 +549,8 @@ class EdgeNode:
         self._freed.append(session)
         self._draft_work.set()
         _log.info("session %d: %s", session, finish.reason)
+        if isinstance(finish.error, WorkerError) and not machine.counters.verdicts:
+            finish = replace(finish, error=self._wire.explained(finish.error, generation.asked))
         if self._family is not None:
             self._count(generation, finish)
         generation.put(finish)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
-from flexspec_mq.errors import RemoteProtocolError, UsageError
+from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
 from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
 from flexspec_mq.transport.base import Subscription
 from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
@@ -74,6 +74,14 @@ class EdgeWire:
                 hint="shorten the prompt",
             )
         return payload
+
+    def explained(self, error: WorkerError, since: float) -> WorkerError:
+        """That nobody answered, with what was not believed meanwhile, if anything."""
+        at, what = self.refusals.newest
+        if at < since:
+            return error
+        hint = f"answers came and were not believed, the last: {what}; --keys of both sides must be of one deployment"
+        return type(error)(error.message, hint=hint)
 
     def again(self, payload: bytes, now: float) -> tuple[str, bytes] | None:
         """If a worker wants the key of a session: its name, and what to send there."""

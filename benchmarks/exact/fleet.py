@@ -15,9 +15,13 @@ from benchmarks.parts.keyed import Identities
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.process import Process, python
 
+_NAMESAKES = 0.5
+"""Share of the workers that are killed whose place one of the same name takes."""
+
 
 @dataclass(slots=True)
 class _Worker:
+    name: str
     process: Process
     ready: bool = False
     stopped: bool = False
@@ -34,6 +38,7 @@ class Fleet:
         say: told what happens.
         identities: give each worker keys of its own; None leaves them without.
         kills, hangs, started: counts.
+        namesakes: of those started, in the place and by the name of one that was killed.
     """
 
     arguments: Sequence[str]
@@ -44,6 +49,8 @@ class Fleet:
     kills: int = 0
     hangs: int = 0
     started: int = 0
+    namesakes: int = 0
+    _keys: dict[str, Path] = field(default_factory=dict)
     _workers: list[_Worker] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -52,30 +59,36 @@ class Fleet:
         """Workers that serve now."""
         return sum(worker.ready and not worker.stopped for worker in self._workers)
 
-    async def start(self) -> None:
+    async def start(self, name: str | None = None) -> None:
         """Add a worker, with a prefill budget drawn anew, and wait until it serves.
+
+        Args:
+            name: of one that was killed; None is a new one.
 
         Raises:
             FlexSpecError: it ended or took more than five minutes.
         """
         number = self.started
         self.started += 1
+        self.namesakes += name is not None
+        name = name or f"w{number}"
         # Small and odd ones cut prefixes into many pieces, anywhere.
         prefill = self.rng.choice((17, 33, 64, 101, 128, 256))
         # By worth a crowded worker seldom drafts; with all, forwards hold whatever drafts there are.
         rows = self.rng.choice(("worth", "all"))
         keys: tuple[str, ...] = ()
         if self.identities is not None:
-            file = self.identities.written(self.identities.worker(f"w{number}"), self.folder)
-            keys = ("--keys", str(file))
+            if name not in self._keys:
+                self._keys[name] = self.identities.written(self.identities.worker(name), self.folder)
+            keys = ("--keys", str(self._keys[name]))
         command = python(
             *("benchmarks.exact.worker", str(self.folder / f"trace-{number}")),
-            *("--ready-json", "--worker", f"w{number}", "--prefill", str(prefill), "--draft-rows", rows),
+            *("--ready-json", "--worker", name, "--prefill", str(prefill), "--draft-rows", rows),
             *keys,
             *self.arguments,
         )
         log = self.folder / f"worker-{number}.log"
-        worker = _Worker(await Process.start(f"worker {number}", command, log=log))
+        worker = _Worker(name, await Process.start(f"worker {number}", command, log=log))
         self._workers.append(worker)
         ready = await worker.process.event()
         if ready["exactness"] != "exact":
@@ -134,7 +147,7 @@ class Fleet:
 
     async def _replace(self, victim: _Worker) -> None:
         await victim.process.wait()
-        await self.start()
+        await self.start(victim.name if self.rng.random() < _NAMESAKES else None)
 
     async def _hang(self, victim: _Worker, seconds: float) -> None:
         """Have it hang for a while: a worker that comes back with sessions that others hold by then."""

@@ -264,6 +264,8 @@ class Stress:
         stress = {
             "kills": fleet.kills,
             "hangs": fleet.hangs,
+            "namesakes": fleet.namesakes,
+            "sessions_unknown": totals.unknown,
             **weather.counts(),
             "reopens": totals.reopens,
             "polls": totals.polls,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -23,71 +22,17 @@ from flexspec_mq.keys.envelope import (
     wanted_session,
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.keyring import Keyring, Peer
 from flexspec_mq.keys.refusals import KeysRefused, Reason
-from flexspec_mq.keys.replays import ReplayWindow
 from flexspec_mq.keys.trust import Trust
 from schemas.messages import Close, Draft, Open, Poll
 
-_MOST_WORKERS, _MOST_LIVES = 8, 2
-"""Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
-_MOST_OVER: Final = 256
 _AFTER_THE_END: Final = 60.0
 """Seconds that the keys of a session are kept when it is over, so that late workers can be told."""
 _MOST_ENDED: Final = 256
 _BATCHES: Final = (Draft, Poll)
 _SPACING: Final = 0.25
 """Seconds from one message that is sent again because a worker wants the key, to the next of that session."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    """A worker of a session, in one of its lives."""
-
-    name: str
-    serial: bytes
-    up: Cipher
-    down: Cipher
-    replays: ReplayWindow = field(default_factory=ReplayWindow)
-
-
-@dataclass(slots=True)
-class _Keyring:
-    """All keys of one session.
-
-    Attributes:
-        sent: messages so far, under whichever key.
-        newest: draft or poll, and the worker that it went to.
-        asked_at: when it may be sent again for want of a key.
-        revoked: workers that were.
-        over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
-    """
-
-    session: Session
-    private: X25519PrivateKey
-    opening: Cipher
-    sent: int = 0
-    peers: OrderedDict[bytes, _Peer] = field(default_factory=OrderedDict)
-    newest: tuple[str, bytes] | None = None
-    asked_at: float = 0.0
-    revoked: set[str] = field(default_factory=set)
-    over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))
-
-    def with_worker(self, name: str) -> _Peer | None:
-        for peer in reversed(self.peers.values()):
-            if peer.name == name:
-                return peer
-        return None
-
-    def add(self, ephemeral: bytes, peer: _Peer) -> None:
-        """Keep one more, and no more of a worker than its newest lives: others' keys are not its to push out."""
-        lives = [key for key, known in self.peers.items() if known.name == peer.name]
-        for key in lives[: 1 - _MOST_LIVES]:
-            del self.peers[key]
-            self.over.put(key, True, 0.0)
-        if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
-            oldest = next(iter(self.peers.values())).name
-            self.peers = OrderedDict((key, one) for key, one in self.peers.items() if one.name != oldest)
-        self.peers[ephemeral] = peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +65,8 @@ class EdgeKeys:
         self._name = identity.credential.name
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
         self._seal = seal
-        self._rings: dict[int, _Keyring] = {}
-        self._ended = ExpiringMap[int, _Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
+        self._rings: dict[int, Keyring] = {}
+        self._ended = ExpiringMap[int, Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
         self.trust = Trust(identity)
         self.trust.on_change = self._take_up
 
@@ -207,10 +152,10 @@ class EdgeKeys:
         peer.replays.take(envelope.counter)
         return FromWorker(plain, envelope.session, peer.name)
 
-    def _ring(self, session: int, now: float) -> _Keyring | None:
+    def _ring(self, session: int, now: float) -> Keyring | None:
         return self._rings.get(session) or self._ended.get(session, now)
 
-    def _begun(self, session: int, version: str) -> _Keyring:
+    def _begun(self, session: int, version: str) -> Keyring:
         opening = self.trust.statement.opening_of(version)
         if opening is None:
             raise UsageError(
@@ -226,19 +171,19 @@ class EdgeKeys:
             private.public_key().public_bytes_raw(),
             self._seal,
         )
-        return _Keyring(meant, private, self._opening(meant, private, opening))
+        return Keyring(meant, private, self._opening(meant, private, opening))
 
     def _opening(self, meant: Session, private: X25519PrivateKey, opening: bytes) -> Cipher:
         shares = share(private, opening), share(self._private, opening)
         return cipher(meant.opening_key(shares, opening), sealed=self._seal)
 
-    def _introduced(self, ring: _Keyring, plain: bytes) -> bytes:
+    def _introduced(self, ring: Keyring, plain: bytes) -> bytes:
         meant = ring.session
         introduction = Introduction(meant.ephemeral, self._identity.signed_credential, meant.version)
         return self._enveloped(ring, ring.opening, plain, introduction)
 
     def _enveloped(
-        self, ring: _Keyring, key: Cipher, plain: bytes, introduction: Introduction | None = None
+        self, ring: Keyring, key: Cipher, plain: bytes, introduction: Introduction | None = None
     ) -> bytes:
         """One counter for all keys of a session: a key that is computed anew goes on where it was."""
         ring.sent += 1
@@ -250,7 +195,7 @@ class EdgeKeys:
             introduction=introduction,
         )
 
-    def _opened(self, ring: _Keyring, envelope: Envelope) -> tuple[_Peer, bytes]:
+    def _opened(self, ring: Keyring, envelope: Envelope) -> tuple[Peer, bytes]:
         introduction = envelope.introduction
         if introduction is None:
             return self._opened_by_known(ring, envelope)
@@ -271,7 +216,7 @@ class EdgeKeys:
         ring.add(introduction.key, peer)
         return peer, plain
 
-    def _opened_by_known(self, ring: _Keyring, envelope: Envelope) -> tuple[_Peer, bytes]:
+    def _opened_by_known(self, ring: Keyring, envelope: Envelope) -> tuple[Peer, bytes]:
         """The newest keys first: others are for verdicts that were under way while the session went elsewhere."""
         if not ring.peers:
             raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key with a worker yet")
@@ -285,7 +230,7 @@ class EdgeKeys:
             Reason.FORGED, f"session {envelope.session}: its {kind} is none of a worker of this session"
         )
 
-    def _met(self, ring: _Keyring, credential: Credential, ephemeral: bytes) -> _Peer:
+    def _met(self, ring: Keyring, credential: Credential, ephemeral: bytes) -> Peer:
         shares = (
             share(self._private, ephemeral),
             share(ring.private, credential.key),
@@ -293,7 +238,7 @@ class EdgeKeys:
         )
         keys = ring.session.session_keys(shares, credential.name, credential.serial, ephemeral)
         up, down = (cipher(key, sealed=self._seal) for key in (keys.up, keys.down))
-        return _Peer(credential.name, credential.serial, up, down)
+        return Peer(credential.name, credential.serial, up, down)
 
     def _take_up(self) -> None:
         """A newer statement: forget who was revoked, and open under new keys from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,14 +148,15 @@ def test_a_key_is_wanted_for_a_session(session: int) -> None:
 
 
 def test_anything_that_differs_gives_other_keys() -> None:
-    base = ("kitchen", b"serial-1", "base", 7, bytes(32))
+    base = Session("kitchen", b"serial-1", "base", 7, bytes(32), sealed=True)
     sessions = [
-        Session(*base, sealed=True),
-        Session(*base, sealed=False),
-        *(
-            Session(*(other if place == changed else value for place, value in enumerate(base)), sealed=True)  # type: ignore[arg-type]
-            for changed, other in enumerate(("cellar", b"serial-2", "next", 8, bytes([1] * 32)))
-        ),
+        base,
+        replace(base, sealed=False),
+        replace(base, edge="cellar"),
+        replace(base, device=b"serial-2"),
+        replace(base, version="next"),
+        replace(base, number=8),
+        replace(base, ephemeral=bytes([1] * 32)),
     ]
     shares = (b"1" * 32, b"2" * 32, b"3" * 32)
     keys: set[bytes] = set()

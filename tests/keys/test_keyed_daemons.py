@@ -192,6 +192,7 @@ async def test_a_device_with_keys_says_why_a_worker_without_is_none(
     ):
         _, finish = await read(node.generate(wanting(1)))
         assert isinstance(finish.error, WorkerError)
+        assert "in the name of w1: 'the payload is under keys" in finish.error.hint
         assert node.refused[Reason.UNKEYED]
     assert "in the name of w1: 'the payload is under keys, and this side has none'" in caplog.text
 
