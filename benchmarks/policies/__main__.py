@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import finish, parser, table
-from benchmarks.policies.adaptation import WITHIN, adaptation, steps
+from benchmarks.policies.adaptation import ROUNDS, adaptation, steps
 from benchmarks.policies.compared import CONDITIONS, Condition, asked, compared, link_names, setting_of
 from benchmarks.policies.decisions import decision_us, observations
 from benchmarks.policies.tables import show, show_steps
@@ -37,13 +37,13 @@ def build_parser() -> ArgumentParser:
     made.add_argument(
         "--conditions", nargs="+", type=int, choices=range(len(CONDITIONS)), metavar="N", help="only these"
     )
-    made.add_argument("--answers", type=int, default=12, metavar="N", help="per link and policy")
+    made.add_argument("--answers", type=int, default=12, metavar="N", help="per link and policy, or step")
     made.add_argument(
         "--search",
         action="store_true",
         help="also look for the best plan of every few tokens; seconds an answer",
     )
-    made.add_argument("--steps", action="store_true", help="only how soon policies adapt to a step")
+    made.add_argument("--steps", action="store_true", help="only how well policies do after a step")
     made.add_argument("--decisions", action="store_true", help="only how long a plan takes")
     return made
 
@@ -88,11 +88,12 @@ def _steps(
     options: Namespace, recording: Recording, times: Measured, title: str, condition: Condition
 ) -> list[Mapping[str, Any]]:
     print(
-        f"\n{title}\n\nrounds until plans are within {WITHIN:.0%} of the best fixed one / of what is planned in the "
-        "end / share of plans that are the former / mean plan beside the best\n"
+        f"\n{title}\n\nfrom {ROUNDS} rounds after a step to the end of the answer: seconds as a share of those of "
+        "the plan that is best in hindsight (which), and streaming's\n"
     )
-    found = steps(recording, times, condition, seed=options.seed)
-    rows = [adaptation(one) for one in found[: 2 if options.quick else None]]
+    trials = 1 if options.quick else options.answers
+    found = steps(recording, times, condition, trials=trials, seed=options.seed)
+    rows = [adaptation(one) for one in found[: 1 if options.quick else None]]
     show_steps(rows)
     return rows
 

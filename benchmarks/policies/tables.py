@@ -65,19 +65,12 @@ def _regrets(rows: Rows) -> None:
 
 
 def show_steps(rows: Rows) -> None:
-    """Print how soon policies adapted."""
+    """Print how well policies do a few rounds after a step."""
     names = list(rows[0]["policies"])
-    print(
-        table(["step", "best plan, s", *names], [[row["step"], row["best_s"], *_rounds(row)] for row in rows])
+    print(table(["step", *names], [[row["step"], *map(_after, row["policies"].values())] for row in rows]))
+
+
+def _after(one: Mapping[str, Any]) -> str:
+    return (
+        f"{one['ratio']:.3f} of {one['seconds'] / one['ratio']:.2f} s ({one['best']}), {one['streaming']:.2f}"
     )
-
-
-def _rounds(row: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{_or_never(one['rounds'])} / {_or_never(one['settles'])} / {one['good']:.0%} / {one['excess']:+.0%}"
-        for one in row["policies"].values()
-    ]
-
-
-def _or_never(rounds: int | None) -> str:
-    return "never" if rounds is None else str(rounds)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.policies import adaptation
 from benchmarks.policies.__main__ import main
 from benchmarks.policies.adaptation import ADAPTING
-from benchmarks.policies.compared import CHANGES, COMPARED, link_names
+from benchmarks.policies.compared import CHANGES, COMPARED, CONDITIONS, link_names
 from flexspec_mq.link.profiles import built_in
 from flexspec_mq.simulator.clairvoyant.plans import fixed_plans
 from flexspec_mq.simulator.cost import keep_times
@@ -55,17 +56,36 @@ def test_a_search_finds_what_is_no_slower_than_the_best_plan_of_each_answer(
     assert 1.0 <= row["regret"]["searched"]["median"] <= 1.05 * row["regret"]["each"]["median"]
 
 
-def test_after_a_step_each_policy_is_told_by_its_rounds(
+def test_after_a_step_each_policy_is_set_beside_the_best_plan_from_there_on(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    keep_recording(Path(files[1]), made(texts=2, prompt=20, limit=96))
     rows = results([*files, "--steps", "--quick", "--conditions", "1"], capsys)
-    assert [row["step"] for row in rows] == ["wifi to satellite", "satellite to wifi"]
+    assert [row["step"] for row in rows] == ["wifi to satellite"]
     for row in rows:
         assert set(row["policies"]) == set(ADAPTING)
         for told in row["policies"].values():
-            assert told["rounds"] is None or told["rounds"] >= 0
-            assert 0.0 <= told["good"] <= 1.0
-            assert told["excess"] > -0.5
+            assert told["best"] in fixed_plans()
+            assert 0.0 < told["seconds"] < 60.0
+            assert 0.8 < told["ratio"] < 3.0
+            assert told["streaming"] >= 1.0
+
+
+def test_a_policy_that_plans_what_is_best_has_adapted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = fixed_plans()
+    monkeypatch.setattr(adaptation, "ADAPTING", ("fixed",))
+    recording = made(texts=2, prompt=20, limit=96)
+    (step, *_) = adaptation.steps(
+        recording, TIMES, CONDITIONS["worker without, target 60 ms slower"], trials=1, seed=0
+    )
+    shares = {}
+    for name in ("nobody drafts", "K 8, W 2"):
+        monkeypatch.setattr(adaptation, "BASE", plans[name])
+        told = adaptation.adaptation(step)["policies"]["fixed"]
+        shares[name] = told["ratio"]
+        if told["best"] == name:
+            assert told["ratio"] == 1.0
+    assert shares["nobody drafts"] > shares["K 8, W 2"] > 0.95
 
 
 def test_decisions_are_timed_for_each_policy(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

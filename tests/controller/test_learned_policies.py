@@ -268,7 +268,7 @@ def test_factors_are_at_most_half_a_power_of_e(weights: list[float]) -> None:
 def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it() -> None:
     rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
     rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -9.0)
-    useless = replace(DRAFTED_THERE, acceptance=(0.02,))
+    useless = replace(DRAFTED_THERE, acceptance=(0.02,), drafted=24)
 
     def length(base: Plan, correction: Correction, seen: Observation) -> int:
         return PredictorPolicy(base, correction=correction).plan(seen).draft_length

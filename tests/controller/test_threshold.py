@@ -91,13 +91,13 @@ def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:
 
 
 def test_a_useless_draft_is_left_alone() -> None:
-    plan = planned(replace(NEAR, acceptance=(0.02,)))
+    plan = planned(replace(NEAR, acceptance=(0.02,), drafted=24))
     assert plan.draft_length == 0
     assert plan.ahead == MAX_AHEAD
 
 
 def test_a_draft_that_comes_too_late_is_left_alone() -> None:
-    assert planned(replace(NEAR, rtt=1.5)).draft_length == 0
+    assert planned(replace(NEAR, rtt=1.5, drafted=24)).draft_length == 0
 
 
 def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:
@@ -117,10 +117,10 @@ def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> N
 
     assert all(plan.ahead and plan.draft_length for plan in planned_after(0, near)), "at the beginning"
     assert 0 in [plan.ahead for plan in planned_after(4, near)]
-    assert planned_after(4, far)[-1].draft_length == 0
-    again = planned_after(4, near)[4:]
+    assert planned_after(24, far)[-1].draft_length == 0
+    again = planned_after(24, near)[4:]
     assert all(plan.ahead and plan.draft_length for plan in again), "none has come since it drafted nothing"
-    assert 0 in [plan.ahead for plan in planned_after(6, near)]
+    assert 0 in [plan.ahead for plan in planned_after(26, near)]
 
 
 def test_a_choice_stays_while_another_is_hardly_better() -> None:
@@ -128,3 +128,19 @@ def test_a_choice_stays_while_another_is_hardly_better() -> None:
     first = policy.plan(NEAR)
     for rtt in (0.0204, 0.0197, 0.0208, 0.02):
         assert policy.plan(replace(NEAR, rtt=rtt)) == first
+
+
+FAR = replace(NEAR, rtt=0.62, forward=0.094, compute=0.094, acceptance=(0.4, 0.4, 0.4, 0.4))
+
+
+def test_each_text_has_some_drafts_where_nobody_should_draft_as_far_as_is_known() -> None:
+    looked = planned(replace(FAR, drafted=0))
+    assert looked.draft_length > 0
+    assert looked.ahead > 0
+    assert planned(replace(FAR, drafted=24)).draft_length == 0
+    assert planned(replace(FAR, drafted=24, acceptance=(0.95, 0.95, 0.95, 0.95))).draft_length > 0
+
+
+def test_nothing_is_drafted_only_to_see_where_that_would_cost_time() -> None:
+    assert planned(replace(FAR, row_cost=0.5, rtt=0.02)).draft_length == 0
+    assert planned(replace(FAR, acceptance=(0.0,))).draft_length == 0

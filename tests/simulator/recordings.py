@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from flexspec_mq.simulator.cost import DraftTimes, Line, Measured
 from flexspec_mq.simulator.recording import About, RecordedText, Recording
 
@@ -21,7 +23,7 @@ TIMES = Measured(
 )
 
 
-def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5) -> Recording:
+def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5, limit: int = LIMIT) -> Recording:
     """A recording of random texts, in which the draft is right in a share of positions and knows how often.
 
     Every third text ends half-way.
@@ -29,16 +31,16 @@ def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5) -> 
     rng = random.Random(seed)
     found = []
     for number in range(texts):
-        tokens = [rng.randrange(1, VOCABULARY) for _ in range(LIMIT)]
+        tokens = [rng.randrange(1, VOCABULARY) for _ in range(limit)]
         if number % 3 == 0:
-            tokens[LIMIT // 2 :] = [EOS]
+            tokens[limit // 2 :] = [EOS]
         proposals = [(token if rng.random() < right else (token + 1) % VOCABULARY, right) for token in tokens]
         words = tuple(rng.randrange(1, VOCABULARY) for _ in range(prompt))
         found.append(
             RecordedText(words, 0.7 * (number % 2), rng.getrandbits(64), tuple(tokens), tuple(proposals))
         )
     return Recording(
-        about=ABOUT,
+        about=msgspec.structs.replace(ABOUT, tokens=limit),
         fingerprint=bytes(range(16)).hex(),
         eos=(EOS,),
         vocab_size=VOCABULARY,

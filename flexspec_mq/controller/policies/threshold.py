@@ -20,10 +20,11 @@ from flexspec_mq.controller.choices import (
 from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
 DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
@@ -32,6 +33,13 @@ _BETTER = 0.03
 _SPARED = 1.05
 """A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
 the other is a forecast, and the device is spared its drafts."""
+_LOOKS = 24
+"""Tokens that the device may draft of a text only to see how it fares there: texts differ, and beside a worker that
+runs ahead that takes no time to speak of."""
+_HOPE = 4.0
+"""By how much better than known the odds of a drafted token may be, for that to be worth it."""
+_DEARER = 1.1
+"""By which a forecast may be worse than nobody's for that."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
 _CHEAP = 0.1
@@ -62,7 +70,7 @@ class ThresholdPolicy:
     _expected: float = 0.0
     _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
-    _wait: float = 0.0
+    _turn: Turn = field(default_factory=Turn)
     _calibration: Calibration = field(default_factory=Calibration)
     _check: Check = field(init=False)
 
@@ -78,9 +86,15 @@ class ThresholdPolicy:
 
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
-        base, who = self.base, self._who
         self._plans += 1
-        who.saw(seen)
+        self._who.saw(seen)
+        self._turn.saw(seen)
+        made = self._planned(seen)
+        self._turn.planned(made)
+        return made
+
+    def _planned(self, seen: Observation) -> Plan:
+        base, who = self.base, self._who
         if not base.draft_length:
             return who.running_ahead(base) if base.ahead else base
         if self._chosen is None or self._plans % _EVERY == 1:
@@ -94,15 +108,14 @@ class ThresholdPolicy:
 
     def stands_by(self, seen: Observation) -> None:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
+        self._turn.interrupted()
         if seen.at is not None:
             self._check.goes_on(None, 0.0, seen.committed, seen.at)
 
     def _choose(self, seen: Observation) -> None:
         """Take the fastest of all, or the one of before while that is as good; nothing while nothing is known."""
         before = self._chosen
-        if before is not None and not before.ahead and seen.queue_mean is not None:
-            self._wait = seen.queue_mean
-        pace = pace_of(seen, self._wait)
+        pace = pace_of(seen, self._turn.seconds)
         if pace is None:
             return
         most = self.most if seen.granted is None else min(self.most, seen.granted)
@@ -118,8 +131,19 @@ class ThresholdPolicy:
         self._alone = own is not None and own < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
+        elif best == NOBODY and seen.drafted < _LOOKS:
+            best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
+
+    def _look(self, costs: Mapping[Choice, float], pace: Pace) -> Choice:
+        """How the device is to draft where it would be worth it on a text that fares better than is known."""
+        fares = tuple(_HOPE * share / (1.0 + (_HOPE - 1.0) * share) for share in pace.acceptance)
+        hopeful = replace(pace, acceptance=fares)
+        looks = [choice for choice in costs if choice.length and choice.ahead]
+        best = min(looks, key=lambda choice: self._expects(choice, hopeful), default=NOBODY)
+        better = self._expects(best, hopeful) < self._expects(NOBODY, hopeful)
+        return best if better and costs[best] < costs[NOBODY] * _DEARER else NOBODY
 
     def alternatives(self) -> list[Alternative]:
         """See `Explains`: the best of each kind, what was chosen, and the worker's own drafts where it has time."""

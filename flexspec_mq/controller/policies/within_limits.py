@@ -14,6 +14,7 @@ from flexspec_mq.controller.limits.outlook import ASKING, Option, Outlook
 from flexspec_mq.controller.limits.states import LimitStates, state_of
 from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy, StandsBy
 from flexspec_mq.controller.policies.threshold import carried_out
+from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class WithinLimits:
     _joules: float = 0.0
     _committed: int = 0
     _tries: int = 0
-    _wait: float = 0.0
+    _turn: Turn = field(default_factory=Turn)
     _drafts: bool = False
     _chosen: Option | None = None
     _left: Allowed | None = None
@@ -91,6 +92,7 @@ class WithinLimits:
     def plan(self, seen: Observation) -> Plan:
         """The plan for the next batch."""
         self._who.saw(seen)
+        self._turn.saw(seen)
         self._enter(seen)
         plan = self.inner.plan(seen)
         if seen.rtt is None or not forward_of(seen):
@@ -99,6 +101,7 @@ class WithinLimits:
             made = self._chosen_plan(plan, seen)
         if made is not plan and isinstance(self.inner, StandsBy):
             self.inner.stands_by(seen)
+        self._turn.planned(made)
         self._drafts = self._drafts or made.draft_length > 0
         return made
 
@@ -161,9 +164,7 @@ class WithinLimits:
 
     def _chosen_plan(self, plan: Plan, seen: Observation) -> Plan:
         before, outlook = self._chosen, self._outlook
-        if before is not None and not before.choice.ahead and seen.queue_mean is not None:
-            self._wait = seen.queue_mean
-        outlook.saw(seen, self._wait, drafts=self._drafts)
+        outlook.saw(seen, self._turn.seconds, drafts=self._drafts)
         bounds = self._bounds(seen)
         left = self._left = allowed(outlook.options(), bounds)
         if self._times_a_draft(seen, bounds):
