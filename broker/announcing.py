@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -85,14 +85,16 @@ class Announcer:
         end = time.monotonic() + _PATIENCE
         try:
             self._connect(client, end)
-            while not answers and time.monotonic() < end:
-                client.loop(0.1)
+            up = MQTTErrorCode.MQTT_ERR_SUCCESS
+            while not answers and up == MQTTErrorCode.MQTT_ERR_SUCCESS and time.monotonic() < end:
+                up = client.loop(0.1)
         except OSError as error:
             raise BrokerError(f"Mosquitto cannot be reached to publish {topic}: {error}") from error
         finally:
             client.disconnect()
         if not answers:
-            raise BrokerError(f"Mosquitto did not take what is to be published on {topic}")
+            size = f"{len(payload)} bytes"
+            raise BrokerError(f"Mosquitto did not take {size} on {topic}", hint="is `max_packet` too small?")
         if answers[0].is_failure:
             raise BrokerError(f"Mosquitto refused what is to be published on {topic}: {answers[0]}")
 

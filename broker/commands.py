@@ -9,6 +9,7 @@ from typing import Any
 
 from broker import listing, making
 from broker.deployment import Added, Deployment
+from broker.identities import PublicKeys
 from broker.saying import say, tell_new_keys
 from broker.settings import Role
 from flexspec_mq.errors import UsageError
@@ -47,7 +48,9 @@ def add_commands(parts: Any) -> None:
         command.set_defaults(run=_add, role=role)
 
     command = _command(parts, "revoke", "let clients in no more; a running broker ends their connections")
-    command.add_argument("names", nargs="+", metavar="NAME")
+    command.add_argument(
+        "names", nargs="*", metavar="NAME", help="none signs what could not be signed when it was revoked"
+    )
     command.set_defaults(run=_revoke)
 
     command = _command(parts, "rotate", "new secrets for clients, the server or the groups of workers")
@@ -97,9 +100,16 @@ def _tell_handing(role: Role, added: Iterable[Added]) -> None:
 def _revoke(options: argparse.Namespace) -> int:
     deployment = Deployment(options.directory)
     known = deployment.load()
+    if not options.names and (known.keys is None or not known.keys.unsigned):
+        raise UsageError(
+            "who is to be let in no more?", hint="give names; `flexspec-broker list DIR` has them"
+        )
     applied = deployment.revoke(options.names)
+    keys = deployment.load().keys
     for name in options.names:
         say(f"{name} was revoked" + (", and is not connected any more" if applied else ""))
+    if keys is not None:
+        _tell_signed(deployment, keys)
     if not applied:
         say("no broker runs from this folder now: it is so from its next start on")
     if any(known.clients[name].role is Role.WORKER for name in options.names):
@@ -107,6 +117,19 @@ def _revoke(options: argparse.Namespace) -> int:
             f"who had those files knows the workers' groups: `flexspec-broker rotate {options.directory} --groups`"
         )
     return 0
+
+
+def _tell_signed(deployment: Deployment, keys: PublicKeys) -> None:
+    if not keys.unsigned:
+        said = keys.read()
+        say(f"statement {said.serial} says so to all who have keys")
+        return
+    path, number = deployment.keyring.path_of_signing(keys.deployment), len(keys.unsigned)
+    say(f"NOT signed yet, as {path} is not here")
+    say(
+        f"this broker keeps them out; elsewhere {number} credential{'s' * (number != 1)} would still be believed"
+    )
+    say(f"bring it and run `flexspec-broker revoke {deployment.directory}`")
 
 
 def _rotate(options: argparse.Namespace) -> int:

@@ -46,7 +46,7 @@ def with_new_opening(known: Identities, keyring: Keyring) -> Identities:
 
 
 def restated(known: Identities, keyring: Keyring, revoked: Iterable[str] = ()) -> Identities:
-    """The same with a new statement, if there is anything new to say.
+    """The same with a new statement, if there is anything new to say, or anything left unsigned.
 
     Args:
         known: with all clients as they are to be.
@@ -54,7 +54,7 @@ def restated(known: Identities, keyring: Keyring, revoked: Iterable[str] = ()) -
         revoked: serials of credentials that shall not hold any more.
 
     Raises:
-        BrokerError: the key that signs is kept elsewhere, or what opening keys follow from and a version is new.
+        KeptElsewhere: the key that signs is not here, or what opening keys follow from and a version is new.
         UsageError: there are more revoked credentials than a statement holds.
     """
     if known.keys is None:
@@ -66,6 +66,14 @@ def restated(known: Identities, keyring: Keyring, revoked: Iterable[str] = ()) -
     else:
         opening = keyring.opening(said[ANY]).public(known.versions)
     return _stated(known, known.keys, keyring, opening, revoked)
+
+
+def to_be_restated(known: Identities, revoked: Iterable[str]) -> Identities:
+    """The same, with credentials that the next statement is to revoke: the key that signs is not here now."""
+    if known.keys is None:
+        return known
+    keys = msgspec.structs.replace(known.keys, unsigned=(*known.keys.unsigned, *revoked))
+    return msgspec.structs.replace(known, keys=keys)
 
 
 def issued(known: Identities, keyring: Keyring, name: str, one: Identity) -> KeyIdentity | None:
@@ -99,7 +107,7 @@ def _stated(
     known: Identities, keys: PublicKeys, keyring: Keyring, opening: dict[str, bytes], revoked: Iterable[str]
 ) -> Identities:
     said: Statement = keys.read()
-    gone = said.revoked | {bytes.fromhex(one) for one in revoked}
+    gone = said.revoked | {bytes.fromhex(one) for one in (*revoked, *keys.unsigned)}
     if (opening, gone) == (said.opening, said.revoked):
         return known
     signed = sign_statement(keyring.signing(keys.deployment), said.serial + 1, opening, gone)

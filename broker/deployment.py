@@ -16,12 +16,19 @@ import msgspec
 
 from broker import certificates
 from broker.announcing import OWN_NAME
-from broker.credentials import KEY_ROLES, outgrown, restated, with_new_keys, with_new_opening
+from broker.credentials import (
+    KEY_ROLES,
+    outgrown,
+    restated,
+    to_be_restated,
+    with_new_keys,
+    with_new_opening,
+)
 from broker.equipping import Equipment
 from broker.files import private_folder, read_text, write_private
 from broker.identities import Identities, Identity
 from broker.in_force import InForce
-from broker.keyring import Keyring
+from broker.keyring import KeptElsewhere, Keyring
 from broker.settings import Role, ServerTls, User
 from flexspec_mq.daemon.locks import alone
 from flexspec_mq.errors import BrokerError, UsageError
@@ -189,9 +196,10 @@ class Deployment:
     def revoke(self, names: Iterable[str]) -> bool:
         """Let clients in no more, end their connections and say so; tells whether a running broker has done so.
 
+        Where the key that signs is not here, all else is done; the next change that has it says what is left to say.
+
         Raises:
             UsageError: one is not known.
-            BrokerError: the key that signs is kept elsewhere.
         """
         names = tuple(dict.fromkeys(names))
 
@@ -200,7 +208,11 @@ class Deployment:
             revoked = (*known.revoked, *(one.serial for one in gone if one.serial))
             clients = {name: one for name, one in known.clients.items() if name not in names}
             changed = msgspec.structs.replace(known, clients=clients, revoked=revoked)
-            changed = restated(changed, self.keyring, (serial for one in gone for serial in one.credentials))
+            void = [serial for one in gone for serial in one.credentials]
+            try:
+                changed = restated(changed, self.keyring, void)
+            except KeptElsewhere:
+                changed = to_be_restated(changed, void)
             self._write_revoked(known, revoked)
             return changed
 

@@ -39,10 +39,12 @@ class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         deployment: public part of the key that signs.
         statement: the newest one, as it is published.
+        unsigned: serials of credentials that the next statement will revoke, hexadecimal.
     """
 
     deployment: bytes
     statement: bytes
+    unsigned: tuple[str, ...] = ()
 
     def read(self) -> Statement:
         """What the statement says.

@@ -18,6 +18,10 @@ _NAMED_BY = 8
 """Hexadecimal digits of a public key in a file's name."""
 
 
+class KeptElsewhere(BrokerError):
+    """A file of the keyring is not here."""
+
+
 class Keyring:
     """Secrets of a deployment.
 
@@ -36,7 +40,7 @@ class Keyring:
         """
         made = DeploymentKey.generate()
         private_folder(self.folder)
-        write_private(self._signing(made.public), made.pem())
+        write_private(self.path_of_signing(made.public), made.pem())
         return made
 
     def new_opening(self) -> OpeningSecrets:
@@ -57,9 +61,10 @@ class Keyring:
             public: its public part.
 
         Raises:
-            BrokerError: it is kept elsewhere, or is another one.
+            KeptElsewhere: it is not here.
+            BrokerError: it is another one, or none.
         """
-        path = self._signing(public)
+        path = self.path_of_signing(public)
         text = _text(path, "signs who a client is, and who is none any more")
         try:
             found = DeploymentKey.of_pem(text)
@@ -69,9 +74,9 @@ class Keyring:
             raise BrokerError(f"{path} is the key of another deployment", hint=_elsewhere(path))
         return found
 
-    def has_signing(self, public: bytes) -> bool:
-        """Whether the key that signs is here."""
-        return self._signing(public).exists()
+    def path_of_signing(self, public: bytes) -> Path:
+        """Where the key that signs should be."""
+        return self.folder / f"deployment-{public.hex()[:_NAMED_BY]}.key"
 
     def opening(self, public: bytes) -> OpeningSecrets:
         """Secrets from which opening keys follow.
@@ -80,7 +85,8 @@ class Keyring:
             public: the public opening key of `ANY`, which tells them from others.
 
         Raises:
-            BrokerError: they are kept elsewhere, or are others.
+            KeptElsewhere: they are not here.
+            BrokerError: they are others, or none.
         """
         path = self._opening(public)
         text = _text(path, "is needed to hand workers the keys of their versions")
@@ -96,14 +102,11 @@ class Keyring:
 
     def drop_signing(self, public: bytes) -> None:
         """Remove a key that signs no more, if it is here."""
-        self._signing(public).unlink(missing_ok=True)
+        self.path_of_signing(public).unlink(missing_ok=True)
 
     def drop_opening(self, public: bytes) -> None:
         """Remove secrets from which no opening key follows any more, if they are here."""
         self._opening(public).unlink(missing_ok=True)
-
-    def _signing(self, public: bytes) -> Path:
-        return self.folder / f"deployment-{public.hex()[:_NAMED_BY]}.key"
 
     def _opening(self, public: bytes) -> Path:
         return self.folder / f"opening-{public.hex()[:_NAMED_BY]}.key"
@@ -111,7 +114,7 @@ class Keyring:
 
 def _text(path: Path, what_for: str) -> str:
     if not path.exists():
-        raise BrokerError(f"{path} is not here, which {what_for}", hint=_elsewhere(path))
+        raise KeptElsewhere(f"{path} is not here, which {what_for}", hint=_elsewhere(path))
     return read_text(path)
 
 

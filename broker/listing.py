@@ -42,6 +42,10 @@ def _list(options: argparse.Namespace) -> int:
         revoked = len(keys["revoked"])
         say(f"keys       of deployment {keys['deployment'][:8]}: the one that signs {where}")
         say(f"statement  {keys['statement']}, revokes {revoked} credential{'s' * (revoked != 1)}")
+        if keys["unsigned"]:
+            say(
+                f"unsigned   {', '.join(keys['unsigned'])}, to be revoked: `flexspec-broker revoke DIR` with that key"
+            )
     return 0
 
 
@@ -54,5 +58,6 @@ def _keys(deployment: Deployment, known: Identities) -> dict[str, Any] | None:
         "statement": said.serial,
         "versions": sorted(said.opening),
         "revoked": sorted(one.hex() for one in said.revoked),
-        "signs_here": deployment.keyring.has_signing(known.keys.deployment),
+        "signs_here": deployment.keyring.path_of_signing(known.keys.deployment).exists(),
+        "unsigned": sorted(known.keys.unsigned),
     }

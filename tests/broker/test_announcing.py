@@ -21,7 +21,9 @@ ALICE = User("alice", Role.EDGE, "of-alice")
 
 async def test_what_it_publishes_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with Announcer() as announcer:
-        settings = BrokerSettings(port=0, users=(ALICE, announcer.user), own_socket=announcer.socket)
+        settings = BrokerSettings(
+            port=0, users=(ALICE, announcer.user), own_socket=announcer.socket, max_packet=1024
+        )
         broker = PrivateBroker(settings)
         # It may be asked before Mosquitto is there.
         early = threading.Thread(target=announcer.publish, args=("f1/i", b"first"))
@@ -43,6 +45,11 @@ async def test_what_it_publishes_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
                 BrokerError, match="refused what is to be published on f1/v/alice: Not authorized"
             ):
                 announcer.publish("f1/v/alice", b"forged")
+            began = time.monotonic()
+            with pytest.raises(BrokerError, match="did not take 2000 bytes") as too_large:
+                announcer.publish("f1/i", bytes(2000))
+            assert "max_packet" in too_large.value.hint
+            assert time.monotonic() - began < 4  # and it is not waited for
         monkeypatch.setattr(announcing, "_PATIENCE", 0.1)
         with pytest.raises(BrokerError, match="cannot be reached"):
             announcer.publish("f1/i", b"third")

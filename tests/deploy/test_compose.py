@@ -178,4 +178,5 @@ def test_the_broker_is_made_once_and_lets_in_who_is_named(tmp_path: Path) -> Non
         assert {name.rpartition("/")[0] for name in files} == {"edge/edge", "worker/w1", "worker/w2"}
         inodes.add(files["worker/w1/password"].stat().st_ino)
     assert len(inodes) == 1  # a worker may hold a lock on it
-    assert files["edge/edge/password"].stat().st_mode & 0o777 == 0o600
+    for secret in ("edge/edge/password", "edge/edge/keys.json", "worker/w1/keys.json"):
+        assert files[secret].stat().st_mode & 0o777 == 0o600
