@@ -140,7 +140,9 @@ class _Counters(Collector):
         )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
         gate = self._worker.gate
-        yield _total("unread_messages", "Messages of devices over their quota, which were not read", gate.refused)
+        yield _total(
+            "unread_messages", "Messages of devices over their quota, which were not read", gate.refused
+        )
         yield _total("quota_answers", "Times that such a device was told", gate.told)
         yield _now("devices", "Devices whose quota of messages is kept account of", gate.devices)
         yield _total("overflow_messages", "Messages dropped from a full queue", self._worker.overflowed)

@@ -207,7 +207,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> No
     add_flags(
         parser,
         PROGRAM,
-        titles={"quotas": "quotas of a device", "family": "family", "metrics": "metrics", "link": "broker", "log": "log"},
+        titles={
+            "quotas": "quotas of a device",
+            "family": "family",
+            "metrics": "metrics",
+            "link": "broker",
+            "log": "log",
+        },
         inner=inner,
     )
 

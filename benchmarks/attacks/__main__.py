@@ -48,9 +48,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     async with place(options.attacks, options.worker_flags) as here, unbounded(kept=0) as http:
 
         async def ask() -> Streams:
-            return await streams(
-                http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience
-            )
+            return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)
 
         await ask()
         before: Streams | None = None
@@ -135,7 +133,16 @@ def show(found: dict[str, Any]) -> None:
         ]
         for way, row in found.items()
     ]
-    heads = ["attack", "speed", "first token", "failed", "CPU mosquitto", "its parent", "worker", "sessions/step"]
+    heads = [
+        "attack",
+        "speed",
+        "first token",
+        "failed",
+        "CPU mosquitto",
+        "its parent",
+        "worker",
+        "sessions/step",
+    ]
     print(_common.table([*heads, "tokens/step", "ms", "MB", "kB/s", "told", "retry ms"], rows))
     for way in found:
         print(f"{way}: {SAYS[way]}")

@@ -78,9 +78,7 @@ def attack(order: Order, over: threading.Event) -> Report:
             line.listen(0.1)
         status = _CODEC.decode_status(line.heard.pop()[1], WorkerStatus)
         fingerprint = bytes.fromhex(status.fingerprint)
-        way = WAYS[order.way](
-            Target(order.user, order.worker, order.version, fingerprint, order.victim)
-        )
+        way = WAYS[order.way](Target(order.user, order.worker, order.version, fingerprint, order.victim))
         line.subscribe(topics.verdict_topic(order.user))
         for topic_filter in way.filters if isinstance(way, Share) else ():
             line.subscribe(topic_filter)

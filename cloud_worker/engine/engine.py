@@ -259,7 +259,14 @@ class ModelEngine:
         drafted = 0 if self._drafts is None else self._drafts.drafted
         core = self._core
         return StepResult(
-            decided, int(spent), core.batch, core.fed, drafted, core.draft_budget.cut, core.rows, core.held_back
+            decided,
+            int(spent),
+            core.batch,
+            core.fed,
+            drafted,
+            core.draft_budget.cut,
+            core.rows,
+            core.held_back,
         )
 
 

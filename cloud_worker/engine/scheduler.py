@@ -1,9 +1,10 @@
 """What shares the next forward.
 
-Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as they
-would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long prompt
-slows a step by a bounded amount: in equal parts, or, where these would be too small, some of them in each step, those
-first that were served longest ago. So no session waits while another is served twice, as far as memory allows.
+Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
+they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
+prompt slows a step by a bounded amount: in equal parts, or, where these would be too small, some of them in each
+step, those first that were served longest ago. So no session of a device waits while another is served twice, as far
+as memory allows. A device that has had much read gets less of the budget while others write.
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.

@@ -1,4 +1,4 @@
-"""A token bucket for each device, in milliseconds of the worker's event loop. No clock: calls take `now` in seconds."""
+"""A token bucket for each device, in milliseconds of the worker's event loop. Calls take `now` in seconds."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Accounts:
     def pays(self, account: Account, price: float, now: float) -> bool:
         """Take a price, if anything at all is left; it may be more than that."""
         left = account.left + (now - account.at) * self._rate
-        account.left = left if left < self._burst else self._burst
+        account.left = min(self._burst, left)
         account.at = now
         if account.left <= 0.0:
             return False

@@ -107,7 +107,8 @@ class Gate:
     def _refuse(self, account: Account, now: float) -> None:
         account.tell_at = now + TELL_EVERY
         wait = max(TELL_EVERY, self._accounts.wait(account))
-        detail = f"messages of one device may take {self._rate:g} ms of each second here; {account.refused} were not read"
+        allowed = f"messages of one device may take {self._rate:g} ms of each second here"
+        detail = f"{allowed}; {account.refused} were not read"
         error = Error(0, 0, ErrorCode.BUSY, round(1000 * wait), self._worker, detail)
         self.told += 1
         self._tell(Reply(account.device, error, 0))

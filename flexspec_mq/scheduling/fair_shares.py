@@ -3,8 +3,9 @@
 Each device that waits gets a row for its session that has waited longest, then each one that has more a row for the
 next, and so on. Up to as many sessions as the device with the fewest has, all get alike. Sessions beyond that ride
 along as far as they make the forward hardly longer: a device with few sessions loses `GIVES` of its speed at most by
-those that others have more. Where all others are away, drafting maybe, they may be back before the forward ends: it is no
-longer than `WAITS` more than one for a single session, or, if they were here less lately, than `NEWCOMER`. On an accelerator, where a row costs next to nothing, all ride along.
+those that others have more. Where all others are away, drafting maybe, they may be back before the forward ends: it
+is no longer than `WAITS` more than one for a single session, or, if they were here less lately, than `NEWCOMER`. On
+an accelerator, where a row costs next to nothing, all ride along.
 
 Pure: it is told milliseconds, and measures nothing.
 """

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import islice
+from typing import Self
 
 import pytest
 
@@ -68,7 +69,7 @@ class Attacker:
             self.way.heard(message)
         self._line.heard.clear()
 
-    def __enter__(self) -> Attacker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,7 +127,10 @@ async def test_a_device_that_holds_all_places_makes_room(broker: PrivateBroker) 
 
 
 async def test_many_sessions_of_one_device_do_not_hold_up_those_of_others(broker: PrivateBroker) -> None:
-    async with worker_at(to(broker), "w1", capacity=40, batch=4) as daemon, edge_at(to(broker), "good") as node:
+    async with (
+        worker_at(to(broker), "w1", capacity=40, batch=4) as daemon,
+        edge_at(to(broker), "good") as node,
+    ):
         with Attacker(broker, "ahead") as evil:
             while len(daemon.worker.machine) < 30:
                 await evil.sends(1)

@@ -111,7 +111,9 @@ class Admission:
         if held.sessions >= self._config.device_sessions:
             return f"this device holds {held.sessions} sessions here, as many as one may"
         if held.sessions and held.tokens + _padded(tokens) > self._config.device_tokens:
-            return f"this device holds {held.tokens} tokens here, and one may hold {self._config.device_tokens}"
+            return (
+                f"this device holds {held.tokens} tokens here, and one may hold {self._config.device_tokens}"
+            )
         return ""
 
     def make_room(
