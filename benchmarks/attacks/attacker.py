@@ -129,12 +129,17 @@ def _count(told: dict[str, int], kind: str) -> None:
     told[kind] = told.get(kind, 0) + 1
 
 
+def _await_the_end(over: threading.Event) -> None:
+    sys.stdin.readline()
+    over.set()
+
+
 def main() -> None:
     """Entry point."""
     os.nice(10)  # in life it computes elsewhere
     order = msgspec.json.decode(sys.argv[1], type=Order)
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+    threading.Thread(target=_await_the_end, args=(over,), daemon=True).start()
     report = attack(order, over)
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     sys.stdout.flush()

@@ -17,8 +17,6 @@ from flexspec_mq.transport.base import Inbound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from paho.mqtt import client as paho
-
 BULK = 64 * 1024
 """Bytes that are read at a time; then the event loop goes on with something else."""
 _PUBLISH, _PUBACK = 0x30, 0x40
@@ -31,7 +29,7 @@ class BulkReader:
     """The reader of one connection.
 
     Args:
-        client: its paho client, whose way to receive is replaced by ours.
+        client: its `paho.mqtt.client.Client`, whose way to receive is replaced by ours.
         wants: asked by topic and size of each message whether it is to be delivered.
         deliver: takes those that are.
 
@@ -41,11 +39,11 @@ class BulkReader:
 
     def __init__(
         self,
-        client: paho.Client,
+        client: Any,
         wants: Callable[[str, int], bool],
         deliver: Callable[[Inbound], None],
     ) -> None:
-        self._client: Any = client
+        self._client = client
         self._wants = wants
         self._deliver = deliver
         self._data = b""

@@ -19,10 +19,11 @@ from benchmarks.attacks.ways import WAYS, Target
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB
 from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Error, ErrorCode, Verdict
-from tests.daemons import FINGERPRINT, VOCAB, check, edge_at, until, wanting, worker_at
+from tests.daemons import check, edge_at, until, wanting, worker_at
 
 CODEC = Codec()
 
