@@ -65,7 +65,6 @@ class Way:
 
     name: ClassVar[str] = "nothing"
     says: ClassVar[str] = "nothing at all"
-    subscribes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -73,6 +72,11 @@ class Way:
         self.opens = topics.open_topic(target.version, target.edge)
         self.drafts = topics.draft_topic(target.worker, target.edge)
         self.sessions: dict[int, Open] = {}
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What it subscribes to beside answers."""
+        return ()
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Packets, as many as are wanted now; the caller takes of them what it may send."""
