@@ -138,7 +138,7 @@ def _split(data: bytes, at: int, end: int) -> _Parts | None:
 
     Returns:
         Topic, packet number (none at QoS 0), where its payload begins, and where it ends; `_PART` if its end has not
-        come; None if it is no usual one, so that paho shall see it.
+        come; None if it is large or no usual one, so that paho shall see it.
     """
     size = shift = 0
     place = at + 1
@@ -155,7 +155,9 @@ def _split(data: bytes, at: int, end: int) -> _Parts | None:
             break
     after = place + size
     if after > end:
-        return _PART
+        return (
+            _PART if size <= BULK else None
+        )  # paho puts large ones together without copying them again and again
     body = place + 2 + int.from_bytes(data[place : place + 2], "big")
     name = data[place + 2 : body]
     number = b""

@@ -188,7 +188,12 @@ def test_texts_that_are_kept_go_by_device() -> None:
         answer(machine, "evil", 1 + session, 1.0 + session)
         machine.receive("evil", Close(1 + session, 1, 0, CloseReason.DONE), 1.0 + session)
     assert machine.prefixes == 4
-    assert machine._prefixes.drop(machine.versions[0]) == [("good", 1), ("evil", 18), ("evil", 19), ("evil", 20)]
+    assert machine._prefixes.drop(machine.versions[0]) == [
+        ("good", 1),
+        ("evil", 18),
+        ("evil", 19),
+        ("evil", 20),
+    ]
 
 
 def test_who_has_the_most_goes_first() -> None:
