@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MESSAGE, OPEN, KILOBYTE, ANSWER = 0.1, 0.3, 0.06, 0.15
-"""Milliseconds of one core of an AMD EPYC, and something more: of a message that is read, or of one where sessions are
-opened; of each 1,000 bytes of it; of each answer."""
+"""Milliseconds of one core of an AMD EPYC, and something more: of a message that is read, or of one that opens a
+session; of each 1,000 bytes of it; of each answer."""
 TELL_EVERY = 1.0
 """Seconds from one answer to a device over its quota to the next."""
 _MOST_TOPICS = 8192
