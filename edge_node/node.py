@@ -63,6 +63,7 @@ from schemas.messages import (
     NO_SESSION,
     PROTOCOL_VERSION,
     Close,
+    Error,
     ErrorCode,
     Identity,
     Open,

@@ -95,6 +95,7 @@ def _row(before: Streams, beside: Streams, first: Any, last: Any, report: Any) -
         "told": report.told,
         "detail": report.detail,
         "retry_ms": report.retry,
+        "hung_up": report.hung_up,
         "kept": beside.speed >= SPEED * before.speed and beside.first <= FIRST * before.first,
     }
 
@@ -129,6 +130,7 @@ def show(found: dict[str, Any]) -> None:
             row["memory"] / 1e6,
             row["sent_per_s"] / 1e3,
             ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
+            row["hung_up"],
             row["retry_ms"],
         ]
         for way, row in found.items()
@@ -143,7 +145,7 @@ def show(found: dict[str, Any]) -> None:
         "worker",
         "sessions/step",
     ]
-    print(_common.table([*heads, "tokens/step", "ms", "MB", "kB/s", "told", "retry ms"], rows))
+    print(_common.table([*heads, "tokens/step", "ms", "MB", "kB/s", "told", "hung up on", "retry ms"], rows))
     for way in found:
         print(f"{way}: {SAYS[way]}")
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks.attacks.line import Line
-from benchmarks.attacks.ways import WAYS, Share, Target
+from benchmarks.attacks.ways import WAYS, Target
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
@@ -27,6 +27,8 @@ from schemas.status import WorkerStatus
 _CODEC = Codec()
 TICK = 0.01
 """Seconds; the rate is kept over these."""
+_AGAIN = 0.5
+"""Seconds before it comes back where it was sent away."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -60,6 +62,7 @@ class Report(msgspec.Struct):
         told: answers by kind.
         detail: words of the newest error.
         retry: milliseconds that the newest error gave as a hint.
+        hung_up: times that the broker ended the connection, or let nobody in.
     """
 
     seconds: float = 0.0
@@ -67,42 +70,76 @@ class Report(msgspec.Struct):
     told: dict[str, int] = msgspec.field(default_factory=dict)
     detail: str = ""
     retry: int = 0
+    hung_up: int = 0
 
 
-def attack(order: Order, over: threading.Event) -> Report:
-    """Do it until it is over."""
-    report = Report()
+class Attack:
+    """An attack that goes on until it is over, also where the broker ends the connection.
+
+    Args:
+        order: what is to be done.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self.report = Report()
+        self._order = order
+        self._way = WAYS[order.way](_look_around(order))
+        self._room = 0.0
+        self._at = time.monotonic()
+
+    def run(self, over: threading.Event) -> None:
+        """Do it."""
+        began = time.monotonic()
+        while not over.is_set():
+            try:
+                with self._connected() as line:
+                    while not over.is_set():
+                        self._send(line)
+                        self._listen(line, TICK)
+                    self.report.seconds = time.monotonic() - began
+                    line.send(self._way.farewell())
+                    self._listen(line, 0.2)
+                    return
+            except OSError:
+                self.report.hung_up += 1
+                over.wait(_AGAIN)
+        self.report.seconds = time.monotonic() - began
+
+    def _connected(self) -> Line:
+        line = Line(self._order.port, self._order.user, self._order.password)
+        line.subscribe(topics.worker_status_topic(self._order.worker))
+        line.subscribe(topics.verdict_topic(self._order.user))
+        for topic_filter in self._way.filters:
+            line.subscribe(topic_filter)
+        return line
+
+    def _send(self, line: Line) -> None:
+        now = time.monotonic()
+        rate = self._order.rate
+        self._room, self._at = min(rate / 2, self._room + (now - self._at) * rate), now
+        for packet in self._way.packets(now) if self._room > 0 else ():
+            line.send(packet)
+            self._room -= len(packet)
+            self.report.sent += len(packet)
+            if self._room <= 0:
+                return
+
+    def _listen(self, line: Line, seconds: float) -> None:
+        line.listen(seconds)
+        for topic, payload in line.heard:
+            _hear(topic, payload, self.report, self._way.heard)
+        line.heard.clear()
+
+
+def _look_around(order: Order) -> Target:
+    """Learn what any device may know."""
     with Line(order.port, order.user, order.password) as line:
         line.subscribe(topics.worker_status_topic(order.worker))
         while not line.heard:
             line.listen(0.1)
         status = _CODEC.decode_status(line.heard.pop()[1], WorkerStatus)
-        fingerprint = bytes.fromhex(status.fingerprint)
-        way = WAYS[order.way](Target(order.user, order.worker, order.version, fingerprint, order.victim))
-        line.subscribe(topics.verdict_topic(order.user))
-        for topic_filter in way.filters if isinstance(way, Share) else ():
-            line.subscribe(topic_filter)
-        sys.stdout.write("{}\n")
-        sys.stdout.flush()
-        began = at = time.monotonic()
-        room = 0.0
-        while not over.is_set():
-            now = time.monotonic()
-            room, at = min(order.rate / 2, room + (now - at) * order.rate), now
-            for packet in way.packets(now) if room > 0 else ():
-                line.send(packet)
-                room -= len(packet)
-                report.sent += len(packet)
-                if room <= 0:
-                    break
-            line.listen(TICK)
-            for topic, payload in line.heard:
-                _hear(topic, payload, report, way.heard)
-            line.heard.clear()
-        report.seconds = time.monotonic() - began
-        line.send(way.farewell())
-        line.listen(0.2)
-    return report
+    fingerprint = bytes.fromhex(status.fingerprint)
+    return Target(order.user, order.worker, order.version, fingerprint, order.victim)
 
 
 def _hear(topic: str, payload: bytes, report: Report, hear: Callable[[Verdict | Error], None]) -> None:
@@ -129,14 +166,22 @@ def _count(told: dict[str, int], kind: str) -> None:
     told[kind] = told.get(kind, 0) + 1
 
 
+def _await_the_end(over: threading.Event) -> None:
+    sys.stdin.readline()
+    over.set()
+
+
 def main() -> None:
     """Entry point."""
     os.nice(10)  # in life it computes elsewhere
     order = msgspec.json.decode(sys.argv[1], type=Order)
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
-    report = attack(order, over)
-    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    threading.Thread(target=_await_the_end, args=(over,), daemon=True).start()
+    attack = Attack(order)
+    sys.stdout.write("{}\n")
+    sys.stdout.flush()
+    attack.run(over)
+    sys.stdout.write(msgspec.json.encode(attack.report).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Self
 
 _CONNECT, _PUBLISH, _SUBSCRIBE, _PING = 0x10, 0x30, 0x82, b"\xc0\x00"
+_PATIENCE = 10.0
+"""Seconds for the broker to let a client in."""
 _QUIET = 20.0
 """Seconds after which it shows the broker that it lives."""
 
@@ -37,8 +39,11 @@ class Line:
         flags = 0xC2  # user, password, clean start
         body = b"\x00\x04MQTT\x05" + bytes((flags,)) + b"\x00\x3c\x00"
         self._socket.sendall(_packet(_CONNECT, body + _text(user) + _text(user) + _text(password)))
+        ends = time.monotonic() + _PATIENCE
         while not self._codes:
-            self.listen(5.0)
+            if time.monotonic() > ends:
+                raise ConnectionError(f"the broker said nothing to {user} for {_PATIENCE:g} s")
+            self.listen(0.02)
         if self._codes[0]:
             raise ConnectionError(f"the broker refused {user} with code {self._codes[0]:#x}")
 

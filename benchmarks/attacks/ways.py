@@ -65,7 +65,6 @@ class Way:
 
     name: ClassVar[str] = "nothing"
     says: ClassVar[str] = "nothing at all"
-    subscribes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -74,7 +73,12 @@ class Way:
         self.drafts = topics.draft_topic(target.worker, target.edge)
         self.sessions: dict[int, Open] = {}
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What it subscribes to beside answers."""
+        return ()
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Packets, as many as are wanted now; the caller takes of them what it may send."""
         return iter(())
 
@@ -108,7 +112,7 @@ class Unpacks(Way):
 
     name, says = "unpacks", "opens of some 80 bytes that unpack to 131,000 tokens"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """The same packet for ever."""
         zeros = msgspec.msgpack.encode(bytes(MAX_PROMPT_TOKENS - 8))
         fields = [PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, [], True, 64]
@@ -128,7 +132,7 @@ class Malformed(Way):
 
     name, says = "malformed", "8 bytes of noise, as many times as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Other noise each time."""
         while True:
             yield b"".join(publish(self.drafts, self.dice.randbytes(8)) for _ in range(_BULK))
@@ -139,7 +143,7 @@ class Acknowledged(Way):
 
     name, says = "acknowledged", "8 bytes of noise at QoS 1, as many times as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Other noise each time."""
         number = 0
         while True:
@@ -153,7 +157,7 @@ class Large(Way):
 
     name, says = "large", "250 kB of noise, as many times as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """The same noise each time."""
         packet = publish(self.drafts, self.dice.randbytes(250_000))
         while True:
@@ -165,7 +169,7 @@ class Polls(Way):
 
     name, says = "polls", "polls of one session, as many as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """An open, then nothing but polls."""
         if not self.sessions:
             yield self.open(16, 64)
@@ -236,7 +240,7 @@ class Opens(Sessions):
     name, says = "opens", "opens of 16 tokens, as many as fit"
     limit, ahead, wanted = 64, 0, 10**9
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Nothing but opens."""
         while True:
             yield b"".join(self.open(self.prompt, self.limit) for _ in range(8))
@@ -258,7 +262,7 @@ class Retained(Way):
 
     name, says = "retained", "retained messages of 250 kB under its own name"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """On every topic that it may write."""
         noise = self.dice.randbytes(250_000)
         kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
@@ -277,7 +281,7 @@ class Denied(Way):
 
     name, says = "denied", "8 bytes to an honest device, which the broker refuses"
 
-    def packets(self, now: float) -> Iterator[bytes]:
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """The same packet for ever."""
         packet = publish(topics.verdict_topic(self.target.victim), bytes(8)) * _BULK
         while True:

@@ -1,9 +1,10 @@
 """What shares the next forward.
 
-Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as they
-would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long prompt
-slows a step by a bounded amount: in equal parts, or, where these would be too small, some of them in each step, those
-first that were served longest ago. So no session waits while another is served twice, as far as memory allows.
+Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
+they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
+prompt slows a step by a bounded amount: in equal parts, or, where these would be too small, some of them in each
+step, those first that were served longest ago. So no session of a device waits while another is served twice, as far
+as memory allows. A device that has had much read gets less of the budget while others write.
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.protocol.worker.turns import by_device
-from flexspec_mq.scheduling.fair_shares import Presence, ReadingDebts, sharing
+from flexspec_mq.scheduling.fair_shares import LATELY, NEWCOMER, Presence, ReadingDebts, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -131,7 +132,7 @@ class Scheduler:
         away = self._presence.since_others(here, now)
         self._presence.here(here, now)
         keys = [item.key for item in ready]
-        chosen = set(sharing(keys, ms, self._batch, beside=beside, away=away))
+        chosen = set(sharing(keys, ms, self._batch, beside=beside, away=away, turn=self._steps))
         self._held_back = {key for key in keys if key not in chosen}
         return [item for item in ready if item.key in chosen]
 
@@ -235,6 +236,11 @@ class Scheduler:
         budget = self._prefill_budget
         return self.prefill if budget is None else budget.budget(writing)
 
+    def _newcomers(self) -> int:
+        """Tokens that may be read at a time so that one who comes next waits for no long step."""
+        budget = self._prefill_budget
+        return self.prefill if budget is None else budget.within(NEWCOMER)
+
     def _heavy(self, writing: int) -> int:
         budget = self._prefill_budget
         return self.prefill if budget is None else budget.heavy(writing)
@@ -264,6 +270,8 @@ class Scheduler:
         debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
         writers = {edge for edge, _ in ready}
         heavy = {edge for edge, debt in debts.items() if debt > _LIGHT and writers - {edge}}
+        if not ready and len(debts) == 1 and self._presence.since_others(debts, now) <= LATELY:
+            budget = min(budget, self._newcomers())
         light = debts.keys() - heavy
         if light - writers and writers:
             # So that many sessions of another device, which wrote before them, do not have them wait for long.

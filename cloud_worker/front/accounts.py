@@ -1,4 +1,4 @@
-"""A token bucket for each device, in milliseconds of the worker's event loop. No clock: calls take `now` in seconds."""
+"""A token bucket for each device, in milliseconds of the worker's event loop. Calls take `now` in seconds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class Account:
         left: ms; below 0 if its last message cost more than there was.
         at: when that was counted.
         refused: messages that were not taken.
-        tell_at, log_at: when the device, and the log, may be told again.
-        logged: of the refused ones, those that the log knows of.
+        tell_at: when the device may be told again.
         known: False once it is forgotten, and another one may be made for the device.
     """
 
@@ -28,8 +27,6 @@ class Account:
     at: float
     refused: int = 0
     tell_at: float = 0.0
-    log_at: float = 0.0
-    logged: int = 0
     known: bool = True
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.front.accounts import Account, Accounts
 from flexspec_mq import topics
+from flexspec_mq.daemon.rarely import Rarely
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
 
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MESSAGE, KILOBYTE, ANSWER = 0.1, 0.06, 0.15
-"""Milliseconds of one core of an AMD EPYC: of a message that is read, of each 1,000 bytes of it, of each answer."""
-TELL_EVERY, LOG_EVERY = 1.0, 60.0
-"""Seconds from one answer to a device over its quota to the next, and from one line about it to the next."""
+MESSAGE, OPEN, KILOBYTE, ANSWER = 0.1, 0.3, 0.06, 0.15
+"""Milliseconds of one core of an AMD EPYC, and something more: of a message that is read, or of one that opens a
+session; of each 1,000 bytes of it; of each answer."""
+TELL_EVERY = 1.0
+"""Seconds from one answer to a device over its quota to the next."""
 _MOST_TOPICS = 8192
 
 
@@ -56,7 +58,8 @@ class Gate:
         self._worker = worker
         self._tell = tell
         self._clock = clock
-        self._by_topic: dict[str, Account] = {}
+        self._by_topic: dict[str, tuple[Account, float]] = {}
+        self._rarely = Rarely()
         self.refused = self.told = 0
 
     @property
@@ -72,10 +75,13 @@ class Gate:
             size: bytes of its payload.
         """
         now = self._clock()
-        account = self._by_topic.get(topic)
-        if account is None or not account.known:
-            account = self._find(topic, now)
-        if account is None or self._accounts.pays(account, MESSAGE + KILOBYTE * size / 1000, now):
+        found = self._by_topic.get(topic)
+        if found is None or not found[0].known:
+            found = self._find(topic, now)
+            if found is None:
+                return True
+        account, price = found
+        if self._accounts.pays(account, price + KILOBYTE * size / 1000, now):
             return True
         self.refused += 1
         account.refused += 1
@@ -94,29 +100,25 @@ class Gate:
         if batches:
             self._accounts.charge(self._accounts.of(device, self._clock()), -MESSAGE * batches)
 
-    def _find(self, topic: str, now: float) -> Account | None:
+    def _find(self, topic: str, now: float) -> tuple[Account, float] | None:
+        """Who pays for messages on a topic, and how much for each; None if nobody has to."""
         sender = topics.sender_of(topic)
         if sender is None:
             return None
-        account = self._accounts.of(sender.edge, now)
+        found = self._accounts.of(sender.edge, now), MESSAGE if sender.version is None else OPEN
         if len(self._by_topic) >= _MOST_TOPICS:
             self._by_topic.clear()
-        self._by_topic[topic] = account
-        return account
+        self._by_topic[topic] = found
+        return found
 
     def _refuse(self, account: Account, now: float) -> None:
         account.tell_at = now + TELL_EVERY
         wait = max(TELL_EVERY, self._accounts.wait(account))
-        detail = f"messages of one device may take {self._rate:g} ms of each second here; {account.refused} were not read"
+        allowed = f"messages of one device may take {self._rate:g} ms of each second here"
+        detail = f"{allowed}; {account.refused} were not read"
         error = Error(0, 0, ErrorCode.BUSY, round(1000 * wait), self._worker, detail)
         self.told += 1
         self._tell(Reply(account.device, error, 0))
-        if now >= account.log_at:
-            account.log_at = now + LOG_EVERY
-            more, account.logged = account.refused - account.logged, account.refused
-            _log.warning(
-                "edge %s is over its quota of messages: %d were not read (%d since the start)",
-                account.device,
-                more,
-                account.refused,
-            )
+        if self._rarely.due(account.device, "quota", now):
+            count = account.refused
+            _log.warning("edge %s is over its quota of messages: %d were not read", account.device, count)

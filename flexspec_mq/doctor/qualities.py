@@ -41,7 +41,7 @@ class Probe(Connection):
     def __init__(self, settings: LinkSettings) -> None:
         self.received: asyncio.Queue[Inbound] = asyncio.Queue(_MESSAGES)
         mine = replace(settings, client_id=f"flexspec-check-{secrets.token_hex(4)}")
-        super().__init__(mine, self.received.put_nowait)
+        super().__init__(mine, lambda _topic, _size: True, self.received.put_nowait)
 
     async def publish_code(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
         """Publish and return the acknowledgement's reason code."""

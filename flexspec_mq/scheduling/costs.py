@@ -20,6 +20,10 @@ _CHEAPER = 0.997
 """Of what it was, after a forward in which it was not tried: half of it after 230."""
 _TRUST = 0.02
 """Weight of what is usual, as a share of the squares of a count that were seen."""
+_NEWEST = 8
+"""Forwards of one number of sessions that count."""
+_FRESH = 256
+"""Forwards after which the time of a number of sessions is forgotten."""
 _LEAST = 0.05
 """No count costs less than this share of what is usual."""
 
@@ -86,3 +90,38 @@ class LinearCost:
         if self._line is None:
             return 0.0
         return max(0.0, float(self._line @ np.array([1.0, *counts])))
+
+
+class MeasuredCost:
+    """Milliseconds of forwards by how many sessions they decide, as they were measured, one number at a time.
+
+    A line through all of them is wrong where it matters: kernels take rows in blocks.
+    """
+
+    def __init__(self) -> None:
+        self._ms: dict[int, tuple[float, int, int]] = {}  # mean, forwards, the newest one's number
+        self._forwards = 0
+
+    def saw(self, sessions: int, ms: float) -> None:
+        """A forward is done."""
+        self._forwards += 1
+        mean, count, _ = self._ms.get(sessions, (0.0, 0, 0))
+        count = min(count + 1, _NEWEST)
+        self._ms[sessions] = mean + (ms - mean) / count, count, self._forwards
+
+    def of(self, sessions: int, each: float) -> float | None:
+        """Milliseconds; None if no forward lately decided so many or less.
+
+        Args:
+            sessions: how many.
+            each: milliseconds of a session more, for what was not measured.
+        """
+        known = [
+            number
+            for number, (_, _, newest) in self._ms.items()
+            if number <= sessions and self._forwards - newest < _FRESH
+        ]
+        if not known:
+            return None
+        nearest = max(known)
+        return self._ms[nearest][0] + (sessions - nearest) * each

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.scheduling.allocation import Allocation
-from flexspec_mq.scheduling.costs import LinearCost
+from flexspec_mq.scheduling.costs import LinearCost, MeasuredCost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,6 +71,7 @@ class DraftBudget:
     def __init__(self, *, rationed: bool = True) -> None:
         self._rationed = rationed
         self._forward = LinearCost((_SESSION, _ROW))
+        self._plain = MeasuredCost()
         self._call = LinearCost((_CALL_ROW,))
         self._acceptance: dict[SessionKey, _Acceptance] = {}
         self._got: dict[SessionKey, float] = {}
@@ -105,7 +106,8 @@ class DraftBudget:
 
     def takes(self, sessions: int) -> float:
         """Milliseconds of a forward that decides so many sessions without drafts; 0 before any was seen."""
-        return self._forward.of((sessions, 0))
+        found = self._plain.of(sessions, self._forward.more(0))
+        return self._forward.of((sessions, 0)) if found is None else found
 
     def acceptance(self, key: SessionKey) -> float:
         """How likely a drafted token of a session's edge is right, if all before it are."""
@@ -145,6 +147,7 @@ class DraftBudget:
             ms: how long it took.
         """
         self._forward.saw((sessions, rows), ms)
+        self._plain.saw(sessions, max(0.0, ms - rows * self._forward.more(1)))
         self._alike = self._alike + 1 if (sessions, rows) == self._newest else 0
         self._newest = sessions, rows
 

@@ -3,8 +3,9 @@
 Each device that waits gets a row for its session that has waited longest, then each one that has more a row for the
 next, and so on. Up to as many sessions as the device with the fewest has, all get alike. Sessions beyond that ride
 along as far as they make the forward hardly longer: a device with few sessions loses `GIVES` of its speed at most by
-those that others have more. Where all others are away, drafting maybe, they may be back before the forward ends: it is no
-longer than `WAITS` more than one for a single session, or, if they were here less lately, than `NEWCOMER`. On an accelerator, where a row costs next to nothing, all ride along.
+those that others have more. Where all others are away, drafting maybe, they may be back before the forward ends: it
+is no longer than `WAITS` more than one for a single session, or, if they were here less lately, than `NEWCOMER`. On
+an accelerator, where a row costs next to nothing, all ride along.
 
 Pure: it is told milliseconds, and measures nothing.
 """
@@ -27,9 +28,11 @@ GIVES = 0.1
 WAITS = 0.5
 """The same, where all others are away for the moment."""
 NEWCOMER = 100.0
-"""Milliseconds that a forward for one device takes at most, where others were here lately and may come again."""
-_MOMENT, _LATELY = 0.5, 30.0
+"""Milliseconds that a forward for one device takes about, where others were here lately and may come again."""
+_MOMENT, LATELY = 0.5, 30.0
 """Seconds for which a device that was here counts as away for the moment, and as one that may come again."""
+_PROBE = 16
+"""One forward in so many leaves out what rides along, so that it stays known what that costs."""
 _KEEPS = 10.0
 """Seconds after which a third is left of what is remembered of a device's reading."""
 _MOST = 4096
@@ -49,7 +52,7 @@ class Presence:
 
     def since_others(self, devices: Collection[str], now: float) -> float:
         """Seconds since a device that is not among these had work; infinite if none had lately."""
-        while self._seen and now - self._seen[first := next(iter(self._seen))] > _LATELY:
+        while self._seen and now - self._seen[first := next(iter(self._seen))] > LATELY:
             del self._seen[first]
         return min((now - at for device, at in self._seen.items() if device not in devices), default=inf)
 
@@ -61,6 +64,7 @@ def sharing(
     *,
     beside: Collection[str] = (),
     away: float = inf,
+    turn: int = 1,
 ) -> list[SessionKey]:
     """Of sessions that wait for a row, those that share the next forward.
 
@@ -70,6 +74,7 @@ def sharing(
         most: sessions at most.
         beside: devices for which the forward reads.
         away: seconds since any other device had work.
+        turn: number of the forward.
     """
     order = by_device(waiting)
     sessions = Counter(edge for edge, _ in order)
@@ -77,13 +82,15 @@ def sharing(
         fewest = 1 if set(beside) - sessions.keys() else min(sessions.values(), default=0)
         count = sum(min(fewest, number) for number in sessions.values())
         bound = (1.0 + GIVES) * ms(count)
-    elif away <= _LATELY:
+    elif away <= LATELY:
         count = min(1, len(order))
         bound = (1.0 + WAITS) * ms(1)
         if away > _MOMENT:
             bound = max(bound, NEWCOMER)
     else:
         return order[:most]
+    if not turn % _PROBE:
+        return order[: min(count, most)]
     while count < len(order) and ms(count + 1) <= bound:
         count += 1
     return order[: min(count, most)]

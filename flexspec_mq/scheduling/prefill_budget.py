@@ -3,7 +3,7 @@
 While sessions write, reading may make a forward longer by a bounded factor, the stretch, and no longer than a target
 in ms. But where the forward takes long without any reading, reading may still add half of that, whatever the target
 says. So as long as prompts wait, reading gets at least a third of the time, and a prompt is read within a time in
-proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets an eighth of the
+proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets a tenth of the
 time while others write, since they wait for it. The same where no session writes: the forward may take
 the target, or the stretch times what it takes with hardly any reading, if that is more.
 
@@ -29,7 +29,7 @@ _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
 """One forward in so many reads nothing, or the least."""
-HEAVY = 0.15
+HEAVY = 0.1
 """What reading for one device may add while others write, once it has had much read."""
 _SHARE = 0.5
 """What reading may add in any case, of the time that a forward takes without it."""
@@ -145,6 +145,11 @@ class PrefillBudget:
         tokens = min(tokens, self.most)
         self._saved -= tokens * each
         return tokens
+
+    def within(self, ms: float) -> int:
+        """Tokens that a forward may read in so many ms where it does nothing else."""
+        each = self._each(0)
+        return self.most if not each else max(self.least, min(self.most, int(ms / each)))
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

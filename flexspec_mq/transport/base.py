@@ -143,8 +143,8 @@ class LinkSettings:
         inbound_queue: messages that may wait for the consumer of `events`; beyond it the oldest of the topic that has
             the most is dropped and counted in `LinkCounters.inbound_dropped`.
         inbound_bytes: of payload that may wait, likewise.
-        admit: asked by topic and size of the payload whether a message is wanted, before it is taken apart; one that is
-            not is counted in `LinkCounters.inbound_refused`, and acknowledged. Called on the event loop, for every
+        admit: asked by topic and size of the payload whether a message is wanted, before it is taken apart; one that
+            is not is counted in `LinkCounters.inbound_refused`, and acknowledged. Called on the event loop, for every
             message. None wants all.
         outbound_queue: calls of `publish` that may wait at a time; beyond it `publish` refuses with 0x97.
         receive_maximum: messages of QoS ≥ 1 that the broker may have in flight to us.
@@ -311,8 +311,8 @@ class Link(Protocol):
         """Messages and changes of the link, in order. For one consumer at a time.
 
         The queue is bounded by `LinkSettings.inbound_queue` and `inbound_bytes`. On overflow the oldest *message* of
-        the topic that has the most is dropped and counted: newer drafts, polls and verdicts cover older ones. Up and down events stay; at most 32 wait,
-        of more the oldest pairs are dropped and counted, so they still alternate.
+        the topic that has the most is dropped and counted: newer drafts, polls and verdicts cover older ones. Up and
+        down events stay; at most 32 wait, of more the oldest pairs are dropped and counted, so they still alternate.
 
         Raises:
             LinkError: from the iterator, when the link failed for good.

@@ -335,7 +335,8 @@ class Connection(aiomqtt.Client):
         self._loop.call_later(_PAUSE, self._read_again, sock)
 
     def _read_again(self, sock: Any) -> None:
-        if self._client.socket() is sock:
+        current: Any = self._client.socket()
+        if current is sock:
             self._loop.add_reader(sock.fileno(), self._read)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import islice
+from typing import Self
 
 import pytest
 
@@ -18,10 +19,11 @@ from benchmarks.attacks.ways import WAYS, Target
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.simulator.world import FINGERPRINT, VOCAB
 from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Error, ErrorCode, Verdict
-from tests.daemons import FINGERPRINT, VOCAB, check, edge_at, until, wanting, worker_at
+from tests.daemons import check, edge_at, until, wanting, worker_at
 
 CODEC = Codec()
 
@@ -68,7 +70,7 @@ class Attacker:
             self.way.heard(message)
         self._line.heard.clear()
 
-    def __enter__(self) -> Attacker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.protocol.effects import Free, Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.turns import by_device
+from flexspec_mq.protocol.worker.turns import by_device, to_go
 from flexspec_mq.simulator.world import held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Poll, Verdict
 from tests.protocol.test_worker_rules import CONFIG
@@ -31,9 +31,9 @@ def places(machine: WorkerMachine) -> Counter[str]:
     return Counter(edge for edge, _ in machine.sessions)
 
 
-def full(capacity: int = 8, **config: int) -> WorkerMachine:
+def full(capacity: int = 8) -> WorkerMachine:
     """A worker whose places one device has taken."""
-    machine = WorkerMachine(replace(CONFIG, capacity=capacity, versions=held(10_000), **config))
+    machine = WorkerMachine(replace(CONFIG, capacity=capacity, versions=held(10_000)))
     for session in range(capacity):
         assert isinstance(answer(machine, "evil", 1 + session, float(session)), Verdict)
     return machine
@@ -178,3 +178,24 @@ def test_a_full_step_takes_a_session_of_each_device_first() -> None:
     answer(machine, "one", 1, 5.0)
     items = machine.take_work(6.0, 3)
     assert [item.key for item in items] == [("many", 1), ("one", 1), ("many", 2)]
+
+
+def test_texts_that_are_kept_go_by_device() -> None:
+    machine = WorkerMachine(replace(CONFIG, capacity=4, prefixes=4, versions=held(10_000)))
+    answer(machine, "good", 1, 0.0)
+    machine.receive("good", Close(1, 1, 0, CloseReason.DONE), 0.0)
+    for session in range(20):
+        answer(machine, "evil", 1 + session, 1.0 + session)
+        machine.receive("evil", Close(1 + session, 1, 0, CloseReason.DONE), 1.0 + session)
+    assert machine.prefixes == 4
+    assert machine._prefixes.drop(machine.versions[0]) == [
+        ("good", 1),
+        ("evil", 18),
+        ("evil", 19),
+        ("evil", 20),
+    ]
+
+
+def test_who_has_the_most_goes_first() -> None:
+    assert to_go([("a", 1), ("b", 1), ("b", 2), ("a", 2)]) == ("a", 1)
+    assert to_go([("a", 1), ("b", 1), ("b", 2)]) == ("b", 1)

@@ -51,7 +51,7 @@ class World:
         return self._wanted is None or topic in self._wanted
 
     def _from_paho(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        self.got.append(Inbound(message.topic, message.payload, message.qos, message.retain))
+        self.got.append(Inbound(message.topic, bytes(message.payload), message.qos, message.retain))
 
     def feed(self, data: bytes) -> None:
         self.broker.sendall(data)

@@ -27,7 +27,7 @@ from flexspec_mq.protocol.table import Transition, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
-from flexspec_mq.protocol.worker.turns import by_device
+from flexspec_mq.protocol.worker.turns import by_device, to_go
 from flexspec_mq.protocol.worker.types import (
     ALL_ROWS,
     DraftRows,
@@ -348,8 +348,8 @@ class WorkerMachine:
             return
         self._admission.opened(key)
         if len(self._sessions) >= 2 * self._config.capacity:
-            oldest = next(s for s in self._sessions.values() if s.ended is not Fin.NONE)
-            self._happen(WorkerEvent.DISPLACED, oldest.key, now)
+            over = [session.key for session in self._sessions.values() if session.ended is not Fin.NONE]
+            self._happen(WorkerEvent.DISPLACED, to_go(over), now)
         self._closed_at.pop(key)
         self._prefixes.take(key)
         self.counters.opened += 1

@@ -17,6 +17,7 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.session import WorkerSession
+from flexspec_mq.protocol.worker.turns import to_go
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from schemas.messages import Fin, Open, Prefix
 
@@ -60,7 +61,7 @@ class PrefixStore:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
-        self._texts = ExpiringMap[SessionKey, _Text](most=config.prefixes, life=config.prefix_life)
+        self._texts = ExpiringMap[SessionKey, _Text](most=config.prefixes + 1, life=config.prefix_life)
         self._looked = ExpiringMap[str, tuple[float, float]](most=_MOST_LOOKING)  # tokens, and when
 
     def __len__(self) -> int:
@@ -75,10 +76,14 @@ class PrefixStore:
         return self._texts.next_expiry
 
     def put(self, session: WorkerSession, now: float) -> list[SessionKey]:
-        """Keep the text of a session that is over; return those that had to go for it."""
+        """Keep the text of a session that is over; return those that had to go for it, of who has the most."""
         tokens = array("I", session.prompt + session.chain.tokens(0, len(session.chain)))
         text = _Text(tokens, session.identity.fingerprint, session.version)
-        return [key for key, _ in self._texts.put(session.key, text, now)]
+        gone = [key for key, _ in self._texts.put(session.key, text, now)]
+        if len(self._texts) > self._config.prefixes:
+            gone.append(to_go([*self._texts]))
+            self._texts.pop(gone[-1])
+        return gone
 
     def take(self, key: SessionKey) -> None:
         """A text has gone on in another session, or in its own; it need not be here."""

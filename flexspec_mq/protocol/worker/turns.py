@@ -1,9 +1,9 @@
-"""In which order sessions have their turns: devices first, then the sessions of each."""
+"""Whose turn it is, to be served or to go: devices first, then the sessions of each."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flexspec_mq.protocol.effects import SessionKey
 
@@ -20,3 +20,13 @@ def by_device(waiting: Iterable[SessionKey]) -> list[SessionKey]:
         placed.append((before[key[0]], place, key))
         before[key[0]] += 1
     return [key for _, _, key in sorted(placed)]
+
+
+def to_go(kept: Sequence[SessionKey]) -> SessionKey:
+    """Of sessions that are kept, the oldest first, the one that goes where they are too many.
+
+    It is the oldest of the device that has the most; of several such devices, of the one with the oldest.
+    """
+    sessions = Counter(edge for edge, _ in kept)
+    most = max(sessions.values())
+    return next(key for key in kept if sessions[key[0]] == most)
