@@ -461,13 +461,13 @@ class EdgeNode:
 
     def _receive_keyed(self, keyed: KeyedWire, payload: bytes, now: float) -> None:
         """A worker asks for a key, or what came was made under one."""
-        again = keyed.keys.again(payload, now)
-        if again is not None:
+        wanted = keyed.keys.wanted(payload)
+        if wanted is None:
+            made = keyed.unwrap(payload, now)
+            self._receive_message(made.plain, len(payload), now, made)
+        elif (again := keyed.keys.again(wanted, now)) is not None:
             worker, said = again
             self._queue.put(Outbound(topics.draft_topic(worker, self._settings.edge), said, 0))
-            return
-        made = keyed.unwrap(payload, now)
-        self._receive_message(made.plain, len(payload), now, made)
 
     def _receive_message(self, plain: bytes, size: int, now: float, made: FromWorker | None = None) -> None:
         """Take a message of a worker.

@@ -9,7 +9,7 @@ import pytest
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import cipher, enveloped, key_wanted, read_envelope
+from flexspec_mq.keys.envelope import cipher, enveloped, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.worker import WorkerKeys
@@ -213,24 +213,26 @@ def test_a_restarted_worker_asks_for_the_key_and_gets_it(tmp_path: Path) -> None
     ends.workers["w1"] = ends.restarted("w1")
     poll = ends.send(a_poll(), "w1")
     assert ends.refused_by("w1", poll) is Reason.NO_KEY
-    assert ends.workers["w1"].wanted("kitchen", poll, 0.0) is not None
+    wanted = ends.workers["w1"].wanted("kitchen", poll, 0.0)
+    assert wanted is not None
+    assert ends.edge.wanted(wanted) == 7
     assert ends.workers["w1"].wanted("kitchen", poll, 0.1) is None
-    again = ends.edge.again(key_wanted(7), 0.0)
+    again = ends.edge.again(7, 0.0)
     assert again is not None
-    assert ends.edge.again(key_wanted(7), 0.1) is None
+    assert ends.edge.again(7, 0.1) is None
     worker, payload = again
     assert worker == "w1"
     assert ends.arrives("w1", payload) == CODEC.encode(a_poll())
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
     ends.arrives("w1", ends.send(a_poll(seq=3), "w1"))
-    assert ends.edge.again(key_wanted(99), 0.0) is None
+    assert ends.edge.again(99, 0.0) is None
 
 
 def test_a_close_is_not_sent_again(tmp_path: Path) -> None:
     ends = Ends(tmp_path)
     ends.edge.unwrap(ends.opened(), 0.0)
     ends.send(Close(7, 1, 0, CloseReason.ELSEWHERE), "w2")
-    assert ends.edge.again(key_wanted(7), 0.0) is None
+    assert ends.edge.again(7, 0.0) is None
 
 
 def test_keys_outlast_the_text_for_a_while(tmp_path: Path) -> None:
