@@ -181,9 +181,9 @@ def test_an_open_is_for_its_version_and_of_its_device(tmp_path: Path) -> None:
     assert ends.refused_by("w1", opening, "next") is Reason.FORGED
     assert ends.refused_by("w1", opening, "base", edge="cellar") is Reason.CREDENTIAL
     pinned = WorkerKeys(ends.keys.worker("w3", "next"), lease=60, capacity=4)
-    with pytest.raises(KeysRefused, match="not made for an opening key of version base") as refused:
+    with pytest.raises(KeysRefused, match="lacks the opening key of base") as refused:
         pinned.unwrap("kitchen", "base", opening, 0.0)
-    assert refused.value.reason is Reason.FORGED
+    assert refused.value.reason is Reason.OPENING
     ends.arrives("w1", opening)  # on its own topic, which names no version
 
 
@@ -353,9 +353,13 @@ def test_new_opening_keys_are_for_texts_that_go_on_too(tmp_path: Path) -> None:
     ends.edge.trust.take(ends.keys.published().payload)
     assert ends.refused_by("w1", ends.send(an_open(attempt=2)), "base") is Reason.FORGED
     assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is Reason.FORGED
+    assert not ends.workers["w2"].outdated("base")
+    ends.workers["w2"].trust.take(ends.keys.published().payload)
+    assert ends.workers["w2"].outdated("base")
+    assert ends.refused_by("w2", ends.send(an_open(attempt=4)), "base") is Reason.OPENING
     ends.arrives("w1", ends.send(a_poll(), "w1"))
     ends.workers["w2"] = WorkerKeys(ends.keys.worker("w2"), lease=60, capacity=4)
-    ends.arrives("w2", ends.send(an_open(attempt=4)), "base")
+    ends.arrives("w2", ends.send(an_open(attempt=5)), "base")
     assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
 
 

@@ -12,6 +12,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq.errors import UsageError, WorkerError
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
+from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import Reason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
@@ -170,6 +171,23 @@ async def test_a_revoked_device_is_refused(
         await check(good, [wanting(3)])
         await link.publish(statement.topic, b"", qos=1, retain=True)
     assert "refused, revoked: edge bad: the credential of bad was revoked" in caplog.text
+
+
+async def test_a_worker_whose_opening_keys_are_of_before_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+    async with (
+        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as daemon,
+        edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node,
+    ):
+        await check(node, [wanting(1)])
+        keys.opening, keys.serial = new_opening_secrets(), 2
+        broker.send("statements", keys.published())
+        await until(lambda: "lacks the opening key of version base: give it its new file" in caplog.text)
+        _, finish = await read(node.generate(wanting(2)))
+        assert isinstance(finish.error, WorkerError)
+        assert set(daemon.worker.refused) == {Reason.OPENING}
 
 
 async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:
