@@ -281,14 +281,13 @@ class EdgeNode:
 
         Raises:
             FlexSpecError: the node is broken: one of its loops died of this.
+            UsageError: the deployment has no opening key for the version.
         """
         if self._failure is not None:
             raise self._failure
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
         version = request.version or self.version
-        if self._keyed is not None:
-            self._keyed.keys.begin(session, version)
         sampling = request.sampling
         identity = Identity(
             PROTOCOL_VERSION,
@@ -320,6 +319,8 @@ class EdgeNode:
             self._controller,
             partial(self._device_reading, energy) if energy or self._battery else None,
         )
+        if self._keyed is not None:
+            self._keyed.keys.begin(session, version)
         generation = self._sessions[session] = Generation(session, request, machine, energy)
         if not self.link_up:
             self._do(generation, machine.link_down(now))
