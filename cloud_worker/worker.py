@@ -350,6 +350,11 @@ class CloudWorker:
         _log.info("statement %d of the deployment is in force", keys.trust.statement.serial)
         if keys.trust.revoked:
             _log.error("this worker was revoked: no device believes it any more")
+        for version in filter(keys.outdated, sorted(self._shares)):
+            _log.error(
+                "this worker lacks the opening key of version %s: give it its new file of --keys, and restart it",
+                version,
+            )
 
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""

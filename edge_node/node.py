@@ -282,14 +282,13 @@ class EdgeNode:
 
         Raises:
             FlexSpecError: the node is broken: one of its loops died of this.
+            UsageError: the deployment has no opening key for the version.
         """
         if self._failure is not None:
             raise self._failure
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
         version = request.version or self.version
-        if self._keyed is not None:
-            self._keyed.keys.begin(session, version)
         sampling = request.sampling
         identity = Identity(
             PROTOCOL_VERSION,
@@ -321,6 +320,8 @@ class EdgeNode:
             self._controller,
             partial(self._device_reading, energy) if energy or self._battery else None,
         )
+        if self._keyed is not None:
+            self._keyed.keys.begin(session, version)
         generation = self._sessions[session] = Generation(session, request, machine, energy)
         if not self.link_up:
             self._do(generation, machine.link_down(now))
@@ -462,13 +463,13 @@ class EdgeNode:
 
     def _receive_keyed(self, keyed: KeyedWire, payload: bytes, now: float) -> None:
         """A worker asks for a key, or what came was made under one."""
-        again = keyed.keys.again(payload, now)
-        if again is not None:
+        wanted = keyed.keys.wanted(payload)
+        if wanted is None:
+            made = keyed.unwrap(payload, now)
+            self._receive_message(made.plain, len(payload), now, made)
+        elif (again := keyed.keys.again(wanted, now)) is not None:
             worker, said = again
             self._queue.put(Outbound(topics.draft_topic(worker, self._settings.edge), said, 0))
-            return
-        made = keyed.unwrap(payload, now)
-        self._receive_message(made.plain, len(payload), now, made)
 
     def _receive_message(self, plain: bytes, size: int, now: float, made: FromWorker | None = None) -> None:
         """Take a message of a worker.

@@ -70,7 +70,7 @@ def _at_worker(workers: list[WorkerKeys], data: bytes) -> str:
 def _at_edge(edges: list[EdgeKeys], data: bytes) -> str:
     said = []
     for edge in edges:
-        if edge.again(data, 0.0) is not None:
+        if edge.wanted(data) is not None:
             return "key wanted"
         try:
             edge.unwrap(data, 0.0)

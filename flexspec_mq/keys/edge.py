@@ -116,15 +116,19 @@ class EdgeKeys:
             self._ended.expire(now)
             self._ended.put(session, ring, now)
 
-    def again(self, payload: bytes, now: float) -> tuple[str, bytes] | None:
-        """If a worker says that it lacks the key of a session, for which nothing vouches: what to send it.
+    @staticmethod
+    def wanted(payload: bytes) -> int | None:
+        """The session whose key a worker says that it lacks; None of any other payload."""
+        return wanted_session(payload)
+
+    def again(self, session: int, now: float) -> tuple[str, bytes] | None:
+        """What to send to a worker that says that it lacks the key of a session. Nothing vouches for that.
 
         Returns:
             The worker that the newest draft or poll went to, and that message with what is needed to compute the key;
             None if there is none, or it was sent so a moment ago.
         """
-        session = wanted_session(payload)
-        ring = None if session is None else self._rings.get(session)
+        ring = self._rings.get(session)
         if ring is None or ring.newest is None or now < ring.asked_at:
             return None
         ring.asked_at = now + _SPACING

@@ -25,6 +25,8 @@ class Reason(StrEnum):
     """It was taken before, or is too old to tell."""
     NO_KEY = "no_key"
     """It is of a session whose key is not held here."""
+    OPENING = "opening"
+    """It is for an opening key that this worker does not hold."""
     CREDENTIAL = "credential"
     """The credential is none of this deployment, or of another role, name or version."""
     REVOKED = "revoked"

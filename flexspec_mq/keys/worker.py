@@ -163,6 +163,11 @@ class WorkerKeys:
         self._asked.put((edge, session), True, now)
         return key_wanted(session)
 
+    def outdated(self, version: str) -> bool:
+        """Whether opens of a version are made for an opening key that this worker does not hold, by the statement."""
+        stated = self.trust.statement.opening_of(version)
+        return all(public != stated for _, public in self._openings_of(version))
+
     def _ring(self, edge: str, session: int, now: float) -> _Keyring | None:
         sessions = self._devices.get(edge, now)
         return None if sessions is None else sessions.get(session, now)
@@ -224,6 +229,11 @@ class WorkerKeys:
                 return opening, envelope.opened(opening)
             except KeysRefused:
                 continue
+        if self.outdated(meant.version):
+            raise KeysRefused(
+                Reason.OPENING,
+                f"session {envelope.session}: this worker lacks the opening key of {meant.version}",
+            )
         raise KeysRefused(
             Reason.FORGED,
             f"session {envelope.session}: not made for an opening key of version {meant.version} that is known here",

@@ -9,7 +9,7 @@ import pytest
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import cipher, enveloped, key_wanted, read_envelope
+from flexspec_mq.keys.envelope import cipher, enveloped, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.worker import WorkerKeys
@@ -181,9 +181,9 @@ def test_an_open_is_for_its_version_and_of_its_device(tmp_path: Path) -> None:
     assert ends.refused_by("w1", opening, "next") is Reason.FORGED
     assert ends.refused_by("w1", opening, "base", edge="cellar") is Reason.CREDENTIAL
     pinned = WorkerKeys(ends.keys.worker("w3", "next"), lease=60, capacity=4)
-    with pytest.raises(KeysRefused, match="not made for an opening key of version base") as refused:
+    with pytest.raises(KeysRefused, match="lacks the opening key of base") as refused:
         pinned.unwrap("kitchen", "base", opening, 0.0)
-    assert refused.value.reason is Reason.FORGED
+    assert refused.value.reason is Reason.OPENING
     ends.arrives("w1", opening)  # on its own topic, which names no version
 
 
@@ -213,24 +213,26 @@ def test_a_restarted_worker_asks_for_the_key_and_gets_it(tmp_path: Path) -> None
     ends.workers["w1"] = ends.restarted("w1")
     poll = ends.send(a_poll(), "w1")
     assert ends.refused_by("w1", poll) is Reason.NO_KEY
-    assert ends.workers["w1"].wanted("kitchen", poll, 0.0) is not None
+    wanted = ends.workers["w1"].wanted("kitchen", poll, 0.0)
+    assert wanted is not None
+    assert ends.edge.wanted(wanted) == 7
     assert ends.workers["w1"].wanted("kitchen", poll, 0.1) is None
-    again = ends.edge.again(key_wanted(7), 0.0)
+    again = ends.edge.again(7, 0.0)
     assert again is not None
-    assert ends.edge.again(key_wanted(7), 0.1) is None
+    assert ends.edge.again(7, 0.1) is None
     worker, payload = again
     assert worker == "w1"
     assert ends.arrives("w1", payload) == CODEC.encode(a_poll())
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
     ends.arrives("w1", ends.send(a_poll(seq=3), "w1"))
-    assert ends.edge.again(key_wanted(99), 0.0) is None
+    assert ends.edge.again(99, 0.0) is None
 
 
 def test_a_close_is_not_sent_again(tmp_path: Path) -> None:
     ends = Ends(tmp_path)
     ends.edge.unwrap(ends.opened(), 0.0)
     ends.send(Close(7, 1, 0, CloseReason.ELSEWHERE), "w2")
-    assert ends.edge.again(key_wanted(7), 0.0) is None
+    assert ends.edge.again(7, 0.0) is None
 
 
 def test_keys_outlast_the_text_for_a_while(tmp_path: Path) -> None:
@@ -351,9 +353,13 @@ def test_new_opening_keys_are_for_texts_that_go_on_too(tmp_path: Path) -> None:
     ends.edge.trust.take(ends.keys.published().payload)
     assert ends.refused_by("w1", ends.send(an_open(attempt=2)), "base") is Reason.FORGED
     assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is Reason.FORGED
+    assert not ends.workers["w2"].outdated("base")
+    ends.workers["w2"].trust.take(ends.keys.published().payload)
+    assert ends.workers["w2"].outdated("base")
+    assert ends.refused_by("w2", ends.send(an_open(attempt=4)), "base") is Reason.OPENING
     ends.arrives("w1", ends.send(a_poll(), "w1"))
     ends.workers["w2"] = WorkerKeys(ends.keys.worker("w2"), lease=60, capacity=4)
-    ends.arrives("w2", ends.send(an_open(attempt=4)), "base")
+    ends.arrives("w2", ends.send(an_open(attempt=5)), "base")
     assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.errors import UsageError, WorkerError
-from flexspec_mq.keys.envelope import is_keyed, read_envelope
+from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
+from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import Reason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
@@ -107,7 +108,8 @@ async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
     """It says that it knows nothing of a session, and is believed: nobody waits until it is given up."""
     keys, broker = KeyedDeployment(tmp_path), module_mosquitto
     file = keys.worker_file("w1")
-    async with edge_at(mqtt_link, "restarts", at=at(broker, "e-r"), keys=keys.edge_file("restarts")) as node:
+    device = edge_at(mqtt_link, "restarts", at=at(broker, "e-r"), keys=keys.edge_file("restarts"))
+    async with device as node, mqtt_link(at(broker, "asks")) as link:
         async with worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-r1"), keys=file) as first:
             generation = node.generate(wanting(1, limit=300))
             await until(lambda: len(generation.machine.committed) >= 20)
@@ -116,6 +118,10 @@ async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.unknown >= 1
             assert second.worker.machine.counters.unknown >= 1
+            await link.wait_up()
+            for number in (generation.session, 99):  # for nothing now, and no fault of anybody
+                await link.publish("f1/v/restarts", key_wanted(number), qos=1)
+            await check(node, [wanting(2)])
             assert not node.refused
 
 
@@ -165,6 +171,23 @@ async def test_a_revoked_device_is_refused(
         await check(good, [wanting(3)])
         await link.publish(statement.topic, b"", qos=1, retain=True)
     assert "refused, revoked: edge bad: the credential of bad was revoked" in caplog.text
+
+
+async def test_a_worker_whose_opening_keys_are_of_before_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+    async with (
+        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as daemon,
+        edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node,
+    ):
+        await check(node, [wanting(1)])
+        keys.opening, keys.serial = new_opening_secrets(), 2
+        broker.send("statements", keys.published())
+        await until(lambda: "lacks the opening key of version base: give it its new file" in caplog.text)
+        _, finish = await read(node.generate(wanting(2)))
+        assert isinstance(finish.error, WorkerError)
+        assert set(daemon.worker.refused) == {Reason.OPENING}
 
 
 async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:

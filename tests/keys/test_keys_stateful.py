@@ -108,7 +108,7 @@ class Carrier(RuleBasedStateMachine):
 
     @rule(session=SESSIONS)
     def wants(self, session: int) -> None:
-        again = self.edge.again(envelope.key_wanted(session), self.now)
+        again = self.edge.again(session, self.now)
         if again is not None:
             plain = next(one.plain for one in self._of_device() if one.session == session)
             newest = [one.plain for one in self._of_device() if one.session == session and self._polls(one)]
