@@ -148,11 +148,16 @@ def test_a_device_that_has_had_much_read_adds_a_tenth() -> None:
     budget = PrefillBudget(most=128)
     for _ in range(10):
         budget.saw(4, 0, 30.0)
-        budget.saw(4, 16, 30.0 + 16 * 1.5)
-    read = [budget.heavy(4) for _ in range(200)]
-    assert set(read) == {0, 8}
-    assert 0.08 <= sum(read) * 1.5 / (200 * 30.0) <= 0.11
-    assert budget.within(100.0) >= 8
+    added = 0.0
+    for _ in range(400):
+        read = budget.heavy(4)
+        assert read in {0, 32}
+        # In a block, whatever is read of it, and dearer than it was taken to be.
+        budget.saw(4, read, 30.0 + 45.0 * (read > 0))
+        added += 45.0 * (read > 0)
+    assert 0.08 <= added / (400 * 30.0) <= 0.11
+    assert 8 <= budget.within(100.0) <= 128
+    assert budget.beside(4, 2.0) > budget.beside(4, 1.0) > 0
 
 
 def test_before_anything_is_known_the_least_is_read() -> None:
