@@ -336,7 +336,7 @@ class CloudWorker:
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
         effects = self.machine.receive(edge, message, now, inbound.qos, version)
-        self.gate.answered(edge, effects)
+        self.gate.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
         self._do(effects)
 
     def _receive_statement(self, payload: bytes) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
+_BEGIN = 40
+"""Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
 _LIGHT = 512
 """Tokens of prompts that a device may have read at once at full speed, while others write."""
 
@@ -228,9 +230,13 @@ class Scheduler:
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
         return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
-    @property
-    def _most_read(self) -> int:
-        return self.prefill if self._prefill_budget is None else self._prefill_budget.most
+    def _beginning(self, writing: int, new: int, writers: int) -> int:
+        """Tokens that are read for devices that begin beside others that write: time is equal by device."""
+        budget = self._prefill_budget
+        if budget is None:
+            return 0
+        least = _QUANTUM * new if new >= writers else 0
+        return min(budget.most, _BEGIN * new, max(least, budget.beside(writing, new / writers)))
 
     def _budget(self, writing: int) -> int:
         budget = self._prefill_budget
@@ -269,16 +275,18 @@ class Scheduler:
         now = self._clock()
         debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
         writers = {edge for edge, _ in ready}
-        heavy = {edge for edge, debt in debts.items() if debt > _LIGHT and writers - {edge}}
+        heavy = {edge for edge, debt in debts.items() if debt > _LIGHT and (writers | debts.keys()) - {edge}}
+        if not writers and len(heavy) == len(debts):
+            heavy = set()  # nobody is better off if they read less
         if not ready and len(debts) == 1 and self._presence.since_others(debts, now) <= LATELY:
             budget = min(budget, self._newcomers())
         light = debts.keys() - heavy
-        if light - writers and writers:
-            # So that many sessions of another device, which wrote before them, do not have them wait for long.
-            budget = max(budget, min(self._most_read, _QUANTUM * len(light)))
+        if (new := light - writers) and writers:
+            budget = max(budget, self._beginning(writing, len(new), len(writers)))
         shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in heavy})
         for edge in sorted(heavy, key=lambda edge: debts[edge]):
-            left = min(budget - sum(shares.values()), self._heavy(writing))
+            piece = self._heavy(writing) if writers - {edge} else _QUANTUM
+            left = min(budget - sum(shares.values()), piece)
             shares |= _divide(left, {key: unread[key] for key in turns if key[0] == edge})
         return shares
 

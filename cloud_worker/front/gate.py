@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cloud_worker.front.accounts import Account, Accounts
@@ -20,7 +20,6 @@ from schemas.messages import Error, ErrorCode
 
 if TYPE_CHECKING:
     from cloud_worker.front.settings import QuotaSettings
-    from flexspec_mq.protocol.effects import WorkerEffect
 
 _log = logging.getLogger(__name__)
 
@@ -89,9 +88,8 @@ class Gate:
             self._refuse(account, now)
         return False
 
-    def answered(self, device: str, effects: Iterable[WorkerEffect]) -> None:
-        """A message of a device was carried out: charge for the answers."""
-        answers = sum(isinstance(effect, Reply) for effect in effects)
+    def answered(self, device: str, answers: int) -> None:
+        """A message of a device was carried out: charge for so many answers."""
         if answers:
             self._accounts.charge(self._accounts.of(device, self._clock()), ANSWER * answers)
 

@@ -31,6 +31,8 @@ _PROBE = 8
 """One forward in so many reads nothing, or the least."""
 HEAVY = 0.1
 """What reading for one device may add while others write, once it has had much read."""
+_PIECE = 32
+"""Tokens that are read for it at a time: kernels take hardly longer for these than for less."""
 _SHARE = 0.5
 """What reading may add in any case, of the time that a forward takes without it."""
 
@@ -88,6 +90,7 @@ class PrefillBudget:
     _light: float = 0.0
     _since_light: int = 0
     _saved: float = 0.0
+    _owed: bool = False
 
     def saw(self, writing: int, read: int, ms: float) -> None:
         """A forward is done.
@@ -98,6 +101,8 @@ class PrefillBudget:
             ms: how long it took.
         """
         if read:
+            if self._owed:
+                self._saved -= max(0.0, ms - self._alone.at(writing))
             self._tokens = read + _FORGET * self._tokens
             self._ms = max(0.0, ms - self._alone.at(writing)) + _FORGET * self._ms
             self._read = max(read, self._read // 2)
@@ -108,6 +113,7 @@ class PrefillBudget:
         elif writing:
             self._alone.saw(writing, ms)
             self._since = 0
+        self._owed = False
 
     def budget(self, writing: int) -> int:
         """Tokens that the next forward may read.
@@ -129,22 +135,25 @@ class PrefillBudget:
     def heavy(self, writing: int) -> int:
         """Tokens that the next forward may read for a device that has had much read, while others write.
 
-        Over many forwards they add `HEAVY` of what these take without them. Where that is less than the least worth
-        reading, most forwards read nothing. Ask once for each forward and such device.
+        Over many forwards they add `HEAVY` of what these take without them, as measured: a piece is read where so
+        much time was saved, and most forwards read nothing. Ask once for each forward and such device.
 
         Args:
             writing: tokens that it feeds for sessions that write.
         """
-        each = self._each(writing)
-        if not each:
+        alone = self._alone.at(writing)
+        if not alone:
             return self.least
-        self._saved = min(self._saved + HEAVY * self._alone.at(writing), 2 * self.most * each)
-        tokens = int(self._saved / each)
-        if tokens < self.least:
+        self._saved = min(self._saved + HEAVY * alone, alone)
+        if self._saved < 0.0:
             return 0
-        tokens = min(tokens, self.most)
-        self._saved -= tokens * each
-        return tokens
+        self._owed = True
+        return min(self.most, _PIECE)
+
+    def beside(self, writing: int, share: float) -> int:
+        """Tokens that may be read in a share, or a multiple, of the time that a forward takes without any reading."""
+        each = self._each(writing)
+        return int(share * self._alone.at(writing) / each) if each else self.least
 
     def within(self, ms: float) -> int:
         """Tokens that a forward may read in so many ms where it does nothing else."""

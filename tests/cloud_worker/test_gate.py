@@ -79,9 +79,7 @@ def test_what_was_verified_is_given_back_and_answers_cost() -> None:
     for _ in range(1000):
         assert made.admit("f1/d/w1/good", 0)
         made.verified("good", 1)
-    error = Error(1, 1, ErrorCode.BUSY, 0, "w1")
-    for _ in range(1 + int(5.0 / ANSWER)):
-        made.answered("good", [Reply("good", error, 0)])
+    made.answered("good", 1 + int(5.0 / ANSWER))
     assert not made.admit("f1/d/w1/good", 0)
     clock.now += 1.0
     assert made.admit("f1/d/w1/good", 0)

@@ -8,7 +8,9 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexspec_mq.scheduling.costs import MeasuredCost
 from flexspec_mq.scheduling.fair_shares import GIVES, NEWCOMER, WAITS, Presence, ReadingDebts, sharing
+from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 
 SESSIONS = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(0, 30)), unique=True, min_size=1, max_size=60
@@ -100,3 +102,65 @@ def test_reading_is_remembered_for_a_while() -> None:
     for number in range(10_000):
         debts.add(f"d{number}", 1, 20.0)
     assert debts.of("a", 20.0) == 0
+
+
+def test_one_forward_in_sixteen_leaves_out_what_rides_along() -> None:
+    waiting = [("many", session) for session in range(9)] + [("one", 1)]
+    lengths = [len(sharing(waiting, cheap, 64, turn=turn)) for turn in range(1, 33)]
+    assert lengths.count(2) == 2
+    assert lengths.count(10) == 30
+
+
+def test_what_was_measured_counts_and_not_a_line_through_it() -> None:
+    cost = MeasuredCost()
+    assert cost.of(4, 1.0) is None
+    for _ in range(20):
+        cost.saw(4, 29.0)
+        cost.saw(8, 60.0)
+    assert cost.of(4, 1.0) == 29.0
+    assert cost.of(6, 1.0) == 31.0
+    assert cost.of(8, 1.0) == 60.0
+    assert cost.of(9, 2.0) == 62.0
+    assert cost.of(3, 1.0) is None
+    for _ in range(300):
+        cost.saw(4, 29.0)
+    assert cost.of(8, 1.0) == 33.0  # so long ago that it may be tried again
+
+
+@given(st.integers(1, 40), st.floats(5.0, 50.0), st.floats(0.1, 8.0))
+def test_what_rides_along_is_found_by_measuring(many: int, base: float, row: float) -> None:
+    """Rows are dearer, or cheaper, than they are first taken to be."""
+
+    def takes(sessions: int) -> float:
+        return base + row * 4 * -(-sessions // 4)  # in blocks of four
+
+    cost = MeasuredCost()
+    waiting = [("many", session) for session in range(many)] + [(f"one{n}", 1) for n in range(3)]
+    spent = []
+    for turn in range(1, 200):
+        chosen = sharing(waiting, lambda sessions: cost.of(sessions, 0.03 * base) or 0.0, 64, turn=turn)
+        spent.append(takes(len(chosen)))
+        cost.saw(len(chosen), spent[-1])
+    assert sum(spent[100:]) <= (1 + GIVES) * 99 * takes(4) + 2 * row * 40
+
+
+def test_a_device_that_has_had_much_read_adds_a_tenth() -> None:
+    budget = PrefillBudget(most=128)
+    for _ in range(10):
+        budget.saw(4, 0, 30.0)
+    added = 0.0
+    for _ in range(400):
+        read = budget.heavy(4)
+        assert read in {0, 32}
+        # In a block, whatever is read of it, and dearer than it was taken to be.
+        budget.saw(4, read, 30.0 + 45.0 * (read > 0))
+        added += 45.0 * (read > 0)
+    assert 0.08 <= added / (400 * 30.0) <= 0.11
+    assert 8 <= budget.within(100.0) <= 128
+    assert budget.beside(4, 2.0) > budget.beside(4, 1.0) > 0
+
+
+def test_before_anything_is_known_the_least_is_read() -> None:
+    budget = PrefillBudget(most=128, least=8)
+    assert budget.heavy(4) == 8
+    assert budget.within(100.0) == 128

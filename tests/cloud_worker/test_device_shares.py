@@ -1,0 +1,125 @@
+"""What shares a forward where one device has more to do than others: the scheduler on a tiny model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.scheduler import Scheduler
+from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.scheduling.fair_shares import NEWCOMER
+from flexspec_mq.scheduling.prefill_budget import PrefillBudget
+from tests.cloud_worker.test_engine import item, model_of
+
+
+def prompt(edge: str, session: int, tokens: int) -> WorkItem:
+    one = item(4, 0)
+    return replace(
+        one, key=(edge, session), context=[1 + at % 9 for at in range(tokens)], prompt_length=tokens
+    )
+
+
+def budget() -> PrefillBudget:
+    """One that knows what forwards take: 30 ms, and 1 ms more for each token that is read."""
+    made = PrefillBudget(most=128)
+    for _ in range(6):
+        made.saw(2, 32, 62.0)
+        made.saw(2, 0, 30.0)
+    return made
+
+
+def fed(scheduler: Scheduler) -> Counter[str]:
+    """Tokens of the next forward by device; what it would compute is left as it is."""
+    scheduler.writing_items()
+    found = Counter[str]()
+    for one in scheduler.schedule():
+        found[one.item.key[0]] += len(one.model_input.tokens)
+    return found
+
+
+def read(engine: EngineCore, *items: WorkItem) -> None:
+    """Compute what is decided first of prompts."""
+    for one in items:
+        engine.scheduler.add(one)
+    while engine.scheduler.pending:
+        engine.step()
+
+
+def test_a_device_that_begins_is_read_before_one_that_has_had_much_read() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    scheduler = engine.scheduler
+    scheduler.add(prompt("evil", 1, 900))
+    for _ in range(7):
+        engine.step()
+    for session in range(2, 20):
+        scheduler.add(prompt("evil", session, 400))
+    scheduler.add(prompt("good", 1, 100))
+    found = fed(scheduler)
+    assert found["good"] == 100
+    assert found["evil"] <= 16
+
+
+def test_where_all_have_had_much_read_all_are_read_alike() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    scheduler = engine.scheduler
+    scheduler.add(prompt("a", 1, 1200))
+    scheduler.add(prompt("b", 1, 1200))
+    for _ in range(16):
+        engine.step()
+    found = fed(scheduler)
+    assert found == {"a": 64, "b": 64}
+
+
+def test_beside_others_that_write_much_reading_is_a_tenth_of_the_time() -> None:
+    made = budget()
+    engine = EngineCore(model_of(), budget=made)
+    scheduler = engine.scheduler
+    read(engine, prompt("good", 1, 20))
+    scheduler.add(prompt("evil", 1, 5000))
+    spent = 0.0
+    for turn in range(200):
+        if ("good", 1) not in scheduler.pending:
+            scheduler.add(replace(prompt("good", 1, 20), start=0))
+        before = scheduler.unread(scheduler.pending["evil", 1])
+        engine.step()
+        got = before - scheduler.unread(scheduler.pending["evil", 1])
+        made.saw(1, got, 30.0 + got)
+        if turn >= 100:
+            spent += got
+    assert 0.05 <= spent / (100 * 30.0) <= 0.12
+
+
+def test_a_lone_reader_takes_short_steps_where_others_were_here() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    read(engine, prompt("good", 1, 20))
+    engine.scheduler.add(prompt("evil", 1, 900))
+    assert fed(engine.scheduler)["evil"] <= NEWCOMER
+
+
+def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None:
+    engine = EngineCore(model_of())
+    scheduler = engine.scheduler
+    for session in range(6):
+        read(engine, prompt("evil", session, 5))
+    read(engine, prompt("good", 1, 5))
+
+    def dear(sessions: int) -> float:
+        return 10.0 * sessions
+
+    seen = Counter[tuple[str, int]]()
+    for _ in range(12):
+        for session in range(6):
+            if ("evil", session) not in scheduler.pending:
+                scheduler.add(prompt("evil", session, 5))
+        scheduler.add(prompt("good", 1, 5))
+        chosen = scheduler.writing_items(dear)
+        assert scheduler.sharing == 2
+        assert len(chosen) == 2
+        done = [one.item.key for one in scheduler.schedule()]
+        assert set(done) == {one.key for one in chosen}
+        seen.update(done)
+        for key in done:
+            scheduler.drop(key)
+    assert seen["good", 1] == 12
+    assert all(seen["evil", session] == 2 for session in range(6))
