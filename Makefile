@@ -53,11 +53,12 @@ check-lint:
 	$(BIN)/lint-imports
 
 # Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
-# First the tests that may share the cores, as many at a time as there are (at most four: each holds a model), then those
-# that measure time. Exit code 5 says that PYTEST_ARGS chose none of a part.
+# First the tests that may share the cores, two for each, as most of them wait for daemons and links for more than half
+# of their time (at most four: each holds a model), then those that measure time. Exit code 5 says that PYTEST_ARGS chose
+# none of a part.
 check-tests:
-	@unset PYTHONDONTWRITEBYTECODE; ran=5; cores=$$(nproc); [ "$$cores" -le 4 ] || cores=4; \
-	for part in "beside -n $$cores --dist loadfile --no-loadscope-reorder" alone; do \
+	@unset PYTHONDONTWRITEBYTECODE; ran=5; many=$$((2 * $$(nproc))); [ "$$many" -le 4 ] || many=4; \
+	for part in "beside -n $$many --dist loadfile --no-loadscope-reorder" alone; do \
 		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part $(PYTEST_ARGS) || code=$$?; \
 		case $$code in 0) ran=0 ;; 5) ;; *) exit $$code ;; esac; \
 	done; exit $$ran
