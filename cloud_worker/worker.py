@@ -110,7 +110,9 @@ class CloudWorker:
                 device_tokens=quotas.device_tokens,
             )
         )
-        self.gate = Gate(quotas, settings.worker, lambda reply: self._do([reply]))
+        self.gate = Gate(
+            quotas, settings.worker, lambda reply: self._do([reply]), keyed=settings.keys is not None
+        )
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
         self._work = asyncio.Event()

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 MESSAGE, OPEN, KILOBYTE, ANSWER = 0.1, 0.3, 0.06, 0.15
 """Milliseconds of one core of an AMD EPYC, and something more: of a message that is read, or of one that opens a
 session; of each 1,000 bytes of it; of each answer."""
+AGREEMENT = 0.35
+"""Of the keys of a session, where there are some: signatures are checked, and shared secrets computed."""
 TELL_EVERY = 1.0
 """Seconds from one answer to a device over its quota to the next."""
 _MOST_TOPICS = 8192
@@ -39,6 +41,7 @@ class Gate:
         worker: name of the worker.
         tell: sends an answer.
         clock: seconds.
+        keyed: an open is for keys to be agreed on.
 
     Attributes:
         refused: messages that were not taken.
@@ -51,7 +54,10 @@ class Gate:
         worker: str,
         tell: Callable[[Reply], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        keyed: bool = False,
     ) -> None:
+        self._opens = OPEN + AGREEMENT if keyed else OPEN
         self._accounts = Accounts(settings.device_ms, settings.device_burst_ms)
         self._rate = settings.device_ms
         self._worker = worker
@@ -103,7 +109,7 @@ class Gate:
         sender = topics.sender_of(topic)
         if sender is None:
             return None
-        found = self._accounts.of(sender.edge, now), MESSAGE if sender.version is None else OPEN
+        found = self._accounts.of(sender.edge, now), MESSAGE if sender.version is None else self._opens
         if len(self._by_topic) >= _MOST_TOPICS:
             self._by_topic.clear()
         self._by_topic[topic] = found

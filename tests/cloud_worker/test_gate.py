@@ -73,6 +73,15 @@ def test_opens_and_drafts_of_a_device_are_paid_from_one_account() -> None:
     assert not made.admit("f1/o/other/evil", 10)
 
 
+def test_an_open_costs_more_where_keys_are_agreed_on() -> None:
+    def opens(*, keyed: bool) -> int:
+        settings = QuotaSettings(device_ms=10.0, device_burst_ms=50.0)
+        made = Gate(settings, "w1", lambda _: None, Clock(), keyed=keyed)
+        return sum(made.admit("f1/o/base/evil", 300) for _ in range(1000))
+
+    assert 1.9 < opens(keyed=False) / opens(keyed=True) < 2.4
+
+
 def test_what_was_verified_is_given_back_and_answers_cost() -> None:
     clock = Clock()
     made, _ = gate(clock)
