@@ -3,8 +3,8 @@
 While sessions write, reading may make a forward longer by a bounded factor, the stretch, and no longer than a target
 in ms. But where the forward takes long without any reading, reading may still add half of that, whatever the target
 says. So as long as prompts wait, reading gets at least a third of the time, and a prompt is read within a time in
-proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets a tenth of the
-time while others write, since they wait for it. The same where no session writes: the forward may take
+proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets a fifteenth of
+the time while others write, since they wait for it. The same where no session writes: the forward may take
 the target, or the stretch times what it takes with hardly any reading, if that is more.
 
 Three things are measured. What a forward takes without any reading: a line over the tokens that writing sessions feed
@@ -29,7 +29,7 @@ _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
 """One forward in so many reads nothing, or the least."""
-HEAVY = 0.1
+HEAVY = 0.07
 """What reading for one device may add while others write, once it has had much read."""
 _PIECE = 32
 """Tokens that are read for it at a time: kernels take hardly longer for these than for less."""

@@ -71,7 +71,7 @@ def test_where_all_have_had_much_read_all_are_read_alike() -> None:
     assert found == {"a": 64, "b": 64}
 
 
-def test_beside_others_that_write_much_reading_is_a_tenth_of_the_time() -> None:
+def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
     made = budget()
     engine = EngineCore(model_of(), budget=made)
     scheduler = engine.scheduler
@@ -87,7 +87,7 @@ def test_beside_others_that_write_much_reading_is_a_tenth_of_the_time() -> None:
         made.saw(1, got, 30.0 + got)
         if turn >= 100:
             spent += got
-    assert 0.05 <= spent / (100 * 30.0) <= 0.12
+    assert 0.03 <= spent / (100 * 30.0) <= 0.09
 
 
 def test_a_lone_reader_takes_short_steps_where_others_were_here() -> None:
