@@ -330,6 +330,7 @@ class CloudWorker:
         except KeysRefused as error:
             answer = self._wire.refused(edge, inbound.payload, error, now)
             if answer is not None:
+                self.gate.answered(edge, 1)
                 self._publish_queue.put(Outbound(topics.verdict_topic(edge), answer, inbound.qos))
             return
         except RemoteProtocolError as error:
