@@ -33,7 +33,7 @@ _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
 _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
-_LIGHT = 512
+_LIGHT = 2048
 """Tokens of prompts that a device may have read at once at full speed, while others write."""
 
 
