@@ -29,7 +29,7 @@ _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
 """One forward in so many reads nothing, or the least."""
-HEAVY = 0.15
+HEAVY = 0.1
 """What reading for one device may add while others write, once it has had much read."""
 _PIECE = 32
 """Tokens that are read for it at a time: kernels take hardly longer for these than for less."""

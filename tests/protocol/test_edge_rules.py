@@ -355,6 +355,17 @@ def test_the_lease_is_renewed_while_the_drafter_is_slow() -> None:
     assert len(sent(machine.tick(at or 0), Poll)) == 1
 
 
+def test_a_lease_of_nothing_has_nobody_poll_without_end() -> None:
+    machine = session(Plan(4, 1))
+    machine.start(0.0)
+    machine.receive(msgspec.structs.replace(verdict((), (), worker="w"), lease=0), 0.1)
+    assert machine.state is EdgeState.ACTIVE
+    polls = 0
+    while (at := machine.next_tick()) is not None and at <= 2.0:
+        polls += len(sent(machine.tick(at), Poll))
+    assert polls <= 7
+
+
 def test_credit_is_returned_when_half_of_it_is_used() -> None:
     machine = started(Plan(0, 1, 0, 8))
     acks = sent(machine.receive(verdict((), (1, 2, 3)), 0.2), Draft)

@@ -10,6 +10,8 @@ from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState, SessionConfig
 
 _SILENCE = (1, 1, 2)
 """Timeouts from one sign of silence to the next: polls after 1 and 2 of them, a re-open after 4."""
+_LEAST_LEASE = 1.0
+"""Seconds that a lease is taken to last at least: one of 0 would have the edge poll without end."""
 
 
 class SessionTimers:
@@ -78,7 +80,7 @@ class SessionTimers:
 
     def adopted(self, lease: float, now: float) -> None:
         """A worker holds the session for `lease` seconds after our last message."""
-        self._lease = lease
+        self._lease = max(lease, _LEAST_LEASE)
         self._sent_at = self._stall_from = now
         self._silent_from = inf
         self._patience = 1
