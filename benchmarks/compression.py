@@ -25,7 +25,7 @@ import msgspec
 import zstandard
 
 from benchmarks import _common
-from benchmarks.traffic import Marks, Row, load_text, messages, split_by_prompt
+from benchmarks.parts.traffic import Marks, Row, load_text, messages, split_by_prompt
 from flexspec_mq.codec import Codec
 from flexspec_mq.codec.compression import CURRENT, LEVEL, MIN_BYTES, ZSTD, dictionary, make_compressor
 from flexspec_mq.codec.wire import message_to_body

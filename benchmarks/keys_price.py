@@ -26,7 +26,7 @@ from benchmarks._common import finish, parser, percentile, table
 from benchmarks.parts.capture import captured
 from benchmarks.parts.keyed import Identities
 from benchmarks.transport import BLOCK, EXPIRY, SPACING, draft_message, next_message, verdict_for
-from broker.certificates import make_certificates
+from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from flexspec_mq.codec import Codec

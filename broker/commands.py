@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from broker import listing, making
-from broker.deployment import Added, Deployment
-from broker.identities import PublicKeys
+from broker.deployment.folder import Added, Deployment
+from broker.deployment.identities import PublicKeys
 from broker.saying import say, tell_new_keys
 from broker.settings import Role
 from flexspec_mq.errors import UsageError

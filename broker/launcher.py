@@ -22,8 +22,8 @@ from typing import IO, Self
 
 from broker.config import render, render_users
 from broker.programs import program
-from broker.rates import PUBLISHED
 from broker.settings import BrokerSettings, User
+from broker.watching.rates import PUBLISHED
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
 

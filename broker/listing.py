@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from broker.deployment import Deployment
-from broker.identities import Identities
+from broker.deployment.folder import Deployment
+from broker.deployment.identities import Identities
 from broker.saying import say
 
 

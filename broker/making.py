@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from broker.deployment import KEYS, Deployment
+from broker.deployment.folder import KEYS, Deployment
 from broker.saying import say, tell_new_keys
 from broker.settings import BrokerSettings
 from flexspec_mq.errors import UsageError

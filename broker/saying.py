@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from broker.deployment import Added
+from broker.deployment.folder import Added
 
 
 def say(text: str) -> None:

@@ -17,14 +17,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from broker.announcing import Announcer
-from broker.deployment import Deployment
-from broker.identities import Identities
-from broker.in_force import RUN
+from broker.deployment.folder import Deployment
+from broker.deployment.identities import Identities
+from broker.deployment.in_force import RUN
 from broker.launcher import PrivateBroker
-from broker.rates import Guard, Published
-from broker.refusals import Refusals
 from broker.running import announced
 from broker.settings import BrokerSettings, Limits, Listener, User
+from broker.watching.rates import Guard, Published
+from broker.watching.refusals import Refusals
 from flexspec_mq import topics
 from flexspec_mq.daemon import logs, systemd
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -33,7 +33,7 @@ from flexspec_mq.errors import BrokerError, UsageError, how_to_install
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from broker.figures import Figures
+    from broker.watching.figures import Figures
 
 _log = logging.getLogger(__name__)
 _mosquitto = logging.getLogger("mosquitto")
@@ -67,7 +67,7 @@ class PrivateServer:
 
     def figures(self) -> Figures:
         """What is known of it: nobody is refused anything, and no users are told apart."""
-        from broker.figures import Figures
+        from broker.watching.figures import Figures
 
         return Figures(refused={}, connections={}, clients=0, revision=0)
 
@@ -147,7 +147,7 @@ class DeploymentServer:
 
     def figures(self) -> Figures:
         """What is known now; may be called on any thread."""
-        from broker.figures import Figures
+        from broker.watching.figures import Figures
 
         said = self._known.keys.read() if self._known.keys else None
         return Figures(
@@ -243,7 +243,7 @@ def _figures(server: PrivateServer | DeploymentServer, metrics: MetricsOptions) 
         yield
         return
     try:
-        from broker.figures import shown
+        from broker.watching.figures import shown
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from benchmarks.attacks.attacker import Order, Report
-from broker.deployment import HAND_OUT
-from broker.handing_out import LOGIN, SETTINGS, folder_of
+from broker.deployment.folder import HAND_OUT
+from broker.deployment.handing_out import LOGIN, SETTINGS, folder_of
 from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.default import default_model_path

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.connections import Connections
-from broker.figures import Figures, shown
+from broker.watching.connections import Connections
+from broker.watching.figures import Figures, shown
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import PublishRefused, UsageError
 from flexspec_mq.site.topology import free_port

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker.access import access_file
-from broker.certificates import make_certificates
 from broker.config import config_text, render
+from broker.deployment.certificates import make_certificates
 from broker.programs import program
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.errors import BrokerError, UsageError

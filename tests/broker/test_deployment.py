@@ -198,7 +198,7 @@ async def test_refusals_are_logged_with_user_and_topic(tmp_path: Path) -> None:
             await link.subscribe("f1/v/alice", 1)
             await link.subscribe("f1/w/+", 1)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    told = [one["message"] for one in lines if one["logger"] == "broker.refusals"]
+    told = [one["message"] for one in lines if one["logger"] == "broker.watching.refusals"]
     assert [line.partition(" (")[0] for line in told] == [
         "user alice was refused: publish on f1/v/bob",
         "user alice was refused: subscribe to $share/w/f1/o/v1/+: it may read a part of that only, or nothing",

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.credentials import KEY_ROLES
-from broker.deployment import Deployment
+from broker.deployment.credentials import KEY_ROLES
+from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.connections import Connections
-from broker.rates import Guard, Published
 from broker.settings import Limits, Role, User
+from broker.watching.connections import Connections
+from broker.watching.rates import Guard, Published
 from flexspec_mq.errors import LinkError
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.broker.deployments import as_client, good_here, made, running

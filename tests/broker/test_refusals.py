@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.refusals import Refusals
 from broker.settings import Role, User
+from broker.watching.refusals import Refusals
 from flexspec_mq.share_groups import ShareGroups
 
 GROUPS = ShareGroups("5e" * 32)
@@ -21,7 +21,7 @@ class Clock:
 
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level("WARNING", "broker.refusals")
+    caplog.set_level("WARNING", "broker.watching.refusals")
     return caplog
 
 

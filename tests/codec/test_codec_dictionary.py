@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compression as benchmark
-from benchmarks.traffic import Marks, Row, load_text, messages, split_by_prompt
+from benchmarks.parts.traffic import Marks, Row, load_text, messages, split_by_prompt
 from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, ZSTD, dictionary
 from schemas.messages import Open
 

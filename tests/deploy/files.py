@@ -17,7 +17,7 @@ import broker.settings
 import cloud_worker.settings
 import edge_node.config
 from broker.__main__ import build_parser as broker_parser
-from broker.handing_out import SETTINGS, Handed, hand_out
+from broker.deployment.handing_out import SETTINGS, Handed, hand_out
 from broker.settings import Role
 from cloud_worker.__main__ import build_parser as cloud_parser
 from edge_node.cli.parser import build_parser as edge_parser

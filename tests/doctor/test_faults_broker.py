@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.certificates import CA, CA_KEY, make_certificates
+from broker.deployment.certificates import CA, CA_KEY, make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.findings import State

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker.certificates import make_certificates
+from broker.deployment.certificates import make_certificates
 from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.certificates import make_certificates
+from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused

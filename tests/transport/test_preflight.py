@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.certificates import make_certificates
+from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.errors import LinkRefused

@@ -8,11 +8,18 @@ from pathlib import Path
 
 import msgspec
 
-from broker import certificates
-from broker.credentials import issued
-from broker.handing_out import CLIENT_CERTIFICATE, CLIENT_KEY, Handed, folder_of, hand_out, take_back
-from broker.identities import Identities, Identity
-from broker.keyring import Keyring
+from broker.deployment import certificates
+from broker.deployment.credentials import issued
+from broker.deployment.handing_out import (
+    CLIENT_CERTIFICATE,
+    CLIENT_KEY,
+    Handed,
+    folder_of,
+    hand_out,
+    take_back,
+)
+from broker.deployment.identities import Identities, Identity
+from broker.deployment.keyring import Keyring
 from broker.settings import PasswordHash, Role
 
 _PASSWORD_BYTES = 24

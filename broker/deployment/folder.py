@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from broker import certificates
 from broker.announcing import OWN_NAME
-from broker.credentials import (
+from broker.deployment import certificates
+from broker.deployment.credentials import (
     KEY_ROLES,
     outgrown,
     restated,
@@ -24,11 +24,11 @@ from broker.credentials import (
     with_new_keys,
     with_new_opening,
 )
-from broker.equipping import Equipment
+from broker.deployment.equipping import Equipment
+from broker.deployment.identities import Identities, Identity
+from broker.deployment.in_force import InForce
+from broker.deployment.keyring import KeptElsewhere, Keyring
 from broker.files import private_folder, read_text, write_private
-from broker.identities import Identities, Identity
-from broker.in_force import InForce
-from broker.keyring import KeptElsewhere, Keyring
 from broker.settings import Role, ServerTls, User
 from flexspec_mq.daemon.locks import alone
 from flexspec_mq.errors import BrokerError, UsageError

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from broker.connections import Connections
 from broker.settings import Limits, Role, User
+from broker.watching.connections import Connections
 
 PUBLISHED = b"Received PUBLISH from "
 """Beginning of the line that Mosquitto logs for a message that it takes: client id, ``(d0, q1, r0, m7, 'TOPIC', ...

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broker.certificates import CA
+from broker.deployment.certificates import CA
 from broker.files import private_folder, write_private
 from broker.settings import Role
 from flexspec_mq.share_groups import ShareGroups

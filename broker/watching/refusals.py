@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from broker.access import Rule, overheard, rules_of
-from broker.connections import Connections
 from broker.settings import Role, User
+from broker.watching.connections import Connections
 from flexspec_mq.share_groups import ShareGroups
 
 _log = logging.getLogger(__name__)

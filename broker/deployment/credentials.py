@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from broker.identities import Identities, Identity, PublicKeys
-from broker.keyring import Keyring
+from broker.deployment.identities import Identities, Identity, PublicKeys
+from broker.deployment.keyring import Keyring
 from broker.settings import Role
 from flexspec_mq.keys.credential import KeyRole
 from flexspec_mq.keys.identity_file import KeyIdentity
