@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from broker.access import Rule, overheard, rules_of
 from broker.settings import Role, User
 from broker.watching.connections import Connections
+from flexspec_mq.daemon.rarely import Rarely
 from flexspec_mq.share_groups import ShareGroups
 
 _log = logging.getLogger(__name__)
@@ -26,8 +27,6 @@ _DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \
 _LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
 _SUBSCRIBED = re.compile(r" [012] ")
 _SOMEBODY = "unknown"
-_TELL_EVERY = 60.0
-"""Seconds between two lines about the same user and kind of refusal."""
 
 
 class Refusals:
@@ -51,7 +50,7 @@ class Refusals:
         self._rules: dict[str, list[Rule]] = {}
         self._workers: set[str] = set()
         self._groups = ShareGroups()
-        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+        self._rarely = Rarely()
 
     def know(self, users: Iterable[User], groups: ShareGroups) -> None:
         """Who may do what from now on.
@@ -94,12 +93,10 @@ class Refusals:
     def refused(self, user: str, kind: str, what: str) -> None:
         """Count a refusal, and log it: the first at once, then at most one a minute for a user and kind."""
         self.counts[user, kind] += 1
-        now, count = self._clock(), self.counts[user, kind]
-        last, told = self._told.get((user, kind), (-_TELL_EVERY, 0))
-        if now - last < _TELL_EVERY:
+        count, times = self.counts[user, kind], self._rarely.due(user, kind, self._clock())
+        if not times:
             return
-        self._told[user, kind] = now, count
-        more = f"; {count - told} times since the last such line" if count - told > 1 else ""
+        more = f"; {times} times since the last such line" if times > 1 else ""
         _log.warning(
             "user %s was refused: %s %s (%d of these since the start%s)", user, kind, what, count, more
         )

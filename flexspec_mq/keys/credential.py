@@ -16,8 +16,8 @@ from msgspec import Meta
 
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.refusals import KeysRefused, Reason
-from flexspec_mq.keys.signing import PUBLIC, DeploymentKey, verified
+from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.signing import PUBLIC, DeploymentKey, read_signed
 
 DOMAIN: Final = b"flexspec credential 1\0"
 FORMAT: Final = 1
@@ -112,16 +112,4 @@ def read_credential(data: bytes, deployment: bytes) -> Credential:
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.
     """
-    if len(data) > MAX_CREDENTIAL:
-        raise KeysRefused(
-            Reason.CREDENTIAL, f"a credential has {len(data)} bytes, more than {MAX_CREDENTIAL}"
-        )
-    body = verified(deployment, DOMAIN, data)
-    if body is None:
-        raise KeysRefused(Reason.CREDENTIAL, "the credential is not signed by this deployment")
-    try:
-        return msgspec.msgpack.decode(body, type=Credential)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise KeysRefused(
-            Reason.CREDENTIAL, f"the credential cannot be read: {error}", hint="update this program"
-        ) from error
+    return read_signed(Credential, data, deployment, DOMAIN, Reason.CREDENTIAL, MAX_CREDENTIAL)

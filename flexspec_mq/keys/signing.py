@@ -5,8 +5,9 @@ The domain keeps a credential from ever being taken for a statement. What travel
 
 from __future__ import annotations
 
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
+import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -17,6 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.keys.refusals import KeysRefused, Reason
+
+DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
 PUBLIC: Final = 32
 """Bytes of a public key, of Ed25519 and of X25519."""
@@ -77,3 +81,32 @@ def verified(public: bytes, domain: bytes, signed: bytes) -> bytes | None:
     except (InvalidSignature, ValueError):  # the latter of bytes that are no key
         return None
     return body
+
+
+def read_signed(
+    kind: type[DocumentT], data: bytes, public: bytes, domain: bytes, reason: Reason, most: int
+) -> DocumentT:
+    """Read a document that a deployment signed.
+
+    Args:
+        kind: of document.
+        data: as it came, of any length.
+        public: the deployment's key.
+        domain: that it was signed for.
+        reason: of a refusal; the document's name in the refusal's words as well.
+        most: bytes.
+
+    Raises:
+        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+    """
+    if len(data) > most:
+        raise KeysRefused(reason, f"a {reason} has {len(data)} bytes, more than {most}")
+    body = verified(public, domain, data)
+    if body is None:
+        raise KeysRefused(reason, f"the {reason} is not signed by this deployment")
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise KeysRefused(
+            reason, f"the {reason} cannot be read: {error}", hint="update this program"
+        ) from error

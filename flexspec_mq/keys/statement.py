@@ -15,8 +15,8 @@ from msgspec import Meta
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.credential import Key, Serial
 from flexspec_mq.keys.opening import ANY
-from flexspec_mq.keys.refusals import KeysRefused, Reason
-from flexspec_mq.keys.signing import DeploymentKey, verified
+from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.signing import DeploymentKey, read_signed
 
 DOMAIN: Final = b"flexspec statement 1\0"
 FORMAT: Final = 1
@@ -83,16 +83,4 @@ def read_statement(payload: bytes, deployment: bytes) -> Statement:
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.
     """
-    if len(payload) > MAX_STATEMENT:
-        raise KeysRefused(
-            Reason.STATEMENT, f"a statement has {len(payload)} bytes, more than {MAX_STATEMENT}"
-        )
-    body = verified(deployment, DOMAIN, payload)
-    if body is None:
-        raise KeysRefused(Reason.STATEMENT, "the statement is not signed by this deployment")
-    try:
-        return msgspec.msgpack.decode(body, type=Statement)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise KeysRefused(
-            Reason.STATEMENT, f"the statement cannot be read: {error}", hint="update this program"
-        ) from error
+    return read_signed(Statement, payload, deployment, DOMAIN, Reason.STATEMENT, MAX_STATEMENT)
