@@ -108,6 +108,20 @@ def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then()
     assert all(plan.draft_length for plan in plans)
 
 
+def test_a_session_whose_turn_comes_late_is_in_every_forward_from_then_on() -> None:
+    near = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, drafted=1)
+
+    def aheads(queue: float, base: Plan = BASE) -> list[int]:
+        policy = ThresholdPolicy(base)
+        plans = [policy.plan(replace(near, queue=queue, committed=2 * number)) for number in range(24)]
+        return [plan.ahead for plan in plans if plan.draft_length]
+
+    assert 0 in aheads(0.0)[12:]
+    assert 0 in aheads(0.05)[:12]
+    assert all(aheads(0.05)[12:])
+    assert not any(aheads(0.05, replace(BASE, ahead=0))), "which the user does not allow"
+
+
 def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
     policy = ThresholdPolicy(BASE)
     near, far = (replace(NEAR, rtt=rtt, compute=0.1, forward=0.1) for rtt in (0.002, 3.0))

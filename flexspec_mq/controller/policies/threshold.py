@@ -40,6 +40,9 @@ _HOPE = 4.0
 """By how much better than known the odds of a drafted token may be, for that to be worth it."""
 _DEARER = 1.1
 """By which a forecast may be worse than nobody's for that."""
+_OTHERS = 0.1
+"""A session that waits for its drafts waits for others then, where its turn comes so much of a forward later: it had
+better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
 _CHEAP = 0.1
@@ -120,6 +123,8 @@ class ThresholdPolicy:
             return
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
+        if self.base.ahead and self._turn.seconds > _OTHERS * forward_of(seen):
+            able = tuple(choice for choice in able if choice.ahead)
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
         if may:  # whether nobody drafts is for the worker to say
             able = tuple(choice for choice in able if choice.length)
