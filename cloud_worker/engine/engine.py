@@ -83,18 +83,18 @@ class EngineCore:
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        writing = self.scheduler.writing_items(self.draft_budget.takes)
+        ready = self.scheduler.writing_items(self.draft_budget.takes)
         self.held_back = len(self.scheduler.pending) - self.scheduler.sharing
         rows = self.draft_budget.allocate(
-            {item.key: len(item.draft) for item in writing},
+            {item.key: len(item.draft) for item in ready},
             self.scheduler.sharing,
             self.scheduler.reading_ms(),
         )
-        own = {} if self.drafts is None else self.drafts.draft(writing, rows, self.draft_budget)
-        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}
+        own = {} if self.drafts is None else self.drafts.draft(ready, rows, self.draft_budget)
+        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
         self.rows = {
             item.key: DraftRows(len(own.get(item.key, ())), None if granted == len(item.draft) else granted)
-            for item in writing
+            for item in ready
             if (granted := rows.granted[item.key]) < len(item.draft) or item.key in own
         }
         began = time.perf_counter()
@@ -121,10 +121,10 @@ class EngineCore:
             self._judge(item, one.draft[: rows.granted.get(item.key, len(item.draft))], tokens)
             if self.scheduler.settle(item, tokens):
                 decided.append((item, tokens))
-        if all(
-            one.item.key in drafts for one in scheduled
-        ):  # the end of a prompt tells nothing of drafted rows
-            self.draft_budget.saw(self.batch, self.fed - self.batch, 1000 * (time.perf_counter() - began))
+        writing = [len(one.model_input.tokens) for one in scheduled if one.item.key in drafts]
+        if writing:
+            fed, ms = sum(writing), 1000 * (time.perf_counter() - began)
+            self.draft_budget.saw(len(writing), fed - len(writing), ms, self.fed - fed)
         return decided
 
     def _judge(self, item: WorkItem, draft: tuple[int, ...], tokens: tuple[int, ...]) -> None:

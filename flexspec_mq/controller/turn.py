@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from flexspec_mq.controller.plan import Observation, Plan
 
 _SETTLED = 2
@@ -15,37 +18,57 @@ _NEWEST = 0.25
 """Weight of the newest sample."""
 
 
+_NAME = "turn"
+"""Of what was learned, in a node's memory."""
+
+
+@dataclass(slots=True)
+class _Learned:
+    """What the sessions of a node know together."""
+
+    seconds: float = 0.0
+    known: bool = False
+
+
 class Turn:
     """Seconds from a batch's arrival to its forward, where the worker has waited for the batch.
 
     Only then is that a wait for others. A batch that finds the worker ahead waits for a forward of its own session,
     which would not be there if the worker waited.
-
-    Attributes:
-        seconds: 0 before any was seen.
     """
 
-    __slots__ = ("_committed", "_known", "_verdicts", "seconds")
+    __slots__ = ("_committed", "_learned", "_verdicts")
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self._known = False
+        self._learned = _Learned()
         self._verdicts: int | None = None  # since the worker waits
         self._committed = 0
+
+    @property
+    def seconds(self) -> float:
+        """0 before any was seen."""
+        return self._learned.seconds
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """Go on from what sessions before saw, and learn for those that come; see `Learner`."""
+        known = memory.setdefault(_NAME, self._learned)
+        if isinstance(known, _Learned):
+            self._learned = known
 
     def saw(self, seen: Observation) -> None:
         """Take what is known before the next plan."""
         more, self._committed = seen.committed > self._committed, seen.committed
         if not more:
             return
+        learned = self._learned
         if self._verdicts is None:
-            self.seconds -= _FORGET * self.seconds
+            learned.seconds -= _FORGET * learned.seconds
             return
         self._verdicts += 1
         if self._verdicts > _SETTLED:
-            weight = _NEWEST if self._known else 1.0
-            self._known = True
-            self.seconds += weight * (seen.queue - self.seconds)
+            weight = _NEWEST if learned.known else 1.0
+            learned.known = True
+            learned.seconds += weight * (seen.queue - learned.seconds)
 
     def planned(self, plan: Plan) -> None:
         """That is the plan."""

@@ -20,6 +20,9 @@ _CHEAPER = 0.997
 """Of what it was, after a forward in which it was not tried: half of it after 230."""
 _TRUST = 0.02
 """Weight of what is usual, as a share of the squares of a count that were seen."""
+_LITTLE = 0.25
+"""The same, as a share of what one unit in every forward would weigh: so what is no longer tried becomes usual again,
+and one slow forward with a unit or two tells little."""
 _NEWEST = 8
 """Forwards of one number of sessions that count."""
 _FRESH = 256
@@ -63,7 +66,7 @@ class LinearCost:
         self._mean = float(self._products[0] / self._squares[0, 0])
         # Ridge regression towards what is usual, which weighs a share of what was seen.
         usual = np.array([0.0, *(self._usual * self._mean)])
-        trust = np.diag(_TRUST * np.diag(self._squares) + 1e-9)
+        trust = np.diag(_TRUST * np.diag(self._squares) + _LITTLE * self._squares[0, 0])
         trust[0, 0] = 0.0
         self._line = np.linalg.solve(self._squares + trust, self._products + trust @ usual)
 
@@ -108,6 +111,10 @@ class MeasuredCost:
         mean, count, _ = self._ms.get(sessions, (0.0, 0, 0))
         count = min(count + 1, _NEWEST)
         self._ms[sessions] = mean + (ms - mean) / count, count, self._forwards
+
+    def passed(self) -> None:
+        """A forward is done that tells nothing; what is known is older by it."""
+        self._forwards += 1
 
     def of(self, sessions: int, each: float) -> float | None:
         """Milliseconds; None if no forward lately decided so many or less.

@@ -23,8 +23,8 @@ _FADES = 0.95
 """Weight of a session's earlier tokens when one more is judged: about twenty count."""
 _FORGIVES = 0.02
 """How far what is known of a session's drafts goes back to that, by each forward that verifies none of them."""
-_SESSION, _ROW = 0.03, 0.01
-"""What a session and a drafted row usually add, as shares of a mean forward of the target."""
+_SESSION, _ROW, _PIECE = 0.03, 0.01, 0.008
+"""What a session, a drafted row and a token of a prompt usually add, as shares of a mean forward of the target."""
 _CALL_ROW = 0.1
 """What a session usually adds to a forward of the draft."""
 _READ = 0.01
@@ -70,7 +70,7 @@ class DraftBudget:
 
     def __init__(self, *, rationed: bool = True) -> None:
         self._rationed = rationed
-        self._forward = LinearCost((_SESSION, _ROW))
+        self._forward = LinearCost((_SESSION, _ROW, _PIECE))
         self._plain = MeasuredCost()
         self._call = LinearCost((_CALL_ROW,))
         self._acceptance: dict[SessionKey, _Acceptance] = {}
@@ -89,12 +89,13 @@ class DraftBudget:
             sessions: that share the forward, those that are still being read included.
             reading: ms that the forward takes for these.
         """
-        plain = self._forward.of((len(drafts), 0)) if self._rationed else 0.0
+        plain = self._forward.of((len(drafts), 0, 0)) if self._rationed else 0.0
         call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
         usual = {key: self._usually(key, drafted) for key, drafted in drafts.items()}
+        got = {key: self._got.get(key, could) for key, could in usual.items()}
         read = _READ * plain if self._read is None else self._read
         ms = plain + reading if plain else 0.0
-        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual)
+        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual, got)
         made.grant(
             {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
         )
@@ -107,7 +108,7 @@ class DraftBudget:
     def takes(self, sessions: int) -> float:
         """Milliseconds of a forward that decides so many sessions without drafts; 0 before any was seen."""
         found = self._plain.of(sessions, self._forward.more(0))
-        return self._forward.of((sessions, 0)) if found is None else found
+        return self._forward.of((sessions, 0, 0)) if found is None else found
 
     def acceptance(self, key: SessionKey) -> float:
         """How likely a drafted token of a session's edge is right, if all before it are."""
@@ -138,15 +139,19 @@ class DraftBudget:
         self._got.pop(key, None)
         self._offered.pop(key, None)
 
-    def saw(self, sessions: int, rows: int, ms: float) -> None:
-        """A forward of the target is done that read no prompt.
+    def saw(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
+        """A forward of the target is done that decided something.
 
         Args:
             sessions: that it decided.
-            rows: tokens that it read beyond one for each of them.
+            rows: drafted tokens of these that it verified.
             ms: how long it took.
+            reading: tokens of prompts that it read beside. A crowded worker reads some in nearly every forward.
         """
-        self._forward.saw((sessions, rows), ms)
+        self._forward.saw((sessions, rows, reading), ms)
+        if reading:
+            self._plain.passed()
+            return
         self._plain.saw(sessions, max(0.0, ms - rows * self._forward.more(1)))
         self._alike = self._alike + 1 if (sessions, rows) == self._newest else 0
         self._newest = sessions, rows

@@ -183,8 +183,8 @@ class SimulatedWorker:
             for share in shares:
                 if reading.settles(share):
                     self._decided(share, told.get(share.item.key, _ALL), began, int(1000 * seconds))
-            if not forward.read:
-                self._budget.saw(forward.sessions, forward.rows - forward.sessions, ms)
+            if drafts:
+                self._budget.saw(len(drafts), fed - len(drafts), ms, forward.read)
             self._computing = False
             self._alarm.by(self.machine.next_tick())
             self._look()

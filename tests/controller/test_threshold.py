@@ -122,6 +122,20 @@ def test_a_session_whose_turn_comes_late_is_in_every_forward_from_then_on() -> N
     assert not any(aheads(0.05, replace(BASE, ahead=0))), "which the user does not allow"
 
 
+def test_the_next_session_of_a_node_knows_from_the_beginning_that_its_turn_comes_late() -> None:
+    near = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, drafted=1)
+    memory: dict[str, object] = {}
+
+    def aheads(queue: float) -> list[int]:
+        policy = ThresholdPolicy(BASE)
+        policy.recall(memory)
+        return [policy.plan(replace(near, queue=queue, committed=2 * number)).ahead for number in range(24)]
+
+    assert 0 in aheads(0.05)
+    assert all(aheads(0.05))
+    assert 0 in aheads(0.0) + aheads(0.0) + aheads(0.0), "it is tried again some day"
+
+
 def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
     policy = ThresholdPolicy(BASE)
     near, far = (replace(NEAR, rtt=rtt, compute=0.1, forward=0.1) for rtt in (0.002, 3.0))

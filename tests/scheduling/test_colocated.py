@@ -212,11 +212,11 @@ def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
     """One forward may read all of a prompt and decide: what it took is none of what drafted rows take."""
 
     class Noted(DraftBudget):
-        seen: ClassVar[list[tuple[int, int]]] = []
+        seen: ClassVar[list[tuple[int, int, int]]] = []
 
-        def saw(self, sessions: int, rows: int, ms: float) -> None:
-            self.seen.append((sessions, rows))
-            super().saw(sessions, rows, ms)
+        def saw(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
+            self.seen.append((sessions, rows, reading))
+            super().saw(sessions, rows, ms, reading)
 
     engine = EngineCore(model_of(), prefill=1000, draft_budget=Noted(rationed=False))
     engine.scheduler.add(item(3, 0))
@@ -224,4 +224,8 @@ def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
     assert Noted.seen == []
     engine.scheduler.add(item(3, 1, written(3)[1:4]))
     run(engine)
-    assert Noted.seen == [(1, 3)]
+    assert Noted.seen == [(1, 3, 0)]
+    engine.scheduler.add(item(3, 4, written(3)[4:6]))
+    engine.scheduler.add(newcomer := item(4, 0))
+    run(engine)
+    assert Noted.seen[1:] == [(1, 2, len(newcomer.context))]

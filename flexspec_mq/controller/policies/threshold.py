@@ -83,6 +83,7 @@ class ThresholdPolicy:
 
     def recall(self, memory: MutableMapping[str, object]) -> None:
         """See `Learner`."""
+        self._turn.recall(memory)
         known = memory.setdefault(self.NAME, self._calibration)
         if isinstance(known, Calibration):
             self._calibration, self._check = known, Check(known)
