@@ -39,7 +39,7 @@ def learned(budget: DraftBudget, base: float, session: float, row: float) -> Dra
 def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
     drafts: list[tuple[int, float]], row: float
 ) -> None:
-    """Of all ways, that with the most tokens beside those of before, by the time that it takes all, if that can be borne."""
+    """Of all ways, that with the most tokens for the time that it takes all sessions, if that can be borne."""
     keys = [key(n) for n in range(len(drafts))]
     usual, got = dict.fromkeys(keys, 1.0), dict.fromkeys(keys, 1.5)
     made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), usual=usual, got=got)
@@ -226,7 +226,9 @@ def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
     budget = DraftBudget()
     for number in range(60):
         rows, reading = number * 7 % 41, 16 + number * 11 % 97
-        budget.saw(12 + number % 4, rows, 60.0 + 2.0 * (12 + number % 4) + 3.0 * rows + 0.7 * reading, reading)
+        budget.saw(
+            12 + number % 4, rows, 60.0 + 2.0 * (12 + number % 4) + 3.0 * rows + 0.7 * reading, reading
+        )
     made = budget.allocate({key(n): 0 for n in range(16)}, 16)
     assert made.row == pytest.approx(3.0, rel=0.15)
     assert made.ms == pytest.approx(92.0, rel=0.15)
