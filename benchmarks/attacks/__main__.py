@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--attacks", nargs="+", choices=list(WAYS), default=list(WAYS), help="in this order")
     made.add_argument("--rate", type=float, default=1e6, help="bytes a second of the attacker")
     made.add_argument("--patience", type=float, default=12.0, help="seconds that a text is waited for")
+    made.add_argument("--keys", action="store_true", help="devices and workers have keys, as beyond loopback")
     made.add_argument("--worker-flags", nargs=argparse.REMAINDER, default=[], help="of flexspec-cloud")
     return made
 
@@ -45,7 +46,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All attacks, one after the other; each with the streams before it."""
     tokens, rounds = (32, 1) if options.quick else (64, 2)
     found: dict[str, Any] = {}
-    async with place(options.attacks, options.worker_flags) as here, unbounded(kept=0) as http:
+    broker_flags = ("--keys",) if options.keys else ()
+    async with place(options.attacks, options.worker_flags, broker_flags) as here, unbounded(kept=0) as http:
 
         async def ask() -> Streams:
             return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)

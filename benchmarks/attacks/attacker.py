@@ -83,7 +83,9 @@ class Attack:
     def __init__(self, order: Order) -> None:
         self.report = Report()
         self._order = order
-        self._way = WAYS[order.way](_look_around(order))
+        way = WAYS[order.way]
+        known = _look_around(order) if way.worker is None else b""  # a worker may not read others' statuses
+        self._way = way(Target(order.user, order.worker, order.version, known, order.victim))
         self._room = 0.0
         self._at = time.monotonic()
 
@@ -93,9 +95,12 @@ class Attack:
         while not over.is_set():
             try:
                 with self._connected() as line:
-                    while not over.is_set():
+                    while not over.is_set() and not self._way.twice:
                         self._send(line)
                         self._listen(line, TICK)
+                    if not over.is_set():
+                        self._again()
+                        continue
                     self.report.seconds = time.monotonic() - began
                     line.send(self._way.farewell())
                     self._listen(line, 0.2)
@@ -112,6 +117,12 @@ class Attack:
         for topic_filter in self._way.filters:
             line.subscribe(topic_filter)
         return line
+
+    def _again(self) -> None:
+        """Take one's own place."""
+        with self._connected() as line:
+            self._listen(line, 0.0)
+        _count(self.report.told, "connections")
 
     def _send(self, line: Line) -> None:
         now = time.monotonic()
@@ -131,15 +142,14 @@ class Attack:
         line.heard.clear()
 
 
-def _look_around(order: Order) -> Target:
-    """Learn what any device may know."""
+def _look_around(order: Order) -> bytes:
+    """Learn what any device may know: the fingerprint of the vocabulary."""
     with Line(order.port, order.user, order.password) as line:
         line.subscribe(topics.worker_status_topic(order.worker))
         while not line.heard:
             line.listen(0.1)
         status = _CODEC.decode_status(line.heard.pop()[1], WorkerStatus)
-    fingerprint = bytes.fromhex(status.fingerprint)
-    return Target(order.user, order.worker, order.version, fingerprint, order.victim)
+    return bytes.fromhex(status.fingerprint)
 
 
 def _hear(topic: str, payload: bytes, report: Report, hear: Callable[[Verdict | Error], None]) -> None:

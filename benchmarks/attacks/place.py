@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from benchmarks.attacks.attacker import Order, Report
+from benchmarks.attacks.ways import WAYS
 from broker.deployment.folder import HAND_OUT
 from broker.deployment.handing_out import LOGIN, SETTINGS, folder_of
 from broker.settings import Role
@@ -52,12 +53,12 @@ class Place:
 
     async def attacker(self, way: str, rate: float) -> Process:
         """Start an attack; it has begun."""
-        user = f"evil-{way}"
+        user = _name(way)
         order = Order(
             way=way,
             port=self.port,
             user=user,
-            password=_password(self.folder, user),
+            password=_password(self.folder, _role(way), user),
             worker=WORKER,
             version=VERSION,
             victim=HONEST[0],
@@ -75,19 +76,27 @@ class Place:
 
 
 @asynccontextmanager
-async def place(ways: Sequence[str], worker_flags: Sequence[str] = ()) -> AsyncIterator[Place]:
+async def place(
+    ways: Sequence[str], worker_flags: Sequence[str] = (), broker_flags: Sequence[str] = ()
+) -> AsyncIterator[Place]:
     """Start all that is honest. The worker has a core; broker, devices and whoever attacks share the other one.
 
     Args:
         ways: attacks that devices are made for.
         worker_flags: of ``flexspec-cloud``.
+        broker_flags: of ``flexspec-broker init``.
     """
     cores = Cores.of_this_process()
     with TemporaryDirectory(prefix="flexspec-attacks-") as scratch:
         folder, port = Path(scratch) / "broker", free_port()
-        await _broker("init", str(folder), "--host", "127.0.0.1", "--port", str(port))
+        await _broker("init", str(folder), "--host", "127.0.0.1", "--port", str(port), *broker_flags)
         await _broker("add-worker", str(folder), WORKER, "--version", VERSION)
-        await _broker("add-device", str(folder), *HONEST, *(f"evil-{way}" for way in ways))
+        await _broker(
+            "add-device", str(folder), *HONEST, *(_name(way) for way in ways if not WAYS[way].worker)
+        )
+        for way in ways:
+            if version := WAYS[way].worker:
+                await _broker("add-worker", str(folder), _name(way), "--version", version)
         async with Processes() as processes:
             command = python("broker", "run", str(folder), "--ready-json")
             broker = await processes.start(
@@ -132,5 +141,13 @@ def _handed(folder: Path, role: Role, name: str) -> Path:
     return folder_of(folder / HAND_OUT, role, name)
 
 
-def _password(folder: Path, name: str) -> str:
-    return (_handed(folder, Role.EDGE, name) / LOGIN).read_text("utf-8").strip()
+def _name(way: str) -> str:
+    return f"evil-{way}"
+
+
+def _role(way: str) -> Role:
+    return Role.EDGE if WAYS[way].worker is None else Role.WORKER
+
+
+def _password(folder: Path, role: Role, name: str) -> str:
+    return (_handed(folder, role, name) / LOGIN).read_text("utf-8").strip()

@@ -1,12 +1,13 @@
 """What one malicious device does. Each way makes packets as long as there is room for them, and hears what is said.
 
-Nothing here breaks a rule of access: a device may write all of it, but for what `Denied` tries.
+Nothing here breaks a rule of access: a device may write all of it, but for what `Denied` tries, and a worker what
+`Forges` does.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +25,7 @@ from schemas.messages import (
     Close,
     CloseReason,
     Error,
+    Fin,
     Identity,
     Open,
     Poll,
@@ -65,6 +67,10 @@ class Way:
 
     name: ClassVar[str] = "nothing"
     says: ClassVar[str] = "nothing at all"
+    worker: ClassVar[str | None] = None
+    """Version of which it is a worker; None is a device."""
+    twice: ClassVar[bool] = False
+    """It connects under one name again and again, beside itself."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -288,12 +294,39 @@ class Denied(Way):
             yield packet
 
 
-WAYS: dict[str, Callable[[Target], Way]] = {
+class Forges(Way):
+    """Answers in the name of somebody else's worker."""
+
+    name, says = "forges", "verdicts for an honest device, by a worker of another version"
+    worker = "other"
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Of other sessions each time."""
+        topic = topics.verdict_topic(self.target.victim)
+        while True:
+            yield b"".join(publish(topic, _CODEC.encode(self._forged())) for _ in range(_BULK))
+
+    def _forged(self) -> Verdict:
+        session, digest = self.dice.randrange(1, 2**32), self.dice.randrange(2**32)
+        return Verdict(
+            session, 1, 0, 0, (self.dice.randrange(self.target.vocabulary),), digest, Fin.NONE, 0, 30
+        )
+
+
+class Twins(Way):
+    """Two of one name, each of which comes back as soon as the other has put it out."""
+
+    name, says = "twins", "connections under one name, each of which ends the one before"
+    twice = True
+
+
+WAYS: dict[str, type[Way]] = {
     way.name: way
     for way in (
         Unpacks, Sessions, Opens, Polls, Ahead, Malformed, Acknowledged, Large, Prompts, Share, Retained, Denied,
+        Forges, Twins,
     )
 }  # fmt: skip
 """By name."""
-SAYS = {name: way.says for name, way in WAYS.items() if isinstance(way, type) and issubclass(way, Way)}
+SAYS = {name: way.says for name, way in WAYS.items()}
 """What each does, in a few words."""

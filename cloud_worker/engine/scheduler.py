@@ -33,8 +33,10 @@ _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
 _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
-_LIGHT = 2048
-"""Tokens of prompts that a device may have read at once at full speed, while others write."""
+_BRIEF, _LONG = 256, 2048
+"""Tokens of prompts that a device may have read at once at full speed while others write, and at a fair pace."""
+_FAIR, _HEAVY = 0.2, 0.1
+"""What reading for one device may add to forwards in which others write: up to `_LONG` tokens, and beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +249,9 @@ class Scheduler:
         budget = self._prefill_budget
         return self.prefill if budget is None else budget.within(NEWCOMER)
 
-    def _heavy(self, writing: int) -> int:
+    def _spare(self, writing: int, share: float) -> int:
         budget = self._prefill_budget
-        return self.prefill if budget is None else budget.heavy(writing)
+        return self.prefill if budget is None else budget.spare(writing, share)
 
     def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
@@ -275,17 +277,19 @@ class Scheduler:
         now = self._clock()
         debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
         writers = {edge for edge, _ in ready}
-        heavy = {edge for edge, debt in debts.items() if debt > _LIGHT and (writers | debts.keys()) - {edge}}
-        if not writers and len(heavy) == len(debts):
-            heavy = set()  # nobody is better off if they read less
+        slowed = {edge for edge, debt in debts.items() if debt > _BRIEF and writers - {edge}}
+        slowed |= {edge for edge, debt in debts.items() if debt > _LONG and debts.keys() - {edge}}
+        if not writers and len(slowed) == len(debts):
+            slowed = set()  # nobody is better off if they read less
         if not ready and len(debts) == 1 and self._presence.since_others(debts, now) <= LATELY:
             budget = min(budget, self._newcomers())
-        light = debts.keys() - heavy
-        if (new := light - writers) and writers:
+        free = debts.keys() - slowed
+        if (new := free - writers) and writers:
             budget = max(budget, self._beginning(writing, len(new), len(writers)))
-        shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in heavy})
-        for edge in sorted(heavy, key=lambda edge: debts[edge]):
-            piece = self._heavy(writing) if writers - {edge} else _QUANTUM
+        shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in slowed})
+        for edge in sorted(slowed, key=lambda edge: debts[edge]):
+            share = _FAIR if debts[edge] <= _LONG else _HEAVY
+            piece = self._spare(writing, share) if writers - {edge} else _QUANTUM
             left = min(budget - sum(shares.values()), piece)
             shares |= _divide(left, {key: unread[key] for key in turns if key[0] == edge})
         return shares

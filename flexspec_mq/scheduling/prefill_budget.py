@@ -29,8 +29,6 @@ _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
 """One forward in so many reads nothing, or the least."""
-HEAVY = 0.1
-"""What reading for one device may add while others write, once it has had much read."""
 _PIECE = 32
 """Tokens that are read for it at a time: kernels take hardly longer for these than for less."""
 _SHARE = 0.5
@@ -132,19 +130,21 @@ class PrefillBudget:
         cap = self.most if self._tokens and not writing else 2 * self._read
         return max(self.least, min(self.most, int(min(fits, self.most)), cap))
 
-    def heavy(self, writing: int) -> int:
-        """Tokens that the next forward may read for a device that has had much read, while others write.
+    def spare(self, writing: int, share: float) -> int:
+        """Tokens that the next forward may read for a device that has had some read, while others write.
 
-        Over many forwards they add `HEAVY` of what these take without them, as measured: a piece is read where so
-        much time was saved, and most forwards read nothing. Ask once for each forward and such device.
+        Over many forwards they add a share of what these take without them, as measured, so whatever the tokens cost
+        that stand before them: a piece is read where so much time was saved, and most forwards read nothing. Ask once
+        for each forward and such device.
 
         Args:
             writing: tokens that it feeds for sessions that write.
+            share: of the time.
         """
         alone = self._alone.at(writing)
         if not alone:
             return self.least
-        self._saved = min(self._saved + HEAVY * alone, alone)
+        self._saved = min(self._saved + share * alone, alone)
         if self._saved < 0.0:
             return 0
         self._owed = True

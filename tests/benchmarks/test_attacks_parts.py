@@ -15,7 +15,7 @@ from flexspec_mq.bench.place.client import Answer
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.simulator.world import FINGERPRINT
-from schemas.messages import Open, Poll
+from schemas.messages import Open, Poll, Verdict
 
 CODEC = Codec()
 TARGET = Target("evil", "w1", "base", FINGERPRINT, "good")
@@ -72,6 +72,14 @@ def test_opens_and_polls_are_real_ones(mosquitto: PrivateBroker) -> None:
     message = CODEC.decode(payload)
     assert isinstance(message, Open)
     assert len(message.prompt) == 7800
+
+
+def test_a_forged_verdict_is_one_that_a_device_would_read(mosquitto: PrivateBroker) -> None:
+    found = sent("forges", 1, mosquitto)
+    assert {topic for topic, _ in found} == {"f1/v/good"}
+    messages = [CODEC.decode(payload) for _, payload in found]
+    assert all(isinstance(message, Verdict) for message in messages)
+    assert len(messages) == 64
 
 
 def test_a_text_that_does_not_end_counts_as_slow_and_late() -> None:
