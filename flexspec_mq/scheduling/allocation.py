@@ -76,7 +76,7 @@ class Allocation:
         order = [
             (gain, key, confidence)
             for key, (drafted, confidence) in drafts.items()
-            for gain in _gains(confidence, drafted, self.got.get(key, 1.0))
+            for gain in self._gains(key, confidence, drafted)
         ]
         order.sort(key=lambda one: -one[0])  # those of one session fall, so they stay in order
         tokens = _Tokens({key: self._gets(key) for key in self.usual})
@@ -150,7 +150,21 @@ class Allocation:
         return max(usual, (self._expected.get(key, 1.0) + usual) / 2)
 
     def _gain(self, key: SessionKey, confidence: float) -> float:
-        return self.survival(key) * confidence / self.got.get(key, 1.0)
+        """What a token is worth that is right with this probability if all before it are."""
+        return self._worth(key, self.survival(key) * confidence, self._expected.get(key, 1.0))
+
+    def _gains(self, key: SessionKey, confidence: float, drafted: int) -> Iterator[float]:
+        """What each token of a draft is worth."""
+        survival = expected = 1.0
+        for _ in range(drafted):
+            survival *= confidence
+            yield self._worth(key, survival, expected)
+            expected += survival
+
+    def _worth(self, key: SessionKey, survival: float, expected: float) -> float:
+        if self.sessions == 1:
+            return log1p(survival / expected)  # each of its forwards stands for itself
+        return survival / self.got.get(key, 1.0)
 
     def _loss(self, ms: float) -> float:
         return self.sessions * log1p(ms / self.ms) if self.ms else 0.0  # nothing is known, or nothing counts
@@ -185,11 +199,3 @@ class _Tokens:
         if not self._sorted:
             return inf
         return min(self._sorted[(len(self._sorted) - 1) // 2], (1.0 + MOST) * self._sorted[0])
-
-
-def _gains(confidence: float, drafted: int, got: float) -> Iterator[float]:
-    """What each token of a draft adds to the tokens of its session, as a share of what that got by a forward."""
-    survival = 1.0
-    for _ in range(drafted):
-        survival *= confidence
-        yield survival / got

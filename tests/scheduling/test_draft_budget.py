@@ -49,7 +49,8 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
         return [expected(confidence, count) for (_, confidence), count in zip(drafts, rows, strict=True)]
 
     def value(rows: tuple[int, ...]) -> float:
-        return sum(tokens(rows)) / 1.5 - len(drafts) * log(30.0 + row * sum(rows))
+        made = sum(tokens(rows)) / 1.5 if len(drafts) > 1 else log(tokens(rows)[0])
+        return made - len(drafts) * log(30.0 + row * sum(rows))
 
     def bearable(rows: tuple[int, ...]) -> bool:
         each = sorted((1.0 + one) / 2 for one in tokens(rows))
