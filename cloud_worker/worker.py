@@ -338,7 +338,10 @@ class CloudWorker:
             return
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
+        over = self.machine.counters.over_quota
         effects = self.machine.receive(edge, message, now, inbound.qos, version)
+        if self.machine.counters.over_quota > over:
+            self.gate.turned_away(edge)
         self.gate.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
         self._do(effects)
 

@@ -35,6 +35,8 @@ from schemas.messages import (
 _CODEC = Codec()
 _BULK = 64
 """Small packets that are made at a time."""
+_WORDS = 8192
+"""Random words, from which prompts are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,9 @@ class Way:
         self.opens = topics.open_topic(target.version, target.edge)
         self.drafts = topics.draft_topic(target.worker, target.edge)
         self.sessions: dict[int, Open] = {}
+        words = [self.dice.randrange(target.vocabulary) for _ in range(_WORDS)]
+        self._words = words * 2
+        """Of all prompts, each of which begins somewhere else: an attacker's own time is not what is measured."""
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -100,7 +105,8 @@ class Way:
 
     def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
         """A packet that opens a session of random words."""
-        words = tuple(self.dice.randrange(self.target.vocabulary) for _ in range(prompt))
+        at = self.dice.randrange(_WORDS)
+        words = tuple(self._words[at : at + prompt])
         identity = Identity(
             PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, (), ignore_eos=True, limit=limit
         )

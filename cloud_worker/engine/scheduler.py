@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.protocol.worker.turns import by_device
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 
+_Key = TypeVar("_Key")
 
 _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
@@ -35,8 +36,10 @@ _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
 _BRIEF, _LONG = 256, 2048
 """Tokens of prompts that a device may have read at once at full speed while others write, and at a fair pace."""
-_FAIR, _HEAVY = 0.2, 0.1
+_FAIR, _HEAVY = 0.15, 0.1
 """What reading for one device may add to forwards in which others write: up to `_LONG` tokens, and beyond."""
+_RARELY = 4
+"""Where nobody writes and others begin, one forward in so many reads for it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +280,8 @@ class Scheduler:
         now = self._clock()
         debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
         writers = {edge for edge, _ in ready}
-        slowed = {edge for edge, debt in debts.items() if debt > _BRIEF and writers - {edge}}
+        fresh = {edge for edge, debt in debts.items() if debt <= _BRIEF}
+        slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
         slowed |= {edge for edge, debt in debts.items() if debt > _LONG and debts.keys() - {edge}}
         if not writers and len(slowed) == len(debts):
             slowed = set()  # nobody is better off if they read less
@@ -286,12 +290,17 @@ class Scheduler:
         free = debts.keys() - slowed
         if (new := free - writers) and writers:
             budget = max(budget, self._beginning(writing, len(new), len(writers)))
-        shares = _divide(budget, {key: unread[key] for key in turns if key[0] not in slowed})
+        by_edge = {edge: {key: unread[key] for key in turns if key[0] == edge} for edge in debts}
+        shares: dict[SessionKey, int] = {}
+        wanted = {edge: sum(own.values()) for edge, own in by_edge.items() if edge in free}
+        for edge, share in _divide(budget, wanted).items():
+            shares |= _divide(share, by_edge[edge])
         for edge in sorted(slowed, key=lambda edge: debts[edge]):
-            share = _FAIR if debts[edge] <= _LONG else _HEAVY
-            piece = self._spare(writing, share) if writers - {edge} else _QUANTUM
-            left = min(budget - sum(shares.values()), piece)
-            shares |= _divide(left, {key: unread[key] for key in turns if key[0] == edge})
+            if writers - {edge}:
+                piece = self._spare(writing, _FAIR if debts[edge] <= _LONG else _HEAVY)
+            else:
+                piece = 0 if self._steps % _RARELY else _QUANTUM
+            shares |= _fill(min(budget - sum(shares.values()), piece), by_edge[edge])
         return shares
 
 
@@ -300,14 +309,14 @@ def _whole(item: WorkItem) -> int:
     return max(item.prompt_length + item.identity.limit, len(item.context) + len(item.draft))
 
 
-def _divide(budget: int, unread: dict[SessionKey, int]) -> dict[SessionKey, int]:
+def _divide(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
     """Equal shares of a budget, none below the quantum but the last one; what is left goes to the first.
 
     Args:
         budget: tokens.
         unread: how many tokens each can use, the first to be served first.
     """
-    shares: dict[SessionKey, int] = {}
+    shares: dict[_Key, int] = {}
     left = budget
     for place, (key, most) in enumerate(unread.items()):
         # Two tokens are the least that makes progress on an unread prefix.
@@ -319,4 +328,15 @@ def _divide(budget: int, unread: dict[SessionKey, int]) -> dict[SessionKey, int]
         more = min(left, unread[key] - share)
         shares[key] += more
         left -= more
+    return shares
+
+
+def _fill(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
+    """All that the first can use, then the next: small pieces of several prefixes cost more than one piece."""
+    shares: dict[_Key, int] = {}
+    for key, most in unread.items():
+        if budget < 2:
+            break
+        shares[key] = min(most, budget)
+        budget -= shares[key]
     return shares

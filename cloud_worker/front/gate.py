@@ -28,6 +28,9 @@ MESSAGE, OPEN, KILOBYTE, ANSWER = 0.1, 0.3, 0.06, 0.15
 session; of each 1,000 bytes of it; of each answer."""
 AGREEMENT = 0.35
 """Of the keys of a session, where there are some: signatures are checked, and shared secrets computed."""
+TURNED_AWAY = 2.0
+"""Of an open beyond the device's own quota of sessions or tokens: it was told when to come again, so one that opens
+on and on is soon not read."""
 TELL_EVERY = 1.0
 """Seconds from one answer to a device over its quota to the next."""
 _MOST_TOPICS = 8192
@@ -98,6 +101,10 @@ class Gate:
         """A message of a device was carried out: charge for so many answers."""
         if answers:
             self._accounts.charge(self._accounts.of(device, self._clock()), ANSWER * answers)
+
+    def turned_away(self, device: str) -> None:
+        """An open of a device was refused as it holds what one device may hold."""
+        self._accounts.charge(self._accounts.of(device, self._clock()), TURNED_AWAY)
 
     def verified(self, device: str, batches: int) -> None:
         """So many drafts of a device went into a forward: give back what their messages cost."""

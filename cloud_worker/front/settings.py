@@ -36,7 +36,7 @@ class QuotaSettings(Section):
     device_burst_ms: Annotated[
         float,
         Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0),
-    ] = 500.0
+    ] = 300.0
     inbound_mb: Annotated[
         int, Setting(help="memory for messages that wait to be read", unit="MB", least=1, most=2**20)
     ] = 16

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
-_FORGET = 0.03
+_FORGET = 0.01
 """How much is forgotten with each verdict while the worker does not wait, so that it is tried again some day."""
 _NEWEST = 0.25
 """Weight of the newest sample."""

@@ -158,7 +158,9 @@ class PrefillBudget:
     def within(self, ms: float) -> int:
         """Tokens that a forward may read in so many ms where it does nothing else."""
         each = self._each(0)
-        return self.most if not each else max(self.least, min(self.most, int(ms / each)))
+        return (
+            self.most if not each else max(self.least, min(self.most, int((ms - self._alone.at(0)) / each)))
+        )
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

@@ -99,6 +99,29 @@ def test_a_lone_reader_takes_short_steps_where_others_were_here() -> None:
     assert fed(engine.scheduler)["evil"] <= NEWCOMER
 
 
+def test_a_device_that_has_had_a_page_read_waits_for_one_that_begins() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    scheduler = engine.scheduler
+    for session in range(8):
+        scheduler.add(prompt("much", session, 400))
+    for _ in range(4):
+        engine.step()
+    scheduler.add(prompt("new", 1, 90))
+    found = fed(scheduler)
+    assert found["new"] == 90
+    assert found["much"] <= 16
+
+
+def test_devices_that_begin_share_alike_however_many_prompts_each_has() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    scheduler = engine.scheduler
+    for session in range(8):
+        scheduler.add(prompt("many", session, 20))
+    scheduler.add(prompt("one", 1, 200))
+    found = fed(scheduler)
+    assert found["one"] == found["many"] > 16
+
+
 def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None:
     engine = EngineCore(model_of())
     scheduler = engine.scheduler

@@ -94,6 +94,18 @@ def test_what_was_verified_is_given_back_and_answers_cost() -> None:
     assert made.admit("f1/d/w1/good", 0)
 
 
+def test_a_device_that_holds_all_that_it_may_is_soon_not_read() -> None:
+    clock = Clock()
+    made, _ = gate(clock)
+    opens = 0
+    while made.admit("f1/o/base/evil", 100):
+        made.turned_away("evil")
+        opens += 1
+    assert opens == 3
+    clock.now += 1.0
+    assert made.admit("f1/o/base/evil", 100)
+
+
 def test_accounts_are_bounded_and_a_debt_is_not_forgotten() -> None:
     accounts = Accounts(10.0, 5.0)
     debtor = accounts.of("debtor", 0.0)

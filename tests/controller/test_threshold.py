@@ -133,7 +133,7 @@ def test_the_next_session_of_a_node_knows_from_the_beginning_that_its_turn_comes
 
     assert 0 in aheads(0.05)
     assert all(aheads(0.05))
-    assert 0 in aheads(0.0) + aheads(0.0) + aheads(0.0), "it is tried again some day"
+    assert any(0 in aheads(0.0) for _ in range(10)), "it is tried again some day"
 
 
 def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
