@@ -2,13 +2,10 @@
 
 A row for a drafted token makes the forward longer for all sessions in it, and gives one session a token more with the
 probability that it is right, and everything before it. It is granted if it raises the sum of the logarithms of all
-sessions' tokens per second, the objective of GoodSpeed (arXiv 2512.09963). That is over many forwards, not in this
-one: as in proportional-fair scheduling, a token counts by what its session lately got by a forward, so one with a
-draft in every third forward is not taken for one that gets three tokens by each. So each session counts alike,
-whatever it drafts, and where all are alike, their tokens per second are most. And no minority has others pay for it:
-the forward never gets longer than makes up for the tokens that half of the sessions in it usually get by drafts at
-least, within `PAYS`; nor than that by more than `MOST` for any of them. The token that the target decides itself is
-never at stake.
+sessions' tokens per second, the objective of GoodSpeed (arXiv 2512.09963). So each session counts alike, whatever it
+drafts, and where all are alike, their tokens per second are most. And no session pays for others: the forward never
+gets longer than makes up for the tokens that each session in it gets by drafts, within `PAYS`. The token that the
+target decides itself is never at stake.
 
 A draft of the worker's own is worth a forward of the draft model by the same rules, so a worker stops drafting for
 others long before it stops verifying for them.
@@ -18,7 +15,7 @@ Pure: it is told milliseconds, and measures nothing.
 
 from __future__ import annotations
 
-import bisect
+import heapq
 from dataclasses import dataclass, field
 from math import inf, log1p
 from typing import TYPE_CHECKING
@@ -29,9 +26,7 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
 
 PAYS = 0.03
-"""Of its tokens per second, what a session may lose by the drafts of a few others."""
-MOST = 0.1
-"""The same, by the drafts of most others."""
+"""Of its tokens per second, what a session may lose by the drafts of others."""
 
 
 @dataclass(slots=True)
@@ -45,8 +40,7 @@ class Allocation:
         row: ms of one more row.
         call: ms of a forward of the draft in any case, and for each session in it.
         read: ms that the draft takes for a token of a prompt.
-        usual: tokens that a session lately got by a forward, or could have, for those that the forward decides.
-        got: tokens that it did get; one where nothing is known.
+        usual: tokens that a session lately got by a forward, for those that the forward decides.
         granted: drafted tokens of edges that ride along, by session.
     """
 
@@ -56,7 +50,6 @@ class Allocation:
     call: tuple[float, float]
     read: float = 0.0
     usual: Mapping[SessionKey, float] = field(default_factory=dict)
-    got: Mapping[SessionKey, float] = field(default_factory=dict)
     granted: dict[SessionKey, int] = field(default_factory=dict)
     _survival: dict[SessionKey, float] = field(default_factory=dict)
     _expected: dict[SessionKey, float] = field(default_factory=dict)
@@ -76,17 +69,17 @@ class Allocation:
         order = [
             (gain, key, confidence)
             for key, (drafted, confidence) in drafts.items()
-            for gain in self._gains(key, confidence, drafted)
+            for gain in _gains(confidence, drafted)
         ]
         order.sort(key=lambda one: -one[0])  # those of one session fall, so they stay in order
-        tokens = _Tokens({key: self._gets(key) for key in self.usual})
+        least = _Least({key: self._gets(key) for key in self.usual})
         best, count, total = 0.0, 0, 0.0
         for rows, (gain, key, confidence) in enumerate(order[:most], 1):
             self._takes(key, confidence)
-            tokens.raise_to(key, self._gets(key))
+            least.raise_to(key, self._gets(key))
             total += gain
             more = rows * self.row
-            if self._bearable(more, tokens.longer) and (net := total - self._loss(more)) > best:
+            if self._bearable(more, least.value) and (net := total - self._loss(more)) > best:
                 best, count = net, rows
         self._survival.clear()
         self._expected.clear()
@@ -103,15 +96,15 @@ class Allocation:
                 to read for each forward that it will be of use in.
         """
         gains = sorted(((self._gain(key, one), key) for key, (one, _) in wanted.items()), reverse=True)
-        tokens = _Tokens({key: self._gets(key) for key in self.usual})
+        least = _Least({key: self._gets(key) for key in self.usual})
         base, each = self.call
         best, chosen, total, ms = 0.0, 0, 0.0, base
         for count, (gain, key) in enumerate(gains, 1):
             confidence, unread = wanted[key]
             total += gain
             ms += each + self.row + unread * self.read
-            tokens.raise_to(key, self._gets(key) + self.survival(key) * confidence / 2)
-            if self._bearable(ms, tokens.longer) and (net := total - self._loss(ms)) > best:
+            least.raise_to(key, self._gets(key) + self.survival(key) * confidence / 2)
+            if self._bearable(ms, least.value) and (net := total - self._loss(ms)) > best:
                 best, chosen = net, count
         return [key for _, key in gains[:chosen]]
 
@@ -145,57 +138,50 @@ class Allocation:
         self._expected[key] = self._expected.get(key, 1.0) + survival
 
     def _gets(self, key: SessionKey) -> float:
-        """Tokens that a session gets: what it usually comes to, or between that and what this forward promises."""
-        usual = self.usual.get(key, 1.0)
-        return max(usual, (self._expected.get(key, 1.0) + usual) / 2)
+        """Tokens that a session gets: between what this forward promises and what it usually comes to."""
+        return (self._expected.get(key, 1.0) + self.usual.get(key, 1.0)) / 2
 
     def _gain(self, key: SessionKey, confidence: float) -> float:
-        """What a token is worth that is right with this probability if all before it are."""
-        return self._worth(key, self.survival(key) * confidence, self._expected.get(key, 1.0))
-
-    def _gains(self, key: SessionKey, confidence: float, drafted: int) -> Iterator[float]:
-        """What each token of a draft is worth."""
-        survival = expected = 1.0
-        for _ in range(drafted):
-            survival *= confidence
-            yield self._worth(key, survival, expected)
-            expected += survival
-
-    def _worth(self, key: SessionKey, survival: float, expected: float) -> float:
-        if self.sessions == 1:
-            return log1p(survival / expected)  # each of its forwards stands for itself
-        return survival / self.got.get(key, 1.0)
+        return log1p(self.survival(key) * confidence / self._expected.get(key, 1.0))
 
     def _loss(self, ms: float) -> float:
         return self.sessions * log1p(ms / self.ms) if self.ms else 0.0  # nothing is known, or nothing counts
 
-    def _bearable(self, ms: float, longer: float) -> bool:
-        """Whether so much more is no loss to those that get the least, but for what they may lose.
+    def _bearable(self, ms: float, least: float) -> bool:
+        """Whether so much more is no loss to the session that gets the least.
 
         Alone, a session may bet on its own tokens, since it pays for them itself.
         """
         if self.sessions == 1 or not self.ms:
             return True
-        return self.ms + ms <= max(1.0 + PAYS, longer) * self._plain
+        return self.ms + ms <= max(1.0 + PAYS, least) * self._plain
 
 
-class _Tokens:
-    """Tokens that sessions get, which rise."""
+class _Least:
+    """The least of values that rise, one for each key."""
 
     def __init__(self, values: dict[SessionKey, float]) -> None:
         self._values = values
-        self._sorted = sorted(values.values())
+        self._heap = [(value, key) for key, value in values.items()]
+        heapq.heapify(self._heap)
 
     def raise_to(self, key: SessionKey, value: float) -> None:
         """A key that is not among them is added."""
-        if key in self._values:
-            del self._sorted[bisect.bisect_left(self._sorted, self._values[key])]
         self._values[key] = value
-        bisect.insort(self._sorted, value)
+        heapq.heappush(self._heap, (value, key))
 
     @property
-    def longer(self) -> float:
-        """How many times as long a forward may be for these; infinite without any."""
-        if not self._sorted:
-            return inf
-        return min(self._sorted[(len(self._sorted) - 1) // 2], (1.0 + MOST) * self._sorted[0])
+    def value(self) -> float:
+        """Infinite without any."""
+        while self._heap and self._heap[0][0] < self._values[self._heap[0][1]]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else inf
+
+
+def _gains(confidence: float, drafted: int) -> Iterator[float]:
+    """What each token of a draft adds to the logarithm of the tokens that its session gets."""
+    survival = expected = 1.0
+    for _ in range(drafted):
+        survival *= confidence
+        yield log1p(survival / expected)
+        expected += survival

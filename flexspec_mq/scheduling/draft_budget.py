@@ -92,10 +92,9 @@ class DraftBudget:
         plain = self._forward.of((len(drafts), 0, 0)) if self._rationed else 0.0
         call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
         usual = {key: self._usually(key, drafted) for key, drafted in drafts.items()}
-        got = {key: self._got.get(key, could) for key, could in usual.items()}
         read = _READ * plain if self._read is None else self._read
         ms = plain + reading if plain else 0.0
-        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual, got)
+        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual)
         made.grant(
             {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
         )
