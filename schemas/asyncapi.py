@@ -10,6 +10,7 @@ import msgspec
 from schemas.catalogue import Signed
 from schemas.jsonschema import STATUSES, Json, components
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Open, Poll, Verdict
+from schemas.statement import Statement
 from schemas.status import EdgeStatus, WorkerStatus
 
 PAYLOAD_TYPE = "application/vnd.flexspec-mq"
@@ -84,6 +85,16 @@ CHANNELS = (
         retain=True,
     ),
     _Channel(
+        "statement",
+        "f1/i",
+        "receive",
+        (Statement,),
+        "What the deployment says of now, where there are keys: a msgpack array, and behind it 64 bytes of an "
+        "Ed25519 signature by the deployment's key.",
+        qos=1,
+        retain=True,
+    ),
+    _Channel(
         "keySet",
         "f1/k/{family}",
         "receive",
@@ -116,7 +127,9 @@ def document() -> Json:
                 " document speaks for an edge node: what it sends, a worker receives. Payloads of session"
                 " messages are one flag byte (protocol version in the high four bits, compression in the low"
                 " four) and a msgpack array, in which token ids travel as a bin of LEB128 varints; schemas"
-                " show that array as JSON. Signed messages of a family are msgpack arrays alone."
+                " show that array as JSON. Signed messages of a family are msgpack arrays alone, the statement of a"
+                " deployment is one with a signature behind it. Where both sides have keys, session messages travel"
+                " in an envelope (docs/protocol.md)."
             ),
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
@@ -167,9 +180,19 @@ def _operation(channel: _Channel) -> Json:
 def _message(kind: type[msgspec.Struct]) -> Json:
     return {
         "name": kind.__name__,
-        "contentType": STATUS_TYPE if kind in STATUSES else SIGNED_TYPE if kind is Signed else PAYLOAD_TYPE,
+        "contentType": STATUS_TYPE
+        if kind in STATUSES
+        else SIGNED_TYPE
+        if kind in (Signed, Statement)
+        else PAYLOAD_TYPE,
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
     }
+
+
+def _content_type(kind: type[msgspec.Struct]) -> str:
+    if kind in STATUSES:
+        return STATUS_TYPE
+    return SIGNED_TYPE if kind in (Signed, Statement) else PAYLOAD_TYPE
 
 
 def _draft_07(schema: Any) -> Any:

@@ -16,6 +16,7 @@ import msgspec
 
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.messages import Identity, Message, Prefix
+from schemas.statement import Statement
 from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
 
 Json = dict[str, Any]
@@ -26,8 +27,8 @@ BODIES: tuple[type[msgspec.Struct], ...] = (KeySet, Catalogue)
 """What is inside of `Signed`."""
 _INNER: tuple[type[msgspec.Struct], ...] = (VersionStatus, CatalogueStatus, VersionFigures)
 """What is inside of statuses."""
-DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES, Signed)
-"""What travels as a payload of its own."""
+DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES, Signed, Statement)
+"""What travels as a payload of its own, a statement with its signature behind it."""
 
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 

@@ -11,8 +11,8 @@ from broker.deployment.keyring import Keyring
 from broker.settings import Role
 from flexspec_mq.keys.credential import KeyRole
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.opening import ANY
-from flexspec_mq.keys.statement import Statement, sign_statement
+from flexspec_mq.keys.statement import sign_statement
+from schemas.statement import ANY, Statement
 
 KEY_ROLES = {Role.EDGE: KeyRole.EDGE, Role.WORKER: KeyRole.WORKER}
 """Who takes part in sessions, and so has a credential where there are keys."""

@@ -32,8 +32,8 @@ from broker.files import private_folder, read_text, write_private
 from broker.settings import Role, ServerTls, User
 from flexspec_mq.daemon.locks import alone
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.keys.opening import ANY
 from flexspec_mq.share_groups import new_groups
+from schemas.statement import ANY
 
 SETTINGS, IDENTITIES = "broker.toml", "identities.json"
 TLS, KEYS, HAND_OUT = "tls", "keys", "hand-out"

@@ -7,8 +7,9 @@ import msgspec
 from broker.settings import PasswordHash, Role, User
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.keys.refusals import KeysRefused
-from flexspec_mq.keys.statement import Statement, read_statement
+from flexspec_mq.keys.statement import read_statement
 from flexspec_mq.share_groups import ShareGroups
+from schemas.statement import Statement
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,8 +11,9 @@ from pathlib import Path
 from broker.files import private_folder, read_text, write_private
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.keys.credential import public_key
-from flexspec_mq.keys.opening import ANY, OpeningSecrets, new_opening_secrets
+from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.signing import DeploymentKey
+from schemas.statement import ANY
 
 _NAMED_BY = 8
 """Hexadecimal digits of a public key in a file's name."""

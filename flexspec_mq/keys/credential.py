@@ -17,17 +17,15 @@ from msgspec import Meta
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.refusals import Reason
-from flexspec_mq.keys.signing import PUBLIC, DeploymentKey, read_signed
+from flexspec_mq.keys.signing import DeploymentKey, read_signed
+from schemas.statement import SERIAL, Key, Serial
 
 DOMAIN: Final = b"flexspec credential 1\0"
 FORMAT: Final = 1
-SERIAL: Final = 8
 MAX_VERSIONS: Final = 32
 MAX_CREDENTIAL: Final = 4096
 """Bytes of a credential with its signature."""
 
-Key = Annotated[bytes, Meta(min_length=PUBLIC, max_length=PUBLIC)]
-Serial = Annotated[bytes, Meta(min_length=SERIAL, max_length=SERIAL)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 
 

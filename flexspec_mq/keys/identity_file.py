@@ -13,17 +13,17 @@ from msgspec import Meta
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.credential import (
     Credential,
-    Key,
     KeyRole,
     issue,
     new_private_key,
     public_key,
     read_credential,
 )
-from flexspec_mq.keys.opening import ANY, OpeningSecrets
+from flexspec_mq.keys.opening import OpeningSecrets
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.signing import DeploymentKey
-from flexspec_mq.keys.statement import MAX_STATEMENT, Statement, Version, read_statement
+from flexspec_mq.keys.statement import MAX_STATEMENT, read_statement
+from schemas.statement import ANY, Key, Statement, Version
 
 FORMAT: Final = 1
 _MAX_FILE = 2 * MAX_STATEMENT

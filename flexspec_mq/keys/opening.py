@@ -10,15 +10,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.credential import public_key
+from schemas.statement import ANY
 
-ANY: Final = "*"
 _LABEL = b"flexspec opening key 1\0"
 
 

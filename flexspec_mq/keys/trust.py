@@ -10,7 +10,8 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.credential import Credential, KeyRole, read_credential
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeysRefused, Reason
-from flexspec_mq.keys.statement import Statement, read_statement
+from flexspec_mq.keys.statement import read_statement
+from schemas.statement import Statement
 
 _REMEMBERED: Final = 4096
 """Credentials whose signature need not be looked at again. The one that was first seen longest ago goes first."""

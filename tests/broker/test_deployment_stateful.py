@@ -15,8 +15,8 @@ from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
-from flexspec_mq.keys.opening import ANY
-from flexspec_mq.keys.statement import Statement, read_statement
+from flexspec_mq.keys.statement import read_statement
+from schemas.statement import ANY, Statement
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])
 ROLES = st.sampled_from([Role.EDGE, Role.WORKER, Role.PUBLISHER])

@@ -18,10 +18,11 @@ from flexspec_mq.keys.credential import (
     read_credential,
 )
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
-from flexspec_mq.keys.opening import ANY, OpeningSecrets, new_opening_secrets
+from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.signing import DeploymentKey
 from flexspec_mq.keys.statement import read_statement, sign_statement
+from schemas.statement import ANY
 
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 OURS, OTHERS = DeploymentKey.generate(), DeploymentKey.generate()

@@ -27,7 +27,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 KNOWN = {
     *("$schema", "$defs", "$ref", "title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
     *("items", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
-    *("pattern", "contentEncoding", "properties", "required", "additionalProperties"),
+    *("pattern", "contentEncoding", "properties", "required", "additionalProperties", "propertyNames"),
+    *("maxProperties", "uniqueItems"),
 }
 
 
@@ -69,6 +70,8 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed
     if isinstance(value, dict):
         found += _fields(value, schema, root, closed=closed)
     if isinstance(value, list):
+        if schema.get("uniqueItems") and len({json.dumps(one) for one in value}) < len(value):
+            found.append(f"{value} has one twice")
         items = schema.get("prefixItems") or [schema["items"]] * len(value)
         for item, item_schema in zip(value, items, strict=False):
             found += problems(item, item_schema, root, closed=closed)
@@ -84,6 +87,10 @@ def _fields(
         known = {**dict.fromkeys(value, others), **known}
     elif not others:
         found += [f"{name} is not known" for name in value if name not in known]
+    if len(value) > schema.get("maxProperties", len(value)):
+        found.append(f"more than {schema['maxProperties']} fields")
+    for name in value if "propertyNames" in schema else ():
+        found += problems(name, {"type": "string", **schema["propertyNames"]}, root)
     for name in value.keys() & known.keys():
         found += problems(value[name], known[name], root, closed=closed)
     return found

@@ -15,10 +15,12 @@ from schemas.asyncapi import CHANNELS
 from schemas.catalogue import CatalogueVersion, Signed
 from schemas.jsonschema import BODIES, DOCUMENTS, file_name, references
 from schemas.messages import Identity, Message
+from schemas.statement import Statement
 from tests.catalogue.family import catalogue, key_set
 from tests.codec.samples import SAMPLES
 from tests.schemas.json_schema import problems, resolve
 
+STATEMENT = Statement(1, 7, {"*": bytes(32), "v1": bytes(range(32))}, frozenset({bytes(8)}))
 ASYNCAPI: dict[str, Any] = generate()["asyncapi.json"]
 
 
@@ -75,7 +77,7 @@ def test_samples_have_the_shape_that_their_schema_gives(name: str) -> None:
     assert list(problems([document[0], "1", *document[2:]], schema, schema)) != []
 
 
-@pytest.mark.parametrize("body", [catalogue(), key_set()])
+@pytest.mark.parametrize("body", [catalogue(), key_set(), STATEMENT])
 def test_signed_bodies_have_the_shape_that_their_schema_gives(body: msgspec.Struct) -> None:
     schema = json.loads((GENERATED / file_name(type(body))).read_text(encoding="utf-8"))
     document = json.loads(msgspec.json.encode(body))
@@ -118,6 +120,7 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
         "verdict": topics.verdict_topic(edge),
         "workerStatus": topics.worker_status_topic(worker),
         "edgeStatus": topics.edge_status_topic(edge),
+        "statement": topics.statement_topic(),
         "keySet": topics.keys_topic(family),
         "catalogue": topics.catalogue_topic(family),
     }
@@ -129,6 +132,14 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
 def test_retained_topics_are_those_of_statuses_and_families() -> None:
     bindings = {name: operation["bindings"]["mqtt"] for name, operation in ASYNCAPI["operations"].items()}
     retained = {name for name, binding in bindings.items() if binding["retain"]}
-    assert retained == {"receive-workerStatus", "send-edgeStatus", "receive-keySet", "receive-catalogue"}
+    assert retained == {
+        *(
+            "receive-workerStatus",
+            "send-edgeStatus",
+            "receive-statement",
+            "receive-keySet",
+            "receive-catalogue",
+        ),
+    }
     assert all(bindings[name]["qos"] == 1 for name in retained)
     assert all("qos" not in binding for name, binding in bindings.items() if name not in retained)

@@ -1,0 +1,43 @@
+"""What a deployment says of now on ``f1/i``: opening keys of its versions, and which credentials are revoked.
+
+What is published is the msgpack array of a `Statement`, and behind it an Ed25519 signature of 64 bytes by the
+deployment's key. A reader never goes back to a lower serial.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+FORMAT: Final = 1
+ANY: Final = "*"
+"""Stands for all versions that a statement does not name."""
+KEY, SERIAL = 32, 8
+"""Bytes of a public key, of Ed25519 and of X25519; of a credential's serial."""
+MAX_OPENING, MAX_REVOKED = 256, 16_384
+
+Key = Annotated[bytes, Meta(min_length=KEY, max_length=KEY)]
+Serial = Annotated[bytes, Meta(min_length=SERIAL, max_length=SERIAL)]
+Version = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]{1,64}|\*)$(?!\n)")]
+
+
+class Statement(msgspec.Struct, frozen=True, array_like=True):
+    """What holds until the next one.
+
+    Attributes:
+        format: of this array; the one that is read here is 1.
+        serial: higher than of any earlier one.
+        opening: version, or ``*`` for those that are not named → X25519 public key of its opens.
+        revoked: serials of credentials that nobody may believe any more.
+    """
+
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    serial: Annotated[int, Meta(ge=1, le=2**53)]
+    opening: Annotated[dict[Version, Key], Meta(max_length=MAX_OPENING)]
+    revoked: Annotated[frozenset[Serial], Meta(max_length=MAX_REVOKED)]
+
+    def opening_of(self, version: str) -> bytes | None:
+        """The public key to which opens of a version are sealed; None if there is none."""
+        return self.opening.get(version) or self.opening.get(ANY)
