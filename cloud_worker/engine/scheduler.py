@@ -2,9 +2,7 @@
 
 Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
 they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
-prompt slows a step by a bounded amount: in equal parts, or, where these would be too small, some of them in each
-step, those first that were served longest ago. So no session of a device waits while another is served twice, as far
-as memory allows. A device that has had much read gets less of the budget while others write.
+prompt slows a step by a bounded amount (`reading_shares`): those first that were served longest ago.
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.
@@ -14,11 +12,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.protocol.worker.turns import by_device
-from flexspec_mq.scheduling.fair_shares import LATELY, NEWCOMER, Presence, ReadingDebts, sharing
+from flexspec_mq.scheduling.fair_shares import Presence, sharing
+from flexspec_mq.scheduling.reading_shares import ReadingShares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,19 +25,6 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.scheduling.prefill_budget import PrefillBudget
-
-_Key = TypeVar("_Key")
-
-_QUANTUM = 16
-"""Tokens: smaller pieces of a prefix cost nearly as much as these."""
-_BEGIN = 40
-"""Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
-_BRIEF, _LONG = 256, 2048
-"""Tokens of prompts that a device may have read at once at full speed while others write, and at a fair pace."""
-_FAIR, _HEAVY = 0.15, 0.1
-"""What reading for one device may add to forwards in which others write: up to `_LONG` tokens, and beyond."""
-_RARELY = 4
-"""Where nobody writes and others begin, one forward in so many reads for it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +67,6 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.caches = caches
-        self.prefill = prefill
         self._prefill_budget = budget
         self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
@@ -92,7 +76,7 @@ class Scheduler:
         self._steps = 0
         self._batch = batch
         self._clock = clock
-        self._debts = ReadingDebts()
+        self._reading = ReadingShares(prefill, budget)
         self._presence = Presence()
         self._held_back: set[SessionKey] = set()
 
@@ -180,10 +164,10 @@ class Scheduler:
         self.writing = sum(len(one.model_input.tokens) for one in chosen if one.item.key in ready)
         for one in chosen:
             if one.item.key in reading:
-                self._debts.add(one.item.key[0], len(one.model_input.tokens), self._clock())
+                self._reading.debts.add(one.item.key[0], len(one.model_input.tokens), self._clock())
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
-            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget(0)))})
+            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._reading.most(0)))})
         if not chosen:
             edge, session = oldest.key
             raise MemoryError(f"no room for the keys and values of session {edge}/{session} alone")
@@ -235,27 +219,6 @@ class Scheduler:
         # The last token of the prefix must share the forward with the draft: its row decides the first token.
         return ModelInput(kv, tokens[: min(most, len(context) - kv.length - 1)], 0, head)
 
-    def _beginning(self, writing: int, new: int, writers: int) -> int:
-        """Tokens that are read for devices that begin beside others that write: time is equal by device."""
-        budget = self._prefill_budget
-        if budget is None:
-            return 0
-        least = _QUANTUM * new if new >= writers else 0
-        return min(budget.most, _BEGIN * new, max(least, budget.beside(writing, new / writers)))
-
-    def _budget(self, writing: int) -> int:
-        budget = self._prefill_budget
-        return self.prefill if budget is None else budget.budget(writing)
-
-    def _newcomers(self) -> int:
-        """Tokens that may be read at a time so that one who comes next waits for no long step."""
-        budget = self._prefill_budget
-        return self.prefill if budget is None else budget.within(NEWCOMER)
-
-    def _spare(self, writing: int, share: float) -> int:
-        budget = self._prefill_budget
-        return self.prefill if budget is None else budget.spare(writing, share)
-
     def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
         ready: dict[SessionKey, int] = {}
@@ -267,76 +230,16 @@ class Scheduler:
             elif key not in self._held_back:
                 ready[key] = left
         self._held_back = set()
-        return ready, self._reading(unread, ready)
-
-    def _reading(self, unread: dict[SessionKey, int], ready: dict[SessionKey, int]) -> dict[SessionKey, int]:
-        """How many tokens of prefixes are read, by session: first of devices that have had little read lately.
-
-        Beside others that write, a device that has had much read gets as much as makes their forward a little longer.
-        """
-        turns = by_device(sorted(unread, key=lambda key: self._served[key]))
-        writing = sum(ready.values())
-        budget = self._budget(writing)
         now = self._clock()
-        debts = {edge: self._debts.of(edge, now) for edge, _ in turns}
-        writers = {edge for edge, _ in ready}
-        fresh = {edge for edge, debt in debts.items() if debt <= _BRIEF}
-        slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
-        slowed |= {edge for edge, debt in debts.items() if debt > _LONG and debts.keys() - {edge}}
-        if not writers and len(slowed) == len(debts):
-            slowed = set()  # nobody is better off if they read less
-        if not ready and len(debts) == 1 and self._presence.since_others(debts, now) <= LATELY:
-            budget = min(budget, self._newcomers())
-        free = debts.keys() - slowed
-        if (new := free - writers) and writers:
-            budget = max(budget, self._beginning(writing, len(new), len(writers)))
-        by_edge = {edge: {key: unread[key] for key in turns if key[0] == edge} for edge in debts}
-        shares: dict[SessionKey, int] = {}
-        wanted = {edge: sum(own.values()) for edge, own in by_edge.items() if edge in free}
-        for edge, share in _divide(budget, wanted).items():
-            shares |= _divide(share, by_edge[edge])
-        for edge in sorted(slowed, key=lambda edge: debts[edge]):
-            if writers - {edge}:
-                piece = self._spare(writing, _FAIR if debts[edge] <= _LONG else _HEAVY)
-            else:
-                piece = 0 if self._steps % _RARELY else _QUANTUM
-            shares |= _fill(min(budget - sum(shares.values()), piece), by_edge[edge])
-        return shares
+        return ready, self._reading.of(
+            dict(sorted(unread.items(), key=lambda one: self._served[one[0]])),
+            ready,
+            now=now,
+            away=self._presence.since_others({edge for edge, _ in unread}, now),
+            turn=self._steps,
+        )
 
 
 def _whole(item: WorkItem) -> int:
     """Tokens that an item's session can ever hold."""
     return max(item.prompt_length + item.identity.limit, len(item.context) + len(item.draft))
-
-
-def _divide(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
-    """Equal shares of a budget, none below the quantum but the last one; what is left goes to the first.
-
-    Args:
-        budget: tokens.
-        unread: how many tokens each can use, the first to be served first.
-    """
-    shares: dict[_Key, int] = {}
-    left = budget
-    for place, (key, most) in enumerate(unread.items()):
-        # Two tokens are the least that makes progress on an unread prefix.
-        if left < 2:
-            break
-        shares[key] = min(most, left, max(_QUANTUM, left // (len(unread) - place)))
-        left -= shares[key]
-    for key, share in shares.items():
-        more = min(left, unread[key] - share)
-        shares[key] += more
-        left -= more
-    return shares
-
-
-def _fill(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
-    """All that the first can use, then the next: small pieces of several prefixes cost more than one piece."""
-    shares: dict[_Key, int] = {}
-    for key, most in unread.items():
-        if budget < 2:
-            break
-        shares[key] = min(most, budget)
-        budget -= shares[key]
-    return shares

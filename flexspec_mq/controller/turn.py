@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ _FORGET = 0.01
 """How much is forgotten with each verdict while the worker does not wait, so that it is tried again some day."""
 _NEWEST = 0.25
 """Weight of the newest sample."""
+_OF = 3
+"""Batches of which the middle one is a sample: now and then one waits for a forward of its own session after all."""
 
 
 _NAME = "turn"
@@ -27,7 +31,6 @@ class _Learned:
     """What the sessions of a node know together."""
 
     seconds: float = 0.0
-    known: bool = False
 
 
 class Turn:
@@ -37,10 +40,11 @@ class Turn:
     which would not be there if the worker waited.
     """
 
-    __slots__ = ("_committed", "_learned", "_verdicts")
+    __slots__ = ("_committed", "_learned", "_samples", "_verdicts")
 
     def __init__(self) -> None:
         self._learned = _Learned()
+        self._samples: deque[float] = deque(maxlen=_OF)
         self._verdicts: int | None = None  # since the worker waits
         self._committed = 0
 
@@ -66,9 +70,9 @@ class Turn:
             return
         self._verdicts += 1
         if self._verdicts > _SETTLED:
-            weight = _NEWEST if learned.known else 1.0
-            learned.known = True
-            learned.seconds += weight * (seen.queue - learned.seconds)
+            self._samples.append(seen.queue)
+            if len(self._samples) == _OF:
+                learned.seconds += _NEWEST * (median(self._samples) - learned.seconds)
 
     def planned(self, plan: Plan) -> None:
         """That is the plan."""

@@ -13,7 +13,7 @@ Pure: it is told milliseconds, and measures nothing.
 from __future__ import annotations
 
 from collections import Counter
-from math import exp, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 from flexspec_mq.protocol.worker.turns import by_device
@@ -33,9 +33,6 @@ _MOMENT, LATELY = 0.5, 30.0
 """Seconds for which a device that was here counts as away for the moment, and as one that may come again."""
 _PROBE = 16
 """One forward in so many leaves out what rides along, so that it stays known what that costs."""
-_KEEPS = 10.0
-"""Seconds after which a third is left of what is remembered of a device's reading."""
-_MOST = 4096
 
 
 class Presence:
@@ -94,23 +91,3 @@ def sharing(
     while count < len(order) and ms(count + 1) <= bound:
         count += 1
     return order[: min(count, most)]
-
-
-class ReadingDebts:
-    """How many tokens of prompts each device has had read lately. Calls take `now` in seconds."""
-
-    def __init__(self) -> None:
-        self._debts: dict[str, tuple[float, float]] = {}
-
-    def of(self, edge: str, now: float) -> float:
-        """Tokens; those that were read longer ago count less."""
-        tokens, at = self._debts.get(edge, (0.0, now))
-        return tokens * exp((at - now) / _KEEPS)
-
-    def add(self, edge: str, tokens: int, now: float) -> None:
-        """So many were read."""
-        total = self.of(edge, now) + tokens
-        self._debts.pop(edge, None)
-        self._debts[edge] = total, now
-        if len(self._debts) > _MOST:
-            del self._debts[next(iter(self._debts))]

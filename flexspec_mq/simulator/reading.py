@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.scheduling.fair_shares import Presence
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
-
-_QUANTUM = 16
-"""Tokens: smaller pieces of a prefix cost nearly as much as these."""
+from flexspec_mq.scheduling.reading_shares import ReadingShares
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,8 @@ class Reading:
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
         self._budget = PrefillBudget()
+        self._sharing = ReadingShares(self._budget.most, self._budget)
+        self._presence = Presence()
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -73,31 +74,35 @@ class Reading:
         unread = sum(left for item in self.pending.values() if (left := self._unread(item)) > 1)
         return self._budget.adds(writing, unread)
 
-    def shares(self, fed: int, drafts: Mapping[SessionKey, tuple[int, ...]]) -> list[Share]:
+    def shares(self, drafts: Mapping[SessionKey, tuple[int, ...]], now: float) -> list[Share]:
         """What shares the next forward.
 
         Args:
-            fed: tokens that those which write feed into it.
-            drafts: what they verify.
+            drafts: what sessions that write verify.
+            now: seconds.
         """
         self._steps += 1
         made = [Share(self.pending[key], draft, True) for key, draft in drafts.items()]
-        if len(made) == len(self.pending):
+        reading = {key: item for key, item in self.pending.items() if key not in drafts}
+        edges = {edge for edge, _ in reading}
+        away = self._presence.since_others(edges, now)
+        self._presence.here({edge for edge, _ in self.pending}, now)
+        if not reading:
             return made
-        left = self._budget.budget(fed)
-        turns = sorted((key for key in self.pending if key not in drafts), key=self._served.__getitem__)
-        for place, key in enumerate(turns):
-            if left < 2:
-                break
-            item = self.pending[key]
+        wanted = {
+            key: self._unread(reading[key]) + len(reading[key].draft)
+            for key in sorted(reading, key=self._served.__getitem__)
+        }
+        ready = {key: 1 + len(draft) for key, draft in drafts.items()}
+        for key, share in self._sharing.of(wanted, ready, now=now, away=away, turn=self._steps).items():
+            item = reading[key]
             unread = self._unread(item)
-            share = min(unread + len(item.draft), left, max(_QUANTUM, left // (len(turns) - place)))
-            left -= share
-            whole = share >= unread + len(item.draft)
+            whole = share >= wanted[key]
             read = unread - 1 if whole else min(share, unread - 1)
             behind = len(item.context) - unread
             made.append(Share(item, item.draft if whole else (), whole, read, behind))
             self._served[key] = self._steps
+            self._sharing.debts.add(key[0], share, now)
             if not whole:
                 self._read[key] = self._read.get(key, 0) + read
         return made

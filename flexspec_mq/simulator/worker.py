@@ -171,7 +171,7 @@ class SimulatedWorker:
         drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}
         told = {item.key: _told(item, rows.granted[item.key], own.get(item.key, ())) for item in writing}
         fed = sum(1 + len(draft) for draft in drafts.values())
-        shares = reading.shares(fed, drafts)
+        shares = reading.shares(drafts, began)
         forward = _forward(shares)
         ms = self._cost.forward(forward)
         seconds = drafting + ms / 1000

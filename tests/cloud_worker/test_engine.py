@@ -202,8 +202,13 @@ def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
     assert [one.key[1] for one, _ in engine.step()] == [2]
     assert scheduled(engine) == [(3, 20), (4, 80)]
     assert scheduler.writing == 0
-    # Where equal parts would be too small, they take turns; a token that is left over would feed nothing.
-    scheduler.prefill = 17
+
+
+def test_prompts_take_turns_where_equal_parts_would_be_too_small() -> None:
+    engine = EngineCore(model_of(), prefill=17)
+    engine.scheduler.add(item(4, 0))
+    engine.scheduler.add(item(3, 0))
+    # A token that is left over would feed nothing.
     assert [scheduled(engine) for _ in range(4)] == [[(4, 17)], [(3, 17)], [(4, 17)], [(3, 17)]]
 
 

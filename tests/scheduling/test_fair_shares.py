@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.scheduling.costs import MeasuredCost
-from flexspec_mq.scheduling.fair_shares import GIVES, NEWCOMER, WAITS, Presence, ReadingDebts, sharing
+from flexspec_mq.scheduling.fair_shares import GIVES, NEWCOMER, WAITS, Presence, sharing
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
+from flexspec_mq.scheduling.reading_shares import ReadingDebts
 
 SESSIONS = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(0, 30)), unique=True, min_size=1, max_size=60

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore
-from cloud_worker.engine.scheduler import _divide
 from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
+from flexspec_mq.scheduling.reading_shares import divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 
@@ -255,7 +255,7 @@ def test_fewer_sessions_that_write_allow_less_reading_at_once() -> None:
 @given(st.integers(0, 400), st.lists(st.integers(2, 200), max_size=20))
 def test_a_budget_is_divided_in_order_and_not_wasted(budget: int, unread: list[int]) -> None:
     wants = {("e", number): most for number, most in enumerate(unread)}
-    shares = _divide(budget, wants)
+    shares = divide(budget, wants)
     assert list(shares) == list(wants)[: len(shares)]
     assert all(0 < share <= wants[key] for key, share in shares.items())
     spent = sum(shares.values())

@@ -40,7 +40,7 @@ _HOPE = 4.0
 """By how much better than known the odds of a drafted token may be, for that to be worth it."""
 _DEARER = 1.1
 """By which a forecast may be worse than nobody's for that."""
-_OTHERS = 0.1
+_OTHERS = 0.25
 """A session that waits for its drafts waits for others then, where its turn comes so much of a forward later: it had
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4

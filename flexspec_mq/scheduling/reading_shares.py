@@ -1,0 +1,178 @@
+"""How many tokens of unread prefixes the next forward reads, by session: devices first, then the sessions of each.
+
+A device that begins is read at once. One that has had some read lately gets a share of the time beside others that
+write, the less the more it had; and where nobody writes yet, those that begin go first. Its prefixes are then read
+one after the other, as small pieces of several cost more than one piece.
+
+Pure: it is told the time and what forwards take, and measures nothing.
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import TYPE_CHECKING, TypeVar
+
+from flexspec_mq.protocol.worker.turns import by_device
+from flexspec_mq.scheduling.fair_shares import LATELY, NEWCOMER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flexspec_mq.protocol.effects import SessionKey
+    from flexspec_mq.scheduling.prefill_budget import PrefillBudget
+
+_Key = TypeVar("_Key")
+
+_QUANTUM = 16
+"""Tokens: smaller pieces of a prefix cost nearly as much as these."""
+_BEGIN = 40
+"""Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
+_BRIEF, _LONG = 256, 2048
+"""Tokens of prompts that a device may have read at once at full speed while others write, and at a fair pace."""
+_FAIR, _HEAVY = 0.15, 0.1
+"""What reading for one device may add to forwards in which others write: up to `_LONG` tokens, and beyond."""
+_RARELY = 4
+"""Where nobody writes and others begin, one forward in so many reads for it as well."""
+_KEEPS = 10.0
+"""Seconds after which a third is left of what is remembered of a device's reading."""
+_MOST = 4096
+
+
+class ReadingDebts:
+    """How many tokens of prompts each device has had read lately. Calls take `now` in seconds."""
+
+    def __init__(self) -> None:
+        self._debts: dict[str, tuple[float, float]] = {}
+
+    def of(self, edge: str, now: float) -> float:
+        """Tokens; those that were read longer ago count less."""
+        tokens, at = self._debts.get(edge, (0.0, now))
+        return tokens * exp((at - now) / _KEEPS)
+
+    def add(self, edge: str, tokens: int, now: float) -> None:
+        """So many were read."""
+        total = self.of(edge, now) + tokens
+        self._debts.pop(edge, None)
+        self._debts[edge] = total, now
+        if len(self._debts) > _MOST:
+            del self._debts[next(iter(self._debts))]
+
+
+class ReadingShares:
+    """Divides what a forward may read.
+
+    Args:
+        most: tokens that one forward may read.
+        budget: says that anew for each forward instead, if there is one.
+
+    Attributes:
+        debts: of the devices; told what is read.
+    """
+
+    def __init__(self, most: int, budget: PrefillBudget | None) -> None:
+        self.debts = ReadingDebts()
+        self._most = most
+        self._budget = budget
+
+    def most(self, writing: int) -> int:
+        """Tokens that the next forward may read for all, beside so many that it feeds for sessions that write."""
+        return self._most if self._budget is None else self._budget.budget(writing)
+
+    def of(
+        self,
+        unread: Mapping[SessionKey, int],
+        ready: Mapping[SessionKey, int],
+        *,
+        now: float,
+        away: float,
+        turn: int,
+    ) -> dict[SessionKey, int]:
+        """Tokens of each prefix.
+
+        Args:
+            unread: how many tokens each session can use, the one that was served longest ago first.
+            ready: tokens that sessions which write feed into the forward.
+            now: seconds.
+            away: seconds since any device had work that has none now.
+            turn: number of the forward.
+        """
+        by_edge: dict[str, dict[SessionKey, int]] = {}
+        for key in by_device(unread):
+            by_edge.setdefault(key[0], {})[key] = unread[key]
+        writers = {edge for edge, _ in ready}
+        writing = sum(ready.values())
+        debts = {edge: self.debts.of(edge, now) for edge in by_edge}
+        slowed = _slowed(debts, writers)
+        budget = self.most(writing)
+        if not ready and len(debts) == 1 and away <= LATELY:
+            budget = min(budget, self._newcomers())
+        free = {edge: sum(own.values()) for edge, own in by_edge.items() if edge not in slowed}
+        if (new := free.keys() - writers) and writers:
+            budget = max(budget, self._beginning(writing, len(new), len(writers)))
+        shares: dict[SessionKey, int] = {}
+        for edge, share in divide(budget, free).items():
+            shares |= divide(share, by_edge[edge])
+        for edge in sorted(slowed, key=debts.__getitem__):
+            if writers - {edge}:
+                piece = self._spare(writing, _FAIR if debts[edge] <= _LONG else _HEAVY)
+            else:
+                piece = 0 if turn % _RARELY else _QUANTUM
+            shares |= _fill(min(budget - sum(shares.values()), piece), by_edge[edge])
+        return shares
+
+    def _beginning(self, writing: int, new: int, writers: int) -> int:
+        """Tokens that are read for devices that begin beside others that write: time is equal by device."""
+        if self._budget is None:
+            return 0
+        least = _QUANTUM * new if new >= writers else 0
+        return min(self._budget.most, _BEGIN * new, max(least, self._budget.beside(writing, new / writers)))
+
+    def _newcomers(self) -> int:
+        """Tokens that may be read at a time so that one who comes next waits for no long step."""
+        return self._most if self._budget is None else self._budget.within(NEWCOMER)
+
+    def _spare(self, writing: int, share: float) -> int:
+        return self._most if self._budget is None else self._budget.spare(writing, share)
+
+
+def _slowed(debts: Mapping[str, float], writers: set[str]) -> set[str]:
+    """Devices that get a part of the time only, as others write or begin."""
+    fresh = {edge for edge, debt in debts.items() if debt <= _BRIEF}
+    slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
+    slowed |= {edge for edge, debt in debts.items() if debt > _LONG and debts.keys() - {edge}}
+    if not writers and len(slowed) == len(debts):
+        return set()  # nobody is better off if they read less
+    return slowed
+
+
+def divide(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
+    """Equal shares of a budget, none below the quantum but the last one; what is left goes to the first.
+
+    Args:
+        budget: tokens.
+        unread: how many tokens each can use, the first to be served first.
+    """
+    shares: dict[_Key, int] = {}
+    left = budget
+    for place, (key, most) in enumerate(unread.items()):
+        # Two tokens are the least that makes progress on an unread prefix.
+        if left < 2:
+            break
+        shares[key] = min(most, left, max(_QUANTUM, left // (len(unread) - place)))
+        left -= shares[key]
+    for key, share in shares.items():
+        more = min(left, unread[key] - share)
+        shares[key] += more
+        left -= more
+    return shares
+
+
+def _fill(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
+    """All that the first can use, then the next."""
+    shares: dict[_Key, int] = {}
+    for key, most in unread.items():
+        if budget < 2:
+            break
+        shares[key] = min(most, budget)
+        budget -= shares[key]
+    return shares
