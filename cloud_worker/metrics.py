@@ -156,6 +156,11 @@ class _Counters(Collector):
         yield _total(
             "held_back", "Rows put off as their device had more sessions than others", self._worker.held_back
         )
+        yield _total(
+            "slowed_prompt_tokens",
+            "Tokens of prompts read slowly, as their device has many while others write",
+            self._worker.slowed,
+        )
         surprises = machine.surprises.total()
         yield _total("surprises", "Events that the protocol's table has no row for", surprises)
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))

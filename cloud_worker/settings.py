@@ -17,6 +17,7 @@ from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.models.cache import families_folder
+from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 from flexspec_mq.settings import (
     Loaded,
     Program,
@@ -128,6 +129,22 @@ class WorkerSettings(Section):
         Setting(help="seconds of silence that end a session", unit="seconds", least=1, most=MAX_LEASE),
     ] = 60
     prefill: Annotated[int, Setting(help="prompt tokens that one forward may read", least=2)] = 128
+    device_prefill: Annotated[
+        int,
+        Setting(
+            help="prompt tokens of one device that are read at once while others write; what comes on top of that "
+            "within some ten seconds is read in its share of the time",
+            least=0,
+        ),
+    ] = DEVICE_PREFILL
+    device_prefill_share: Annotated[
+        float,
+        Setting(
+            help="that share, of what forwards take without it; two thirds of it after eight times as many tokens",
+            above=0,
+            most=1,
+        ),
+    ] = DEVICE_PREFILL_SHARE
     batch: Annotated[int, Setting(help="sessions in one forward", least=1)] = 64
     step_ms: Annotated[
         float, Setting(help="ms that a step with reading should take at most", unit="ms", above=0)

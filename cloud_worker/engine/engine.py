@@ -19,6 +19,7 @@ from flexspec_mq.protocol.worker.types import DraftRows
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
+from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,7 @@ class EngineCore:
         drafts: goes on from the edges' drafts where there is room, if there is one.
         draft_budget: says which drafted tokens ride along; all of them without one.
         batch: sessions that one step decides at most.
+        device_prefill, device_prefill_share: see `ReadingShares`.
 
     Attributes:
         scheduler: takes the items in, and owns the keys and values.
@@ -68,8 +70,17 @@ class EngineCore:
         drafts: ColocatedDrafts | None = None,
         draft_budget: DraftBudget | None = None,
         batch: int = 2**31,
+        device_prefill: int = DEVICE_PREFILL,
+        device_prefill_share: float = DEVICE_PREFILL_SHARE,
     ) -> None:
-        self.scheduler = Scheduler(KVCache(model.new_kv, limit), prefill=prefill, budget=budget, batch=batch)
+        self.scheduler = Scheduler(
+            KVCache(model.new_kv, limit),
+            prefill=prefill,
+            budget=budget,
+            batch=batch,
+            device_prefill=device_prefill,
+            device_prefill_share=device_prefill_share,
+        )
         self._model = model
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(rationed=False)
@@ -183,6 +194,8 @@ class ModelEngine:
             drafts=drafts,
             draft_budget=DraftBudget(rationed=settings.draft_rows == "worth"),
             batch=settings.batch,
+            device_prefill=settings.device_prefill,
+            device_prefill_share=settings.device_prefill_share,
         )
         self._scheduler = self._core.scheduler
         self._caches = self._scheduler.caches
@@ -267,6 +280,7 @@ class ModelEngine:
             core.draft_budget.cut,
             core.rows,
             core.held_back,
+            core.scheduler.slowed if core.batch else 0,
         )
 
 

@@ -76,6 +76,7 @@ class StepResult:
         drafted: of these, drafted by the engine itself.
         cut: drafted tokens of edges that were put off in favour of others' tokens.
         held_back: sessions that were put off as their device had more of them than others.
+        slowed: tokens of prompts that it read for devices which have had many read while others write.
     """
 
     decided: list[tuple[WorkItem, tuple[int, ...]]]
@@ -86,6 +87,7 @@ class StepResult:
     cut: int = 0
     rows: Mapping[SessionKey, DraftRows] = field(default_factory=dict)
     held_back: int = 0
+    slowed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

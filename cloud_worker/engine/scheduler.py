@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.scheduling.fair_shares import Presence, sharing
-from flexspec_mq.scheduling.reading_shares import ReadingShares
+from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE, ReadingShares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +49,7 @@ class Scheduler:
         prefill: tokens of unread prefixes that one forward may read.
         budget: says that anew for each forward instead, if there is one.
         batch: sessions that one forward decides at most.
+        device_prefill, device_prefill_share: see `ReadingShares`.
         clock: seconds.
 
     Attributes:
@@ -64,6 +65,8 @@ class Scheduler:
         prefill: int = 256,
         budget: PrefillBudget | None = None,
         batch: int = 2**31,
+        device_prefill: int = DEVICE_PREFILL,
+        device_prefill_share: float = DEVICE_PREFILL_SHARE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.caches = caches
@@ -76,7 +79,7 @@ class Scheduler:
         self._steps = 0
         self._batch = batch
         self._clock = clock
-        self._reading = ReadingShares(prefill, budget)
+        self._reading = ReadingShares(prefill, budget, device=device_prefill, share=device_prefill_share)
         self._presence = Presence()
         self._held_back: set[SessionKey] = set()
 
@@ -131,6 +134,11 @@ class Scheduler:
     def sharing(self) -> int:
         """Pending items, but for those that `writing_items` left to later forwards."""
         return len(self.pending) - len(self._held_back)
+
+    @property
+    def slowed(self) -> int:
+        """Tokens that the newest forward reads for devices which have had many read while others write."""
+        return self._reading.slowed
 
     def reading_ms(self) -> float:
         """What reading prefixes is expected to add to the next forward, in ms; 0 where nobody measures it."""

@@ -27,10 +27,12 @@ _QUANTUM = 16
 """Tokens: smaller pieces of a prefix cost nearly as much as these."""
 _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
-_BRIEF, _LONG = 256, 2048
-"""Tokens of prompts that a device may have read at once at full speed while others write, and at a fair pace."""
-_FAIR, _HEAVY = 0.15, 0.1
-"""What reading for one device may add to forwards in which others write: up to `_LONG` tokens, and beyond."""
+DEVICE_PREFILL = 256
+"""Tokens of prompts that a device may have read at once at full speed while others write."""
+DEVICE_PREFILL_SHARE = 0.15
+"""What reading for one device may add, beyond these, to forwards in which others write."""
+_LONG, _HEAVY = 8, 2 / 3
+"""After so many times these tokens it is so much of that share."""
 _RARELY = 4
 """Where nobody writes and others begin, one forward in so many reads for it as well."""
 _KEEPS = 10.0
@@ -64,15 +66,28 @@ class ReadingShares:
     Args:
         most: tokens that one forward may read.
         budget: says that anew for each forward instead, if there is one.
+        device: tokens that one device may have read at full speed while others write.
+        share: of the time that it gets beyond these.
 
     Attributes:
         debts: of the devices; told what is read.
+        slowed: tokens of the newest forward that are read for devices which get such a share.
     """
 
-    def __init__(self, most: int, budget: PrefillBudget | None) -> None:
+    def __init__(
+        self,
+        most: int,
+        budget: PrefillBudget | None,
+        *,
+        device: int = DEVICE_PREFILL,
+        share: float = DEVICE_PREFILL_SHARE,
+    ) -> None:
         self.debts = ReadingDebts()
+        self.slowed = 0
         self._most = most
         self._budget = budget
+        self._device = device
+        self._share = share
 
     def most(self, writing: int) -> int:
         """Tokens that the next forward may read for all, beside so many that it feeds for sessions that write."""
@@ -102,7 +117,7 @@ class ReadingShares:
         writers = {edge for edge, _ in ready}
         writing = sum(ready.values())
         debts = {edge: self.debts.of(edge, now) for edge in by_edge}
-        slowed = _slowed(debts, writers)
+        slowed = self._slowed(debts, writers)
         budget = self.most(writing)
         if not ready and len(debts) == 1 and away <= LATELY:
             budget = min(budget, self._newcomers())
@@ -112,13 +127,27 @@ class ReadingShares:
         shares: dict[SessionKey, int] = {}
         for edge, share in divide(budget, free).items():
             shares |= divide(share, by_edge[edge])
+        at_full_speed = sum(shares.values())
         for edge in sorted(slowed, key=debts.__getitem__):
             if writers - {edge}:
-                piece = self._spare(writing, _FAIR if debts[edge] <= _LONG else _HEAVY)
+                piece = self._spare(writing, self._share * (_HEAVY if self._long(debts[edge]) else 1.0))
             else:
                 piece = 0 if turn % _RARELY else _QUANTUM
             shares |= _fill(min(budget - sum(shares.values()), piece), by_edge[edge])
+        self.slowed = sum(shares.values()) - at_full_speed
         return shares
+
+    def _long(self, debt: float) -> bool:
+        return debt > _LONG * self._device
+
+    def _slowed(self, debts: Mapping[str, float], writers: set[str]) -> set[str]:
+        """Devices that get a part of the time only, as others write or begin."""
+        fresh = {edge for edge, debt in debts.items() if debt <= self._device}
+        slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
+        slowed |= {edge for edge, debt in debts.items() if self._long(debt) and debts.keys() - {edge}}
+        if not writers and len(slowed) == len(debts):
+            return set()  # nobody is better off if they read less
+        return slowed
 
     def _beginning(self, writing: int, new: int, writers: int) -> int:
         """Tokens that are read for devices that begin beside others that write: time is equal by device."""
@@ -133,16 +162,6 @@ class ReadingShares:
 
     def _spare(self, writing: int, share: float) -> int:
         return self._most if self._budget is None else self._budget.spare(writing, share)
-
-
-def _slowed(debts: Mapping[str, float], writers: set[str]) -> set[str]:
-    """Devices that get a part of the time only, as others write or begin."""
-    fresh = {edge for edge, debt in debts.items() if debt <= _BRIEF}
-    slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
-    slowed |= {edge for edge, debt in debts.items() if debt > _LONG and debts.keys() - {edge}}
-    if not writers and len(slowed) == len(debts):
-        return set()  # nobody is better off if they read less
-    return slowed
 
 
 def divide(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
