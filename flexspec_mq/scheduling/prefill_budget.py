@@ -156,11 +156,11 @@ class PrefillBudget:
         return int(share * self._alone.at(writing) / each) if each else self.least
 
     def within(self, ms: float) -> int:
-        """Tokens that a forward may read in so many ms where it does nothing else."""
-        each = self._each(0)
-        return (
-            self.most if not each else max(self.least, min(self.most, int((ms - self._alone.at(0)) / each)))
-        )
+        """Tokens that a forward may read in so many ms where it does nothing else; in the stretch if that is more."""
+        each, alone = self._each(0), self._alone.at(0)
+        if not each:
+            return self.most
+        return max(self.least, min(self.most, int((max(ms, self.stretch * alone) - alone) / each)))
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

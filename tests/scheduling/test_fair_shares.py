@@ -163,6 +163,19 @@ def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
     assert budget.beside(4, 2.0) > budget.beside(4, 1.0) > 0
 
 
+def test_where_every_forward_takes_long_prompts_are_still_read_in_pieces_of_some_size() -> None:
+    def tokens(base: float) -> int:
+        budget = PrefillBudget(most=128)
+        for _ in range(6):
+            budget.saw(1, 32, base + 38.4)
+            budget.saw(1, 0, base)
+        return budget.within(100.0)
+
+    assert 40 <= tokens(30.0) <= 80
+    assert 40 <= tokens(95.0) <= 80
+    assert tokens(300.0) == 128
+
+
 def test_before_anything_is_known_the_least_is_read() -> None:
     budget = PrefillBudget(most=128, least=8)
     assert budget.spare(4, 0.1) == 8
