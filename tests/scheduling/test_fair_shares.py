@@ -166,9 +166,9 @@ def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
 def test_where_every_forward_takes_long_prompts_are_still_read_in_pieces_of_some_size() -> None:
     def tokens(base: float) -> int:
         budget = PrefillBudget(most=128)
-        for _ in range(6):
-            budget.saw(1, 32, base + 38.4)
-            budget.saw(1, 0, base)
+        for turn in range(12):
+            budget.saw(1 + turn % 5, 32, base + 1 + turn % 5 + 38.4)
+            budget.saw(1 + turn % 5, 0, base + 1 + turn % 5)
         return budget.within(100.0)
 
     assert 40 <= tokens(30.0) <= 80
