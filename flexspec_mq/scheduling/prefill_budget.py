@@ -160,7 +160,8 @@ class PrefillBudget:
         each, alone = self._each(0), self._alone.at(0)
         if not each:
             return self.most
-        return max(self.least, min(self.most, int((max(ms, self.stretch * alone) - alone) / each)))
+        allowed = max(ms, self.stretch * max(alone, self._light))
+        return max(self.least, min(self.most, int((allowed - alone) / each)))
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

@@ -163,17 +163,25 @@ def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
     assert budget.beside(4, 2.0) > budget.beside(4, 1.0) > 0
 
 
-def test_where_every_forward_takes_long_prompts_are_still_read_in_pieces_of_some_size() -> None:
-    def tokens(base: float) -> int:
-        budget = PrefillBudget(most=128)
-        for turn in range(12):
-            budget.saw(1 + turn % 5, 32, base + 1 + turn % 5 + 38.4)
-            budget.saw(1 + turn % 5, 0, base + 1 + turn % 5)
-        return budget.within(100.0)
-
-    assert 40 <= tokens(30.0) <= 80
-    assert 40 <= tokens(95.0) <= 80
-    assert tokens(300.0) == 128
+@given(st.floats(20.0, 400.0), st.floats(0.3, 3.0), st.integers(1, 5), st.floats(0.0, 10.0))
+def test_a_lone_reader_reads_pieces_of_some_size_however_long_a_forward_takes(
+    base: float, each: float, writing: int, row: float
+) -> None:
+    """What a forward takes without any reading is a guess, from forwards in which sessions wrote."""
+    budget = PrefillBudget(most=128)
+    for turn in range(12):
+        rows = 1 + turn % writing
+        budget.saw(rows, 32, base + row * rows + each * 32)
+        budget.saw(rows, 0, base + row * rows)
+    taken, read = 0.0, 0
+    for turn in range(40):
+        tokens = min(budget.budget(0), budget.within(100.0))
+        if turn >= 8:
+            taken += base + each * tokens
+            read += tokens
+        budget.saw(0, tokens, base + each * tokens)
+    assert read / 32 >= min(100.0 - base if base < 80.0 else 0.4 * base, 100 * each) / each * 0.5
+    assert taken / 32 <= 2.2 * max(100.0, base + 8 * each)
 
 
 def test_before_anything_is_known_the_least_is_read() -> None:
