@@ -13,6 +13,7 @@ from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
 from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.daemon.tasks import any_of, running
@@ -115,6 +116,7 @@ async def _serve(
     with logs.logged_stages() as tell:
         family = await asyncio.to_thread(_family, config, target, engine, tell)
     async with _worker(config, engine, family) as worker:
+        spare_what_is_loaded()
         await _run(worker, settings, base, target, ready_json=ready_json)
 
 

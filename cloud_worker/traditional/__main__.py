@@ -24,6 +24,7 @@ from cloud_worker.traditional.verifying import Verifier
 from flexspec_mq.bench.traditional.channel import DOWN, UP, Channel, TcpChannel, mqtt_channel
 from flexspec_mq.bench.traditional.messages import decode, encode
 from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.stdin import InputLines
 from flexspec_mq.daemon.tasks import any_of, running
@@ -72,6 +73,7 @@ async def serve(target: Target, verifier: Verifier, settings: LinkSettings) -> N
             running(answer(mqtt, verifier, compute), "answer") as over_mqtt,
             running(_tell(verifier), "tell"),
         ):
+            spare_what_is_loaded()
             _say_ready(target, server.sockets[0].getsockname()[1])
             await any_of(over_mqtt, failed)
             await (failed if failed.done() else over_mqtt)

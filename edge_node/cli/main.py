@@ -14,6 +14,7 @@ from edge_node.config import EdgeConfig, from_arguments
 from edge_node.energy import energy_meter
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
+from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.doctor import command as doctor
@@ -79,6 +80,7 @@ def _main(argv: Sequence[str]) -> int:
         with logs.logged_stages() as tell:
             draft = _load(config.node, tell)
         node = _node(config, draft, family, energy, battery)
+        spare_what_is_loaded()
         asyncio.run(_serve(config, link, node, draft.loaded, api, policy, ready_json=args.ready_json))
         return 0
     options = _options(args)

@@ -25,6 +25,7 @@ from edge_node.traditional.writing import Writer
 from flexspec_mq.bench.traditional.channel import DOWN, UP, mqtt_channel, tcp_channel
 from flexspec_mq.bench.traditional.order import Order
 from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting.load import DraftModel, load
 from flexspec_mq.errors import UsageError
@@ -44,6 +45,7 @@ async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: En
             tcp_channel(settings.host, port) as tcp,
         ):
             writer = Writer(loaded, drafts, {"mqtt": mqtt, "tcp": tcp}, compute, energy)
+            spare_what_is_loaded()
             _say({"ready": True, "fingerprint": loaded.fingerprint.hex(), "engine": model.engine})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
                 _say(await writer.write(msgspec.json.decode(line, type=Order)))

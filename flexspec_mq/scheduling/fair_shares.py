@@ -29,7 +29,7 @@ WAITS = 0.5
 """The same, where all others are away for the moment."""
 NEWCOMER = 100.0
 """Milliseconds that a forward for one device takes about, where others were here lately and may come again."""
-_MOMENT, LATELY = 0.5, 30.0
+MOMENT, LATELY = 0.5, 30.0
 """Seconds for which a device that was here counts as away for the moment, and as one that may come again."""
 _PROBE = 16
 """One forward in so many leaves out what rides along, so that it stays known what that costs."""
@@ -82,7 +82,7 @@ def sharing(
     elif away <= LATELY:
         count = min(1, len(order))
         bound = (1.0 + WAITS) * ms(1)
-        if away > _MOMENT:
+        if away > MOMENT:
             bound = max(bound, NEWCOMER)
     else:
         return order[:most]

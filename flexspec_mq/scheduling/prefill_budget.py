@@ -20,6 +20,7 @@ it did.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 LEAST = 8
 """Tokens that one forward may read in any case, so that every prompt is read some day."""
@@ -31,6 +32,8 @@ _PROBE = 8
 """One forward in so many reads nothing, or the least."""
 _PIECE = 32
 """Tokens that are read for it at a time: kernels take hardly longer for these than for less."""
+_STALL = 1.5
+"""A forward that takes so many times what it should was stopped by something else: it counts for no more."""
 _SHARE = 0.5
 """What reading may add in any case, of the time that a forward takes without it."""
 
@@ -51,6 +54,12 @@ class _Line:
         self.y = y + _FORGET * self.y
         self.xx = x * x + _FORGET * self.xx
         self.xy = x * y + _FORGET * self.xy
+
+    def most(self, x: float) -> float:
+        """What is likely at most: the line's value, or a proportional growth; infinite before any point."""
+        if not self.weight:
+            return inf
+        return max(self.at(x), self.y / self.x * x if self.x else 0.0)
 
     def at(self, x: float) -> float:
         """The line's value, never below 0; 0 before any point. What is not known of its slope makes it lower."""
@@ -109,7 +118,7 @@ class PrefillBudget:
             if not writing and read <= self.least:
                 self._light, self._since_light = ms, 0
         elif writing:
-            self._alone.saw(writing, ms)
+            self._alone.saw(writing, min(ms, _STALL * self._alone.most(writing)))
             self._since = 0
         self._owed = False
 

@@ -13,7 +13,7 @@ from math import exp
 from typing import TYPE_CHECKING, TypeVar
 
 from flexspec_mq.protocol.worker.turns import by_device
-from flexspec_mq.scheduling.fair_shares import LATELY, NEWCOMER
+from flexspec_mq.scheduling.fair_shares import LATELY, MOMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,9 @@ DEVICE_PREFILL_SHARE = 0.15
 """What reading for one device may add, beyond these, to forwards in which others write."""
 _LONG, _HEAVY = 8, 2 / 3
 """After so many times these tokens it is so much of that share."""
+_COMES_AGAIN = 60.0
+"""Milliseconds of a forward that reads for one device only, where another was here lately. Where that is away for a
+moment, as between two texts, the forward is as short as pays."""
 _RARELY = 4
 """Where nobody writes and others begin, one forward in so many reads for it as well."""
 _KEEPS = 10.0
@@ -120,7 +123,7 @@ class ReadingShares:
         slowed = self._slowed(debts, writers)
         budget = self.most(writing)
         if not ready and len(debts) == 1 and away <= LATELY:
-            budget = min(budget, self._newcomers())
+            budget = min(budget, self._newcomers(away))
         free = {edge: sum(own.values()) for edge, own in by_edge.items() if edge not in slowed}
         if (new := free.keys() - writers) and writers:
             budget = max(budget, self._beginning(writing, len(new), len(writers)))
@@ -156,9 +159,10 @@ class ReadingShares:
         least = _QUANTUM * new if new >= writers else 0
         return min(self._budget.most, _BEGIN * new, max(least, self._budget.beside(writing, new / writers)))
 
-    def _newcomers(self) -> int:
+    def _newcomers(self, away: float) -> int:
         """Tokens that may be read at a time so that one who comes next waits for no long step."""
-        return self._most if self._budget is None else self._budget.within(NEWCOMER)
+        ms = _COMES_AGAIN if away > MOMENT else 0.0
+        return self._most if self._budget is None else self._budget.within(ms)
 
     def _spare(self, writing: int, share: float) -> int:
         return self._most if self._budget is None else self._budget.spare(writing, share)

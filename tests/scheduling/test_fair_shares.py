@@ -163,6 +163,28 @@ def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
     assert budget.beside(4, 2.0) > budget.beside(4, 1.0) > 0
 
 
+@pytest.mark.parametrize("stall", [60.0, 120.0, 1000.0])
+def test_a_forward_that_something_else_stopped_gives_nobody_more(stall: float) -> None:
+    budget = PrefillBudget(most=128)
+    for _ in range(10):
+        budget.saw(4, 0, 30.0)
+    budget.saw(4, 0, stall)
+    pieces = 0
+    for _ in range(40):
+        read = budget.spare(4, 0.15)
+        pieces += read > 0
+        budget.saw(4, read, 30.0 + 45.0 * (read > 0))
+    assert 45.0 * pieces / (40 * 30.0) <= 1.5 * 0.15
+
+
+def test_a_forward_that_takes_longer_for_good_is_believed() -> None:
+    budget = PrefillBudget(most=128)
+    for ms in [30.0] * 10 + [90.0] * 12:
+        budget.saw(4, 0, ms)
+    budget.saw(4, 32, 135.0)
+    assert budget.beside(4, 1.0) == pytest.approx(90.0 / 45.0 * 32, rel=0.1)
+
+
 @given(st.floats(20.0, 400.0), st.floats(0.3, 3.0), st.integers(1, 5), st.floats(0.0, 10.0))
 def test_a_lone_reader_reads_pieces_of_some_size_however_long_a_forward_takes(
     base: float, each: float, writing: int, row: float
