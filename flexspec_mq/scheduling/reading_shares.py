@@ -29,7 +29,7 @@ _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
 DEVICE_PREFILL = 256
 """Tokens of prompts that a device may have read at once at full speed while others write."""
-DEVICE_PREFILL_SHARE = 0.15
+DEVICE_PREFILL_SHARE = 0.12
 """What reading for one device may add, beyond these, to forwards in which others write."""
 _LONG, _HEAVY = 8, 2 / 3
 """After so many times these tokens it is so much of that share."""
