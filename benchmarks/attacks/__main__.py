@@ -44,13 +44,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All attacks, one after the other; each with the streams before it."""
-    tokens, rounds = (32, 1) if options.quick else (64, 2)
+    tokens, rounds, brief = (32, 1, 2) if options.quick else (64, 2, 8)
     found: dict[str, Any] = {}
     broker_flags = ("--keys",) if options.keys else ()
     async with place(options.attacks, options.worker_flags, broker_flags) as here, unbounded(kept=0) as http:
 
         async def ask() -> Streams:
-            return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)
+            return await streams(
+                http, here.honest, tokens=tokens, rounds=rounds, brief=brief, patience=options.patience
+            )
 
         await ask()
         before: Streams | None = None

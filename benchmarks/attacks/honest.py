@@ -19,6 +19,9 @@ QUESTIONS = (
     "Describe the life of a river from its spring in the mountains to the sea.",
 )
 
+BRIEF = 4
+"""Tokens of a text that is asked for its first one."""
+
 _NUMBERS = count(1)
 """Before each question, so that no text was read before."""
 
@@ -46,23 +49,31 @@ class Streams:
 
     @property
     def first(self) -> float:
-        """Median seconds to the first token."""
-        return statistics.median(self.firsts)
+        """Mean seconds to the first token; a median jumps, as three that ask at once come together or one by one."""
+        return statistics.fmean(self.firsts)
 
     def add(self, answer: Answer, tokens: int, patience: float) -> None:
-        """Count one text."""
+        """Count one text; the speed of a brief one says nothing."""
         ended = bool(answer.usage) and not answer.error
         if not ended:
             self.failed += 1
             self.why = answer.error or f"no end within {patience:g} s"
         got = answer.usage.get("completion_tokens", tokens) if ended else len(answer.times)
         self.firsts.append(min(patience, answer.first) if answer.times else patience)
+        if tokens <= BRIEF:
+            return
         span = (answer.times[-1] if ended else answer.began + patience) - (answer.times or [0.0])[0]
         self.speeds.append((got - 1) / span if got > 1 and span > 0 else 0.0)
 
 
 async def streams(
-    http: httpx2.AsyncClient, devices: Sequence[Daemon], *, tokens: int, rounds: int, patience: float
+    http: httpx2.AsyncClient,
+    devices: Sequence[Daemon],
+    *,
+    tokens: int,
+    rounds: int,
+    brief: int,
+    patience: float,
 ) -> Streams:
     """Have each device ask for a text, all at once, so many times.
 
@@ -71,19 +82,20 @@ async def streams(
         devices: edge nodes.
         tokens: of a text.
         rounds: texts of each, one after the other.
+        brief: texts of a few tokens after these, for the time to the first.
         patience: seconds that a text is waited for.
     """
     found = Streams()
-    for _ in range(rounds):
+    for length in [tokens] * rounds + [BRIEF] * brief:
         answers = [Answer() for _ in devices]
         await asyncio.gather(
             *(
-                _one(http, device.url, f"{next(_NUMBERS)}. {question}", tokens, patience, answer)
+                _one(http, device.url, f"{next(_NUMBERS)}. {question}", length, patience, answer)
                 for device, question, answer in zip(devices, QUESTIONS, answers, strict=True)
             )
         )
         for answer in answers:
-            found.add(answer, tokens, patience)
+            found.add(answer, length, patience)
     return found
 
 
