@@ -29,10 +29,12 @@ _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
 DEVICE_PREFILL = 256
 """Tokens of prompts that a device may have read at once at full speed while others write."""
-DEVICE_PREFILL_SHARE = 0.12
+DEVICE_PREFILL_SHARE = 0.18
 """What reading for one device may add, beyond these, to forwards in which others write."""
-_LONG, _HEAVY = 8, 2 / 3
+_MUCH, _LESS = 3, 1 / 2
 """After so many times these tokens it is so much of that share."""
+_VERY_MUCH = 8
+"""After so many times these tokens others go first as well that only read."""
 _COMES_AGAIN = 60.0
 """Milliseconds of a forward that reads for one device only, where another was here lately. Where that is away for a
 moment, as between two texts, the forward is as short as pays."""
@@ -133,21 +135,20 @@ class ReadingShares:
         at_full_speed = sum(shares.values())
         for edge in sorted(slowed, key=debts.__getitem__):
             if writers - {edge}:
-                piece = self._spare(writing, self._share * (_HEAVY if self._long(debts[edge]) else 1.0))
+                less = _LESS if debts[edge] > _MUCH * self._device else 1.0
+                piece = self._spare(writing, less * self._share)
             else:
                 piece = 0 if turn % _RARELY else _QUANTUM
             shares |= _fill(min(budget - sum(shares.values()), piece), by_edge[edge])
         self.slowed = sum(shares.values()) - at_full_speed
         return shares
 
-    def _long(self, debt: float) -> bool:
-        return debt > _LONG * self._device
-
     def _slowed(self, debts: Mapping[str, float], writers: set[str]) -> set[str]:
         """Devices that get a part of the time only, as others write or begin."""
         fresh = {edge for edge, debt in debts.items() if debt <= self._device}
         slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
-        slowed |= {edge for edge, debt in debts.items() if self._long(debt) and debts.keys() - {edge}}
+        most = _VERY_MUCH * self._device
+        slowed |= {edge for edge, debt in debts.items() if debt > most and debts.keys() - {edge}}
         if not writers and len(slowed) == len(debts):
             return set()  # nobody is better off if they read less
         return slowed
