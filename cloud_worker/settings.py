@@ -140,7 +140,7 @@ class WorkerSettings(Section):
     device_prefill_share: Annotated[
         float,
         Setting(
-            help="that share, of what forwards take without it; half of it after three times as many tokens",
+            help="that share, of what forwards take without it; two thirds of it beyond three times as many tokens",
             above=0,
             most=1,
         ),

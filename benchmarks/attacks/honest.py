@@ -19,9 +19,6 @@ QUESTIONS = (
     "Describe the life of a river from its spring in the mountains to the sea.",
 )
 
-BRIEF = 4
-"""Tokens of a text that is asked for its first one."""
-
 _NUMBERS = count(1)
 """Before each question, so that no text was read before."""
 
@@ -52,28 +49,29 @@ class Streams:
         """Mean seconds to the first token; a median jumps, as three that ask at once come together or one by one."""
         return statistics.fmean(self.firsts)
 
+    def and_(self, more: Streams) -> Streams:
+        """Both."""
+        return Streams(
+            self.speeds + more.speeds,
+            self.firsts + more.firsts,
+            self.failed + more.failed,
+            more.why or self.why,
+        )
+
     def add(self, answer: Answer, tokens: int, patience: float) -> None:
-        """Count one text; the speed of a brief one says nothing."""
+        """Count one text."""
         ended = bool(answer.usage) and not answer.error
         if not ended:
             self.failed += 1
             self.why = answer.error or f"no end within {patience:g} s"
         got = answer.usage.get("completion_tokens", tokens) if ended else len(answer.times)
         self.firsts.append(min(patience, answer.first) if answer.times else patience)
-        if tokens <= BRIEF:
-            return
         span = (answer.times[-1] if ended else answer.began + patience) - (answer.times or [0.0])[0]
         self.speeds.append((got - 1) / span if got > 1 and span > 0 else 0.0)
 
 
 async def streams(
-    http: httpx2.AsyncClient,
-    devices: Sequence[Daemon],
-    *,
-    tokens: int,
-    rounds: int,
-    brief: int,
-    patience: float,
+    http: httpx2.AsyncClient, devices: Sequence[Daemon], *, tokens: int, rounds: int, patience: float
 ) -> Streams:
     """Have each device ask for a text, all at once, so many times.
 
@@ -82,20 +80,19 @@ async def streams(
         devices: edge nodes.
         tokens: of a text.
         rounds: texts of each, one after the other.
-        brief: texts of a few tokens after these, for the time to the first.
         patience: seconds that a text is waited for.
     """
     found = Streams()
-    for length in [tokens] * rounds + [BRIEF] * brief:
+    for _ in range(rounds):
         answers = [Answer() for _ in devices]
         await asyncio.gather(
             *(
-                _one(http, device.url, f"{next(_NUMBERS)}. {question}", length, patience, answer)
+                _one(http, device.url, f"{next(_NUMBERS)}. {question}", tokens, patience, answer)
                 for device, question, answer in zip(devices, QUESTIONS, answers, strict=True)
             )
         )
         for answer in answers:
-            found.add(answer, length, patience)
+            found.add(answer, tokens, patience)
     return found
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.protocol.effects import SessionKey
 
-GIVES = 0.05
+GIVES = 0.03
 """By how much longer a forward may be for the sessions that one device has more than another."""
 WAITS = 0.5
 """The same, where all others are away for the moment."""

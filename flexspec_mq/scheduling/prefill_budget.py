@@ -56,10 +56,10 @@ class _Line:
         self.xy = x * y + _FORGET * self.xy
 
     def most(self, x: float) -> float:
-        """What is likely at most: the line's value, or a proportional growth; infinite before any point."""
+        """What is likely at most: what was seen in the mean, in proportion where it is more; infinite before that."""
         if not self.weight:
             return inf
-        return max(self.at(x), self.y / self.x * x if self.x else 0.0)
+        return self.y / self.weight * max(1.0, x * self.weight / self.x if self.x else 0.0)
 
     def at(self, x: float) -> float:
         """The line's value, never below 0; 0 before any point. What is not known of its slope makes it lower."""

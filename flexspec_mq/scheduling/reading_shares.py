@@ -1,15 +1,16 @@
 """How many tokens of unread prefixes the next forward reads, by session: devices first, then the sessions of each.
 
-A device that begins is read at once. One that has had some read lately gets a share of the time beside others that
-write, the less the more it had; and where nobody writes yet, those that begin go first. Its prefixes are then read
-one after the other, as small pieces of several cost more than one piece.
+A device that begins is read at once, and the one for which least was read lately first. One that has had much more
+read lately than the others that are here gets a share of the time while these write, the less the more it had; and
+where nobody writes yet, those that had less go first. Its prefixes are then read one after the other, as small pieces
+of several cost more than one piece.
 
 Pure: it is told the time and what forwards take, and measures nothing.
 """
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 from typing import TYPE_CHECKING, TypeVar
 
 from flexspec_mq.protocol.worker.turns import by_device
@@ -28,13 +29,13 @@ _QUANTUM = 16
 _BEGIN = 40
 """Tokens that are read at once, beside others that write, for a device that begins: a short prompt."""
 DEVICE_PREFILL = 256
-"""Tokens of prompts that a device may have read at once at full speed while others write."""
-DEVICE_PREFILL_SHARE = 0.18
+"""Tokens of prompts that a device may have had read lately at full speed while others write."""
+_MORE = 1.5
+"""Or so many times what the others that are here had in the mean, if that is more."""
+DEVICE_PREFILL_SHARE = 0.1
 """What reading for one device may add, beyond these, to forwards in which others write."""
-_MUCH, _LESS = 3, 1 / 2
-"""After so many times these tokens it is so much of that share."""
-_VERY_MUCH = 8
-"""After so many times these tokens others go first as well that only read."""
+_MUCH, _LESS = 3, 2 / 3
+"""Beyond so many times what it may have it is so much of that share."""
 _COMES_AGAIN = 60.0
 """Milliseconds of a forward that reads for one device only, where another was here lately. Where that is away for a
 moment, as between two texts, the forward is as short as pays."""
@@ -121,21 +122,27 @@ class ReadingShares:
             by_edge.setdefault(key[0], {})[key] = unread[key]
         writers = {edge for edge, _ in ready}
         writing = sum(ready.values())
-        debts = {edge: self.debts.of(edge, now) for edge in by_edge}
-        slowed = self._slowed(debts, writers)
+        debts = {edge: self.debts.of(edge, now) for edge in [*by_edge, *writers - by_edge.keys()]}
+        may = {edge: self._may(edge, debts) for edge in by_edge}
+        slowed = {edge for edge in by_edge if debts[edge] > may[edge]}
         budget = self.most(writing)
-        if not ready and len(debts) == 1 and away <= LATELY:
+        if not ready and len(by_edge) == 1 and away <= LATELY:
             budget = min(budget, self._newcomers(away))
-        free = {edge: sum(own.values()) for edge, own in by_edge.items() if edge not in slowed}
-        if (new := free.keys() - writers) and writers:
-            budget = max(budget, self._beginning(writing, len(new), len(writers)))
+        in_turn = sorted(by_edge, key=debts.__getitem__)
+        free = {edge: sum(by_edge[edge].values()) for edge in in_turn if edge not in slowed}
+        if writers:
+            begin = max(self._device, sum(debts[edge] for edge in writers) / len(writers))
+            if new := {edge for edge in free.keys() - writers if debts[edge] <= begin}:
+                budget = max(budget, self._beginning(writing, len(new), len(writers)))
         shares: dict[SessionKey, int] = {}
         for edge, share in divide(budget, free).items():
             shares |= divide(share, by_edge[edge])
         at_full_speed = sum(shares.values())
-        for edge in sorted(slowed, key=debts.__getitem__):
+        for edge in in_turn:
+            if edge not in slowed:
+                continue
             if writers - {edge}:
-                less = _LESS if debts[edge] > _MUCH * self._device else 1.0
+                less = _LESS if debts[edge] > _MUCH * may[edge] else 1.0
                 piece = self._spare(writing, less * self._share)
             else:
                 piece = 0 if turn % _RARELY else _QUANTUM
@@ -143,15 +150,10 @@ class ReadingShares:
         self.slowed = sum(shares.values()) - at_full_speed
         return shares
 
-    def _slowed(self, debts: Mapping[str, float], writers: set[str]) -> set[str]:
-        """Devices that get a part of the time only, as others write or begin."""
-        fresh = {edge for edge, debt in debts.items() if debt <= self._device}
-        slowed = {edge for edge in debts.keys() - fresh if (writers | fresh) - {edge}}
-        most = _VERY_MUCH * self._device
-        slowed |= {edge for edge, debt in debts.items() if debt > most and debts.keys() - {edge}}
-        if not writers and len(slowed) == len(debts):
-            return set()  # nobody is better off if they read less
-        return slowed
+    def _may(self, edge: str, debts: Mapping[str, float]) -> float:
+        """Tokens that a device may have had read lately before it gets a share of the time only."""
+        others = len(debts) - 1
+        return max(self._device, _MORE * (sum(debts.values()) - debts[edge]) / others) if others else inf
 
     def _beginning(self, writing: int, new: int, writers: int) -> int:
         """Tokens that are read for devices that begin beside others that write: time is equal by device."""

@@ -120,7 +120,7 @@ def test_what_is_read_slowly_is_counted_and_may_be_set() -> None:
         scheduler = engine.scheduler
         read(engine, prompt("good", 1, 5))
         scheduler.add(prompt("much", 1, 2000))
-        for _ in range(4):
+        while scheduler.unread(scheduler.pending["much", 1]) > 1700:
             engine.step()
         total = tokens = 0
         for _ in range(20):
@@ -133,6 +133,34 @@ def test_what_is_read_slowly_is_counted_and_may_be_set() -> None:
     tokens, total = slowed(256)
     assert 0 < tokens == total < 20 * 32
     assert slowed(10_000)[1] == 0
+
+
+def test_those_that_have_as_much_read_do_not_slow_each_other() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    scheduler = engine.scheduler
+    for edge in "abc":
+        read(engine, prompt(edge, 1, 400))
+    scheduler.add(prompt("b", 1, 5))
+    scheduler.add(prompt("c", 1, 5))
+    scheduler.add(prompt("a", 2, 400))
+    fed(scheduler)
+    assert scheduler.slowed == 0
+    for session in (3, 4, 5, 6):
+        read(engine, prompt("a", session, 400))
+    scheduler.add(prompt("b", 1, 5))
+    scheduler.add(prompt("c", 1, 5))
+    scheduler.add(prompt("a", 7, 400))
+    assert fed(scheduler)["a"] == scheduler.slowed > 0
+
+
+def test_the_device_that_had_least_is_read_first_whoever_waits_longest() -> None:
+    engine = EngineCore(model_of(), budget=budget())
+    scheduler = engine.scheduler
+    read(engine, prompt("much", 100, 200))
+    for session in range(30):
+        scheduler.add(prompt("much", session, 90))
+    scheduler.add(prompt("new", 1, 90))
+    assert fed(scheduler)["new"] >= 64
 
 
 def test_devices_that_begin_share_alike_however_many_prompts_each_has() -> None:

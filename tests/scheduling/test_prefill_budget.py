@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore
@@ -135,6 +135,7 @@ def machines(piece: int = 1) -> st.SearchStrategy[Machine]:
 
 @settings(deadline=None)
 @given(machines(), TARGETS, WRITERS, st.lists(WRITERS, min_size=1, max_size=60))
+@example(Machine(2.0, 0.0, 0.25), 50.0, 2, [1, 1, 1, 1, 1, 1, 1, 1, 8])
 def test_reading_stretches_no_step_by_more_than_the_bound(
     machine: Machine, target: float, before: int, during: Sequence[int]
 ) -> None:
