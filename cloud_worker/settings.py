@@ -132,8 +132,8 @@ class WorkerSettings(Section):
     device_prefill: Annotated[
         int,
         Setting(
-            help="prompt tokens of one device that are read at once while others write; what comes on top of that "
-            "within some ten seconds is read in its share of the time",
+            help="prompt tokens of one device that are read at once while others write, or half as many again as "
+            "these had read; what comes on top of that within some ten seconds is read in its share of the time",
             least=0,
         ),
     ] = DEVICE_PREFILL

@@ -2,7 +2,7 @@
 
 Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
 they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
-prompt slows a step by a bounded amount (`reading_shares`): those first that were served longest ago.
+prompt slows a step by a bounded amount (`reading_shares`).
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.

@@ -1,6 +1,7 @@
 """How many tokens of unread prefixes the next forward reads, by session: devices first, then the sessions of each.
 
-A device that begins is read at once, and the one for which least was read lately first. One that has had much more
+A device that begins is read at once. Those for which less was read lately come first, in steps of `device_prefill`,
+and in each step those that wait longest, so that nobody waits for ever behind newcomers. One that has had much more
 read lately than the others that are here gets a share of the time while these write, the less the more it had; and
 where nobody writes yet, those that had less go first. Its prefixes are then read one after the other, as small pieces
 of several cost more than one piece.
@@ -128,7 +129,7 @@ class ReadingShares:
         budget = self.most(writing)
         if not ready and len(by_edge) == 1 and away <= LATELY:
             budget = min(budget, self._newcomers(away))
-        in_turn = sorted(by_edge, key=debts.__getitem__)
+        in_turn = sorted(by_edge, key=lambda edge: debts[edge] // max(1, self._device))
         free = {edge: sum(by_edge[edge].values()) for edge in in_turn if edge not in slowed}
         if writers:
             begin = max(self._device, sum(debts[edge] for edge in writers) / len(writers))
