@@ -64,7 +64,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             report = await here.end(attacker)
             await _rest(here)
             after = await ask()
-            found[way] = _row(before.and_(after), beside, first, last, report)
+            found[way] = _row(before + after, beside, first, last, report)
             _say(f"{way}: {found[way]}")
             before = after
     return found

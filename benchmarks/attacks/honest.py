@@ -49,8 +49,8 @@ class Streams:
         """Mean seconds to the first token; a median jumps, as three that ask at once come together or one by one."""
         return statistics.fmean(self.firsts)
 
-    def and_(self, more: Streams) -> Streams:
-        """Both."""
+    def __add__(self, more: Streams) -> Streams:
+        """The texts of both."""
         return Streams(
             self.speeds + more.speeds,
             self.firsts + more.firsts,
