@@ -140,7 +140,8 @@ class WorkerSettings(Section):
     device_prefill_share: Annotated[
         float,
         Setting(
-            help="that share, of what forwards take without it; two thirds of it beyond three times as many tokens",
+            help="share of the time that prompts of one device beyond `device_prefill` may add to forwards in which "
+            "others write; two thirds of it beyond three times as many tokens",
             above=0,
             most=1,
         ),
