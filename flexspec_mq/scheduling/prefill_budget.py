@@ -29,7 +29,11 @@ _FORGET = 0.7
 _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
-"""One forward in so many reads nothing, or the least."""
+"""One forward in so many reads nothing while sessions write."""
+_PROBE_LIGHT = 32
+"""One in so many reads the least where none writes: it costs as much as one that reads a lot."""
+_LONGER = 1.5
+"""A forward tells what a token takes where it reads so many times the least."""
 _PIECE = 32
 """Tokens that are read for it at a time: kernels take hardly longer for these than for less."""
 _STALL = 1.5
@@ -55,6 +59,11 @@ class _Line:
         self.xx = x * x + _FORGET * self.xx
         self.xy = x * y + _FORGET * self.xy
 
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Of the points; there is one."""
+        return self.x / self.weight, self.y / self.weight
+
     def most(self, x: float) -> float:
         """What is likely at most: what was seen in the mean, in proportion where it is more; infinite before that."""
         if not self.weight:
@@ -65,7 +74,7 @@ class _Line:
         """The line's value, never below 0; 0 before any point. What is not known of its slope makes it lower."""
         if not self.weight:
             return 0.0
-        mean, level = self.x / self.weight, self.y / self.weight
+        mean, level = self.mean
         prior = _PRIOR * mean * mean
         common = self.xy / self.weight - mean * level
         if x < mean:
@@ -90,11 +99,12 @@ class PrefillBudget:
     stretch: float = 1.8
     least: int = LEAST
     _alone: _Line = field(default_factory=_Line)
+    _only: _Line = field(default_factory=_Line)
     _tokens: float = 0.0
     _ms: float = 0.0
     _read: int = 0
     _since: int = 0
-    _light: float = 0.0
+    _light: tuple[int, float] = 0, 0.0
     _since_light: int = 0
     _saved: float = 0.0
     _owed: bool = False
@@ -115,8 +125,10 @@ class PrefillBudget:
             self._read = max(read, self._read // 2)
             self._since += 1
             self._since_light += 1
-            if not writing and read <= self.least:
-                self._light, self._since_light = ms, 0
+            if not writing:
+                self._only.saw(read, ms)
+                if read <= self.least:
+                    self._light, self._since_light = (read, ms), 0
         elif writing:
             self._alone.saw(writing, min(ms, _STALL * self._alone.most(writing)))
             self._since = 0
@@ -128,16 +140,17 @@ class PrefillBudget:
         Args:
             writing: tokens that it feeds for sessions that write.
         """
-        if writing and self._since >= _PROBE - 1:
+        if not writing:
+            fits = self._reads(max(self.target, self.stretch * self._light[1]))
+            if fits < self.most and self._since_light >= _PROBE_LIGHT - 1:
+                return self.least
+            # Nobody waits for a forward in which no session writes, so only its time has to be known.
+            return fits if self._only.weight else max(self.least, min(fits, 2 * self._read))
+        if self._since >= _PROBE - 1:
             return 0
-        alone = self._alone.at(writing)
-        each = self._each(writing)
-        fits = (self._allowed(writing, alone) - alone) / each if each > 0.0 else self.most
-        if not writing and fits < self.most and self._since_light >= _PROBE - 1:
-            return self.least
-        # Nobody waits for a forward in which no session writes, so only its time has to be known.
-        cap = self.most if self._tokens and not writing else 2 * self._read
-        return max(self.least, min(self.most, int(min(fits, self.most)), cap))
+        alone, each = self._alone.at(writing), self._each(writing)
+        fits = self._bounded((self._allowed(alone) - alone) / each if each > 0.0 else self.most)
+        return max(self.least, min(fits, 2 * self._read))
 
     def spare(self, writing: int, share: float) -> int:
         """Tokens that the next forward may read for a device that has had some read, while others write.
@@ -164,13 +177,14 @@ class PrefillBudget:
         each = self._each(writing)
         return int(share * self._alone.at(writing) / each) if each else self.least
 
-    def within(self, ms: float) -> int:
-        """Tokens that a forward may read in so many ms where it does nothing else; in the stretch if that is more."""
-        each, alone = self._each(0), self._alone.at(0)
-        if not each:
-            return self.most
-        allowed = max(ms, self.stretch * max(alone, self._light))
-        return max(self.least, min(self.most, int((allowed - alone) / each)))
+    def within(self, ms: float, stretch: float) -> int:
+        """Tokens that a forward may read where it does nothing else.
+
+        Args:
+            ms: that it may take.
+            stretch: or so many times what one takes that reads the least, if that is more.
+        """
+        return self._reads(max(ms, stretch * self._light[1]))
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.
@@ -179,18 +193,39 @@ class PrefillBudget:
             writing: tokens that it feeds for sessions that write.
             unread: tokens that are to be read.
         """
-        return min(unread, self.budget(writing)) * self._each(writing) if unread else 0.0
+        if not unread:
+            return 0.0
+        each = self._each(writing) if writing else self._only_reading()[1]
+        return min(unread, self.budget(writing)) * each
 
     def _each(self, writing: int) -> float:
-        """Ms of a token that is read."""
+        """Ms of a token that is read beside sessions that write."""
         if self._tokens:
             return self._ms / self._tokens
         return self._alone.at(writing) / max(1, writing)
 
-    def _allowed(self, writing: int, alone: float) -> float:
-        """Ms that the next forward may take."""
-        if not writing:
-            return max(self.target, self.stretch * max(alone, self._light))
+    def _only_reading(self) -> tuple[float, float]:
+        """Ms of a forward that does nothing, and of each token that it reads where no session writes."""
+        if not self._only.weight:
+            most = self._alone.most(0)
+            return most if most < inf else 0.0, self._each(0)
+        (read, ms), (least, light) = self._only.mean, self._light
+        if read < _LONGER * least or not light:
+            base = self._alone.at(0)
+            return base, max(0.0, ms - base) / read
+        each = max(0.0, ms - light) / (read - least)
+        return max(0.0, light - each * least), each
+
+    def _reads(self, ms: float) -> int:
+        """Tokens that a forward may read in so many ms where no session writes."""
+        base, each = self._only_reading()
+        return self._bounded((ms - base) / each if each > 0.0 else self.most)
+
+    def _bounded(self, tokens: float) -> int:
+        return max(self.least, int(min(tokens, self.most)))
+
+    def _allowed(self, alone: float) -> float:
+        """Ms that the next forward may take in which sessions write."""
         if not alone:
             return self.target
         return max(min(self.target, self.stretch * alone), (1.0 + _SHARE) * alone)

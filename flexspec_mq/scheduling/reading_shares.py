@@ -37,9 +37,11 @@ DEVICE_PREFILL_SHARE = 0.1
 """What reading for one device may add, beyond these, to forwards in which others write."""
 _MUCH, _LESS = 3, 2 / 3
 """Beyond so many times what it may have it is so much of that share."""
-_COMES_AGAIN = 60.0
-"""Milliseconds of a forward that reads for one device only, where another was here lately. Where that is away for a
-moment, as between two texts, the forward is as short as pays."""
+_COMES_AGAIN = 60.0, 2.5
+"""Milliseconds of a forward that reads for one device only, where another was here lately; or so many times what one
+takes that hardly reads, since shorter ones cost that device more than they spare the other."""
+_COMES_SOON = 0.0, 1.8
+"""The same where that is away for a moment, as between two texts."""
 _RARELY = 4
 """Where nobody writes and others begin, one forward in so many reads for it as well."""
 _KEEPS = 10.0
@@ -165,8 +167,9 @@ class ReadingShares:
 
     def _newcomers(self, away: float) -> int:
         """Tokens that may be read at a time so that one who comes next waits for no long step."""
-        ms = _COMES_AGAIN if away > MOMENT else 0.0
-        return self._most if self._budget is None else self._budget.within(ms)
+        if self._budget is None:
+            return self._most
+        return self._budget.within(*(_COMES_AGAIN if away > MOMENT else _COMES_SOON))
 
     def _spare(self, writing: int, share: float) -> int:
         return self._most if self._budget is None else self._budget.spare(writing, share)
