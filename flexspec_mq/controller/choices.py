@@ -112,7 +112,9 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     if seen.rtt is None or not forward or seen.draft_time is None:
         return None
     row = ROW * forward if seen.row_cost is None else seen.row_cost
-    acceptance = tuple(round(share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
+    # What a worker puts off is worth nothing, whether it would have been right or not.
+    taken = round(seen.taken, 1)
+    acceptance = tuple(round(taken * share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
         _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)
     )

@@ -57,6 +57,7 @@ def _worker(seen: Observation) -> Iterator[tuple[str, Estimate]]:
         Estimate(seen.worker_drafted if seen.worker_verdicts else None, "tokens per verdict"),
     )
     yield "granted", Estimate(seen.granted, "tokens per forward")
+    yield "taken", Estimate(seen.taken, "share")
 
 
 def _drafts(seen: Observation) -> Iterator[tuple[str, Estimate]]:

@@ -91,6 +91,7 @@ class Observation:
         worker_drafted: tokens that the worker lately drafted itself for each verdict, smoothed, as far as it might.
         worker_verdicts: on which that rests.
         granted: drafted tokens of ours that a forward of the worker takes as it seems; None is all.
+        taken: share of those at hand that a forward verifies; a crowded worker puts off what is not worth its time.
         rtt_error: of the round trip.
         queue_mean, queue_deviation, queue_error: queueing times of the worker, smoothed.
         compute_mean, compute_deviation, compute_error: its forwards, smoothed.
@@ -133,6 +134,7 @@ class Observation:
     worker_drafted: float = 0.0
     worker_verdicts: int = 0
     granted: int | None = None
+    taken: float = 1.0
     rtt_error: float | None = None
     queue_mean: float | None = None
     queue_deviation: float = 0.0

@@ -167,9 +167,9 @@ class SessionController:
             return computed
         worker.queue.saw(queue / 1000, now)
         worker.compute.saw(verdict.compute / 1000, now)
-        rows = verdict.granted
-        if rows is None:
-            rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
+        offered = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
+        rows = offered if verdict.granted is None else verdict.granted
+        worker.drafts.took(rows, offered if verdict.granted is None else max(offered, rows + 1))
         before = self._drafting
         self._saw_forward(rows, verdict, now, prompt)
         if may and before and not rows:
@@ -234,6 +234,7 @@ class SessionController:
             worker_verdicts=drafts.verdicts,
             worker_drafted=drafts.per_verdict,
             granted=drafts.granted,
+            taken=drafts.taken,
             rtt_error=rtt.error,
             queue_mean=queue.mean,
             queue_deviation=queue.deviation,

@@ -244,6 +244,17 @@ def test_of_a_draft_that_is_put_off_only_what_was_verified_counts() -> None:
         granted = place % 3
         script.decide(9, 0, 40 + 2 * granted, granted=granted)
     assert script.seen.row_cost == pytest.approx(0.002, rel=0.3)
+    assert 0.05 < script.seen.taken < 0.25
+
+
+def test_of_drafts_that_were_all_verified_all_are_taken_right_or_wrong() -> None:
+    script = read(Controller(), Plan(8, 1, 0, 32))
+    assert script.seen.taken == 1.0
+    for _ in range(10):
+        script.draft(2, 6)
+        script.decide(3, 0, 48)
+        script.decide(1, 0, 40)
+    assert script.seen.taken == 1.0
 
 
 def test_a_worker_that_runs_ahead_of_a_wrong_draft_verifies_none_of_it() -> None:

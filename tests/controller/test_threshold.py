@@ -74,6 +74,15 @@ def test_a_worker_whose_draft_would_have_to_read_a_long_prompt_is_spared_that() 
     assert plan.worker_draft == 0
 
 
+def test_what_a_crowded_worker_puts_off_is_not_drafted() -> None:
+    assert planned(NEAR).draft_length > 0
+    plan = planned(replace(NEAR, taken=0.1))
+    assert plan.draft_length == 0
+    assert plan.ahead > 0
+    # Where nobody may run ahead somebody has to draft, or ask.
+    assert planned(replace(NEAR, taken=0.1), replace(BASE, ahead=0)).draft_length > 0
+
+
 def test_a_worker_that_drafts_badly_is_not_left_to_it() -> None:
     assert planned(replace(DRAFTS, own_tokens=1.1)).draft_length > 0
 

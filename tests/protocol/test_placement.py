@@ -71,6 +71,24 @@ def test_batches_get_shorter_with_what_is_put_off_again_and_again_and_grow_witho
     assert seen[-1] is None
 
 
+def test_where_drafts_are_put_off_the_device_leaves_them_and_tries_again_some_day() -> None:
+    worker = WorkerDrafts()
+
+    def lengths(verified: int, offered: int, forwards: int) -> list[int]:
+        found = []
+        for _ in range(forwards):
+            worker.took(verified, offered)
+            seen = Observation(rtt=0.002, compute=0.04, draft_time=0.004, taken=worker.taken)
+            found.append(PlacementPolicy(BASE).plan(seen).draft_length)
+        return found
+
+    assert lengths(3, 4, 10) == [4] * 10
+    assert lengths(0, 3, 6) == [4, 4, 4, 0, 0, 0]
+    silent = lengths(0, 0, 64)
+    assert (silent[0], silent[-1]) == (0, 4)
+    assert lengths(0, 3, 4)[-1] == 0
+
+
 def test_what_a_worker_said_is_known_to_the_next_session() -> None:
     node = Controller()
     assert node.worker(None, 0.0).drafts.per_verdict == 0.0

@@ -5,6 +5,10 @@ from __future__ import annotations
 _SMOOTHING = 1 / 4
 _MOST = 8.0
 """Tokens of a draft that a worker takes, as far as is known before it says otherwise."""
+_NEWEST = 1 / 3
+"""Weight of the newest forward in the share of drafts that it takes."""
+_HOPES = 1 / 128
+"""How far that share goes back to all, by a forward that was offered nothing: so it is tried again some day."""
 
 
 class WorkerDrafts:
@@ -13,13 +17,15 @@ class WorkerDrafts:
     Attributes:
         per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
         verdicts: that let it.
+        taken: share of the edge's drafted tokens that were there for a forward, and that it verified.
     """
 
-    __slots__ = ("_granted", "per_verdict", "verdicts")
+    __slots__ = ("_granted", "per_verdict", "taken", "verdicts")
 
     def __init__(self) -> None:
         self.per_verdict = 0.0
         self.verdicts = 0
+        self.taken = 1.0
         self._granted = _MOST
 
     @property
@@ -43,3 +49,15 @@ class WorkerDrafts:
                 self._granted = min(_MOST, self._granted + 1.0)
         else:
             self._granted = (self._granted + min(_MOST, granted)) / 2
+
+    def took(self, verified: int, offered: int) -> None:
+        """A forward is done.
+
+        Args:
+            verified: drafted tokens of the edge's.
+            offered: that were there for it.
+        """
+        if offered:
+            self.taken += (verified / offered - self.taken) * _NEWEST
+        else:
+            self.taken += (1.0 - self.taken) * _HOPES
