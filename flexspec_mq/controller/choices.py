@@ -27,6 +27,8 @@ TEXT = 128
 """Tokens that a text is taken to go on for, at most."""
 _TAKES = 0.5
 """Share of drafts that a worker may put off now and then; one that has too much to do takes far fewer."""
+_TAKEN = 0.2
+"""Share of drafts below which a worker is too busy for any."""
 _FINE = 0.04
 """Estimates that differ by less than such a share are taken for the same, so that forecasts can be kept."""
 
@@ -120,6 +122,11 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
     return Pace(
         _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)
     )
+
+
+def too_busy(seen: Observation) -> bool:
+    """Whether the worker takes hardly any of the drafts that it is sent; messages for nothing take its time, too."""
+    return seen.taken < _TAKEN
 
 
 def forward_of(seen: Observation) -> float:

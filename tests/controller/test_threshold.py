@@ -79,6 +79,10 @@ def test_what_a_crowded_worker_puts_off_is_not_drafted() -> None:
     plan = planned(replace(NEAR, taken=0.1))
     assert plan.draft_length == 0
     assert plan.ahead > 0
+    policy = ThresholdPolicy(BASE)
+    assert policy.plan(NEAR).draft_length > 0
+    plans = [policy.plan(replace(NEAR, taken=0.1)).draft_length for _ in range(8)]
+    assert plans[-1] == 0
     # Where nobody may run ahead somebody has to draft, or ask.
     assert planned(replace(NEAR, taken=0.1), replace(BASE, ahead=0)).draft_length > 0
 

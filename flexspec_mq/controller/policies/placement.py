@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from flexspec_mq.controller.choices import too_busy
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.who_drafts import WhoDrafts
-
-_TAKEN = 0.2
-"""Share of drafts that a worker takes, for them to be worth it."""
 
 
 @dataclass(slots=True)
@@ -35,7 +33,7 @@ class PlacementPolicy:
         length = base.draft_length
         if seen.granted is not None:
             length = min(length, seen.granted)
-        if self._who.alone or seen.taken < _TAKEN or _too_late(seen, length):
+        if self._who.alone or too_busy(seen) or _too_late(seen, length):
             length = 0
         return self._who.running_ahead(replace(base, draft_length=length))
 

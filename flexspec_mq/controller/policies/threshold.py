@@ -16,6 +16,7 @@ from flexspec_mq.controller.choices import (
     forward_of,
     pace_of,
     reading,
+    too_busy,
 )
 from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.forecast import Pace
@@ -126,11 +127,13 @@ class ThresholdPolicy:
             return
         most = self.most if seen.granted is None else min(self.most, seen.granted)
         able = choices(most, may_run_ahead=self.base.ahead > 0)
-        if self.base.ahead and self._turn.seconds > _OTHERS * forward_of(seen):
+        if self.base.ahead and too_busy(seen):
+            able = (NOBODY,)
+        elif self.base.ahead and self._turn.seconds > _OTHERS * forward_of(seen):
             able = tuple(choice for choice in able if choice.ahead)
         may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
         if may:  # whether nobody drafts is for the worker to say
-            able = tuple(choice for choice in able if choice.length)
+            able = tuple(choice for choice in able if choice.length) or able
         costs = {choice: self._cost(choice, pace) for choice in able}
         best = min(costs, key=costs.__getitem__)
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
