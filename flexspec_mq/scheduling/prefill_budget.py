@@ -145,7 +145,7 @@ class PrefillBudget:
             if fits < self.most and self._since_light >= _PROBE_LIGHT - 1:
                 return self.least
             # Nobody waits for a forward in which no session writes, so only its time has to be known.
-            return fits if self._only.weight else max(self.least, min(fits, 2 * self._read))
+            return fits if self._tokens else self.least
         if self._since >= _PROBE - 1:
             return 0
         alone, each = self._alone.at(writing), self._each(writing)

@@ -37,9 +37,11 @@ DEVICE_PREFILL_SHARE = 0.1
 """What reading for one device may add, beyond these, to forwards in which others write."""
 _MUCH, _LESS = 3, 2 / 3
 """Beyond so many times what it may have it is so much of that share."""
+_PAGES = 4
+"""Times `device_prefill` that one may have had read lately before it is read in short forwards where nobody else has
+work, but had lately: until then they would cost that device more than they spare another one that comes."""
 _COMES_AGAIN = 60.0, 2.5
-"""Milliseconds of a forward that reads for one device only, where another was here lately; or so many times what one
-takes that hardly reads, since shorter ones cost that device more than they spare the other."""
+"""Milliseconds of such a forward; or so many times what one takes that hardly reads."""
 _COMES_SOON = 0.0, 1.8
 """The same where that is away for a moment, as between two texts."""
 _RARELY = 4
@@ -130,7 +132,9 @@ class ReadingShares:
         slowed = {edge for edge in by_edge if debts[edge] > may[edge]}
         budget = self.most(writing)
         if not ready and len(by_edge) == 1 and away <= LATELY:
-            budget = min(budget, self._newcomers(away))
+            (debt,) = (debts[edge] for edge in by_edge)
+            if debt > _PAGES * self._device:
+                budget = min(budget, self._newcomers(away))
         in_turn = sorted(by_edge, key=lambda edge: debts[edge] // max(1, self._device))
         free = {edge: sum(by_edge[edge].values()) for edge in in_turn if edge not in slowed}
         if writers:

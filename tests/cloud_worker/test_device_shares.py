@@ -8,7 +8,6 @@ from dataclasses import replace
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.scheduling.fair_shares import NEWCOMER
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL_SHARE
 from tests.cloud_worker.test_engine import item, model_of
@@ -94,11 +93,17 @@ def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
     assert 0.05 <= spent / (100 * 30.0) <= 1.1 * DEVICE_PREFILL_SHARE
 
 
-def test_a_lone_reader_takes_short_steps_where_others_were_here() -> None:
+def test_a_lone_reader_takes_short_steps_beyond_some_pages_where_others_were_here() -> None:
     engine = EngineCore(model_of(), budget=budget())
     read(engine, prompt("good", 1, 20))
-    engine.scheduler.add(prompt("evil", 1, 900))
-    assert fed(engine.scheduler)["evil"] <= NEWCOMER
+    scheduler = engine.scheduler
+    scheduler.add(prompt("page", 1, 900))
+    assert fed(scheduler)["page"] == 128
+    scheduler.drop(("page", 1))
+    for session in (1, 2):
+        read(engine, prompt("evil", session, 900))
+    scheduler.add(prompt("evil", 3, 900))
+    assert 8 <= fed(scheduler)["evil"] <= 64
 
 
 def test_a_device_that_has_had_a_page_read_waits_for_one_that_begins() -> None:
