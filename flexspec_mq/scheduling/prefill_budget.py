@@ -177,14 +177,13 @@ class PrefillBudget:
         each = self._each(writing)
         return int(share * self._alone.at(writing) / each) if each else self.least
 
-    def within(self, ms: float, stretch: float) -> int:
-        """Tokens that a forward may read where it does nothing else.
+    def within(self, stretch: float) -> int:
+        """Tokens that a forward may read which does nothing else.
 
         Args:
-            ms: that it may take.
-            stretch: or so many times what one takes that reads the least, if that is more.
+            stretch: so many times what one takes that reads the least, it may take.
         """
-        return self._reads(max(ms, stretch * self._light[1]))
+        return self._reads(stretch * self._light[1]) if self._light[1] else _PIECE
 
     def adds(self, writing: int, unread: int) -> float:
         """Ms that reading adds to the next forward, as far as is known.

@@ -15,7 +15,7 @@ from math import exp, inf
 from typing import TYPE_CHECKING, TypeVar
 
 from flexspec_mq.protocol.worker.turns import by_device
-from flexspec_mq.scheduling.fair_shares import LATELY, MOMENT
+from flexspec_mq.scheduling.fair_shares import LATELY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,10 +40,8 @@ _MUCH, _LESS = 3, 2 / 3
 _PAGES = 4
 """Times `device_prefill` that one may have had read lately before it is read in short forwards where nobody else has
 work, but had lately: until then they would cost that device more than they spare another one that comes."""
-_COMES_AGAIN = 60.0, 2.5
-"""Milliseconds of such a forward; or so many times what one takes that hardly reads."""
-_COMES_SOON = 0.0, 1.8
-"""The same where that is away for a moment, as between two texts."""
+_SHORT = 1.8
+"""Such a forward takes so many times what one takes that hardly reads."""
 _RARELY = 4
 """Where nobody writes and others begin, one forward in so many reads for it as well."""
 _KEEPS = 10.0
@@ -134,7 +132,7 @@ class ReadingShares:
         if not ready and len(by_edge) == 1 and away <= LATELY:
             (debt,) = (debts[edge] for edge in by_edge)
             if debt > _PAGES * self._device:
-                budget = min(budget, self._newcomers(away))
+                budget = min(budget, self._short())
         in_turn = sorted(by_edge, key=lambda edge: debts[edge] // max(1, self._device))
         free = {edge: sum(by_edge[edge].values()) for edge in in_turn if edge not in slowed}
         if writers:
@@ -169,11 +167,9 @@ class ReadingShares:
         least = _QUANTUM * new if new >= writers else 0
         return min(self._budget.most, _BEGIN * new, max(least, self._budget.beside(writing, new / writers)))
 
-    def _newcomers(self, away: float) -> int:
-        """Tokens that may be read at a time so that one who comes next waits for no long step."""
-        if self._budget is None:
-            return self._most
-        return self._budget.within(*(_COMES_AGAIN if away > MOMENT else _COMES_SOON))
+    def _short(self) -> int:
+        """Tokens that may be read at a time so that one who comes next waits for no long forward."""
+        return self._most if self._budget is None else self._budget.within(_SHORT)
 
     def _spare(self, writing: int, share: float) -> int:
         return self._most if self._budget is None else self._budget.spare(writing, share)

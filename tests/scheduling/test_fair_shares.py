@@ -159,7 +159,7 @@ def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
         budget.saw(4, read, 30.0 + 45.0 * (read > 0))
         added += 45.0 * (read > 0)
     assert 0.8 * share <= added / (400 * 30.0) <= 1.1 * share
-    assert 8 <= budget.within(100.0, 1.8) <= 128
+    assert 8 <= budget.within(1.8) <= 128
     assert budget.beside(4, 2.0) > budget.beside(4, 1.0) > 0
 
 
@@ -197,11 +197,11 @@ def test_a_lone_reader_reads_pieces_of_some_size_however_long_a_forward_takes(
         budget.saw(rows, 0, base + row * rows)
     light = base + 8 * each
     budget.saw(0, 8, light)
-    may = min(max(250.0, 1.8 * light), max(60.0, 2.5 * light))
+    may = min(max(250.0, 1.8 * light), 2.5 * light)
     wanted = max(8.0, min(128.0, (may - base) / each))
     sizes = []
     for _ in range(64):
-        sizes.append(min(budget.budget(0), budget.within(60.0, 2.5)))
+        sizes.append(min(budget.budget(0), budget.within(2.5)))
         budget.saw(0, sizes[-1], base + each * sizes[-1])
     assert all(size <= wanted + 1 for size in sizes)
     # Three to see what forwards take, and one in 32 to see it again.
@@ -216,7 +216,7 @@ def test_after_texts_of_one_token_a_forward_a_prompt_is_read_in_large_pieces() -
     for _ in range(3):
         unread = 450
         while unread:
-            tokens = min(unread, budget.budget(0), budget.within(60.0, 2.5))
+            tokens = min(unread, budget.budget(0), budget.within(2.5))
             budget.saw(0, tokens, 93.0 + 1.25 * tokens)
             unread -= tokens
             forwards += 1
@@ -228,4 +228,4 @@ def test_after_texts_of_one_token_a_forward_a_prompt_is_read_in_large_pieces() -
 def test_before_anything_is_known_the_least_is_read() -> None:
     budget = PrefillBudget(most=128, least=8)
     assert budget.spare(4, 0.1) == 8
-    assert budget.within(100.0, 1.8) == 128
+    assert budget.within(1.8) == 32
