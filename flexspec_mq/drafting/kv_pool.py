@@ -34,13 +34,15 @@ class PooledKV(Protocol):
 class DraftKVPool:
     """Bounded by what its members have room for; the oldest go first.
 
+    A text is found by the device that it was of: else one could tell by the time whether another had sent the same.
+
     Args:
         most: tokens.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._texts: deque[PooledKV] = deque()
+        self._texts: deque[tuple[str, PooledKV]] = deque()
 
     def __len__(self) -> int:
         """Texts kept."""
@@ -49,24 +51,26 @@ class DraftKVPool:
     @property
     def tokens(self) -> int:
         """Tokens that all of them have room for."""
-        return sum(kv.capacity for kv in self._texts)
+        return sum(kv.capacity for _, kv in self._texts)
 
-    def put(self, kv: PooledKV) -> None:
-        """Keep one."""
-        self._texts.append(kv)
+    def put(self, kv: PooledKV, device: str = "") -> None:
+        """Keep one of a device's texts."""
+        self._texts.append((device, kv))
         while self.tokens > self._most:
             self._texts.popleft()
 
-    def take(self, context: Sequence[int]) -> PooledKV | None:
-        """The one with the longest beginning of `context`, the newest of equals; it is not kept any more.
+    def take(self, context: Sequence[int], device: str = "") -> PooledKV | None:
+        """The device's one with the longest beginning of `context`, the newest of equals; it is not kept any more.
 
         None if none has enough of it.
         """
         best, most = None, LEAST - 1
-        for kv in reversed(self._texts):
-            common = kv.common(context)
-            if common > most:
-                best, most = kv, common
-        if best is not None:
-            self._texts.remove(best)
-        return best
+        for place in range(len(self._texts) - 1, -1, -1):
+            owner, kv = self._texts[place]
+            if owner == device and (common := kv.common(context)) > most:
+                best, most = place, common
+        if best is None:
+            return None
+        _, found = self._texts[best]
+        del self._texts[best]
+        return found

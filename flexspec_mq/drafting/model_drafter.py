@@ -39,11 +39,13 @@ class _Session:
         kv: keys and values of what was read, of the model's kind.
         params: the session's, the same for all of its tokens.
         run: how its drafted tokens fared.
+        device: whose text it is.
         read_at: forward that last read a piece of its prefix.
     """
 
     kv: Any
     params: SamplingParams
+    device: str = ""
     run: AcceptedRun = field(default_factory=AcceptedRun)
     read_at: int = 0
 
@@ -100,7 +102,7 @@ class ModelDrafter:
         """The session's text has ended; what was read may serve its next turn."""
         ended = self._sessions.pop(session, None)
         if ended is not None:
-            self._pool.put(ended.kv)
+            self._pool.put(ended.kv, ended.device)
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
@@ -131,8 +133,9 @@ class ModelDrafter:
     def _session(self, one: DraftRequest, context: Sequence[int]) -> _Session:
         session = self._sessions.get(one.session)
         if session is None:
-            kv = self._pool.take(context) or self._model.new_kv()
-            session = self._sessions[one.session] = _Session(kv, SamplingParams.of(one.identity))
+            kv = self._pool.take(context, one.device) or self._model.new_kv()
+            params = SamplingParams.of(one.identity)
+            session = self._sessions[one.session] = _Session(kv, params, one.device)
         return session
 
     def _shares(self, sessions: Sequence[_Session], unread: Sequence[int]) -> list[int]:

@@ -93,6 +93,7 @@ class _Path:
             most=item.room - len(self.own),
             joint_acceptance=survival,
             opportunity_cost=cost,
+            device=item.key[0],
         )
 
 

@@ -50,12 +50,14 @@ def alone(model: PackedModel, context: Sequence[int], count: int) -> list[int]:
     return written
 
 
-def write(drafter: ModelDrafter, contexts: dict[int, tuple[int, ...]], count: int) -> dict[int, list[int]]:
+def write(
+    drafter: ModelDrafter, contexts: dict[int, tuple[int, ...]], count: int, device: str = ""
+) -> dict[int, list[int]]:
     """So many tokens behind each context, all of them wanted at the same time."""
     written: dict[int, list[int]] = {session: [] for session in contexts}
     for _ in range(500):
         wanted = [
-            asked(session, (*context, *written[session]), GREEDY)
+            asked(session, (*context, *written[session]), GREEDY, device=device)
             for session, context in contexts.items()
             if len(written[session]) < count
         ]
@@ -127,6 +129,19 @@ def test_the_next_turn_reads_only_what_is_new(model: PackedModel) -> None:
     recording.fed = []
     assert write(drafter, {3: other}, 1)[3] == alone(model, other, 1)
     assert sum(map(sum, recording.fed)) == 200
+
+
+def test_what_one_device_sent_is_read_anew_for_another(model: PackedModel) -> None:
+    """Or one could ask for a prompt and see by the time whether somebody else had."""
+    recording = Recording(model)
+    drafter = ModelDrafter(recording, max_context=1024)
+    secret = prompt(1, 200)
+    write(drafter, {1: secret}, 4, "a")
+    drafter.free(1)
+    for session, (device, reads) in enumerate([("b", 200), ("a", 1), ("b", 200)], 2):
+        recording.fed = []
+        assert write(drafter, {session: secret}, 1, device)[session] == alone(model, secret, 1)
+        assert sum(map(sum, recording.fed)) == reads
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(model: PackedModel) -> None:

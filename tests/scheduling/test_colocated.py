@@ -199,6 +199,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
         else:
             drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0), granted={one.key: 0}), DraftBudget())
             if scripted.asked:
+                assert scripted.asked[-1].device == "edge"
                 held[scripted.asked[-1].session] = len(one.context) + one.room
         for number in scripted.freed:
             held.pop(number, None)

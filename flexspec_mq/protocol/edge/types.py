@@ -138,6 +138,7 @@ class DraftRequest:
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model; 0 while
             unknown.
         prediction: token ids that the text will probably have, as the user says.
+        device: whose text it is, where a drafter serves several.
     """
 
     session: int
@@ -152,6 +153,7 @@ class DraftRequest:
     confidence_threshold: float = 0.0
     opportunity_cost: float = 0.0
     prediction: tuple[int, ...] = ()
+    device: str = ""
 
 
 @dataclass(slots=True)
