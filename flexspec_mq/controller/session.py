@@ -134,7 +134,7 @@ class SessionController:
             prompt: its tokens.
             may: the worker may draft itself. That it does not says nothing while its draft may be reading the prompt.
         """
-        if may and not verdict.drafted and not self._drafting and self._reads < prompt // _READ:
+        if may and not verdict.drafted and self._may_be_reading(prompt):
             self._reads += 1
             may = False
         self.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
@@ -171,7 +171,7 @@ class SessionController:
         rows = offered if verdict.granted is None else verdict.granted
         worker.drafts.took(rows, offered if verdict.granted is None else max(offered, rows + 1))
         before = self._drafting
-        self._saw_forward(rows, verdict, now, prompt)
+        self._saw_forward(rows, verdict, now, prompt, may=may)
         if may and before and not rows:
             worker.own_forward.saw(verdict.compute / 1000, now)
             worker.own_tokens.saw(len(verdict.tokens), now)
@@ -191,12 +191,17 @@ class SessionController:
         self._asked_at = now
         return True
 
-    def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int) -> None:
+    def _may_be_reading(self, prompt: int) -> bool:
+        """Whether the worker's draft may still have some of the prompt to read."""
+        return not self._drafting and self._reads < prompt // _READ
+
+    def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int, *, may: bool) -> None:
         """A forward that verified so many tokens of ours."""
         worker, seconds, own = self.worker, verdict.compute / 1000, verdict.drafted
         row = worker.row_cost.seconds or 0.0
         alone = max(_PLAIN * seconds, seconds - rows * row)
         usual = worker.forward.value or alone
+        reading = may and not own and self._may_be_reading(prompt)
         if not self._drafting:
             self._beyond += max(0.0, alone - usual)  # it may be reading the prompt for its draft
             if own:
@@ -205,7 +210,9 @@ class SessionController:
                     worker.own_read.saw(self._beyond / prompt, now)
         if not own:
             worker.row_cost.saw(rows, seconds, now)
-            worker.forward.saw(alone)
+            # A piece of the prompt is read beside each of many forwards: none of them is a usual one.
+            if not reading or alone <= usual:
+                worker.forward.saw(alone)
 
     def observe(self, counts: Counts) -> Observation:
         """What a policy plans from."""

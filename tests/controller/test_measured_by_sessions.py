@@ -411,10 +411,11 @@ def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> N
         return found
 
     first = begun()
-    for compute, drafted in (*[(40, 0)] * 8, (100, 0), (100, 0), (60, 4)):
+    for compute, drafted in (*[(40, 0)] * 8, *[(100, 0)] * 10, (60, 4)):
         answers(first, compute, drafted)
     second = begun()
     whole = left(second)
     answers(second, 100)
-    assert whole > 0.05
-    assert 0.0 < left(second) < 0.7 * whole
+    assert whole == pytest.approx(10 * 0.06, rel=0.1)
+    assert left(second) == pytest.approx(9 * 0.06, rel=0.1)
+    assert second.observe(Counts(prompt, 0, 0, 0, 100)).forward == pytest.approx(0.04, rel=0.1)
