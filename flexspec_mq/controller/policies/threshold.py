@@ -48,7 +48,7 @@ _OTHERS = 0.25
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
-_CHEAP = 0.1
+_CHEAP = 0.03
 """Beside the device the worker may draft where its draft reads the prompt in less than such a share of the time."""
 
 
