@@ -137,7 +137,8 @@ class SessionController:
         if may and not verdict.drafted and self._may_be_reading(prompt):
             self._reads += 1
             may = False
-        self.worker.drafts.told(verdict.drafted, verdict.granted, may=may)
+        offered = max(0, self.round_trip.arrived - verdict.start)
+        self.worker.drafts.told(verdict.drafted, verdict.granted, offered, may=may)
 
     def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> bool:
         """Take a verdict's echo and times.
@@ -167,9 +168,9 @@ class SessionController:
             return computed
         worker.queue.saw(queue / 1000, now)
         worker.compute.saw(verdict.compute / 1000, now)
-        offered = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
-        rows = offered if verdict.granted is None else verdict.granted
-        worker.drafts.took(rows, offered if verdict.granted is None else max(offered, rows + 1))
+        rows = verdict.granted
+        if rows is None:
+            rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
         before = self._drafting
         self._saw_forward(rows, verdict, now, prompt, may=may)
         if may and before and not rows:

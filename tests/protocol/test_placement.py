@@ -77,7 +77,7 @@ def test_where_drafts_are_put_off_the_device_leaves_them_and_tries_again_some_da
     def lengths(verified: int, offered: int, forwards: int) -> list[int]:
         found = []
         for _ in range(forwards):
-            worker.took(verified, offered)
+            worker.told(0, None if verified == offered else verified, offered)
             seen = Observation(rtt=0.002, compute=0.04, draft_time=0.004, taken=worker.taken)
             found.append(PlacementPolicy(BASE).plan(seen).draft_length)
         return found

@@ -33,31 +33,22 @@ class WorkerDrafts:
         """How many tokens of a draft a forward of the worker takes, at least one; None is all that there may be."""
         return None if self._granted >= _MOST else max(1, round(self._granted))
 
-    def told(self, drafted: int, granted: int | None, *, may: bool = True) -> None:
+    def told(self, drafted: int, granted: int | None, offered: int = 0, *, may: bool = True) -> None:
         """A verdict with tokens has come.
 
         Args:
             drafted: tokens that the worker drafted itself.
             granted: how many of a draft it verified, if others were put off.
+            offered: tokens of a draft that it had for this forward, as far as is known.
             may: the edge lets it draft.
         """
         if may or drafted:
             self.verdicts += 1
             self.per_verdict += (drafted - self.per_verdict) * _SMOOTHING
-        if granted is None:
-            if self._granted < _MOST:
-                self._granted = min(_MOST, self._granted + 1.0)
-        else:
+        if granted is not None:
             self._granted = (self._granted + min(_MOST, granted)) / 2
-
-    def took(self, verified: int, offered: int) -> None:
-        """A forward is done.
-
-        Args:
-            verified: drafted tokens of the edge's.
-            offered: that were there for it.
-        """
-        if offered:
-            self.taken += (verified / offered - self.taken) * _NEWEST
-        else:
-            self.taken += (1.0 - self.taken) * _HOPES
+            self.taken += (granted / max(offered, granted + 1) - self.taken) * _NEWEST
+            return
+        if self._granted < _MOST:
+            self._granted = min(_MOST, self._granted + 1.0)
+        self.taken += (1.0 - self.taken) * (_NEWEST if offered else _HOPES)
