@@ -25,8 +25,8 @@ _READ = 1 / 40
 """What a token of a prompt is taken to cost the worker's draft, as a share of a forward of the target."""
 TEXT = 128
 """Tokens that a text is taken to go on for, at most."""
-_TAKES = 0.5
-"""Share of drafts that a worker may put off now and then; one that has too much to do takes far fewer."""
+TAKES = 0.5
+"""Share of a device's drafts that a worker takes if it has time for them: now and then it puts some off."""
 _TAKEN = 0.2
 """Share of drafts below which a worker is too busy for any."""
 _FINE = 0.04
@@ -117,7 +117,7 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
         return None
     row = ROW * forward if seen.row_cost is None else seen.row_cost
     # What a worker puts off is worth nothing, whether it would have been right or not.
-    taken = round(min(1.0, seen.taken / _TAKES), 1)
+    taken = round(min(1.0, seen.taken / TAKES), 1)
     acceptance = tuple(round(taken * share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
     return Pace(
         _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)

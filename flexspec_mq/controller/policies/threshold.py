@@ -9,6 +9,7 @@ from flexspec_mq.controller.calibration import Calibration, Check
 from flexspec_mq.controller.choices import (
     LENGTHS,
     NOBODY,
+    TAKES,
     Choice,
     by_worker,
     choices,
@@ -37,8 +38,6 @@ the other is a forecast, and the device is spared its drafts."""
 _LOOKS = 24
 """Tokens that the device may draft of a text only to see how it fares there: texts differ, and beside a worker that
 runs ahead that takes no time to speak of."""
-_LOOKED_AT = 0.5
-"""Share of drafts that a worker takes, for that to tell anything."""
 _HOPE = 4.0
 """By how much better than known the odds of a drafted token may be, for that to be worth it."""
 _DEARER = 1.1
@@ -142,7 +141,7 @@ class ThresholdPolicy:
         self._alone = own is not None and own < costs[best] * _SPARED
         if self._alone:
             best = NOBODY
-        elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > _LOOKED_AT:
+        elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
