@@ -11,7 +11,7 @@ from flexspec_mq.controller.explain import device_drafts, nobody_drafts
 from flexspec_mq.controller.forecast import Forecast, Pace, asking, drafting, streaming
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.plan import Observation, Plan
+    from flexspec_mq.controller.plan import Observation
 
 LENGTHS = 1, 2, 3, 4, 6, 8, 12, 16
 """K that are considered."""
@@ -58,11 +58,6 @@ class Choice:
     def kind(self) -> tuple[bool, bool]:
         """Whether the device drafts, and whether the worker runs ahead."""
         return self.length > 0, self.ahead
-
-    def within(self, base: Plan) -> Plan:
-        """The plan with it; run-ahead keeps its size."""
-        ahead = base.ahead if self.ahead else 0
-        return replace(base, draft_length=self.length, in_flight=self.window, ahead=ahead)
 
 
 NOBODY = Choice(0, 1, True)

@@ -83,7 +83,7 @@ def simulated(choice: Choice, forward: float, token: float, round_trip: float) -
         worker=WorkerKind(rationed=False),
         statuses=0,
     )
-    plan = choice.within(Plan(ahead=64))
+    plan = Plan(choice.length, choice.window, ahead=64 if choice.ahead else 0)
     answers = simulate(setting, lambda: FixedPolicy(plan))
     assert not [answer.problem for answer in answers if answer.problem]
     return 1000 * sum(one.seconds - one.first for one in answers) / sum(one.tokens - 1 for one in answers)

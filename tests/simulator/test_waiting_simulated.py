@@ -33,4 +33,6 @@ def test_policies_find_that_waiting_is_best() -> None:
 
     took = [seconds(waits), seconds(ahead), *map(seconds, ours)]
     assert took[0] < 0.93 * took[1]
-    assert max(took[2:]) < 1.07 * took[0], took
+    # This draft is as sure of each token as of any other, so that ending batches early gains nothing, and costs the
+    # token that is drafted and dropped.
+    assert max(took[2:]) < 1.1 * took[0], took

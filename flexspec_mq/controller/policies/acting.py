@@ -9,6 +9,7 @@ from flexspec_mq.controller.actions import ACTIONS, MACRO, WAITING
 from flexspec_mq.controller.features import known
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.threshold import reads_cheaply
+from flexspec_mq.controller.stopping import ending_early
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 _ALL = tuple(range(len(ACTIONS)))
@@ -49,9 +50,7 @@ class ActingPolicy:
             self._action = self.act(seen, _ALL if base.ahead else WAITING)
             self._since = seen.committed
         action = ACTIONS[self._action]
-        made = action.choice.within(base)
-        if seen.granted is not None and seen.granted < made.draft_length:
-            made = replace(made, draft_length=seen.granted)
+        made = ending_early(action.choice, base, seen)
         may = base.ahead > 0 and base.worker_draft > 0 and not who.alone
         asks = may and who.asks and reads_cheaply(seen)
         if asks:

@@ -9,6 +9,7 @@ from flexspec_mq.controller.arms import Arms
 from flexspec_mq.controller.choices import NOBODY, Choice
 from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.stopping import ending_early
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class BanditPolicy:
         if not isinstance(self._arm, Choice):
             return self._rule.plan(seen)
         self._rule.stands_by(seen)
-        made = self._arm.within(self.base)
+        made = ending_early(self._arm, self.base, seen)
         if self._arm is not NOBODY and not self._arm.ahead:
             return made
         return self._who.running_ahead(made)

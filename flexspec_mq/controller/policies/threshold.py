@@ -22,6 +22,7 @@ from flexspec_mq.controller.choices import (
 from flexspec_mq.controller.explain import Alternative
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.stopping import ending_early
 from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
@@ -32,9 +33,6 @@ DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
-_SPARED = 1.05
-"""A worker that drafts is left to it unless that takes so many times as long as the device's best: it was measured,
-the other is a forecast, and the device is spared its drafts."""
 _LOOKS = 24
 """Tokens that the device may draft of a text only to see how it fares there: texts differ, and beside a worker that
 runs ahead that takes no time to speak of."""
@@ -47,7 +45,7 @@ _OTHERS = 0.25
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
-_CHEAP = 0.03
+_CHEAP = 0.1
 """Beside the device the worker may draft where its draft reads the prompt in less than such a share of the time."""
 
 
@@ -138,13 +136,19 @@ class ThresholdPolicy:
         if before in costs and costs[best] > costs[before] * (1 - _BETTER):
             best = before
         own = by_worker(seen) + reading(seen) if may else None
-        self._alone = own is not None and own < costs[best] * _SPARED
+        self._alone = own is not None and own < costs[best]
         if self._alone:
-            best = NOBODY
+            best = self._meanwhile(costs, seen)
         elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
+
+    def _meanwhile(self, costs: Mapping[Choice, float], seen: Observation) -> Choice:
+        """How the device drafts where that is left to a worker whose draft may have a long prompt to read first."""
+        if reads_cheaply(seen):
+            return NOBODY
+        return min((choice for choice in costs if choice.ahead), key=costs.__getitem__, default=NOBODY)
 
     def _look(self, costs: Mapping[Choice, float], pace: Pace) -> Choice:
         """How the device is to draft where it would be worth it on a text that fares better than is known."""
@@ -179,7 +183,7 @@ class ThresholdPolicy:
 
 
 def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *, alone: bool) -> Plan:
-    """The plan with a choice, cut to what the worker grants, and with what it does beside the device.
+    """The plan with a choice, whose batches end early, and with what the worker does beside the device.
 
     Args:
         choice: how drafts are made.
@@ -188,9 +192,7 @@ def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *
         seen: what is known.
         alone: drafting is left to the worker.
     """
-    made = choice.within(base)
-    if seen.granted is not None and seen.granted < made.draft_length:
-        made = replace(made, draft_length=seen.granted)
+    made = ending_early(choice, base, seen)
     cheap = reads_cheaply(seen)
     warm = who.warm(made, seen)
     if not choice.ahead and base.ahead and ((cheap and who.asks) or not warm):

@@ -14,6 +14,7 @@ from flexspec_mq.controller.limits.outlook import ASKING, Option, Outlook
 from flexspec_mq.controller.limits.states import LimitStates, state_of
 from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy, StandsBy
 from flexspec_mq.controller.policies.threshold import carried_out
+from flexspec_mq.controller.stopping import choice_of
 from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
@@ -171,7 +172,7 @@ class WithinLimits:
             self._tries += 1
             self._chosen = outlook.option(Choice(_TIMED, 1, self.base.ahead > 0))
         elif self.given.latency_target is None:
-            self._chosen = outlook.option(Choice(plan.draft_length, plan.in_flight, plan.ahead > 0))
+            self._chosen = outlook.option(choice_of(plan, self.base))
             if left.has(self._chosen, bounds):
                 return plan
             self._chosen = left.best(before, frugal=False)
