@@ -74,6 +74,18 @@ def test_a_worker_whose_draft_would_have_to_read_a_long_prompt_is_spared_that() 
     assert plan.worker_draft == 0
 
 
+def test_until_the_workers_draft_has_read_a_long_prompt_the_device_drafts_as_well() -> None:
+    policy = ThresholdPolicy(BASE)
+    reads = replace(DRAFTS, own_forward=0.05, own_tokens=6.0, own_read=1.0, prompt=1000)
+    plan = policy.plan(reads)
+    assert plan.draft_length > 0
+    assert plan.ahead > 0
+    assert plan.worker_draft == 8
+    for number in range(8):
+        plan = policy.plan(replace(reads, own_read=0.0, committed=number))
+    assert (plan.draft_length, plan.worker_draft) == (0, 8)
+
+
 def test_what_a_crowded_worker_puts_off_is_not_drafted() -> None:
     assert planned(NEAR).draft_length > 0
     plan = planned(replace(NEAR, taken=0.1))
