@@ -209,7 +209,10 @@ class SessionController:
                 self._drafting = True
                 if prompt >= _PROMPT:
                     worker.own_read.saw(self._beyond / prompt, now)
-        if not own:
+        if own:
+            if alone < usual:  # one without drafts takes no longer than one with
+                worker.forward.saw(alone)
+        else:
             worker.row_cost.saw(rows, seconds, now)
             # A piece of the prompt is read beside each of many forwards: none of them is a usual one.
             if not reading or alone <= usual:

@@ -165,10 +165,21 @@ def test_what_a_workers_own_drafts_give_is_told_where_it_may_draft() -> None:
     seen = script.seen
     assert seen.own_forward == pytest.approx(0.05)
     assert seen.own_tokens == pytest.approx(3.0)
-    assert seen.forward == pytest.approx(0.04), "those for which the worker drafted do not count"
+    assert seen.forward == pytest.approx(0.04), "those for which the worker drafted take longer"
     assert seen.own_read == 0.0, "it has read this session's"
     assert seen.worker_acceptance is not None
     assert 0.5 < seen.worker_acceptance < 0.8
+
+
+def test_a_forward_takes_no_longer_than_one_for_which_the_worker_drafted() -> None:
+    """Prompts are short: the only forwards without drafts are those in which the worker's draft reads them."""
+    node = Controller()
+    for number in range(6):
+        script = read(node, Plan(0, ahead=8, worker_draft=8), number=number)
+        script.decide(1, 0, 95)
+        for _ in range(6):
+            script.decide(3, 0, 40, drafted=2)
+    assert script.seen.forward == pytest.approx(0.04, rel=0.2)
 
 
 def test_an_answer_to_a_poll_tells_the_round_trip_and_nothing_of_forwards() -> None:
