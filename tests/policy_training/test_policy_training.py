@@ -91,7 +91,8 @@ def test_a_branch_is_what_its_action_takes() -> None:
     first, *others = rows
     assert first.branched
     assert not any(row.branched for row in others)
-    assert len({round(one, 9) for one in first.seconds}) > len(ACTIONS) / 2
+    # Batches end by confidence, so that some of the lengths come to the same.
+    assert len({round(one, 9) for one in first.seconds}) > len(ACTIONS) / 4
     for row in rows:
         assert len(row.numbers) == len(FEATURES)
         assert len(row.seconds) == len(ACTIONS)
