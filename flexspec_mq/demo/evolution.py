@@ -38,7 +38,7 @@ FAMILY = "smol"
 OLD, NEW = "v1", "v2"
 _QUESTION = "Name four things that a healthy breakfast can have."
 _LONG = "Write a long story about a fisherman and the sea."
-_SHORT, _LONGEST = 60, 1000
+_SHORT, _LONGEST = 60, 700
 """Tokens."""
 _LATER = (
     "What should one look for when buying a used bicycle?",
@@ -56,6 +56,8 @@ class _Text:
     question: str
     limit: int
     to_limit: bool = False
+    """The long one: to its limit, and drawn at random. The likeliest text of a small model soon repeats itself: its
+    drafts are right, and it is over before the promotion."""
     text: str = ""
     version: str = ""
     accepted: int = 0
@@ -221,7 +223,7 @@ class _Demo:
             "model": model,
             "messages": [{"role": "user", "content": found.question}],
             "max_tokens": found.limit,
-            "temperature": 0.0,
+            "temperature": 1.0 if found.to_limit else 0.0,
             "seed": 1,
             "ignore_eos": found.to_limit,
         }

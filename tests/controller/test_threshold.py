@@ -64,7 +64,7 @@ DRAFTS = replace(NEAR, worker_drafted=3.0, own_forward=0.05, own_tokens=2.5, own
 
 
 def test_a_worker_that_drafts_is_left_to_it() -> None:
-    plan = planned(DRAFTS)
+    plan = planned(replace(DRAFTS, own_read=0.0))
     assert (plan.draft_length, plan.worker_draft) == (0, 8)
 
 

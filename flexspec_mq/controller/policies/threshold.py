@@ -45,6 +45,8 @@ _OTHERS = 0.25
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
+_SOON = 0.01
+"""While a worker's draft has more to read than that, as a share of the time, the device drafts."""
 _CHEAP = 0.1
 """Beside the device the worker may draft where its draft reads the prompt in less than such a share of the time."""
 
@@ -145,8 +147,8 @@ class ThresholdPolicy:
         self._among = pace, able, own
 
     def _meanwhile(self, costs: Mapping[Choice, float], seen: Observation) -> Choice:
-        """How the device drafts where that is left to a worker whose draft may have a long prompt to read first."""
-        if reads_cheaply(seen):
+        """How the device drafts where that is left to a worker whose draft may have a prompt to read first."""
+        if reading(seen) <= _SOON * forward_of(seen):
             return NOBODY
         return min((choice for choice in costs if choice.ahead), key=costs.__getitem__, default=NOBODY)
 
