@@ -182,6 +182,7 @@ async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_p
         await publish.catalogue(version(before, DRAINING), version(after, STABLE))
         await taken_up(api, family)
         early = asyncio.create_task(wrote(api, "early"))  # nobody serves the new version yet
+        await until(lambda: api.node.sessions == 2)
         async with worker_at(links_to(mosquitto), f"{family.name}-w", FakeEngine(), version=after) as new:
             await online(api, after)
             # The next turn of a conversation whose version drains.
