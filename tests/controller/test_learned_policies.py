@@ -268,16 +268,17 @@ def test_factors_are_at_most_half_a_power_of_e(weights: list[float]) -> None:
 def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it() -> None:
     rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
     rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -9.0)
-    useless = replace(DRAFTED_THERE, acceptance=(0.02,), drafted=24)
+    poor = replace(DRAFTED_THERE, acceptance=(0.08,), drafted=24)
 
     def length(base: Plan, correction: Correction, seen: Observation) -> int:
         return PredictorPolicy(base, correction=correction).plan(seen).draft_length
 
-    assert length(BASE, NOTHING, useless) == 0
-    assert length(BASE, Correction(tuple(rows)), useless) > 0
-    assert length(replace(BASE, worker_draft=0), Correction(tuple(rows)), useless) == 0
-    assert length(BASE, Correction(tuple(rows)), replace(useless, prompt=3000)) == 0, (
-        "its draft would read that"
+    assert length(BASE, NOTHING, poor) == 0
+    assert length(BASE, Correction(tuple(rows)), poor) > 0
+    assert length(replace(BASE, worker_draft=0), Correction(tuple(rows)), poor) == 0
+    assert length(BASE, Correction(tuple(rows)), replace(poor, prompt=3000)) == 0, "its draft would read that"
+    assert length(BASE, Correction(tuple(rows)), replace(poor, acceptance=(0.02,))) == 0, (
+        "what the worker drafts comes without any drafts of the device as well"
     )
 
 

@@ -125,6 +125,19 @@ def test_a_draft_that_comes_too_late_is_left_alone() -> None:
     assert planned(replace(NEAR, rtt=1.5, drafted=24)).draft_length == 0
 
 
+def test_drafts_that_come_too_late_are_left_to_a_worker_that_drafts() -> None:
+    """With a device as slow as this no draft is ever there in time, whatever the worker drafts beside it."""
+    late = replace(DRAFTS, rtt=0.1, compute=0.03, forward=0.03, draft_time=0.025, drafted=24, prompt=1000)
+    for drafted in (0.5, 3.0):  # also where it hardly comes to it, as while others are read
+        plan = planned(replace(late, worker_drafted=drafted, own_tokens=1.1))
+        assert (plan.draft_length, plan.ahead, plan.worker_draft) == (0, MAX_AHEAD, 8)
+
+
+def test_where_the_device_drafts_nothing_the_worker_may_whatever_it_has_to_read() -> None:
+    plan = planned(replace(NEAR, acceptance=(0.02,), drafted=24, prompt=3000))
+    assert (plan.draft_length, plan.worker_draft) == (0, 8)
+
+
 def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:
     policy = ThresholdPolicy(BASE)
     seen = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, drafted=1)

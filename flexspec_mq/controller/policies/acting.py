@@ -54,7 +54,7 @@ class ActingPolicy:
         may = base.ahead > 0 and base.worker_draft > 0 and not who.alone
         asks = may and who.asks and reads_cheaply(seen)
         if asks:
-            made = replace(made, ahead=base.ahead)
+            made = ending_early(replace(action.choice, ahead=True), base, seen)
         if not (action.worker or asks):
             made = replace(made, worker_draft=0)
         return who.running_ahead(made) if made.ahead else made

@@ -45,6 +45,8 @@ _OTHERS = 0.25
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
+_HELPS = 0.999
+"""Drafts that take a larger share than this of the seconds without them are of no use."""
 _SOON = 0.01
 """While a worker's draft has more to read than that, as a share of the time, the device drafts."""
 _CHEAP = 0.1
@@ -61,14 +63,12 @@ class ThresholdPolicy:
     Attributes:
         base: everything else of the plan, and the plan while nothing is known. Its draft length 0 leaves drafting to
             the worker; its run-ahead 0 allows none.
-        most: K at most.
     """
 
     NAME: ClassVar[str] = "threshold"
     """Of what it learns, in a node's memory."""
 
     base: Plan
-    most: int = LENGTHS[-1]
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _chosen: Choice | None = None
     _alone: bool = False
@@ -124,7 +124,7 @@ class ThresholdPolicy:
         pace = pace_of(seen, self._turn.seconds)
         if pace is None:
             return
-        most = self.most if seen.granted is None else min(self.most, seen.granted)
+        most = LENGTHS[-1] if seen.granted is None else seen.granted
         able = choices(most, may_run_ahead=self.base.ahead > 0)
         if self.base.ahead and too_busy(seen):
             able = (NOBODY,)
@@ -134,13 +134,15 @@ class ThresholdPolicy:
         if may:  # whether nobody drafts is for the worker to say
             able = tuple(choice for choice in able if choice.length) or able
         costs = {choice: self._cost(choice, pace) for choice in able}
-        best = min(costs, key=costs.__getitem__)
-        if before in costs and costs[best] > costs[before] * (1 - _BETTER):
+        drafts = self.base.ahead > 0 and self.base.worker_draft > 0 and seen.own_tokens is not None
+        helping = {choice: costs[choice] for choice in able if not drafts or helps(choice, pace)}
+        best = min(helping, key=costs.__getitem__, default=NOBODY)
+        if before in helping and costs[best] > costs[before] * (1 - _BETTER):
             best = before
         own = by_worker(seen) + reading(seen) if may else None
-        self._alone = own is not None and own < costs[best]
+        self._alone = own is not None and (best == NOBODY or own < costs[best])
         if self._alone:
-            best = self._meanwhile(costs, seen)
+            best = self._meanwhile(helping, seen)
         elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
@@ -198,11 +200,21 @@ def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *
     cheap = reads_cheaply(seen)
     warm = who.warm(made, seen)
     if not choice.ahead and base.ahead and ((cheap and who.asks) or not warm):
-        made = replace(made, ahead=base.ahead)
-    # Beside drafts of the device the worker's go on where these end, or come too late.
-    if not (made.ahead and (alone or cheap)):
+        made = ending_early(replace(choice, ahead=True), base, seen)
+    # Beside drafts of the device the worker's go on where these end, or come too late. Where the device has none, it
+    # is for the worker to say whether it drafts.
+    if not (made.ahead and (alone or cheap or not made.draft_length)):
         made = replace(made, worker_draft=0)
     return who.running_ahead(made) if made.ahead else made
+
+
+def helps(choice: Choice, pace: Pace) -> bool:
+    """Whether drafts of the device make a token faster at all; none at all do no harm.
+
+    Beside a worker that drafts itself the closed form is asked alone: what corrects it takes the worker's drafts,
+    which come with any plan, for those of the device.
+    """
+    return not choice.length or forecast(choice, pace).seconds < _HELPS * forecast(NOBODY, pace).seconds
 
 
 def reads_cheaply(seen: Observation) -> bool:
