@@ -55,7 +55,7 @@ class _Text:
 
     question: str
     limit: int
-    to_limit: bool = False
+    is_long: bool = False
     """The long one: to its limit, and drawn at random. The likeliest text of a small model soon repeats itself: its
     drafts are right, and it is over before the promotion."""
     text: str = ""
@@ -168,7 +168,7 @@ class _Demo:
         first = await self._ask(self._short(), FAMILY, shown=True)
         _wrote(first, OLD)
         screen.say(f"\n2. A long answer begins, and {head.name} becomes {NEW}: first a canary, then stable.")
-        streams = asyncio.create_task(self._ask(_Text(_LONG, _LONGEST, to_limit=True), FAMILY), name="stream")
+        streams = asyncio.create_task(self._ask(_Text(_LONG, _LONGEST, is_long=True), FAMILY), name="stream")
         before = self.wire.received()
         began = time.monotonic()
         screen.say("   " + (await self.operator.publish(NEW, head, "--share", "50")).strip())
@@ -192,7 +192,7 @@ class _Demo:
             for version in (OLD, NEW):
                 _wrote(await self._ask(self._short(question), f"{FAMILY}:{version}"), version)
         for one in (first, tried, during, long):
-            again = await self._ask(_Text(one.question, one.limit, one.to_limit), f"{FAMILY}:{one.version}")
+            again = await self._ask(_Text(one.question, one.limit, one.is_long), f"{FAMILY}:{one.version}")
             if again.text != one.text:
                 raise FlexSpecError(
                     f"{one.version} wrote another text the second time",
@@ -223,9 +223,9 @@ class _Demo:
             "model": model,
             "messages": [{"role": "user", "content": found.question}],
             "max_tokens": found.limit,
-            "temperature": 1.0 if found.to_limit else 0.0,
+            "temperature": 1.0 if found.is_long else 0.0,
             "seed": 1,
-            "ignore_eos": found.to_limit,
+            "ignore_eos": found.is_long,
         }
         async with aclosing(self.api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
             async for chunk in chunks:
