@@ -72,6 +72,7 @@ class ThresholdPolicy:
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _chosen: Choice | None = None
     _alone: bool = False
+    _left: bool = False
     _expected: float = 0.0
     _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
@@ -110,7 +111,7 @@ class ThresholdPolicy:
             return who.running_ahead(base) if base.ahead else base
         if seen.at is not None:
             self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
-        return carried_out(chosen, base, who, seen, alone=self._alone)
+        return carried_out(chosen, base, who, seen, alone=self._left)
 
     def stands_by(self, seen: Observation) -> None:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
@@ -143,7 +144,9 @@ class ThresholdPolicy:
         self._alone = own is not None and (best == NOBODY or own < costs[best])
         if self._alone:
             best = self._meanwhile(helping, seen)
-        elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
+        # Then the worker may draft, also beside what the device drafts meanwhile or only to see how it fares.
+        self._left = self._alone or best == NOBODY
+        if not self._alone and best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
