@@ -33,6 +33,7 @@ def facts(options: Namespace, asked: Sequence[Question]) -> dict[str, Any]:
         "guesses": options.guesses,
         "worker_draft": options.worker_draft,
         "edge_flags": options.edge_flags,
+        "policy_flags": options.policy_flags,
         "worker_flags": options.worker_flags,
         "energy": energy,
         "machine": machine.machine(),

@@ -89,6 +89,12 @@ def build_parser() -> ArgumentParser:
     who.add_argument("--guesses", type=int, default=GUESSES, metavar="K", help="of traditional speculation")
     who.add_argument("--worker-draft", type=int, default=4, metavar="K", help="of colocated")
     who.add_argument("--edge-flags", default="", metavar="FLAGS", help="more, of every flexspec-edge serve")
+    who.add_argument(
+        "--policy-flags",
+        default="",
+        metavar="FLAGS",
+        help="more, of those edge nodes whose policy adapts: limits, for example",
+    )
     who.add_argument("--worker-flags", default="", metavar="FLAGS", help="more, of every flexspec-cloud")
     who.add_argument("--energy", default="phone-4g", choices=("none", *DEVICES), help="preset of the device")
     who.add_argument("--energy-radio", choices=RADIOS, help="instead of the preset's")
@@ -199,7 +205,14 @@ def devices(options: Namespace) -> Devices:
     if options.energy_radio:
         energy += ["--energy-radio", options.energy_radio]
     # Without a draft a node needs a tokenizer, and the target's is the one that it must have.
-    return Devices(options.draft, options.target, options.worker_draft, energy, _split(options.edge_flags))
+    return Devices(
+        options.draft,
+        options.target,
+        options.worker_draft,
+        energy,
+        _split(options.edge_flags),
+        _split(options.policy_flags),
+    )
 
 
 def worker_flags(options: Namespace) -> list[str]:

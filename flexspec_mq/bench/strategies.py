@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flexspec_mq.bench.place.node import UNRATIONED, Node
 from flexspec_mq.bench.traditional.schemes import SCHEMES
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD
 
@@ -42,6 +42,7 @@ class Devices:
         worker_draft: tokens that the worker drafts in `COLOCATED`.
         energy: flags that have it modelled.
         more: flags of the user's.
+        adaptive: more of them, where the policy adapts.
     """
 
     draft: str
@@ -49,6 +50,7 @@ class Devices:
     worker_draft: int
     energy: Sequence[str] = ()
     more: Sequence[str] = ()
+    adaptive: Sequence[str] = ()
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:
@@ -88,7 +90,8 @@ def nodes(names: Sequence[str], devices: Devices, best: Plan | None = None) -> d
         elif name == COLOCATED:
             found[name] = Node((*streaming, "--worker-draft", str(devices.worker_draft)), UNRATIONED)
         elif name in POLICIES:
-            found[name] = Node((*drafting(devices), "--policy", name))
+            more = devices.adaptive if name in ADAPTIVE else ()
+            found[name] = Node((*drafting(devices), *more, "--policy", name))
         elif name == BEST_FIXED and best is not None:
             found[name] = Node((*drafting(devices), *_fixed(best)))
     return found

@@ -17,7 +17,7 @@ from flexspec_mq.bench.kept import ANSWERS
 from flexspec_mq.bench.place.node import RATIONED, UNRATIONED
 from flexspec_mq.bench.strategies import ABOUT, DEFAULT, Devices, chosen, nodes, of_other_texts, schemes
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
 from flexspec_mq.errors import UsageError
 from flexspec_mq.site.topology import NO_FILE
 from schemas.messages import MAX_AHEAD
@@ -51,6 +51,16 @@ def test_edge_nodes_do_what_their_names_say() -> None:
     assert nodes(["streaming"], devices)["streaming"].version == RATIONED
 
 
+def test_flags_of_policies_are_for_those_that_adapt() -> None:
+    devices = Devices("d", "t", 3, adaptive=("--latency-target", "80"))
+    limited = {
+        name
+        for name, node in nodes(chosen(None), devices, Plan(4, 1, 1, 0)).items()
+        if "--latency-target" in node.flags
+    }
+    assert limited == set(ADAPTIVE)
+
+
 def test_strategies_keep_the_order_of_tables() -> None:
     assert chosen(["streaming", "traditional-zstd"]) == ["traditional-zstd", "streaming"]
     with pytest.raises(UsageError, match="twice"):
@@ -73,6 +83,7 @@ def test_strategies_keep_the_order_of_tables() -> None:
         (["--draft", "none"], "without a draft"),
         (["--prompts", "/no/such/file"], "/no/such/file"),
         (["--links", "loopback", "--edge-flags", "'"], "quotation"),
+        (["--links", "loopback", "--policy-flags", "'"], "quotation"),
     ],
 )
 def test_bad_values_are_named(

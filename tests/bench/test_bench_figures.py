@@ -8,16 +8,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.bench.figures.seconds import Sample
-from flexspec_mq.bench.figures.summary import summary
+from flexspec_mq.bench.figures.summary import limits, summary
 from flexspec_mq.bench.place.meter import Costs
 from flexspec_mq.bench.report import machine
 from flexspec_mq.bench.report.plots import PANELS, draw, series
 from flexspec_mq.bench.report.tables import document, markdown
+from schemas.plan import LimitReport
 from tests.bench.samples import sample
 
 times = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=12)
@@ -75,6 +77,24 @@ def test_what_is_not_known_is_not_told() -> None:
     silent = summary({"x": answers("x", took, tokens=0, first=None)}, 0)["x"]
     assert silent["forwards_per_token"] is silent["energy_j_per_100"] is silent["median_first_s"] is None
     assert summary({"x": []}, 0) == {}
+
+
+def test_limits_are_told_as_the_nodes_told_them() -> None:
+    def told(value: float | None, state: str) -> tuple[LimitReport, ...]:
+        known = {"name": "energy-budget", "limit": 0.2, "unit": "J per token", "state": state, "value": value}
+        return (msgspec.convert(known, LimitReport),)
+
+    reports = [(None, "unknown"), (0.3, "exceeded"), (0.1, "kept"), (0.2, "kept")]
+    found = [sample(place, "x", 1.0, limits=told(*report)) for place, report in enumerate(reports)]
+    (one,) = limits(found[::-1])
+    assert (one["last"], one["states"]) == (0.2, {"unknown": 1, "exceeded": 1, "kept": 2})
+    assert one["mean"] == pytest.approx(0.2)
+    assert limits([sample(0, "x", 1.0)]) == []
+    assert limits([sample(0, "x", 1.0, limits=told(None, "unknown"))])[0]["mean"] is None
+    run = results()
+    assert "**Limits**" not in document(run)
+    run["channels"][0]["strategies"]["traditional"]["limits"] = [one]
+    assert "| `traditional` | energy-budget 0.2 J per token | 0.2 | 0.2 | 2 | 1 | 0 |" in document(run)
 
 
 def test_nothing_is_a_share_of_nothing() -> None:

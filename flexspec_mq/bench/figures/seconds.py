@@ -12,11 +12,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from flexspec_mq.bench.figures import bootstrap
 from flexspec_mq.bench.figures.bootstrap import Floats, Interval
 from flexspec_mq.bench.place.meter import Costs
+from schemas.plan import LimitReport
 
 RATIOS = ("total", "median", "worst_tenth")
 """What `ratios` tells, each with its interval."""
@@ -38,6 +40,7 @@ class Sample:
         bytes_up, bytes_down: payload of messages.
         costs: beside.
         energy_j: joules of the device, modelled; None where nobody wanted to know.
+        limits: how the node said that it keeps those that it was given.
     """
 
     question: int
@@ -55,6 +58,7 @@ class Sample:
     bytes_down: int
     costs: Costs
     energy_j: float | None = None
+    limits: tuple[LimitReport, ...] = ()
 
     @classmethod
     def of_answer(
@@ -79,6 +83,7 @@ class Sample:
             own["bytes_down"],
             costs,
             own.get("energy_j"),
+            msgspec.convert(own.get("limits", ()), tuple[LimitReport, ...]),
         )
 
 

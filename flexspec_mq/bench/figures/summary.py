@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from flexspec_mq.bench.figures import bootstrap, seconds
 from flexspec_mq.bench.figures.bootstrap import Ends, Floats
 from flexspec_mq.bench.figures.seconds import Sample
 from flexspec_mq.bench.strategies import STREAMING
+from schemas.plan import LimitReport
 
 BASES = ("traditional", STREAMING)
 """Strategies that others are shares of."""
@@ -70,10 +72,38 @@ def summary(
                 if base != name and answers.get(base)
             },
             "own_text": name in apart,
+            "limits": limits(found),
         }
         for name, found in answers.items()
         if found
     }
+
+
+def limits(found: Sequence[Sample]) -> list[dict[str, Any]]:
+    """What a node told of each limit that it was given, over its answers in the order of their questions.
+
+    Returns:
+        For each its name, limit and unit, mean and last of the values, and how many answers told each state.
+    """
+    told: dict[str, list[LimitReport]] = {}
+    for sample in sorted(found, key=lambda sample: sample.question):
+        for one in sample.limits:
+            told.setdefault(one.name, []).append(one)
+    return [
+        {
+            "name": name,
+            "limit": reports[-1].limit,
+            "unit": reports[-1].unit,
+            "mean": float(np.mean(values)) if (values := _values(reports)) else None,
+            "last": reports[-1].value,
+            "states": dict(Counter(one.state for one in reports)),
+        }
+        for name, reports in told.items()
+    ]
+
+
+def _values(reports: Sequence[LimitReport]) -> list[float]:
+    return [one.value for one in reports if one.value is not None]
 
 
 def interval(found: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:

@@ -35,6 +35,11 @@ _SHARES: Mapping[str, str] = {
     "bytes": "bytes",
     "J a token": "energy_j_per_100",
 }
+_ABOUT_LIMITS = (
+    "**Limits**, as the nodes told them with each answer. An energy budget is of all answers since the node began, "
+    "so its last value counts; a latency target is of each answer."
+)
+_LIMITS = "mean of what answers told", "the last one", "answers that told: kept", "exceeded", "out of reach"
 _HINDSIGHT: Mapping[str, str] = {
     "bound": "nobody can be faster (clairvoyant bound)",
     "each": "the best fixed plan of each answer",
@@ -52,6 +57,8 @@ def document(results: Mapping[str, Any]) -> str:
         for base in BASES:
             if shares := _of_base(channel["strategies"], base):
                 parts += [f"As shares of `{base}`:", shares]
+        if rows := _limits(channel["strategies"]):
+            parts += [_ABOUT_LIMITS, markdown(["", "limit", *_LIMITS], rows)]
         if channel.get("hindsight"):
             parts += _in_hindsight(channel["hindsight"])
     if len(channels) > 1:
@@ -157,6 +164,20 @@ def _of_base(strategies: Mapping[str, Any], base: str) -> str:
         if f"of_{base}" in one
     ]
     return markdown(["", *_SHARES], rows) if rows else ""
+
+
+def _limits(strategies: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"`{name}`",
+            f"{of['name']} {of['limit']:g} {of['unit']}",
+            cell(of["mean"], ".3g"),
+            cell(of["last"], ".3g"),
+            *(str(of["states"].get(state, 0)) for state in ("kept", "exceeded", "out_of_reach")),
+        ]
+        for name, one in strategies.items()
+        for of in one.get("limits", ())
+    ]
 
 
 def _in_hindsight(found: Mapping[str, Any]) -> list[str]:
