@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
-from flexspec_mq.models.draft.confidence import COLUMNS, KEY, Calibration, features_of
+from flexspec_mq.models.draft.confidence import KEY, USUAL, Calibration, features_of
 from flexspec_mq.sampling.noise import words_of
 
 if TYPE_CHECKING:
@@ -25,18 +24,16 @@ if TYPE_CHECKING:
     """Called with logits of shape [columns], sampling parameters, the token's position in prompt + text, and how many
     of the draft's choices before it were right, one after another."""
 
-_LOGP = COLUMNS.index("logp")
-
 
 def proposer_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None = None) -> Proposer:
     """What makes proposals of logits.
 
     Args:
-        calibration: of the draft. Without one, a token is as likely to be taken as the draft itself finds it at
-            temperature 1: right in its order, too low for doubtful tokens above temperature 0.
+        calibration: of the draft; without one, `USUAL`.
         ids: token id of each column of the logits, ascending; None when they are all ids. A column's noise is that
             of its token, whichever columns there are.
     """
+    known = calibration or USUAL
 
     def propose(
         logits: npt.NDArray[np.float32], params: SamplingParams, position: int, run: int
@@ -46,9 +43,7 @@ def proposer_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | No
             drawn = words_of(params.seed, position, ids)
         column, features = features_of(logits, params, position, run, drawn)
         token = column if ids is None else int(ids[column])
-        if calibration is None:
-            return DraftToken(token, math.exp(features[_LOGP]))
-        return DraftToken(token, calibration.probability(features))
+        return DraftToken(token, known.probability(features))
 
     return propose
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flexspec_mq.models.draft.confidence import COLUMNS, Calibration, features_of
+from flexspec_mq.models.draft.confidence import COLUMNS, USUAL, Calibration, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.training.architecture import lm_head_weight, run_head
@@ -136,7 +136,7 @@ def figures(
 
     Args:
         answers: Of all temperatures.
-        calibration: Makes confidences; without one, they are the draft's own probabilities of its tokens.
+        calibration: Makes confidences; without one, ``USUAL`` does, as on a device.
         k: Drafted tokens of a round, at most.
         stop: See ``Rounds.play``.
 
@@ -170,8 +170,5 @@ def _accepted_run(before: int, accepted: npt.NDArray[np.bool_]) -> int:
 def confidences(
     features: npt.NDArray[np.float64], calibration: Calibration | None
 ) -> npt.NDArray[np.float64]:
-    """Probability that the target takes each token; uncalibrated, what the draft itself gives it."""
-    if calibration is None:
-        chosen: npt.NDArray[np.float64] = np.exp(features[:, 1])
-        return chosen
-    return calibration.probabilities(features)
+    """Probability that the target takes each token."""
+    return (calibration or USUAL).probabilities(features)

@@ -124,6 +124,13 @@ class Calibration:
             ) from error
 
 
+USUAL = Calibration(
+    (0.784, 0.221, 0.691, 0.306, 0.662, -0.917, 0.604, -0.151, -0.4, 0.038, 0.046, 0.146, 0.018)
+)
+"""For a draft without a calibration of its own: that of the draft that ships (82,269 choices), rounded. Above
+temperature 0 the draft's own probability of a token that the dice chose says little: the target throws the same."""
+
+
 def basis_of(features: Floats) -> Floats:
     """The functions that a calibration weighs: from features [n, 5] to float64 [n, 13]."""
     margin, logp, top, temperature, accepted_run = features.T
