@@ -45,6 +45,8 @@ _OTHERS = 0.25
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
+_DRAFTS = 0.5
+"""Tokens that a worker drafts for a verdict from which on it may draft while the device only tries how it fares."""
 _HELPS = 0.999
 """Drafts that take a larger share than this of the seconds without them are of no use."""
 _SOON = 0.01
@@ -145,7 +147,7 @@ class ThresholdPolicy:
         if self._alone:
             best = self._meanwhile(helping, seen)
         # Then the worker may draft, also beside what the device drafts meanwhile or only to see how it fares.
-        self._left = self._alone or best == NOBODY
+        self._left = self._alone or (best == NOBODY and seen.worker_drafted >= _DRAFTS)
         if not self._alone and best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
