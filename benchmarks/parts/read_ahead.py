@@ -17,6 +17,7 @@ class ReadAhead:
 
     What is drafted behind a wrong token is never accepted. In its place stands what the model says behind the text's
     own token there, so rounds and accepted tokens are the model's; how often such a token ends a batch may differ.
+    Accepted runs count every place of the text, while a drafter proposes nothing where the target adds its own token.
 
     Args:
         model: the draft.

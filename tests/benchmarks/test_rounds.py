@@ -18,12 +18,16 @@ from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter, DraftToken
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.proposal import proposer_of
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.draft.confidence import USUAL, Calibration
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from schemas.messages import Identity
 from tests.models.tiny_checkpoints import save, tiny_llama
 
+OF_NO_RUN = Calibration((*USUAL.weights[:-3], 0.0, 0.0, 0.0))
+"""Its confidence does not depend on how long the draft has been right."""
 Texts = dict[tuple[str, float], tuple[int, ...]]
 
 
@@ -109,7 +113,7 @@ def test_a_draft_that_reads_ahead_has_the_rounds_of_one_that_drafts(
         [replace(job, identity=structs.replace(job.identity, eos=ends)) for job in one]
         for one in jobs((0.0, 1.0), 40)
     ]
-    drafter = ModelDrafter(draft, max_context=512)
+    drafter = ModelDrafter(draft, max_context=512, proposer=proposer_of(OF_NO_RUN))
     texts: dict[Job, tuple[int, ...]] = {}
     tallies: list[dict[Job, Tally]] = [{}, {}]
 

@@ -148,7 +148,7 @@ def test_a_short_tour(
 ) -> None:
     """Mosquitto, a worker and two edge nodes over a real link; the conversation goes from turn to turn."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=2048), byte_level_tokenizer()))
+    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=16384), byte_level_tokenizer()))
     flags = ["--target", model, "--draft", model, "--tokens", "500", "--turn-tokens", "6", "--delay-ms", "20"]
     out = tmp_path / "out"
     flags += ["--quick", "--tour", "tour:wifi=2,4g-weak=2", "--strategies", "threshold", "streaming"]
