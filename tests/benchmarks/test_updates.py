@@ -107,8 +107,9 @@ def test_what_a_watch_says_is_understood() -> None:
     assert outcome(head, "", 160, [None, None]).outcome == "undecided"
 
 
+@pytest.mark.alone
 def test_a_slowed_worker_runs_for_a_part_of_the_time() -> None:
-    """Beside one that is not slowed, so that it does not matter who else wants the cores."""
+    """Beside one that is not slowed: what they have of two cores is for them to share."""
     spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
 
     async def cpu_seconds() -> tuple[float, float, str]:
@@ -130,8 +131,8 @@ def test_a_slowed_worker_runs_for_a_part_of_the_time() -> None:
             await free.kill()
 
     spent, beside, state = asyncio.run(cpu_seconds())
-    # A fifth of it, and up to half where the loop that stops it has to wait for a core itself.
-    assert 0 < spent < 0.8 * beside
+    # A fifth of it, and some more as the loop that stops it waits for a core itself.
+    assert 0 < spent < 0.6 * beside
     assert state != "T", "it is not left stopped"
 
 
