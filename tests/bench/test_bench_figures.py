@@ -94,7 +94,10 @@ def test_limits_are_told_as_the_nodes_told_them() -> None:
     run = results()
     assert "**Limits**" not in document(run)
     run["channels"][0]["strategies"]["traditional"]["limits"] = [one]
-    assert "| `traditional` | energy-budget 0.2 J per token | 0.2 | 0.2 | 2 | 1 | 0 |" in document(run)
+    assert (
+        "| `traditional` | energy-budget 0.2 J per token | 0.2 | 0.2 | 1 unknown, 1 exceeded, 2 kept |"
+        in document(run)
+    )
 
 
 def test_nothing_is_a_share_of_nothing() -> None:

@@ -39,7 +39,7 @@ _ABOUT_LIMITS = (
     "**Limits**, as the nodes told them with each answer. An energy budget is of all answers since the node began, "
     "so its last value counts; a latency target is of each answer."
 )
-_LIMITS = "mean of what answers told", "the last one", "answers that told: kept", "exceeded", "out of reach"
+_LIMITS = "mean of what answers told", "the last one", "answers that told so"
 _HINDSIGHT: Mapping[str, str] = {
     "bound": "nobody can be faster (clairvoyant bound)",
     "each": "the best fixed plan of each answer",
@@ -173,7 +173,7 @@ def _limits(strategies: Mapping[str, Any]) -> list[list[str]]:
             f"{of['name']} {of['limit']:g} {of['unit']}",
             cell(of["mean"], ".3g"),
             cell(of["last"], ".3g"),
-            *(str(of["states"].get(state, 0)) for state in ("kept", "exceeded", "out_of_reach")),
+            ", ".join(f"{count} {state}" for state, count in of["states"].items()),
         ]
         for name, one in strategies.items()
         for of in one.get("limits", ())
