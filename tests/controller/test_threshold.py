@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.stopping import choice_of
 from schemas.messages import MAX_AHEAD
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
@@ -136,6 +137,23 @@ def test_drafts_that_come_too_late_are_left_to_a_worker_that_drafts() -> None:
 def test_where_the_device_drafts_nothing_the_worker_may_whatever_it_has_to_read() -> None:
     plan = planned(replace(NEAR, acceptance=(0.02,), drafted=24, prompt=3000))
     assert (plan.draft_length, plan.worker_draft) == (0, 8)
+
+
+def test_while_the_device_tries_its_draft_a_worker_that_drafts_goes_on_doing_so() -> None:
+    poor = replace(NEAR, acceptance=(0.02,), prompt=3000)
+    for drafted, worker_draft in ((0.2, 0), (1.0, 8)):  # one that hardly drafts is not to read for that
+        plan = planned(replace(poor, worker_drafted=drafted))
+        assert plan.draft_length > 0
+        assert plan.worker_draft == worker_draft
+
+
+def test_a_plan_that_runs_ahead_only_until_drafts_come_ends_batches_as_one_that_does() -> None:
+    policy = ThresholdPolicy(BASE)
+    near = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, rate=20.0)
+    cold, warm = policy.plan(near), policy.plan(replace(near, drafted=1))
+    assert (cold.ahead > 0, warm.ahead) == (True, 0)
+    assert cold.confidence_threshold < warm.confidence_threshold
+    assert choice_of(cold, BASE).length == choice_of(warm, BASE).length
 
 
 def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:

@@ -137,8 +137,8 @@ class ThresholdPolicy:
         if may:  # whether nobody drafts is for the worker to say
             able = tuple(choice for choice in able if choice.length) or able
         costs = {choice: self._cost(choice, pace) for choice in able}
-        drafts = self.base.ahead > 0 and self.base.worker_draft > 0 and seen.own_tokens is not None
-        helping = {choice: costs[choice] for choice in able if not drafts or helps(choice, pace)}
+        drafted = self.base.ahead > 0 and self.base.worker_draft > 0 and seen.own_tokens is not None
+        helping = {choice: costs[choice] for choice in able if not drafted or _helps(choice, pace)}
         best = min(helping, key=costs.__getitem__, default=NOBODY)
         if before in helping and costs[best] > costs[before] * (1 - _BETTER):
             best = before
@@ -213,8 +213,8 @@ def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *
     return who.running_ahead(made) if made.ahead else made
 
 
-def helps(choice: Choice, pace: Pace) -> bool:
-    """Whether drafts of the device make a token faster at all; none at all do no harm.
+def _helps(choice: Choice, pace: Pace) -> bool:
+    """Whether the device's drafts of a choice make a token faster at all; a choice without any counts as well.
 
     Beside a worker that drafts itself the closed form is asked alone: what corrects it takes the worker's drafts,
     which come with any plan, for those of the device.
