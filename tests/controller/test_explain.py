@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.explain import MOST, Alternative, Explains, Planned, in_words
@@ -64,6 +64,13 @@ def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observa
         assert bool(told) == (name in COMPARING and (base.draft_length > 0 or name == "bandit"))
 
 
+@example(
+    base=Plan(draft_length=0, ahead=8, worker_draft=0),
+    steps=[
+        (Observation(rtt=1.0, compute=0.125, draft_time=0.0625, acceptance=(0.0,)), 0, 0.5),
+        (Observation(rtt=0.125, compute=0.015625, draft_time=0.001, acceptance=(0.75,)), 0, 0.5),
+    ],
+)
 @given(base=bases, steps=texts)
 def test_what_threshold_tells_agrees_with_its_plan(
     base: Plan, steps: list[tuple[Observation, int, float]]
@@ -88,7 +95,8 @@ def test_what_threshold_tells_agrees_with_its_plan(
             # Run-ahead may be lent to see whether the worker drafts.
             assert plan.ahead or chosen.name.endswith("waits")
             nobody = next((one.seconds for one in told if one.name.startswith("nobody drafts, w")), None)
-            looks = nobody == seconds[0] and chosen.seconds < 1.1 * nobody  # only to see how drafts fare
+            # Only to see how drafts fare, where nobody is to draft: what was planned before need not be best by 3 %.
+            looks = nobody is not None and nobody * 0.9699 <= seconds[0] and chosen.seconds < 1.1 * nobody
             assert looks or chosen.seconds * 0.9699 <= min(one.seconds or 0.0 for one in device)
         elif chosen.name == "worker drafts":
             assert (
