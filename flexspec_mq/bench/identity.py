@@ -35,6 +35,7 @@ def facts(options: Namespace, asked: Sequence[Question]) -> dict[str, Any]:
         "edge_flags": options.edge_flags,
         "policy_flags": options.policy_flags,
         "worker_flags": options.worker_flags,
+        "server": options.server,
         "energy": energy,
         "machine": machine.machine(),
         "versions": machine.versions(),

@@ -103,7 +103,12 @@ async def _measure(
         edges = nodes(options.strategies, flags.devices(options), best)
         _say(f"{channel.title}: {len(left)} of {len(asked.questions)} questions; daemons start")
         async with place(
-            plan, edges, workers=workers, delay_ms=channel.delay_ms, traditional=flags.traditional(options)
+            plan,
+            edges,
+            workers=workers,
+            delay_ms=channel.delay_ms,
+            traditional=flags.traditional(options),
+            server=flags.server(options),
         ) as here:
             await ask_missing(here, asked, channel, plan, kept, _say)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexspec_mq.bench.hindsight.order import Order
+from flexspec_mq.bench.place.server import HOST, PORT, SERVER
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
 from flexspec_mq.bench.strategies import ABOUT, BEST_FIXED, Devices, chosen, drafting, schemes
@@ -96,6 +98,13 @@ def build_parser() -> ArgumentParser:
         help="more, of those edge nodes whose policy adapts: limits, for example",
     )
     who.add_argument("--worker-flags", default="", metavar="FLAGS", help="more, of every flexspec-cloud")
+    who.add_argument(
+        "--server",
+        default="",
+        metavar="COMMAND",
+        help=f"of another server to compare with, as llama.cpp's: a program with the chat endpoint at {HOST}:{PORT}, "
+        f"which are replaced in it; makes the strategy {SERVER}",
+    )
     who.add_argument("--energy", default="phone-4g", choices=("none", *DEVICES), help="preset of the device")
     who.add_argument("--energy-radio", choices=RADIOS, help="instead of the preset's")
     what = made.add_argument_group("results")
@@ -124,7 +133,13 @@ def check(options: Namespace) -> None:
     _check_numbers(options)
     if options.draft == "none":
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
-    options.strategies = chosen(options.strategies)
+    command = server(options)
+    options.strategies = chosen(options.strategies, server=command is not None)
+    if command is not None and any(options.delays_ms):
+        raise UsageError(
+            "forwards of --server cannot be made longer",
+            hint="leave it or --delays-ms out; another run has the other",
+        )
     if BEST_FIXED in options.strategies and options.temperature:
         raise UsageError(
             f"{BEST_FIXED} knows texts of temperature 0 only", hint="leave it or --temperature out"
@@ -248,6 +263,24 @@ def traditional(options: Namespace) -> Traditional | None:
     if not wanted:
         return None
     return Traditional(wanted, drafting(devices(options)), worker_flags(options), options.guesses)
+
+
+def server(options: Namespace) -> list[str] | None:
+    """The command of another server; None if there is none.
+
+    Raises:
+        UsageError: it cannot be read, there is no such program, or nobody tells it where to listen.
+    """
+    command = _split(options.server)
+    if not command:
+        return None
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"--server: there is no program {command[0]}", hint="give its path")
+    if not any(PORT in part for part in command):
+        raise UsageError(
+            "--server is not told where to listen", hint=f"for llama.cpp's: --host {HOST} --port {PORT}"
+        )
+    return command
 
 
 def _split(flags: str) -> list[str]:

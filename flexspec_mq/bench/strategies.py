@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flexspec_mq.bench.place.node import UNRATIONED, Node
+from flexspec_mq.bench.place.server import SERVER
 from flexspec_mq.bench.traditional.schemes import SCHEMES
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
@@ -13,7 +14,7 @@ from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD
 
 STREAMING, COLOCATED, BEST_FIXED = "streaming", "colocated", "best-fixed"
-_UNASKED = ("traditional-zstd", BEST_FIXED)
+_UNASKED = ("traditional-zstd", BEST_FIXED, SERVER)
 _NO_DRAFT = ("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup")
 
 ABOUT: Mapping[str, str] = {
@@ -27,6 +28,7 @@ ABOUT: Mapping[str, str] = {
     COLOCATED: "streaming from a worker that drafts beside its target, for all and always",
     **{name: f"an edge node with --policy {name}" for name in POLICIES},
     BEST_FIXED: "an edge node with the fixed plan that is the fastest of 13 for these very answers, as simulated",
+    SERVER: "the program of --server, which writes at the worker's place and is asked over HTTP",
 }
 """Every strategy in the order of tables, and what it is."""
 DEFAULT = tuple(name for name in ABOUT if name not in _UNASKED)
@@ -53,13 +55,21 @@ class Devices:
     adaptive: Sequence[str] = ()
 
 
-def chosen(names: Sequence[str] | None) -> list[str]:
+def chosen(names: Sequence[str] | None, *, server: bool = False) -> list[str]:
     """Names in the order of tables; all but the unusual ones where none is given.
+
+    Args:
+        names: as they were given.
+        server: there is a program for `SERVER`, which is then among them.
 
     Raises:
         UsageError: there is no such strategy, or one is named twice.
     """
-    asked = DEFAULT if names is None else names
+    asked = [*(DEFAULT if names is None else names)]
+    if server and SERVER not in asked:
+        asked.append(SERVER)
+    elif SERVER in asked and not server:
+        raise UsageError(f"the strategy {SERVER} needs a program", hint="give its command with --server")
     for name in asked:
         if name not in ABOUT:
             raise UsageError(f"there is no strategy {name!r}", hint=f"choose from {', '.join(ABOUT)}")
@@ -117,5 +127,7 @@ def drafting(devices: Devices) -> tuple[str, ...]:
 def of_other_texts(names: Sequence[str], temperature: float) -> list[str]:
     """Of these, those that do not write the target's own text of a seed, and are not compared with it."""
     return [
-        name for name in names if name in SCHEMES and not SCHEMES[name].says_the_targets_text(temperature)
+        name
+        for name in names
+        if name == SERVER or (name in SCHEMES and not SCHEMES[name].says_the_targets_text(temperature))
     ]

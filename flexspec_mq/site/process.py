@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from flexspec_mq.daemon.children import as_child
+from flexspec_mq.daemon.children import as_child, cpu_seconds
 from flexspec_mq.daemon.signals import deaf
 from flexspec_mq.errors import FlexSpecError
 
@@ -97,6 +97,11 @@ class Process:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Seconds of the processor that it has taken; None where the system does not tell, or it has ended."""
+        return cpu_seconds(self.pid)
 
     @property
     def runs(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from importlib import util
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def test_strategies_keep_the_order_of_tables() -> None:
         (["--prompts", "/no/such/file"], "/no/such/file"),
         (["--links", "loopback", "--edge-flags", "'"], "quotation"),
         (["--links", "loopback", "--policy-flags", "'"], "quotation"),
+        (["--links", "loopback", "--server", "'"], "quotation"),
+        (["--links", "loopback", "--server", "no-such-program {port}"], "no program no-such-program"),
+        (["--links", "loopback", "--server", "true"], "where to listen"),
+        (["--links", "loopback", "--server", "true {port}", "--delays-ms", "0", "60"], "--delays-ms"),
+        (["--links", "loopback", "--strategies", "server"], "--server"),
     ],
 )
 def test_bad_values_are_named(
@@ -146,14 +152,21 @@ def test_a_run_over_loopback(
     names = ["traditional", "traditional-ids", "tcp-ids", "on-device", "streaming", "fixed"]
     asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8", "--seed", "5"]
     asked += ["--links", "loopback", "--strategies", *names, "--guesses", "3", "--out", str(out)]
+    other = Path(__file__).with_name("other_server.py")
+    asked += ["--server", f"{sys.executable} {other} {{host}} {{port}}"]
     assert cli.main(["bench", *asked]) == 0
     printed = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text("utf-8"))
     (channel,) = results["channels"]
     found = channel["strategies"]
-    assert list(found) == names
+    assert list(found) == [*names, "server"]
     assert channel["differ"] == []
-    for name, one in found.items():
+    assert "`server` *" in printed, "writes a text of its own"
+    other_server = found["server"]
+    assert (other_server["answers"], other_server["tokens"]) == (2, 2)
+    assert other_server["of_streaming"]["total"] is not None
+    for name in names:
+        one = found[name]
         assert f"| `{name}`" in printed
         assert one["answers"] == 2
         assert one["energy_j_per_100"][0] > 0

@@ -36,8 +36,9 @@ class Sample:
         seconds: from request to end.
         first: seconds to the first piece; None if the text is empty.
         tokens: completed.
-        proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target.
-        bytes_up, bytes_down: payload of messages.
+        proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target. 0 of
+            another server, which counts no such things.
+        bytes_up, bytes_down: payload of messages; None where there are none.
         costs: beside.
         energy_j: joules of the device, modelled; None where nobody wanted to know.
         limits: how the node said that it keeps those that it was given.
@@ -54,8 +55,8 @@ class Sample:
     drafted: int
     accepted: int
     rounds: int
-    bytes_up: int
-    bytes_down: int
+    bytes_up: int | None
+    bytes_down: int | None
     costs: Costs
     energy_j: float | None = None
     limits: tuple[LimitReport, ...] = ()
@@ -66,7 +67,7 @@ class Sample:
     ) -> Sample:
         """From what `asking` said."""
         usage = answer["usage"]
-        own = usage["flexspec"]
+        own = usage.get("flexspec", {})
         return cls(
             question,
             category,
@@ -75,12 +76,12 @@ class Sample:
             answer["seconds"],
             answer["first"],
             usage["completion_tokens"],
-            own["proposed"],
-            own["drafted"],
-            own["accepted"],
-            own["rounds"],
-            own["bytes_up"],
-            own["bytes_down"],
+            own.get("proposed", 0),
+            own.get("drafted", 0),
+            own.get("accepted", 0),
+            own.get("rounds", 0),
+            own.get("bytes_up"),
+            own.get("bytes_down"),
             costs,
             own.get("energy_j"),
             msgspec.convert(own.get("limits", ()), tuple[LimitReport, ...]),
@@ -103,14 +104,14 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "tokens_per_s": tokens / float(seconds.sum()),
         "tokens_per_round": tokens / rounds if rounds else None,
         "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
-        "bytes_up": float(np.mean([sample.bytes_up for sample in samples])),
-        "bytes_down": float(np.mean([sample.bytes_down for sample in samples])),
+        "bytes_up": _mean([sample.bytes_up for sample in samples]),
+        "bytes_down": _mean([sample.bytes_down for sample in samples]),
         "proposed": sum(sample.proposed for sample in samples) / len(samples),
         **{name: _mean([getattr(sample.costs, name) for sample in samples]) for name in Costs.__slots__},
     }
 
 
-def _mean(values: Sequence[int | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else None
 

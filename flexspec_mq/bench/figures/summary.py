@@ -32,11 +32,11 @@ def _energy(one: Sample) -> tuple[float, float] | None:
     return None if one.energy_j is None else (100.0 * one.energy_j, float(one.tokens))
 
 
-def _bytes(one: Sample) -> tuple[float, float]:
-    up, down = one.costs.ip_up, one.costs.ip_down
-    if up is None or down is None:
-        return float(one.bytes_up + one.bytes_down), 1.0
-    return float(up + down), 1.0
+def _bytes(one: Sample) -> tuple[float, float] | None:
+    for up, down in ((one.costs.ip_up, one.costs.ip_down), (one.bytes_up, one.bytes_down)):
+        if up is not None and down is not None:
+            return float(up + down), 1.0
+    return None
 
 
 MEANS: Mapping[str, Adds] = {
@@ -133,11 +133,10 @@ def _shares(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dic
 
 def _per_token(found: Sequence[Sample]) -> dict[str, float | None]:
     tokens = sum(sample.tokens for sample in found)
-    if not tokens:
-        return {"forwards_per_token": None, "worker_s_per_token": None}
+    spent = {name: [getattr(sample.costs, name) for sample in found] for name in ("forwards", "worker_s")}
     return {
-        "forwards_per_token": sum(sample.costs.forwards for sample in found) / tokens,
-        "worker_s_per_token": sum(sample.costs.worker_s for sample in found) / tokens,
+        f"{name}_per_token": sum(each) / tokens if tokens and None not in each else None
+        for name, each in spent.items()
     }
 
 

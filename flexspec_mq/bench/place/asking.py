@@ -3,12 +3,14 @@
     python -m flexspec_mq.bench.place.asking
 
 A JSON line with `url` and `body` on standard input is a request; the answer is a JSON line on standard output. A line
-with only `url` waits until the edge node there knows a worker; one with `figures` reads a daemon's ``/metrics``.
+with only `url` waits until the edge node there knows a worker; one with `url` and `models` waits until another server
+there lists its models; one with `figures` reads a daemon's ``/metrics``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -28,6 +30,8 @@ async def answer(http: httpx2.AsyncClient, order: dict[str, Any]) -> dict[str, A
     if "figures" in order:
         page = await http.get(f"{order['figures']}/metrics")
         return {"figures": parse_figures(page.text)}
+    if "models" in order:
+        return {"models": await _models(http, order["url"])}
     if "body" not in order:
         return {"ready": await _ready(http, order["url"])}
     found = await ask(http, order["url"], order["body"])
@@ -42,6 +46,19 @@ async def _ready(http: httpx2.AsyncClient, url: str) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def _models(http: httpx2.AsyncClient, url: str) -> list[str]:
+    """Names of what a server serves; none if it does not say so in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_READY_WITHIN):
+            while True:
+                with contextlib.suppress(httpx2.TransportError):
+                    page = await http.get(f"{url}/v1/models")
+                    if page.status_code == 200:
+                        return [one["id"] for one in page.json()["data"]]
+                await asyncio.sleep(0.2)
+    return []
 
 
 async def main() -> None:

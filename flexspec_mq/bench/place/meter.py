@@ -32,16 +32,16 @@ class Costs:
         ip_up, ip_down: bytes that the device and the cloud put on the link, lost ones included; None without a link.
         wasted_edge: rows of the edge's drafts that the target read and did not accept.
         wasted_own: likewise, of the worker's own drafts.
-        forwards: of the target, those that read the prompt included.
-        worker_s: seconds of the processor that the worker's process took, whatever for.
+        forwards: of the target, those that read the prompt included; None where the target does not tell.
+        worker_s: seconds of the processor that the worker's process took, whatever for; None where nobody knows.
     """
 
     ip_up: int | None
     ip_down: int | None
     wasted_edge: int
     wasted_own: int
-    forwards: int = 0
-    worker_s: float = 0.0
+    forwards: int | None = 0
+    worker_s: float | None = 0.0
 
 
 class LinkMeter:

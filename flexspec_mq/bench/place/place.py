@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from flexspec_mq.bench.place.meter import Costs, LinkMeter, Meter
 from flexspec_mq.bench.place.node import Node
+from flexspec_mq.bench.place.server import SERVER
+from flexspec_mq.bench.place.server import start as start_server
 from flexspec_mq.bench.place.traditional import Traditional
 from flexspec_mq.bench.place.traditional import start as start_traditional
 from flexspec_mq.bench.traditional.channel import PACKET_BYTES
@@ -101,6 +103,7 @@ async def place(
     workers: Mapping[str, Sequence[str]],
     delay_ms: float = 0.0,
     traditional: Traditional | None = None,
+    server: Sequence[str] | None = None,
 ) -> AsyncIterator[Place]:
     """Start all processes, and end them on leaving.
 
@@ -110,6 +113,7 @@ async def place(
         workers: flags of ``flexspec-cloud`` by the version that each serves; one that no node asks for is left out.
         delay_ms: by which each forward of the target takes longer.
         traditional: sides beside the edge nodes, with a worker of their own.
+        server: command of another program that answers, the side `SERVER`; nothing makes its forwards longer.
 
     Raises:
         UsageError: no root, no TUN device.
@@ -144,4 +148,6 @@ async def place(
         }
         if traditional is not None:
             sides |= await start_traditional(here, traditional, delay_ms)
+        if server is not None:
+            sides[SERVER] = await start_server(here, server, client)
         yield Place(here, sides, urls)

@@ -67,6 +67,8 @@ def document(results: Mapping[str, Any]) -> str:
         parts += ["## Beside the paper", markdown(paper.HEADS, rows), paper.NOTE]
     names = results["run"]["strategies"]
     about = [[f"`{name}`", ABOUT.get(name, "")] for name in names]
+    if command := results["run"].get("server"):
+        about.append(["the program of --server", f"`{command}`"])
     parts += ["## Strategies", markdown(["", ""], about, numbers=False)]
     return "\n\n".join(parts) + "\n"
 

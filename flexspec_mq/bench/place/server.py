@@ -1,0 +1,84 @@
+"""Another server of the same target, as a side: a program that answers the chat endpoint, asked across the link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.bench.place.meter import Costs, LinkMeter
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.site.topology import free_port
+
+if TYPE_CHECKING:
+    from flexspec_mq.site.process import Process
+    from flexspec_mq.site.topology import Site
+
+HOST, PORT = "{host}", "{port}"
+"""In its command: where to listen."""
+SERVER = "server"
+"""Name of the side."""
+_LISTS_WITHIN = 150.0
+"""Seconds, more than the client waits."""
+_ANSWER = 600.0
+
+
+class OtherServer:
+    """A program that runs on the worker's core.
+
+    Args:
+        client: the user's process, on the device's side.
+        server: the program.
+        url: of it, as seen from the device.
+        model: as it calls the one that it serves.
+        link: between the two.
+    """
+
+    def __init__(self, client: Process, server: Process, url: str, model: str, link: LinkMeter) -> None:
+        self._client = client
+        self._server = server
+        self._url = url
+        self._model = model
+        self._link = link
+
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+        """Ask over HTTP and wait for the end; see `flexspec_mq.bench.place.place.Side`."""
+        before = self._server.cpu_seconds
+        self._link.begin(at)
+        await self._client.send({"url": self._url, "body": {"model": self._model, **body}})
+        found = await self._client.event(lambda event: "text" in event, _ANSWER)
+        up, down = self._link.end()
+        after = self._server.cpu_seconds
+        spent = None if before is None or after is None else after - before
+        return found, Costs(up, down, 0, 0, forwards=None, worker_s=spent)
+
+
+async def start(here: Site, command: Sequence[str], client: Process) -> OtherServer:
+    """Start the program on the worker's side and core, and wait until the device can ask it.
+
+    Args:
+        here: where.
+        command: with `HOST` and `PORT` where it is told to listen.
+        client: a process that runs `asking` on the device's side.
+
+    Raises:
+        FlexSpecError: it ended, or lists no model; says what it said.
+    """
+    address, port = here.host, free_port()
+    told = [part.replace(HOST, address).replace(PORT, str(port)) for part in command]
+    # What it prints is for people: somebody reads its standard error, and only that.
+    server = await here.start("server", "cloud", ("sh", "-c", 'exec "$@" >&2', "sh", *told))
+    url = f"http://{address}:{port}"
+    await client.send({"url": url, "models": True})
+    ended = asyncio.create_task(server.wait(_LISTS_WITHIN), name="the server ends")
+    listed = asyncio.create_task(
+        client.event(lambda event: "models" in event), name="the server lists models"
+    )
+    await asyncio.wait((ended, listed), return_when=asyncio.FIRST_COMPLETED)
+    models = (await listed)["models"] if server.runs else []
+    ended.cancel()
+    listed.cancel()
+    if not models:
+        state = "lists no model at /v1/models" if server.runs else f"ended with code {server.exit_code}"
+        raise FlexSpecError(f"the program of --server {state}", hint=f"it said:\n{server.said[-2000:]}")
+    return OtherServer(client, server, url, models[0], LinkMeter(here.link))

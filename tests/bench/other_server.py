@@ -1,0 +1,46 @@
+"""A server with the chat endpoint that knows nothing of us: says the words of the question one after the other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+MODEL = "words"
+
+
+async def models(_request: Request) -> JSONResponse:
+    """All of them."""
+    return JSONResponse({"data": [{"id": MODEL, "object": "model"}]})
+
+
+async def chat(request: Request) -> StreamingResponse:
+    """As a stream."""
+    asked = await request.json()
+    if asked["model"] != MODEL:
+        return StreamingResponse(iter(()), 404)
+    words = asked["messages"][-1]["content"].split()
+    sys.stdout.write(f"asked for {words}\n" * 5_000)
+
+    async def pieces() -> AsyncIterator[str]:
+        for word in words:
+            yield _event({"choices": [{"index": 0, "delta": {"content": f"{word} "}}]})
+        yield _event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(words)}})
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(pieces(), media_type="text/event-stream")
+
+
+def _event(content: object) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+if __name__ == "__main__":
+    routes = [Route("/v1/models", models), Route("/v1/chat/completions", chat, methods=["POST"])]
+    uvicorn.run(Starlette(routes=routes), host=sys.argv[1], port=int(sys.argv[2]))
