@@ -1,10 +1,17 @@
-"""A checkpoint folder of a model built like Llama as a GGUF file, in the number formats that llama.cpp reads."""
+"""A checkpoint folder of a model built like Llama as a GGUF file, in the number formats that llama.cpp reads.
+
+    python -m benchmarks.peers.gguf_file FILE [--target FOLDER] [--form BF16]
+
+writes one for `flexspec bench --server 'llama-server -m FILE …'`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +20,9 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.peers.interface import CannotConvertError, is_plain_llama
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.load import resolve
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 """Of the matrices. A vector is always float32."""
@@ -116,7 +126,7 @@ def _facts(writer: Any, config: dict[str, Any], folder: Path) -> None:
 
 
 def _words(writer: Any, config: dict[str, Any], folder: Path) -> None:
-    """The tokenizer, as far as an engine needs it that is given token ids and gives them back."""
+    """The tokenizer: its words, and how a conversation becomes a prompt."""
     import gguf
 
     read = json.loads((folder / "tokenizer.json").read_text("utf-8"))
@@ -139,3 +149,29 @@ def _words(writer: Any, config: dict[str, Any], folder: Path) -> None:
     eos = config.get("eos_token_id")
     writer.add_eos_token_id((eos[0] if isinstance(eos, list) else eos) or 0)
     writer.add_add_bos_token(value=False)
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        writer.add_chat_template(template.read_text("utf-8"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    made = ArgumentParser(
+        prog="python -m benchmarks.peers.gguf_file", description=(__doc__ or "").partition("\n")[0]
+    )
+    made.add_argument("file", type=Path, help="appears whole or not at all")
+    made.add_argument("--target", default="default", help="checkpoint folder, or 'default'")
+    made.add_argument("--form", choices=FORMATS, default="BF16", help="of the matrices")
+    return run_main(lambda arguments: _convert(made.parse_args(arguments)), argv)
+
+
+def _convert(options: Namespace) -> int:
+    folder = resolve(options.target)
+    if not isinstance(folder, Path):
+        raise UsageError(f"{folder} is no folder", hint="only checkpoint folders are converted")
+    write_gguf(folder, options.file, options.form)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import engine
+from benchmarks.peers import gguf_file
 from benchmarks.peers.child import make
 from benchmarks.peers.compare import GROWTH, Texts, bench_core
 from benchmarks.peers.crowd import OURS_K, OURS_PLAIN, SERVER, agreement_of_texts, show
@@ -99,9 +101,11 @@ def test_rows_that_blocks_do_not_fill_are_refused() -> None:
 def test_gguf_holds_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> None:
     import gguf
 
-    path = tmp_path / "model.gguf"
-    write_gguf(checkpoint, path, form)
-    assert list(tmp_path.iterdir()) == [path]
+    folder, path = copytree(checkpoint, tmp_path / "model"), tmp_path / "out" / "model.gguf"
+    (folder / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
+    path.parent.mkdir()
+    assert gguf_file.main([str(path), "--target", str(folder), "--form", form]) == 0
+    assert list(path.parent.iterdir()) == [path]
     read = gguf.GGUFReader(path)
     tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in read.tensors}
     state = tiny_llama(
@@ -121,6 +125,7 @@ def test_gguf_holds_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> 
     assert np.abs(tensors["blk.0.attn_q.weight"] - moved).max() <= near * np.abs(query).max()
     assert len(read.fields["tokenizer.ggml.tokens"].data) == 300
     assert read.fields["llama.attention.head_count_kv"].contents() == 1
+    assert read.fields["tokenizer.chat_template"].contents() == "{{ messages }}"
 
 
 @pytest.mark.parametrize(
