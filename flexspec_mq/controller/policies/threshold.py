@@ -127,17 +127,13 @@ class ThresholdPolicy:
         pace = pace_of(seen, self._turn.seconds)
         if pace is None:
             return
-        most = LENGTHS[-1] if seen.granted is None else seen.granted
-        able = choices(most, may_run_ahead=self.base.ahead > 0)
-        if self.base.ahead and too_busy(seen):
-            able = (NOBODY,)
-        elif self.base.ahead and self._turn.seconds > _OTHERS * forward_of(seen):
-            able = tuple(choice for choice in able if choice.ahead)
-        may = self.base.ahead > 0 and self.base.worker_draft > 0 and self._who.alone
+        may_draft = self.base.ahead > 0 and self.base.worker_draft > 0
+        may = may_draft and self._who.alone
+        able = self._able(seen)
         if may:  # whether nobody drafts is for the worker to say
             able = tuple(choice for choice in able if choice.length) or able
         costs = {choice: self._cost(choice, pace) for choice in able}
-        drafted = self.base.ahead > 0 and self.base.worker_draft > 0 and seen.own_tokens is not None
+        drafted = may_draft and seen.own_tokens is not None
         helping = {choice: costs[choice] for choice in able if not drafted or _helps(choice, pace)}
         best = min(helping, key=costs.__getitem__, default=NOBODY)
         if before in helping and costs[best] > costs[before] * (1 - _BETTER):
@@ -152,6 +148,17 @@ class ThresholdPolicy:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
+
+    def _able(self, seen: Observation) -> tuple[Choice, ...]:
+        """All ways to make drafts that come into question beside those who share the worker."""
+        able = choices(
+            LENGTHS[-1] if seen.granted is None else seen.granted, may_run_ahead=self.base.ahead > 0
+        )
+        if self.base.ahead and too_busy(seen):
+            return (NOBODY,)
+        if self.base.ahead and self._turn.seconds > _OTHERS * forward_of(seen):
+            return tuple(choice for choice in able if choice.ahead)
+        return able
 
     def _meanwhile(self, costs: Mapping[Choice, float], seen: Observation) -> Choice:
         """How the device drafts where that is left to a worker whose draft may have a prompt to read first."""
