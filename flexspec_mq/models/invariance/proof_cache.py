@@ -21,6 +21,7 @@ import torch
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.invariance.proof import Proof, Provable, prove, proving_head
+from flexspec_mq.models.invariance.quickest import quickest
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling import choose
@@ -103,7 +104,7 @@ def proved(
 
     Args:
         candidate: under the thread count that it will be used with.
-        shapes: of products; by default those that this machine needs, which are remembered too.
+        shapes: of products; by default those that this machine needs and is quick with, which are remembered too.
         again: make the proof even if it is remembered.
         progress: as for `prove`.
 
@@ -120,6 +121,8 @@ def proved(
     if found is not None:
         return candidate.build(found.shapes), found.proof, True
     model = candidate.build(shapes)
+    if shapes is None and candidate.device.type == "cpu":
+        model.shapes = quickest(model)
     proof = prove(model, progress=progress)
     if path is not None:
         _keep(path, _Entry(facts, model.shapes, proof))
