@@ -13,6 +13,7 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.huge_pages import collapse
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
 from flexspec_mq.models.onnx.folder import has_graphs
@@ -89,7 +90,10 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
         text = load_text(settings.tokenizer or _default_text(say), progress=say)
         return DraftModel(text, assemble(None, lookup=settings.lookup, max_context=text.max_context))
     graphs = _graphs(settings, say)
-    return _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
+    found = _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
+    if settings.device == "cpu":
+        collapse()
+    return found
 
 
 def text_of(settings: DraftSettings, say: Say) -> LoadedText:

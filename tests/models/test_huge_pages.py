@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
@@ -36,6 +38,27 @@ def test_memory_moves_and_stays_what_it_was() -> None:
         pytest.skip("this kernel does not know the call, or has no room")
     assert in_huge_pages() >= 4 * HUGE
     assert pages[:] == bytes(range(256)) * (8 * HUGE // 256)
+
+
+_LOADS = """
+from types import SimpleNamespace
+from flexspec_mq.drafting.load import load
+from tests.models.test_huge_pages import in_huge_pages
+before = in_huge_pages()
+settings = SimpleNamespace(draft="default", tokenizer=None, lookup=False, device="cpu", dtype="bfloat16", threads=1)
+settings.draft_engine, settings.draft_weights, settings.draft_ids = "auto", "auto", None
+load(settings, print)
+print(in_huge_pages() - before)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_the_draft_lies_in_huge_pages() -> None:
+    if not STATE.exists() or collapse() == 0:
+        pytest.skip("this system gives no huge pages when asked")
+    done = subprocess.run((sys.executable, "-c", _LOADS), capture_output=True, text=True, check=True)
+    # 46 MB of weights, and what lies between them.
+    assert int(done.stdout.splitlines()[-1]) > 24 << 20
 
 
 def test_memory_with_holes_is_not_filled() -> None:
