@@ -71,20 +71,11 @@ def _hindsight(options: Namespace, asked: Asked, kept: Kept) -> Hindsight | None
 
     if BEST_FIXED not in options.strategies:
         return None
-    import msgspec
-
-    from flexspec_mq.bench.hindsight.daemons import Streams, daemon_times
     from flexspec_mq.bench.hindsight.recorded import recorded
     from flexspec_mq.bench.hindsight.simulated import Hindsight
-    from flexspec_mq.bench.strategies import STREAMING, nodes
 
-    worker = flags.worker_flags(options)
-    recording, times = recorded(kept.path, flags.order(options, asked), worker)
-    node = nodes([STREAMING], flags.devices(options))[STREAMING]
-    streams = Streams(node, {node.version: worker})
-    found = asyncio.run(daemon_times(kept.path, recording, times, asked, streams, _say))
-    times = msgspec.structs.replace(times, step=found.step, request=found.request)
-    return Hindsight(recording, times, seed=asked.seed)
+    order = flags.order(options, asked)
+    return Hindsight(*recorded(kept.path, order, flags.worker_flags(options)), seed=asked.seed)
 
 
 async def _measure(

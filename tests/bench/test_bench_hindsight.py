@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from edge_node.cli.parser import build_parser
@@ -14,20 +12,16 @@ from edge_node.config import from_arguments
 from edge_node.settings import PlanOptions
 from flexspec_mq import cli
 from flexspec_mq.bench.figures.summary import summary
-from flexspec_mq.bench.hindsight.daemons import DAEMONS, DaemonTimes, beside
 from flexspec_mq.bench.hindsight.recorded import RECORDING, TIMES
 from flexspec_mq.bench.hindsight.simulated import BEST, BOUND, EACH, Hindsight, worst_tenth
 from flexspec_mq.bench.report import paper
 from flexspec_mq.bench.report.tables import cell
 from flexspec_mq.bench.strategies import BEST_FIXED, Devices, nodes
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.link.profiles import LinkPlan, built_in
-from flexspec_mq.simulator.answers import Answer, Setting
-from flexspec_mq.simulator.clairvoyant.plans import STREAMING, fixed_plans
-from flexspec_mq.simulator.cost import Measured, read_times
+from flexspec_mq.simulator.clairvoyant.plans import fixed_plans
+from flexspec_mq.simulator.cost import read_times
 from flexspec_mq.simulator.recording import read_recording
-from flexspec_mq.simulator.simulation import simulate
 from flexspec_mq.site.topology import NO_FILE
 from tests.bench.samples import sample
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -59,29 +53,6 @@ def test_the_best_fixed_plan_is_the_one_that_takes_the_fewest_seconds(name: str 
     # 10 ms more for each of some 24 forwards.
     faster = hindsight.told(link, 0.0, begins)["rows"]
     assert rows["streaming"]["mean_s"] > faster["streaming"]["mean_s"] + 0.1
-
-
-def streamed(times: Measured) -> list[Answer]:
-    """Three answers, simulated."""
-    setting = Setting(recording=made(texts=3), times=times, link=None, seed=2)
-    return simulate(setting, partial(FixedPolicy, fixed_plans()[STREAMING]), begins_s=[None] * 3)
-
-
-def test_what_answers_took_beyond_their_models_is_of_steps_and_requests() -> None:
-    slower = msgspec.structs.replace(MEASURED, step=MEASURED.step + 1.5, request=MEASURED.request + 20.0)
-    measured = [
-        sample(number, STREAMING, one.seconds, first=one.first, tokens=one.tokens)
-        for number, one in enumerate(streamed(slower))
-    ]
-    found = beside(measured, streamed(MEASURED))
-    assert found.step == pytest.approx(1.5, rel=0.05)
-    # The first token has steps before it, which read the prompt.
-    assert 20.0 < found.request < 26.0
-    assert beside(measured, streamed(msgspec.structs.replace(slower, step=9.0, request=90.0))) == DaemonTimes(
-        0.0, 0.0
-    )
-    silent = [sample(number, STREAMING, 1.0, first=None, tokens=0) for number in range(3)]
-    assert beside(silent, streamed(MEASURED)) == DaemonTimes(0.0, 0.0)
 
 
 def test_the_worst_tenth_is_the_mean_of_the_largest_values() -> None:
@@ -152,9 +123,6 @@ def test_a_run_records_its_texts_and_measures_the_best_fixed_plan(
              for token, (drafted, _) in zip(text.tokens, text.proposals, strict=True)]  # fmt: skip
     assert sum(right) > 0.8 * len(right)
     assert read_times(out / TIMES).rows[0](1) > 0.0
-    took = msgspec.json.decode((out / DAEMONS).read_bytes(), type=DaemonTimes)
-    assert (found["step_ms"], found["request_ms"]) == (took.step, took.request)
-    assert took.request > 0.0, "an API, a broker and two daemons are no model"
 
     kept = [(out / name).read_bytes() for name in (RECORDING, TIMES)]
     monkeypatch.setattr("flexspec_mq.bench.place.place.place", None)  # to start anything would fail

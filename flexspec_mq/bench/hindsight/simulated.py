@@ -58,9 +58,8 @@ class Hindsight:
         """Simulated figures of a channel, as `best` takes it.
 
         Returns:
-            `best`, the name of that plan, `step_ms` and `request_ms`, what daemons take beside models, and `rows`:
-            seconds an answer (`mean_s`, `worst_tenth_s`), and as multiples of the bound of each (`of_bound`,
-            `worst_of_bound`).
+            `best`, the name of that plan, and `rows`: seconds an answer (`mean_s`, `worst_tenth_s`), and as multiples
+            of the bound of each (`of_bound`, `worst_of_bound`).
         """
         setting = self._setting(link, delay_ms)
         best, fixed = self._best(setting, begins_s)
@@ -77,9 +76,7 @@ class Hindsight:
         }
         for name, policy in POLICIES.items():
             took[name] = self._seconds(setting, begins_s, partial(policy, BASE))
-        rows = {name: _figures(one, least) for name, one in took.items()}
-        beside = {"step_ms": self.times.step, "request_ms": self.times.request}
-        return {"best": best, **beside, "rows": rows}
+        return {"best": best, "rows": {name: _figures(one, least) for name, one in took.items()}}
 
     def _setting(self, link: LinkPlan | None, delay_ms: float) -> Setting:
         times = msgspec.structs.replace(self.times, delay=self.times.delay + delay_ms)

@@ -191,10 +191,7 @@ def _in_hindsight(found: Mapping[str, Any]) -> list[str]:
         for name, one in found["rows"].items()
     ]
     heads = ["", "s an answer", "worst tenth", "of the bound, median", "worst tenth"]
-    about = (
-        f"**Simulated**, on the run's own recorded texts and drafts, with {found['step_ms']:.1f} ms a step and "
-        f"{found['request_ms']:.0f} a request for the daemons. `{BEST_FIXED}` is {found['best']}."
-    )
+    about = f"**Simulated**, on the run's own recorded texts and drafts. `{BEST_FIXED}` is {found['best']}."
     return [about, markdown(heads, rows)]
 
 
