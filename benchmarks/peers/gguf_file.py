@@ -12,6 +12,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 
 from benchmarks.peers.interface import CannotConvertError, is_plain_llama
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import UsageError, how_to_install
 from flexspec_mq.models.load import resolve
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
@@ -169,6 +170,13 @@ def _convert(options: Namespace) -> int:
     folder = resolve(options.target)
     if not isinstance(folder, Path):
         raise UsageError(f"{folder} is no folder", hint="only checkpoint folders are converted")
+    if not options.file.parent.is_dir():
+        raise UsageError(f"{options.file.parent} is no folder", hint="make it, or name another file")
+    if util.find_spec("gguf") is None:
+        raise UsageError(
+            "gguf, which writes such files, is not installed",
+            hint=f"install it, {how_to_install('gguf')}",
+        )
     write_gguf(folder, options.file, options.form)
     return 0
 

@@ -1,4 +1,9 @@
-"""A server with the chat endpoint that knows nothing of us: says the words of the question one after the other."""
+"""A server with the chat endpoint that knows nothing of us: says the words of the question one after the other.
+
+    python other_server.py HOST PORT [page | silent]
+
+`page` lists no models but shows a page, `silent` does not tell how much it wrote.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +14,16 @@ from collections.abc import AsyncIterator
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 MODEL = "words"
 
 
-async def models(_request: Request) -> JSONResponse:
+async def models(_request: Request) -> Response:
     """All of them."""
+    if "page" in sys.argv:
+        return Response("<p>welcome</p>")
     return JSONResponse({"data": [{"id": MODEL, "object": "model"}]})
 
 
@@ -31,7 +38,8 @@ async def chat(request: Request) -> StreamingResponse:
     async def pieces() -> AsyncIterator[str]:
         for word in words:
             yield _event({"choices": [{"index": 0, "delta": {"content": f"{word} "}}]})
-        yield _event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(words)}})
+        if "silent" not in sys.argv:
+            yield _event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(words)}})
         yield "data: [DONE]\n\n"
 
     return StreamingResponse(pieces(), media_type="text/event-stream")

@@ -56,6 +56,23 @@ def test_one_that_ends_is_told_with_what_it_said(command: tuple[str, ...], said:
     assert ("no model here" in (caught.value.hint or "")) == (len(command) > 1)
 
 
+def test_one_that_lists_no_models_is_told() -> None:
+    with pytest.raises(FlexSpecError, match="lists no model at /v1/models"):
+        asyncio.run(answered((*WORDS, "page"), []))
+
+
+def test_an_answer_of_untold_length_is_an_error() -> None:
+    ((found, _),) = asyncio.run(answered((*WORDS, "silent"), ["one two"]))
+    assert found["text"] == "one two "
+    assert "how many tokens" in found["error"]
+
+
+def test_an_edge_node_that_leaves_something_out_is_no_other_server() -> None:
+    told = {"text": "a", "seconds": 1.0, "first": 0.5, "usage": {"completion_tokens": 1, "flexspec": {}}}
+    with pytest.raises(KeyError, match="proposed"):
+        Sample.of_answer(0, "c", "streaming", told, Costs(None, None, 0, 0))
+
+
 def test_what_a_server_does_not_tell_is_left_open() -> None:
     silent = Costs(None, None, 0, 0, forwards=None, worker_s=None)
     ours = [sample(number, "streaming", 2.0) for number in range(6)]

@@ -128,6 +128,14 @@ def test_gguf_holds_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> 
     assert read.fields["tokenizer.chat_template"].contents() == "{{ messages }}"
 
 
+def test_a_file_that_cannot_be_written_is_told(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "none" / "model.gguf"
+    assert gguf_file.main([str(missing), "--target", str(checkpoint)]) == 2
+    assert f"{missing.parent} is no folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,7 +8,7 @@ questions.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,13 @@ from schemas.plan import LimitReport
 
 RATIOS = ("total", "median", "worst_tenth")
 """What `ratios` tells, each with its interval."""
+
+
+_NOT_COUNTED: Mapping[str, Any] = {
+    **dict.fromkeys(("proposed", "drafted", "accepted", "rounds"), 0),
+    **dict.fromkeys(("bytes_up", "bytes_down")),
+}
+"""Of an answer by somebody who is no edge node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class Sample:
     ) -> Sample:
         """From what `asking` said."""
         usage = answer["usage"]
-        own = usage.get("flexspec", {})
+        own = usage.get("flexspec", _NOT_COUNTED)
         return cls(
             question,
             category,
@@ -76,12 +83,12 @@ class Sample:
             answer["seconds"],
             answer["first"],
             usage["completion_tokens"],
-            own.get("proposed", 0),
-            own.get("drafted", 0),
-            own.get("accepted", 0),
-            own.get("rounds", 0),
-            own.get("bytes_up"),
-            own.get("bytes_down"),
+            own["proposed"],
+            own["drafted"],
+            own["accepted"],
+            own["rounds"],
+            own["bytes_up"],
+            own["bytes_down"],
             costs,
             own.get("energy_j"),
             msgspec.convert(own.get("limits", ()), tuple[LimitReport, ...]),

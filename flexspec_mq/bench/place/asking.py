@@ -48,15 +48,22 @@ async def _ready(http: httpx2.AsyncClient, url: str) -> bool:
     return True
 
 
+def _names(page: httpx2.Response) -> list[str]:
+    try:
+        return [str(one["id"]) for one in page.json()["data"]]
+    except (ValueError, LookupError, TypeError):
+        return []  # whatever it is that answers here, it is no such list
+
+
 async def _models(http: httpx2.AsyncClient, url: str) -> list[str]:
-    """Names of what a server serves; none if it does not say so in time."""
+    """Names of what a server serves; none if it does not say so in time, or says something else."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_READY_WITHIN):
             while True:
                 with contextlib.suppress(httpx2.TransportError):
                     page = await http.get(f"{url}/v1/models")
                     if page.status_code == 200:
-                        return [one["id"] for one in page.json()["data"]]
+                        return _names(page)
                 await asyncio.sleep(0.2)
     return []
 

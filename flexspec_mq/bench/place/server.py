@@ -50,6 +50,8 @@ class OtherServer:
         up, down = self._link.end()
         after = self._server.cpu_seconds
         spent = None if before is None or after is None else after - before
+        if not found["error"] and "completion_tokens" not in found["usage"]:
+            found["error"] = "it did not tell how many tokens it wrote (usage, asked for by stream_options)"
         return found, Costs(up, down, 0, 0, forwards=None, worker_s=spent)
 
 
@@ -74,10 +76,12 @@ async def start(here: Site, command: Sequence[str], client: Process) -> OtherSer
     listed = asyncio.create_task(
         client.event(lambda event: "models" in event), name="the server lists models"
     )
-    await asyncio.wait((ended, listed), return_when=asyncio.FIRST_COMPLETED)
-    models = (await listed)["models"] if server.runs else []
-    ended.cancel()
-    listed.cancel()
+    try:
+        await asyncio.wait((ended, listed), return_when=asyncio.FIRST_COMPLETED)
+        models = (await listed)["models"] if server.runs else []
+    finally:
+        ended.cancel()
+        listed.cancel()
     if not models:
         state = "lists no model at /v1/models" if server.runs else f"ended with code {server.exit_code}"
         raise FlexSpecError(f"the program of --server {state}", hint=f"it said:\n{server.said[-2000:]}")
