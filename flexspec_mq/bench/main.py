@@ -109,6 +109,7 @@ async def _measure(
             delay_ms=channel.delay_ms,
             traditional=flags.traditional(options),
             server=flags.server(options),
+            say=_say,
         ) as here:
             await ask_missing(here, asked, channel, plan, kept, _say)
 

@@ -1,14 +1,15 @@
 """A server with the chat endpoint that knows nothing of us: says the words of the question one after the other.
 
-    python other_server.py HOST PORT [page | silent]
+    python other_server.py HOST PORT [page | silent | late]
 
-`page` lists no models but shows a page, `silent` does not tell how much it wrote.
+`page` lists no models but shows a page, `silent` does not tell how much it wrote, `late` loads for a second first.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 
 import uvicorn
@@ -18,10 +19,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 MODEL = "words"
+LOADED = time.monotonic() + 1.0
 
 
 async def models(_request: Request) -> Response:
     """All of them."""
+    if "late" in sys.argv and time.monotonic() < LOADED:
+        return Response("loading", 503)
     if "page" in sys.argv:
         return Response("<p>welcome</p>")
     return JSONResponse({"data": [{"id": MODEL, "object": "model"}]})

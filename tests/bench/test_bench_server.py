@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from flexspec_mq.bench.figures.seconds import Sample
 from flexspec_mq.bench.figures.summary import summary
+from flexspec_mq.bench.place import server as other
 from flexspec_mq.bench.place.meter import Costs
 from flexspec_mq.bench.place.server import start
 from flexspec_mq.errors import FlexSpecError
@@ -21,10 +23,12 @@ from tests.bench.samples import sample
 WORDS = (sys.executable, str(Path(__file__).with_name("other_server.py")), "{host}", "{port}")
 
 
-async def answered(command: tuple[str, ...], questions: list[str]) -> list[tuple[dict[str, Any], Costs]]:
+async def answered(
+    command: tuple[str, ...], questions: list[str], say: Callable[[str], None] = print
+) -> list[tuple[dict[str, Any], Costs]]:
     async with topology.site() as here:
         client = await here.start("client", "device", python("flexspec_mq.bench.place.asking"))
-        server = await start(here, command, client)
+        server = await start(here, command, client, say)
         return [
             await server.ask({"messages": [{"role": "user", "content": text}], "max_tokens": 9}, None)
             for text in questions
@@ -59,6 +63,21 @@ def test_one_that_ends_is_told_with_what_it_said(command: tuple[str, ...], said:
 def test_one_that_lists_no_models_is_told() -> None:
     with pytest.raises(FlexSpecError, match="lists no model at /v1/models"):
         asyncio.run(answered((*WORDS, "page"), []))
+
+
+def test_what_is_waited_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other, "_TOLD_EACH", 0.3)
+    said: list[str] = []
+    ((found, _),) = asyncio.run(answered((*WORDS, "late"), ["one two"], said.append))
+    assert found["text"] == "one two "
+    assert len(said) >= 2
+    assert all("lists no model yet" in line for line in said)
+
+
+def test_one_that_never_lists_any_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other, "_LISTS_WITHIN", 1.0)
+    with pytest.raises(FlexSpecError, match="lists no model at /v1/models"):
+        asyncio.run(answered(("sleep", "60"), []))
 
 
 def test_an_answer_of_untold_length_is_an_error() -> None:

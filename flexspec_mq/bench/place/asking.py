@@ -4,7 +4,7 @@
 
 A JSON line with `url` and `body` on standard input is a request; the answer is a JSON line on standard output. A line
 with only `url` waits until the edge node there knows a worker; one with `url` and `models` waits until another server
-there lists its models; one with `figures` reads a daemon's ``/metrics``.
+there lists its models, for so many seconds; one with `figures` reads a daemon's ``/metrics``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def answer(http: httpx2.AsyncClient, order: dict[str, Any]) -> dict[str, A
         page = await http.get(f"{order['figures']}/metrics")
         return {"figures": parse_figures(page.text)}
     if "models" in order:
-        return {"models": await _models(http, order["url"])}
+        return {"models": await _models(http, order["url"], order["models"])}
     if "body" not in order:
         return {"ready": await _ready(http, order["url"])}
     found = await ask(http, order["url"], order["body"])
@@ -55,10 +55,10 @@ def _names(page: httpx2.Response) -> list[str]:
         return []  # whatever it is that answers here, it is no such list
 
 
-async def _models(http: httpx2.AsyncClient, url: str) -> list[str]:
+async def _models(http: httpx2.AsyncClient, url: str, within: float) -> list[str]:
     """Names of what a server serves; none if it does not say so in time, or says something else."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_READY_WITHIN):
+        async with asyncio.timeout(within):
             while True:
                 with contextlib.suppress(httpx2.TransportError):
                     page = await http.get(f"{url}/v1/models")

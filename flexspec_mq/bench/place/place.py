@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -104,6 +104,7 @@ async def place(
     delay_ms: float = 0.0,
     traditional: Traditional | None = None,
     server: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Place]:
     """Start all processes, and end them on leaving.
 
@@ -114,6 +115,7 @@ async def place(
         delay_ms: by which each forward of the target takes longer.
         traditional: sides beside the edge nodes, with a worker of their own.
         server: command of another program that answers, the side `SERVER`; nothing makes its forwards longer.
+        say: told what is waited for, where that may take minutes.
 
     Raises:
         UsageError: no root, no TUN device.
@@ -149,5 +151,5 @@ async def place(
         if traditional is not None:
             sides |= await start_traditional(here, traditional, delay_ms)
         if server is not None:
-            sides[SERVER] = await start_server(here, server, client)
+            sides[SERVER] = await start_server(here, server, client, say)
         yield Place(here, sides, urls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.bench.place.meter import Costs, LinkMeter
@@ -18,8 +18,10 @@ HOST, PORT = "{host}", "{port}"
 """In its command: where to listen."""
 SERVER = "server"
 """Name of the side."""
-_LISTS_WITHIN = 150.0
-"""Seconds, more than the client waits."""
+_LISTS_WITHIN = 600.0
+"""Seconds; weights of a big target take minutes to load."""
+_TOLD_EACH = 10.0
+"""Seconds between two lines about a wait."""
 _ANSWER = 600.0
 
 
@@ -55,13 +57,16 @@ class OtherServer:
         return found, Costs(up, down, 0, 0, forwards=None, worker_s=spent)
 
 
-async def start(here: Site, command: Sequence[str], client: Process) -> OtherServer:
+async def start(
+    here: Site, command: Sequence[str], client: Process, say: Callable[[str], None]
+) -> OtherServer:
     """Start the program on the worker's side and core, and wait until the device can ask it.
 
     Args:
         here: where.
         command: with `HOST` and `PORT` where it is told to listen.
         client: a process that runs `asking` on the device's side.
+        say: told what is waited for, every ten seconds.
 
     Raises:
         FlexSpecError: it ended, or lists no model; says what it said.
@@ -71,13 +76,18 @@ async def start(here: Site, command: Sequence[str], client: Process) -> OtherSer
     # What it prints is for people: somebody reads its standard error, and only that.
     server = await here.start("server", "cloud", ("sh", "-c", 'exec "$@" >&2', "sh", *told))
     url = f"http://{address}:{port}"
-    await client.send({"url": url, "models": True})
-    ended = asyncio.create_task(server.wait(_LISTS_WITHIN), name="the server ends")
+    await client.send({"url": url, "models": _LISTS_WITHIN})
+    longer = 2 * _LISTS_WITHIN  # the client says when it has waited for long enough
+    ended = asyncio.create_task(server.wait(longer), name="the server ends")
     listed = asyncio.create_task(
-        client.event(lambda event: "models" in event), name="the server lists models"
+        client.event(lambda event: "models" in event, longer), name="the server lists models"
     )
+    began = asyncio.get_running_loop().time()
+    both = (ended, listed)
     try:
-        await asyncio.wait((ended, listed), return_when=asyncio.FIRST_COMPLETED)
+        while not (await asyncio.wait(both, timeout=_TOLD_EACH, return_when=asyncio.FIRST_COMPLETED))[0]:
+            waited = asyncio.get_running_loop().time() - began
+            say(f"the program of --server lists no model yet, {waited:.0f} s of {_LISTS_WITHIN:.0f}")
         models = (await listed)["models"] if server.runs else []
     finally:
         ended.cancel()
