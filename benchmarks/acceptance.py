@@ -246,7 +246,7 @@ def measure_drafts(
     found: dict[str, Found] = {}
     for name, draft in drafts.items():
         say(f"draft {name}")
-        drafter = draft.drafter
+        drafter: Drafter | None = draft.drafter
         if drafter is None:
             continue
         if written is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.confidence_fusion import better
-from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, PricedDrafter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class HybridDrafter:
         lookup: of the same sessions.
     """
 
-    def __init__(self, model: Drafter, lookup: PromptLookupDrafter) -> None:
+    def __init__(self, model: PricedDrafter, lookup: PromptLookupDrafter) -> None:
         self._model = model
         self._lookup = lookup
         self._strength = _STRENGTH
@@ -66,6 +66,14 @@ class HybridDrafter:
             for place, proposals in zip(asked, self._model.draft(wanted), strict=True):
                 found[place] = proposals and (self._chosen(proposals[0], beside[place]),)
         return found
+
+    def unread(self, one: DraftRequest) -> int:
+        """Tokens of the context that the model has to read before it can propose the next one."""
+        return self._model.unread(one)
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        """What is found for each."""
+        return self._lookup.lookups(wanted)
 
     def free(self, session: int) -> None:
         """Forget a session; it need not be known."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from flexspec_mq.protocol.edge.types import DraftRequest, DraftToken
 
-__all__ = ["DraftRequest", "DraftToken", "Drafted", "Drafter"]
+__all__ = ["DraftRequest", "DraftToken", "Drafted", "Drafter", "PricedDrafter"]
 
 Drafted = Sequence[DraftToken] | None
 """What a drafter says about one prefix: the next token, or more of them in order; nothing (an empty sequence) when it
@@ -27,4 +27,16 @@ class Drafter(Protocol):
 
     def free(self, session: int) -> None:
         """Forget a session; it need not be known."""
+        ...
+
+
+class PricedDrafter(Drafter, Protocol):
+    """One that can be asked beforehand whether it is worth asking."""
+
+    def unread(self, one: DraftRequest) -> int:
+        """Tokens of the context that a model has to read before it can propose the next one; 0 without a model."""
+        ...
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        """For each the tokens that take no forward of a model; none where nothing is found."""
         ...

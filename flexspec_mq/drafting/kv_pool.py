@@ -64,13 +64,23 @@ class DraftKVPool:
 
         None if none has enough of it.
         """
-        best, most = None, LEAST - 1
-        for place in range(len(self._texts) - 1, -1, -1):
-            owner, kv = self._texts[place]
-            if owner == device and (common := kv.common(context)) > most:
-                best, most = place, common
+        best, _ = self._best(context, device)
         if best is None:
             return None
         _, found = self._texts[best]
         del self._texts[best]
         return found
+
+    def common(self, context: Sequence[int], device: str = "") -> int:
+        """Length of the beginning of `context` that `take` would give; 0 for None."""
+        best, most = self._best(context, device)
+        return 0 if best is None else most
+
+    def _best(self, context: Sequence[int], device: str) -> tuple[int | None, int]:
+        """Place of the text that `take` takes, and what it has in common."""
+        best, most = None, LEAST - 1
+        for place in range(len(self._texts) - 1, -1, -1):
+            owner, kv = self._texts[place]
+            if owner == device and (common := kv.common(context)) > most:
+                best, most = place, common
+        return best, most

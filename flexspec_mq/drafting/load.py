@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from flexspec_mq.drafting.interface import Drafter
+    from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.drafting.settings import DraftSettings
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.runner import DraftRunner
@@ -50,14 +50,14 @@ class DraftModel:
     """
 
     loaded: LoadedText
-    drafter: Drafter | None
+    drafter: PricedDrafter | None
     model: ModelDrafter | None = None
     engine: str = ""
     network: DraftRunner | None = None
     ids: npt.NDArray[np.int64] | None = None
 
 
-def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> Drafter | None:
+def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> PricedDrafter | None:
     """The drafter for what the user wants: model, lookup, both or None.
 
     Args:

@@ -104,6 +104,17 @@ class ModelDrafter:
         if ended is not None:
             self._pool.put(ended.kv, ended.device)
 
+    def unread(self, one: DraftRequest) -> int:
+        """Tokens of the context that it has not read for this session, nor kept of another text of the device."""
+        session = self._sessions.get(one.session)
+        context = one.context[:-1]
+        read = self._pool.common(context, one.device) if session is None else session.kv.common(context)
+        return len(one.context) - read
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        """None: every token of it takes a forward."""
+        return [()] * len(wanted)
+
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context

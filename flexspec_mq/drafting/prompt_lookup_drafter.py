@@ -85,11 +85,15 @@ class PromptLookupDrafter:
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """What each session's text says about how it goes on; it never wants to be asked again."""
-        found: list[Drafted] = []
-        for one in wanted:
-            session, pending = self.session(one)
-            found.append(session.run(one, pending))
-        return found
+        return list(self.lookups(wanted))
+
+    def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+        """0: there is no model."""
+        return 0
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        """All that it drafts."""
+        return [session.run(one, pending) for one in wanted for session, pending in (self.session(one),)]
 
     def free(self, session: int) -> None:
         """Forget a session; it need not be known."""

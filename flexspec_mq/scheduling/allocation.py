@@ -108,10 +108,15 @@ class Allocation:
                 best, chosen = net, count
         return [key for _, key in gains[:chosen]]
 
-    def call_cost(self, sessions: int) -> float:
-        """Tokens that each of so many sessions loses by a forward of the draft over them, all others counted in."""
+    def call_cost(self, sessions: int, unread: float = 0.0) -> float:
+        """Tokens that each of so many sessions loses by a forward of the draft over them, all others counted in.
+
+        Args:
+            sessions: how many.
+            unread: tokens that the draft has to read for them, for each forward that they will be of use in.
+        """
         base, each = self.call
-        return self._loss(base + sessions * each) / sessions
+        return self._loss(base + sessions * each + unread * self.read) / sessions
 
     def called(self, ms: float) -> None:
         """A forward of the draft took so long."""

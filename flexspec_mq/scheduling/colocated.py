@@ -10,14 +10,15 @@ import itertools
 import logging
 import time
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.interface import DraftRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from flexspec_mq.drafting.interface import Drafted, Drafter
+    from flexspec_mq.drafting.interface import DraftToken, PricedDrafter
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.scheduling.allocation import Allocation
@@ -47,8 +48,8 @@ class _Session:
     Attributes:
         number: at the drafter.
         tokens: length of its context, with room.
-        read: how much of its context the draft has read.
-        strength: how likely tokens of the draft were right lately, as far as it knew.
+        read: how much of its context the model has read, as far as was asked.
+        strength: how likely tokens of the model were right lately, as far as it knew.
     """
 
     number: int
@@ -63,6 +64,7 @@ class _Path:
 
     Attributes:
         context: with the edge's draft, and what was drafted behind it.
+        unread: how much of it the model has to read yet.
         own: drafted so far.
         done: nothing more is wanted.
     """
@@ -70,6 +72,7 @@ class _Path:
     item: WorkItem
     session: _Session
     context: list[int]
+    unread: int = 0
     own: tuple[int, ...] = ()
     done: bool = False
 
@@ -78,8 +81,20 @@ class _Path:
         """How likely the next token is right, and what is to be read first, for each forward that is to come."""
         item = self.item
         begun = len(item.context) - item.prompt_length
-        unread = max(0, len(self.context) - self.session.read - _NEXT)
-        return self.session.strength, unread / max(1, min(item.identity.limit - begun, _USUAL))
+        forwards = max(1, min(item.identity.limit - begun, _USUAL))
+        return self.session.strength, max(0, self.unread - _NEXT) / forwards
+
+    @property
+    def reads(self) -> bool:
+        """Whether the model has more to read than what was decided without it."""
+        return self.unread > _NEXT
+
+    def look(self, drafter: PricedDrafter) -> None:
+        """See how much is unread."""
+        self.unread = len(self.context) - self.session.read
+        if self.reads:
+            self.unread = drafter.unread(self.request(1.0, 0.0))
+            self.session.read = len(self.context) - self.unread
 
     def request(self, survival: float, cost: float) -> DraftRequest:
         """What to draft next."""
@@ -115,13 +130,13 @@ class ColocatedDrafts:
 
     def __init__(
         self,
-        drafter: Drafter,
+        drafter: PricedDrafter,
         name: str,
         *,
         most_tokens: int = MOST_TOKENS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._drafter: Drafter | None = drafter
+        self._drafter: PricedDrafter | None = drafter
         self.name = name
         self.drafted = 0
         self._most_tokens = most_tokens
@@ -135,7 +150,9 @@ class ColocatedDrafts:
     ) -> dict[SessionKey, tuple[int, ...]]:
         """Tokens behind the drafts of items with room, up to their room and as long as they are worth their time.
 
-        A session whose prompt the drafter has not read to its end gets none in this step, and a piece of it is read.
+        A session whose prompt the drafter has not read to its end gets none of the model in this step: a piece of it
+        is read, if it is going to be worth that. What is found by lookup takes no forward of the model, and no prompt
+        that was read.
 
         Args:
             items: that the next forward decides.
@@ -164,35 +181,65 @@ class ColocatedDrafts:
             self._drafter.free(known.number)
 
     def _drafted(
-        self, drafter: Drafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
+        self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
     ) -> dict[SessionKey, tuple[int, ...]]:
         paths = {item.key: self._path(item) for item in items}
         called = False
         while open_ := {
             key: path for key, path in paths.items() if not path.done and drafter.fits(path.context)
         }:
+            for path in open_.values():
+                path.look(drafter)
             wanted = {key: path.wanted for key, path in open_.items()}
             keys = rows.worth_calling(wanted)
             if not keys:
                 if not called:
                     budget.saw_no_call()
+                self._look_up(drafter, open_, rows)
                 break
             called = True
-            self._hold([open_[key] for key in keys])
-            cost = rows.call_cost(len(keys))
-            began = self._clock()
-            found = drafter.draft([open_[key].request(rows.survival(key), cost) for key in keys])
-            ms = 1000 * (self._clock() - began)
-            rows.called(ms)
-            # Neither lookups alone nor the end of a prompt tell what a forward of the draft takes.
-            reads = any(wanted[key][1] for key in keys)
-            if all(one is None for one in found):
-                budget.saw_reading(PREFILL, ms)
-            elif not reads and any(one.origin == "model" for given in found for one in given or ()):
-                budget.saw_call(len(keys), ms)
-            for key, proposals in zip(keys, found, strict=True):
-                _take(open_[key], proposals, rows)
+            cost = rows.call_cost(len(keys), sum(wanted[key][1] for key in keys))
+            self._call(drafter, {key: open_[key] for key in keys}, cost, rows, budget)
         return {key: path.own for key, path in paths.items() if path.own}
+
+    def _call(
+        self,
+        drafter: PricedDrafter,
+        paths: Mapping[SessionKey, _Path],
+        cost: float,
+        rows: Allocation,
+        budget: DraftBudget,
+    ) -> None:
+        """Ask for the next tokens of sessions, or have a piece of their prompts read."""
+        self._hold(list(paths.values()))
+        began = self._clock()
+        found = drafter.draft([path.request(rows.survival(key), cost) for key, path in paths.items()])
+        ms = 1000 * (self._clock() - began)
+        rows.called(ms)
+        # Neither lookups alone nor the end of a prompt tell what a forward of the draft takes.
+        reads = any(path.reads for path in paths.values())
+        if not reads and any(one.origin == "model" for given in found for one in given or ()):
+            budget.saw_call(len(paths), ms)
+        pieces = 0
+        nobody = all(one is None for one in found)
+        for path, proposals in zip(paths.values(), found, strict=True):
+            if proposals is None:
+                before = path.unread
+                path.look(drafter)
+                pieces += before - path.unread
+                # Others were answered first, or a piece of its prompt was read, which is all for this step.
+                path.done = nobody or path.unread < before
+            else:
+                _take(path, proposals, rows)
+        if nobody and pieces:
+            budget.saw_reading(pieces, ms)
+
+    def _look_up(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], rows: Allocation) -> None:
+        """Take what is found for sessions that no forward of the model is worth it for."""
+        self._hold(list(paths.values()))
+        found = drafter.lookups([path.request(rows.survival(key), inf) for key, path in paths.items()])
+        for path, proposals in zip(paths.values(), found, strict=True):
+            _take(path, proposals, rows)
 
     def _path(self, item: WorkItem) -> _Path:
         session = self._known.get(item.key) or _Session(next(self._numbers))
@@ -212,17 +259,14 @@ class ColocatedDrafts:
             self.free(key)
 
 
-def _take(path: _Path, proposals: Drafted, rows: Allocation) -> None:
-    """Go on with what was proposed, as far as it is worth its rows.
-
-    Nothing (an empty sequence) ends the draft. None says that a piece of the prompt was read: all for this step.
-    """
+def _take(path: _Path, proposals: Sequence[DraftToken], rows: Allocation) -> None:
+    """Go on with what was proposed, as far as it is worth its rows. Nothing ends the draft."""
     item = path.item
     path.done = not proposals
-    if proposals:
-        path.session.read = len(path.context)
-    for proposal in proposals or ():
-        path.session.strength += _LEARN * (proposal.confidence - path.session.strength)
+    for proposal in proposals:
+        if proposal.origin == "model":
+            path.session.read = len(path.context)
+            path.session.strength += _LEARN * (proposal.confidence - path.session.strength)
         if not rows.worth(item.key, proposal.confidence):
             path.done = True
             return

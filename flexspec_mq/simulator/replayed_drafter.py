@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from flexspec_mq.drafting.interface import Drafted, DraftRequest
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.simulator.cost import DraftForward
 from flexspec_mq.simulator.recording import RecordedText, Recording
 
@@ -47,7 +47,7 @@ class ReplayedDrafter:
         read = reach = context = 0
         left = self._prefill or 0
         for place, one in enumerate(wanted):
-            unread = self._unread(one)
+            unread = self.unread(one)
             if unread > _WRITING:
                 share = min(unread, left)
                 left -= share
@@ -66,11 +66,15 @@ class ReplayedDrafter:
         self._spend(DraftForward(len(wanted), read, context, reach))
         return found
 
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        """None: every token of it takes a forward."""
+        return [()] * len(wanted)
+
     def free(self, session: int) -> None:
         """Forget a session."""
         self._read.pop(session, None)
 
-    def _unread(self, one: DraftRequest) -> int:
+    def unread(self, one: DraftRequest) -> int:
         """How many tokens of a context it has to read, the last one in any case."""
         if self._prefill is None:
             return 1

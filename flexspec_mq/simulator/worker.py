@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flexspec_mq.drafting.hybrid import HybridDrafter
-from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.drafting.interface import PricedDrafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
@@ -112,7 +112,9 @@ class SimulatedWorker:
         self._alarm = Alarm(clock, self._tick)
 
     def _own_drafts(self, recording: Recording, kind: WorkerKind) -> ColocatedDrafts:
-        drafter: Drafter = ReplayedDrafter(recording, self._call, prefill=PREFILL if kind.reads else None)
+        drafter: PricedDrafter = ReplayedDrafter(
+            recording, self._call, prefill=PREFILL if kind.reads else None
+        )
         if kind.lookup:
             drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
         return ColocatedDrafts(drafter, "recorded", clock=lambda: self._drafting)

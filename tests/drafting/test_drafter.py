@@ -166,3 +166,19 @@ def test_what_has_little_in_common_stays(model: PackedModel) -> None:
     kept.put(kv)
     assert kept.take((*prompt(1, LEAST - 1), 127, 127)) is None
     assert kept.take((*prompt(1, LEAST), 127, 127)) is kv
+
+
+def test_what_is_unread_is_known_before_it_is_asked(model: PackedModel) -> None:
+    drafter = ModelDrafter(model, max_context=512, prefill=20)
+    text = prompt(1, 90)
+    unread = []
+    for _ in range(5):
+        unread.append(drafter.unread(one := asked(1, text, GREEDY, device="mine")))
+        drafter.draft([one])
+    assert unread == [90, 70, 50, 30, 10]
+    assert drafter.unread(one) == 1
+    assert drafter.unread(asked(1, (*text[:80], 3, 4), GREEDY, device="mine")) == 2
+    drafter.free(1)
+    assert drafter.unread(asked(2, text, GREEDY, device="mine")) == 1
+    assert drafter.unread(asked(2, text, GREEDY, device="another")) == 90
+    assert drafter.draft([asked(2, text, GREEDY, device="mine")]) != [None]

@@ -29,6 +29,7 @@ class Model:
 
     confidence: float = 0.6
     context: int = 10_000
+    read: int = 0
     asked: list[list[int]] = field(default_factory=list)
     freed: list[int] = field(default_factory=list)
 
@@ -38,6 +39,12 @@ class Model:
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         self.asked.append([one.session for one in wanted])
         return [(DraftToken(77, self.confidence),) for _ in wanted]
+
+    def unread(self, one: DraftRequest) -> int:
+        return len(one.context) - self.read
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        return [()] * len(wanted)
 
     def free(self, session: int) -> None:
         self.freed.append(session)
@@ -51,6 +58,15 @@ def wanted(session: int, context: Sequence[int], **more: float) -> DraftRequest:
 
 def combined(model: Model) -> HybridDrafter:
     return HybridDrafter(model, PromptLookupDrafter(max_context=20_000))
+
+
+def test_lookups_alone_never_run_the_model_whatever_they_find() -> None:
+    model = Model(read=2)
+    drafter = combined(model)
+    found = drafter.lookups([wanted(1, LOOP), wanted(2, FRESH, most=4)])
+    assert [len(run) for run in found] == [8, 0]
+    assert model.asked == []
+    assert drafter.unread(wanted(1, LOOP)) == len(LOOP) - 2
 
 
 def test_a_text_that_repeats_itself_needs_no_forward() -> None:

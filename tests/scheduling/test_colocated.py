@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.drafting.hybrid import HybridDrafter
-from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, PricedDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.protocol.effects import SessionKey
@@ -22,6 +22,7 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.allocation import Allocation
 from flexspec_mq.scheduling.colocated import ColocatedDrafts
 from flexspec_mq.scheduling.draft_budget import DraftBudget
+from schemas.messages import Identity
 from tests.cloud_worker.test_engine import LIMIT, PROMPTS, identity, item, model_of, run, written
 from tests.models.tiny_packed import VOCABULARY
 
@@ -63,6 +64,13 @@ class Scripted:
             return self.rng.randrange(VOCABULARY)
         return written(number)[place]
 
+    def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+        return self.rng.choice((0, 1, 100))
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        self.asked += wanted
+        return [self._one(one) or () for one in wanted]
+
     def free(self, session: int) -> None:
         self.freed.append(session)
 
@@ -81,7 +89,7 @@ class Whimsical(DraftBudget):
         return made
 
 
-def drafter_of(kind: str, rng: random.Random) -> Drafter:
+def drafter_of(kind: str, rng: random.Random) -> PricedDrafter:
     if kind == "scripted":
         return Scripted(rng)
     # The target as its own draft, which reads prompts in pieces.
@@ -230,3 +238,128 @@ def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
     engine.scheduler.add(newcomer := item(4, 0))
     run(engine)
     assert Noted.seen[1:] == [(1, 2, len(newcomer.context))]
+
+
+class Priced:
+    """A drafter that reads prompts in pieces and finds what it is told to; its forwards take its clock's time.
+
+    Token 9 is the model's, tokens of `found` come from lookups.
+    """
+
+    def __init__(self, prompt: int, found: Sequence[int] = ()) -> None:
+        self.unread_tokens = prompt
+        self.found = found
+        self.now = 0.0
+        self.forwards = 0
+
+    def fits(self, context: Sequence[int]) -> bool:
+        return len(context) < 4096
+
+    def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+        return self.unread_tokens
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        return [[DraftToken(token, 0.9, "lookup") for token in self.found[: one.most]] for one in wanted]
+
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        self.forwards += 1
+        read = min(self.unread_tokens, 64)
+        self.now += 0.001 * read + 0.003
+        self.unread_tokens = max(1, self.unread_tokens - read)
+        return [None if read == 64 else (DraftToken(9, 0.6),) for _ in wanted]
+
+    def free(self, session: int) -> None:
+        """There is nothing to forget."""
+
+
+def work(context: Sequence[int], prompt: int, room: int, number: int = 1) -> WorkItem:
+    """Behind a text of 64 tokens at most."""
+    return WorkItem(
+        key=("edge", number),
+        version="v",
+        start=len(context) - prompt,
+        digest=0,
+        context=context,
+        prompt_length=prompt,
+        draft=(),
+        identity=Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 64),
+        seq=1,
+        waiting_since=0.0,
+        room=room,
+    )
+
+
+class Alone:
+    """A worker that writes one text of 64 tokens at most; a forward of its target takes 25 ms."""
+
+    def __init__(self, drafter: Priced, prompt: int) -> None:
+        self.drafter, self.prompt = drafter, prompt
+        self.budget = DraftBudget()
+        self.drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
+        for _ in range(4):
+            self.budget.saw(1, 0, 25.0)
+            self.budget.saw_call(1, 4.0)
+
+    def step(self, text: int) -> tuple[int, ...]:
+        """What is drafted behind so many tokens of the text."""
+        one = work([*range(self.prompt), *range(text)], self.prompt, 4)
+        self.budget.saw(1, 0, 25.0)
+        rows = self.budget.allocate({one.key: 0}, 1)
+        return self.drafts.draft([one], rows, self.budget).get(one.key, ())
+
+
+def test_a_prompt_that_is_begun_is_read_to_its_end() -> None:
+    """Each piece leaves less to read, for less and less of the text: it pays all the more."""
+    worker = Alone(Priced(600), 600)
+    worker.budget.saw_reading(64, 67.0)
+    steps = 0
+    while not worker.step(1 + steps):
+        steps += 1
+        assert steps < 10
+    assert worker.drafter.forwards >= 9
+    price = worker.budget.allocate({("edge", 1): 0}, 1).call
+    assert sum(price) < 5.0, "the end of a prompt is no price of a drafted token"
+
+
+def test_one_that_is_too_long_is_not_begun() -> None:
+    worker = Alone(Priced(900), 900)
+    worker.budget.saw_reading(64, 67.0)
+    assert [worker.step(1 + step) for step in range(40)] == [()] * 40
+    assert worker.drafter.forwards == 0
+
+
+def test_what_is_found_takes_no_prompt_that_was_read() -> None:
+    worker = Alone(Priced(900, found=(5, 6, 7, 8)), 900)
+    worker.budget.saw_reading(64, 67.0)
+    assert worker.step(1) == (5, 6, 7, 8)
+    assert worker.step(6) == (5, 6, 7, 8)
+    assert worker.drafter.forwards == 0
+
+
+def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
+    model = Priced(300)
+    hybrid = HybridDrafter(model, PromptLookupDrafter(max_context=4096))
+    drafts = ColocatedDrafts(hybrid, "draft", clock=lambda: model.now)
+    budget = DraftBudget(rationed=False)
+    text = [*([1, 2, 3, 4, 5] * 62), *range(100, 130)]
+    for end in range(301, 340):
+        budget.saw(1, 0, 25.0)
+        one = work(text[:end], 300, 4)
+        drafts.draft([one], budget.allocate({one.key: 0}, 1), budget)
+        assert budget.allocate({one.key: 0}, 1).call[0] < 10.0
+    assert model.unread_tokens == 1
+
+
+def test_who_reads_a_prompt_waits_for_no_lookups_of_others() -> None:
+    """A drafter answers those that found something first, alone; the others are asked again in the same step."""
+    model = ModelDrafter(model_of(), max_context=4096, prefill=64)
+    drafts = ColocatedDrafts(HybridDrafter(model, PromptLookupDrafter(max_context=4096)), "draft")
+    budget = DraftBudget(rationed=False)
+    finds = work([1, 2, 3, 4, 5] * 30, 120, 2)
+    rng = random.Random(5)
+    reads = work([rng.randrange(VOCABULARY) for _ in range(200)], 199, 4, number=2)
+    for _ in range(6):
+        rows = budget.allocate({finds.key: 0, reads.key: 0}, 2)
+        if reads.key in drafts.draft([finds, reads], rows, budget):
+            return
+    raise AssertionError("it never gets a draft")
