@@ -35,8 +35,10 @@ _LEARN = 0.2
 """Weight of the newest of these."""
 _NEXT = 16
 """Tokens that a draft has always to read: what was decided without it."""
-_USUAL = 64
-"""Forwards that a text is taken to last still, if its limit allows."""
+_USUAL = 128
+"""Tokens that a text is taken to have still, if its limit allows."""
+_DECIDED = 2
+"""Tokens of it that a forward decides with the draft's."""
 PREFILL = 64
 """Tokens of prompts that one forward of a worker's draft reads, as all sessions wait for it."""
 
@@ -81,7 +83,7 @@ class _Path:
         """How likely the next token is right, and what is to be read first, for each forward that is to come."""
         item = self.item
         begun = len(item.context) - item.prompt_length
-        forwards = max(1, min(item.identity.limit - begun, _USUAL))
+        forwards = max(1, min(item.identity.limit - begun, _USUAL) / _DECIDED)
         return self.session.strength, max(0, self.unread - _NEXT) / forwards
 
     @property
@@ -193,7 +195,7 @@ class ColocatedDrafts:
             wanted = {key: path.wanted for key, path in open_.items()}
             keys = rows.worth_calling(wanted)
             if not keys:
-                if not called:
+                if not called and not all(path.reads for path in open_.values()):
                     budget.saw_no_call()
                 self._look_up(drafter, open_, rows)
                 break
