@@ -276,7 +276,6 @@ def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it
     assert length(BASE, NOTHING, poor) == 0
     assert length(BASE, Correction(tuple(rows)), poor) > 0
     assert length(replace(BASE, worker_draft=0), Correction(tuple(rows)), poor) == 0
-    assert length(BASE, Correction(tuple(rows)), replace(poor, prompt=3000)) == 0, "its draft would read that"
     assert length(BASE, Correction(tuple(rows)), replace(poor, acceptance=(0.02,))) == 0, (
         "what the worker drafts comes without any drafts of the device as well"
     )

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from flexspec_mq.controller.actions import ACTIONS, MACRO, WAITING
+from flexspec_mq.controller.choices import forward_of, reading
 from flexspec_mq.controller.features import known
 from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies.threshold import reads_cheaply
 from flexspec_mq.controller.stopping import ending_early
 from flexspec_mq.controller.who_drafts import WhoDrafts
 
 _ALL = tuple(range(len(ACTIONS)))
+_CHEAP = 0.1
+"""A worker is asked whether it drafts where its draft reads the prompt in less than such a share of the time: so it
+was when actions were learned."""
 
 
 @dataclass(slots=True)
@@ -52,7 +55,7 @@ class ActingPolicy:
         action = ACTIONS[self._action]
         made = ending_early(action.choice, base, seen)
         may = base.ahead > 0 and base.worker_draft > 0 and not who.alone
-        asks = may and who.asks and reads_cheaply(seen)
+        asks = may and who.asks and reading(seen) <= _CHEAP * forward_of(seen)
         if asks:
             made = ending_early(replace(action.choice, ahead=True), base, seen)
         if not (action.worker or asks):

@@ -12,7 +12,7 @@ from flexspec_mq.controller.correction import Correction, factor, shipped_correc
 from flexspec_mq.controller.features import features, known
 from flexspec_mq.controller.forecast import Pace
 from flexspec_mq.controller.plan import Observation
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy, reads_cheaply
+from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class PredictorPolicy(ThresholdPolicy):
         if known(seen):
             drafts = self.base.worker_draft > 0 and seen.own_tokens is not None
             self._weights = self.correction.weights(features(seen)) if drafts else ()
-            self._both = self.base.worker_draft > 0 and reads_cheaply(seen)
+            self._both = self.base.worker_draft > 0
         # A class with slots is made anew by its decorator, so `super()` alone would look for the one before.
         super(PredictorPolicy, self)._choose(seen)
 

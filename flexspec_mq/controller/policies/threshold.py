@@ -45,14 +45,10 @@ _OTHERS = 0.25
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
-_DRAFTS = 0.5
-"""Tokens that a worker drafts for a verdict from which on it may draft while the device only tries how it fares."""
 _HELPS = 0.999
 """Drafts that take a larger share than this of the seconds without them are of no use."""
 _SOON = 0.01
 """While a worker's draft has more to read than that, as a share of the time, the device drafts."""
-_CHEAP = 0.1
-"""Beside the device the worker may draft where its draft reads the prompt in less than such a share of the time."""
 
 
 @dataclass(slots=True)
@@ -74,7 +70,6 @@ class ThresholdPolicy:
     _who: WhoDrafts = field(default_factory=WhoDrafts)
     _chosen: Choice | None = None
     _alone: bool = False
-    _left: bool = False
     _expected: float = 0.0
     _among: tuple[Pace, tuple[Choice, ...], float | None] | None = None
     _plans: int = 0
@@ -113,7 +108,7 @@ class ThresholdPolicy:
             return who.running_ahead(base) if base.ahead else base
         if seen.at is not None:
             self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
-        return carried_out(chosen, base, who, seen, alone=self._left)
+        return carried_out(chosen, base, who, seen)
 
     def stands_by(self, seen: Observation) -> None:
         """Somebody else made the newest plan: what tokens take says nothing about ours."""
@@ -142,9 +137,7 @@ class ThresholdPolicy:
         self._alone = own is not None and (best == NOBODY or own < costs[best])
         if self._alone:
             best = self._meanwhile(helping, seen)
-        # Then the worker may draft, also beside what the device drafts meanwhile or only to see how it fares.
-        self._left = self._alone or (best == NOBODY and seen.worker_drafted >= _DRAFTS)
-        if not self._alone and best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
+        elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
@@ -198,7 +191,7 @@ class ThresholdPolicy:
         return forecast(choice, pace).seconds
 
 
-def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *, alone: bool) -> Plan:
+def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation) -> Plan:
     """The plan with a choice, whose batches end early, and with what the worker does beside the device.
 
     Args:
@@ -206,16 +199,14 @@ def carried_out(choice: Choice, base: Plan, who: WhoDrafts, seen: Observation, *
         base: everything else of the plan.
         who: has seen `seen`.
         seen: what is known.
-        alone: drafting is left to the worker.
     """
     made = ending_early(choice, base, seen)
-    cheap = reads_cheaply(seen)
     warm = who.warm(made, seen)
-    if not choice.ahead and base.ahead and ((cheap and who.asks) or not warm):
+    if not choice.ahead and base.ahead and (who.asks or not warm):
         made = ending_early(replace(choice, ahead=True), base, seen)
-    # Beside drafts of the device the worker's go on where these end, or come too late. Where the device has none, it
-    # is for the worker to say whether it drafts.
-    if not (made.ahead and (alone or cheap or not made.draft_length)):
+    # Beside drafts of the device the worker's go on where these end, or come too late. Whether that is worth it, and
+    # worth reading a prompt, is for the worker to say.
+    if not made.ahead:
         made = replace(made, worker_draft=0)
     return who.running_ahead(made) if made.ahead else made
 
@@ -227,8 +218,3 @@ def _helps(choice: Choice, pace: Pace) -> bool:
     which come with any plan, for those of the device.
     """
     return not choice.length or forecast(choice, pace).seconds < _HELPS * forecast(NOBODY, pace).seconds
-
-
-def reads_cheaply(seen: Observation) -> bool:
-    """Whether it hardly takes time for a worker's draft to read the prompt."""
-    return reading(seen) <= _CHEAP * forward_of(seen)

@@ -161,7 +161,7 @@ class WithinLimits:
         """The inner plan, but for drafts of the device where these are to be spared."""
         if not plan.draft_length or (self.given.energy_budget is None and not self._low(seen)):
             return plan
-        return carried_out(NOBODY if self.base.ahead else ASKING, self.base, self._who, seen, alone=True)
+        return carried_out(NOBODY if self.base.ahead else ASKING, self.base, self._who, seen)
 
     def _chosen_plan(self, plan: Plan, seen: Observation) -> Plan:
         before, outlook = self._chosen, self._outlook
@@ -179,7 +179,7 @@ class WithinLimits:
         else:
             self._chosen = left.best(before, frugal=True)
         choice = self._chosen.choice
-        return carried_out(choice, self.base, self._who, seen, alone=not choice.length)
+        return carried_out(choice, self.base, self._who, seen)
 
     def _bounds(self, seen: Observation) -> Bounds:
         budget, target = self.given.energy_budget, self.given.latency_target
