@@ -70,7 +70,8 @@ def test_what_one_text_has_shown_is_known_to_the_next() -> None:
     for _ in range(40):
         policy = BanditPolicy(BASE)
         policy.recall(memory)
-        seen = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, prompt=50, remaining=60)
+        near = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, prompt=50, remaining=60)
+        seen = replace(near, drafted=1)
         for _ in range(30):
             plan = policy.plan(seen)
             fast.append(plan.draft_length == 8 and plan.ahead == 0)
@@ -78,3 +79,23 @@ def test_what_one_text_has_shown_is_known_to_the_next() -> None:
             seen = replace(seen, committed=seen.committed + 3, at=seen.at + (0.05 if fast[-1] else 0.15))
     assert sum(fast[:60]) < 30, "all have to be tried first"
     assert sum(fast[60:]) > 0.8 * len(fast[60:])
+
+
+def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
+    memory: dict[str, object] = {}
+    waited = []
+    for _ in range(40):
+        policy = BanditPolicy(BASE)
+        policy.recall(memory)
+        seen = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, prompt=1500, remaining=60)
+        for number in range(30):
+            plan = policy.plan(seen)
+            waits = plan.draft_length == 8 and plan.ahead == 0
+            assert not (waits and seen.drafted == 0)
+            waited.append(waits)
+            assert seen.at is not None
+            drafted = max(0, number - 10)
+            seen = replace(
+                seen, committed=seen.committed + 3, at=seen.at + (0.05 if waits else 0.15), drafted=drafted
+            )
+    assert any(waited), "once it drafts that is tried as before"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.arms import Arms
@@ -72,9 +72,13 @@ class BanditPolicy:
             return self._rule.plan(seen)
         self._rule.stands_by(seen)
         made = ending_early(self._arm, self.base, seen)
-        if self._arm is not NOBODY and not self._arm.ahead:
+        warm = self._who.warm(made, seen)
+        if self._arm.ahead:
+            return self._who.running_ahead(made)
+        if warm or not self.base.ahead:
             return made
-        return self._who.running_ahead(made)
+        # Nobody waits for a device whose draft has a text to read first.
+        return self._who.running_ahead(ending_early(replace(self._arm, ahead=True), self.base, seen))
 
     def stands_by(self, seen: Observation) -> None:
         """See `StandsBy`: the pull begins anew."""
