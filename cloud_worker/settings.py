@@ -100,8 +100,9 @@ class WorkerSettings(Section):
     draft: Annotated[
         str,
         Setting(
-            help="draft checkpoint folder, 'default', 'none', or 'auto', which is the default draft for the default "
-            "target: with one the worker drafts for sessions that ask for it (--worker-draft of their edge)"
+            help="with what the worker drafts for sessions that ask for it (--worker-draft of their edge): a draft "
+            "checkpoint folder, 'default', 'lookup' (in prompt and text, without a model), 'none', or 'auto', which "
+            "is the default draft for the default target and lookup for others"
         ),
     ] = "auto"
     draft_engine: Annotated[

@@ -49,20 +49,23 @@ class Condition:
     """What is the same for all links.
 
     Attributes:
-        drafts: the worker has a draft.
+        drafts: the worker has a draft, and looks up.
         delay_ms: on top of each forward.
         others: sessions beside.
+        lookup: the worker looks up without a draft.
     """
 
     drafts: bool = True
     delay_ms: float = 0.0
     others: int = 0
+    lookup: bool = False
 
 
 CONDITIONS = {
     "worker with a draft": Condition(),
     "worker without, target 60 ms slower": Condition(drafts=False, delay_ms=60.0),
     "worker with a draft and 4 more sessions": Condition(others=4),
+    "worker that only looks up, target 60 ms slower": Condition(drafts=False, lookup=True, delay_ms=60.0),
 }
 
 
@@ -118,7 +121,7 @@ def setting_of(
         recording=recording,
         times=msgspec.structs.replace(times, delay=times.delay + condition.delay_ms),
         link=link,
-        worker=replace(LIKE_OURS, drafts=condition.drafts, lookup=condition.drafts),
+        worker=replace(LIKE_OURS, drafts=condition.drafts, lookup=condition.drafts or condition.lookup),
         others=condition.others,
         energy=energy,
         seed=seed,

@@ -1,4 +1,4 @@
-"""Loading a worker's draft, which serves all versions of its family."""
+"""What a worker drafts with, for all versions of its family: a draft model and lookups, or lookups alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftChoice
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.heap import trim
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.load import LoadedText
+
+_LOOKUP = "lookup"
+"""Name of a draft that is no model."""
 
 
 def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
@@ -30,34 +34,42 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
         ModelError: there is no such draft or target, or nothing that runs the draft.
         UsageError: the draft is for another vocabulary, or settings that do not go together.
     """
-    if settings.draft in ("auto", "none"):
+    if settings.draft in ("auto", _LOOKUP, "none"):
         return
     found = text_of(choice(settings, settings.draft), say)
     _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say).fingerprint)
 
 
-def load(settings: WorkerSettings, fingerprint: bytes, say: Callable[[str], None]) -> ColocatedDrafts | None:
-    """The drafts that the settings want; None for none, and for ``auto`` where there is none for the target.
+def load(
+    settings: WorkerSettings, fingerprint: bytes, max_context: int, say: Callable[[str], None]
+) -> ColocatedDrafts | None:
+    """The drafts that the settings want, None for none.
+
+    ``auto`` is the default draft for the default target, and lookups alone where there is no draft.
 
     Args:
         settings: of the worker.
         fingerprint: of the target's vocabulary, 16 bytes.
+        max_context: positions of the target.
         say: told what takes long.
 
     Raises:
         ModelError: the draft cannot be loaded.
         UsageError: it is for another vocabulary.
     """
-    if settings.draft == "none" or (settings.draft == "auto" and settings.target != "default"):
+    if settings.draft == "none":
         return None
+    lookups = ColocatedDrafts(PromptLookupDrafter(max_context=max_context), _LOOKUP)
+    if settings.draft == _LOOKUP or (settings.draft == "auto" and settings.target != "default"):
+        return lookups
     try:
         draft = load_draft(choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
         _refuse_other_vocabulary(settings, draft.loaded, fingerprint)
     except FlexSpecError as error:
         if settings.draft != "auto":
             raise
-        say(f"no draft beside the target: {error.message}")
-        return None
+        say(f"no draft beside the target, which is left to lookups: {error.message}")
+        return lookups
     trim()
     if draft.drafter is None:
         return None

@@ -57,7 +57,7 @@ class WorkerKind:
     Attributes:
         rationed: it gives rows out where they are worth most; otherwise all drafts get theirs.
         drafts: it has a draft of its own.
-        lookup: which looks up as well, as that of a real worker does.
+        lookup: it looks up, beside its draft or alone, as real workers do.
         reads: it reads prompts. Otherwise a session must begin with the last token of its own, as at servers that
             have other machines for that.
     """
@@ -104,7 +104,7 @@ class SimulatedWorker:
         self._answer = answer
         self._budget = DraftBudget(rationed=kind.rationed)
         self._drafting = 0.0  # seconds that the draft has taken, all together
-        self._drafts = self._own_drafts(recording, kind) if kind.drafts else None
+        self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
         self._reading = Reading()
         self._window = BatchingWindow()
         self._computing = False
@@ -112,11 +112,12 @@ class SimulatedWorker:
         self._alarm = Alarm(clock, self._tick)
 
     def _own_drafts(self, recording: Recording, kind: WorkerKind) -> ColocatedDrafts:
-        drafter: PricedDrafter = ReplayedDrafter(
-            recording, self._call, prefill=PREFILL if kind.reads else None
-        )
-        if kind.lookup:
-            drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
+        lookup = PromptLookupDrafter(max_context=recording.max_context)
+        drafter: PricedDrafter = lookup
+        if kind.drafts:
+            drafter = ReplayedDrafter(recording, self._call, prefill=PREFILL if kind.reads else None)
+            if kind.lookup:
+                drafter = HybridDrafter(drafter, lookup)
         return ColocatedDrafts(drafter, "recorded", clock=lambda: self._drafting)
 
     def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:

@@ -27,6 +27,7 @@ from flexspec_mq.simulator.clairvoyant.matches import Match, matches
 from flexspec_mq.simulator.cost import DraftForward, TargetForward, Times
 from flexspec_mq.simulator.recording import RecordedText
 from flexspec_mq.simulator.simulation import DEVICE_PREFILL
+from flexspec_mq.simulator.worker import WorkerKind
 
 _ROWS = 64
 """Rows of a forward that are told apart; more cost as much as these."""
@@ -98,7 +99,9 @@ class _Answer:
             for match, context in zip(found, behind, strict=True)
         ]
         self._worker = [
-            _cost(times.call, match, context, lookup=worker.lookup) if worker.drafts else inf
+            _cost(times.call, match, context, lookup=worker.lookup)
+            if worker.drafts or _looked_up(worker, match)
+            else inf
             for match, context in zip(found, behind, strict=True)
         ]
         # The worker's draft may read its pieces of the prompt whenever the worker likes.
@@ -166,6 +169,10 @@ def _cost(call: Callable[[DraftForward], float], match: Match, context: int, *, 
     if match is Match.LOOKUP and lookup:
         return 0.0
     return call(DraftForward(1, 0, context)) / 1000
+
+
+def _looked_up(worker: WorkerKind, match: Match) -> bool:
+    return worker.lookup and match is Match.LOOKUP
 
 
 def _pieces(call: Callable[[DraftForward], float], prompt: int, most: int) -> list[float]:
