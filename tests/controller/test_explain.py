@@ -142,7 +142,8 @@ def test_the_bandit_tells_what_its_arms_gave() -> None:
         plan = policy.plan(seen)
         assert seen.at is not None
         gave = 0.02 if (plan.draft_length, plan.ahead) == (8, 0) else 0.05
-        seen = replace(seen, committed=seen.committed + 1, at=seen.at + gave)
+        drafted = seen.drafted + (plan.draft_length > 0)
+        seen = replace(seen, committed=seen.committed + 1, at=seen.at + gave, drafted=drafted)
     told = Planned(policy, BASE, seen).alternatives
     assert told[0].name == "device drafts K=8 W=1, worker waits"
     assert told[0].seconds == pytest.approx(0.02, rel=0.1)

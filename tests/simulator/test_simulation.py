@@ -141,11 +141,28 @@ def test_a_policy_keeps_what_was_learned_from_text_to_text() -> None:
 
 
 def test_a_worker_without_a_draft_leaves_it_to_the_device() -> None:
-    setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False))
+    setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False, lookup=False))
     answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
     assert {answer.problem for answer in answers} == {""}
     assert all(answer.wasted_own == 0 for answer in answers)
     assert sum(answer.accepted for answer in answers) > 0
+
+
+def test_a_worker_without_a_draft_may_look_up() -> None:
+    """Texts that begin as their prompts: what follows is found."""
+    repeated = [
+        msgspec.structs.replace(text, prompt=text.prompt + 2 * text.tokens) for text in RECORDING.texts[:4]
+    ]
+    recording = msgspec.structs.replace(RECORDING, texts=tuple(repeated))
+
+    def rounds(lookup: bool) -> int:
+        worker = replace(LIKE_OURS, drafts=False, lookup=lookup)
+        setting = replace(SETTING, recording=recording, drafts=False, worker=worker)
+        answers = simulate(setting, fixed(Plan(0, 1, 1, 64, worker_draft=8)))
+        assert {answer.problem for answer in answers} == {""}
+        return sum(answer.rounds for answer in answers)
+
+    assert rounds(True) < 0.5 * rounds(False)
 
 
 def test_a_text_goes_on_after_an_outage_that_broke_the_connection() -> None:
