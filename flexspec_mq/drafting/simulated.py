@@ -30,13 +30,5 @@ class SimulatedDrafter:
         """One token for each."""
         return [(DraftToken(self._propose(one.identity.seed, one.context)),) for one in wanted]
 
-    def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
-        """0: it knows all contexts."""
-        return 0
-
-    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
-        """None."""
-        return [()] * len(wanted)
-
     def free(self, session: int) -> None:
         """There is nothing to forget."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from hypothesis import given
@@ -64,38 +64,33 @@ def test_plans_keep_to_what_the_user_allows(
         assert not plan.ahead or ahead
 
 
-def test_what_one_text_has_shown_is_known_to_the_next() -> None:
+def waits(plan: Plan) -> bool:
+    """By the plan that is fast in the next tests, which has the worker wait for eight tokens."""
+    return plan.draft_length == 8 and plan.ahead == 0
+
+
+def texts_of_a_node(cold: int = 0) -> Iterator[tuple[bool, bool]]:
+    """Whether each plan of forty texts waits, and whether drafts of its text have come: after so many plans."""
     memory: dict[str, object] = {}
-    fast = []
     for _ in range(40):
         policy = BanditPolicy(BASE)
         policy.recall(memory)
-        near = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, prompt=50, remaining=60)
-        seen = replace(near, drafted=1)
-        for _ in range(30):
-            plan = policy.plan(seen)
-            fast.append(plan.draft_length == 8 and plan.ahead == 0)
+        seen = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, prompt=50, remaining=60)
+        for number in range(30):
+            seen = replace(seen, drafted=max(0, number + 1 - cold))
+            fast = waits(policy.plan(seen))
+            yield fast, seen.drafted > 0
             assert seen.at is not None
-            seen = replace(seen, committed=seen.committed + 3, at=seen.at + (0.05 if fast[-1] else 0.15))
+            seen = replace(seen, committed=seen.committed + 3, at=seen.at + (0.05 if fast else 0.15))
+
+
+def test_what_one_text_has_shown_is_known_to_the_next() -> None:
+    fast = [waited for waited, _ in texts_of_a_node()]
     assert sum(fast[:60]) < 30, "all have to be tried first"
     assert sum(fast[60:]) > 0.8 * len(fast[60:])
 
 
 def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
-    memory: dict[str, object] = {}
-    waited = []
-    for _ in range(40):
-        policy = BanditPolicy(BASE)
-        policy.recall(memory)
-        seen = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, prompt=1500, remaining=60)
-        for number in range(30):
-            plan = policy.plan(seen)
-            waits = plan.draft_length == 8 and plan.ahead == 0
-            assert not (waits and seen.drafted == 0)
-            waited.append(waits)
-            assert seen.at is not None
-            drafted = max(0, number - 10)
-            seen = replace(
-                seen, committed=seen.committed + 3, at=seen.at + (0.05 if waits else 0.15), drafted=drafted
-            )
-    assert any(waited), "once it drafts that is tried as before"
+    plans = list(texts_of_a_node(cold=10))
+    assert not any(waited and not drafted for waited, drafted in plans)
+    assert any(waited for waited, _ in plans), "once it drafts that is tried as before"
