@@ -9,6 +9,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexspec_mq.bench.daemon_flags import check_daemon_flags
 from flexspec_mq.bench.hindsight.order import Order
 from flexspec_mq.bench.place.server import HOST, PORT, SERVER
 from flexspec_mq.bench.place.traditional import Traditional
@@ -149,6 +150,9 @@ def check(options: Namespace) -> None:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
     _check_installed(plots=not options.no_plots)
+    check_daemon_flags("--edge-flags", "edge_node", _split(options.edge_flags))
+    check_daemon_flags("--policy-flags", "edge_node", _split(options.policy_flags))
+    check_daemon_flags("--worker-flags", "cloud_worker", _split(options.worker_flags))
 
 
 def _check_numbers(options: Namespace) -> None:

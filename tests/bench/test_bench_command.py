@@ -85,6 +85,12 @@ def test_strategies_keep_the_order_of_tables() -> None:
         (["--prompts", "/no/such/file"], "/no/such/file"),
         (["--links", "loopback", "--edge-flags", "'"], "quotation"),
         (["--links", "loopback", "--policy-flags", "'"], "quotation"),
+        (
+            ["--links", "loopback", "--edge-flags", "--nonsense 3"],
+            "--edge-flags: unrecognized arguments: --nonsense",
+        ),
+        (["--links", "loopback", "--policy-flags", "--energy-budget x"], "'x' is not a number"),
+        (["--links", "loopback", "--worker-flags", "--threads many"], "--worker-flags"),
         (["--links", "loopback", "--server", "'"], "quotation"),
         (["--links", "loopback", "--server", "no-such-program {port}"], "no program no-such-program"),
         (["--links", "loopback", "--server", "true"], "where to listen"),
