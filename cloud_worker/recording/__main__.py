@@ -7,6 +7,7 @@ ORDER is a file with an `Order`; the other two are written. The draft is the one
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from cloud_worker.__main__ import build_parser
 from cloud_worker.engine.draft import choice
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.engine.target import load
+from cloud_worker.recording.neighbour import neighbour
 from cloud_worker.recording.texts import record
 from cloud_worker.recording.times import measure
 from cloud_worker.settings import from_arguments
@@ -40,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
         FlexSpecError: models cannot be loaded or do not go together, or a question is too long.
     """
     order = msgspec.json.decode(Path(argv[0]).read_bytes(), type=Order)
+    core = order.device_core
     config = from_arguments(build_parser().parse_args(argv[3:])).settings
     logs.configure(config.log)
     settings = config.worker
@@ -62,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
             asked.append((prompt, identity))
         recording = record(about, asked, EngineCore(target.model), draft.model, loaded, say)
         say("times of forwards are measured")
-        times = measure(target, draft.model, rounds=order.rounds, seed=about.seed)
+        with contextlib.nullcontext() if core is None else neighbour(core, argv[3:]) as beside:
+            times = measure(target, draft.model, rounds=order.rounds, seed=about.seed, neighbour=beside)
     with whole(Path(argv[1])) as part:
         keep_recording(part, recording)
     with whole(Path(argv[2])) as part:

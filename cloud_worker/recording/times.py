@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from schemas.messages import PROTOCOL_VERSION, Identity
 
 if TYPE_CHECKING:
     from cloud_worker.engine.target import Target
+    from cloud_worker.recording.neighbour import Neighbour
     from flexspec_mq.drafting.model_drafter import ModelDrafter
 
 SESSIONS = (1, 4, 16)
@@ -41,16 +43,23 @@ _READS = 64
 _TOGETHER = 4
 _MANY = 5
 """Rows of so many sessions with long contexts."""
+_ONE_SESSION = 4
+"""Times a round that steps of one session are measured."""
+
+_BESIDE_DRAFT = f"step, 1 x {_MANY}, beside a draft"
 
 Case = Callable[[], float]
 
 
-def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> Measured:
+def measure(
+    target: Target, draft: ModelDrafter, *, rounds: int, seed: int, neighbour: Neighbour | None = None
+) -> Measured:
     """Measure on the threads that torch has.
 
     Args:
         target: of the worker.
         draft: of worker and devices.
+        neighbour: a device on the same machine, if there is one.
         rounds: how often everything is measured.
         seed: of texts, and of the order.
 
@@ -67,7 +76,7 @@ def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> M
     ]
     identity = Identity(PROTOCOL_VERSION, target.loaded.fingerprint, 0.0, 0, 1.0, 1, (), True, 1)
     cases = {
-        **_steps(EngineCore(target.model, prefill=2**20), identity, texts),
+        **_steps(EngineCore(target.model, prefill=2**20), identity, texts, neighbour),
         **_reads(target.model, texts[0]),
         **_drafts(draft, identity, texts, target.loaded.vocab_size),
     }
@@ -82,14 +91,17 @@ def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> M
         context=max(0.0, ms["draft, long"] - token) / (_FAR - SHORT),
         reach=max(0.0, ms["draft reads behind"] - ms["draft reads"]) / (_READS * _FAR),
     )
-    contexts = {
-        sessions: max(0.0, ms[f"step, long, {sessions} x 1"] - ms[f"step, {sessions} x 1"])
-        / (sessions * (long - SHORT))
-        for sessions, long in LONG.items()
-    }
-    long = ms[f"step, long, {_TOGETHER} x {_MANY}"] - ms[f"step, {_TOGETHER} x {_MANY}"]
-    many = max(0.0, long) / (_TOGETHER * (LONG[_TOGETHER] - SHORT))
-    behind = max(0.0, many - contexts[_TOGETHER]) / (_MANY - 1)
+
+    def context(sessions: int, rows: int) -> float:
+        """What a token of a context adds to a step."""
+        longer = ms[f"step, long, {sessions} x {rows}"] - ms[f"step, {sessions} x {rows}"]
+        return longer / (sessions * (LONG[sessions] - SHORT))
+
+    contexts = {sessions: max(0.0, context(sessions, 1)) for sessions in LONG}
+    more = (context(sessions, _MANY) - context(sessions, 1) for sessions in (1, _TOGETHER))
+    behind = max(0.0, fmean(more) / (_MANY - 1))
+    alone = ms[f"step, 1 x {_MANY}"]
+    beside_draft = max(0.0, ms.get(_BESIDE_DRAFT, alone) / alone - 1.0)
 
     def line(sessions: int) -> Line:
         """Without what the contexts cost."""
@@ -109,6 +121,7 @@ def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> M
         ),
         context=Line(tuple(map(float, SESSIONS)), tuple(contexts[sessions] for sessions in SESSIONS)),
         behind=behind,
+        beside_draft=beside_draft,
         reach=max(0.0, ms["read behind"] - ms[f"read, {PIECES[-1]}"]) / (PIECES[-1] * _FAR),
         draft=times,
         device=times,
@@ -116,11 +129,12 @@ def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> M
 
 
 def _interleaved(cases: dict[str, Case], rounds: int, rng: random.Random) -> dict[str, list[float]]:
-    """Each case once a round, in a new random order each round, after one to warm up."""
+    """All cases in each round, in a new random order each, after one to warm up."""
     for case in cases.values():
         case()
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    names = list(cases)
+    # Differences between steps of one session are small beside what such a step takes, and it is soon measured.
+    names = [name for name in cases for _ in range(_ONE_SESSION if " 1 x " in name else 1)]
     for _ in range(rounds):
         rng.shuffle(names)
         for name in names:
@@ -135,7 +149,9 @@ def timed(work: Callable[[], object]) -> float:
     return 1000 * (time.thread_time() - began)
 
 
-def _steps(engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def _steps(
+    engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]], neighbour: Neighbour | None
+) -> dict[str, Case]:
     """Steps of the worker's engine, decisions included."""
 
     def case(first: int, sessions: int, rows: int, mean: int) -> float:
@@ -149,9 +165,11 @@ def _steps(engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]
         f"step, {sessions} x {rows}": _call(case, 100 * sessions, sessions, rows, SHORT)
         for sessions, rows in product(SESSIONS, ROWS)
     }
-    for sessions, rows in (*((sessions, 1) for sessions in SESSIONS), (_TOGETHER, _MANY)):
+    for sessions, rows in (*((sessions, 1) for sessions in SESSIONS), (1, _MANY), (_TOGETHER, _MANY)):
         first, mean = 10_000 + 100 * sessions, LONG[sessions]
         found[f"step, long, {sessions} x {rows}"] = _call(case, first, sessions, rows, mean)
+    if neighbour is not None:
+        found[_BESIDE_DRAFT] = lambda: neighbour.beside(lambda: case(20_000, 1, _MANY, SHORT))
     return found
 
 

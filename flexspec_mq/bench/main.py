@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from flexspec_mq.bench.kept import Channel, Kept
     from flexspec_mq.bench.measuring import Asked
     from flexspec_mq.link.profiles import LinkPlan
+    from flexspec_mq.simulator.cost import Measured
+    from flexspec_mq.simulator.recording import Recording
 
 RESULTS = "results"
 """Name of the files, without their kinds."""
+WITH_DAEMONS = "times-with-daemons.json"
+"""In the folder of a run: what the simulator knows of this machine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +79,31 @@ def _hindsight(options: Namespace, asked: Asked, kept: Kept) -> Hindsight | None
     from flexspec_mq.bench.hindsight.simulated import Hindsight
 
     order = flags.order(options, asked)
-    return Hindsight(*recorded(kept.path, order, flags.worker_flags(options)), seed=asked.seed)
+    recording, times = recorded(kept.path, order, flags.worker_flags(options))
+    times = asyncio.run(_with_daemons(options, asked, kept, recording, times))
+    return Hindsight(recording, times, seed=asked.seed)
+
+
+async def _with_daemons(
+    options: Namespace, asked: Asked, kept: Kept, recording: Recording, times: Measured
+) -> Measured:
+    """Times of forwards, with what daemons take around them; kept."""
+    from flexspec_mq.bench.hindsight.around import around, stream
+    from flexspec_mq.bench.place.node import RATIONED
+    from flexspec_mq.bench.place.place import place
+    from flexspec_mq.bench.strategies import STREAMING, nodes
+    from flexspec_mq.daemon.files import whole
+    from flexspec_mq.simulator.cost import keep_times, read_times
+
+    file = kept.path / WITH_DAEMONS
+    if not file.exists():
+        _say("some texts are streamed over loopback; daemons start")
+        worker = {RATIONED: flags.worker_flags(options)}
+        async with place(None, nodes([STREAMING], flags.devices(options)), workers=worker) as here:
+            streamed = await stream(here, asked, recording)
+        with whole(file) as part:
+            keep_times(part, around(recording, times, streamed, seed=asked.seed))
+    return read_times(file)
 
 
 async def _measure(

@@ -23,7 +23,7 @@ from flexspec_mq.link.namespaces import check_requirements
 from flexspec_mq.link.profiles import LinkPlan
 from flexspec_mq.link.recordings import PREFIX, link_plan
 from flexspec_mq.simulator.recording import About
-from flexspec_mq.site.topology import LOOPBACK
+from flexspec_mq.site.topology import LOOPBACK, Cores
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
 _ROUNDS = 8
 """In which the times of forwards are measured."""
+_ALONE = ("--device-prefill", "65536")
+"""Edge nodes of all strategies ask the same worker, one after the other. To each it is to be what it is to the only
+device: otherwise long prompts are read in small pieces, for the sake of the others."""
 _NEEDS = {
     "bench": ("httpx2",),
     "models": ("torch", "transformers"),
@@ -240,11 +243,12 @@ def worker_flags(options: Namespace) -> list[str]:
     Raises:
         UsageError: flags that no shell could read.
     """
-    return ["--target", options.target, "--draft", options.draft, *_split(options.worker_flags)]
+    return ["--target", options.target, "--draft", options.draft, *_ALONE, *_split(options.worker_flags)]
 
 
 def order(options: Namespace, asked: Asked) -> Order:
     """What is recorded for `best-fixed`."""
+    cores = Cores.of_this_process()
     about = About(
         target=options.target,
         draft=options.draft,
@@ -258,6 +262,7 @@ def order(options: Namespace, asked: Asked) -> Order:
         texts=tuple(question.text for question in asked.questions),
         seeds=tuple(asked.seed_of(1 + number) for number in range(len(asked.questions))),
         rounds=_ROUNDS,
+        device_core=None if cores.device == cores.cloud else cores.device,
     )
 
 

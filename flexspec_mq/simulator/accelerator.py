@@ -30,6 +30,10 @@ class Accelerator:
         """The larger of reading the weights and computing the rows, and the sessions' keys and values."""
         return max(self.weights, (one.rows + one.read) * self.row) + one.sessions * self.session
 
+    def slowed(self, one: TargetForward) -> float:  # noqa: ARG002  as of every `WorkerCost`
+        """Not at all: devices compute elsewhere."""
+        return 0.0
+
     def call(self, one: DraftForward) -> float:
         """A forward of the draft that gives each session one token."""
         return self.draft * self.forward(TargetForward(one.sessions, one.sessions, one.read))
@@ -64,6 +68,10 @@ class Modelled:
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""
         return self.worker.forward(one)
+
+    def slowed(self, one: TargetForward) -> float:
+        """Not at all."""
+        return self.worker.slowed(one)
 
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""

@@ -58,6 +58,10 @@ class WorkerCost(Protocol):
         """A forward of the target."""
         ...
 
+    def slowed(self, one: TargetForward) -> float:
+        """How much longer it takes where a device drafts on the same machine meanwhile."""
+        ...
+
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""
         ...
@@ -156,6 +160,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         reach: what a token of a context adds to each token of a piece that is read behind it.
         delay: on top of each forward, as a bigger target has it.
         step: what a worker spends on a step beside the forwards.
+        beside_draft: how much longer a forward takes, as a share and without `delay`, while a device drafts on the
+            same machine, as in an emulator: both read their weights from one memory.
         draft: beside the target.
         device: the draft of an edge.
         request: what an edge spends on a request beside drafting, before it asks a worker.
@@ -173,6 +179,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     reach: float = 0.0
     delay: float = 0.0
     step: float = 0.0
+    beside_draft: float = 0.0
     request: float = 0.0
     broker: float = 0.25
 
@@ -211,6 +218,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         if share:
             here += share * (self.rows[low + 1](each) - here)
         return ms + here + max(0.0, self.beside(one.rows + one.read) - self.beside(one.rows))
+
+    def slowed(self, one: TargetForward) -> float:
+        """How much longer it takes where a device drafts on the same machine meanwhile."""
+        return self.beside_draft * (self.forward(one) - self.delay)
 
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""

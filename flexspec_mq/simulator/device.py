@@ -221,6 +221,7 @@ class SimulatedDevice:
         self._pace.spent = 0.0
         (found,) = self._drafter.draft([wanted])
         spent = self._pace.spent
+        self._pace.until = self._clock.now + spent
 
         def done() -> None:
             self._drafting = False
@@ -231,7 +232,7 @@ class SimulatedDevice:
             if self._machine is not None:
                 self._draft(self._machine)
 
-        self._clock.at(self._pace.spent, done)
+        self._clock.at(spent, done)
 
     def _drafted(self, machine: EdgeSession, request: DraftRequest, tokens: Drafted) -> None:
         """Hand tokens to the session, as long as each follows the one before and is wanted, as `EdgeNode` does."""

@@ -99,10 +99,11 @@ class Pace:
     Attributes:
         spent: seconds since it was asked last.
         total: seconds in all.
+        until: when the newest forward ends, in seconds of a clock.
     """
 
     def __init__(self, call: Callable[[DraftForward], float]) -> None:
-        self.spent = self.total = 0.0
+        self.spent = self.total = self.until = 0.0
         self._call = call
 
     def spend(self, forward: DraftForward) -> None:
@@ -110,6 +111,10 @@ class Pace:
         seconds = self._call(forward) / 1000
         self.spent += seconds
         self.total += seconds
+
+    def before(self, now: float) -> float:
+        """Seconds that it has computed, without what is still to come of the newest forward."""
+        return self.total - max(0.0, self.until - now)
 
 
 class _Read:

@@ -90,6 +90,7 @@ class Simulation:
             setting.recording,
             setting.worker,
             lambda edge, message, qos: self._replies[edge](message, qos),
+            lambda: self._pace.before(self._clock.now),
         )
         self._device, self._pace = new_device(
             self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)

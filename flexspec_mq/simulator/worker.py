@@ -28,6 +28,8 @@ from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 VERSION, NAME = "base", "worker"
 _EVERYBODY = 1_000_000
 """Sessions that it takes at once, and that share a step."""
+_AT_ONCE = 1e-4
+"""Seconds that a forward is late and is not worth an event."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class SimulatedWorker:
         recording: of the texts that are asked for.
         kind: how it serves.
         answer: takes its messages, by edge, with their quality of service.
+        beside: seconds that devices on the worker's own machine have drafted so far.
 
     Attributes:
         machine: to read.
@@ -90,6 +93,7 @@ class SimulatedWorker:
         recording: Recording,
         kind: WorkerKind,
         answer: Callable[[str, Verdict | Error, int], None],
+        beside: Callable[[], float] = float,
     ) -> None:
         facts = VersionFacts(
             bytes.fromhex(recording.fingerprint), recording.max_context, recording.vocab_size
@@ -102,6 +106,7 @@ class SimulatedWorker:
         self._cost = cost
         self._texts = by_seed(recording)
         self._answer = answer
+        self._beside = beside
         self._budget = DraftBudget(rationed=kind.rationed)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
@@ -179,8 +184,19 @@ class SimulatedWorker:
         ms = self._cost.forward(forward)
         seconds = drafting + ms / 1000
         self._count(forward, own, seconds)
+        slowed = self._cost.slowed(forward) / (1000 * (around + seconds))  # a second of the step
+        beside = self._beside()
 
         def done() -> None:
+            nonlocal beside, ms, seconds
+            late = slowed * (self._beside() - beside)
+            if late > _AT_ONCE:
+                beside = self._beside()
+                seconds += late
+                ms += 1000 * late
+                self.figures.busy += late
+                self._clock.at(late, done)
+                return
             reading.saw(fed, forward.read, 1000 * seconds)
             self._window.stepped(around + seconds)
             for share in shares:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge_node.cli.parser import build_parser
@@ -12,16 +14,21 @@ from edge_node.config import from_arguments
 from edge_node.settings import PlanOptions
 from flexspec_mq import cli
 from flexspec_mq.bench.figures.summary import summary
+from flexspec_mq.bench.hindsight.around import Streamed, around, questions
 from flexspec_mq.bench.hindsight.recorded import RECORDING, TIMES
 from flexspec_mq.bench.hindsight.simulated import BEST, BOUND, EACH, Hindsight, worst_tenth
+from flexspec_mq.bench.main import WITH_DAEMONS
 from flexspec_mq.bench.report import paper
 from flexspec_mq.bench.report.tables import cell
 from flexspec_mq.bench.strategies import BEST_FIXED, Devices, nodes
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.link.profiles import LinkPlan, built_in
-from flexspec_mq.simulator.clairvoyant.plans import fixed_plans
+from flexspec_mq.simulator.answers import Setting
+from flexspec_mq.simulator.clairvoyant.plans import STREAMING, fixed_plans
 from flexspec_mq.simulator.cost import read_times
 from flexspec_mq.simulator.recording import read_recording
+from flexspec_mq.simulator.simulation import simulate
 from flexspec_mq.site.topology import NO_FILE
 from tests.bench.samples import sample
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -53,6 +60,31 @@ def test_the_best_fixed_plan_is_the_one_that_takes_the_fewest_seconds(name: str 
     # 10 ms more for each of some 24 forwards.
     faster = hindsight.told(link, 0.0, begins)["rows"]
     assert rows["streaming"]["mean_s"] > faster["streaming"]["mean_s"] + 0.1
+
+
+def test_what_daemons_take_around_forwards_is_found_again() -> None:
+    recording = made(texts=7, limit=48)
+    places = questions(recording)
+    assert len(places) == 6
+    policies = partial(FixedPolicy, fixed_plans()[STREAMING])
+    texts = [recording.texts[place] for place in places]
+    answers = simulate(Setting(recording=recording, times=MEASURED), policies, texts)
+    streamed = {
+        place: Streamed(one.first, one.seconds - one.first)
+        for place, one in zip(places, answers, strict=True)
+    }
+    alone = msgspec.structs.replace(MEASURED, step=0.0, request=0.0)
+    found = around(recording, alone, streamed)
+    assert found.step == pytest.approx(MEASURED.step, abs=0.1)
+    assert found.request == pytest.approx(MEASURED.request, abs=0.5)
+    assert around(recording, MEASURED, {}) is MEASURED
+    # Where a loop alone was slower than daemons, nothing is taken off.
+    slow = msgspec.structs.replace(MEASURED, step=5.0, request=50.0)
+    assert around(recording, slow, streamed) == slow
+
+
+def test_texts_that_end_at_once_tell_nothing_of_steps() -> None:
+    assert questions(made(texts=4, limit=6)) == []
 
 
 def test_the_worst_tenth_is_the_mean_of_the_largest_values() -> None:
@@ -107,7 +139,7 @@ def test_a_run_records_its_texts_and_measures_the_best_fixed_plan(
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=2048), byte_level_tokenizer()))
     prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
     prompts.write_text("".join(f'{{"prompt": "{word}?"}}\n' for word in ("Why", "How")), "utf-8")
-    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8", "--no-plots"]
+    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "16", "--no-plots"]
     asked += ["--links", "loopback", "--strategies", "streaming", BEST_FIXED, "--out", str(out)]
     assert cli.main(["bench", *asked]) == 0
     (channel,) = json.loads((out / "results.json").read_text("utf-8"))["channels"]
@@ -122,9 +154,11 @@ def test_a_run_records_its_texts_and_measures_the_best_fixed_plan(
     right = [token == drafted for text in recording.texts
              for token, (drafted, _) in zip(text.tokens, text.proposals, strict=True)]  # fmt: skip
     assert sum(right) > 0.8 * len(right)
-    assert read_times(out / TIMES).rows[0](1) > 0.0
+    alone, with_daemons = read_times(out / TIMES), read_times(out / WITH_DAEMONS)
+    assert alone.rows[0](1) > 0.0
+    assert alone.request == 0.0 < with_daemons.request, "HTTP, tokens, the broker"
 
-    kept = [(out / name).read_bytes() for name in (RECORDING, TIMES)]
+    kept = [(out / name).read_bytes() for name in (RECORDING, TIMES, WITH_DAEMONS)]
     monkeypatch.setattr("flexspec_mq.bench.place.place.place", None)  # to start anything would fail
     assert cli.main(["bench", *asked]) == 0
-    assert kept == [(out / name).read_bytes() for name in (RECORDING, TIMES)]
+    assert kept == [(out / name).read_bytes() for name in (RECORDING, TIMES, WITH_DAEMONS)]

@@ -50,6 +50,13 @@ def test_a_measured_forward_lies_between_its_neighbours() -> None:
     assert free.forward(TargetForward(2, 10, 8)) == pytest.approx(free.forward(TargetForward(2, 10)) + 8.0)
 
 
+def test_a_forward_is_slowed_beside_a_draft_on_the_same_machine_and_its_delay_is_not() -> None:
+    times = msgspec.structs.replace(TIMES, delay=60.0, beside_draft=0.2)
+    assert times.slowed(TargetForward(1, 1)) == pytest.approx(6.0)
+    assert TIMES.slowed(TargetForward(1, 1)) == 0.0
+    assert Accelerator().slowed(TargetForward(1, 1)) == 0.0
+
+
 def test_contexts_cost_more_where_more_rows_look_at_them() -> None:
     contexts = Line((1.0, 4.0), (0.001, 0.01))
     times = msgspec.structs.replace(TIMES, context=contexts, behind=0.002)

@@ -106,6 +106,23 @@ def test_drafts_cut_round_trips_where_they_are_long() -> None:
     assert all(answer.traffic.breaks == 0 for answer in drafted)
 
 
+def test_drafts_on_the_same_machine_slow_the_forwards_that_they_are_made_beside() -> None:
+    setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False))
+    slow = replace(setting, times=msgspec.structs.replace(TIMES, beside_draft=0.5))
+
+    def taken(plan: Plan) -> tuple[float, float]:
+        alone, beside = simulate(setting, fixed(plan)), simulate(slow, fixed(plan))
+        assert {answer.problem for answer in beside} == {""}
+        return seconds(beside) / seconds(alone), sum(answer.busy for answer in beside) / sum(
+            answer.busy for answer in alone
+        )
+
+    assert taken(STREAMING) == (1.0, 1.0), "nobody drafts"
+    seconds_of, busy = taken(Plan(4, 3, 1, 64))
+    assert 1.05 < seconds_of <= 1.5
+    assert 1.05 < busy <= 1.5
+
+
 def test_a_worker_that_drafts_wastes_rows_of_its_own() -> None:
     kind = replace(LIKE_OURS, rationed=False)
     setting = replace(SETTING, drafts=False, worker=kind)

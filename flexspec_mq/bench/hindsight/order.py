@@ -15,9 +15,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         texts: what is asked, one question each.
         seeds: of the answers.
         rounds: how often the times of forwards are measured.
+        device_core: on which devices of this machine draft; None where that is the worker's.
     """
 
     about: About
     texts: tuple[str, ...]
     seeds: tuple[int, ...]
     rounds: int
+    device_core: int | None = None
