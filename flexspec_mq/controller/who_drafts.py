@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import ceil
 from typing import TYPE_CHECKING
 
 from schemas.messages import MAX_AHEAD
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
-_LEAST = 64
-"""Run-ahead, at least: what a worker goes on with while the link stands still. It costs nothing but the tokens of
-texts that are given up."""
-_ROOM = 6
-"""Run-ahead beyond round trips, for drafts of the worker's own."""
 _ASKS = 4
 """Verdicts of a worker that may draft, until it is known whether it does."""
 _PROBE = 16
@@ -26,8 +20,6 @@ _PROBE = 16
 _TRIP_AGE = 2.0
 """Seconds after which the round trip is asked for where nothing tells it: a link changes within a second, and an
 answer costs as much as another verdict."""
-_GRAIN = 8
-"""Run-ahead comes in steps of so many tokens, so that a new one is seldom sent."""
 
 
 class WhoDrafts:
@@ -40,14 +32,13 @@ class WhoDrafts:
         alone: it has time for drafts, and is left to it.
     """
 
-    __slots__ = ("_idle_at", "_plans", "_reach", "_verdicts", "alone")
+    __slots__ = ("_idle_at", "_plans", "_verdicts", "alone")
 
     def __init__(self) -> None:
         self.alone = False
         self._idle_at = 0
         self._plans = 0
         self._verdicts = 0
-        self._reach = 0
 
     def saw(self, seen: Observation) -> None:
         """Judge anew, for one plan more."""
@@ -55,11 +46,6 @@ class WhoDrafts:
         self._verdicts = seen.worker_verdicts
         above, below = _ALONE
         self.alone = seen.worker_drafted >= (below if self.alone else above)
-        compute = seen.compute or seen.compute_mean  # before a text's first verdict, that of the texts before
-        if seen.rtt is not None and compute:
-            # What the worker decides in two round trips.
-            tokens = 2 * seen.rtt / compute * (1 + max(seen.worker_drafted, above)) + _ROOM
-            self._reach = max(self._reach, _GRAIN * ceil(min(tokens, MAX_AHEAD) / _GRAIN))
 
     @property
     def asks(self) -> bool:
@@ -78,10 +64,9 @@ class WhoDrafts:
         return seen.drafted > self._idle_at
 
     def running_ahead(self, plan: Plan) -> Plan:
-        """The plan with run-ahead that covers the round trips, and short outages.
+        """The plan with all the run-ahead that there may be.
 
-        Where the device does not draft it is all that there may be: nothing that the worker decides alone could come
-        too early, and what it writes in an outage is there at once when the link is back.
+        While the link stands no worker gets so far ahead. In an outage it writes on, and all of that is there when
+        the link is back. It costs nothing but the tokens of texts that are given up.
         """
-        ahead = min(MAX_AHEAD, max(plan.ahead, _LEAST, self._reach)) if plan.draft_length else MAX_AHEAD
-        return replace(plan, ahead=ahead, trip_age=_TRIP_AGE)
+        return replace(plan, ahead=MAX_AHEAD, trip_age=_TRIP_AGE)

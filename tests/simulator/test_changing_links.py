@@ -57,7 +57,25 @@ def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over
     assert not any(plan.draft_length > 1 for at, plan in answer.plans if 5.0 < at < 15.0)
     # The round trip is asked for every two seconds, and again at once where it looks like a step.
     assert drafts[0] < 15.0 + 2.0 + 2 * 0.65 + 1.0
-    assert answer.seconds < 0.9 * written(link, STREAMING, 900, worker_drafts=False).seconds
+
+
+def test_drafts_win_over_a_link_that_was_a_satellite() -> None:
+    links = [link_plan("tour:satellite-geo=15,wifi=100", seed, None) for seed in range(1, 4)]
+    drafted, streamed = (
+        sum(written(link, plan, 900, worker_drafts=False).seconds for link in links)
+        for plan in ("threshold", STREAMING)
+    )
+    assert drafted < 0.9 * streamed
+
+
+def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel() -> None:
+    whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
+    away = msgspec.structs.replace(whole, outages=(Outage(2.0, 6.0),))
+    for policy in ("placement", "threshold", "predictor", "rl"):
+        one, other = (written(link, policy, 330, worker_drafts=False).seconds for link in (whole, away))
+        assert one > 6.0, "the outage lies within the text"
+        # Of its four seconds are lost what drafts would have given, and what it takes to be back.
+        assert other < one + 1.5, policy
 
 
 def test_a_worker_that_drafts_alone_writes_on_while_its_device_is_in_a_tunnel() -> None:

@@ -14,11 +14,11 @@ class PlacementPolicy:
     """A few lines from round trip, time of a forward, and what the worker says about drafts.
 
     A worker that drafts is left to it, which saves the device its drafts. Where the worker drafts hardly anything, as
-    it has no draft or too much to do, the device drafts, unless that would come too late all the same, and run-ahead
-    covers the round trips.
+    it has no draft or too much to do, the device drafts, unless that would come too late all the same. The worker
+    always runs ahead.
 
     Attributes:
-        base: everything else of the plan. Its draft length is the most that a batch has, its run-ahead the least.
+        base: everything else of the plan. Its draft length is the most that a batch has.
     """
 
     base: Plan
