@@ -54,11 +54,12 @@ class Neighbour:
         self._process.send_signal(signal.SIGCONT)
         try:
             time.sleep(_AWAKE)
-            return work()
+            found = work()
         finally:
             self._process.send_signal(signal.SIGSTOP)
-            if self._process.poll() is not None:
-                raise FlexSpecError("the draft that computes beside has ended")
+        if self._process.poll() is not None:
+            raise FlexSpecError("the draft that computes beside has ended")
+        return found
 
 
 @contextmanager

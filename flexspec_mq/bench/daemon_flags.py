@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 
-from flexspec_mq.errors import UsageError
-from flexspec_mq.site.process import SETTINGS, python
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.site.process import environment, python
 from flexspec_mq.site.topology import NO_FILE
 
 _PATIENCE = 60.0
@@ -24,19 +23,23 @@ def check_daemon_flags(option: str, program: str, flags: Sequence[str]) -> None:
 
     Raises:
         UsageError: it does not; with what it says.
+        FlexSpecError: it says nothing at all.
     """
     if not flags:
         return
-    done = subprocess.run(
-        python(program, "config", "show", *flags, *NO_FILE),
-        env={name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            python(program, "config", "show", *flags, *NO_FILE),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FlexSpecError(f"{option}: {program} said nothing of them within {_PATIENCE:.0f} s") from error
     if done.returncode:
         said, _, hint = (done.stderr.partition("error: ")[2] or done.stderr).partition("\n  hint: ")
         raise UsageError(f"{option}: {said.strip() or 'refused without a word'}", hint=hint.strip())

@@ -1,4 +1,4 @@
-"""Who drafts, as far as the worker decides it, and how far it runs ahead of a long round trip; for all policies."""
+"""Who drafts, as far as the worker decides it, and how far it runs ahead; for all policies."""
 
 from __future__ import annotations
 

@@ -184,7 +184,8 @@ class SimulatedWorker:
         ms = self._cost.forward(forward)
         seconds = drafting + ms / 1000
         self._count(forward, own, seconds)
-        slowed = self._cost.slowed(forward) / (1000 * (around + seconds))  # a second of the step
+        # For each second of the step in which a device drafts: it slows the target's forward, not all of the step.
+        slowed = self._cost.slowed(forward) / (1000 * (around + seconds))
         beside = self._beside()
 
         def done() -> None:

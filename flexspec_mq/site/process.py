@@ -33,6 +33,11 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+def environment() -> dict[str, str]:
+    """Ours, without settings for our daemons."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
+
+
 class Process:
     """A program of ours that runs; `start` makes one.
 
@@ -75,7 +80,6 @@ class Process:
             terminal: it has our standard input, output and error; otherwise Ctrl-C in a terminal is not told to it.
             longest_line: that it says, bytes.
         """
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
         pipe = None if terminal else asyncio.subprocess.PIPE
         with contextlib.ExitStack() as files:
             process = await asyncio.create_subprocess_exec(
@@ -83,7 +87,7 @@ class Process:
                 stdin=pipe,
                 stdout=pipe,
                 stderr=pipe if log is None else files.enter_context(log.open("ab")),
-                env={**inherited, **(env or {})},
+                env={**environment(), **(env or {})},
                 start_new_session=not terminal,
                 preexec_fn=as_child(with_us),
                 limit=longest_line,
