@@ -146,6 +146,7 @@ class EdgeNode:
         self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
+        self._waiting = 0  # texts, for the link
         self._linked = asyncio.Event()  # as far as the receive loop, and with it every session, knows
         self._queue = PublishQueue(on_published=self._controller.acknowledged)
         self._verdicts = topics.verdict_topic(settings.edge)
@@ -221,11 +222,16 @@ class EdgeNode:
         """
         if self._link is None:
             return False
+        self._waiting += 1
         try:
+            if not self._link.is_up:
+                self._link.reconnect("a text waits for the link")
             async with asyncio.timeout(timeout):
                 await self._wait_linked(self._link)
         except (LinkDown, TimeoutError):
             return False
+        finally:
+            self._waiting -= 1
         return True
 
     async def _wait_linked(self, link: Link) -> None:
@@ -355,6 +361,7 @@ class EdgeNode:
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
+            awaited=lambda: bool(self._sessions or self._waiting),
             needs=FOR_SESSIONS,
             will=Will(topic, gone),
             birth=lambda: [

@@ -6,6 +6,7 @@ worth sending. Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Ar
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from tenacity import (
     retry_if_exception_type,
     stop_before_delay,
     stop_never,
-    wait_random_exponential,
 )
 
 T = TypeVar("T")
@@ -44,6 +44,11 @@ class Waiting:
         return f"{self.what}: {reason}; attempt {self.attempt} failed, next in {self.delay:.1f} s"
 
 
+def nobody_waits() -> bool:
+    """Take the time that it takes."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """How long to wait between attempts.
@@ -52,15 +57,20 @@ class Backoff:
         first: seconds; upper bound of the first wait. Doubles with each attempt.
         top: seconds; upper bound of any wait.
         give_up_after: seconds after which no further attempt begins; None never gives up.
+        awaited: asked before each wait whether somebody waits for the outcome.
+        awaited_top: seconds; upper bound of a wait then.
     """
 
     first: float = 0.2
     top: float = 15.0
     give_up_after: float | None = None
+    awaited: Callable[[], bool] = nobody_waits
+    awaited_top: float = 2.0
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the `attempt`-th failure, from 1: uniform below the bound."""
-        return random.uniform(0.0, min(self.top, self.first * 2.0 ** min(attempt - 1, 30)))  # noqa: S311
+        top = min(self.top, self.awaited_top) if self.awaited() else self.top
+        return random.uniform(0.0, min(top, self.first * 2.0 ** min(attempt - 1, 30)))  # noqa: S311
 
 
 async def retrying(
@@ -70,6 +80,7 @@ async def retrying(
     on: type[Exception],
     backoff: Backoff,
     on_wait: Callable[[Waiting], None],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
     """Call `attempt` until it does not raise `on`.
 
@@ -79,6 +90,7 @@ async def retrying(
         on: what is worth another try.
         backoff: the waits, and when to give up.
         on_wait: called before each wait.
+        sleep: waits so many seconds, or less.
 
     Raises:
         Exception: the last `on`, when `give_up_after` is over.
@@ -91,7 +103,8 @@ async def retrying(
             on_wait(Waiting(what, state.attempt_number, delay, error))
 
     retries = AsyncRetrying(
-        wait=wait_random_exponential(multiplier=backoff.first, max=backoff.top),
+        sleep=sleep,
+        wait=lambda state: backoff.delay(state.attempt_number),
         stop=stop_never if backoff.give_up_after is None else stop_before_delay(backoff.give_up_after),
         retry=retry_if_exception_type(on),
         before_sleep=report,

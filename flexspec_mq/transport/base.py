@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from flexspec_mq.daemon.retry import nobody_waits
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.needs import NOTHING, Needs
 
@@ -152,6 +153,8 @@ class LinkSettings:
             SUBACK.
         publish_timeout: for an acknowledgement of a publish; then the connection is taken for dead.
         backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
+        backoff_awaited: as `backoff_max`, while somebody waits.
+        awaited: asked after each attempt that failed whether somebody waits for the link.
         give_up_after: seconds without a connection after which the link fails; None tries for ever.
         needs: a broker that says that it can do less is refused.
     """
@@ -176,6 +179,8 @@ class LinkSettings:
     publish_timeout: float = 10.0
     backoff: float = 0.2
     backoff_max: float = 15.0
+    backoff_awaited: float = 2.0
+    awaited: Callable[[], bool] = nobody_waits
     give_up_after: float | None = None
     needs: Needs = NOTHING
 
@@ -320,10 +325,9 @@ class Link(Protocol):
         ...
 
     def reconnect(self, reason: str) -> None:
-        """Give up this connection for a new one at once, on evidence of silence.
+        """Have a new connection at once: instead of this one, or, while down, without waiting longer to try again.
 
-        After a blackout a fresh connection is back far sooner than TCP's own back-off. Does nothing while
-        down.
+        Attempts stay `LinkSettings.backoff` apart at least.
         """
         ...
 

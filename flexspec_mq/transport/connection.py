@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import aiomqtt
@@ -44,6 +45,7 @@ from flexspec_mq.transport.refusals import (
     poor_broker,
     subscribe_refusal,
 )
+from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import open_socket
 
 _FAILURE = 0x80
@@ -56,6 +58,8 @@ _PAUSE = 0.004
 @dataclass(frozen=True, slots=True)
 class _Ack:
     code: asyncio.Future[int]
+    size: int
+    since: float
     in_window: bool
 
 
@@ -66,6 +70,7 @@ class Connection(aiomqtt.Client):
         settings: of the link.
         wants: asked by topic and size of each message whether it is to be delivered.
         deliver: takes those that are, on the event loop, in order.
+        plain: a connected socket to go on with, which nothing was sent over; None makes one.
 
     Attributes:
         lost: done once the connection is unusable; its result says why.
@@ -74,6 +79,7 @@ class Connection(aiomqtt.Client):
         taken_over: another connection with our client id replaced this one.
         session_present: the broker kept our session.
         limits: of the broker.
+        silent: set as long as nothing has come for too long.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Connection(aiomqtt.Client):
         settings: LinkSettings,
         wants: Callable[[str, int], bool],
         deliver: Callable[[Inbound], None],
+        plain: socket.socket | None = None,
     ) -> None:
         will = settings.will
         super().__init__(
@@ -111,7 +118,11 @@ class Connection(aiomqtt.Client):
         self._reader = BulkReader(self._client, wants, deliver)
         self._quota = asyncio.Semaphore(MOST_IN_FLIGHT)  # publishes that may be unacknowledged
         self._acks: dict[int, _Ack] = {}
+        self._plain = plain
         self._socket: socket.socket | None = None
+        self.silent = asyncio.Event()
+        self._silence = Silence(self._loop.time())
+        self._looks: asyncio.TimerHandle | None = None
         self._loop_thread = threading.get_ident()
         self._writes_itself = False
         self.hung_up = False
@@ -126,7 +137,9 @@ class Connection(aiomqtt.Client):
             LinkDown: unreachable, silent, or the broker asks to come back later.
             LinkRefused: credentials, access rules, certificate, not MQTT 5, or less than `settings.needs`.
         """
-        self._socket = made = await open_socket(self.settings)
+        plain, self._plain = self._plain, None
+        self._socket = made = await open_socket(self.settings, plain)
+        began = self._loop.time()
         self._client._create_socket = lambda: made  # type: ignore[method-assign]  # noqa: SLF001
         entering: asyncio.Future[Any] = asyncio.ensure_future(self.__aenter__())
         try:
@@ -150,6 +163,7 @@ class Connection(aiomqtt.Client):
                 if self.settings.tls is None
                 else "",
             ) from None
+        self._silence.measured(self._loop.time() - began)
         if lacking := list(self.settings.needs.lacking(self.limits)):
             raise poor_broker(self.settings, lacking)
         if self.lost.done():
@@ -243,7 +257,13 @@ class Connection(aiomqtt.Client):
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise LinkDown(f"the message could not be written: {paho.error_string(info.rc)}")
         code: asyncio.Future[int] = self._loop.create_future()
-        self._acks[info.mid] = _Ack(code, in_window=message.qos > 0)
+        size, now = len(message.topic) + len(message.payload), self._loop.time()
+        self._acks[info.mid] = _Ack(code, size, now, in_window=message.qos > 0)
+        if message.qos:
+            self._silence.asked(size, now)
+        else:
+            self._silence.told(now)
+        self._watch()
         self._client.loop_write()
         if self._client.want_write() and (current := self._client.socket()) is not None:
             self._add_writer(current)  # the kernel's buffer is full
@@ -266,6 +286,8 @@ class Connection(aiomqtt.Client):
         if self.lost.done():
             return
         self.lost.set_result(reason)
+        if self._looks is not None:
+            self._looks.cancel()
         self.on_lost(reason)
         self._quota.release()  # the first who waits meets the end, and wakes the next one
         acks, self._acks = self._acks, {}
@@ -315,7 +337,27 @@ class Connection(aiomqtt.Client):
         super()._on_socket_open(client, userdata, sock)
         self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)
 
+    def _watch(self) -> None:
+        """Look when the silence will have been too long, if one is not to look before."""
+        if self._looks is None and (due := min(self._silence.ping_at, self._silence.over_at)) < inf:
+            self._looks = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._looks = None
+        now = self._loop.time()
+        if now >= self._silence.over_at:
+            self.silent.set()
+            return
+        if now >= self._silence.ping_at:
+            self._client._send_pingreq()  # noqa: SLF001  paho sends one by itself only when the keepalive is over
+            self._silence.pinged(now)
+        self._watch()
+
     def _read(self) -> None:
+        self._silence.heard(self._loop.time())
+        if self.silent.is_set():
+            self.silent.clear()
+            self._watch()
         unwanted = 0
         try:
             self._reader.read()
@@ -380,6 +422,7 @@ class Connection(aiomqtt.Client):
             return
         if ack.in_window:
             self._quota.release()
+            self._silence.answered(ack.size, self._loop.time() - ack.since)
         if not ack.code.done():  # else the call was cancelled and nobody waits
             ack.code.set_result(code)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
+from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
@@ -21,6 +24,7 @@ from flexspec_mq.transport.base import (
 )
 from flexspec_mq.transport.connection import Connection
 from flexspec_mq.transport.refusals import publish_refusal
+from flexspec_mq.transport.sockets import connect
 from flexspec_mq.transport.state import LinkState, supervised
 
 _log = logging.getLogger(__name__)
@@ -28,6 +32,8 @@ _log = logging.getLogger(__name__)
 _FAILURE = 0x80
 _HEADERS = 32
 """Bytes of a PUBLISH beside topic and payload, at most: fixed header, ids, the properties we use."""
+_BETWEEN = 1.0
+"""Seconds between attempts to have another connection than one that is silent."""
 _STEADY = 5.0
 """Seconds; a connection that lives shorter does not reset the back-off."""
 
@@ -66,10 +72,25 @@ class MqttLink(LinkState):
         self._on_wait = on_wait
         self._connection: Connection | None = None
         self._publishing = 0
-        self._backoff = Backoff(settings.backoff, settings.backoff_max, settings.give_up_after)
+        self._reached: socket.socket | None = None
+        self._at_once = asyncio.Event()
+        self._backoff = Backoff(
+            settings.backoff,
+            settings.backoff_max,
+            settings.give_up_after,
+            settings.awaited,
+            settings.backoff_awaited,
+        )
 
     async def connect_loop(self) -> None:
         """Connect, stay until the connection is lost, connect again; until cancelled or refused."""
+        try:
+            await self._connect_again_and_again()
+        finally:
+            if self._reached is not None:
+                self._reached.close()
+
+    async def _connect_again_and_again(self) -> None:
         flaps = 0
         while True:
             try:
@@ -79,6 +100,7 @@ class MqttLink(LinkState):
                     on=LinkDown,
                     backoff=self._backoff,
                     on_wait=self._note_waiting,
+                    sleep=self._pause,
                 )
             except LinkDown as last:
                 self._fail(
@@ -98,8 +120,18 @@ class MqttLink(LinkState):
             if flaps:
                 await asyncio.sleep(self._backoff.delay(flaps))
 
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until `reconnect` is called."""
+        self._at_once.clear()
+        least = min(seconds, self._backoff.first)
+        await asyncio.sleep(least)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds - least):
+                await self._at_once.wait()
+
     async def _connect(self) -> Connection:
-        connection = Connection(self.settings, self._inbox.wants, self._inbox.put_message)
+        reached, self._reached = self._reached, None
+        connection = Connection(self.settings, self._inbox.wants, self._inbox.put_message, reached)
         try:
             await connection.open()
             subscribed = dict(self.wanted)
@@ -138,11 +170,33 @@ class MqttLink(LinkState):
                 self._connection = connection
                 connection.on_lost = self._lose
                 self._mark_up(session_present=connection.session_present)
-            await asyncio.shield(connection.lost)
+            async with running(self._replace_when_silent(connection), "replace when silent") as replacing:
+                await any_of(replacing, connection.lost)
+                if replacing.done():
+                    replacing.result()
         finally:
             self._connection = None
             await connection.close()
         return loop.time() - since
+
+    async def _replace_when_silent(self, connection: Connection) -> None:
+        """Give `connection` up when it has been silent for too long and another one can be had.
+
+        As long as none can, the old one may come back just as well.
+        """
+        while True:
+            await connection.silent.wait()
+            try:
+                reached = await connect(self.settings)
+            except LinkDown as error:
+                _log.info("%s, and nothing comes any more over the connection that there is", error.message)
+                await asyncio.sleep(_BETWEEN)
+                continue
+            if connection.silent.is_set():
+                self._reached = reached
+                connection.abort("nothing came any more, and the broker can be reached anew")
+                return
+            reached.close()
 
     def _lose(self, reason: str) -> None:
         self._connection = None
@@ -202,6 +256,7 @@ class MqttLink(LinkState):
             await self._connection.unsubscribe_from(topic_filter)
 
     def reconnect(self, reason: str) -> None:
-        """Give up this connection for a new one at once; see `Link.reconnect`."""
+        """Have a new connection at once; see `Link.reconnect`."""
+        self._at_once.set()
         if self._connection is not None:
             self._connection.abort(reason)

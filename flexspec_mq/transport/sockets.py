@@ -26,11 +26,12 @@ _GIVES_UP_MS = 900_000
 """Until TCP gives up, about as Linux does by itself: how often it tried decides that, and it tries more often."""
 
 
-async def open_socket(settings: LinkSettings) -> socket.socket:
-    """Connect to the first address of the host that answers, with Nagle's algorithm off and attempts close together.
+async def open_socket(settings: LinkSettings, plain: socket.socket | None = None) -> socket.socket:
+    """Connect, and agree on keys where the link is to have TLS.
 
-    With Nagle on, a round trip at QoS 1 costs two of the peer's delayed acknowledgements, some 88 ms.
-    See `try_often` for the other.
+    Args:
+        settings: of the link.
+        plain: connected already, by `connect`; closed if this fails.
 
     Returns:
         A non-blocking socket.
@@ -39,15 +40,29 @@ async def open_socket(settings: LinkSettings) -> socket.socket:
         LinkDown: names the host, the port and the system's reason.
         LinkRefused: the broker's certificate is not trusted, or our TLS files cannot be used.
     """
+    if plain is None:
+        plain = await connect(settings)
+    return plain if settings.tls is None else await _secure(plain, settings, settings.tls)
+
+
+async def connect(settings: LinkSettings) -> socket.socket:
+    """Connect to the first address of the host that answers, with Nagle's algorithm off and attempts close together.
+
+    With Nagle on, a round trip at QoS 1 costs two of the peer's delayed acknowledgements, some 88 ms.
+    See `try_often` for the other.
+
+    Returns:
+        A non-blocking socket, without TLS.
+
+    Raises:
+        LinkDown: names the host, the port and the system's reason.
+    """
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            plain = await _first_that_answers(settings)
+            return await _first_that_answers(settings)
     except (OSError, UnicodeError) as error:
         message, hint = why_unreachable(settings, error)
         raise LinkDown(message, hint=hint) from None
-    if settings.tls is None:
-        return plain
-    return await _secure(plain, settings, settings.tls)
 
 
 def try_often(sock: socket.socket) -> None:

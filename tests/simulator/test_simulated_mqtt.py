@@ -164,7 +164,7 @@ def before_outage(echo: Echo, link: LinkPlan) -> float:
 
 
 def test_a_short_outage_loses_nothing_and_breaks_nothing() -> None:
-    link = blackout(3.0)
+    link = blackout(1.2)
     echo = Echo(link, qos=1)
     lasts = before_outage(echo, link)
     for seq in range(20):
@@ -173,6 +173,26 @@ def test_a_short_outage_loses_nothing_and_breaks_nothing() -> None:
     assert [verdict.echo for _, verdict in echo.came] == list(range(20))
     assert len(echo.links) == 1
     assert echo.channel.up.use.lost > 0
+
+
+def test_after_a_longer_one_another_connection_is_back_before_tcp_is() -> None:
+    """The broker's TCP would send the verdict again after some 6 s, and then 13 s."""
+    link = blackout(8.0)
+    echo = Echo(link, qos=1, wait=0.3)
+    lasts = before_outage(echo, link)
+    began = echo.clock.now
+    echo.ask(1)  # it arrives before the outage; its verdict goes out in it
+    echo.run(1.0)
+    echo.ask(2)
+    echo.run(lasts - 1.0 + 10.0)
+    assert [up for _, up in echo.links] == [True, False, True]
+    back = echo.links[2][0]
+    # An attempt a second to reach the broker, and four round trips.
+    assert lasts < back - began < lasts + 1.0 + 4 * 2 * DELAY + 0.05
+    ((at, verdict),) = echo.came  # the other question was lost on its way: sessions ask again
+    assert verdict.echo == 1
+    assert at == pytest.approx(back - 2 * 2 * DELAY, abs=0.02)  # behind CONNACK
+    assert echo.channel.traffic.breaks == 1
 
 
 @pytest.mark.parametrize("qos", [0, 1])

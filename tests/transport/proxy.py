@@ -21,9 +21,11 @@ class Proxy:
         self.connections = 0
         self.refusing = False
         self.port = 0
+        self.server: asyncio.Server | None = None
         self._target = (host, port)
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._down: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
 
@@ -36,9 +38,24 @@ class Proxy:
         """Hold all bytes back; connections stay."""
         self._flowing.clear()
 
+    def freeze(self) -> None:
+        """Hold all bytes back that come down the connections there are; they stay, and new ones are as ever.
+
+        As where the broker's TCP waits after an outage until it sends again.
+        """
+        for going in self._down:
+            going.clear()
+
+    def stop_listening(self) -> None:
+        """Take no more connections; those that are there go on."""
+        if self.server is not None:
+            self.server.close()
+
     def resume(self) -> None:
         """Let the bytes flow again."""
         self._flowing.set()
+        for going in self._down:
+            going.set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until either side ends it."""
@@ -52,16 +69,20 @@ class Proxy:
                 return
             up_reader, up_writer = await asyncio.open_connection(*self._target)
             self._writers.add(up_writer)
+            going = asyncio.Event()
+            going.set()
+            self._down.add(going)
             try:
                 pumps = [
-                    asyncio.create_task(self._pump(reader, up_writer)),
-                    asyncio.create_task(self._pump(up_reader, writer)),
+                    asyncio.create_task(self._pump(reader, up_writer, self._flowing)),
+                    asyncio.create_task(self._pump(up_reader, writer, going)),
                 ]
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
             finally:
+                self._down.discard(going)
                 self._writers.discard(up_writer)
                 up_writer.transport.abort()
         except ConnectionError:
@@ -79,12 +100,15 @@ class Proxy:
             handler.cancel()
         await asyncio.gather(*handlers, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, going: asyncio.Event
+    ) -> None:
         with suppress(ConnectionError):
             while chunk := await reader.read(65_536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await self._flowing.wait()
+                await going.wait()
                 writer.write(chunk)
                 await writer.drain()
 
@@ -93,7 +117,7 @@ class Proxy:
 async def proxy_to(host: str, port: int) -> AsyncIterator[Proxy]:
     """Run a proxy on a free loopback port."""
     proxy = Proxy(host, port)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    proxy.server = server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

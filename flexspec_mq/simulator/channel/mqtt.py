@@ -3,7 +3,8 @@
 The broker stands next to the worker: a constant delay. It keeps a device's session while the device is away, as a
 node asks it to: what was sent at QoS 1 and not acknowledged comes again with the next connection, what was sent at
 QoS 0 is lost. A device knows a connection for dead as `transport` does: by a publish that is not acknowledged in
-time, or by silence of twice the keepalive. Its own messages are never sent by a later connection.
+time, by silence of twice the keepalive, or by a shorter one (`Silence`) while another connection can be had. Its own
+messages are never sent by a later connection.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
-from math import ceil
+from math import ceil, inf
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
@@ -34,6 +35,7 @@ from flexspec_mq.simulator.channel.way import Ways
 from flexspec_mq.simulator.clock import SimulatedClock
 from flexspec_mq.simulator.worker import VERSION
 from flexspec_mq.transport.base import LinkSettings, Subscription
+from flexspec_mq.transport.silence import Silence
 from schemas.messages import Error, Verdict
 
 
@@ -81,7 +83,10 @@ class MqttChannel:
         self._verdicts = topic
         self._codec = Codec()
         self._number = 0
-        self._here, self._there = connection(clock, self.up, self.down)
+        self._here, self._there = self._ends()
+        self._silence = Silence(clock.now)
+        self._silence_looks = inf
+        self._reaching = False  # another connection is tried, as this one is silent
         self._unanswered: dict[int, float] = {}  # publishes of ours
         self._kept: dict[int, tuple[Verdict | Error, int]] = {}  # at the broker, until they are acknowledged
         self._served = False  # the broker has a connection for the device
@@ -127,12 +132,17 @@ class MqttChannel:
 
     def _publish(self, qos: int, size: int, arrived: Callable[[], None], known: Callable[[], None]) -> None:
         self._watch()
-        number = self._next()
+        number, now = self._next(), self._clock.now
         if qos:
-            self._unanswered[number] = self._clock.now
+            self._unanswered[number] = now
+            self._silence.asked(size, now)
+        else:
+            self._silence.told(now)
+        self._watch_silence()
 
         def answered() -> None:
-            self._unanswered.pop(number, None)
+            if self._unanswered.pop(number, None) is not None:
+                self._silence.answered(size, self._clock.now - now)
             known()
 
         publish(self._here, self._there, qos, size, arrived, answered)
@@ -180,14 +190,28 @@ class MqttChannel:
     def connect(self) -> None:
         """Try to connect now, and again until it succeeds."""
         self._lives += 1
-        self._here, self._there = connection(self._clock, self.up, self.down)
+        self._here, self._there = self._ends()
         self._clock.at(self._settings.connect_timeout, partial(self._fail, self._lives))
-        here, there = self._here, self._there
+        self._reach(self._here, self._there, self._introduce)
+
+    def _ends(self) -> tuple[End, End]:
+        here, there = connection(self._clock, self.up, self.down)
+        here.on_data = partial(self._hears, here)
+        return here, there
+
+    def _reach(self, here: End, there: End, reached: Callable[[], None]) -> None:
         there.interactive = True  # what acknowledges a SYN is a SYN
 
         def opened() -> None:
             there.interactive = False
-            here.send(CONNECT, serve)
+            reached()
+
+        here.send(SYN, lambda: there.send(SYN, opened))
+
+    def _introduce(self) -> None:
+        """The connection is there."""
+        here, there, began = self._here, self._there, self._clock.now
+        self._silence = Silence(began)
 
         def serve() -> None:
             there.send(CONNACK, accepted)
@@ -196,12 +220,13 @@ class MqttChannel:
                 self._deliver(message, qos, number)
 
         def accepted() -> None:
+            self._silence.measured(self._clock.now - began)
             here.send(SUBSCRIBE, lambda: there.send(SUBACK, subscribed))
 
         def subscribed() -> None:
             self._publish(1, BIRTH, _nothing, self._mark_up)
 
-        here.send(SYN, lambda: there.send(SYN, opened))
+        here.send(CONNECT, serve)
 
     def _mark_up(self) -> None:
         self.is_up = True
@@ -215,16 +240,85 @@ class MqttChannel:
         self._close(self._here, self._there)
         self._attempts += 1
         settings = self._settings
-        bound = min(settings.backoff_max, settings.backoff * 2.0 ** (self._attempts - 1))
+        bound = min(settings.backoff_awaited, settings.backoff * 2.0 ** (self._attempts - 1))
         self._lives += 1
         self._clock.at(self._rng.uniform(0.0, bound), self.connect)
 
     def _break(self) -> None:
+        self._give_up()
+        self.connect()
+
+    def _give_up(self) -> None:
         self.is_up = False
         self.traffic.breaks += 1
         self._close(self._here, self._there)
         self._device.link_down()
-        self.connect()
+
+    # Silence
+
+    def _hears(self, end: End) -> None:
+        if end is self._here:
+            self._silence.heard(self._clock.now)
+            self._watch_silence()
+
+    def _watch_silence(self) -> None:
+        due = min(self._silence.ping_at, self._silence.over_at)
+        if self.is_up and due < self._silence_looks:
+            self._silence_looks = due
+            self._clock.at(due - self._clock.now, partial(self._look_at_silence, due))
+
+    def _look_at_silence(self, due: float) -> None:
+        if due != self._silence_looks:
+            return
+        self._silence_looks = inf
+        now = self._clock.now
+        if not self.is_up:
+            return
+        if now >= self._silence.over_at:
+            self._try_another()
+            return
+        if now >= self._silence.ping_at:
+            self._silence.pinged(now)
+            self._ping()
+        self._watch_silence()
+
+    def _try_another(self) -> None:
+        """Try to reach the broker over another connection, and go on with that unless this one was heard."""
+        if self._reaching:
+            return
+        self._reaching = True
+        life, (here, there) = self._lives, self._ends()
+        open_until = self._clock.now + self._settings.connect_timeout
+
+        def over() -> bool:
+            return self.is_up and life == self._lives and self._clock.now >= self._silence.over_at
+
+        def reached() -> None:
+            if self._clock.now > open_until:
+                return
+            self._reaching = False
+            if not over():
+                self._watch_silence()
+                return
+            self._give_up()
+            self._lives += 1
+            self._here, self._there = here, there
+            self._clock.at(self._settings.connect_timeout, partial(self._fail, self._lives))
+            self._introduce()
+
+        def late() -> None:
+            if self._here is here or not self._reaching:
+                return
+            self._reaching = False
+            for end in (here, there):
+                end.close()
+            if over():
+                self._try_another()
+            else:
+                self._watch_silence()
+
+        self._clock.at(self._settings.connect_timeout, late)
+        self._reach(here, there, reached)
 
     def _close(self, *ends: End) -> None:
         self._served = False
@@ -248,11 +342,14 @@ class MqttChannel:
             self._break()
             return
         if silent >= settings.keepalive:
-            here, there = self._here, self._there
-            here.send(PING, lambda: there.send(PING, _nothing))
+            self._ping()
         self._looks = True
         # A publish is given up within a fifth of a second after its time.
         self._clock.at(max(0.2, oldest + settings.publish_timeout - now), self._look)
+
+    def _ping(self) -> None:
+        here, there = self._here, self._there
+        here.send(PING, lambda: there.send(PING, _nothing))
 
 
 def _nothing() -> None:

@@ -11,7 +11,10 @@ from typing import NamedTuple
 from flexspec_mq.link.impairment import LEAST_RTO
 from flexspec_mq.simulator.clock import SimulatedClock
 
-_FIRST_RTO, _LAST_RTO = 1.0, 120.0
+_FIRST_RTO, LAST_RTO = 1.0, 120.0
+"""Seconds until the first attempt is given up while nothing is known, and Linux's bound of any."""
+_LINEAR = 4
+"""Attempts to connect that are as far apart before that time doubles: Linux's `tcp_syn_linear_timeouts`."""
 _PROBE_SLACK = 0.002
 
 Deliver = Callable[[], None]
@@ -64,17 +67,19 @@ class Sending:
     Args:
         clock: of the simulation.
         transmit: puts a segment on the way.
+        last_rto: seconds between two attempts, at most.
 
     Attributes:
         rtt: smoothed round trip in seconds; None before a sample.
         closed: nothing is sent again any more.
     """
 
-    def __init__(self, clock: SimulatedClock, transmit: Callable[[Segment], None]) -> None:
+    def __init__(self, clock: SimulatedClock, transmit: Callable[[Segment], None], last_rto: float) -> None:
         self.rtt: float | None = None
         self.closed = False
         self._clock = clock
         self._transmit = transmit
+        self._last_rto = last_rto
         self._deviation = 0.0
         self._least_rtt = inf
         self._next = 0
@@ -170,8 +175,10 @@ class Sending:
 
     def _deadline(self) -> float:
         """When something is due if nothing comes."""
-        rto = _FIRST_RTO if self.rtt is None else self.rtt + max(LEAST_RTO, 4 * self._deviation)
-        return min(self._since + min(_LAST_RTO, rto * 2.0**self._doubled), self._probe_at())
+        rto, doubled = _FIRST_RTO, max(0, self._doubled - _LINEAR)
+        if self.rtt is not None:
+            rto, doubled = self.rtt + max(LEAST_RTO, 4 * self._deviation), self._doubled
+        return min(self._since + min(self._last_rto, rto * 2.0**doubled), self._probe_at())
 
     def _probe_at(self) -> float:
         """When the last segment is sent again to have the other end say what it misses; infinite for not at all."""

@@ -9,13 +9,15 @@ of two, and at another end, it goes at once. There is no congestion window: sess
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from math import inf
 
 from flexspec_mq.link.impairment import SEGMENT
-from flexspec_mq.simulator.channel.sending import Deliver, Packet, Segment, Sending
+from flexspec_mq.simulator.channel.sending import LAST_RTO, Deliver, Packet, Segment, Sending
 from flexspec_mq.simulator.channel.way import Way
 from flexspec_mq.simulator.clock import SimulatedClock
+from flexspec_mq.transport.sockets import RETRY_MS
 
 HEADERS = 52
 """Bytes of IP and TCP before the payload, time stamps included."""
@@ -31,21 +33,24 @@ class End:
     Args:
         clock: of the simulation.
         way: that its packets take.
+        last_rto: seconds between two attempts to send what is not acknowledged, at most.
 
     Attributes:
         peer: the other end; set before anything is sent.
         interactive: it answers what it gets.
         heard: when something came last.
+        on_data: called before bytes that came are handed on.
     """
 
     peer: End
 
-    def __init__(self, clock: SimulatedClock, way: Way) -> None:
+    def __init__(self, clock: SimulatedClock, way: Way, last_rto: float) -> None:
         self.interactive = False
         self.heard = clock.now
+        self.on_data: Callable[[], None] | None = None
         self._clock = clock
         self._way = way
-        self._sending = Sending(clock, self._transmit)
+        self._sending = Sending(clock, self._transmit, last_rto)
         self._expected = 0
         self._early: dict[int, Segment] = {}
         self._echo = -inf
@@ -107,6 +112,8 @@ class End:
         at_once = bool(self._early) or not self.interactive or self._owed_since is not None
         self._echo = stamp
         whole = self._in_order(segment)
+        if self.on_data is not None:
+            self.on_data()
         if at_once:
             self._acknowledge()
         else:
@@ -151,7 +158,7 @@ class End:
 
 
 def connection(clock: SimulatedClock, up: Way, down: Way) -> tuple[End, End]:
-    """The two ends of a connection: that of the device, and that of the broker."""
-    device, broker = End(clock, up), End(clock, down)
+    """The two ends of a connection: that of the device, which tries often, and that of the broker."""
+    device, broker = End(clock, up, RETRY_MS / 1000), End(clock, down, LAST_RTO)
     device.peer, broker.peer = broker, device
     return device, broker

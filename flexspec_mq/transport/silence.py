@@ -1,0 +1,99 @@
+"""When a connection has been silent for too long, so that another one is worth a try.
+
+What the broker sent in an outage it sends again when its TCP would have tried next, up to as long after the outage as
+that lasted, and all that it says later waits behind. The device's own bytes arrive meanwhile, so nothing looks
+broken; a new connection is served at once. The timeout is that of RFC 6298 over the times of acknowledgements.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+LEAST, MOST = 1.0, 5.0
+"""Bounds of the timeout, in seconds. TCP has repaired a packet or two that a link lost before the lower one."""
+_ANOTHER = 5
+"""Round trips until another connection has answered something: four to connect."""
+_CARRIES = 8_000.0
+"""Bytes per second that a link is taken to carry up at least, so that a long message is not taken for silence."""
+
+
+class Silence:
+    """What one connection has sent that is to be answered, and when something came. Times are seconds, on one clock.
+
+    A message at QoS 0 is not acknowledged: where nothing comes after it, a PINGREQ asks. One goes out at once where
+    nothing has come for long before.
+
+    Args:
+        now: the connection's first moment.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._smoothed: float | None = None
+        self._deviation = 0.0
+        self._heard = now
+        self._told = inf  # the first message since that nobody acknowledges
+        self._owed = 0
+        self._bytes = 0
+        self._pinged = False
+        self._from = inf  # since when nothing came although something is owed
+
+    @property
+    def timeout(self) -> float:
+        """Silence that is too long after what was asked, in seconds, but for the time that its bytes take."""
+        if self._smoothed is None:
+            return LEAST
+        late = self._smoothed + 4 * self._deviation
+        return min(MOST, max(LEAST, late, _ANOTHER * self._smoothed))
+
+    @property
+    def ping_at(self) -> float:
+        """When to ask whether anybody is there; infinite for not at all."""
+        if self._owed or self._pinged or self._told == inf:
+            return inf
+        return max(self._told, self._heard + self.timeout)
+
+    @property
+    def over_at(self) -> float:
+        """When the silence is too long; infinite while no answer is owed."""
+        return self._from + self.timeout + self._bytes / _CARRIES
+
+    def told(self, now: float) -> None:
+        """A message went out at QoS 0."""
+        self._told = min(self._told, now)
+
+    def asked(self, size: int, now: float) -> None:
+        """So many bytes went out, which the broker acknowledges."""
+        self._owed += 1
+        self._bytes += size
+        self._from = min(self._from, now)
+
+    def pinged(self, now: float) -> None:
+        """A PINGREQ went out."""
+        self._pinged = True
+        self._from = min(self._from, now)
+
+    def answered(self, size: int, seconds: float) -> None:
+        """What was `asked` is acknowledged, after so many seconds. Call it after `heard`."""
+        self._owed -= 1
+        self._bytes -= size
+        if not self._owed:
+            self._from = inf
+        self.measured(seconds)
+
+    def measured(self, seconds: float) -> None:
+        """Something like an acknowledgement took so long.
+
+        Twice the timeout at most: whatever takes longer says how long the link stood still. But a broker that needs
+        longer for each is given the time.
+        """
+        seconds = min(seconds, 2 * self.timeout)
+        if self._smoothed is None:
+            self._smoothed, self._deviation = seconds, seconds / 2
+            return
+        self._deviation += (abs(self._smoothed - seconds) - self._deviation) / 4
+        self._smoothed += (seconds - self._smoothed) / 8
+
+    def heard(self, now: float) -> None:
+        """Something came, whatever it is."""
+        self._heard, self._told, self._pinged = now, inf, False
+        self._from = now if self._owed else inf

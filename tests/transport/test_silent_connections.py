@@ -1,0 +1,164 @@
+"""A connection over which nothing comes any more is replaced, if another one can be had; real brokers and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.daemon.retry import Waiting
+from flexspec_mq.errors import LinkDown
+from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
+from flexspec_mq.transport.silence import LEAST
+from tests.transport.proxy import Proxy, proxy_to
+from tests.transport.reading import PATIENCE, Reader
+
+pytestmark = pytest.mark.alone
+
+BUSY = 1.5
+"""Seconds that a busy machine may add."""
+
+
+def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSettings:
+    subscriptions = (Subscription(topic, 1),) if topic else ()
+    return replace(
+        LinkSettings(port=port, client_id=client, subscriptions=subscriptions, session_expiry=60), **more
+    )
+
+
+@pytest.fixture
+async def proxy(mosquitto: PrivateBroker) -> AsyncIterator[Proxy]:
+    async with proxy_to(mosquitto.host, mosquitto.port) as running:
+        yield running
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_an_answer_that_is_stuck_comes_over_another_connection(
+    mosquitto: PrivateBroker, proxy: Proxy, qos: int
+) -> None:
+    """The broker has the question and has sent the answer; only the way back stands still."""
+    ask, answer = f"stuck/{qos}/ask", f"stuck/{qos}/answer"
+    async with (
+        mqtt_link(settings_for(mosquitto.port, f"stuck worker {qos}", ask)) as worker,
+        mqtt_link(settings_for(proxy.port, f"stuck device {qos}", answer)) as device,
+    ):
+        await worker.wait_up(PATIENCE)
+        there, here = Reader(worker), Reader(device)
+        await here.wait_for(LinkUpEvent)
+        proxy.freeze()
+        began = time.monotonic()
+        asking = asyncio.create_task(device.publish(ask, b"?", qos=qos))
+        assert await there.payload() == b"?"
+        await worker.publish(answer, b"!", qos=1)
+        assert "nothing came any more" in (await here.wait_for(LinkDownEvent)).reason
+        event = await here.next()
+        while not isinstance(event, Inbound):
+            event = await here.next()
+        took = time.monotonic() - began
+        assert event.payload == b"!"
+        # At QoS 0 a PINGREQ asks first, once nothing has come for as long.
+        assert LEAST <= took < (LEAST if qos else 2 * LEAST) + BUSY
+        if qos:
+            with pytest.raises(LinkDown):
+                await asking
+        else:
+            await asking
+        await device.wait_up(PATIENCE)
+        assert device.counters.connects == 2
+        assert proxy.connections == 2
+
+
+async def test_a_silence_that_ends_by_itself_costs_no_connection(proxy: Proxy) -> None:
+    async with mqtt_link(settings_for(proxy.port, "pause")) as link:
+        await link.wait_up(PATIENCE)
+        for _ in range(3):
+            proxy.freeze()
+            publishing = asyncio.create_task(link.publish("pause/x", b"x", qos=1, retain=True))
+            await asyncio.sleep(LEAST / 2)
+            proxy.resume()
+            await publishing
+        await asyncio.sleep(LEAST + 0.2)
+        assert link.counters.connects == proxy.connections == 1
+
+
+async def test_where_no_other_connection_can_be_had_this_one_stays(own_mosquitto: PrivateBroker) -> None:
+    """The listener is gone, the connection is not: nobody could do better than wait for it."""
+    async with (
+        proxy_to(own_mosquitto.host, own_mosquitto.port) as proxy,
+        mqtt_link(settings_for(proxy.port, "only")) as link,
+    ):
+        await link.wait_up(PATIENCE)
+        proxy.freeze()
+        proxy.stop_listening()
+        publishing = asyncio.create_task(link.publish("only/x", b"x", qos=1, retain=True))
+        await asyncio.sleep(3 * LEAST)
+        assert link.is_up
+        proxy.resume()
+        await publishing
+        assert link.counters.connects == 1
+
+
+async def test_a_broker_that_hangs_and_goes_on_has_its_link_back(own_mosquitto: PrivateBroker) -> None:
+    """Its listener takes connections all the while; they are what the link waits for then."""
+    async with mqtt_link(settings_for(own_mosquitto.port, "hung")) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        own_mosquitto.signal(signal.SIGSTOP)
+        with pytest.raises(LinkDown):
+            await link.publish("hung/x", b"x", qos=1, retain=True)
+        await asyncio.sleep(1.0)
+        own_mosquitto.signal(signal.SIGCONT)
+        await link.wait_up(PATIENCE)
+        await link.publish("hung/x", b"y", qos=1, retain=True)
+
+
+async def test_an_idle_connection_is_left_alone(proxy: Proxy) -> None:
+    async with mqtt_link(settings_for(proxy.port, "idle")) as link:
+        await link.wait_up(PATIENCE)
+        await link.publish("idle/x", b"x", qos=1, retain=True)
+        proxy.freeze()
+        await asyncio.sleep(LEAST + 0.5)
+        assert link.is_up
+        assert proxy.connections == 1
+
+
+async def test_whoever_waits_has_the_next_attempt_soon(
+    own_mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+    waits: list[Waiting] = []
+    patient = settings_for(own_mosquitto.port, "patient", backoff=0.2, backoff_max=60.0)
+    awaited = replace(patient, client_id="awaited", backoff_awaited=0.3, awaited=lambda: True)
+    own_mosquitto.kill()
+    async with mqtt_link(patient, on_wait=waits.append) as slow, mqtt_link(awaited) as quick:
+        async with asyncio.timeout(PATIENCE):
+            while not waits or waits[-1].delay < 4 * BUSY:  # noqa: ASYNC110  it sleeps longer and longer
+                await asyncio.sleep(0.05)
+        assert quick.counters.attempts_failed > 2 * len(waits)
+        await asyncio.to_thread(own_mosquitto.start)
+        await quick.wait_up(0.3 + BUSY)
+        began = time.monotonic()
+        assert not slow.is_up
+        slow.reconnect("somebody waits")
+        await slow.wait_up(PATIENCE)
+        assert time.monotonic() - began < BUSY
+
+
+async def test_leaving_when_another_connection_was_reached_leaks_nothing(proxy: Proxy) -> None:
+    """A leaked socket would fail the run: warnings are errors."""
+    async with mqtt_link(settings_for(proxy.port, "leaving", backoff=1000.0)) as link:
+        reader = Reader(link)
+        await reader.wait_for(LinkUpEvent)
+        proxy.freeze()
+        publishing = asyncio.create_task(link.publish("leaving/x", b"x", qos=1, retain=True))
+        await reader.wait_for(LinkDownEvent)
+        with pytest.raises(LinkDown):
+            await publishing
