@@ -57,7 +57,7 @@ class Verifier:
         self._text: _Text | None = None
 
     def take(self, message: Message) -> Verdict | None:
-        """Do what a message asks; a repeated one gets the same answer.
+        """Do what a message asks; a repeated one gets the same answer, one of an earlier round or text none.
 
         Raises:
             RemoteProtocolError: it belongs to no text that is here, or its probabilities not to this target.
@@ -83,13 +83,17 @@ class Verifier:
         for begin in range(known, len(prompt), self._prefill):
             self._forward(ModelInput(kv, prompt[begin : begin + self._prefill], 0))
 
-    def _decide(self, message: Guesses) -> Verdict:
+    def _decide(self, message: Guesses) -> Verdict | None:
         text = self._text
+        if text is not None and message.text < text.start.text:
+            return None
         if text is None or message.text != text.start.text:
             raise RemoteProtocolError(f"guesses for text {message.text}, which is not being written")
         done = 0 if text.verdict is None else text.verdict.round
         if text.verdict is not None and message.round == done:
             return text.verdict
+        if message.round < done:
+            return None  # its verdict is known: a connection broke before this was acknowledged
         if message.round != done + 1:
             raise RemoteProtocolError(f"round {message.round} of a text after round {done}")
         sent = sent_with(message, self._vocab_size)

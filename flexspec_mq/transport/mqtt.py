@@ -33,7 +33,7 @@ _FAILURE = 0x80
 _HEADERS = 32
 """Bytes of a PUBLISH beside topic and payload, at most: fixed header, ids, the properties we use."""
 _BETWEEN = 1.0
-"""Seconds between attempts to have another connection than one that is silent."""
+"""Seconds from one attempt to have another connection than one that is silent to the next, at least."""
 _STEADY = 5.0
 """Seconds; a connection that lives shorter does not reset the back-off."""
 
@@ -184,13 +184,15 @@ class MqttLink(LinkState):
 
         As long as none can, the old one may come back just as well.
         """
+        loop = asyncio.get_running_loop()
         while True:
             await connection.silent.wait()
+            began = loop.time()
             try:
                 reached = await connect(self.settings)
             except LinkDown as error:
                 _log.info("%s, and nothing comes any more over the connection that there is", error.message)
-                await asyncio.sleep(_BETWEEN)
+                await asyncio.sleep(began + _BETWEEN - loop.time())
                 continue
             if connection.silent.is_set():
                 self._reached = reached

@@ -231,6 +231,21 @@ def test_a_round_that_is_told_again_is_answered_again(target: PackedModel) -> No
     assert model.read == [9, 2]
 
 
+def test_an_earlier_round_that_comes_late_is_passed_over(target: PackedModel) -> None:
+    """Its verdict came, and its acknowledgement did not before the connection was given up."""
+    model = Counting(target)
+    verifier = Verifier(model, vocab_size=VOCAB, prefill=64)  # type: ignore[arg-type]
+    verifier.take(START)
+    first, second = (verifier.take(Guesses(1, number, ())) for number in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert verifier.take(Guesses(1, 1, ())) is None
+    assert verifier.take(Guesses(1, 2, ())) == second
+    verifier.take(Start("a", 2, START.prompt, 0.0, 0, 1.0, 0, ()))
+    assert verifier.take(Guesses(1, 2, ())) is None
+    assert verifier.take(Guesses(2, 1, ())) == Verdict(2, 1, first.tokens)
+
+
 @pytest.mark.parametrize(
     "message", [Guesses(2, 1, ()), Guesses(1, 2, ()), Verdict(1, 1, (1,)), Guesses(1, 1, (1,), bytes(10))]
 )

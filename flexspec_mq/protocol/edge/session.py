@@ -675,7 +675,7 @@ class EdgeSession:
          "the newest open named a prefix", "open in full, at any worker"),
         ((_ACTIVE,), (EdgeEvent.PREFIX_LOST,), _nothing, (), "", "nothing: a worker is adopted"),
         (_ALL, (EdgeEvent.LINK_UP,), _link_up, (),
-         "opening; active", "open within a random part of the timeout, back-off afresh; poll"),
+         "opening; active", "open within a random part of 0.2 s, back-off afresh; poll"),
         (_ALL, (EdgeEvent.LINK_DOWN,), _link_down, (), "", "send nothing, timers wait"),
         (_LIVE, (EdgeEvent.HOPELESS,), _hopeless, (_DONE,), "", "fail"),
         (_LIVE, (EdgeEvent.DEADLINE,), _deadline, (_DONE,), "", "close all known workers"),

@@ -10,6 +10,8 @@ from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState, SessionConfig
 
 _SILENCE = (1, 1, 2)
 """Timeouts from one sign of silence to the next: polls after 1 and 2 of them, a re-open after 4."""
+_LINKED = 0.2
+"""Seconds within which an open follows a link that comes up, at random."""
 _LEAST_LEASE = 1.0
 """Seconds that a lease is taken to last at least: one of 0 would have the edge poll without end."""
 
@@ -66,12 +68,12 @@ class SessionTimers:
         self._silent_from = inf
 
     def linked(self, now: float) -> None:
-        """The link is up (again): ask soon, but not all edges at once."""
+        """The link is up (again): ask soon. A broker that comes back has its edges one after the other already."""
         self._backoff = 0
         self._heard_at = self._progress_at = self._stall_from = now
         self._queued_from = inf
         self._silent_from = inf
-        self._open_at = min(self._open_at, now + self._rng.random() * self._rtt.timeout)
+        self._open_at = min(self._open_at, now + self._rng.random() * _LINKED)
 
     def heard(self, now: float) -> None:
         """Any answer of any worker."""

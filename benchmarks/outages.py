@@ -1,0 +1,170 @@
+"""How long after an outage a user waits: for the rest of an answer, and for the first token of the next one.
+
+Mosquitto, ``flexspec-cloud`` on one core, an edge node as it comes on the other, and between them an emulated link
+that carries nothing for so many seconds (root, Linux). Each try meets an outage twice:
+
+- within: it begins while an answer is being written. Seconds from its end to the end of the answer; the worker has
+  written on meanwhile.
+- after: it passes while nobody asks, and somebody asks a second after its end. Seconds to the first token. Workers
+  tell their state every 10 s, so some of these outages lose messages of the broker's and others do not.
+
+Below 0 the answer was over before the outage was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from benchmarks._common import finish, parser, percentile, table
+from flexspec_mq.bench.place.node import RATIONED, Node
+from flexspec_mq.bench.place.place import Place, place
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.errors import UsageError
+from flexspec_mq.link.profiles import LinkPlan, Outage, built_in
+
+ASKED = "Explain in some sentences why the sky is blue at noon and red in the evening."
+WITHIN, AFTER = "within", "after"
+NODE = "default"
+BEGINS_S = {WITHIN: 0.3, AFTER: 3.0}
+"""Seconds from where the link is set to, to where the outage begins."""
+LATER_S = 1.0
+"""Seconds from the end of an outage to the next question."""
+_APART = 1000.0
+
+
+def build_parser() -> ArgumentParser:
+    """The command's flags."""
+    made = parser(__doc__ or "")
+    made.add_argument("--profile", default="4g", help="of the link; its own outages are left out")
+    made.add_argument(
+        "--lengths",
+        type=float,
+        nargs="+",
+        default=[4.0, 14.0, 30.0, 60.0],
+        metavar="S",
+        help="of outages, in seconds",
+    )
+    made.add_argument("--tries", type=int, default=6, help="of each length")
+    made.add_argument("--tokens", type=int, default=128, help="of an answer")
+    made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument("--draft", default="default", help="of both sides")
+    made.add_argument("--edge-flags", default="", help="of flexspec-edge")
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One outage of the link.
+
+    Attributes:
+        kind: `WITHIN` or `AFTER`.
+        length: of it, in seconds.
+        start: second of the channel to which the link is set for it.
+    """
+
+    kind: str
+    length: float
+    start: float
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.kind} {self.length:g} s"
+
+    @property
+    def outage(self) -> Outage:
+        """Where it lies."""
+        starts = self.start + BEGINS_S[self.kind]
+        return Outage(starts, starts + self.length)
+
+
+def cases_of(lengths: Sequence[float]) -> list[Case]:
+    """Each length, within an answer and after one.
+
+    Raises:
+        UsageError: a length that is none, or one that is there twice.
+    """
+    if not all(0.0 < length < _APART / 2 for length in lengths) or len(set(lengths)) < len(lengths):
+        raise UsageError(f"give lengths above 0 and below {_APART / 2:.0f} s, each once")
+    kinds = [(kind, length) for length in lengths for kind in BEGINS_S]
+    return [Case(kind, length, _APART * number) for number, (kind, length) in enumerate(kinds, 1)]
+
+
+def plan_of(profile: str, cases: Sequence[Case], seed: int) -> LinkPlan:
+    """The link with these outages and no others.
+
+    Raises:
+        UsageError: no such profile.
+    """
+    calm = msgspec.structs.replace(built_in().get(profile), outages=None)
+    lasts = _APART * (len(cases) + 2)
+    outages = tuple(case.outage for case in cases)
+    return LinkPlan(profile, calm, seed, lasts_s=(lasts,) * len(calm.states), outages=outages)
+
+
+async def seconds_of(here: Place, case: Case, tokens: int) -> float:
+    """What a user waits for in a case."""
+    if case.kind == WITHIN:
+        found, _ = await here.ask(NODE, body(tokens), case.start)
+        return float(found["seconds"]) - BEGINS_S[WITHIN] - case.length
+    began = time.monotonic()  # the link is set within a hundredth of a second
+    await here.ask(NODE, body(2), case.start)
+    await asyncio.sleep(began + BEGINS_S[AFTER] + case.length + LATER_S - time.monotonic())
+    found, _ = await here.ask(NODE, body(16))
+    return float(found["first"])
+
+
+def body(tokens: int) -> dict[str, Any]:
+    """A request."""
+    return {"messages": [{"role": "user", "content": ASKED}], "max_tokens": tokens, "temperature": 0}
+
+
+async def measure(args: Namespace, lengths: Sequence[float], tries: int) -> dict[str, list[float]]:
+    """Seconds by case."""
+    cases = cases_of(lengths)
+    found: dict[str, list[float]] = {case.name: [] for case in cases}
+    workers = {RATIONED: ("--target", args.target, "--draft", args.draft)}
+    nodes = {NODE: Node(("--draft", args.draft, *shlex.split(args.edge_flags)))}
+    async with place(plan_of(args.profile, cases, args.seed), nodes, workers=workers) as here:
+        await here.ask(NODE, body(8), 0.0)
+        for number in range(1, tries + 1):
+            for case in cases:
+                took = await seconds_of(here, case, args.tokens)
+                found[case.name].append(took)
+                print(f"try {number} of {tries}, {case.name}: {took:.2f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def show(found: dict[str, list[float]]) -> None:
+    """Print a table."""
+    rows = [
+        (name, len(took), min(took), percentile(took, 0.5), sum(took) / len(took), max(took))
+        for name, took in found.items()
+    ]
+    print(table(("outage", "tries", "least s", "median", "mean", "most"), rows))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+
+    def work(arguments: Sequence[str]) -> None:
+        args = build_parser().parse_args(arguments)
+        lengths, tries = ([2.0], 2) if args.quick else (args.lengths, args.tries)
+        found = asyncio.run(measure(args, lengths, tries))
+        show(found)
+        finish("outages", found, quick=args.quick)
+
+    return run_main(work, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
