@@ -189,10 +189,13 @@ class MqttChannel:
 
     def connect(self) -> None:
         """Try to connect now, and again until it succeeds."""
-        self._lives += 1
-        self._here, self._there = self._ends()
-        self._clock.at(self._settings.connect_timeout, partial(self._fail, self._lives))
+        self._go_on_with(*self._ends())
         self._reach(self._here, self._there, self._introduce)
+
+    def _go_on_with(self, here: End, there: End) -> None:
+        self._lives += 1
+        self._here, self._there = here, there
+        self._clock.at(self._settings.connect_timeout, partial(self._fail, self._lives))
 
     def _ends(self) -> tuple[End, End]:
         here, there = connection(self._clock, self.up, self.down)
@@ -288,37 +291,28 @@ class MqttChannel:
             return
         self._reaching = True
         life, (here, there) = self._lives, self._ends()
-        open_until = self._clock.now + self._settings.connect_timeout
+        tried = False
 
-        def over() -> bool:
-            return self.is_up and life == self._lives and self._clock.now >= self._silence.over_at
-
-        def reached() -> None:
-            if self._clock.now > open_until:
+        def ended(*, there_is_one: bool) -> None:
+            nonlocal tried
+            if tried:
                 return
-            self._reaching = False
-            if not over():
-                self._watch_silence()
+            tried, self._reaching = True, False
+            over = self.is_up and life == self._lives and self._clock.now >= self._silence.over_at
+            if over and there_is_one:
+                self._give_up()
+                self._go_on_with(here, there)
+                self._introduce()
                 return
-            self._give_up()
-            self._lives += 1
-            self._here, self._there = here, there
-            self._clock.at(self._settings.connect_timeout, partial(self._fail, self._lives))
-            self._introduce()
-
-        def late() -> None:
-            if self._here is here or not self._reaching:
-                return
-            self._reaching = False
             for end in (here, there):
                 end.close()
-            if over():
+            if over:
                 self._try_another()
             else:
                 self._watch_silence()
 
-        self._clock.at(self._settings.connect_timeout, late)
-        self._reach(here, there, reached)
+        self._clock.at(self._settings.connect_timeout, partial(ended, there_is_one=False))
+        self._reach(here, there, partial(ended, there_is_one=True))
 
     def _close(self, *ends: End) -> None:
         self._served = False
