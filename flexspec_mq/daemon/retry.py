@@ -44,11 +44,6 @@ class Waiting:
         return f"{self.what}: {reason}; attempt {self.attempt} failed, next in {self.delay:.1f} s"
 
 
-def nobody_waits() -> bool:
-    """Take the time that it takes."""
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """How long to wait between attempts.
@@ -57,19 +52,21 @@ class Backoff:
         first: seconds; upper bound of the first wait. Doubles with each attempt.
         top: seconds; upper bound of any wait.
         give_up_after: seconds after which no further attempt begins; None never gives up.
-        awaited: asked before each wait whether somebody waits for the outcome.
+        awaited: asked before each wait whether somebody waits for the outcome. None: nobody does.
         awaited_top: seconds; upper bound of a wait then.
     """
 
     first: float = 0.2
     top: float = 15.0
     give_up_after: float | None = None
-    awaited: Callable[[], bool] = nobody_waits
+    awaited: Callable[[], bool] | None = None
     awaited_top: float = 2.0
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the `attempt`-th failure, from 1: uniform below the bound."""
-        top = min(self.top, self.awaited_top) if self.awaited() else self.top
+        top = self.top
+        if self.awaited is not None and self.awaited():
+            top = min(top, self.awaited_top)
         return random.uniform(0.0, min(top, self.first * 2.0 ** min(attempt - 1, 30)))  # noqa: S311
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from flexspec_mq.daemon.retry import nobody_waits
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.needs import NOTHING, Needs
 
@@ -154,7 +153,7 @@ class LinkSettings:
         publish_timeout: for an acknowledgement of a publish; then the connection is taken for dead.
         backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
         backoff_awaited: as `backoff_max`, while somebody waits.
-        awaited: asked after each attempt that failed whether somebody waits for the link.
+        awaited: asked after each attempt that failed whether somebody waits for the link. None: nobody does.
         give_up_after: seconds without a connection after which the link fails; None tries for ever.
         needs: a broker that says that it can do less is refused.
     """
@@ -180,7 +179,7 @@ class LinkSettings:
     backoff: float = 0.2
     backoff_max: float = 15.0
     backoff_awaited: float = 2.0
-    awaited: Callable[[], bool] = nobody_waits
+    awaited: Callable[[], bool] | None = None
     give_up_after: float | None = None
     needs: Needs = NOTHING
 

@@ -8,14 +8,24 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
 from flexspec_mq.daemon.retry import Waiting
 from flexspec_mq.errors import LinkDown
-from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
+from flexspec_mq.transport.base import (
+    Inbound,
+    LinkDownEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Subscription,
+    TlsSettings,
+)
 from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.silence import LEAST
 from tests.transport.proxy import Proxy, proxy_to
@@ -74,6 +84,22 @@ async def test_an_answer_that_is_stuck_comes_over_another_connection(
         await device.wait_up(PATIENCE)
         assert device.counters.connects == 2
         assert proxy.connections == 2
+
+
+async def test_a_silent_connection_with_tls_is_replaced_by_one_with_tls(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path, ["localhost"])
+    with PrivateBroker(BrokerSettings(port=0, tls=tls)) as secure:
+        async with proxy_to(secure.host, secure.port) as proxy:
+            mine = settings_for(proxy.port, "sealed", host="localhost", tls=TlsSettings(ca=tls.ca))
+            async with mqtt_link(mine) as link:
+                reader = Reader(link)
+                await reader.wait_for(LinkUpEvent)
+                proxy.freeze()
+                with pytest.raises(LinkDown, match="nothing came any more"):
+                    await link.publish("sealed/x", b"x", qos=1, retain=True)
+                await link.wait_up(LEAST + BUSY)
+                await link.publish("sealed/x", b"y", qos=1, retain=True)
+                assert (link.counters.connects, proxy.connections) == (2, 2)
 
 
 async def test_a_silence_that_ends_by_itself_costs_no_connection(proxy: Proxy) -> None:
