@@ -339,7 +339,9 @@ class Connection(aiomqtt.Client):
 
     def _watch(self) -> None:
         """Look when the silence will have been too long, if one is not to look before."""
-        if self._looks is None and (due := min(self._silence.ping_at, self._silence.over_at)) < inf:
+        if self._looks is not None or self.lost.done():
+            return
+        if (due := min(self._silence.ping_at, self._silence.over_at)) < inf:
             self._looks = self._loop.call_at(due, self._look)
 
     def _look(self) -> None:
