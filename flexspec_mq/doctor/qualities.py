@@ -16,6 +16,7 @@ from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import Connection
 from flexspec_mq.transport.diagnosis.diagnose import diagnose
+from flexspec_mq.transport.silence import Silence
 
 _LACKING, _POOR = "broker lacking", "broker slow or silent"
 """Faults: FlexSpec does not work with this broker; it works, but."""
@@ -41,7 +42,7 @@ class Probe(Connection):
     def __init__(self, settings: LinkSettings) -> None:
         self.received: asyncio.Queue[Inbound] = asyncio.Queue(_MESSAGES)
         mine = replace(settings, client_id=f"flexspec-check-{secrets.token_hex(4)}")
-        super().__init__(mine, lambda _topic, _size: True, self.received.put_nowait)
+        super().__init__(mine, lambda _topic, _size: True, self.received.put_nowait, Silence(0.0))
 
     async def publish_code(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
         """Publish and return the acknowledgement's reason code."""

@@ -326,7 +326,7 @@ class Link(Protocol):
     def reconnect(self, reason: str) -> None:
         """Have a new connection at once: instead of this one, or, while down, without waiting longer to try again.
 
-        Attempts stay `LinkSettings.backoff` apart at least.
+        Attempts stay `LinkSettings.backoff` apart, unless the wait was shorter anyway.
         """
         ...
 

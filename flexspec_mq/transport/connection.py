@@ -70,6 +70,7 @@ class Connection(aiomqtt.Client):
         settings: of the link.
         wants: asked by topic and size of each message whether it is to be delivered.
         deliver: takes those that are, on the event loop, in order.
+        silence: of the link, which begins anew with this connection.
         plain: a connected socket to go on with, which nothing was sent over; None makes one.
 
     Attributes:
@@ -87,6 +88,7 @@ class Connection(aiomqtt.Client):
         settings: LinkSettings,
         wants: Callable[[str, int], bool],
         deliver: Callable[[Inbound], None],
+        silence: Silence,
         plain: socket.socket | None = None,
     ) -> None:
         will = settings.will
@@ -121,7 +123,8 @@ class Connection(aiomqtt.Client):
         self._plain = plain
         self._socket: socket.socket | None = None
         self.silent = asyncio.Event()
-        self._silence = Silence(self._loop.time())
+        self._silence = silence
+        silence.begin(self._loop.time())
         self._looks: asyncio.TimerHandle | None = None
         self._loop_thread = threading.get_ident()
         self._writes_itself = False
@@ -262,7 +265,7 @@ class Connection(aiomqtt.Client):
         if message.qos:
             self._silence.asked(size, now)
         else:
-            self._silence.told(now)
+            self._silence.told(size, now)
         self._watch()
         self._client.loop_write()
         if self._client.want_write() and (current := self._client.socket()) is not None:
@@ -339,9 +342,13 @@ class Connection(aiomqtt.Client):
 
     def _watch(self) -> None:
         """Look when the silence will have been too long, if one is not to look before."""
-        if self._looks is not None or self.lost.done():
+        due = min(self._silence.ping_at, self._silence.over_at)
+        if due == inf or self.lost.done():
             return
-        if (due := min(self._silence.ping_at, self._silence.over_at)) < inf:
+        if self._looks is not None and self._looks.when() > due:
+            self._looks.cancel()
+            self._looks = None
+        if self._looks is None:
             self._looks = self._loop.call_at(due, self._look)
 
     def _look(self) -> None:

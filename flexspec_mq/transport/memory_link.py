@@ -117,6 +117,6 @@ class MemoryLink(LinkState):
             self._broker.unsubscribe(self, topic_filter)
 
     def reconnect(self, reason: str) -> None:
-        """Give up this connection for a new one at once."""
+        """Give up this connection for a new one at once. While down nothing is waited for but the broker itself."""
         if self._is_up:
             self.lose(reason)

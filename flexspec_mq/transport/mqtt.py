@@ -24,6 +24,7 @@ from flexspec_mq.transport.base import (
 )
 from flexspec_mq.transport.connection import Connection
 from flexspec_mq.transport.refusals import publish_refusal
+from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import connect
 from flexspec_mq.transport.state import LinkState, supervised
 
@@ -73,6 +74,7 @@ class MqttLink(LinkState):
         self._connection: Connection | None = None
         self._publishing = 0
         self._reached: socket.socket | None = None
+        self._silence = Silence(0.0)
         self._at_once = asyncio.Event()
         self._backoff = Backoff(
             settings.backoff,
@@ -116,22 +118,26 @@ class MqttLink(LinkState):
             if connection.taken_over:
                 self._fail(self._taken_over())
                 return
+            if self._reached is not None:
+                continue  # `Silence` sees to it that this becomes rarer
             flaps = 0 if lived > _STEADY else flaps + 1
             if flaps:
-                await asyncio.sleep(self._backoff.delay(flaps))
+                await self._pause(self._backoff.delay(flaps))
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until `reconnect` is called."""
-        self._at_once.clear()
+        """Wait so long, or a little if `reconnect` is called, or was since the pause before."""
         least = min(seconds, self._backoff.first)
         await asyncio.sleep(least)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds - least):
                 await self._at_once.wait()
+        self._at_once.clear()
 
     async def _connect(self) -> Connection:
         reached, self._reached = self._reached, None
-        connection = Connection(self.settings, self._inbox.wants, self._inbox.put_message, reached)
+        connection = Connection(
+            self.settings, self._inbox.wants, self._inbox.put_message, self._silence, reached
+        )
         try:
             await connection.open()
             subscribed = dict(self.wanted)
@@ -169,6 +175,8 @@ class MqttLink(LinkState):
             if not connection.lost.done():
                 self._connection = connection
                 connection.on_lost = self._lose
+                self._silence.up()
+                self._at_once.clear()
                 self._mark_up(session_present=connection.session_present)
             async with running(self._replace_when_silent(connection), "replace when silent") as replacing:
                 await any_of(replacing, connection.lost)
@@ -196,6 +204,7 @@ class MqttLink(LinkState):
                 continue
             if connection.silent.is_set():
                 self._reached = reached
+                self._silence.given_up()
                 connection.abort("nothing came any more, and the broker can be reached anew")
                 return
             reached.close()

@@ -2,7 +2,8 @@
 
 What the broker sent in an outage it sends again when its TCP would have tried next, up to as long after the outage as
 that lasted, and all that it says later waits behind. The device's own bytes arrive meanwhile, so nothing looks
-broken; a new connection is served at once. The timeout is that of RFC 6298 over the times of acknowledgements.
+broken; a new connection is served at once. The timeout is that of RFC 6298 over the times of acknowledgements, with
+its back-off: each connection that was given up doubles it until a message is acknowledged.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 from math import inf
 
 LEAST, MOST = 1.0, 5.0
-"""Bounds of the timeout, in seconds. TCP has repaired a packet or two that a link lost before the lower one."""
+"""Bounds of the timeout before it is doubled, in seconds. TCP has repaired a packet or two by the lower one."""
+_DOUBLED = 4
+"""Times that it doubles; then it is longer than any message may wait for its acknowledgement."""
 _ANOTHER = 5
 """Round trips until another connection has answered something: four to connect."""
 _CARRIES = 8_000.0
@@ -18,32 +21,47 @@ _CARRIES = 8_000.0
 
 
 class Silence:
-    """What one connection has sent that is to be answered, and when something came. Times are seconds, on one clock.
+    """What a link has sent that is to be answered, and when something came. Times are seconds, on one clock.
 
     A message at QoS 0 is not acknowledged: where nothing comes after it, a PINGREQ asks. One goes out at once where
     nothing has come for long before.
 
     Args:
-        now: the connection's first moment.
+        now: the first moment.
     """
 
     def __init__(self, now: float) -> None:
         self._smoothed: float | None = None
         self._deviation = 0.0
+        self._doubled = 0
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """Another connection begins: nothing is owed over it. What acknowledgements take is still known."""
         self._heard = now
         self._told = inf  # the first message since that nobody acknowledges
+        self._told_until = now  # when a slow link has carried all of those
         self._owed = 0
         self._bytes = 0
         self._pinged = False
         self._from = inf  # since when nothing came although something is owed
+        self._up = False
+
+    def up(self) -> None:
+        """The connection is made. Until then acknowledgements do not say that messages get theirs."""
+        self._up = True
+
+    def given_up(self) -> None:
+        """It was silent for too long and is replaced."""
+        self._doubled = min(_DOUBLED, self._doubled + 1)
 
     @property
     def timeout(self) -> float:
         """Silence that is too long after what was asked, in seconds, but for the time that its bytes take."""
         if self._smoothed is None:
-            return LEAST
+            return LEAST * 2.0**self._doubled
         late = self._smoothed + 4 * self._deviation
-        return min(MOST, max(LEAST, late, _ANOTHER * self._smoothed))
+        return float(min(MOST, max(LEAST, late, _ANOTHER * self._smoothed)) * 2.0**self._doubled)
 
     @property
     def ping_at(self) -> float:
@@ -55,11 +73,12 @@ class Silence:
     @property
     def over_at(self) -> float:
         """When the silence is too long; infinite while no answer is owed."""
-        return self._from + self.timeout + self._bytes / _CARRIES
+        return max(self._from, self._told_until) + self.timeout + self._bytes / _CARRIES
 
-    def told(self, now: float) -> None:
-        """A message went out at QoS 0."""
+    def told(self, size: int, now: float) -> None:
+        """So many bytes went out at QoS 0."""
         self._told = min(self._told, now)
+        self._told_until = max(self._told_until, now) + size / _CARRIES
 
     def asked(self, size: int, now: float) -> None:
         """So many bytes went out, which the broker acknowledges."""
@@ -79,12 +98,13 @@ class Silence:
         if not self._owed:
             self._from = inf
         self.measured(seconds)
+        if self._up:
+            self._doubled = 0
 
     def measured(self, seconds: float) -> None:
         """Something like an acknowledgement took so long.
 
-        Twice the timeout at most: whatever takes longer says how long the link stood still. But a broker that needs
-        longer for each is given the time.
+        Twice the timeout at most: whatever takes longer says how long the link stood still.
         """
         seconds = min(seconds, 2 * self.timeout)
         if self._smoothed is None:

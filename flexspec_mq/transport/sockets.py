@@ -130,7 +130,11 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
     where = settings.address
     try:
         context = tls_context(tls)
+        plain.getpeername()  # of one that was reset `wrap_socket` makes another socket, and leaks it
         secured = context.wrap_socket(plain, server_hostname=settings.host, do_handshake_on_connect=False)
+    except OSError as error:  # it was reset since it was connected
+        plain.close()
+        raise LinkDown(f"the broker at {where} ended the connection: {error}") from None
     except BaseException:
         plain.close()
         raise

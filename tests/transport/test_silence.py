@@ -23,6 +23,9 @@ class SilenceMachine(RuleBasedStateMachine):
         self.silence = Silence(0.0)
         self.owed: list[tuple[int, float]] = []
         self.unheard: list[float] = []
+        self.carried = 0.0
+        self.given_up = 0
+        self.is_up = False
         self.pinged: float | None = None
         self.heard = 0.0
 
@@ -35,10 +38,25 @@ class SilenceMachine(RuleBasedStateMachine):
         self.silence.asked(size, self.now)
         self.owed.append((size, self.now))
 
-    @rule()
-    def tells(self) -> None:
-        self.silence.told(self.now)
+    @rule(size=st.integers(1, 100_000))
+    def tells(self, size: int) -> None:
+        self.silence.told(size, self.now)
         self.unheard.append(self.now)
+        self.carried = max(self.carried, self.now) + size / 8_000
+
+    @rule()
+    def is_made(self) -> None:
+        self.silence.up()
+        self.is_up = True
+
+    @rule(over=st.booleans())
+    def is_replaced(self, over: bool) -> None:
+        if over:
+            self.silence.given_up()
+            self.given_up = min(4, self.given_up + 1)
+        self.silence.begin(self.now)
+        self.owed, self.unheard, self.pinged, self.is_up = [], [], None, False
+        self.heard = self.carried = self.now
 
     @precondition(lambda self: self.now >= self.silence.ping_at)
     @rule()
@@ -53,6 +71,8 @@ class SilenceMachine(RuleBasedStateMachine):
         for _ in range(data.draw(st.integers(0, min(3, len(self.owed))))):
             size, at = self.owed.pop(data.draw(st.integers(0, len(self.owed) - 1)))
             self.silence.answered(size, self.now - at)
+            if self.is_up:
+                self.given_up = 0
 
     @invariant()
     def it_ends_only_where_an_answer_is_owed(self) -> None:
@@ -61,7 +81,7 @@ class SilenceMachine(RuleBasedStateMachine):
         if asked:
             silent_from = max(self.heard, min(asked))
             waits = self.silence.timeout + sum(size for size, _ in self.owed) / 8_000
-            assert self.silence.over_at == pytest.approx(silent_from + waits)
+            assert self.silence.over_at == pytest.approx(max(silent_from, self.carried) + waits)
 
     @invariant()
     def it_asks_only_after_what_nobody_acknowledges(self) -> None:
@@ -72,7 +92,7 @@ class SilenceMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_timeout_is_bounded(self) -> None:
-        assert LEAST <= self.silence.timeout <= MOST
+        assert LEAST <= self.silence.timeout / 2.0**self.given_up <= MOST
 
 
 TestSilence = SilenceMachine.TestCase
@@ -110,8 +130,30 @@ def test_a_slow_broker_is_given_the_time() -> None:
 
 def test_where_nothing_came_for_long_the_question_goes_out_with_the_message() -> None:
     silence = Silence(0.0)
-    silence.told(100.0)
+    silence.told(10, 100.0)
     assert silence.ping_at <= 100.0
     silence.heard(100.1)
-    silence.told(100.2)
+    silence.told(10, 100.2)
     assert silence.ping_at == pytest.approx(100.1 + LEAST)
+
+
+def test_each_connection_that_is_given_up_has_the_next_one_wait_twice_as_long() -> None:
+    """Where the broker takes connections at once and messages slowly: they would be replaced for ever."""
+    silence = Silence(0.0)
+    waits = []
+    for _ in range(6):
+        silence.begin(0.0)
+        silence.measured(0.01)
+        silence.asked(100, 0.0)
+        silence.heard(0.01)
+        silence.answered(100, 0.01)  # the birth
+        silence.up()
+        waits.append(silence.timeout)
+        silence.given_up()
+    assert waits == [LEAST * factor for factor in (1, 2, 4, 8, 16, 16)]
+    silence.begin(0.0)
+    silence.up()
+    silence.asked(100, 0.0)
+    silence.heard(3.0)
+    silence.answered(100, 3.0)
+    assert 3.0 < silence.timeout <= MOST

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -26,8 +29,9 @@ from flexspec_mq.transport.base import (
     Subscription,
     TlsSettings,
 )
-from flexspec_mq.transport.mqtt import mqtt_link
+from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from flexspec_mq.transport.silence import LEAST
+from flexspec_mq.transport.sockets import connect, open_socket
 from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import PATIENCE, Reader
 
@@ -112,7 +116,115 @@ async def test_a_silence_that_ends_by_itself_costs_no_connection(proxy: Proxy) -
             proxy.resume()
             await publishing
         await asyncio.sleep(LEAST + 0.2)
-        assert link.counters.connects == proxy.connections == 1
+        assert link.counters.connects == 1
+
+
+async def test_a_connection_that_speaks_while_another_is_made_stays(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[socket.socket] = []
+
+    async def slowly(settings: LinkSettings) -> socket.socket:
+        reached.append(await connect(settings))
+        proxy.resume()
+        await asyncio.sleep(0.2)
+        return reached[-1]
+
+    monkeypatch.setattr("flexspec_mq.transport.mqtt.connect", slowly)
+    async with mqtt_link(settings_for(proxy.port, "speaks")) as link:
+        await link.wait_up(PATIENCE)
+        for count in (1, 2):  # what was silent once is watched as before
+            proxy.freeze()
+            await link.publish("speaks/x", b"x", qos=1, retain=True)
+            assert len(reached) == count
+            await asyncio.sleep(0.3)
+        assert link.counters.connects == 1
+        assert [one.fileno() for one in reached] == [-1, -1]
+
+
+async def test_a_long_message_that_is_acknowledged_keeps_no_silence_from_being_noticed(proxy: Proxy) -> None:
+    async with mqtt_link(settings_for(proxy.port, "long")) as link:
+        await link.wait_up(PATIENCE)
+        await link.publish("long/x", bytes(64_000), qos=1, retain=True)
+        proxy.freeze()
+        began = time.monotonic()
+        with pytest.raises(LinkDown, match="nothing came any more"):
+            await link.publish("long/x", b"", qos=1, retain=True)
+        assert time.monotonic() - began < LEAST + BUSY
+
+
+async def test_a_broker_that_is_slow_with_each_message_is_given_the_time() -> None:
+    """It takes connections at once. Given up again and again, nothing would ever be acknowledged."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                first, size = await reader.readexactly(2)
+                body = await reader.readexactly(size)
+                if first >> 4 == 1:
+                    writer.write(bytes((0x20, 3, 0, 0, 0)))
+                elif first >> 4 == 3:
+                    after = 2 + int.from_bytes(body[:2], "big")
+                    acknowledged = bytes((0x40, 2)) + body[after : after + 2]
+                    asyncio.get_running_loop().call_later(2.5, writer.write, acknowledged)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    failed = 0
+    async with server, mqtt_link(settings_for(port, "slow")) as link:
+        for _ in range(2):
+            while True:
+                await link.wait_up(PATIENCE)
+                try:
+                    await link.publish("slow/x", b"x", qos=1, retain=True)
+                except LinkDown:
+                    failed += 1
+                    continue
+                break
+        assert failed == 2  # after 1 and 2 s; then it has 4
+        assert link.counters.connects == 3
+
+
+async def test_nothing_is_watched_any_more_over_a_connection_that_was_lost(proxy: Proxy) -> None:
+    async with mqtt_link(settings_for(proxy.port, "timer")) as link:
+        await link.wait_up(PATIENCE)
+        connection = cast("MqttLink", link)._connection
+        assert connection is not None
+        proxy.freeze()
+        publishing = asyncio.create_task(link.publish("timer/x", b"x", qos=1, retain=True))
+        await asyncio.sleep(0.05)
+        looks = connection._looks
+        assert looks is not None
+        assert not looks.cancelled()
+        proxy.cut()
+        with pytest.raises(LinkDown):
+            await publishing
+        assert looks.cancelled()
+
+
+async def test_a_slow_connack_is_a_slow_broker(proxy: Proxy) -> None:
+    proxy.delay = 0.3
+    async with mqtt_link(settings_for(proxy.port, "connack")) as link:
+        await link.wait_up(PATIENCE)
+        assert cast("MqttLink", link)._silence.timeout > 2 * LEAST
+
+
+async def test_a_socket_that_was_reset_since_it_was_connected_is_no_failure_for_good(tmp_path: Path) -> None:
+    """The broker's kernel takes connections, and resets them when the broker ends."""
+    tls = make_certificates(tmp_path, ["localhost"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = settings_for(
+            listener.getsockname()[1], "reset", host="localhost", tls=TlsSettings(ca=tls.ca)
+        )
+        plain = await connect(settings)
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        await asyncio.sleep(0.05)
+        with pytest.raises(LinkDown, match="ended the connection"):
+            await open_socket(settings, plain)
+        assert plain.fileno() == -1
 
 
 async def test_where_no_other_connection_can_be_had_this_one_stays(own_mosquitto: PrivateBroker) -> None:
@@ -156,6 +268,22 @@ async def test_an_idle_connection_is_left_alone(proxy: Proxy) -> None:
         assert proxy.connections == 1
 
 
+async def test_whoever_waits_ends_the_pause_after_a_connection_that_lived_short(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+    async with mqtt_link(settings_for(proxy.port, "flap", backoff=0.5, backoff_max=60.0)) as link:
+        reader = Reader(link)
+        for _ in range(5):  # the pauses: 0.5, 1, 2, 4 and 8 s
+            await reader.wait_for(LinkUpEvent)
+            proxy.cut()
+            await reader.wait_for(LinkDownEvent)
+            link.reconnect("somebody waits")
+        began = time.monotonic()
+        await link.wait_up(PATIENCE)
+        assert time.monotonic() - began < 0.5 + BUSY
+
+
 async def test_whoever_waits_has_the_next_attempt_soon(
     own_mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +308,7 @@ async def test_whoever_waits_has_the_next_attempt_soon(
 
 async def test_leaving_when_another_connection_was_reached_leaks_nothing(proxy: Proxy) -> None:
     """A leaked socket would fail the run: warnings are errors."""
-    async with mqtt_link(settings_for(proxy.port, "leaving", backoff=1000.0)) as link:
+    async with mqtt_link(settings_for(proxy.port, "leaving")) as link:
         reader = Reader(link)
         await reader.wait_for(LinkUpEvent)
         proxy.freeze()

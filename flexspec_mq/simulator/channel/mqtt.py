@@ -137,7 +137,7 @@ class MqttChannel:
             self._unanswered[number] = now
             self._silence.asked(size, now)
         else:
-            self._silence.told(now)
+            self._silence.told(size, now)
         self._watch_silence()
 
         def answered() -> None:
@@ -214,7 +214,7 @@ class MqttChannel:
     def _introduce(self) -> None:
         """The connection is there."""
         here, there, began = self._here, self._there, self._clock.now
-        self._silence = Silence(began)
+        self._silence.begin(began)
 
         def serve() -> None:
             there.send(CONNACK, accepted)
@@ -233,6 +233,7 @@ class MqttChannel:
 
     def _mark_up(self) -> None:
         self.is_up = True
+        self._silence.up()
         self._attempts = 0
         self._device.link_up()
 
@@ -301,6 +302,7 @@ class MqttChannel:
             over = self.is_up and life == self._lives and self._clock.now >= self._silence.over_at
             if over and there_is_one:
                 self._give_up()
+                self._silence.given_up()
                 self._go_on_with(here, there)
                 self._introduce()
                 return

@@ -68,18 +68,22 @@ class Sending:
         clock: of the simulation.
         transmit: puts a segment on the way.
         last_rto: seconds between two attempts, at most.
+        connects: its first segment is the SYN that asks for a connection.
 
     Attributes:
         rtt: smoothed round trip in seconds; None before a sample.
         closed: nothing is sent again any more.
     """
 
-    def __init__(self, clock: SimulatedClock, transmit: Callable[[Segment], None], last_rto: float) -> None:
+    def __init__(
+        self, clock: SimulatedClock, transmit: Callable[[Segment], None], last_rto: float, *, connects: bool
+    ) -> None:
         self.rtt: float | None = None
         self.closed = False
         self._clock = clock
         self._transmit = transmit
         self._last_rto = last_rto
+        self._connects = connects
         self._deviation = 0.0
         self._least_rtt = inf
         self._next = 0
@@ -175,9 +179,11 @@ class Sending:
 
     def _deadline(self) -> float:
         """When something is due if nothing comes."""
-        rto, doubled = _FIRST_RTO, max(0, self._doubled - _LINEAR)
+        rto, doubled = _FIRST_RTO, self._doubled
         if self.rtt is not None:
-            rto, doubled = self.rtt + max(LEAST_RTO, 4 * self._deviation), self._doubled
+            rto = self.rtt + max(LEAST_RTO, 4 * self._deviation)
+        if self._connects and 0 in self._out:
+            doubled = max(0, doubled - _LINEAR)
         return min(self._since + min(self._last_rto, rto * 2.0**doubled), self._probe_at())
 
     def _probe_at(self) -> float:

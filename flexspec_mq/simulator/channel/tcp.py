@@ -34,6 +34,7 @@ class End:
         clock: of the simulation.
         way: that its packets take.
         last_rto: seconds between two attempts to send what is not acknowledged, at most.
+        connects: it asks for the connection.
 
     Attributes:
         peer: the other end; set before anything is sent.
@@ -44,13 +45,13 @@ class End:
 
     peer: End
 
-    def __init__(self, clock: SimulatedClock, way: Way, last_rto: float) -> None:
+    def __init__(self, clock: SimulatedClock, way: Way, last_rto: float, *, connects: bool) -> None:
         self.interactive = False
         self.heard = clock.now
         self.on_data: Callable[[], None] | None = None
         self._clock = clock
         self._way = way
-        self._sending = Sending(clock, self._transmit, last_rto)
+        self._sending = Sending(clock, self._transmit, last_rto, connects=connects)
         self._expected = 0
         self._early: dict[int, Segment] = {}
         self._echo = -inf
@@ -159,6 +160,7 @@ class End:
 
 def connection(clock: SimulatedClock, up: Way, down: Way) -> tuple[End, End]:
     """The two ends of a connection: that of the device, which tries often, and that of the broker."""
-    device, broker = End(clock, up, RETRY_MS / 1000), End(clock, down, LAST_RTO)
+    device = End(clock, up, RETRY_MS / 1000, connects=True)
+    broker = End(clock, down, LAST_RTO, connects=False)
     device.peer, broker.peer = broker, device
     return device, broker
