@@ -306,8 +306,16 @@ async def test_whoever_waits_has_the_next_attempt_soon(
         assert time.monotonic() - began < BUSY
 
 
-async def test_leaving_when_another_connection_was_reached_leaks_nothing(proxy: Proxy) -> None:
-    """A leaked socket would fail the run: warnings are errors."""
+async def test_leaving_when_another_connection_was_reached_leaks_nothing(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[socket.socket] = []
+
+    async def noted(settings: LinkSettings) -> socket.socket:
+        reached.append(await connect(settings))
+        return reached[-1]
+
+    monkeypatch.setattr("flexspec_mq.transport.mqtt.connect", noted)
     async with mqtt_link(settings_for(proxy.port, "leaving")) as link:
         reader = Reader(link)
         await reader.wait_for(LinkUpEvent)
@@ -316,3 +324,4 @@ async def test_leaving_when_another_connection_was_reached_leaks_nothing(proxy: 
         await reader.wait_for(LinkDownEvent)
         with pytest.raises(LinkDown):
             await publishing
+    assert [one.fileno() for one in reached] == [-1]
