@@ -27,7 +27,7 @@ from flexspec_mq.link.profiles import LinkPlan, built_in
 from schemas.messages import MAX_AHEAD
 from tests.link.plans import needs_namespaces
 from tests.link.recordings import row, write_rows, write_trace
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, save_pair, tiny_llama
 
 
 def sample(question: int, side: str, took: float, text: str = "a", **changes: Any) -> Sample:
@@ -315,10 +315,7 @@ def test_real_daemons_over_recordings(
 ) -> None:
     """A trace and a drive; a draft that knows nothing of the target's wastes rows, and so does the worker's own."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    models = {}
-    for name, width in (("target", 16), ("draft", 32)):
-        model = tiny_llama(max_position_embeddings=512, hidden_size=width)
-        models[name] = str(save(tmp_path / name, model, byte_level_tokenizer()))
+    models = save_pair(tmp_path)
     write_rows(tmp_path, [row(number, 9000, mode="LTE", ping=(20, 2, 0)) for number in range(30)])
     for way in ("up", "down"):
         write_trace(tmp_path, f"here-lte.{way}.gz", range(1, 30_000))
@@ -355,10 +352,7 @@ def test_traditional_speculation_over_a_link(
 ) -> None:
     """With sampling, through a broker and beside it; sides that send distributions write texts of their own."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    models = {}
-    for name, width in (("target", 16), ("draft", 32)):
-        model = tiny_llama(max_position_embeddings=512, hidden_size=width)
-        models[name] = str(save(tmp_path / name, model, byte_level_tokenizer()))
+    models = save_pair(tmp_path)
     flags = ["--target", models["target"], "--draft", models["draft"], "--worker-draft", "0"]
     streaming = f"--draft none --no-lookup --tokenizer {models['draft']} --draft-length 0 --ahead 64"
     flags += [f"--streaming-flags={streaming}", "--links", "4g", "--guesses", "3", "--temperature", "0.9"]

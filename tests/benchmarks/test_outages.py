@@ -12,7 +12,7 @@ from benchmarks.outages import AFTER, WITHIN, cases_of, plan_of
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.impairment import Impairment
 from tests.link.plans import needs_namespaces
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_checkpoints import save_pair
 
 
 def test_each_case_has_an_outage_of_its_own_and_the_link_has_no_other() -> None:
@@ -43,10 +43,7 @@ def test_real_daemons_over_outages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    models = {}
-    for name, width in (("target", 16), ("draft", 32)):
-        model = tiny_llama(max_position_embeddings=512, hidden_size=width)
-        models[name] = str(save(tmp_path / name, model, byte_level_tokenizer()))
+    models = save_pair(tmp_path)
     flags = ["--target", models["target"], "--draft", models["draft"], "--lengths", "1.5", "--tries", "1"]
     assert outages.main(flags) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.link.netns import netns_link
+from flexspec_mq.link.netns import NetnsLink, netns_link
 from flexspec_mq.link.profiles import LinkPlan, Outage, built_in
 from tests.link.plans import figures, needs_namespaces, plan
 
@@ -43,16 +43,21 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 
 
+def broker_beyond(link: NetnsLink) -> subprocess.Popen[bytes]:
+    """A Mosquitto in the cloud, which tells its port when it is ready."""
+    serving = [sys.executable, "-m", "broker", "run", "--host", link.address_b, "--port", "0"]
+    return link.run_b(
+        [*serving, "--insecure-anywhere", "--ready-json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+
+
 @needs_namespaces
 def test_mosquitto_behind_a_lossy_link_passes_our_own_check() -> None:
     with netns_link(plan(figures(delay=10, jitter=2, rate=5, loss=2), seed=1)) as link:
-        serving = [sys.executable, "-m", "broker", "run", "--host", link.address_b, "--port", "0"]
-        broker = link.run_b(
-            [*serving, "--insecure-anywhere", "--ready-json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-        )
+        broker = broker_beyond(link)
         assert broker.stdout is not None
         with broker.stdout:
             port = json.loads(broker.stdout.readline())["port"]
@@ -76,13 +81,7 @@ def test_after_an_outage_nobody_waits_for_the_brokers_tcp() -> None:
     """What a broker sends as an outage of 9 s begins goes out again 12.6 to 16 s after; the device asks at 9.2 s."""
     plan = LinkPlan("away", built_in().get("4g"), 1, lasts_s=(10_000.0,), outages=(Outage(1000.0, 1009.0),))
     with netns_link(plan) as link:
-        serving = [sys.executable, "-m", "broker", "run", "--host", link.address_b, "--port", "0"]
-        broker = link.run_b(
-            [*serving, "--insecure-anywhere", "--ready-json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-        )
+        broker = broker_beyond(link)
         assert broker.stdout is not None
         with broker.stdout:
             port = json.loads(broker.stdout.readline())["port"]
