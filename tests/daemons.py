@@ -27,7 +27,7 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
-from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.memory.broker import MemoryBroker
 from schemas.messages import Identity
 
 PATIENCE = 30.0

@@ -37,7 +37,7 @@ from flexspec_mq.simulator.accelerator import Accelerator, Modelled
 from flexspec_mq.simulator.cost import DraftForward, DraftTimes, TargetForward
 from flexspec_mq.simulator.recording import Recording, keep_recording
 from flexspec_mq.simulator.replayed_drafter import by_seed
-from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.memory.broker import MemoryBroker
 from tests.daemons import link_to, until
 from tests.simulator.recordings import ABOUT, CONTEXT, LIMIT, VOCABULARY, made
 

@@ -19,7 +19,7 @@ from benchmarks.exact.stress import Tally
 from benchmarks.exact.system import Outcome
 from benchmarks.exact.texts import Shape, next_turn, texts
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
-from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.memory.broker import MemoryBroker
 
 DICE = Dice(1.0, 0, 1.0, 3)
 TEXT = Text(0, (5, 6), DICE, 4, (2,), stop=(9, 2))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import outages
-from benchmarks.outages import AFTER, WITHIN, cases_of, plan_of
+from benchmarks.outages.__main__ import main
+from benchmarks.outages.cases import AFTER, WITHIN, cases_of, plan_of
 from flexspec_mq.errors import UsageError
 from flexspec_mq.link.impairment import Impairment
 from tests.link.plans import needs_namespaces
@@ -33,7 +33,7 @@ def test_lengths_that_are_none(lengths: list[float]) -> None:
 
 
 def test_an_unknown_profile_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert outages.main(["--profile", "pigeon"]) == 2
+    assert main(["--profile", "pigeon"]) == 2
     assert "pigeon" in capsys.readouterr().err
 
 
@@ -45,7 +45,7 @@ def test_real_daemons_over_outages(
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     models = save_pair(tmp_path)
     flags = ["--target", models["target"], "--draft", models["draft"], "--lengths", "1.5", "--tries", "1"]
-    assert outages.main(flags) == 0
+    assert main(flags) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert set(found) == {"within 1.5 s", "after 1.5 s"}
     # Texts of tiny models are short: one may be over before the outage is.

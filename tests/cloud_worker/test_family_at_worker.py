@@ -31,7 +31,7 @@ from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Link
-from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.memory.broker import MemoryBroker
 from schemas.catalogue import VersionState
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeEngine, alone, edge_at, link_to, read, until, wanting

@@ -11,7 +11,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
-from flexspec_mq.transport.memory import MemoryBroker
+from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.transport.proxy import proxy_to
 

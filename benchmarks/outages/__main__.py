@@ -19,26 +19,18 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from benchmarks._common import finish, parser, percentile, table
+from benchmarks.outages.cases import AFTER, BEGINS_S, WITHIN, Case, cases_of, plan_of
 from flexspec_mq.bench.place.node import RATIONED, Node
 from flexspec_mq.bench.place.place import Place, place
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.errors import UsageError
-from flexspec_mq.link.profiles import LinkPlan, Outage, built_in
 
 ASKED = "Explain in some sentences why the sky is blue at noon and red in the evening."
-WITHIN, AFTER = "within", "after"
 NODE = "default"
-BEGINS_S = {WITHIN: 0.3, AFTER: 3.0}
-"""Seconds from where the link is set to, to where the outage begins."""
 LATER_S = 1.0
 """Seconds from the end of an outage to the next question."""
-_APART = 1000.0
 
 
 def build_parser() -> ArgumentParser:
@@ -59,56 +51,6 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--draft", default="default", help="of both sides")
     made.add_argument("--edge-flags", default="", help="of flexspec-edge")
     return made
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One outage of the link.
-
-    Attributes:
-        kind: `WITHIN` or `AFTER`.
-        length: of it, in seconds.
-        start: second of the channel to which the link is set for it.
-    """
-
-    kind: str
-    length: float
-    start: float
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.kind} {self.length:g} s"
-
-    @property
-    def outage(self) -> Outage:
-        """Where it lies."""
-        starts = self.start + BEGINS_S[self.kind]
-        return Outage(starts, starts + self.length)
-
-
-def cases_of(lengths: Sequence[float]) -> list[Case]:
-    """Each length, within an answer and after one.
-
-    Raises:
-        UsageError: a length that is none, or one that is there twice.
-    """
-    if not all(0.0 < length < _APART / 2 for length in lengths) or len(set(lengths)) < len(lengths):
-        raise UsageError(f"give lengths above 0 and below {_APART / 2:.0f} s, each once")
-    kinds = [(kind, length) for length in lengths for kind in BEGINS_S]
-    return [Case(kind, length, _APART * number) for number, (kind, length) in enumerate(kinds, 1)]
-
-
-def plan_of(profile: str, cases: Sequence[Case], seed: int) -> LinkPlan:
-    """The link with these outages and no others.
-
-    Raises:
-        UsageError: no such profile.
-    """
-    calm = msgspec.structs.replace(built_in().get(profile), outages=None)
-    lasts = _APART * (len(cases) + 2)
-    outages = tuple(case.outage for case in cases)
-    return LinkPlan(profile, calm, seed, lasts_s=(lasts,) * len(calm.states), outages=outages)
 
 
 async def seconds_of(here: Place, case: Case, tokens: int) -> float:

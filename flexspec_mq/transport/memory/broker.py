@@ -28,7 +28,7 @@ from flexspec_mq.transport.base import (
 )
 from flexspec_mq.transport.faults import Direction, Fault, Hop, through
 from flexspec_mq.transport.filters import matches, split_share
-from flexspec_mq.transport.memory_link import MemoryLink
+from flexspec_mq.transport.memory.link import MemoryLink
 from flexspec_mq.transport.state import supervised
 
 OFFLINE_QUEUE = 1000

@@ -1,0 +1,1 @@
+"""How long after an outage a user waits."""
