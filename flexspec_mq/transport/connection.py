@@ -363,7 +363,8 @@ class Connection(aiomqtt.Client):
         self._watch()
 
     def _read(self) -> None:
-        self._silence.heard(self._loop.time())
+        if not self.lost.done():  # else the next connection may have begun
+            self._silence.heard(self._loop.time())
         if self.silent.is_set():
             self.silent.clear()
             self._watch()
