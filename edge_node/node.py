@@ -474,7 +474,7 @@ class EdgeNode:
         if wanted is None:
             made = keyed.unwrap(payload, now)
             self._receive_message(made.plain, len(payload), now, made)
-        elif (again := keyed.keys.again(wanted, now)) is not None:
+        elif (again := keyed.poll_for_key(wanted, now)) is not None:
             worker, said = again
             self._queue.put(Outbound(topics.draft_topic(worker, self._settings.edge), said, 0))
 

@@ -69,6 +69,14 @@ class KeyedWire:
         except KeysRefused as error:
             raise self._told(error, payload) from None
 
+    def poll_for_key(self, session: int, now: float) -> tuple[str, bytes] | None:
+        """The answer to a worker that says that it lacks a session's key, and its name; None if there is none."""
+        asked = self.keys.poll_for_key(session, now)
+        if asked is None:
+            return None
+        worker, poll = asked
+        return worker, self.keys.introduced(session, self._codec.encode(poll))
+
     def explained(self, error: WorkerError, since: float) -> WorkerError:
         """That nobody answered, with what was not believed meanwhile, if anything."""
         at, what = self.refusals.newest

@@ -32,7 +32,7 @@ _AFTER_THE_END: Final = 60.0
 _MOST_ENDED: Final = 256
 _BATCHES: Final = (Draft, Poll)
 _SPACING: Final = 0.25
-"""Seconds from one message that is sent again because a worker wants the key, to the next of that session."""
+"""Seconds from one answer to a worker that wants the key, to the next of that session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ class EdgeKeys:
     def wrap(
         self, message: Open | Draft | Poll | Close, worker: str | None, plain: bytes, now: float
     ) -> bytes:
-        """Put a message under the session's key with a worker, or under the opening key of its version.
+        """Put a message under the session's key with a worker, or an open under the opening key of its version.
 
-        The latter is for opens, and for all else to a worker whose key is not known.
+        A close to a worker whose key is not known goes under the opening key too: it holds nothing of the text.
 
         Args:
             message: that `plain` holds.
@@ -96,16 +96,19 @@ class EdgeKeys:
             now: seconds.
 
         Raises:
-            KeysRefused: the session never began, or ended long ago; or the worker was revoked.
+            KeysRefused: the session never began, or ended long ago; or the worker was revoked, or a draft or poll
+                is for one whose key is not known.
         """
         ring = self._ring(message.session, now)
         if ring is None:
             raise KeysRefused(Reason.NO_KEY, f"session {message.session} is none of ours")
-        if isinstance(message, _BATCHES) and worker is not None:
-            ring.newest = (worker, plain)
         peer = None if worker is None or isinstance(message, Open) else ring.with_worker(worker)
         if peer is None and worker in ring.revoked:
             raise KeysRefused(Reason.REVOKED, f"worker {worker} was revoked")
+        if isinstance(message, _BATCHES) and worker is not None:
+            if peer is None:
+                raise KeysRefused(Reason.NO_KEY, f"session {message.session} has no key with worker {worker}")
+            ring.newest = (worker, message)
         return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.up, plain)
 
     def ended(self, session: int, now: float) -> None:
@@ -121,19 +124,36 @@ class EdgeKeys:
         """The session whose key a worker says that it lacks; None of any other payload."""
         return wanted_session(payload)
 
-    def again(self, session: int, now: float) -> tuple[str, bytes] | None:
-        """What to send to a worker that says that it lacks the key of a session. Nothing vouches for that.
+    def poll_for_key(self, session: int, now: float) -> tuple[str, Poll] | None:
+        """The answer to a worker that says that it lacks the key of a session. Nothing vouches for that.
+
+        It is for `introduced`. Others may come to know the opening key, so the poll holds nothing of the text: no
+        token, and no digest, by which tokens could be guessed. A worker that has the session drops it as stale.
 
         Returns:
-            The worker that the newest draft or poll went to, and that message with what is needed to compute the key;
-            None if there is none, or it was sent so a moment ago.
+            The worker that the newest draft or poll went to, and a poll in place of that; None if nothing was sent
+            since the last such poll, or that was a moment ago.
         """
         ring = self._rings.get(session)
         if ring is None or ring.newest is None or now < ring.asked_at:
             return None
         ring.asked_at = now + _SPACING
-        worker, plain = ring.newest
-        return worker, self._introduced(ring, plain)
+        (worker, newest), ring.newest = ring.newest, None
+        return worker, Poll(
+            session,
+            newest.attempt,
+            newest.seq,
+            newest.have,
+            -newest.have,
+            0,
+            (),
+            newest.ahead,
+            newest.worker_draft,
+        )
+
+    def introduced(self, session: int, plain: bytes) -> bytes:
+        """Put what `poll_for_key` gave under the opening key, with what is needed to compute the session's key."""
+        return self._introduced(self._rings[session], plain)
 
     def unwrap(self, payload: bytes, now: float) -> FromWorker:
         """Take a payload that came for this device.

@@ -12,6 +12,7 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.agreement import Session
 from flexspec_mq.keys.envelope import Cipher
 from flexspec_mq.keys.replays import ReplayWindow
+from schemas.messages import Draft, Poll
 
 _MOST_WORKERS, _MOST_LIVES = 8, 2
 """Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
@@ -36,8 +37,8 @@ class Keyring:
 
     Attributes:
         sent: messages so far, under whichever key.
-        newest: draft or poll, and the worker that it went to.
-        asked_at: when it may be sent again for want of a key.
+        newest: draft or poll, and the worker that it went to; None once that worker was polled for want of the key.
+        asked_at: when a worker may be polled so again.
         revoked: workers that were.
         over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
     """
@@ -47,7 +48,7 @@ class Keyring:
     opening: Cipher
     sent: int = 0
     peers: OrderedDict[bytes, Peer] = field(default_factory=OrderedDict)
-    newest: tuple[str, bytes] | None = None
+    newest: tuple[str, Draft | Poll] | None = None
     asked_at: float = 0.0
     revoked: set[str] = field(default_factory=set)
     over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))

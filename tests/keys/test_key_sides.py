@@ -13,7 +13,7 @@ from flexspec_mq.keys.envelope import cipher, enveloped, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.worker import WorkerKeys
-from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Verdict
+from schemas.messages import Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
@@ -27,6 +27,10 @@ def an_open(session: int = 7, attempt: int = 1) -> Open:
 
 def a_poll(session: int = 7, seq: int = 2) -> Poll:
     return Poll(session, 1, seq, 0, 0, 5, (), 0)
+
+
+def a_draft(session: int = 7, seq: int = 2) -> Draft:
+    return Draft(session, 1, seq, 9, 2, 5, (198, 30), 12, 3)
 
 
 def a_verdict(session: int = 7, start: int = 0) -> bytes:
@@ -46,7 +50,9 @@ class Ends:
     def restarted(self, name: str) -> WorkerKeys:
         return WorkerKeys(self.identities[name], lease=60, capacity=4)
 
-    def send(self, message: Open | Poll | Close, worker: str | None = None, now: float = 0.0) -> bytes:
+    def send(
+        self, message: Open | Draft | Poll | Close, worker: str | None = None, now: float = 0.0
+    ) -> bytes:
         if isinstance(message, Open) and message.attempt == 1:
             self.edge.begin(message.session, "base")
         return self.edge.wrap(message, worker, CODEC.encode(message), now)
@@ -211,28 +217,53 @@ def test_a_restarted_worker_asks_for_the_key_and_gets_it(tmp_path: Path) -> None
     ends = Ends(tmp_path)
     ends.edge.unwrap(ends.opened(), 0.0)
     ends.workers["w1"] = ends.restarted("w1")
-    poll = ends.send(a_poll(), "w1")
-    assert ends.refused_by("w1", poll) is Reason.NO_KEY
-    wanted = ends.workers["w1"].wanted("kitchen", poll, 0.0)
+    draft = ends.send(a_draft(), "w1")
+    assert ends.refused_by("w1", draft) is Reason.NO_KEY
+    wanted = ends.workers["w1"].wanted("kitchen", draft, 0.0)
     assert wanted is not None
     assert ends.edge.wanted(wanted) == 7
-    assert ends.workers["w1"].wanted("kitchen", poll, 0.1) is None
-    again = ends.edge.again(7, 0.0)
+    assert ends.workers["w1"].wanted("kitchen", draft, 0.1) is None
+    again = ends.edge.poll_for_key(7, 0.0)
     assert again is not None
-    assert ends.edge.again(7, 0.1) is None
-    worker, payload = again
+    worker, asks = again
     assert worker == "w1"
-    assert ends.arrives("w1", payload) == CODEC.encode(a_poll())
+    assert asks == Poll(7, 1, 2, 9, -9, 0, (), 12, 3)  # no token, and nothing that was computed from any
+    payload = ends.edge.introduced(7, CODEC.encode(asks))
+    assert ends.arrives("w1", payload) == CODEC.encode(asks)
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
     ends.arrives("w1", ends.send(a_poll(seq=3), "w1"))
-    assert ends.edge.again(99, 0.0) is None
+    assert ends.edge.poll_for_key(99, 0.0) is None
+
+
+def test_each_draft_is_asked_about_once_and_not_too_often(tmp_path: Path) -> None:
+    ends = Ends(tmp_path)
+    ends.edge.unwrap(ends.opened(), 0.0)
+    assert ends.edge.poll_for_key(7, 0.0) is None  # nothing was sent yet
+    ends.send(a_poll(), "w1")
+    assert ends.edge.poll_for_key(7, 0.0) is not None
+    assert ends.edge.poll_for_key(7, 9.0) is None
+    ends.send(a_draft(seq=3), "w1")
+    assert ends.edge.poll_for_key(7, 9.0) is not None
+    ends.send(a_draft(seq=4), "w1")
+    assert ends.edge.poll_for_key(7, 9.1) is None
+    assert ends.edge.poll_for_key(7, 9.3) is not None
+
+
+def test_no_draft_goes_under_the_opening_key(tmp_path: Path) -> None:
+    """It is for one worker; under the key of opens all of the version could read it, and who steals a file later."""
+    ends = Ends(tmp_path)
+    ends.edge.unwrap(ends.opened("w1"), 0.0)
+    for message in (a_draft(), a_poll()):
+        with pytest.raises(KeysRefused, match="no key with worker w2") as refused:
+            ends.send(message, "w2")
+        assert refused.value.reason is Reason.NO_KEY
 
 
 def test_a_close_is_not_sent_again(tmp_path: Path) -> None:
     ends = Ends(tmp_path)
     ends.edge.unwrap(ends.opened(), 0.0)
     ends.send(Close(7, 1, 0, CloseReason.ELSEWHERE), "w2")
-    assert ends.edge.again(7, 0.0) is None
+    assert ends.edge.poll_for_key(7, 0.0) is None
 
 
 def test_keys_outlast_the_text_for_a_while(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.codec import Codec
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope, wanted_session
-from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.keys.worker import WorkerKeys
 from flexspec_mq.simulator.world import FINGERPRINT
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Verdict
+from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
 
@@ -146,6 +146,49 @@ async def test_whoever_runs_the_broker_changes_no_token(
         assert sum(counts.values()) > len(counts)
     said = sum(line.startswith("refused, ") for line in lines)
     assert said <= (len(node.refused) + len(daemon.worker.refused)) * (1 + PATIENCE / 10)
+
+
+async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
+    tmp_path: Path, own_mosquitto: PrivateBroker
+) -> None:
+    """`key wanted` after each message of the device; then the file of another worker of the version."""
+    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
+    engine = FakeEngine(before=lambda _: time.sleep(0.01))
+    listening = LinkSettings(
+        port=broker.port, client_id="operator", subscriptions=(Subscription("f1/d/+/+"),), inbound_queue=2**16
+    )
+    seen: list[bytes] = []
+
+    async def asks(link: Link) -> None:
+        async for event in link.events():
+            if isinstance(event, Inbound):
+                seen.append(event.payload)
+                await link.publish("f1/v/edge", key_wanted(read_envelope(event.payload).session))
+
+    async with (
+        mqtt_link(listening) as link,
+        worker_at(mqtt_link, "w1", engine, at=at(broker, "w-k"), keys=keys.worker_file("w1")),
+        edge_at(mqtt_link, at=at(broker, "e-k"), keys=keys.edge_file()) as node,
+    ):
+        await link.wait_up()
+        asking = asyncio.create_task(asks(link))
+        generations = await check(node, [wanting(number, limit=200) for number in range(8)])
+        assert all(one.machine.counters.opens == 1 for one in generations)
+        assert not asking.done()
+        asking.cancel()
+    thief = WorkerKeys(keys.worker("w2"), lease=60, capacity=64)
+    told: list[Poll] = []
+    drafted: set[tuple[int, int]] = set()
+    for payload in seen:
+        with contextlib.suppress(KeysRefused):
+            message = CODEC.decode(thief.unwrap("edge", None, payload, 0.0).plain)
+            if isinstance(message, Poll | Draft):
+                drafted |= {(message.session, message.start + place) for place in range(len(message.tokens))}
+            if isinstance(message, Poll):
+                told.append(message)
+    assert len(drafted) == 0
+    assert len({poll.session for poll in told}) == 8  # each was asked about its key, and answered
+    assert {(poll.start, poll.digest) for poll in told} == {(0, 0)}
 
 
 async def test_without_keys_one_forged_error_ends_a_text(own_mosquitto: PrivateBroker) -> None:

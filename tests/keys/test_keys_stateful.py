@@ -61,6 +61,7 @@ class Carrier(RuleBasedStateMachine):
         self.number = 0
         self.made: list[Made] = []
         self.live: set[int] = set()
+        self.met: set[tuple[int, str]] = set()
         self.taken: dict[tuple[str, bytes], float] = {}
         USES.clear()
 
@@ -78,6 +79,7 @@ class Carrier(RuleBasedStateMachine):
         self.number += 1
         if session not in self.live:
             self.live.add(session)
+            self.met = {one for one in self.met if one[0] != session}
             self.edge.begin(session, "base")
         self._send(Open(session, self.number, IDENTITY, (1,), (), 0, 1, ()), None)
 
@@ -92,9 +94,16 @@ class Carrier(RuleBasedStateMachine):
         try:
             payload = self.edge.wrap(message, worker, plain, self.now)
         except KeysRefused:
-            assert message.session not in self.live
+            assert message.session not in self.live or (
+                isinstance(message, Poll) and not self._knows(message, worker)
+            )
             return
+        assert not isinstance(message, Poll) or self._knows(message, worker)
         self.made.append(Made(payload, plain, message.session, None))
+
+    def _knows(self, message: Poll, worker: str | None) -> bool:
+        """Whether the device has believed that worker in that session: only then there is a key for a poll."""
+        return (message.session, worker) in self.met
 
     @rule(session=SESSIONS, worker=WORKERS)
     def answers(self, session: int, worker: str) -> None:
@@ -108,18 +117,14 @@ class Carrier(RuleBasedStateMachine):
 
     @rule(session=SESSIONS)
     def wants(self, session: int) -> None:
-        again = self.edge.again(session, self.now)
+        again = self.edge.poll_for_key(session, self.now)
         if again is not None:
-            plain = next(one.plain for one in self._of_device() if one.session == session)
-            newest = [one.plain for one in self._of_device() if one.session == session and self._polls(one)]
-            self.made.append(Made(again[1], newest[-1] if newest else plain, session, None))
-            SEEN["sent again"] += 1
+            plain = CODEC.encode(again[1])
+            self.made.append(Made(self.edge.introduced(session, plain), plain, session, None))
+            SEEN["asked"] += 1
 
     def _of_device(self) -> list[Made]:
         return [one for one in self.made if one.worker is None]
-
-    def _polls(self, made: Made) -> bool:
-        return isinstance(CODEC.decode(made.plain), Poll)
 
     @rule(
         session=SESSIONS, worker=WORKERS, then=st.sampled_from(("is lost", "is turned round", "goes astray"))
@@ -164,6 +169,7 @@ class Carrier(RuleBasedStateMachine):
             SEEN[f"the device refused: {error.reason}"] += 1
             return
         assert (one.worker, one.plain, one.session) == (found.worker, found.plain, found.session)
+        self.met.add((found.session, found.worker))
         self._once("kitchen", one)
 
     def _once(self, who: str, one: Made) -> None:
@@ -203,4 +209,5 @@ def test_no_nonce_comes_twice_and_nothing_foreign_is_believed(monkeypatch: pytes
     SEEN.clear()
     run_as_test(Carrier, settings=settings(max_examples=100, stateful_step_count=50))
     assert SEEN["believed"] > 50
+    assert SEEN["asked"]
     assert sum(count for what, count in SEEN.items() if "refused" in what) > 50
