@@ -93,7 +93,9 @@ class CloudWorker:
         self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
         self._family = family
-        self._facts = VersionFacts(facts.fingerprint, facts.max_context, facts.vocab_size)
+        self._facts = VersionFacts(
+            facts.fingerprint, facts.max_context, facts.vocab_size, facts.recommended.sampling
+        )
         self._settings = settings
         self._groups = read_groups(settings.share_groups)
         self._codec = Codec()

@@ -33,6 +33,8 @@ class GenerationRequest:
         version: target version to ask for; None is the node's.
         digest: of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
+        recommended: sampling where the target's makers recommend this; None where that is all the same. If its worker
+            recommends other values than `sampling` came from, a text that has no token yet is cancelled.
     """
 
     prompt: tuple[int, ...]
@@ -45,6 +47,7 @@ class GenerationRequest:
     version: str | None = None
     digest: str = ""
     prediction: tuple[int, ...] = ()
+    recommended: Callable[[SamplingParams], SamplingParams] | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class Generation:
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: that these took.
+        misled: it was cancelled, since its worker recommends another sampling; begin it again.
     """
 
     session: int
@@ -88,6 +92,7 @@ class Generation:
     asked: float = field(default_factory=time.monotonic)
     paced: int = 0
     seconds: float = 0.0
+    misled: bool = False
     _began: float | None = None
     _spent: Spent | None = None
     _events: asyncio.Queue[Commit | Finish] = field(default_factory=asyncio.Queue)

@@ -487,18 +487,13 @@ class EdgeNode:
             now: seconds.
             made: by whom and for which session, where a key says so.
         """
-        try:
-            message = self._codec.decode(plain)
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
-        if not isinstance(message, Verdict | Error):
-            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+        message = self._decoded(plain)
         if made is not None:
             check_speaker(made, message)
         generation = self._sessions.get(message.session)
-        if generation is not None:
-            if made is not None and not generation.machine.is_of(made.worker, message):
-                raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of another")
+        if generation is not None and made is not None and not generation.machine.is_of(made.worker, message):
+            raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of another")
+        if generation is not None and not self._misled(generation, message):
             generation.received(size)
             traffic = generation.traffic
             if traffic.opened is not None:
@@ -513,6 +508,30 @@ class EdgeNode:
         elif not message.session:
             what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
+
+    def _decoded(self, plain: bytes) -> Verdict | Error:
+        try:
+            message = self._codec.decode(plain)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
+        if not isinstance(message, Verdict | Error):
+            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+        return message
+
+    def _misled(self, generation: Generation, message: Verdict | Error) -> bool:
+        """Take what a session's worker says of sampling; whether that ended the session, to be begun again."""
+        request, version = generation.request, generation.machine.version
+        if not isinstance(message, Verdict) or message.recommended is None or message.worker is None:
+            return False
+        recommended = self.directory.told(version, message.worker, message.recommended)
+        if recommended is None or request.recommended is None or generation.machine.committed:
+            return False
+        if request.recommended(recommended) == request.sampling:
+            return False
+        _log.info("session %d: worker %s recommends another sampling", generation.session, message.worker)
+        generation.misled = True
+        self.cancel(generation)
+        return True
 
     def _receive_statement(self, trust: Trust, payload: bytes) -> None:
         if not trust.take(payload):

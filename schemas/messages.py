@@ -10,7 +10,7 @@ Positions count generated tokens: 0 is the first one after the prompt.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
@@ -105,6 +105,25 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0."""
         msgspec.structs.force_setattr(self, "temperature", float(self.temperature) + 0.0)
         msgspec.structs.force_setattr(self, "top_p", float(self.top_p))
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
+    """How the makers of a target recommend to choose its tokens; what they leave open has its default here.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: 0 is off.
+        top_p: 1.0 is off.
+    """
+
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] = 0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+
+    @classmethod
+    def of(cls, temperature: float | None, top_k: int | None, top_p: float | None) -> Self:
+        """What somebody recommends who may leave values open, as None."""
+        return cls(1.0 if temperature is None else temperature, top_k or 0, 1.0 if top_p is None else top_p)
 
 
 class Prefix(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
@@ -223,6 +242,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         drafted: tokens that the worker drafted itself, accepted or not, since the last verdict with tokens.
         granted: how many of the edge's drafted tokens the newest forward verified, if others had to wait for their
             turn, and no more than a batch has; None if none had to.
+        recommended: beside `worker`, where the session's identity has other values; an edge may have left them open.
     """
 
     session: U32
@@ -238,6 +258,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
     lease: Annotated[int, Meta(ge=0, le=86_400)] = 0
     drafted: Counter = 0
     granted: DraftLength | None = None
+    recommended: Sampling | None = None
 
 
 class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from schemas.messages import MAX_TOKEN_ID
+from schemas.messages import MAX_TOKEN_ID, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,11 @@ class Recommended(msgspec.Struct, frozen=True):
             return msgspec.convert(dict(generation), cls)
         except msgspec.ValidationError:
             return cls()
+
+    @property
+    def sampling(self) -> Sampling:
+        """The same, with defaults for what they do not say."""
+        return Sampling.of(self.temperature, self.top_k, self.top_p)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
@@ -145,6 +146,7 @@ class Writing:
         self._drawn = secrets.randbits(SEED_BITS)
         self._service = service
         self._exactness, self._weights = "unknown", ""
+        self._misled = False  # it was begun again with what its worker recommends
 
     async def begin(self) -> None:
         """Open a session."""
@@ -192,10 +194,13 @@ class Writing:
                 running(self._service.unserved(self.generation), "unserved") as unserved,
             ):
                 await any_of(first, unserved)
-                if first.done():
+                if first.done() and not self.generation.misled:
                     break
-            self._by.node.cancel(self.generation)
-            await self._service.wait()
+            if self.generation.misled:
+                self._misled = True
+            else:
+                self._by.node.cancel(self.generation)
+                await self._service.wait()
             self._open()
         yield first.result()
         async for event in events:
@@ -203,10 +208,11 @@ class Writing:
 
     def _open(self) -> None:
         options, encoded = self._options, self._encoded
+        sampling = partial(options.sampling, self._drawn)
         self.generation = self._by.node.generate(
             GenerationRequest(
                 prompt=encoded.prompt,
-                sampling=options.sampling(self._drawn, self._by.node.directory.recommended(self.version)),
+                sampling=sampling(self._by.node.directory.recommended(self.version)),
                 limit=encoded.limit,
                 policy=self._by.policy(),
                 ignore_eos=options.ignore_eos,
@@ -215,6 +221,7 @@ class Writing:
                 version=self.version,
                 digest=self._service.target.digest,
                 prediction=encoded.prediction,
+                recommended=sampling if options.leaves_to_target and not self._misled else None,
             )
         )
         _log.info("session %d of version %s begins", self.generation.session, self.version)

@@ -18,9 +18,12 @@ from edge_node.fleet.tally import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.daemon.rarely import Rarely
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.protocol.lives import Lives
 from flexspec_mq.sampling.params import SamplingParams
+from schemas.catalogue import MAX_VERSIONS
+from schemas.messages import Sampling
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ MAX_WORKERS = 1024
 STALE = 60.0
 """Seconds without news after which a worker counts as gone; workers renew their status every few seconds. Ages are
 measured here, since the clocks of two machines differ."""
+MAX_TEMPERATURE = 2.0
+"""What is recommended above this is ignored; a user may ask for more."""
 _LOOK = 0.25
 """Seconds from one look at what is waited for to the next: catalogues change it as well."""
 
@@ -45,6 +50,14 @@ def versions_of(status: WorkerStatus) -> list[VersionStatus]:
         alone = VersionStatus(name=status.version)
         return [alone] if status.version else []
     return [one for one in status.versions if one.state == "ready"]
+
+
+def _sampling(status: WorkerStatus) -> Sampling:
+    return Sampling.of(status.temperature, status.top_k, status.top_p)
+
+
+def _params(sampling: Sampling) -> SamplingParams:
+    return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p)
 
 
 class WorkerDirectory:
@@ -63,6 +76,8 @@ class WorkerDirectory:
         self._codec = Codec()
         self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=STALE)
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
+        self._told: ExpiringMap[str, SamplingParams] = ExpiringMap(most=MAX_VERSIONS)
+        self._rarely = Rarely()
         self._news = asyncio.Event()
         self._subscribed: set[str] = set()
         self.liveness = WorkerLiveness()
@@ -118,13 +133,39 @@ class WorkerDirectory:
         return "" if status is None else status.weights
 
     def recommended(self, version: str) -> SamplingParams:
-        """How the makers of a version's target recommend to choose its tokens; temperature 1 if they are silent."""
+        """How the makers of a version's target recommend to choose its tokens; temperature 1 if they are silent.
+
+        As the worker said that took the last session which was begun otherwise; before any did, as a status says.
+        """
+        if (told := self._told.get(version, 0.0)) is not None:
+            return told
         status = self.status(version)
-        told = (None, None, None) if status is None else (status.temperature, status.top_k, status.top_p)
-        temperature, top_k, top_p = told
-        return SamplingParams(
-            1.0 if temperature is None else temperature, top_k or 0, 1.0 if top_p is None else top_p
-        )
+        if status is None or not self._is_sane(status.worker, version, sampling := _sampling(status)):
+            sampling = Sampling()
+        return _params(sampling)
+
+    def told(self, version: str, worker: str, sampling: Sampling) -> SamplingParams | None:
+        """Take what a worker recommends that has taken a session of a version; None if nobody recommends that.
+
+        From then on statuses, which any worker may write, no longer say it.
+        """
+        if not self._is_sane(worker, version, sampling):
+            return None
+        self._told.put(version, params := _params(sampling), 0.0)
+        return params
+
+    def _is_sane(self, worker: str, version: str, sampling: Sampling) -> bool:
+        if sampling.temperature <= MAX_TEMPERATURE:
+            return True
+        if self._rarely.due(worker, version, self._clock()):
+            _log.warning(
+                "worker %s recommends temperature %g for version %s, above %g: ignored",
+                worker,
+                sampling.temperature,
+                version,
+                MAX_TEMPERATURE,
+            )
+        return False
 
     async def wait_for(self, version: str, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a worker of a version; tell whether one is online."""

@@ -21,6 +21,7 @@ from schemas.messages import (
     Open,
     Poll,
     Prefix,
+    Sampling,
     Verdict,
 )
 
@@ -45,6 +46,9 @@ SAMPLES: dict[str, Message] = {
     "verdict-finish": Verdict(3, 1, 40, 511, (2,), 1, Fin.EOS, 10_000_000, 300, None, 1),
     "verdict-drafted": Verdict(3, 1, 40, 12, (7, 8), 1, Fin.NONE, 4, 61, drafted=5),
     "verdict-granted": Verdict(3, 1, 40, 12, (7, 8), 1, Fin.NONE, 4, 61, drafted=0, granted=2),
+    "verdict-recommended": Verdict(
+        3, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w1", 30, recommended=Sampling(0.2, 0, 0.9)
+    ),
     "verdict-gap": Verdict(3, 1, 40, 12, (), 1, Fin.GAP, 0, 0),
     "error": Error(0xDEADBEEF, 4, ErrorCode.BUSY, 1500, "w1"),
     "error-prefix": Error(0xDEADBEEF, 1, ErrorCode.NEED_PREFIX, 0, "w1"),

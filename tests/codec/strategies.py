@@ -20,6 +20,7 @@ from schemas.messages import (
     Open,
     Poll,
     Prefix,
+    Sampling,
     Verdict,
 )
 
@@ -102,6 +103,13 @@ verdicts = st.builds(
     lease=st.integers(0, 86_400),
     drafted=counters,
     granted=st.none() | st.integers(0, MAX_DRAFT_TOKENS),
+    recommended=st.none()
+    | st.builds(
+        Sampling,
+        temperature=st.floats(0, 100),
+        top_k=st.integers(0, MAX_TOKEN_ID),
+        top_p=st.floats(0, 1, exclude_min=True),
+    ),
 )
 errors = st.builds(
     Error,

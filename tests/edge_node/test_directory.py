@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from edge_node.fleet.directory import STALE, WorkerDirectory
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.sampling.params import SamplingParams
+from schemas.messages import Sampling
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE
 
@@ -68,6 +71,30 @@ def test_a_worker_that_was_started_anew_is_online_whatever_its_clock_says(clock:
     now = STALE + 1  # the newer one has fallen silent
     workers.take("w", status(life=1))
     assert [one.life for one in workers.online()] == [1]
+
+
+def recommends(temperature: float) -> bytes:
+    known = CODEC.decode_status(status(), WorkerStatus)
+    return CODEC.encode_status(msgspec.structs.replace(known, temperature=temperature, top_k=7))
+
+
+def test_a_sessions_worker_is_believed_about_sampling_before_any_status(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers = WorkerDirectory()
+    assert workers.recommended("base") == SamplingParams(1.0)
+    workers.take("w", recommends(0.5))
+    assert workers.recommended("base") == SamplingParams(0.5, 7)
+    workers.take("w", recommends(100.0))
+    assert workers.recommended("base") == SamplingParams(1.0)
+    assert workers.told("base", "w", Sampling(2.01)) is None
+    assert workers.recommended("base") == SamplingParams(1.0)
+    assert workers.told("base", "w", Sampling(2.0, 3, 0.9)) == SamplingParams(2.0, 3, 0.9)
+    workers.take("w", recommends(0.5))
+    assert workers.recommended("base") == SamplingParams(2.0, 3, 0.9)
+    assert workers.recommended("other") == SamplingParams(1.0)
+    assert caplog.text.count("worker w recommends temperature") == 1
+    assert "temperature 100 for version base, above 2: ignored" in caplog.text
 
 
 async def test_a_version_is_waited_for() -> None:

@@ -26,6 +26,7 @@ from schemas.messages import (
     Identity,
     Open,
     Poll,
+    Sampling,
     Verdict,
 )
 
@@ -106,6 +107,19 @@ def test_the_name_is_repeated_until_a_draft_shows_that_it_is_known() -> None:
     assert verdicts(decide(machine, 7))[0].worker == "w"
     machine.receive("e", batch((7,), (8,)), 0.3)
     assert verdicts(decide(machine, 8, 9, now=0.4))[0].worker is None
+
+
+def test_a_hello_tells_what_the_makers_recommend_where_the_session_samples_otherwise() -> None:
+    sampled = Sampling(identity().temperature, identity().top_k, identity().top_p)
+    for recommended, told in ((None, None), (sampled, None), (Sampling(0.25), Sampling(0.25))):
+        facts = replace(CONFIG.versions["v"], recommended=recommended)
+        worker = WorkerMachine(replace(CONFIG, versions={"v": facts}))
+        for attempt in (1, 2):
+            (hello,) = verdicts(worker.receive("e", opening(attempt=attempt), 0.0))
+            assert hello.recommended == told
+        (later,) = verdicts(worker.receive("e", batch((), (), attempt=2, kind=Poll), 1.0))
+        assert later.worker is None
+        assert later.recommended is None
 
 
 def test_a_result_for_a_chain_that_was_cut_meanwhile_is_dropped() -> None:

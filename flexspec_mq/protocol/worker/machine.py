@@ -353,7 +353,8 @@ class WorkerMachine:
         self._closed_at.pop(key)
         self._prefixes.take(key)
         self.counters.opened += 1
-        session = WorkerSession(key, message, opening.version, self._config, self.counters)
+        recommended = self._versions[opening.version].recommended
+        session = WorkerSession(key, message, opening.version, self._config, self.counters, recommended)
         session.opened_at = now
         session.merge(message, now)
         self._sessions[key] = session

@@ -10,7 +10,7 @@ from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, WorkerConfig, WorkerCounters, WorkItem
-from schemas.messages import MAX_DRAFT_TOKENS, MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Verdict
+from schemas.messages import MAX_DRAFT_TOKENS, MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Sampling, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class WorkerSession:
 
     Attributes:
         version: target version that decides its tokens.
+        recommended: what the edge is told of sampling with each hello; None where it samples so, or nothing is known.
         attempt: newest open.
         have: generated length that the edge is known to have, within this attempt.
         sent: end of the last verdict.
@@ -51,13 +52,21 @@ class WorkerSession:
     """
 
     def __init__(
-        self, key: SessionKey, opened: Open, version: str, config: WorkerConfig, counters: WorkerCounters
+        self,
+        key: SessionKey,
+        opened: Open,
+        version: str,
+        config: WorkerConfig,
+        counters: WorkerCounters,
+        recommended: Sampling | None = None,
     ) -> None:
         self.key = key
         self.version = version
         self._config = config
         self._counters = counters
-        self.identity = opened.identity
+        self.identity = identity = opened.identity
+        sampled = Sampling(identity.temperature, identity.top_k, identity.top_p)
+        self.recommended = None if recommended == sampled else recommended
         self.prompt = opened.prompt
         self._eos = frozenset() if self.identity.ignore_eos else frozenset(self.identity.eos)
         self.chain = chains.chain_for(self.identity, version, self.prompt)
@@ -361,6 +370,7 @@ class WorkerSession:
             self._config.lease if self._greet else 0,
             rows.drafted,
             None if rows.granted is None else min(rows.granted, MAX_DRAFT_TOKENS),
+            self.recommended if self._greet else None,
         )
 
     def gap(self, now: float, times: tuple[int, int]) -> Verdict:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flexspec_mq.protocol.effects import SessionKey
-from schemas.messages import Identity
+from schemas.messages import Identity, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,13 @@ class VersionFacts:
         fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
         max_context: prompt + generated tokens that the model can hold.
         vocab_size: token ids are below this.
+        recommended: how its makers recommend to sample; None tells edges nothing.
     """
 
     fingerprint: bytes
     max_context: int
     vocab_size: int
+    recommended: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

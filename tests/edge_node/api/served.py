@@ -163,7 +163,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    broker: PrivateBroker,
+    broker: PrivateBroker | None,
     *,
     workers: int = 1,
     engine: FakeEngine | None = None,
@@ -176,36 +176,40 @@ async def served(
     family: FamilyCatalogue | None = None,
     energy: str = "none",
     policy: Callable[[], Policy] | None = None,
+    edge: dict[str, Any] | None = None,
+    at: LinkSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve the API of a new edge node, with workers of a version of its own; it connects to port `through`.
 
-    With a family, `version` is that of its workers, and the family is asked for.
+    A node that connects `at` another broker has the workers that the test starts. With a family, `version` is that of
+    its workers, and the family is asked for.
     """
     number = next(_numbers)
     version = settings.pop("version", f"api{number}")
     api_settings = ApiSettings(**{"api_port": 0, "grace": 2.0, **settings})
 
     def link_to(name: str) -> LinkSettings:
+        if at is not None:
+            return at
+        assert broker is not None
         return LinkSettings(port=through or broker.port, client_id=name, backoff=0.02, backoff_max=0.1)
 
     async with AsyncExitStack() as stack:
         daemons = []
         for each in range(workers):
+            assert broker is not None
             factory: LinkFactory = links_to(broker)
             daemons.append(
                 await stack.enter_async_context(
                     worker_at(factory, f"aw{number}-{each}", engine, version=version, **(worker or {}))
                 )
             )
-        edge = EdgeSettings(
-            edge=f"ae{number}",
-            version=version,
-            give_up=give_up,
-            queue_patience=queue_patience,
-            energy=energy,
+        asked: dict[str, Any] = {"edge": f"ae{number}", "version": version, "energy": energy, **(edge or {})}
+        device = EdgeSettings(give_up=give_up, queue_patience=queue_patience, **asked)
+        node = EdgeNode(
+            device, FakeDrafter(), FINGERPRINT, (EOS,), family=family, energy=energy_meter(device)
         )
-        node = EdgeNode(edge, FakeDrafter(), FINGERPRINT, (EOS,), family=family, energy=energy_meter(edge))
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
         policy = policy or partial(FixedPolicy, plan)
         app = create_app(node, speech(max_context), policy=policy, settings=api_settings)

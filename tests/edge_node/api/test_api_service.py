@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.interface import Recommended
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import decode
-from flexspec_mq.protocol.worker.types import WorkItem
 from tests.daemons import FakeEngine, until, worker_at
+from tests.edge_node.api.opinionated import Opinionated
 from tests.edge_node.api.served import Served, expected, ids_of, links_to, served, shown, tokenizer
 
 SOON = 2.0
@@ -125,26 +123,6 @@ async def test_a_text_that_has_begun_survives_its_worker(mosquitto: PrivateBroke
         assert answer["choices"][0]["message"]["content"] == shown(tokens)
 
 
-class Opinionated(FakeEngine):
-    """A target whose makers recommend something.
-
-    Attributes:
-        asked: temperature, top-k and top-p of each step's items.
-    """
-
-    def __init__(self, recommended: Recommended) -> None:
-        super().__init__(self._note)
-        self._recommended = recommended
-        self.asked: set[tuple[float, int, float]] = set()
-
-    def _note(self, items: Sequence[WorkItem]) -> None:
-        self.asked |= {(round(i.identity.temperature, 6), i.identity.top_k, i.identity.top_p) for i in items}
-
-    @property
-    def facts(self) -> Facts:
-        return replace(super().facts, recommended=self._recommended)
-
-
 @pytest.mark.parametrize(
     ("recommended", "asked", "used"),
     [
@@ -153,6 +131,7 @@ class Opinionated(FakeEngine):
         (Recommended(0.5, 20, 0.75), {"temperature": 0}, (0.0, 20, 0.75)),
         (Recommended(), {}, (1.0, 0, 1.0)),
         (Recommended(temperature=0.5), {"top_p": 0.5}, (0.5, 0, 0.5)),
+        (Recommended(2.5, 20, 0.75), {}, (1.0, 0, 1.0)),  # nobody means that
     ],
 )
 async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(

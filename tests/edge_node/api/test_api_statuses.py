@@ -1,0 +1,138 @@
+"""Statuses that lie: what they recommend changes no text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.launcher import PrivateBroker
+from cloud_worker.engine.interface import Recommended
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.status import WorkerStatus
+from tests.daemons import until, worker_at
+from tests.edge_node.api.opinionated import Opinionated, text_at
+from tests.edge_node.api.served import Served, links_to, served
+from tests.keys.deployments_of_keys import KeyedDeployment
+
+CODEC = Codec()
+RECOMMENDED = Recommended(temperature=0.25)
+RARELY: dict[str, Any] = {"status_every": 60.0}
+"""So that a liar's status is the newest one."""
+
+
+def lie(worker: str, version: str, temperature: float, **more: Any) -> bytes:
+    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, version=version, life=9, **more)
+    return CODEC.encode_status(msgspec.structs.replace(status, temperature=temperature))
+
+
+async def written(api: Served, seed: int, **more: Any) -> tuple[str, float]:
+    """A chat's text, and the temperature that its answer tells."""
+    answer = (await api.chat(seed=seed, max_tokens=30, ignore_eos=True, **more)).json()
+    return answer["choices"][0]["message"]["content"], answer["usage"]["flexspec"]["temperature"]
+
+
+@pytest.mark.parametrize("temperature", [1.5, 100.0])
+async def test_what_another_worker_recommends_changes_no_text(
+    mosquitto: PrivateBroker, temperature: float
+) -> None:
+    """Without keys too: the worker that takes the session says what it is."""
+    async with (
+        mqtt_link(LinkSettings(port=mosquitto.port, client_id=f"liar-{temperature}")) as link,
+        served(mosquitto, engine=Opinionated(RECOMMENDED), worker=RARELY) as api,
+    ):
+        await link.wait_up()
+        liar = f"liar{temperature}"
+        topic = topics.worker_status_topic(liar)
+        await link.publish(topic, lie(liar, api.version, temperature), qos=1, retain=True)
+        await until(lambda: len(api.node.directory.online()) == 2)
+        counters = api.daemons[0].worker.machine.counters
+        for seed, opened in ((1, 2), (2, 3), (3, 4)):  # one that began otherwise was begun again
+            assert await written(api, seed) == (text_at(0.25, seed, 30), 0.25)
+            assert counters.opened == opened
+        assert await written(api, 4, temperature=1.5) == (text_at(1.5, 4, 30), 1.5)
+        assert counters.opened == 5
+        await until(lambda: not api.daemons[0].worker.machine.live)
+        await link.publish(topic, b"", qos=1, retain=True)
+
+
+async def test_a_broker_that_shows_no_status_hides_no_recommendation(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0) as api:
+        api.node.directory.take = lambda *_: None  # type: ignore[method-assign]
+        engine = Opinionated(RECOMMENDED)
+        async with worker_at(links_to(mosquitto), "hidden", engine, version=api.version):
+            assert await written(api, 1) == (text_at(0.25, 1, 30), 0.25)
+
+
+async def test_a_text_is_begun_again_once_where_workers_disagree(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0) as api:
+        link, version = links_to(mosquitto), api.version
+        cold, warm = Opinionated(RECOMMENDED), Opinionated(Recommended(temperature=0.75))
+        async with (
+            worker_at(link, "asd-1", cold, version=version, **RARELY) as first,
+            worker_at(link, "asd-2", warm, version=version, **RARELY) as second,
+        ):
+            await until(lambda: len(api.node.directory.online()) == 2)
+            for seed in range(8):
+                text, temperature = await written(api, seed)
+                assert temperature in {0.25, 0.75}
+                assert text == text_at(temperature, seed, 30)
+            opened = [one.worker.machine.counters.opened for one in (first, second)]
+            assert all(opened)
+            assert 8 < sum(opened) <= 16
+
+
+async def test_a_text_goes_on_as_it_began_where_the_next_worker_recommends_otherwise(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with served(mosquitto, workers=0) as api:
+        link, version = links_to(mosquitto), api.version
+        slow, other = Opinionated(RECOMMENDED), Opinionated(Recommended(temperature=0.75))
+        async with worker_at(link, "asg-1", slow, version=version) as first:
+            await until(lambda: version in api.node.directory.versions())
+            slow.before = lambda _: time.sleep(0.003)
+            asking = asyncio.create_task(api.chat(seed=1, max_tokens=400, ignore_eos=True))
+            await until(lambda: len(slow.batches) > 10)
+            async with worker_at(link, "asg-2", other, version=version) as second:
+                await first.kill()
+                answer = (await asking).json()
+                assert second.worker.machine.counters.opened == 1
+        assert answer["choices"][0]["message"]["content"] == text_at(0.25, 1, 400)
+        assert answer["usage"]["flexspec"]["temperature"] == 0.25
+
+
+async def test_whoever_runs_the_broker_recommends_nothing(
+    tmp_path: Path, own_mosquitto: PrivateBroker
+) -> None:
+    """It can write a worker's status, credential and all; the worker says what it is under the session's key."""
+    keys = KeyedDeployment(tmp_path, ("base",))
+    serves = worker_at(
+        links_to(own_mosquitto),
+        "honest",
+        Opinionated(RECOMMENDED),
+        keys=keys.worker_file("honest", "base"),
+        **RARELY,
+    )
+    async with (
+        mqtt_link(LinkSettings(port=own_mosquitto.port, client_id="operator")) as link,
+        serves as daemon,
+        served(
+            own_mosquitto, workers=0, version="base", edge={"edge": "edge", "keys": keys.edge_file()}
+        ) as api,
+    ):
+        await link.wait_up()
+        await until(api.node.directory.online)
+        (status,) = api.node.directory.online()
+        forged = CODEC.encode_status(msgspec.structs.replace(status, temperature=1.5))
+        await link.publish("f1/w/honest", forged, qos=1, retain=True)
+        await until(lambda: api.node.directory.recommended("base").temperature == 1.5)
+        for seed, opened in ((1, 2), (2, 3)):
+            assert await written(api, seed) == (text_at(0.25, seed, 30), 0.25)
+            assert daemon.worker.machine.counters.opened == opened
