@@ -497,4 +497,5 @@ class CloudWorker:
             draft=facts.draft,
             versions=self.versions,
             life=self._life,
+            credential=b"" if self._wire.keys is None else self._wire.keys.credential,
         )

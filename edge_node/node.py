@@ -164,7 +164,7 @@ class EdgeNode:
         self._energy = energy
         self._battery = battery
         self._tallied = asyncio.Event()
-        self.directory = WorkerDirectory()
+        self.directory = WorkerDirectory(allowed=None if self._keyed is None else self._keyed.allowed)
         self.models = Models(self.directory, settings.version, family)
         self.tally = VersionTally()
         self.malformed = 0
@@ -461,7 +461,7 @@ class EdgeNode:
                 self._family.take(inbound.topic, inbound.payload)
         except KeysRefused as error:
             if self._keyed is not None:
-                self._keyed.refusals.refused(f"on {inbound.topic}", error, now)
+                self._keyed.refused(inbound.topic, error, now)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
     from flexspec_mq.protocol.effects import Send
+    from schemas.status import WorkerStatus
 
 
 class KeyedWire:
@@ -35,6 +39,7 @@ class KeyedWire:
         self.keys = keys
         self.refusals = Refusals()
         self._codec = Codec()
+        self._newest = -inf, ""  # when something was refused that could have been an answer, and why
 
     def wrap(self, send: Send, plain: bytes, now: float) -> bytes:
         """The payload that travels.
@@ -77,9 +82,32 @@ class KeyedWire:
         worker, poll = asked
         return worker, self.keys.introduced(session, self._codec.encode(poll))
 
+    def allowed(self, status: WorkerStatus, now: float) -> WorkerStatus:
+        """A worker's status without the versions that its credential does not name.
+
+        Raises:
+            KeysRefused: it shows no credential of this worker.
+        """
+        worker = status.worker
+        serves = self.keys.credential_of(worker, status.credential).serves
+        said = {one.name for one in status.versions if one.state == "ready"} | {status.version}
+        foreign = sorted(version for version in said if version and not serves(version))
+        if foreign:
+            why = f"worker {worker} may not serve what it says it does: {', '.join(foreign)}"
+            self.refused(topics.worker_status_topic(worker), KeysRefused(Reason.CREDENTIAL, why), now)
+        versions = tuple(one for one in status.versions if serves(one.name))
+        alone = bool(versions) == bool(status.versions) and serves(status.version)
+        return msgspec.structs.replace(status, version=status.version if alone else "", versions=versions)
+
+    def refused(self, topic: str, error: KeysRefused, now: float) -> None:
+        """Count and log something that came on a topic and is not believed."""
+        self.refusals.refused(f"on {topic}", error, now)
+        if topics.worker_of_status(topic) is None:
+            self._newest = now, error.message
+
     def explained(self, error: WorkerError, since: float) -> WorkerError:
         """That nobody answered, with what was not believed meanwhile, if anything."""
-        at, what = self.refusals.newest
+        at, what = self._newest
         if at < since:
             return error
         hint = f"answers came and were not believed, the last: {what}; --keys of both sides must be of one deployment"

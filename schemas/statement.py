@@ -17,6 +17,8 @@ ANY: Final = "*"
 KEY, SERIAL = 32, 8
 """Bytes of a public key, of Ed25519 and of X25519; of a credential's serial."""
 MAX_OPENING, MAX_REVOKED = 256, 16_384
+MAX_CREDENTIAL: Final = 4096
+"""Bytes of a credential with its signature."""
 
 Key = Annotated[bytes, Meta(min_length=KEY, max_length=KEY)]
 Serial = Annotated[bytes, Meta(min_length=SERIAL, max_length=SERIAL)]

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import MAX_TOKEN_ID, Name
+from schemas.statement import MAX_CREDENTIAL
 
 Text = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -73,6 +74,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             which is ready.
         life: drawn at random by this process, and in its will too: tells it from others of its name, whatever their
             clocks say.
+        credential: signed by the deployment, of a worker with keys. A device with keys takes from the status only the
+            versions that this names, and without it only that the worker is gone. It is no secret and does not prove
+            who wrote the status; the broker's access rules bind the topic to the name.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -96,6 +100,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     draft: Text = ""
     versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
     life: Life = 0
+    credential: Annotated[bytes, Meta(max_length=MAX_CREDENTIAL)] = b""
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,14 +65,20 @@ class WorkerDirectory:
 
     Args:
         clock: seconds.
+        allowed: given a status and the time, what of it its worker may say; None is all of it.
 
     Attributes:
         liveness: of the workers that hold sessions.
         blind: all workers were asked for, and the broker does not let us see them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        allowed: Callable[[WorkerStatus, float], WorkerStatus] | None = None,
+    ) -> None:
         self._clock = clock
+        self._allowed = allowed
         self._codec = Codec()
         self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=STALE)
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
@@ -190,7 +196,7 @@ class WorkerDirectory:
         """Take a retained status as it came; None if it was cleared, or is a late one of an earlier process.
 
         Raises:
-            RemoteProtocolError: it cannot be read, or is that of another worker.
+            RemoteProtocolError: it cannot be read, or is that of another worker, or not believed.
         """
         if not payload:
             self._known.pop(worker)
@@ -205,6 +211,8 @@ class WorkerDirectory:
         if status.worker != worker:
             raise RemoteProtocolError(f"the status of worker {worker} is that of {status.worker}")
         now = self._clock()
+        if self._allowed is not None and status.state != "gone":
+            status = self._allowed(status, now)
         lives = self._lives.get(worker, now) or Lives()
         if not lives.take(status, silent=self._known.get(worker, now) is None):
             return None

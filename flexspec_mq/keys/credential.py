@@ -18,13 +18,11 @@ from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.refusals import Reason
 from flexspec_mq.keys.signing import DeploymentKey, read_signed
-from schemas.statement import SERIAL, Key, Serial
+from schemas.statement import MAX_CREDENTIAL, SERIAL, Key, Serial
 
 DOMAIN: Final = b"flexspec credential 1\0"
 FORMAT: Final = 1
 MAX_VERSIONS: Final = 32
-MAX_CREDENTIAL: Final = 4096
-"""Bytes of a credential with its signature."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 

@@ -176,6 +176,20 @@ class EdgeKeys:
         peer.replays.take(envelope.counter)
         return FromWorker(plain, envelope.session, peer.name)
 
+    def credential_of(self, worker: str, shown: bytes) -> Credential:
+        """The credential that a worker shows in its status.
+
+        Raises:
+            KeysRefused: it is none of this worker that the deployment has signed and not revoked.
+        """
+        if not shown:
+            raise KeysRefused(Reason.CREDENTIAL, f"the status of worker {worker} shows no credential")
+        credential = self.trust.believed(shown, KeyRole.WORKER)
+        if credential.name != worker:
+            why = f"the status of worker {worker} shows the credential of {credential.name}"
+            raise KeysRefused(Reason.CREDENTIAL, why)
+        return credential
+
     def _ring(self, session: int, now: float) -> Keyring | None:
         return self._rings.get(session) or self._ended.get(session, now)
 

@@ -27,9 +27,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from flexspec_mq.keys.agreement import KEY
-from flexspec_mq.keys.credential import MAX_CREDENTIAL
 from flexspec_mq.keys.refusals import KeysRefused, Reason
 from schemas.messages import KEYED, PROTOCOL_VERSION
+from schemas.statement import MAX_CREDENTIAL
 
 MARKER: Final = PROTOCOL_VERSION << 4 | KEYED
 TAG, SEAL = 8, 16

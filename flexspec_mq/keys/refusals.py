@@ -52,11 +52,9 @@ class Refusals:
 
     Attributes:
         counts: by reason.
-        newest: what was refused last, in words, and when; empty and `-inf` before anything was.
     """
 
     def __init__(self, every: float = 10.0) -> None:
-        self.newest: tuple[float, str] = (-inf, "")
         self._every = every
         self._quiet_until: dict[Reason, float] = {}
         self.counts: Counter[Reason] = Counter()
@@ -71,7 +69,6 @@ class Refusals:
         """
         reason = error.reason
         self.counts[reason] += 1
-        self.newest = now, error.message
         if now >= self._quiet_until.get(reason, -inf):
             self._quiet_until[reason] = now + self._every
             _log.warning("refused, %s: %s: %s (%d so far)", reason, who, error.message, self.counts[reason])

@@ -82,10 +82,12 @@ class WorkerKeys:
 
     Attributes:
         trust: whom it believes.
+        credential: its own, as others are shown it.
     """
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
         self._identity = identity
+        self.credential = identity.signed_credential
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
         self._life = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
@@ -150,9 +152,7 @@ class WorkerKeys:
             plain,
             session=session,
             counter=ring.sent,
-            introduction=None
-            if ring.introduced
-            else Introduction(ring.ephemeral, self._identity.signed_credential),
+            introduction=None if ring.introduced else Introduction(ring.ephemeral, self.credential),
         )
 
     def wanted(self, edge: str, payload: bytes, now: float) -> bytes | None:

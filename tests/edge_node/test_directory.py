@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from edge_node.fleet.directory import STALE, WorkerDirectory
+from edge_node.settings import EdgeSettings
+from edge_node.wire import keyed_wire
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.refusals import KeysRefused, Reason
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Sampling
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE
+from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
 
@@ -95,6 +100,41 @@ def test_a_sessions_worker_is_believed_about_sampling_before_any_status(
     assert workers.recommended("other") == SamplingParams(1.0)
     assert caplog.text.count("worker w recommends temperature") == 1
     assert "temperature 100 for version base, above 2: ignored" in caplog.text
+
+
+def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
+    keys = KeyedDeployment(tmp_path)
+    wire = keyed_wire(EdgeSettings(edge="edge", keys=keys.edge_file()))
+    assert wire is not None
+    workers = WorkerDirectory(allowed=wire.allowed)
+    pinned, free = (keys.worker(*whom).signed_credential for whom in (("w", "v1", "v2"), ("w",)))
+
+    def says(credential: bytes, version: str, *versions: str) -> set[str]:
+        known = CODEC.decode_status(status(version=version), WorkerStatus)
+        held = tuple(VersionStatus(name=name) for name in versions)
+        shown = msgspec.structs.replace(known, credential=credential, versions=held)
+        workers.take("w", CODEC.encode_status(shown))
+        return set(workers.versions())
+
+    assert says(pinned, "v1") == {"v1"}
+    assert wire.refusals.counts == {}
+    assert says(pinned, "base") == set()
+    assert says(pinned, "base", "v2", "v3") == {"v2"}
+    assert says(pinned, "v1", "base") == set()  # it says that it is not ready for the one that it may serve
+    assert wire.refusals.counts == {Reason.CREDENTIAL: 3}
+    assert says(free, "base", "v1", "base") == {"v1", "base"}
+    for credential in (
+        b"",
+        b"noise",
+        keys.worker("w2").signed_credential,
+        keys.edge("w").signed_credential,
+        KeyedDeployment(tmp_path).worker("w").signed_credential,
+    ):
+        with pytest.raises(KeysRefused):
+            says(credential, "ghost")
+    wire.keys.trust.take(keys.revoke("w").payload)
+    workers.take("w", status("gone"))  # as the broker says of one that it has put out
+    assert workers.versions() == {}
 
 
 async def test_a_version_is_waited_for() -> None:

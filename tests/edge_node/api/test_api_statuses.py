@@ -1,9 +1,10 @@
-"""Statuses that lie: what they recommend changes no text."""
+"""Statuses that lie: what they recommend changes no text, and where there are keys what they claim is not shown."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Recommended
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.identity_file import read_identity
+from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.transport.base import Link, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.status import WorkerStatus
+from schemas.status import VersionStatus, WorkerStatus
+from tests.broker.deployments import as_client, good_here, made, running
 from tests.daemons import until, worker_at
 from tests.edge_node.api.opinionated import Opinionated, text_at
 from tests.edge_node.api.served import Served, links_to, served
@@ -37,6 +42,11 @@ async def written(api: Served, seed: int, **more: Any) -> tuple[str, float]:
     """A chat's text, and the temperature that its answer tells."""
     answer = (await api.chat(seed=seed, max_tokens=30, ignore_eos=True, **more)).json()
     return answer["choices"][0]["message"]["content"], answer["usage"]["flexspec"]["temperature"]
+
+
+async def models(api: Served) -> set[str]:
+    found = (await api.http.get(f"{api.url}/v1/models", headers=api.key)).json()
+    return {one["id"] for one in found["data"]}
 
 
 @pytest.mark.parametrize("temperature", [1.5, 100.0])
@@ -106,6 +116,66 @@ async def test_a_text_goes_on_as_it_began_where_the_next_worker_recommends_other
                 assert second.worker.machine.counters.opened == 1
         assert answer["choices"][0]["message"]["content"] == text_at(0.25, 1, 400)
         assert answer["usage"]["flexspec"]["temperature"] == 0.25
+
+
+async def told(link: Link, worker: str, status: bytes, api: Served) -> None:
+    """Write a status that is refused, wholly or in part, and wait until it is."""
+    before = api.node.refused.get(Reason.CREDENTIAL, 0)
+    await link.publish(topics.worker_status_topic(worker), status, qos=1, retain=True)
+    await until(lambda: api.node.refused.get(Reason.CREDENTIAL, 0) > before)
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A deployment with keys by the commands, which runs: a device, and workers of one version each."""
+    directory = made(tmp_path_factory.mktemp("statuses") / "d", "--keys")
+    good_here("add-worker", directory, "honest", "--version", "base")
+    good_here("add-worker", directory, "liar", "--version", "other")
+    good_here("add-device", directory, "kitchen")
+    with running(directory, directory.parent / "log"):
+        yield directory / "hand-out"
+
+
+async def test_a_worker_of_another_version_says_nothing_of_ours(
+    deployment: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its own credential, by none, by that of the version's worker; on the one topic that it may write."""
+    honest, liar, kitchen = (deployment / at for at in ("worker/honest", "worker/liar", "edge/kitchen"))
+    shown = [read_identity(at / "keys.json", KeyRole.WORKER).signed_credential for at in (liar, honest)]
+    device: dict[str, Any] = {"edge": "kitchen", "keys": kitchen / "keys.json"}
+    serves = worker_at(
+        mqtt_link, "honest", Opinionated(RECOMMENDED), as_client(honest), version="base",
+        keys=honest / "keys.json", share_groups=honest / "share-groups", **RARELY,
+    )  # fmt: skip
+    async with (
+        mqtt_link(as_client(liar)) as link,
+        serves as daemon,
+        served(None, workers=0, version="base", edge=device, at=as_client(kitchen)) as api,
+    ):
+        await link.wait_up()
+        await until(lambda: "base" in api.node.directory.versions())
+        both = tuple(VersionStatus(name=name) for name in ("base", "ghost", "other"))
+        for seed, (credential, versions, known) in enumerate(
+            (
+                (shown[0], (), {"base"}),
+                (b"", both, {"base"}),
+                (shown[1], both, {"base"}),
+                (shown[0], both, {"base", "other"}),
+            )
+        ):
+            status = lie("liar", "base", 100.0, credential=credential, versions=versions)
+            await told(link, "liar", status, api)
+            assert await models(api) == known
+            assert await written(api, seed) == (text_at(0.25, seed, 30), 0.25)
+            assert daemon.worker.machine.counters.opened == seed + 1  # nothing was begun in vain
+        assert (await api.chat(model="ghost")).status_code == 404
+    said = [record.getMessage() for record in caplog.records]
+    assert any(
+        line.startswith(
+            "refused, credential: on f1/w/liar: worker liar may not serve what it says it does: base"
+        )
+        for line in said
+    )
 
 
 async def test_whoever_runs_the_broker_recommends_nothing(
