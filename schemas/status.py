@@ -26,6 +26,8 @@ Beginning = Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")]
 """Of a digest, in hex."""
 MAX_WHY = 120
 """Characters."""
+MAX_MORE = 2048
+"""Characters, of all versions together, so that a status of many versions can still be read."""
 
 
 class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,7 +44,8 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         state: ``ready`` takes new sessions, ``draining`` only goes on with texts that have begun. ``loading`` is not
             here yet, and ``refused`` cannot be.
         exactness: as of the worker, for this version; empty where it is the worker's.
-        why: it is refused, or not here yet.
+        why: it is refused, or not here yet; the beginning of the reason.
+        more: what the reason goes on with.
     """
 
     name: Name
@@ -50,6 +53,12 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     state: Literal["loading", "ready", "draining", "refused"] = "ready"
     exactness: Literal["", "exact", "exact up to ties", "unknown"] = ""
     why: Annotated[str, Meta(max_length=MAX_WHY)] = ""
+    more: Annotated[str, Meta(max_length=MAX_MORE)] = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused, or not here yet."""
+        return self.why + self.more
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

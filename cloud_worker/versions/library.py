@@ -13,7 +13,7 @@ from math import inf
 from typing import Literal
 
 from schemas.catalogue import CatalogueVersion, VersionState
-from schemas.status import DIGEST, MAX_WHY, VersionStatus
+from schemas.status import DIGEST, MAX_MORE, MAX_WHY, VersionStatus
 
 Exactness = Literal["exact", "exact up to ties", "unknown"]
 
@@ -108,16 +108,23 @@ class Library:
 
     def statuses(self) -> tuple[VersionStatus, ...]:
         """What the worker's status says of them."""
-        return tuple(
-            VersionStatus(
-                name=one.name,
-                digest=one.digest[:DIGEST].hex(),
-                state=one.stage.value,
-                exactness="" if one.stage in _NOT_HELD or one.exactness == self._exactness else one.exactness,
-                why=_printable(one.why),
+        said, left = list[VersionStatus](), MAX_MORE
+        for one in self.entries:
+            reason = _printable(one.why)
+            more = reason[MAX_WHY:][:left]
+            left -= len(more)
+            known = one.stage in _NOT_HELD or one.exactness == self._exactness
+            said.append(
+                VersionStatus(
+                    name=one.name,
+                    digest=one.digest[:DIGEST].hex(),
+                    state=one.stage.value,
+                    exactness="" if known else one.exactness,
+                    why=reason[:MAX_WHY],
+                    more=more,
+                )
             )
-            for one in self.entries
-        )
+        return tuple(said)
 
     def follow(self, versions: Iterable[CatalogueVersion]) -> None:
         """Take up a catalogue. What it does not name is retired, but for our own version if none has named it.
@@ -238,4 +245,4 @@ _NOT_HELD = (Stage.LOADING, Stage.REFUSED)
 
 def _printable(text: str) -> str:
     """One line of ASCII, as a status counts bytes."""
-    return " ".join(text.encode("ascii", "replace").decode("ascii").split())[:MAX_WHY]
+    return " ".join(text.encode("ascii", "replace").decode("ascii").split())

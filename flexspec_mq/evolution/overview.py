@@ -66,7 +66,7 @@ class Statuses:
                 continue
             for version in status.versions:
                 if version.digest == digest[:DIGEST].hex():
-                    yield name, version.state, version.why
+                    yield name, version.state, version.reason
 
 
 def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
 )
 
 from cloud_worker.versions.library import NO_CATALOGUE, Drop, Library, Load, Open, Retire, Stage, Step
-from schemas.catalogue import CatalogueVersion, VersionState
-from schemas.status import MAX_WHY
+from flexspec_mq.codec import Codec
+from schemas.catalogue import MAX_VERSIONS, CatalogueVersion, VersionState
+from schemas.status import MAX_WHY, WorkerStatus
 
 NAMES = ("base", "v1", "v2", "v3")
 DIGESTS = tuple(sha256(bytes([number])).digest() for number in range(3))
@@ -54,6 +55,19 @@ def steps(library: Library, sessions: Counter[str] | None = None, now: float = 0
     return found
 
 
+def test_reasons_are_whole_while_a_status_of_all_versions_can_be_read() -> None:
+    library = Library("base", "exact")
+    names = [f"{number:02}{'v' * 62}" for number in range(MAX_VERSIONS)]
+    library.follow([version(name) for name in names])
+    for name in names:
+        library.refused(Load(name, DIGESTS[1]), f"{name}: 'it' is not \"good\"" + "y" * 600)
+    told = library.statuses()
+    assert [len(one.reason) for one in told[1:4]] == [684, 684, 684]
+    assert all(len(one.why) == MAX_WHY for one in told[1:])
+    status = WorkerStatus(state="online", epoch=2**52, at=1e9, worker="w" * 64, versions=told)
+    assert Codec().decode_status(Codec().encode_status(status), WorkerStatus) == status
+
+
 def test_a_version_comes_and_goes() -> None:
     library = Library("base", "exact")
     assert steps(library) == []
@@ -70,6 +84,7 @@ def test_a_version_comes_and_goes() -> None:
     assert (base.name, base.state, base.digest) == ("base", "ready", "")
     assert (one.state, one.exactness, one.digest) == ("ready", "exact up to ties", DIGESTS[1][:8].hex())
     assert (two.state, len(two.why), two.why[:14]) == ("refused", MAX_WHY, "it is bad and ")
+    assert two.reason == "it is bad and ? " + 200 * "x"
     library.follow([version("v1", VersionState.RETIRED)])
     assert steps(library, Counter(v1=1)) == [Retire("v1")]
     assert [one.stage for one in library.entries] == [Stage.READY, Stage.DRAINING]
