@@ -15,6 +15,9 @@ KEPT_RETIRED: Final = 2
 """Retired versions that the next `publish` leaves in the catalogue, so that it stays small. The last one of the
 family's own base stays as well, as its manifest says which base that is."""
 
+_ALL: Final = 100
+"""Percent of new sessions."""
+
 
 def begin(
     family: str, *, name: str, digest: bytes, heads: str, lifetime: int, key_set: int, now: float
@@ -59,8 +62,16 @@ def publish(
         base: id of a new version's base, where it is not the family's.
 
     Raises:
-        UsageError: the name has another head already, or an invariant would break: no version would be stable.
+        UsageError: the name has another head already, canaries would take more than all sessions, or an invariant
+            would break: no version would be stable.
     """
+    others = {one.name: one.share for one in catalogue.versions if one.name != name and one.share}
+    if state is VersionState.CANARY and (total := share + sum(others.values())) > _ALL:
+        taken = ", ".join(f"{one} {percent} %" for one, percent in others.items())
+        raise UsageError(
+            f"canaries of {catalogue.family} would take {total} % of new sessions: {taken}, {name} {share} %",
+            hint=f"give it --share {_ALL - sum(others.values())} or less, or retire another canary first",
+        )
     known = {version.name: version for version in catalogue.versions}
     if name in known and known[name].digest != digest:
         raise UsageError(

@@ -62,6 +62,17 @@ def test_a_canary_is_published_grows_and_is_promoted() -> None:
     assert one.versions[1].share == 0
 
 
+def test_canaries_take_no_more_than_all_new_sessions() -> None:
+    one = published(published(first(), "new", share=70), "other", share=20)
+    with pytest.raises(UsageError, match="would take 101 % of new sessions: new 70 %, other 20 %, third 11 %"):
+        published(one, "third", share=11)
+    full = published(one, "third", share=10)
+    # What it had before does not count beside what it gets, nor what takes no new sessions any more.
+    assert published(full, "new", share=30).versions[1].share == 30
+    assert published(drain(full, LATER, "new"), "fourth", share=70).versions[-1].share == 70
+    assert states(published(full, "fifth", state=VersionState.STABLE))["fifth"] == "stable"
+
+
 def test_a_version_may_be_published_as_stable_at_once() -> None:
     one = published(first(), "new", state=VersionState.STABLE)
     assert states(one) == {"base": "draining", "new": "stable"}
