@@ -16,6 +16,7 @@ from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
+from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 from flexspec_mq.settings import (
@@ -24,6 +25,7 @@ from flexspec_mq.settings import (
     Section,
     Setting,
     add_flags,
+    complaint,
     load,
     named_after_user,
     topic_name,
@@ -178,8 +180,9 @@ class FamilySettings(FamilyOptions):
     heads: Annotated[
         str | None,
         Setting(
-            help="folder or URL below which heads lie, each in a folder named by its digest",
-            default="where the catalogue says",
+            help="folder or URL (https, s3, file, http) below which heads lie, each in a folder named by its digest",
+            default="where the catalogue says, if that is not http",
+            check=lambda value: complaint(scheme_of, value),
         ),
     ] = None
     state_dir: Annotated[

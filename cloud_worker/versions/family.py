@@ -14,6 +14,7 @@ from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import HeadError, read_head
+from flexspec_mq.heads.place import from_catalogue
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.heads.base import weights_fingerprint
 from schemas.catalogue import VersionState
@@ -109,13 +110,13 @@ def unfit(settings: FamilySettings, catalogue: Catalogue, base: Base) -> dict[st
     Returns:
         Why not, by version.
     """
-    url = settings.heads or catalogue.heads
     ours = base.id if any(version.base == base.id for version in catalogue.versions) else b""
     found: dict[str, FlexSpecError] = {}
     for version in catalogue.versions:
         if version.state is VersionState.RETIRED or version.base != ours:
             continue
         try:
+            url = settings.heads or from_catalogue(catalogue.heads)
             base.check(version.name, _manifest(version.digest, url, settings.folder / "heads"))
         except FlexSpecError as error:
             found[version.name] = error

@@ -18,8 +18,8 @@ from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.daemon import logs
-from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.heads.place import FetchError
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.heads.place import FetchError, from_catalogue
 from flexspec_mq.transport.base import Subscription
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Loader(Protocol):
 
         Raises:
             FetchError: it cannot be had now.
+            UsageError: heads are not read from such a URL, or nothing here can.
             ModelError: it is bad, or not for this worker. The engine holds nothing of it.
         """
         ...
@@ -185,12 +186,12 @@ class FamilyFollower:
         """Load a head beside the steps of running sessions, and note what came of it."""
         catalogue = self._follower.catalogue
         assert catalogue is not None  # noqa: S101  it named the version
-        url = self._url or catalogue.heads
         try:
+            url = self._url or from_catalogue(catalogue.heads)
             exactness = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._loader.load, load.name, load.digest, url, thread
             )
-        except FetchError as error:
+        except (FetchError, UsageError) as error:  # the next catalogue may name another place
             _log.warning("version %s: %s", load.name, error.message)
             self._library.failed(load, error.message, time.monotonic())
         except FlexSpecError as error:

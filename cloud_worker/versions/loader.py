@@ -114,6 +114,7 @@ class HeadLoader:
 
         Raises:
             FetchError: it cannot be had now.
+            UsageError: heads are not read from such a URL, or nothing here can.
             ModelError: it is bad, or not for this worker. The engine holds nothing of it.
         """
         folder = HeadFetcher(url, self._cache).fetch(digest)

@@ -29,7 +29,7 @@ class HeadFetcher:
     """Fetches heads by their digests.
 
     Args:
-        url: below which heads lie: a folder, ``file://``, ``http(s)://``, or any other that fsspec knows here.
+        url: below which heads lie; `flexspec_mq.heads.place.scheme_of` says which there may be.
         cache: folder for them; programs may share it.
         limit: most bytes of one head.
     """
@@ -48,7 +48,7 @@ class HeadFetcher:
         Raises:
             FetchError: its place cannot be reached or has no such head, or the way there broke.
             HeadError: what lies there is another one, too large, or not what its manifest says.
-            UsageError: nothing here can read such a URL.
+            UsageError: heads are not read from such a URL, or nothing here can.
         """
         folder = self._cache / wanted.hex()
         try:
@@ -111,7 +111,7 @@ def fetch_manifest(url: str, wanted: bytes) -> Manifest:
     Raises:
         FetchError: the place cannot be reached or has no such head.
         HeadError: what lies there is another one.
-        UsageError: nothing here can read such a URL.
+        UsageError: heads are not read from such a URL, or nothing here can.
     """
     return decode(_read_manifest(Place(f"{url.rstrip('/')}/{wanted.hex()}"), wanted))
 

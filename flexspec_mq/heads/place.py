@@ -1,8 +1,13 @@
-"""Where a head lies: a folder at a URL, read and written by fsspec."""
+"""Where a head lies: a folder at a URL, read and written by fsspec.
+
+fsspec knows some forty protocols, some of which run what they read, and chains of them. Heads need four, so no URL is
+given to fsspec to take apart.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -18,17 +23,71 @@ if TYPE_CHECKING:
 _PIECE: Final = 1 << 20
 _SILENCE: Final = 30.0
 """Seconds without a byte after which a server counts as gone."""
+_ON_A_HOST: Final = re.compile(
+    r"(?P<user>[^@/\\?#\s]*@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?(?P<path>/[^\\?#\x00-\x1f\x7f]*)?"
+)
+"""What is behind ``https://``, in the one way in which all who read it agree on the host."""
 
 
 class FetchError(ModelError):
     """A head cannot be had now. Nothing says that it is bad: another try may succeed."""
 
 
+def scheme_of(url: str) -> str:
+    """How what lies at a URL is read: ``https``, ``http``, ``s3``, or ``file``, which a path without a scheme is too.
+
+    Raises:
+        UsageError: heads are not read from such a URL.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "file", url
+    found = None if scheme == "file" else _ON_A_HOST.fullmatch(rest)
+    if "::" in scheme + (rest if found is None else found["path"] or ""):
+        raise _refused(url, "it is a chain of URLs")
+    if scheme not in ("https", "http", "s3", "file"):
+        raise _refused(url, f"its scheme is {scheme}")
+    if scheme != "file" and found is None:
+        raise _refused(url, "behind its scheme there is more than a host and a path")
+    if separator and scheme == "file" and not rest.startswith("/"):
+        raise _refused(url, "a file URL begins with file:///")
+    return scheme
+
+
+def from_catalogue(url: str) -> str:
+    """The URL that a family's catalogue has, if it is one to which programs go that nobody has told to.
+
+    Raises:
+        UsageError: only the operator of this program can send it there, or heads are not read from such a URL.
+    """
+    scheme = scheme_of(url)
+    path = url.removeprefix("file://")
+    if scheme == "http":
+        raise UsageError(
+            f"the catalogue says that heads are at {url}, and nobody here has named that host",
+            hint="http is not protected on its way: publish an https URL with `flexspec head renew --heads`, or name "
+            "this one with --heads of the worker, or --upload of `flexspec head publish`",
+        )
+    if scheme == "file" and not path.startswith("/"):
+        raise _refused(url, "a catalogue names folders from the root on")
+    if ".." in path.split("/"):
+        raise _refused(url, "it has a .. in it")
+    if scheme != "file" and "@" in path.split("/")[2]:
+        raise _refused(url, "a catalogue can be read by all, and no place for a password")
+    return url
+
+
+def _refused(url: str, why: str) -> UsageError:
+    return UsageError(
+        f"heads are not read from {url}: {why}", hint="give an https URL, an s3 bucket or a folder"
+    )
+
+
 class Place:
     """The folder of one head, wherever it is.
 
     Args:
-        url: of it: a folder, ``file://``, ``http(s)://``, or any other that fsspec knows here.
+        url: of it, as `scheme_of` takes them.
 
     Raises:
         UsageError: nothing here can use such a URL.
@@ -43,17 +102,19 @@ class Place:
             ) from error
         self.url = url
         self._options: dict[str, Any] = {}
-        if url.startswith(("http://", "https://")):
+        scheme = scheme_of(url)
+        if scheme in ("http", "https"):
             import aiohttp
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-            self._options = {"client_kwargs": {"timeout": timeout}, "block_size": 0}
+            client = {"timeout": timeout, "raise_for_status": _refuse_redirect}
+            self._options = {"client_kwargs": client, "block_size": 0, "allow_redirects": False}
         try:
-            self._files, self._path = fsspec.core.url_to_fs(url, **self._options)
+            self._files = fsspec.filesystem(scheme, **self._options)
         except (ImportError, ValueError) as error:
             raise UsageError(
                 f"{url} is no place for heads that can be reached from here: {error}",
-                hint="give a folder or an http(s) URL, or install what fsspec asks for",
+                hint="give a folder or an https URL, or install what fsspec asks for",
             ) from error
 
     def read(self, name: str, most: int) -> bytes:
@@ -99,9 +160,9 @@ class Place:
             UsageError: they cannot be written.
         """
         try:
-            self._files.makedirs(self._path, exist_ok=True)
+            self._files.makedirs(self.url, exist_ok=True)
             for name in names:
-                self._files.put_file(str(folder / name), f"{self._path}/{name}")
+                self._files.put_file(str(folder / name), f"{self.url}/{name}")
         except (OSError, NotImplementedError, ValueError) as error:
             raise UsageError(
                 f"the head cannot be written to {self.url}: {error or type(error).__name__}",
@@ -113,12 +174,14 @@ class Place:
         """The bytes of a file, `most` and one more at most."""
         left = most + 1
         try:
-            with self._files.open(f"{self._path}/{name}", "rb", **self._open_options) as file:
+            with self._files.open(f"{self.url}/{name}", "rb", **self._open_options) as file:
                 while left and (piece := file.read(min(left, _PIECE))):
                     left -= len(piece)
                     yield piece
         # Each file system has errors of its own: aiohttp's, botocore's, …
         except Exception as error:
+            if isinstance(error.__cause__ or error, FetchError):
+                raise (error.__cause__ or error) from None
             if _is_absent(error):
                 raise FetchError(
                     f"there is no {name} in {self.url}", hint="publish the head there"
@@ -130,6 +193,16 @@ class Place:
     @property
     def _open_options(self) -> dict[str, Any]:
         return {"block_size": 0} if self._options else {}
+
+
+async def _refuse_redirect(response: Any) -> None:
+    """Go nowhere but where the URL says: another host may be one inside of the worker's network."""
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
+        response.close()
+        raise FetchError(
+            f"{response.url} is not there: its server redirects to {response.headers.get('Location')}",
+            hint="redirects are not followed: publish the URL at which heads lie, `flexspec head renew --heads`",
+        )
 
 
 def _is_absent(error: Exception) -> bool:

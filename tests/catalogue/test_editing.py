@@ -64,7 +64,9 @@ def test_a_canary_is_published_grows_and_is_promoted() -> None:
 
 def test_canaries_take_no_more_than_all_new_sessions() -> None:
     one = published(published(first(), "new", share=70), "other", share=20)
-    with pytest.raises(UsageError, match="would take 101 % of new sessions: new 70 %, other 20 %, third 11 %"):
+    with pytest.raises(
+        UsageError, match="would take 101 % of new sessions: new 70 %, other 20 %, third 11 %"
+    ):
         published(one, "third", share=11)
     full = published(one, "third", share=10)
     # What it had before does not count beside what it gets, nor what takes no new sessions any more.

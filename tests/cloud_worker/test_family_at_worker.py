@@ -27,12 +27,14 @@ from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import PublishRefused
+from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.evolution.overview import Statuses, report, table
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.transport.base import Link
+from flexspec_mq.transport.base import Inbound, Link
 from flexspec_mq.transport.memory.broker import MemoryBroker
-from schemas.catalogue import VersionState
+from schemas.catalogue import KeySet, VersionState
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeEngine, alone, edge_at, link_to, read, until, wanting
 from tests.families import FAMILY, Operator, simple
@@ -250,6 +252,43 @@ async def test_a_head_that_is_not_there_yet_is_served_once_it_is(place: Place) -
         assert states(broker)["v1"] == "loading"
         shutil.copytree(elsewhere, place.operator.heads)
         await until(lambda: states(broker)["v1"] == "ready")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("reference:///srv/heads", "its scheme is reference"),
+        ("simplecache::https://heads.example", "it is a chain of URLs"),
+        ("http://127.0.0.1:9", "nobody here has named that host"),
+        ("https://heads.example/../admin", "it has a .. in it"),
+    ],
+)
+async def test_a_worker_goes_to_no_url_that_a_catalogue_may_not_name_and_says_why_at_length(
+    place: Place, url: str, says: str
+) -> None:
+    """Once the catalogue names another one, the version is served."""
+    operator = place.operator
+    good = operator.current.heads
+    url += f"/{'x' * 200}"
+    operator.catalogue = msgspec.structs.replace(operator.current, heads=url)
+    async with published(place) as (broker, link), place.worker(broker):
+        await until(lambda: "v1" in said(broker) and bool(said(broker)["v1"].reason))
+        told = said(broker)["v1"]
+        assert told.state == "loading"
+        assert url in told.reason
+        assert says in told.reason
+        statuses = Statuses(Evidence(FAMILY))
+        payload = broker.retained("f1/w/w1")
+        assert payload is not None
+        statuses.take(Inbound("f1/w/w1", payload))
+        listed = report(operator.current, KeySet(1, FAMILY, 1, 1, (bytes(32),)), statuses, time.time())
+        assert f"w1 on v1: loading, {told.reason}" in list(table(listed, time.time()))
+        operator.catalogue = msgspec.structs.replace(
+            editing.renewed(operator.current, time.time() - 50), heads=good
+        )
+        await operator.publish(link)
+        await until(lambda: states(broker)["v1"] == "ready")
+        assert not said(broker)["v1"].reason
 
 
 async def test_a_worker_comes_back_with_what_it_had_and_no_broker_or_heads(place: Place) -> None:

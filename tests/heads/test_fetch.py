@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -28,7 +29,7 @@ from flexspec_mq.heads.manifest import (
     digest,
     read_head,
 )
-from flexspec_mq.heads.place import FetchError
+from flexspec_mq.heads.place import FetchError, from_catalogue, scheme_of
 
 WEIGHTS = bytes(range(256)) * 5000
 CONFIG = b'{"r": 8}'
@@ -233,9 +234,107 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyt
         HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
 
 
-def test_a_place_that_nothing_here_can_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="can be reached from here"):
-        HeadFetcher("nonsense://heads", tmp_path / "cache").fetch(bytes(32))
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("first", [MANIFEST, "weights.bin"])
+def test_nobody_goes_where_a_server_sends_them(tmp_path: Path, status: int, first: str) -> None:
+    """Not even to the very head, at a host that nobody has named."""
+    root, cache = tmp_path / "heads", tmp_path / "cache"
+    name = publish(root)
+    with serving(root) as (inside, asked):
+
+        def redirecting(handler: SimpleHTTPRequestHandler) -> bool:
+            if not handler.path.endswith(first):
+                return False
+            handler.send_response(status)
+            handler.send_header("Location", f"{inside}{handler.path}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return True
+
+        with serving(root, redirecting) as (http, _), pytest.raises(FetchError) as refused:
+            HeadFetcher(http, cache).fetch(name)
+    assert asked == []
+    assert held(cache) == []
+    assert f"redirects to {inside}/{name.hex()}/{first}" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense://heads", "its scheme is nonsense"),
+        ("ftp://heads.example/", "its scheme is ftp"),
+        ("data://x", "its scheme is data"),
+        ("local:///srv/heads", "its scheme is local"),
+        ("HTTPS://heads.example", "its scheme is HTTPS"),
+        ("reference:///srv/heads", "its scheme is reference"),
+        ("simplecache::https://heads.example", "a chain of URLs"),
+        ("https://heads.example/x::reference://y", "a chain of URLs"),
+        ("zip://a::/srv/heads", "a chain of URLs"),
+        ("/srv/a::b", "a chain of URLs"),
+        ("file://heads.example/srv", "begins with file:///"),
+        ("https:///heads", "more than a host and a path"),
+        ("https://good.example\\@bad.example/", "more than a host and a path"),
+        ("https://good.example?@bad.example/", "more than a host and a path"),
+        ("https://good.example#@bad.example/", "more than a host and a path"),
+        ("https://good.example /", "more than a host and a path"),
+        ("https://good.example/\r\nHost: bad.example", "more than a host and a path"),
+        ("s3://bucket?versionId=1", "more than a host and a path"),
+    ],
+)
+def test_heads_are_read_from_nowhere_else(tmp_path: Path, url: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
+    with pytest.raises(UsageError, match=says):
+        from_catalogue(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://heads.example",
+        "https://heads.example:8443/of/smol/",
+        "https://[::1]:8443/heads",
+        "https://heads.example/a%3A%3Areference:%2F%2Fb",
+        "s3://bucket/heads",
+        "file:///srv/heads",
+        "/srv/heads",
+    ],
+)
+def test_where_a_catalogue_may_send_a_worker(url: str) -> None:
+    assert from_catalogue(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://heads.example", "nobody here has named that host"),
+        ("http://169.254.169.254/latest", "nobody here has named that host"),
+        ("https://me:secret@heads.example", "no place for a password"),
+        ("file:///srv/heads/../../etc", r"it has a \.\. in it"),
+        ("https://heads.example/../admin", r"it has a \.\. in it"),
+        ("heads", "from the root on"),
+        ("~/heads", "from the root on"),
+    ],
+)
+def test_where_only_an_operator_sends_a_worker(url: str, says: str) -> None:
+    scheme_of(url)
+    with pytest.raises(UsageError, match=says):
+        from_catalogue(url)
+
+
+@pytest.mark.parametrize("url", ["reference://{at}", "reference::{at}", "/{name}::reference://{at}"])
+def test_a_file_of_references_runs_nothing(tmp_path: Path, url: str) -> None:
+    """Before 2026.6 fsspec rendered its templates without a sandbox."""
+    ran, wanted = tmp_path / "ran", bytes(32)
+    run = "{{ cycler.__init__.__globals__.os.system('touch " + str(ran) + "') }}"
+    heads = tmp_path / "heads"
+    heads.mkdir()
+    for file in (heads / wanted.hex(), heads / "references.json"):
+        file.write_text(json.dumps({"version": 1, "templates": {"x": "y"}, "refs": {MANIFEST: [run]}}))
+    for at in (heads, heads / "references.json"):
+        with pytest.raises(UsageError, match="heads are not read from"):
+            HeadFetcher(url.format(at=at, name=wanted.hex()), tmp_path / "cache").fetch(wanted)
+    assert not ran.exists()
 
 
 def _fetch_until_half(url: str, cache: Path, name: bytes) -> None:
