@@ -12,7 +12,7 @@ from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.apart import add_apart_parsers, add_out, publish_or_write
 from flexspec_mq.evolution.making.base import add_base_parser
-from flexspec_mq.evolution.making.check import add_check_parser
+from flexspec_mq.evolution.making.check import add_base, add_check_parser
 from flexspec_mq.evolution.making.train import add_train_parser
 from flexspec_mq.evolution.parts import add_command, connected
 from flexspec_mq.evolution.settings import from_arguments
@@ -79,7 +79,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_publish(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     publish = add_command(
-        actions, "publish", _publish, "copy a head to where workers fetch it, and announce its version"
+        actions,
+        "publish",
+        _publish,
+        "check a head, copy it to where workers fetch it, and announce its version",
     )
     add = publish.add_argument
     add("folder", type=Path, metavar="FOLDER", help="of the head, with its manifest")
@@ -97,6 +100,7 @@ def _add_publish(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="URL",
         help="where this machine writes heads (default: where the catalogue says)",
     )
+    add_base(publish)
     add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
     add("--heads", metavar="URL", help="with --first: below which workers find heads")
     add_out(publish)
@@ -156,12 +160,17 @@ def _publish(args: argparse.Namespace) -> int:
     if args.state == "canary" and not 1 <= args.share <= 100:
         raise UsageError(f"--share {args.share} is not between 1 and 100")
     from flexspec_mq import topics
-    from flexspec_mq.heads.manifest import read_head
+    from flexspec_mq.evolution.making.check import base_path, check_head
+    from flexspec_mq.heads.place import scheme_of
 
     # What is wrong here is said before anybody waits for a broker.
     topics.checked("version", args.name)
-    read_head(args.folder)
+    if args.upload:
+        scheme_of(args.upload)
+    if args.heads:
+        _for_workers(args.heads)
     signers = from_arguments(args).settings.head.signers()
+    check_head(args.folder, base_path(args))
     return connected(args, lambda found: _announce(found, args, signers))
 
 
@@ -169,26 +178,27 @@ async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[Pr
     from flexspec_mq.catalogue import editing
     from flexspec_mq.evolution.bases import other_base
     from flexspec_mq.evolution.upload import upload
+    from flexspec_mq.heads.place import from_catalogue
     from schemas.catalogue import VersionState
 
     if args.first and not found.absent():
         raise UsageError(
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
         )
-    heads = args.heads if args.first else found.catalogue().heads
     keys = found.keys()
     found.that_count(signers, others_sign=args.out is not None)
-    places, base = (args.upload, heads) if args.upload else (heads,), b""
+    base = b""
     if not args.first:
-        base = await asyncio.to_thread(other_base, args.folder, found.catalogue(), places)
-    digest, copied = await asyncio.to_thread(upload, args.folder, places[0])
+        base = await asyncio.to_thread(other_base, args.folder, found.catalogue(), args.upload)
+    place = args.upload or args.heads or from_catalogue(found.catalogue().heads)
+    digest, copied = await asyncio.to_thread(upload, args.folder, place)
     if args.first:
         lifetime = int((args.lifetime or _LIFETIME_DAYS) * _DAY)
         catalogue = editing.begin(
             keys.family,
             name=args.name,
             digest=digest,
-            heads=heads,
+            heads=args.heads,
             lifetime=lifetime,
             key_set=keys.serial,
             now=found.clock(),
@@ -206,9 +216,27 @@ async def _announce(found: Board, args: argparse.Namespace, signers: Sequence[Pr
         )
     where = "copied" if copied else "which was there"
     said = f"published {args.name} as {args.state}: head {digest.hex()}, {where}; epoch {catalogue.epoch}"
+    if args.base == "none":
+        said += "; checked without its base, whose workers look at the rest"
+    if args.first:
+        said += _for_workers(args.heads)
     if base:
         said += f"; it has another base than {keys.family}: drafts of devices are independent models to it"
     await publish_or_write(found, catalogue, signers, args.out, said)
+
+
+def _for_workers(heads: str) -> str:
+    """What is to be said of a URL that a catalogue will name.
+
+    Raises:
+        UsageError: workers would not go there.
+    """
+    from flexspec_mq.heads.place import from_catalogue, scheme_of
+
+    if scheme_of(heads) == "http":
+        return "; by http only workers fetch heads that have this URL as their own --heads"
+    from_catalogue(heads)
+    return ""
 
 
 def _move(args: argparse.Namespace) -> int:
@@ -235,6 +263,7 @@ def _renew(args: argparse.Namespace) -> int:
     from flexspec_mq.catalogue.editing import renewed
 
     signers = from_arguments(args).settings.head.signers()
+    said = _for_workers(args.heads) if args.heads else ""
 
     async def renew(found: Board) -> None:
         await found.restore_keys()
@@ -246,7 +275,8 @@ def _renew(args: argparse.Namespace) -> int:
         if args.lifetime:
             changes["lifetime"] = int(args.lifetime * _DAY)
         catalogue = renewed(msgspec.structs.replace(catalogue, **changes), found.clock())
-        await publish_or_write(found, catalogue, signers, args.out, f"signed anew; epoch {catalogue.epoch}")
+        said_first = f"signed anew; epoch {catalogue.epoch}"
+        await publish_or_write(found, catalogue, signers, args.out, said_first + said)
 
     return connected(args, renew)
 

@@ -68,8 +68,8 @@ class Operator:
         return folder
 
     async def publish(self, name: str, folder: Path, *flags: str) -> str:
-        """Publish a head; what the command says."""
-        return await self.head("publish", str(folder), "--name", name, *flags)
+        """Publish a head; what the command says. The machine is the workers', who look at it with its base."""
+        return await self.head("publish", str(folder), "--name", name, "--base", "none", *flags)
 
     async def begin(self, name: str, folder: Path) -> str:
         """Publish the first version, which is stable."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.launcher import PrivateBroker
@@ -29,13 +30,22 @@ from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.settings import HeadConfig, HeadOptions
 from flexspec_mq.evolution.watch import Judge, Watcher
-from flexspec_mq.heads.manifest import MANIFEST, Manifest, file_entry
+from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
 from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, VersionState
 from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
 
+pytest.importorskip("transformers")
+
+import torch
+from safetensors.torch import save_file
+
+from flexspec_mq.models.heads.adapter import CONFIG, WEIGHTS
+from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+
+LAYER_6 = "base_model.model.model.layers.6.self_attn.q_proj"
 _numbers = itertools.count()
 Run = Callable[..., tuple[int, str, str]]
 
@@ -71,13 +81,28 @@ class Site:
         link = LinkOptions(broker=f"{self.mosquitto.host}:{self.mosquitto.port}")
         return HeadConfig(link=link, head=HeadOptions(family=self.family, state_dir=self.folder / state))
 
-    def head(self, name: str, base: str = "0" * 32, tokenizer: str = "1" * 32) -> Path:
-        """A head of one file that says its name."""
+    def head(self, name: str, change: Callable[[dict[str, torch.Tensor]], object] = id, **facts: Any) -> Path:
+        """A LoRA head of one layer for a base that nobody has; its scale is another for each name.
+
+        Args:
+            name: of its folder.
+            change: what is to be changed in its tensors.
+            facts: of its manifest.
+        """
         folder = self.folder / name
         folder.mkdir()
-        (folder / "adapter_model.safetensors").write_text(name)
-        files = (file_entry(folder / "adapter_model.safetensors"),)
-        manifest = Manifest(kind="lora", base=base, tokenizer=tokenizer, layers=30, floor=6, files=files)
+        alpha = int.from_bytes(name.encode()) % 2**20
+        places = {"target_modules": ["q_proj"], "layers_to_transform": [6]}
+        (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": alpha, **places}))
+        tensors = {f"{LAYER_6}.lora_A.weight": torch.ones(1, 4), f"{LAYER_6}.lora_B.weight": torch.ones(4, 1)}
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+        files = (file_entry(folder / CONFIG), file_entry(folder / WEIGHTS))
+        usual: dict[str, Any] = {"base": "0" * 32, "tokenizer": "1" * 32, "layers": 30, "floor": 6}
+        canaries = (Canary((1,), (2,)),)
+        manifest = Manifest(
+            **{"kind": "lora", "dtype": "float32", "files": files, "canaries": canaries, **usual, **facts}
+        )
         (folder / MANIFEST).write_bytes(manifest.encode())
         return folder
 
@@ -92,6 +117,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str | Path) -> tuple[int, str, str]:
+        if words[0] == "publish" and "--base" not in words:
+            words = (*words, "--base", "none")
         code = main(["head", *map(str, words)])
         out = capsys.readouterr()
         return code, out.out, out.err
@@ -169,7 +196,7 @@ def test_a_life_of_versions(begun: Site, run: Run) -> None:
     first = at_broker(begun)
     assert states(first) == {"v1": STABLE, "v2": (CANARY, 20)}
     lies = begun.heads / first.versions[1].digest.hex()
-    assert {one.name for one in lies.iterdir()} == {MANIFEST, "adapter_model.safetensors"}
+    assert {one.name for one in lies.iterdir()} == {MANIFEST, CONFIG, WEIGHTS}
     for words, after in (
         (("promote", "v2"), {"v1": DRAINING, "v2": STABLE}),
         (("rollback", "v1"), {"v1": STABLE, "v2": DRAINING}),
@@ -216,18 +243,155 @@ def test_what_cannot_be_done_says_so_and_changes_nothing(begun: Site, run: Run) 
 
 def test_a_head_whose_files_are_others_is_not_published(begun: Site, run: Run) -> None:
     two = begun.head("two")
-    (two / "adapter_model.safetensors").write_text("not two")
+    (two / WEIGHTS).write_text("not two")
     code, _, err = run("publish", two, "--name", "v2", *begun.flags, *begun.key)
     assert code == 3
     assert "not the file" in err
     assert len(list(begun.heads.iterdir())) == 1
 
 
+BAD_HEADS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, Any], str]] = {
+    "a weight that is no number": (
+        lambda t: t[f"{LAYER_6}.lora_B.weight"].fill_(torch.nan),
+        {},
+        "not finite",
+    ),
+    "a layer of the backbone, which its manifest does not allow": (
+        lambda t: t.update({name.replace("6", "5"): tensor.clone() for name, tensor in t.items()}),
+        {},
+        "layers below 6 are the family's backbone",
+    ),
+    "a layer of the backbone, which its manifest allows": (
+        lambda t: t.update({name.replace("6", "5"): tensor.clone() for name, tensor in t.items()}),
+        {"floor": 5},
+        "make it with --floor 6",
+    ),
+    "the embedding": (
+        lambda t: t.update({"base_model.model.model.embed_tokens.weight": torch.ones(4, 4)}),
+        {},
+        "embed_tokens",
+    ),
+    "half of an addition": (lambda t: t.pop(f"{LAYER_6}.lora_B.weight"), {}, "one half"),
+    "a rank of two and of one": (
+        lambda t: t.update({f"{LAYER_6}.lora_A.weight": torch.ones(2, 4)}),
+        {},
+        "has shape [4, 1]",
+    ),
+    "weights of another type than its manifest's": (id, {"dtype": "bfloat16"}, "the manifest says bfloat16"),
+    "a file that it does not need": (id, {"kind": "full"}, "of kind full has"),
+    "no canaries": (id, {"canaries": ()}, "no canaries"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_HEADS)
+def test_what_no_worker_should_hold_is_not_published_though_its_base_is_elsewhere(
+    begun: Site, run: Run, bad: str
+) -> None:
+    before = at_broker(begun)
+    change, facts, says = BAD_HEADS[bad]
+    head = begun.head("bad", change, **facts)
+    code, _, err = run("publish", head, "--name", "v2", *begun.flags, *begun.key)
+    assert code == 3
+    assert says in err
+    assert at_broker(begun) == before
+    assert len(list(begun.heads.iterdir())) == 1, "nothing was copied"
+
+
+def test_a_head_is_checked_with_its_base(site: Site, run: Run) -> None:
+    tiny = tiny_llama(num_hidden_layers=8, max_position_embeddings=128)
+    base = save(site.folder / "tiny", tiny, byte_level_tokenizer(template=TEMPLATE))
+    root = ("--root", site.folder / "root.pem", "--signer", site.online, "--serial", "1")
+    assert run("trust", *site.flags, *root)[0] == 0
+    where = (*site.flags, *site.key, "--base", base)
+    assert run("base", "--base", base, "--out", site.folder / "first", "--dtype", "float32")[0] == 0
+    first = ("--first", "--state", "stable", "--heads", site.heads)
+    code, out, err = run("publish", site.folder / "first", "--name", "v1", *where, *first)
+    assert code == 0, err
+    assert "without its base" not in out
+    before, like = at_broker(site), json.loads((site.folder / "first" / MANIFEST).read_text())
+    of_base = {"base": like["base"], "tokenizer": like["tokenizer"], "layers": 8}
+    fits = lambda t: t.update(  # noqa: E731
+        {f"{LAYER_6}.lora_A.weight": torch.ones(1, 16), f"{LAYER_6}.lora_B.weight": torch.ones(16, 1)}
+    )
+    for name, change, facts, says in (
+        ("stranger", id, {}, "name its base with --base"),
+        ("narrow", id, of_base, "the base needs [1, 16]"),
+        ("other texts", fits, {**of_base, "canaries": (Canary((1,), (5,) * 9),)}, "of the canaries' tokens"),
+    ):
+        head = site.head(name, change, **facts)
+        code, _, err = run("publish", head, "--name", "v2", *where)
+        assert code == 3, (name, err)
+        assert says in err
+        assert at_broker(site) == before
+    code, out, err = run("publish", site.folder / "other texts", "--name", "v2", *site.flags, *site.key)
+    assert code == 0, err
+    assert "checked without its base" in out
+
+
+def test_canaries_take_no_more_than_all_sessions(begun: Site, run: Run) -> None:
+    where = (*begun.flags, *begun.key)
+    two = begun.head("two")
+    assert run("publish", two, "--name", "v2", "--share", "70", *where)[0] == 0
+    before = at_broker(begun)
+    code, _, err = run("publish", begun.head("three"), "--name", "v3", "--share", "31", *where)
+    assert code == 2
+    assert "would take 101 % of new sessions: v2 70 %, v3 31 %" in err
+    assert "--share 30" in err
+    assert at_broker(begun) == before
+    assert run("publish", begun.folder / "three", "--name", "v3", "--share", "30", *where)[0] == 0
+    # What it had before does not count beside what it gets.
+    assert run("publish", two, "--name", "v2", "--share", "60", *where)[0] == 0
+    assert states(at_broker(begun)) == {"v1": STABLE, "v2": (CANARY, 60), "v3": (CANARY, 30)}
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("reference:///srv/heads", "its scheme is reference"),
+        ("simplecache::https://heads.example/", "a chain of URLs"),
+        ("gs://heads", "its scheme is gs"),
+        ("heads", "from the root on"),
+        ("https://me:secret@heads.example/", "no place for a password"),
+    ],
+)
+def test_a_url_to_which_no_worker_goes_is_not_announced(begun: Site, run: Run, url: str, says: str) -> None:
+    before = at_broker(begun)
+    code, _, err = run("renew", "--heads", url, *begun.flags, *begun.key)
+    assert code == 2
+    assert says in err
+    first = ("--first", "--state", "stable", "--heads", url)
+    code, _, err = run("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key, *first)
+    assert code == 2
+    assert says in err
+    assert at_broker(begun) == before
+    # One that was announced by an earlier release is not gone to.
+    old = msgspec.structs.replace(editing.renewed(before, time.time()), heads=url)
+    asyncio.run(retained(begun, topics.catalogue_topic(begun.family), seal(old, [begun.signer()])))
+    code, _, err = run("publish", begun.folder / "two", "--name", "v2", *begun.flags, *begun.key)
+    assert code == 2
+    assert says in err
+    code, _, err = run("renew", "--heads", begun.heads, *begun.flags, *begun.key)
+    assert code == 0, err
+    assert run("publish", begun.folder / "two", "--name", "v2", *begun.flags, *begun.key)[0] == 0
+
+
+def test_http_is_for_workers_that_are_told_so(begun: Site, run: Run) -> None:
+    code, out, err = run("renew", "--heads", "http://127.0.0.1:9/heads", *begun.flags, *begun.key)
+    assert code == 0, err
+    assert "have this URL as their own --heads" in out
+    words = ("publish", begun.head("two"), "--name", "v2", *begun.flags, *begun.key)
+    code, _, err = run(*words)
+    assert code == 2
+    assert "nobody here has named that host" in err
+    code, _, err = run(*words, "--upload", begun.heads)
+    assert code == 0, err
+
+
 def test_a_version_of_another_base_is_published_where_it_speaks_the_familys_tokens(
     begun: Site, run: Run
 ) -> None:
     where, base = (*begun.flags, *begun.key), "0123abcd" * 4
-    other, third = begun.head("other", base), begun.head("third", base)
+    other, third = begun.head("other", base=base), begun.head("third", base=base)
     code, out, err = run("publish", other, "--name", "w1", "--share", "20", *where)
     assert code == 0, err
     assert "another base" in out
@@ -241,7 +405,7 @@ def test_a_version_of_another_base_is_published_where_it_speaks_the_familys_toke
     listed = json.loads(run("list", "--json", "--wait", "0.1", *begun.flags)[1])["versions"]
     assert [one["draft"] for one in listed] == ["shared", "independent", "independent", "shared"]
     before = at_broker(begun)
-    strange = begun.head("strange", base, tokenizer="2" * 32)
+    strange = begun.head("strange", base=base, tokenizer="2" * 32)
     code, _, err = run("publish", strange, "--name", "x1", *where)
     assert code == 3
     assert "tokenizer" in err
@@ -264,13 +428,13 @@ def test_a_version_of_another_base_is_published_where_it_speaks_the_familys_toke
 
 def test_a_damaged_head_at_the_url_is_copied_again(begun: Site, run: Run) -> None:
     (lies,) = begun.heads.iterdir()
-    (lies / "adapter_model.safetensors").write_text("spoilt")
+    (lies / WEIGHTS).write_text("spoilt")
     code, out, err = run(
         "publish", begun.folder / "one", "--name", "v1", "--state", "stable", *begun.flags, *begun.key
     )
     assert code == 0, err
     assert "copied" in out
-    assert (lies / "adapter_model.safetensors").read_text() == "one"
+    assert (lies / WEIGHTS).read_bytes() == (begun.folder / "one" / WEIGHTS).read_bytes()
 
 
 def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -> None:

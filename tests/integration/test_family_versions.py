@@ -61,7 +61,7 @@ def save_adapters(folder: Path, *names: str, base: Path | None = None) -> None:
         target_modules=["q_proj", "v_proj", "down_proj"],
         layers_to_transform=list(range(FLOOR, model.config.num_hidden_layers)),
     )
-    adapted: Any = get_peft_model(model, config)
+    adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
     for name in names:
         for weight, tensor in adapted.named_parameters():
             if ".lora_B." in weight:

@@ -103,21 +103,21 @@ class Site:
     def head(self, *words: str | Path) -> None:
         assert main(["head", *map(str, words)]) == 0, words
 
-    def publish(self, folder: Path, name: str) -> None:
+    def publish(self, folder: Path, name: str, base: str) -> None:
         key = self.flags("--key", str(self.folder / "online.pem"))
-        self.head("publish", folder, "--name", name, "--share", "1", *key)
+        self.head("publish", folder, "--name", name, "--share", "1", "--base", base, *key)
 
     def publish_other_base(self) -> None:
         """The other base and a head on it, by the commands that make and publish them."""
         self.head("base", "--base", self.folder / "other", "--out", self.folder / "w0")
-        self.publish(self.folder / "w0", "w0")
+        self.publish(self.folder / "w0", "w0", str(self.folder / "other"))
         folder = self.other.adapters / "w1"
         self.other.model.hold("w1", read_lora(folder, self.other.model.shape, FLOOR))
         canary = Canary(PROMPT, self.other.write("w1", SamplingParams()))
         files = tuple(map(file_entry, sorted(folder.iterdir())))
         manifest = Manifest(kind="lora", files=files, canaries=(canary,), **self.other.facts)  # type: ignore[arg-type]
         (folder / MANIFEST).write_bytes(manifest.encode())
-        self.publish(folder, "w1")
+        self.publish(folder, "w1", "none")  # its weights are random, as those in a random order are
 
 
 @pytest.fixture

@@ -24,31 +24,52 @@ def add_check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
     )
     check.set_defaults(func=_check)
     check.add_argument("folder", type=Path, metavar="FOLDER", help="the head")
-    about_base = "checkpoint folder of the base (default: the default model)"
-    check.add_argument("--base", default="default", metavar="FOLDER", help=about_base)
+    add_base(check)
     parts.add_numbers(check)
 
 
-def check_head(folder: Path, base: Path) -> dict[str, Any]:
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """``--base`` of a command that checks heads; `base_path` reads it."""
+    about = "checkpoint folder of the base; 'none' leaves out what needs it (default: the default model)"
+    parser.add_argument("--base", default="default", metavar="FOLDER", help=about)
+
+
+def base_path(args: argparse.Namespace) -> Path | None:
+    """The folder that ``--base`` names; None for ``none``.
+
+    Raises:
+        UsageError: it names no folder.
+        ModelError: the default model cannot be made.
+    """
+    return None if args.base == "none" else parts.base_path(args)
+
+
+def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
     """All checks, and what they found.
 
     Args:
         folder: of the head.
-        base: checkpoint folder.
+        base: checkpoint folder; None leaves out what cannot be seen without it: shapes, fingerprints and canaries.
 
     Returns:
         Figures for people: ``canaries`` and ``shuffled`` are shares of the canaries' tokens (0-1).
 
     Raises:
         HeadError: a worker would refuse this head, or nobody could tell it from a damaged one.
-        ModelError: the base cannot be read.
+        ModelError: the base cannot be read, or torch is not installed.
     """
+    from flexspec_mq.models.checkpoint import need_libraries
+
+    need_libraries()
     from flexspec_mq.evolution.making.contents import check_contents
     from flexspec_mq.models.load import load_text
 
     manifest = read_head(folder)
-    text = load_text(base)
-    _check_base(manifest, text, base)
+    if not manifest.canaries:
+        raise HeadError("the head has no canaries, so a damaged one looks as good")
+    text = None if base is None else load_text(base)
+    if base is not None and text is not None:
+        _check_base(manifest, text, base)
     touched = check_contents(folder, manifest, text)
     figures: dict[str, Any] = {
         "kind": manifest.kind,
@@ -58,7 +79,7 @@ def check_head(folder: Path, base: Path) -> dict[str, Any]:
         "layers": list(touched.layers),
         "others": list(touched.others),
     }
-    if manifest.kind == "base":
+    if manifest.kind == "base" or base is None:
         return figures
     return {**figures, **_check_canaries(folder, manifest, base)}
 
@@ -70,7 +91,7 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
     if (found := weights_fingerprint(base)) != manifest.base:
         raise HeadError(
             f"the head is of a base with fingerprint {manifest.base}; {base} has {found}",
-            hint="name its base with --base",
+            hint="name its base with --base; `--base none` leaves out what needs it",
         )
     if text.fingerprint.hex() != manifest.tokenizer:
         raise HeadError(
@@ -86,8 +107,6 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
 def _check_canaries(folder: Path, manifest: Manifest, base: Path) -> dict[str, float]:
     from flexspec_mq.evolution.making.canaries import head_weights, load_with_head, share, shuffle
 
-    if not manifest.canaries:
-        raise HeadError("the head has no canaries, so a damaged one looks as good")
     model = load_with_head(base, folder, kind=manifest.kind, dtype=manifest.dtype)
     whole = share(model, manifest.canaries)
     if whole < CANARY_SHARE:
@@ -104,7 +123,7 @@ def _check_canaries(folder: Path, manifest: Manifest, base: Path) -> dict[str, f
 
 
 def _check(args: argparse.Namespace) -> int:
-    base = parts.base_path(args)
+    base = base_path(args)
     parts.prepare(args)
     parts.print_figures(check_head(args.folder, base))
     return 0

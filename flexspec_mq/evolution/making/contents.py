@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -18,6 +18,7 @@ from flexspec_mq.models.heads.head import LM_HEAD, NORM, Delta, FullHead, LoraHe
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flexspec_mq.models.heads.head import Sizes
     from flexspec_mq.models.load import LoadedText
 
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
@@ -38,13 +39,41 @@ class Touched:
     parameters: int
 
 
-def check_contents(folder: Path, manifest: Manifest, base: LoadedText) -> Touched:
+class _AnySize(int):
+    """The size of a base that is not here: like any other."""
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __mul__(self, other: int) -> Self:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class _UnknownSizes:
+    """Sizes of a base of which only the manifest tells something."""
+
+    layers: int
+    width: int = _AnySize()
+    inner: int = _AnySize()
+    queries: int = _AnySize()
+    keys: int = _AnySize()
+    head: int = _AnySize()
+    vocab_size: int = _AnySize()
+
+
+def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) -> Touched:
     """Refuse a head that holds something else than its manifest and its base allow.
 
     Args:
         folder: of the head, whose files are those of the manifest (`read_head`).
         manifest: of the head.
-        base: that it belongs to.
+        base: that it belongs to; None leaves out shapes.
 
     Raises:
         HeadError: says which file, setting or tensor is wrong.
@@ -60,7 +89,9 @@ def check_contents(folder: Path, manifest: Manifest, base: LoadedText) -> Touche
         raise HeadError(f"{folder} holds {strange[0]}, which the manifest does not list", hint="remove it")
     if manifest.kind == "base":
         return Touched((), (), 0)
-    shape = Shape.of(base.config, (*FAMILIES, *HEAD_NORMS))
+    shape: Sizes = _UnknownSizes(manifest.layers)
+    if base is not None:
+        shape = Shape.of(base.config, (*FAMILIES, *HEAD_NORMS))
     head = (read_lora if manifest.kind == "lora" else read_full)(folder, shape, manifest.floor)
     tensors = _tensors(head)
     wanted: torch.dtype = getattr(torch, manifest.dtype)
