@@ -16,7 +16,7 @@ from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.doctor.threads import on_thread
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
-from flexspec_mq.transport.diagnosis.diagnose import diagnose
+from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import NO_SESSION
 
@@ -52,7 +52,7 @@ async def reach(findings: Findings, settings: LinkSettings) -> bool:
     """Whether a broker of MQTT 5 answers, over the TLS that we were told."""
     findings.tell(f"looking for the broker at {settings.address}")
     cause = await on_thread(lambda: diagnose(settings))
-    if cause is not None:
+    if cause is not None and cause.fault != LOGIN_REFUSED:
         findings.fail("broker", cause.fault, cause.detail, cause.advice)
         return False
     how = "without TLS" if settings.tls is None else "over TLS, with a certificate that is trusted"

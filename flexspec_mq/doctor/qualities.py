@@ -15,7 +15,7 @@ from flexspec_mq.doctor.findings import Findings
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import Connection
-from flexspec_mq.transport.diagnosis.diagnose import diagnose
+from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
 from flexspec_mq.transport.silence import Silence
 
 _LACKING, _POOR = "broker lacking", "broker slow or silent"
@@ -103,7 +103,7 @@ async def check_broker(findings: Findings, settings: LinkSettings, topic: str) -
         findings.fail("reachable", cause.fault, cause.detail, cause.advice)
         return
     findings.ok("reachable", settings.address)
-    if cause is not None:
+    if cause is not None and cause.fault != LOGIN_REFUSED:
         findings.fail("MQTT 5", cause.fault, cause.detail, cause.advice)
         return
     try:

@@ -61,11 +61,20 @@ def limits_of(properties: Properties | None) -> Limits:
     )
 
 
+def reason_in(connack: bytes) -> int | None:
+    """The reason code of a CONNACK of MQTT 5 as it came; None if it is not there."""
+    return next(iter(connack[_flags(connack) + 1 :]), None)
+
+
+def _flags(connack: bytes) -> int:
+    """Where the flags are: behind the length, which has up to four bytes."""
+    return next((place for place in range(2, 6) if connack[place - 1 : place] < b"\x80"), len(connack))
+
+
 def limits_in(connack: bytes) -> Limits:
     """What a CONNACK of MQTT 5 says as it came; one that cannot be read, or says no, says nothing of limits."""
-    flags = next((place for place in range(2, 6) if connack[place - 1 : place] < b"\x80"), len(connack))
-    properties = properties_for(PacketTypes.CONNACK)
-    if connack[flags + 1 : flags + 2] != b"\x00":
+    flags, properties = _flags(connack), properties_for(PacketTypes.CONNACK)
+    if reason_in(connack) != 0:
         return Limits()
     try:
         properties.unpack(connack[flags + 2 :])  # type: ignore[no-untyped-call]

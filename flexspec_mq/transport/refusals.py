@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
@@ -71,6 +73,8 @@ def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> Li
         return poor_broker(settings, list(Needs(qos=1).lacking(Limits(qos=0))))
     if number in _TEMPORARY:
         return LinkDown(f"the broker at {settings.address} cannot serve us: {_TEMPORARY[number]}")
+    with suppress(ValueError):
+        code = ReasonCode(PacketTypes.CONNACK, identifier=number)
     who = "an anonymous client" if settings.username is None else f"user {settings.username!r}"
     return LinkRefused(
         f"the broker at {settings.address} refuses {who}: {code} (0x{number:02x})",

@@ -1,22 +1,24 @@
 """Why a broker cannot be used: what is said there on the wire, and what that means for the user.
 
 The link itself only needs to know whether it may try again. Whoever sets a broker up needs the cause. So this asks
-with sockets of its own and blocks; call it on a thread. It logs in as nobody and leaves nothing at the broker.
+with sockets of its own and blocks; call it on a thread. Where the link would log in it does so as the link's user:
+a broker counts who tries without as an intruder. Any other port it asks as nobody. It leaves nothing at the broker.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.certificates import complaint_about
-from flexspec_mq.transport.diagnosis.probe import CONNECT_5, CONNECT_311
-from flexspec_mq.transport.properties import limits_in
-from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, no_mqtt5, poor_broker
+from flexspec_mq.transport.diagnosis.probe import CONNECT_5, CONNECT_311, DISCONNECT, login
+from flexspec_mq.transport.properties import limits_in, reason_in
+from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, connect_refusal, no_mqtt5, poor_broker
 from flexspec_mq.transport.sockets import tls_context, why_unreachable
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 """That a server of names said; EAI_AGAIN is that none could be asked."""
 
-Fault = Literal["broker down", "wrong port", "3.1.1 only", "broker lacking", "TLS mismatch"]
+LOGIN_REFUSED: Final = "login refused"
+Fault = Literal["broker down", "wrong port", "3.1.1 only", "broker lacking", "TLS mismatch", "login refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class _Said(Enum):
 
 
 def diagnose(settings: LinkSettings) -> Cause | None:
-    """Look for what keeps us from the broker, before any login; None if nothing does.
+    """Look for what keeps us from the broker, up to the login; None if nothing does.
 
     Blocks for a small multiple of `settings.connect_timeout` at most, name resolution aside.
     """
@@ -109,9 +112,9 @@ def _elsewhere(settings: LinkSettings) -> list[str]:
 
 
 def _plain(settings: LinkSettings) -> Cause | None:
-    said, answer = _ask(settings, CONNECT_5)
+    said, answer = _ask(settings, login(settings))
     if said is _Said.MQTT5:
-        return _lacking(settings, answer)
+        return _unfit(settings, answer)
     if said is _Said.OLDER or (said is _Said.HUNG_UP and _ask(settings, CONNECT_311)[0] is _Said.OLDER):
         return _too_old(settings)
     if said is not _Said.OTHER and _speaks_tls(settings):
@@ -128,8 +131,10 @@ def _too_old(settings: LinkSettings) -> Cause:
     return Cause("3.1.1 only", refusal.message, refusal.hint, final=True)
 
 
-def _lacking(settings: LinkSettings, connack: bytes) -> Cause | None:
-    """What the broker lacks of `settings.needs`, as far as it tells a stranger."""
+def _unfit(settings: LinkSettings, connack: bytes) -> Cause | None:
+    """Whether the broker lets us in, and what it lacks of `settings.needs`."""
+    if (code := reason_in(connack)) and isinstance(no := connect_refusal(settings, code), LinkRefused):
+        return Cause(LOGIN_REFUSED, no.message, no.hint, final=True)
     if not (lacking := list(settings.needs.lacking(limits_in(connack)))):
         return None
     refusal = poor_broker(settings, lacking)
@@ -162,8 +167,7 @@ def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
     try:
         context = tls_context(tls)
         with _connect(settings) as sock, context.wrap_socket(sock, server_hostname=settings.host) as secured:
-            secured.sendall(CONNECT_5)
-            said, answer = _read(secured)
+            said, answer = _greet(secured, login(settings))
     except LinkRefused as error:  # our files
         return Cause("TLS mismatch", error.message, error.hint, final=True)
     except ssl.SSLCertVerificationError as error:
@@ -174,7 +178,7 @@ def _secured(settings: LinkSettings, tls: TlsSettings) -> Cause | None:
     if said is _Said.HUNG_UP:
         said, answer = _ask(settings, CONNECT_311, context)
     if said in (_Said.MQTT5, _Said.OLDER):
-        return _lacking(settings, answer) if said is _Said.MQTT5 else _too_old(settings)
+        return _unfit(settings, answer) if said is _Said.MQTT5 else _too_old(settings)
     if said is _Said.HUNG_UP:
         return _wants_certificate(settings, tls, "it hung up after the handshake")
     return _no_broker(settings, said, answer)
@@ -227,10 +231,19 @@ def _ask(
         with _connect(settings) as plain:
             sock = plain if context is None else context.wrap_socket(plain, server_hostname=settings.host)
             with sock:
-                sock.sendall(connect)
-                return _read(sock)
+                return _greet(sock, connect)
     except OSError:
         return _Said.HUNG_UP, b""
+
+
+def _greet(sock: socket.socket, connect: bytes) -> tuple[_Said, bytes]:
+    """Say a CONNECT, and goodbye if it was taken; otherwise as `_read`."""
+    sock.sendall(connect)
+    said, answer = _read(sock)
+    if said is _Said.MQTT5 and reason_in(answer) == 0:
+        with suppress(OSError):
+            sock.sendall(DISCONNECT)
+    return said, answer
 
 
 def _read(sock: socket.socket) -> tuple[_Said, bytes]:

@@ -31,8 +31,8 @@ def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bo
 
     Raises:
         LinkRefused: the broker's certificate is for another host or not to be trusted, our TLS files cannot be
-            used, it does not speak MQTT 5, or it tells a stranger that it cannot carry sessions; unless `daemon`,
-            also that its name is not known.
+            used, it does not speak MQTT 5, refuses our login, or says that it cannot carry sessions; unless
+            `daemon`, also that its name is not known.
     """
     found: list[Cause | None] = []
     quick = replace(settings, connect_timeout=min(_SECONDS, settings.connect_timeout), needs=FOR_SESSIONS)
