@@ -28,6 +28,7 @@ from broker.watching.refusals import Refusals
 from flexspec_mq import topics
 from flexspec_mq.daemon import logs, systemd
 from flexspec_mq.daemon.probes import MetricsOptions
+from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.errors import BrokerError, UsageError, how_to_install
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, 
         BrokerError: it cannot start, or ended by itself.
         UsageError: its figures cannot be shown there.
     """
+    never_fails("stdout")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     with server.broker as broker, _figures(server, metrics):

@@ -16,6 +16,7 @@ from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
+from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
@@ -72,6 +73,7 @@ def _main(argv: Sequence[str]) -> int:
     if loaded.settings.family.family is None:
         groups.of(settings.version)
     keys_of(settings)  # before a target is loaded, if there is something to complain about
+    never_fails("stdout")
     preflight(link, logs.tell, daemon=True)
     # These import torch: only now that what needs none has been complained about.
     from cloud_worker.engine import draft

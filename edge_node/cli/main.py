@@ -17,6 +17,7 @@ from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
+from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import show
@@ -75,6 +76,7 @@ def _main(argv: Sequence[str]) -> int:
     battery = config.limits.gauge()
     policy = partial(config.plan.new_policy, limits)
     if args.command == "serve":
+        never_fails("stdout")
         api = config.api.for_serving()
         preflight(link, logs.tell, daemon=True)
         with logs.logged_stages() as tell:

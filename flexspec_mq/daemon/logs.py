@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from flexspec_mq.daemon.progress import say, stages
+from flexspec_mq.daemon.streams import lost_lines
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.settings import Section, Setting, give
 
@@ -86,9 +87,11 @@ class _Handler(logging.StreamHandler[TextIO]):
         self.level_before = logging.getLogger().level
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
+        """Write a line; and, once that is possible again, how many could not be."""
         self.stream = sys.stderr
         super().emit(record)
+        if lost := lost_lines():
+            _program.warning("%d lines before this could not be written", lost)
 
 
 def configure(options: LogOptions, **ids: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from flexspec_mq.daemon.logs import log_error, reset
+from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.errors import Cancelled, FlexSpecError
 
 EXIT_BROKEN_PIPE = 128 + 13
@@ -19,12 +20,14 @@ def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     A `FlexSpecError` is printed to standard error as ``error: …`` with its hint and gives its own code; it is
     logged instead where all of standard error shall be JSON.
     Ctrl-C gives 130 without a traceback. A reader of our output that went away (``| head``) is no error of
-    ours. Any other exception is a bug and passes with its traceback; so does argparse's SystemExit.
+    ours, and standard error that cannot be written stops nothing. Any other exception is a bug and passes with
+    its traceback; so does argparse's SystemExit.
 
     Args:
         func: Takes the arguments after the program's name; None counts as 0.
         argv: Those arguments; the process's own by default.
     """
+    never_fails("stderr")
     try:
         code = func(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
