@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from broker.access import access_file
-from broker.files import private_folder, write_private
+from broker.files import private_folder, rewrite_private, write_private
 from broker.settings import BrokerSettings, PasswordHash, User
 
 CONFIG = "mosquitto.conf"
@@ -90,8 +90,8 @@ def render_users(users: Iterable[User], directory: Path) -> None:
         BrokerError: a password is empty, or holds a line break.
     """
     users = tuple(users)
-    write_private(directory / ACCESS, access_file(users))
-    write_private(directory / PASSWORDS, "".join(f"{user.name}:{_hashed(user)}\n" for user in users))
+    rewrite_private(directory / ACCESS, access_file(users))
+    rewrite_private(directory / PASSWORDS, "".join(f"{user.name}:{_hashed(user)}\n" for user in users))
 
 
 def _hashed(user: User) -> str:

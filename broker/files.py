@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from flexspec_mq.daemon.files import whole
@@ -25,6 +26,37 @@ def write_private(path: Path, text: str) -> None:
         if os.geteuid() == 0:
             folder = path.parent.stat()
             os.chown(part, folder.st_uid, folder.st_gid)
+
+
+def rewrite_private(path: Path, text: str) -> None:
+    """Write as `write_private` does; where the disk is full, over what is there, whose room it has already.
+
+    For files that shut somebody out. What the text is shorter than before is filled with empty lines, so that there
+    is one write and nothing half old and half new to read after it; a power cut within that write may leave both.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full and has no room for what it is longer than before.
+    """
+    try:
+        write_private(path, text)
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT) or not path.exists():
+            raise
+        _write_over(path, text.rstrip("\n").encode("utf-8") + b"\n", error)
+
+
+def _write_over(path: Path, data: bytes, full: OSError) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        before = os.fstat(descriptor)
+        if len(data) > max(before.st_size, before.st_blocks * 512):
+            raise full
+        os.pwrite(descriptor, data.ljust(before.st_size, b"\n"), 0)
+        os.fsync(descriptor)
+        # Who has read it within the write sees that it is another one now.
+        os.utime(descriptor, ns=(before.st_atime_ns, os.fstat(descriptor).st_mtime_ns + 1))
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

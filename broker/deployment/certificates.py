@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from broker.files import read_text, write_private
+from broker.files import read_text, rewrite_private, write_private
 from broker.settings import ServerTls
 from flexspec_mq.errors import BrokerError
 
@@ -21,6 +21,8 @@ CA_KEY = "ca.key"
 CERTIFICATE = "server.crt"
 KEY = "server.key"
 REVOKED = "revoked.pem"
+_ROOM = 4096
+"""Empty lines behind the list of revoked certificates: what a full disk leaves it to grow by."""
 _LIFE = timedelta(days=825)
 _LIST_LIFE = timedelta(days=3650)
 _SKEW = timedelta(minutes=5)
@@ -112,7 +114,8 @@ def write_revoked(directory: Path, serials: Iterable[int]) -> None:
         one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _SKEW).build()
         builder = builder.add_revoked_certificate(one)
     signed = builder.sign(ca_key, hashes.SHA256())
-    write_private(directory / REVOKED, signed.public_bytes(serialization.Encoding.PEM).decode())
+    text = signed.public_bytes(serialization.Encoding.PEM).decode()
+    rewrite_private(directory / REVOKED, text + "\n" * _ROOM)
 
 
 def files_in(directory: Path) -> ServerTls | None:

@@ -28,7 +28,7 @@ from broker.deployment.equipping import Equipment
 from broker.deployment.identities import Identities, Identity
 from broker.deployment.in_force import InForce
 from broker.deployment.keyring import KeptElsewhere, Keyring
-from broker.files import private_folder, read_text, write_private
+from broker.files import private_folder, read_text, rewrite_private, write_private
 from broker.settings import Role, ServerTls, User
 from flexspec_mq.daemon.locks import alone
 from flexspec_mq.errors import BrokerError, UsageError
@@ -200,6 +200,7 @@ class Deployment:
 
         Raises:
             UsageError: one is not known.
+            BrokerError: nothing was changed, for want of room.
         """
         names = tuple(dict.fromkeys(names))
 
@@ -217,7 +218,14 @@ class Deployment:
             return changed
 
         before = self.load().clients
-        revision = self._change(change)
+        try:
+            revision = self._change(change)
+        except OSError as error:
+            raise BrokerError(
+                f"{', '.join(names)} NOT revoked, and still gets in: {error}",
+                hint=f"make room on the disk of {self.directory} and give the command again; until then "
+                "`flexspec-broker stop` keeps everybody out",
+            ) from error
         for name in names:
             self._equipment.take_back(before[name].role, name)
         return self.in_force.wait_for(revision)
@@ -338,4 +346,4 @@ class Deployment:
             certificates.write_revoked(self.directory / TLS, [int(one, 16) for one in revoked])
 
     def _write(self, known: Identities) -> None:
-        write_private(self.directory / IDENTITIES, msgspec.json.format(msgspec.json.encode(known)).decode())
+        rewrite_private(self.directory / IDENTITIES, msgspec.json.format(msgspec.json.encode(known)).decode())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from broker.files import private_folder, read_text, write_private
+from broker.files import private_folder, read_text, rewrite_private
 from flexspec_mq.errors import BrokerError
 
 RUN = "run"
@@ -53,7 +53,7 @@ class InForce:
 
     def note(self, revision: int) -> None:
         """The running broker has taken up a revision."""
-        write_private(self._applied, f"{revision}\n")
+        rewrite_private(self._applied, f"{revision}\n")
 
     def wait_for(self, revision: int) -> bool:
         """Wait until a running broker has taken a revision up; False if none runs.

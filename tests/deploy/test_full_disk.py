@@ -1,10 +1,11 @@
-"""A full disk: daemons that cannot write what they say serve all the same."""
+"""A full disk: who is revoked gets in no more, and daemons that cannot write what they say serve all the same."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from typing import IO
 import httpx2
 import pytest
 
+from broker.files import rewrite_private
 from broker.launcher import PrivateBroker
 from flexspec_mq.errors import LinkError
 from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from tests.broker.deployments import as_client, good, made, run, running
 from tests.daemons import until
 from tests.integration.processes import PATIENCE
 
@@ -59,13 +62,69 @@ def fill(disk: Path) -> Path:
 
 
 async def refused(settings: LinkSettings) -> bool:
-    """Whether the broker says no."""
+    """Whether the broker says no; of a certificate it does so within TLS, after which links try again."""
     try:
         async with mqtt_link(settings) as link:
             await link.wait_up(5)
     except LinkError:
         return True
     return False
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+@pytest.mark.parametrize("flags", [("--keys",), ("--no-keys", "--client-certificates")])
+async def test_who_is_revoked_on_a_full_disk_gets_in_no_more(
+    tmp_path: Path, disk: Path, flags: tuple[str, ...], runs: bool
+) -> None:
+    directory, log = made(disk / "d", *flags), tmp_path / "log"
+    good("add-device", directory, "alice", "bob")
+    alice, bob = (as_client(directory / "hand-out" / "edge" / name) for name in ("alice", "bob"))
+    stolen = shutil.copytree(directory, tmp_path / "stolen")
+    alice = as_client(stolen / "hand-out" / "edge" / "alice")
+    with contextlib.ExitStack() as stack:
+        if runs:
+            stack.enter_context(running(directory, log))
+            assert not await refused(alice)
+        filler = fill(disk)
+        done = await asyncio.to_thread(run, "revoke", directory, "alice")
+        assert done.returncode == 0, done.stderr
+        assert ("is not connected any more" in done.stdout) == runs
+        if runs:
+            assert await refused(alice)
+            assert not await refused(bob)
+    filler.unlink()
+    with running(directory, log):
+        assert await refused(alice)
+        assert not await refused(bob)
+    good("add-device", directory, "carol")
+    assert {"bob", "carol"} == set(json.loads((directory / "identities.json").read_text())["clients"])
+
+
+def test_what_cannot_be_revoked_is_said(disk: Path) -> None:
+    directory = made(disk / "d", "--keys")
+    good("add-device", directory, "alice")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    done = run("revoke", directory, "alice")
+    assert done.returncode == 4
+    assert "alice NOT revoked, and still gets in" in done.stderr
+    assert "`flexspec-broker stop` keeps everybody out" in done.stderr
+
+
+def test_what_has_no_room_is_left_as_it_was(disk: Path) -> None:
+    file, other = disk / "file", disk / "other"
+    rewrite_private(file, "a" * 5000)
+    rewrite_private(other, "b" * 4095 + "\n")
+    fill(disk)
+    rewrite_private(file, "c" * 3000)
+    assert file.read_text() == "c" * 3000 + "\n" * 2000
+    rewrite_private(file, "d" * 8000)
+    assert file.read_text() == "d" * 8000 + "\n"
+    with pytest.raises(OSError, match="No space left"):
+        rewrite_private(other, "e" * 4096 + "\n")
+    assert other.read_text() == "b" * 4095 + "\n"
+    with pytest.raises(OSError, match="No space left"):
+        rewrite_private(disk / "new", "f")
+    assert sorted(path.name for path in disk.iterdir()) == ["file", "filler", "other"]
 
 
 @pytest.fixture(scope="module")
