@@ -322,15 +322,16 @@ def test_where_only_an_operator_sends_a_worker(url: str, says: str) -> None:
         from_catalogue(url)
 
 
-@pytest.mark.parametrize("url", ["reference://{at}", "reference::{at}", "/{name}::reference://{at}"])
+@pytest.mark.parametrize("url", ["reference://::{at}", "reference::{at}", "/{name}::reference://{at}"])
 def test_a_file_of_references_runs_nothing(tmp_path: Path, url: str) -> None:
-    """Before 2026.6 fsspec rendered its templates without a sandbox."""
+    """Before 2026.6 fsspec ran this one at the first of these URLs."""
     ran, wanted = tmp_path / "ran", bytes(32)
     run = "{{ cycler.__init__.__globals__.os.system('touch " + str(ran) + "') }}"
     heads = tmp_path / "heads"
     heads.mkdir()
     for file in (heads / wanted.hex(), heads / "references.json"):
-        file.write_text(json.dumps({"version": 1, "templates": {"x": "y"}, "refs": {MANIFEST: [run]}}))
+        made = {"key": run, "url": "u", "offset": "0", "length": "1", "dimensions": {"i": [0]}}
+        file.write_text(json.dumps({"version": 1, "templates": {"x": "y"}, "gen": [made], "refs": {}}))
     for at in (heads, heads / "references.json"):
         with pytest.raises(UsageError, match="heads are not read from"):
             HeadFetcher(url.format(at=at, name=wanted.hex()), tmp_path / "cache").fetch(wanted)
