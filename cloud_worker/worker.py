@@ -192,6 +192,7 @@ class CloudWorker:
         return replace(
             base,
             session_expiry=0,
+            awaited=lambda: True,  # by devices, of which it cannot know without a link
             inbound_bytes=1_000_000 * self._quotas.inbound_mb,
             admit=self.gate.admit,
             needs=FOR_SESSIONS,

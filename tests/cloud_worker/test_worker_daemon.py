@@ -7,21 +7,25 @@ import logging
 import random
 import signal
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 from msgspec import structs
 
+from broker.launcher import PrivateBroker
 from cloud_worker.__main__ import draining
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.daemon.retry import Waiting
 from flexspec_mq.errors import Cancelled, LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkEvent, LinkSettings, Subscription
 from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from flexspec_mq.transport.memory.broker import MemoryBroker
+from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import MAX_DRAFT_TOKENS, Error, ErrorCode, Verdict
 from schemas.status import WorkerStatus
 from tests.daemons import (
@@ -406,3 +410,19 @@ def status_of(broker: MemoryBroker, worker: str) -> WorkerStatus:
     payload = broker.retained(f"f1/w/{worker}")
     assert payload is not None
     return CODEC.decode_status(payload, WorkerStatus)
+
+
+async def test_a_worker_is_back_soon_after_its_broker(
+    own_mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may always be waited for: it cannot know while the broker is away."""
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+    waits: list[Waiting] = []
+    connect = partial(mqtt_link, on_wait=waits.append)
+    at = LinkSettings(port=own_mosquitto.port, client_id="w-w1", backoff=1.0)
+    async with worker_at(connect, "w1", at=at) as daemon:
+        own_mosquitto.kill()
+        await until(lambda: len(waits) >= 3)
+        assert [waiting.delay for waiting in waits[:3]] == [1.0, 2.0, 2.0]
+        await asyncio.to_thread(own_mosquitto.start)
+        await until(lambda: not daemon.worker.not_ready)
