@@ -11,6 +11,8 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.link.profiles import LinkPlan, Outage, built_in
 
 WITHIN, AFTER = "within", "after"
+KILLED = "broker "
+"""Before the kind of a case in which the broker is killed."""
 BEGINS_S = {WITHIN: 0.3, AFTER: 3.0}
 """Seconds from where the link is set to, to where the outage begins."""
 _APART = 1000.0

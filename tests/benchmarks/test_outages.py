@@ -45,9 +45,26 @@ def test_real_daemons_over_outages(
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     models = save_pair(tmp_path)
     flags = ["--target", models["target"], "--draft", models["draft"], "--lengths", "1.5", "--tries", "1"]
-    assert main(flags) == 0
+    assert main([*flags, "--killed"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert set(found) == {"within 1.5 s", "after 1.5 s"}
     # Texts of tiny models are short: one may be over before the outage is.
     assert -1.8 < found["within 1.5 s"][0] < 10.0
     assert 0.0 < found["after 1.5 s"][0] < 10.0
+
+
+@pytest.mark.timeout(200)
+def test_real_daemons_whose_broker_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    models = save_pair(tmp_path)
+    flags = ["--target", models["target"], "--draft", models["draft"], "--killed", "1.5", "--tries", "1"]
+    assert main([*flags, "--lengths", "--streams", "3", "--tokens", "500"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert {name: len(took) for name, took in found.items()} == {
+        "broker within 1.5 s": 3,
+        "broker after 1.5 s": 1,
+    }
+    assert max(found["broker within 1.5 s"]) < 10.0
+    assert 0.0 < found["broker after 1.5 s"][0] < 10.0
