@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 
@@ -28,7 +30,7 @@ from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.garbage import spare_what_is_loaded
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting.load import DraftModel, load
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 
@@ -48,7 +50,17 @@ async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: En
             spare_what_is_loaded()
             _say({"ready": True, "fingerprint": loaded.fingerprint.hex(), "engine": model.engine})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
-                _say(await writer.write(msgspec.json.decode(line, type=Order)))
+                _say(await _written(writer, msgspec.json.decode(line, type=Order)))
+
+
+async def _written(writer: Writer, order: Order) -> dict[str, Any]:
+    """A text, or why there is none: the next one may well come."""
+    began = time.perf_counter()
+    try:
+        return await writer.write(order)
+    except FlexSpecError as error:
+        seconds = time.perf_counter() - began
+        return {"text": "", "seconds": seconds, "first": None, "usage": {}, "error": error.message}
 
 
 def _say(found: object) -> None:

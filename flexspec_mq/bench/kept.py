@@ -1,7 +1,8 @@
-"""The folder of a run: what the run is, and every question that all strategies have answered.
+"""The folder of a run: what the run is, and every question that all strategies have been asked.
 
 ``run.json`` says which run it is, ``answers.jsonl`` has a line for each question of a channel. A line is written when
-all strategies have answered, so that none is there without the others it is compared with.
+all strategies have answered or failed, so that none is there without the others it is compared with. A failure is a
+result: it is not asked again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flexspec_mq.bench.figures.seconds import Sample
+from flexspec_mq.bench.figures.seconds import Failed, Sample
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.locks import alone
 from flexspec_mq.errors import UsageError
@@ -40,15 +41,16 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A question that all strategies have answered.
+    """A question that all strategies have been asked.
 
     Attributes:
         channel: where.
         question: its place.
         begins_s: second of the channel at which each answer began; None on loopback.
-        samples: one of each strategy, in the order in which they answered.
+        samples: one of each strategy that answered, in that order.
         at: when the last one had, UTC.
         load: of the machine, then.
+        failed: one of each strategy that did not.
     """
 
     channel: Channel
@@ -57,6 +59,7 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: list[Sample]
     at: str
     load: float
+    failed: list[Failed] = []
 
 
 class Kept:

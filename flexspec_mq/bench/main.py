@@ -41,7 +41,8 @@ def run(argv: Sequence[str]) -> int:
 
     Raises:
         UsageError: nothing can be measured like this.
-        FlexSpecError: a process failed, or strategies that write the target's text wrote different ones.
+        FlexSpecError: a process ended, every answer failed, or strategies that write the target's text wrote
+            different ones.
     """
     options = flags.build_parser().parse_args(argv)
     flags.check(options)
@@ -62,11 +63,26 @@ def run(argv: Sequence[str]) -> int:
             "channels": _results(options, asked, here, kept, hindsight),
         }
         _write(results, options, kept)
+    _check_failed(results["channels"])
     if wrong := [
         f"{one['title']}: {', '.join(one['differ'])}" for one in results["channels"] if one["differ"]
     ]:
         raise FlexSpecError(f"strategies wrote different texts; questions of {'; '.join(wrong)}")
     return 0
+
+
+def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
+    """Say how many answers failed, if any did.
+
+    Raises:
+        FlexSpecError: all.
+    """
+    failed = [one["reason"] for channel in channels for one in channel["failed"]]
+    came = sum(one["answers"] for channel in channels for one in channel["strategies"].values())
+    if failed and not came:
+        raise FlexSpecError(f"no answer came: all {len(failed)} failed", hint=f"the last one: {failed[-1]}")
+    if failed:
+        _say(f"{len(failed)} of {len(failed) + came} answers failed; the tables say whose and why")
 
 
 def _hindsight(options: Namespace, asked: Asked, kept: Kept) -> Hindsight | None:
@@ -168,6 +184,16 @@ def _results(
                 "begins_s": [one.begins_s for one in answered],
                 "at": [one.at for one in answered],
                 "load": [one.load for one in answered],
+                "failed": [
+                    {
+                        "strategy": failed.side,
+                        "question": asked.questions[failed.question].name,
+                        "reason": failed.reason,
+                        "seconds": failed.seconds,
+                    }
+                    for one in answered
+                    for failed in one.failed
+                ],
                 "differ": [asked.questions[number].name for number in differing(samples, apart)],
                 "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
                 "hindsight": hindsight and hindsight.told(plan, channel.delay_ms, begins),
@@ -186,10 +212,11 @@ def _write(results: Mapping[str, Any], options: Namespace, kept: Kept) -> None:
     for kind, content in (("json", json.dumps(results, indent=1) + "\n"), ("md", text)):
         with whole(file.with_suffix(f".{kind}")) as part:
             part.write_text(content, "utf-8")
-    if not options.no_plots:
+    plots = not options.no_plots and any(channel["strategies"] for channel in results["channels"])
+    if plots:
         draw(results, file.with_suffix(".svg"), file.with_suffix(".png"))
     answer(text)
-    _say(f"written: {file}.md, .json{'' if options.no_plots else ', .svg, .png'}")
+    _say(f"written: {file}.md, .json{', .svg, .png' if plots else ''}")
 
 
 def _say(text: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flexspec_mq.bench.figures.seconds import Sample
+from flexspec_mq.bench.figures.seconds import Failed, Sample
 from flexspec_mq.bench.kept import Answered, Channel, Kept
 from flexspec_mq.bench.offsets import offset
 from flexspec_mq.bench.place.meter import Costs
+from flexspec_mq.bench.place.place import AnswerFailed
 from flexspec_mq.bench.questions import Question
 from flexspec_mq.bench.report.machine import now
 from flexspec_mq.link.profiles import LinkPlan
@@ -73,7 +75,7 @@ class Asked:
 
 
 def missing(asked: Asked, channel: Channel, kept: Kept) -> list[int]:
-    """Places of the questions that were not answered on a channel."""
+    """Places of the questions that were not asked on a channel."""
     there = {one.question for one in kept.of(channel)}
     return [place for place in range(len(asked.questions)) if place not in there]
 
@@ -86,7 +88,7 @@ async def ask_missing(
     kept: Kept,
     say: Callable[[str], None],
 ) -> None:
-    """Have the missing questions of a channel answered, and keep each.
+    """Ask the missing questions of a channel, and keep what came of each.
 
     Args:
         place: where all strategies wait to be asked.
@@ -97,18 +99,24 @@ async def ask_missing(
         say: told how far things are.
 
     Raises:
-        FlexSpecError: an answer did not come, or only a part of it.
+        FlexSpecError: a process ended.
     """
     for name in asked.strategies:
-        await place.ask(name, asked.body(WARM_UP, 0))
+        with suppress(AnswerFailed):  # the channel may well have begun with an outage
+            await place.ask(name, asked.body(WARM_UP, 0))
     for number in missing(asked, channel, kept):
         question = asked.questions[number]
         begins = None if plan is None else offset(plan, asked.seed, number)
-        samples = []
+        samples, failed = [], []
         for name in asked.order(channel, number):
-            answer, costs = await place.ask(name, asked.body(question.text, 1 + number), begins)
-            samples.append(Sample.of_answer(number, question.category, name, answer, costs))
-        kept.add(Answered(channel, number, begins, samples, **now()))
+            try:
+                answer, costs = await place.ask(name, asked.body(question.text, 1 + number), begins)
+            except AnswerFailed as error:
+                failed.append(Failed(number, name, error.reason, error.seconds))
+                say(f"  {channel.title}: question {number + 1}: {error.message}")
+            else:
+                samples.append(Sample.of_answer(number, question.category, name, answer, costs))
+        kept.add(Answered(channel, number, begins, samples, failed=failed, **now()))
         say(f"  {channel.title}: question {number + 1} of {len(asked.questions)}")
 
 

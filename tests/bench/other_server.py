@@ -1,13 +1,15 @@
 """A server with the chat endpoint that knows nothing of us: says the words of the question one after the other.
 
-    python other_server.py HOST PORT [page | silent | late]
+    python other_server.py HOST PORT [page | silent | late | broken | torn]
 
-`page` lists no models but shows a page, `silent` does not tell how much it wrote, `late` loads for a second first.
+`page` lists no models but shows a page, `silent` does not tell how much it wrote, `late` loads for a second first,
+`broken` ends the connection within a chunk of the stream, `torn` the stream within a line.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -42,6 +44,11 @@ async def chat(request: Request) -> StreamingResponse:
     async def pieces() -> AsyncIterator[str]:
         for word in words:
             yield _event({"choices": [{"index": 0, "delta": {"content": f"{word} "}}]})
+            if "broken" in sys.argv:
+                os._exit(1)
+            if "torn" in sys.argv:
+                yield 'data: {"choi'
+                return
         if "silent" not in sys.argv:
             yield _event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": len(words)}})
         yield "data: [DONE]\n\n"

@@ -22,6 +22,7 @@ from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
 from flexspec_mq.errors import UsageError
 from flexspec_mq.site.topology import NO_FILE
 from schemas.messages import MAX_AHEAD
+from tests.link.plans import needs_namespaces
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 
@@ -195,3 +196,52 @@ def test_a_run_over_loopback(
     assert json.loads((out / "results.json").read_text("utf-8"))["channels"] == [channel]
     assert cli.main(["bench", *asked, "--seed", "6"]) == 2
     assert "other seed" in capsys.readouterr().err
+
+
+OUTAGE_SEED = 97
+"""With it the first question begins in an outage of `tunnel` that lasts for 13 s, and the second in none."""
+
+
+@needs_namespaces
+@pytest.mark.timeout(300)
+def test_answers_that_fail_are_told_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
+    prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
+    prompts.write_text("".join(f'{{"prompt": "{word}?"}}\n' for word in ("Why", "How")), "utf-8")
+    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8"]
+    asked += ["--seed", str(OUTAGE_SEED), "--links", "tunnel", "--edge-flags", "--api-timeout 3"]
+    asked += ["--strategies", "streaming", "fixed"]
+    assert cli.main(["bench", *asked, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    (channel,) = json.loads((out / "results.json").read_text("utf-8"))["channels"]
+    assert {one["strategy"] for one in channel["failed"]} == {"streaming", "fixed"}
+    assert all(one["seconds"] < 10.0 for one in channel["failed"])
+    assert [one["answers"] for one in channel["strategies"].values()] == [1, 1]
+    assert said.out.count("1 of 2") == 2
+    assert "2 of 4 answers failed" in said.err
+    assert (out / "results.svg").read_text("utf-8").count("1 failed") == 2
+
+    kept = (out / ANSWERS).read_bytes()
+    monkeypatch.setattr("flexspec_mq.bench.place.place.place", None)  # to start anything would fail
+    assert cli.main(["bench", *asked, "--out", str(out)]) == 0
+    assert (out / ANSWERS).read_bytes() == kept
+
+
+def test_a_run_in_which_every_answer_fails_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of prompts that are too long for the model."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
+    prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
+    prompts.write_text(json.dumps({"prompt": 600 * "Why? "}), "utf-8")
+    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8"]
+    asked += ["--links", "loopback", "--strategies", "traditional-ids", "streaming", "--out", str(out)]
+    assert cli.main(["bench", *asked]) == 1
+    said = capsys.readouterr()
+    assert "no answer came: all 2 failed" in said.err
+    assert "| `traditional-ids` | 1 of 1 |" in said.out
+    assert not (out / "results.svg").exists()

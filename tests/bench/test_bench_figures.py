@@ -51,6 +51,29 @@ def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
 
 
 @settings(deadline=None)
+@given(times, factors, st.data())
+def test_shares_are_over_questions_that_both_answered(
+    took: list[float], slower: float, data: st.DataObject
+) -> None:
+    ours = answers("x", took)
+    theirs = answers("streaming", [slower * one for one in took])
+    places = st.sets(st.integers(0, len(took) - 1))
+    ours_failed, theirs_failed = data.draw(places), data.draw(places)
+    found = summary(
+        {
+            "x": [one for one in ours if one.question not in ours_failed],
+            "streaming": [one for one in theirs if one.question not in theirs_failed],
+        },
+        0,
+    )
+    if len(ours_failed | theirs_failed) == len(took):
+        assert "of_streaming" not in found.get("x", {})
+        return
+    assert found["x"]["of_streaming"]["total"][0] == pytest.approx(1 / slower)
+    assert found["x"]["answers"] == len(took) - len(ours_failed)
+
+
+@settings(deadline=None)
 @given(times)
 def test_figures_of_an_answer(took: list[float]) -> None:
     found = summary({"x": answers("x", took)}, 0)["x"]
@@ -125,6 +148,7 @@ def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-devic
         channels.append(
             {
                 "title": link,
+                "failed": [],
                 "differ": ["q7"] if number else [],
                 "at": [f"2026-11-2{number} 10:00"],
                 "load": [1.5],
@@ -172,6 +196,41 @@ def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> N
     assert "IP B up" not in blocks[3][0], "loopback has none"
     assert "`on-device` *" in blocks[0][4]
     assert markdown(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | ---: |\n| x | 1 |"
+
+
+def failed(strategy: str, question: str, reason: str) -> dict[str, Any]:
+    return {"strategy": strategy, "question": question, "reason": reason, "seconds": 2.5}
+
+
+def test_failed_answers_are_told_and_marked(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = results()
+    first, _ = run["channels"]
+    gap = "503: no\nlink"
+    first["failed"] = [
+        failed("streaming", "q1", gap),
+        failed("streaming", "q4", gap),
+        failed("traditional", "q4", "broken off"),
+    ]
+    del first["strategies"]["traditional"]  # which then has answered nothing
+    del first["strategies"]["streaming"]["of_traditional"], first["strategies"]["on-device"]["of_traditional"]
+    first["at"] = 5 * first["at"]
+    text = document(run)
+    table = next(block for block in text.split("\n\n") if block.startswith("|")).splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in table}
+    assert cells == {
+        "": "failed",
+        "---": "---:",
+        "`streaming`": "2 of 5",
+        "`on-device` *": "",
+        "`traditional`": "1 of 5",
+    }
+    assert "- `streaming`, q1, q4: 503: no link\n- `traditional`, q4: broken off" in text
+    assert text.count("failed") == 1, "nothing of it where all came"
+    draw(run, tmp_path / "a.svg", tmp_path / "a.png")
+    said = (tmp_path / "a.svg").read_text("utf-8")
+    assert (said.count("2 failed"), said.count("1 failed")) == (1, 1)
 
 
 ends = st.tuples(st.floats(0.01, 9), st.floats(0, 9), st.floats(0, 9)).map(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexspec_mq.bench.figures.seconds import Failed
 from flexspec_mq.bench.kept import ANSWERS, RUN, Answered, Channel, folder_of_run
 from flexspec_mq.errors import UsageError
 from tests.bench.samples import sample
@@ -27,7 +28,8 @@ def answered(number: int, channel: Channel = CHANNELS[0]) -> Answered:
     begins = None if channel.link == "loopback" else 0.5 + number
     text = "a\n\u2028é" * (number % 3)
     samples = [sample(number, "x", 1.5, text=text), sample(number, "y", 0.25, energy_j=None)]
-    return Answered(channel, number, begins, samples, "2026-11-26 10:00", 0.5)
+    failed = [Failed(number, "z", "503: no\nlink", 2.5)] * (number % 2)
+    return Answered(channel, number, begins, samples, "2026-11-26 10:00", 0.5, failed)
 
 
 @settings(deadline=None)

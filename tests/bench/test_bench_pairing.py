@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flexspec_mq.bench.kept import Channel, Kept, folder_of_run
 from flexspec_mq.bench.measuring import WARM_UP, Asked, ask_missing, by_strategy, missing
 from flexspec_mq.bench.place.meter import Costs
+from flexspec_mq.bench.place.place import AnswerFailed
 from flexspec_mq.bench.questions import Question
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.link.profiles import LinkPlan, built_in
@@ -29,15 +30,20 @@ def asked(strategies: Sequence[str], questions: int, seed: int = 0) -> Asked:
 
 
 class Told:
-    """Answers everything at once and notes what it was asked; fails at the n-th answer that counts.
+    """Answers everything at once and notes what it was asked; ends at the n-th answer that counts.
+
+    Args:
+        fails_at: the number of that answer.
+        failing: strategy and text of answers that fail without an end of it.
 
     Attributes:
         asked: strategy, text, seed and second of the channel.
     """
 
-    def __init__(self, fails_at: int | None = None) -> None:
+    def __init__(self, fails_at: int | None = None, failing: Collection[tuple[str, str]] = ()) -> None:
         self.asked: list[tuple[str, str, int, float | None]] = []
         self._fails_at = fails_at
+        self._failing = failing
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
@@ -47,6 +53,8 @@ class Told:
             if len(self.asked) == self._fails_at:
                 raise FlexSpecError("the link is gone")
             self.asked.append((side, text, body["seed"], at))
+        if (side, text) in self._failing:
+            raise AnswerFailed(side, "503: no link", 2.5)
         own = dict.fromkeys(("proposed", "drafted", "accepted", "rounds", "bytes_up", "bytes_down"), 1)
         usage = {"completion_tokens": 3, "flexspec": own}
         return {"text": "x", "seconds": 1.0, "first": 0.1, "usage": usage}, Costs(1, 2, 0, 0)
@@ -80,6 +88,35 @@ def test_a_run_that_was_ended_asks_what_it_would_have_asked(
         assert {side: [one.question for one in answers] for side, answers in found.items()} == {
             one: list(range(questions)) for one in strategies
         }
+
+
+@settings(deadline=None)
+@given(names, st.integers(1, 5), st.data())
+def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
+    strategies: list[str], questions: int, data: st.DataObject
+) -> None:
+    wanted, everything = (
+        asked(strategies, questions),
+        [(s, f"{n}?") for n in range(questions) for s in strategies],
+    )
+    failing = data.draw(st.sets(st.sampled_from(everything)))
+    # A channel may begin with an outage.
+    place = Told(failing={*failing, *((name, WARM_UP) for name in strategies)})
+    with TemporaryDirectory() as name:
+        with folder_of_run(Path(name), {}) as kept:
+            measured(place, wanted, kept)
+        assert {(side, text) for side, text, *_ in place.asked} == set(everything)
+        with folder_of_run(Path(name), {}) as kept:
+            assert missing(wanted, CHANNEL, kept) == [], "a failure is a result"
+            told = kept.of(CHANNEL)
+    assert {(one.side, f"{one.question}?") for each in told for one in each.failed} == failing
+    assert all((one.reason, one.seconds) == ("503: no link", 2.5) for each in told for one in each.failed)
+    came = {
+        (one.side, f"{one.question}?")
+        for answers in by_strategy(told, strategies).values()
+        for one in answers
+    }
+    assert came == set(everything) - failing
 
 
 @settings(deadline=None)

@@ -80,6 +80,13 @@ def test_one_that_never_lists_any_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         asyncio.run(answered(("sleep", "60"), []))
 
 
+@pytest.mark.parametrize("way", ["broken", "torn"])
+def test_a_stream_that_breaks_off_is_an_answer_that_failed(way: str) -> None:
+    ((found, _),) = asyncio.run(answered((*WORDS, way), ["one two"]))
+    assert found["text"] == "one "
+    assert found["error"]
+
+
 def test_an_answer_of_untold_length_is_an_error() -> None:
     ((found, _),) = asyncio.run(answered((*WORDS, "silent"), ["one two"]))
     assert found["text"] == "one two "

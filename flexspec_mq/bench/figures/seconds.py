@@ -95,6 +95,23 @@ class Sample:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An answer that did not come, or only a part of it. It is in no figure but their count.
+
+    Attributes:
+        question: its place.
+        side: who was asked.
+        reason: what went wrong.
+        seconds: from request to failure.
+    """
+
+    question: int
+    side: str
+    reason: str
+    seconds: float
+
+
 def figures(samples: Sequence[Sample]) -> dict[str, Any]:
     """One side's answers; bytes, drafted tokens and wasted rows are means of an answer."""
     seconds = np.array([sample.seconds for sample in samples])
@@ -121,6 +138,13 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else None
+
+
+def paired(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Answers of two sides to the questions that both have answered."""
+    both = {sample.question for sample in one} & {sample.question for sample in other}
+    ours, theirs = ([sample for sample in side if sample.question in both] for side in (one, other))
+    return ours, theirs
 
 
 def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:

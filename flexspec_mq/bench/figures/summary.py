@@ -51,15 +51,12 @@ MEANS: Mapping[str, Adds] = {
 def summary(
     answers: Mapping[str, Sequence[Sample]], seed: int, apart: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Figures of each strategy that answered something.
+    """Figures of each strategy that answered something; its shares are over the questions that both answered.
 
     Args:
-        answers: of each strategy, to the same questions.
+        answers: of each strategy, to the same questions but for those that failed.
         seed: of the bootstrap, which draws questions with all that belongs to them.
         apart: strategies that write texts of their own.
-
-    Raises:
-        ValueError: they did not answer the same questions.
     """
     return {
         name: {
@@ -67,9 +64,9 @@ def summary(
             **_per_token(found),
             **{mean: interval(found, adds, seed=seed) for mean, adds in MEANS.items()},
             **{
-                f"of_{base}": _shares(found, answers[base], seed=seed)
+                f"of_{base}": _shares(*pair, seed=seed)
                 for base in BASES
-                if base != name and answers.get(base)
+                if base != name and any(pair := seconds.paired(found, answers.get(base, ())))
             },
             "own_text": name in apart,
             "limits": limits(found),

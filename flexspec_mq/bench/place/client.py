@@ -13,6 +13,8 @@ import httpx2
 
 PATIENCE = 600.0
 """Seconds for one answer; the API's own bound is 600."""
+TOLD_WITHIN = PATIENCE + 60.0
+"""Seconds within which a client tells what came of a question, be it that nothing did."""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ async def ask(
                 found.error = f"{response.status_code}: {(await response.aread()).decode()[:300]}"
             else:
                 await _read(response, found)
-    except (httpx2.HTTPError, TimeoutError) as error:
+    except (httpx2.HTTPError, TimeoutError, ValueError) as error:  # a line that breaks off is no JSON
         found.error = repr(error)
     found.ended = time.perf_counter()
     return found

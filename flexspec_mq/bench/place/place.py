@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flexspec_mq.bench.place.client import TOLD_WITHIN
 from flexspec_mq.bench.place.meter import Costs, LinkMeter, Meter
 from flexspec_mq.bench.place.node import Node
 from flexspec_mq.bench.place.server import SERVER
@@ -21,7 +22,21 @@ from flexspec_mq.site.process import Process, python
 
 WORKER, SLOWED_WORKER = "cloud_worker", "cloud_worker.slowed"
 _ASKING = "flexspec_mq.bench.place.asking"
-_ANSWER = 600.0
+
+
+class AnswerFailed(FlexSpecError):
+    """An answer that did not come, or only a part of it.
+
+    Args:
+        side: who was asked.
+        reason: what went wrong, as the client saw it.
+        seconds: from the request to its failure.
+    """
+
+    def __init__(self, side: str, reason: str, seconds: float) -> None:
+        super().__init__(f"{side}: {reason}")
+        self.reason = reason
+        self.seconds = seconds
 
 
 class Side(Protocol):
@@ -55,7 +70,7 @@ class EdgeNode:
         """Ask over HTTP and wait for the end; see `Side.ask`."""
         await self._meter.begin(at)
         await self._client.send({"url": self._url, "body": body})
-        found = await self._client.event(lambda event: "text" in event, _ANSWER)
+        found = await self._client.event(lambda event: "text" in event, TOLD_WITHIN)
         return found, await self._meter.end()
 
 
@@ -87,11 +102,12 @@ class Place:
             What `asking` says, and what the answer cost.
 
         Raises:
-            FlexSpecError: there is none, or only a part of it.
+            AnswerFailed: there is none, or only a part of it.
+            FlexSpecError: a process ended.
         """
         found, costs = await self.sides[side].ask(body, at)
         if found["error"]:
-            raise FlexSpecError(f"{side}: {found['error']}")
+            raise AnswerFailed(side, found["error"], found["seconds"])
         return found, costs
 
 

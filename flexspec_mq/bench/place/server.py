@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from flexspec_mq.bench.place.client import TOLD_WITHIN
 from flexspec_mq.bench.place.meter import Costs, LinkMeter
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.site.topology import free_port
@@ -22,7 +23,6 @@ _LISTS_WITHIN = 600.0
 """Seconds; weights of a big target take minutes to load."""
 _TOLD_EACH = 10.0
 """Seconds between two lines about a wait."""
-_ANSWER = 600.0
 
 
 class OtherServer:
@@ -48,7 +48,7 @@ class OtherServer:
         before = self._server.cpu_seconds
         self._link.begin(at)
         await self._client.send({"url": self._url, "body": {"model": self._model, **body}})
-        found = await self._client.event(lambda event: "text" in event, _ANSWER)
+        found = await self._client.event(lambda event: "text" in event, TOLD_WITHIN)
         up, down = self._link.end()
         after = self._server.cpu_seconds
         spent = None if before is None or after is None else after - before

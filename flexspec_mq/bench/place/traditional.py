@@ -89,8 +89,8 @@ class TraditionalSide:
         found = await self._device.event(lambda event: "text" in event, _ANSWER)
         up, down = self._link.end()
         after = await self._spent()
-        own = found["usage"]["flexspec"]
         forwards, cpu = (after[name] - before[name] for name in ("forwards", "cpu_s"))
+        own = found["usage"].get("flexspec", {"drafted": 0, "accepted": 0})  # of an answer that failed
         return found, Costs(up, down, own["drafted"] - own["accepted"], 0, int(forwards), cpu)
 
     async def _spent(self) -> dict[str, float]:

@@ -41,7 +41,7 @@ def beside(channels: Sequence[Mapping[str, Any]], cell: Callable[[Any, str], str
     found = [list(row) for row in ROWS]
     for channel in channels:
         strategies = channel["strategies"]
-        if _TRADITIONAL not in strategies or DEFAULT_POLICY not in strategies:
+        if f"of_{_TRADITIONAL}" not in strategies.get(DEFAULT_POLICY, {}):
             continue
         base, ours = strategies[_TRADITIONAL], strategies[DEFAULT_POLICY]
         shares = ours[f"of_{_TRADITIONAL}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
@@ -72,6 +73,7 @@ def draw(results: Mapping[str, Any], svg: Path, png: Path) -> None:
         grid = page.subplots(1, len(panels), squeeze=False, sharey=True)
         for (title, lines), axes in zip(panels.items(), grid[0], strict=True):
             _panel(axes, title, lines, [channel["title"] for channel in channels], names)
+        _mark_failed(grid[0, 0], channels, names)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         page.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
         with whole(svg) as part:
@@ -86,7 +88,7 @@ def _panel(
     from matplotlib.ticker import LogLocator, NullLocator
 
     for number, (one, channel) in enumerate(zip(lines, channels, strict=True)):
-        aside = _SPREAD * ((number + 0.5) / len(channels) - 0.5)
+        aside = _aside(number, len(channels))
         places = [place + aside for place in range(len(names))]
         axes.errorbar(
             one.values, places, xerr=[one.below, one.above], fmt="o", ms=4, elinewidth=1, label=channel
@@ -100,6 +102,26 @@ def _panel(
     axes.set_yticks(range(len(names)), names)
     axes.grid(visible=True, alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _mark_failed(axes: Axes, channels: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Say at the right edge, in the channel's colour, how many answers of a strategy are in no figure."""
+    for number, channel in enumerate(channels):
+        for name, count in Counter(one["strategy"] for one in channel["failed"]).items():
+            axes.text(
+                1.01,
+                names.index(name) + _aside(number, len(channels)),
+                f"{count} failed",
+                transform=axes.get_yaxis_transform(),
+                color=f"C{number}",
+                fontsize="x-small",
+                va="center",
+            )
+
+
+def _aside(channel: int, channels: int) -> float:
+    """How far below a strategy's line a channel's points are."""
+    return _SPREAD * ((channel + 0.5) / channels - 0.5)
 
 
 def _ends(value: Any) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,10 @@ _ABOUT_LIMITS = (
     "so its last value counts; a latency target is of each answer."
 )
 _LIMITS = "mean of what answers told", "the last one", "answers that told so"
+_ABOUT_FAILED = (
+    "**Failed** answers, which are in no other figure of their strategy; shares are over the questions that both "
+    "strategies answered:"
+)
 _HINDSIGHT: Mapping[str, str] = {
     "bound": "nobody can be faster (clairvoyant bound)",
     "each": "the best fixed plan of each answer",
@@ -147,16 +152,36 @@ def _of_channel(channel: Mapping[str, Any]) -> str:
         ]
         for name, one in strategies.items()
     ]
-    return markdown(["", *there], rows)
+    failed = Counter(one["strategy"] for one in channel["failed"])
+    if not failed:
+        return markdown(["", *there], rows)
+    rows += [[f"`{name}`", *[""] * len(there)] for name in failed if name not in strategies]
+    names = [*strategies, *(name for name in failed if name not in strategies)]
+    asked = len(channel["at"])
+    told = [f"{failed[name]} of {asked}" if failed[name] else "" for name in names]
+    return markdown(
+        ["", "failed", *there], [[row[0], one, *row[1:]] for row, one in zip(rows, told, strict=True)]
+    )
 
 
 def _notes(channel: Mapping[str, Any]) -> list[str]:
     found = []
     if any(one["own_text"] for one in channel["strategies"].values()):
         found.append("\\* writes a text of its own, which is not compared.")
+    if channel["failed"]:
+        found += [_ABOUT_FAILED, "\n".join(_failures(channel["failed"]))]
     if channel["differ"]:
         found.append(f"**Texts differ** at questions {', '.join(channel['differ'])}.")
     return found
+
+
+def _failures(failed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each reason of each strategy."""
+    questions: dict[tuple[str, str], list[str]] = {}
+    for one in failed:
+        reason = " ".join(one["reason"].split())
+        questions.setdefault((one["strategy"], reason), []).append(one["question"])
+    return [f"- `{name}`, {', '.join(places)}: {reason}" for (name, reason), places in questions.items()]
 
 
 def _of_base(strategies: Mapping[str, Any], base: str) -> str:
