@@ -160,7 +160,7 @@ class SessionController:
         # A hello may be of another worker than the one that is known so far.
         worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
         if sample is not None:
-            worker.round_trip.saw(sample, now)
+            (worker.round_trip.stepped if rtt.jumped else worker.round_trip.saw)(sample, now)
         if not computed or not (queue or verdict.compute):
             return computed
         if self._reading:
@@ -181,13 +181,16 @@ class SessionController:
     def wants_trip(self, age: float, now: float) -> bool:
         """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done.
 
+        At once where samples look like a step, and once for each doubt of `RoundTrip`.
+
         Args:
             age: seconds that the newest sample may be old.
             now: seconds.
         """
-        measured_at = self.round_trip.measured_at
+        measured_at, doubted_at = self.round_trip.measured_at, self.round_trip.doubted_at
         due = max(measured_at, self._asked_at) + age
-        if now < due and not (self.worker.round_trip.doubtful and measured_at >= self._asked_at):
+        doubtful = self.worker.round_trip.doubtful and measured_at >= self._asked_at
+        if now < due and not doubtful and (doubted_at is None or self._asked_at >= doubted_at):
             return False
         self._asked_at = now
         return True

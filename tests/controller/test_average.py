@@ -139,3 +139,32 @@ def test_a_sample_far_off_is_a_reason_to_look_again_and_one_that_is_not_ends_it(
     for place in range(40):
         average.saw(1.0, 3.4 + place / 10)
     assert [*doubtful, average.doubtful] == [False, True, False]
+
+
+@given(LEVELS, LEVELS, st.integers(1, 20))
+def test_a_step_that_is_known_is_followed_at_once_and_worth_one_sample_more(
+    before: float, after: float, count: int
+) -> None:
+    average = fed(*[before] * count)
+    average.stepped(after, 10.0)
+    assert (average.mean, average.steps, average.doubtful) == (after, 1, True)
+    average.saw(after, 10.1)
+    assert average.mean == pytest.approx(after)
+    assert not average.doubtful
+
+
+def test_one_that_was_none_is_soon_forgotten() -> None:
+    average = fed(*noisy(0.05, 0.1, 20, 1))
+    average.stepped(0.6, 10.0)
+    for place in range(4):
+        assert average.doubtful, "so that it is asked on"
+        average.saw(0.05, 10.1 + place / 10)
+        if average.mean == pytest.approx(0.05, rel=0.1):
+            break
+    assert average.mean == pytest.approx(0.05, rel=0.1)
+
+
+def test_a_step_from_nothing_is_a_sample() -> None:
+    average = Average()
+    average.stepped(0.5, 0.0)
+    assert (average.mean, average.deviation, average.steps) == (0.5, 0.25, 0)

@@ -114,6 +114,54 @@ def test_what_a_link_that_stood_still_held_back_is_no_round_trip() -> None:
     assert rtt.answered(11, 0, 0, 31.06) == pytest.approx(0.06)
 
 
+TRIPS = st.floats(0.001, 0.05)
+
+
+def known(trip: float) -> RoundTrip:
+    """A round trip that eight answers have told, one a second from 1."""
+    rtt = RoundTrip(1.0, 0.15, 5.0)
+    for seq in range(1, 9):
+        rtt.sent(seq, seq)
+        assert rtt.answered(seq, 0, 10, seq + trip + 0.01) == pytest.approx(trip)
+    return rtt
+
+
+@given(TRIPS, st.floats(0.3, 4.0), st.floats(0.01, 0.29))
+def test_a_second_late_answer_tells_a_longer_round_trip_if_the_link_was_heard_before_its_question(
+    before: float, after: float, silence: float
+) -> None:
+    rtt = known(before)
+    rtt.sent(9, 20.0, question=True)
+    heard = 20.0 + rtt.timeout + silence
+    rtt.sent(10, heard - 0.01)  # it would be late after a standstill too
+    rtt.answered(0, 0, 10, heard)  # a verdict of run-ahead
+    assert rtt.doubted_at == heard
+    rtt.sent(11, heard)
+    found = []
+    for seq, now in ((9, max(heard, 20.0 + after)), (10, heard - 0.01 + after), (11, heard + after)):
+        found.append((rtt.answered(seq, 0, 0, now), rtt.jumped))
+    assert found == [(None, False), (None, False), (pytest.approx(after), True)]
+    assert rtt.unstalled == pytest.approx(after)
+    assert rtt.doubted_at is None
+
+
+@given(TRIPS, st.floats(0.3, 30.0))
+def test_a_link_that_stood_still_and_is_heard_again_has_the_round_trip_that_it_had(
+    trip: float, still: float
+) -> None:
+    rtt = known(trip)
+    rtt.sent(9, 20.0, question=True)
+    back = 20.0 + still
+    rtt.sent(10, back - 0.01)
+    rtt.answered(0, 0, 10, back)
+    rtt.sent(11, back)
+    assert rtt.answered(9, 0, 0, back + trip / 2) is None
+    assert rtt.answered(10, 0, 0, back + trip / 2) is None
+    assert rtt.answered(11, 0, 0, back + trip) == pytest.approx(trip)
+    assert not rtt.jumped
+    assert rtt.doubted_at is None
+
+
 def test_a_round_trip_that_got_longer_for_good_is_soon_measured() -> None:
     rtt = RoundTrip(1.0, 0.15, 5.0)
     found = []

@@ -62,6 +62,16 @@ class Average:
         """Whether the newest samples are so far off that some more like them are a step."""
         return abs(self._score) >= _DOUBT
 
+    def stepped(self, sample: float, now: float) -> None:
+        """Take a sample of which something else says that it follows a step; it is worth one more to make sure."""
+        if self.mean is None:
+            self.saw(sample, now)
+            return
+        self.mean, self.known, self._at, self._last = sample, 1.0, now, (sample, sample)
+        self._score, self._calm = _DOUBT, self.deviation
+        self.error = _SIGMA * self.deviation
+        self.steps += 1
+
     def saw(self, sample: float, now: float) -> None:
         """Take a sample, at a time in seconds on a clock that does not go back."""
         mean, passed, self._at = self.mean, now - self._at, now

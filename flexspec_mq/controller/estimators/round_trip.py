@@ -14,14 +14,19 @@ class RoundTrip:
     Every message that wants an answer carries a `seq`; a verdict echoes one. Each `seq` gives at most one sample,
     and an echo retires all older ones, so neither copies nor retransmissions make false samples (Karn's rule).
 
+    What is overdue may say how long the link stood still, and not how long its round trip is. A message that goes out
+    when something is heard again tells which: it is late only if the round trip is longer now.
+
     Args:
         initial: timeout before the worker's compute time is known.
         low, high: bounds of the timeout.
 
     Attributes:
         smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
-        unstalled: newest sample of a message that was neither overdue nor sent while another was; None before any.
-            Those say how long the link stood still, and not how long its round trip is.
+        unstalled: newest sample of a message that no standstill made late; None before any.
+        jumped: the newest sample is of a link whose round trip became longer.
+        doubted_at: when an answer came that gave no sample, or anything while a question was overdue: it is worth a
+            question whether the round trip is longer now. None while it is not.
         measured_at: time of the newest sample; minus infinity before the first.
         queue, compute: newest ones of the worker, in seconds.
         arrived: position after the last token of the newest message that the worker is known to have, 0 if these were
@@ -40,6 +45,10 @@ class RoundTrip:
         self.smoothed: float | None = None
         self.deviation = 0.0
         self.unstalled: float | None = None
+        self.jumped = False
+        self.doubted_at: float | None = None
+        self._usual = 0.0  # the timeout then
+        self._question: tuple[int, float] | None = None  # the oldest unanswered: number, and when it went out
         self.queue = 0.0
         self.compute = 0.0
         self.arrived = 0
@@ -53,16 +62,19 @@ class RoundTrip:
         self.smoothed, self.deviation, self.unstalled = known.smoothed, known.deviation, known.unstalled
         self.timeout = self._timeout()
 
-    def sent(self, seq: int, now: float, end: int = 0) -> None:
+    def sent(self, seq: int, now: float, end: int = 0, *, question: bool = False) -> None:
         """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample.
 
         Args:
             seq: of the message.
             now: seconds.
             end: position after its last token.
+            question: it is answered whatever becomes of its tokens.
         """
-        stalled = now - next(iter(self._sent.values()))[0] > self.timeout if self._sent else False
-        self._sent[seq] = now, end, stalled
+        oldest = next(iter(self._sent.values()))[0] if self._sent else now
+        self._sent[seq] = now, end, self.doubted_at is None and now - oldest > self.timeout
+        if question and self._question is None:
+            self._question = seq, now
         if len(self._sent) > _MAX_OUTSTANDING:
             self._sent.popitem(last=False)
 
@@ -84,6 +96,13 @@ class RoundTrip:
         Returns:
             The sample, in seconds, if it gave one and the link did not stand still.
         """
+        self.jumped = False
+        if self._question is not None:
+            asked, at = self._question
+            if now - at > self.timeout:
+                self._doubt(now)
+            if asked <= seq:
+                self._question = None
         if queue_ms or compute_ms:
             self._computed = True
             self.queue = queue_ms / 1000
@@ -95,11 +114,20 @@ class RoundTrip:
         if sent is not None:
             at, self.arrived, stalled = sent
             elapsed = max(0.0, now - at - (queue_ms + compute_ms) / 1000)
-            if not stalled and elapsed <= self.timeout:
+            late = elapsed > (self.timeout if self.doubted_at is None else self._usual)
+            if self.doubted_at is not None and at >= self.doubted_at:
+                self.jumped, self.doubted_at = late, None
+            if self.jumped or not (late or stalled):
                 self.unstalled = sample = elapsed
+            else:
+                self._doubt(now)
             self._sample(elapsed, now)
         self.timeout = self._timeout()
         return sample
+
+    def _doubt(self, now: float) -> None:
+        if self.doubted_at is None:
+            self.doubted_at, self._usual = now, self.timeout
 
     def _sample(self, elapsed: float, now: float) -> None:
         first, self.measured_at = self.measured_at == -inf, now

@@ -110,7 +110,7 @@ class Sender:
             request.prompt[reuse.count :] if reuse else request.prompt,
             text.committed,
             ahead,
-            self._stamp(plan, now, end),
+            self._stamp(plan, now, end, question=True),
             text.chain.tokens(text.have, end),
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
@@ -154,12 +154,15 @@ class Sender:
             count, prefix_name(request.identity.fingerprint, request.version, request.prompt[:count])
         )
 
-    def _stamp(self, plan: Plan, now: float, end: int) -> int:
-        """A message goes out by this plan now, that wants an answer and whose tokens end there: its number."""
+    def _stamp(self, plan: Plan, now: float, end: int, *, question: bool) -> int:
+        """A message goes out by this plan now, that wants an answer and whose tokens end there: its number.
+
+        A question is answered whatever becomes of its tokens.
+        """
         self._qos = plan.qos
         self._credited, self._granted = self._text.have, _grant(plan)
         self._seq += 1
-        self._rtt.sent(self._seq, now, end)
+        self._rtt.sent(self._seq, now, end, question=question)
         return self._seq
 
     def _tokens(self, kind: type[Draft | Poll], plan: Plan, span: Span, now: float) -> Send:
@@ -167,7 +170,7 @@ class Sender:
         message = kind(
             self._request.session,
             self._attempt,
-            self._stamp(plan, now, span.end),
+            self._stamp(plan, now, span.end, question=kind is Poll),
             text.have,
             span.start - text.have,
             text.chain.digest(span.start),
