@@ -84,7 +84,7 @@ def _main(argv: Sequence[str]) -> int:
     with logs.logged_stages() as tell:
         draft.check(settings, tell)
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
-        drafts = draft.load(settings, target.loaded.fingerprint, target.loaded.max_context, tell)
+        drafts = draft.load(settings, target.loaded, tell)
     logs.tell(f"{target.proof}{'; proved at an earlier start' if target.remembered else ''}")
     if drafts is not None:
         logs.tell(f"drafts for sessions that ask for it: {drafts.name}")

@@ -56,7 +56,7 @@ def load(settings: WorkerSettings) -> LoadedText:
 
     loaded, candidate, _ = candidate_of(settings, lambda _: None)
     candidate.build(None)
-    draft.load(settings, loaded.fingerprint, loaded.max_context, lambda _: None)
+    draft.load(settings, loaded, lambda _: None)
     return loaded
 
 

@@ -94,7 +94,11 @@ class CloudWorker:
         facts = engine.facts
         self._family = family
         self._facts = VersionFacts(
-            facts.fingerprint, facts.max_context, facts.vocab_size, facts.recommended.sampling
+            facts.fingerprint,
+            facts.max_context,
+            facts.vocab_size,
+            facts.recommended.sampling,
+            facts.tokenizer,
         )
         self._settings = settings
         self._groups = read_groups(settings.share_groups)
@@ -499,4 +503,5 @@ class CloudWorker:
             versions=self.versions,
             life=self._life,
             credential=b"" if self._wire.keys is None else self._wire.keys.credential,
+            tokenizer=facts.tokenizer,
         )

@@ -12,6 +12,7 @@ import logging
 import random
 import secrets
 import time
+from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Self
 
 from edge_node.drafting.thread import DrafterThread
-from edge_node.fleet.directory import WorkerDirectory
+from edge_node.fleet.directory import WorkerDirectory, versions_of
 from edge_node.fleet.models import Models
 from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
 from edge_node.generation import Generation, GenerationRequest
@@ -42,6 +43,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.models.fingerprint import difference
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionConfig, SessionRequest
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from flexspec_mq.keys.edge import FromWorker
     from flexspec_mq.keys.trust import Trust
     from flexspec_mq.transport.base import Link, LinkFactory
+    from schemas.status import TokenizerStatus, WorkerStatus
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +98,8 @@ _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
 _STATUS_EVERY = 2.0
 """Seconds from one status to the next at least, on a node that follows a family and has news."""
+_TOLD = 64
+"""Differences of tokenizers that are remembered as told; the oldest is forgotten first."""
 _COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
 """Reason codes that will be the same next time: access rules, topic, size."""
@@ -112,6 +117,7 @@ class EdgeNode:
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
         battery: tells its charge to policies, if they want to know.
+        tokenizer: of the draft, in short: tells workers what must agree where the fingerprints differ.
 
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
@@ -131,6 +137,7 @@ class EdgeNode:
         family: FamilyCatalogue | None = None,
         energy: EnergyMeter | None = None,
         battery: BatteryGauge | None = None,
+        tokenizer: TokenizerStatus | None = None,
     ) -> None:
         self._settings = settings
         self._codec = Codec(MAX_VERDICT_TOKENS)
@@ -139,6 +146,7 @@ class EdgeNode:
         self._controller = Controller()
         self._prefixes = PrefixIndex(most=16 if reuse else 0)
         self._fingerprint = fingerprint
+        self._vocabulary = b"" if tokenizer is None else bytes.fromhex(tokenizer.vocabulary)
         self._eos = eos
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
@@ -164,7 +172,11 @@ class EdgeNode:
         self._energy = energy
         self._battery = battery
         self._tallied = asyncio.Event()
-        self.directory = WorkerDirectory(allowed=None if self._keyed is None else self._keyed.allowed)
+        self._told = deque[str](maxlen=_TOLD)
+        self.directory = WorkerDirectory(
+            allowed=None if self._keyed is None else self._keyed.allowed,
+            compare=partial(difference, fingerprint, tokenizer),
+        )
         self.models = Models(self.directory, settings.version, family)
         self.tally = VersionTally()
         self.malformed = 0
@@ -319,6 +331,8 @@ class EdgeNode:
                 deadline=None if request.timeout is None else now + request.timeout,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
+                # Some bytes that an open of an ordinary pair, whose fingerprints are equal, goes without.
+                vocabulary=b"" if self.directory.all_have(version, self._fingerprint) else self._vocabulary,
             ),
             request.policy,
             self._rng,
@@ -546,12 +560,26 @@ class EdgeNode:
             return
         if status.state == "gone":
             self._prefixes.forget(worker)
+        self._tell_difference(status)
         liveness = self.directory.liveness
         if liveness.ended(status):
             for session in liveness.sessions_of(worker):
                 generation = self._sessions[session]
                 _log.info("session %d: worker %s is %s; asking it", session, worker, status.state)
                 self._do(generation, generation.machine.worker_gone(worker, now))
+
+    def _tell_difference(self, status: WorkerStatus) -> None:
+        """Say once how the tokenizer of a target that may be asked for differs from the draft's."""
+        found = self.directory.compare(status)
+        words = found.fatal or found.harmless
+        wanted = [one.name for one in versions_of(status) if self.models.may_mean(one.name)]
+        if not words or not wanted or status.state != "online" or words in self._told:
+            return
+        self._told.append(words)
+        what = f"the tokenizer of {', '.join(wanted)} at worker {status.worker} is not quite the draft's: {words}"
+        if found.fatal:
+            what = f"{what}; no text of it can be written with this draft"
+        _log.warning("%s", what)
 
     def _do(self, generation: Generation, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order, and note what it waits for."""

@@ -81,7 +81,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     Attributes:
         protocol: wire protocol version.
-        fingerprint: BLAKE2b-128 of vocabulary contents, special tokens and chat template.
+        fingerprint: BLAKE2b-128 of vocabulary contents, special tokens and chat template of the edge's tokenizer.
         temperature: 0 is greedy.
         top_k: 0 is off.
         top_p: 1.0 is off.
@@ -154,6 +154,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         draft: drafted tokens that follow `committed`.
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
         worker_draft: tokens that the worker may draft itself for one forward, behind ours, out of the credit.
+        vocabulary: BLAKE2b-128 of what our token ids mean. A worker whose target agrees takes the session though the
+            fingerprints differ, as by another chat template. Empty where they are known to be equal.
     """
 
     session: U32
@@ -166,6 +168,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     draft: DraftTokens
     prefix: Prefix | None = None
     worker_draft: DraftLength = 0
+    vocabulary: Annotated[bytes, Meta(max_length=16)] = b""
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):

@@ -410,7 +410,7 @@ class Health(msgspec.Struct, frozen=True):
 
     Attributes:
         status: ok, ready or not ready.
-        reason: why it is not ready.
+        reason: why it is not ready; of one that is, how its draft's tokenizer differs from the target's, if it does.
     """
 
     status: str

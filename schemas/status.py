@@ -61,6 +61,22 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return self.why + self.more
 
 
+class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tokenizer in short: enough to say in which way another one differs.
+
+    Attributes:
+        tokens: of the vocabulary, added ones included.
+        vocabulary: BLAKE2b-128 of what its ids mean, in hex: the token of each, and which of them texts do not show.
+        eos: ids that end a text, ascending.
+        template: the first 8 bytes of the BLAKE2b-128 of its chat template, in hex; empty without one.
+    """
+
+    tokens: Count
+    vocabulary: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    eos: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)], ...], Meta(max_length=32)] = ()
+    template: Beginning = ""
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a cloud worker says of itself on ``f1/w/<worker>``; its will says ``gone``.
 
@@ -86,6 +102,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         credential: signed by the deployment, of a worker with keys. A device with keys takes from the status only the
             versions that this names, and without it only that the worker is gone. It is no secret and does not prove
             who wrote the status; the broker's access rules bind the topic to the name.
+        tokenizer: of the target, in short; `fingerprint` is of all of it.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -110,6 +127,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     versions: Annotated[tuple[VersionStatus, ...], Meta(max_length=MAX_HELD)] = ()
     life: Life = 0
     credential: Annotated[bytes, Meta(max_length=MAX_CREDENTIAL)] = b""
+    tokenizer: TokenizerStatus | None = None
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):

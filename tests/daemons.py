@@ -29,6 +29,7 @@ from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, dra
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.memory.broker import MemoryBroker
 from schemas.messages import Identity
+from schemas.status import TokenizerStatus
 
 PATIENCE = 30.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""
@@ -49,9 +50,13 @@ class FakeEngine(SimulatedEngine):
     """
 
     def __init__(
-        self, before: Callable[[Sequence[WorkItem]], None] | None = None, *, max_context: int = CONTEXT
+        self,
+        before: Callable[[Sequence[WorkItem]], None] | None = None,
+        *,
+        max_context: int = CONTEXT,
+        tokenizer: TokenizerStatus | None = None,
     ) -> None:
-        facts = Facts(FINGERPRINT, max_context, VOCAB, "exact", None, "fake", "fake")
+        facts = Facts(FINGERPRINT, max_context, VOCAB, "exact", None, "fake", "fake", tokenizer=tokenizer)
         super().__init__(facts, TARGET.forward)
         self.batches: list[list[tuple[int, ...]]] = []
         self.held: set[SessionKey] = set()

@@ -122,7 +122,10 @@ async def edge(
     settings: EdgeSettings, draft: DraftModel, port: int, weather: Weather, rng: random.Random
 ) -> AsyncIterator[Edge]:
     """An edge node at a broker on this machine, with a real draft and weather on its link."""
-    node = EdgeNode(settings, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
+    loaded = draft.loaded
+    node = EdgeNode(
+        settings, draft.drafter, loaded.fingerprint, loaded.eos, tokenizer=loaded.tokenizer_status
+    )
     base = LinkSettings(port=port, client_id="e-exactness", give_up_after=30.0)
     async with node.running(stormy(mqtt_link, weather), base):
         yield Edge(node, weather, rng)

@@ -65,7 +65,10 @@ class OurRounds:
         settings = WorkerSettings(target=folder, worker="bench", dtype=dtype, threads=1)
         self._target = cloud_target.load(settings, _say)
         loaded = draft_model.load(EdgeSettings(edge="bench", draft=draft, lookup=False), _say)
-        if loaded.drafter is None or loaded.loaded.fingerprint != self._target.loaded.fingerprint:
+        if (
+            loaded.drafter is None
+            or loaded.loaded.tokenizer_status.vocabulary != self._target.loaded.tokenizer_status.vocabulary
+        ):
             raise FingerprintError("draft and target have different tokenizers")
         self._drafter = loaded.drafter
 

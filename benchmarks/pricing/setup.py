@@ -95,7 +95,7 @@ def load_models(options: Namespace) -> Models:
     # The checkpoint itself: what an edge may do to it while loading is not what is compared here.
     path = default_draft_path(say) if options.draft == "default" else options.draft
     loaded = load_target(path, dtype=options.dtype, attn_implementation=register(), progress=say)
-    if loaded.fingerprint != target.loaded.fingerprint:
+    if loaded.tokenizer_status.vocabulary != target.loaded.tokenizer_status.vocabulary:
         raise FingerprintError("draft and target have different tokenizers")
     draft = PackedModel(loaded.model)
     return Models(target, ModelDrafter(draft, max_context=loaded.max_context), draft)

@@ -83,7 +83,7 @@ def _record(about: About, questions: Sequence[Question], options: Namespace) -> 
     target = cloud_target.load(WorkerSettings(target=about.target, worker="recorded"), say)
     loaded = target.loaded
     draft = draft_model.load(EdgeSettings(edge="recorded", draft=about.draft), say)
-    if draft.model is None or draft.loaded.fingerprint != loaded.fingerprint:
+    if draft.model is None or draft.loaded.tokenizer_status.vocabulary != loaded.tokenizer_status.vocabulary:
         raise FingerprintError("draft and target have different tokenizers")
     jobs = itertools.chain.from_iterable(make_jobs(questions, loaded, options))
     asked = [(job.prompt, job.identity) for job in jobs]

@@ -9,6 +9,7 @@ from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftChoice
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.fingerprint import describe_difference
 from flexspec_mq.models.heap import trim
 from flexspec_mq.models.load import load_text
 from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
@@ -37,20 +38,17 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     if settings.draft in ("auto", _LOOKUP, "none"):
         return
     found = text_of(choice(settings, settings.draft), say)
-    _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say).fingerprint)
+    _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say))
 
 
-def load(
-    settings: WorkerSettings, fingerprint: bytes, max_context: int, say: Callable[[str], None]
-) -> ColocatedDrafts | None:
+def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None]) -> ColocatedDrafts | None:
     """The drafts that the settings want, None for none.
 
     ``auto`` is the default draft for the default target, and lookups alone where there is no draft.
 
     Args:
         settings: of the worker.
-        fingerprint: of the target's vocabulary, 16 bytes.
-        max_context: positions of the target.
+        target: that they are for.
         say: told what takes long.
 
     Raises:
@@ -59,12 +57,12 @@ def load(
     """
     if settings.draft == "none":
         return None
-    lookups = ColocatedDrafts(PromptLookupDrafter(max_context=max_context), _LOOKUP)
+    lookups = ColocatedDrafts(PromptLookupDrafter(max_context=target.max_context), _LOOKUP)
     if settings.draft == _LOOKUP or (settings.draft == "auto" and settings.target != "default"):
         return lookups
     try:
         draft = load_draft(choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
-        _refuse_other_vocabulary(settings, draft.loaded, fingerprint)
+        _refuse_other_vocabulary(settings, draft.loaded, target)
     except FlexSpecError as error:
         if settings.draft != "auto":
             raise
@@ -91,9 +89,11 @@ def choice(settings: WorkerSettings, draft: str) -> DraftChoice:
     )
 
 
-def _refuse_other_vocabulary(settings: WorkerSettings, draft: LoadedText, fingerprint: bytes) -> None:
-    if draft.fingerprint != fingerprint:
+def _refuse_other_vocabulary(settings: WorkerSettings, draft: LoadedText, target: LoadedText) -> None:
+    # Only ids pass between the two: how turns are written and where a text ends is none of the draft's business.
+    if draft.tokenizer_status.vocabulary != target.tokenizer_status.vocabulary:
         raise UsageError(
-            f"the draft {settings.draft} has another vocabulary than the target {settings.target}",
-            hint="name a draft that was made for this target with --draft, or --draft none",
+            f"the draft {settings.draft} has another vocabulary than the target {settings.target}: "
+            f"{describe_difference(draft.tokenizer, target.tokenizer)}",
+            hint="name a draft that has the target's vocabulary with --draft, or --draft none",
         )

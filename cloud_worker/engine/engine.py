@@ -212,6 +212,7 @@ class ModelEngine:
             room=self._caches.room,
             keeps=True,
             recommended=Recommended.of(loaded.generation),
+            tokenizer=loaded.tokenizer_status,
         )
 
     @property

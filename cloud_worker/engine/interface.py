@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
+    from schemas.status import TokenizerStatus
 
 
 class Recommended(msgspec.Struct, frozen=True):
@@ -52,6 +53,7 @@ class Facts:
         keeps: whether it can go on from what it read for an earlier session.
         recommended: how to sample.
         draft: name of the draft that it drafts with itself; empty without one.
+        tokenizer: in short; None if nobody knows more than its fingerprint.
     """
 
     fingerprint: bytes
@@ -66,6 +68,7 @@ class Facts:
     keeps: bool = False
     recommended: Recommended = field(default_factory=Recommended)
     draft: str = ""
+    tokenizer: TokenizerStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

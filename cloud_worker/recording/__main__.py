@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
     with logs.logged_stages() as say:
         target = load(settings, say)
         draft = load_draft(choice(settings, settings.draft), say)
-        if draft.model is None or draft.loaded.fingerprint != target.loaded.fingerprint:
+        if (
+            draft.model is None
+            or draft.loaded.tokenizer_status.vocabulary != target.loaded.tokenizer_status.vocabulary
+        ):
             raise FingerprintError("draft and target have different tokenizers")
         torch.set_num_threads(settings.threads)
         loaded, about = target.loaded, order.about

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.routing import Route
@@ -124,7 +125,7 @@ async def _health(_api: Api, _request: Request, send: Send) -> None:
 async def _ready(api: Api, _request: Request, send: Send) -> None:
     why = api.not_ready()
     if why is None:
-        await send_json(send, 200, Health("ready"))
+        await send_json(send, 200, Health("ready", api.node.models.differing() or UNSET))
     else:
         await send_json(send, 503, Health("not ready", why))
 

@@ -155,6 +155,7 @@ def _node(
         family=family,
         energy=energy,
         battery=battery,
+        tokenizer=loaded.tokenizer_status,
     )
 
 

@@ -70,7 +70,7 @@ def our_node(host: str, port: int) -> Answering | None:
         status, said = get(host, port, "/readyz")
     except (OSError, http.client.HTTPException, ValueError):
         return None
-    if status == 200 and said == {"status": "ready"}:
+    if status == 200 and said.get("status") == "ready":
         return Answering(host, port, "")
     if status == 503 and said.get("status") == "not ready":
         return Answering(host, port, str(said.get("reason", "")) or "it does not say why")

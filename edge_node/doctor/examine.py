@@ -198,7 +198,7 @@ async def _look(setup: _Setup, link: Link) -> str:
         why = "the draft cannot be loaded" if draft is None else f"no worker serves {node.version!r}"
         findings.skip(("tokenizer", "text"), why)
     else:
-        statuses.check_tokenizer(findings, living, draft.loaded.fingerprint)
+        statuses.check_tokenizer(findings, living, draft.loaded)
         await _check_text(setup, draft, online)
     return setup.here
 

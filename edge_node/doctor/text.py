@@ -121,7 +121,15 @@ async def check_text(
     Raises:
         UsageError: the file with its keys cannot be used.
     """
-    node = EdgeNode(config.node, draft.drafter, draft.loaded.fingerprint, draft.loaded.eos, reuse=False)
+    loaded = draft.loaded
+    node = EdgeNode(
+        config.node,
+        draft.drafter,
+        loaded.fingerprint,
+        loaded.eos,
+        reuse=False,
+        tokenizer=loaded.tokenizer_status,
+    )
     keys = config.node.keys
     deployment = None if keys is None else read_identity(keys, KeyRole.EDGE).deployment
     gate: list[_OnlyOurs] = []

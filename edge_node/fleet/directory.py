@@ -20,6 +20,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.daemon.rarely import Rarely
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
+from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Lives
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.catalogue import MAX_VERSIONS
@@ -66,6 +67,7 @@ class WorkerDirectory:
     Args:
         clock: seconds.
         allowed: given a status and the time, what of it its worker may say; None is all of it.
+        compare: says how the tokenizer of a worker's target differs from the draft's.
 
     Attributes:
         liveness: of the workers that hold sessions.
@@ -76,9 +78,11 @@ class WorkerDirectory:
         self,
         clock: Callable[[], float] = time.monotonic,
         allowed: Callable[[WorkerStatus, float], WorkerStatus] | None = None,
+        compare: Callable[[WorkerStatus], Difference] = lambda _: Difference(),
     ) -> None:
         self._clock = clock
         self._allowed = allowed
+        self.compare = compare
         self._codec = Codec()
         self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=STALE)
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
@@ -172,6 +176,15 @@ class WorkerDirectory:
                 MAX_TEMPERATURE,
             )
         return False
+
+    def all_have(self, version: str, fingerprint: bytes) -> bool:
+        """Whether all workers of a version, at least one, say that their tokenizer has this fingerprint."""
+        return {status.fingerprint for status, _ in self._serving(version)} == {fingerprint.hex()}
+
+    def difference(self, version: str) -> Difference:
+        """How the target's tokenizer differs from the draft's, at the worker of a version where it does the least."""
+        found = [self.compare(status) for status, _ in self._serving(version)]
+        return min(found, key=lambda one: (bool(one.fatal), bool(one.harmless)), default=Difference())
 
     async def wait_for(self, version: str, timeout: float) -> bool:
         """Wait up to `timeout` seconds for a worker of a version; tell whether one is online."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.fleet.directory import WorkerDirectory
+    from flexspec_mq.models.fingerprint import Difference
     from schemas.catalogue import Catalogue, CatalogueVersion
 
 
@@ -103,16 +104,36 @@ class Models:
                     break
         return found
 
+    def may_mean(self, version: str) -> bool:
+        """Whether a text that asks for nothing could open on a version."""
+        if self.followed is None:
+            return version == self._own
+        catalogue = self.followed.catalogue
+        return catalogue is not None and any(one.name == version for one in catalogue.versions)
+
     def not_ready(self) -> str:
         """Why no text can be written now; empty when it can, as far as anybody knows."""
-        if self.followed is None:
-            missing = not self._directory.blind and self._own not in self._directory.versions()
-            return f"no worker of {self._own} is known to be online" if missing else ""
-        if self.followed.catalogue is None:
-            return f"no catalogue of the family {self.followed.family} has come"
-        if self._directory.blind or self.listed():
+        if self._directory.blind and (self.followed is None or self.followed.catalogue is not None):
             return ""
-        return f"no worker of any version of {self.followed.family} is known to be online"
+        if self.followed is None:
+            if self._own not in self._directory.versions():
+                return f"no worker of {self._own} is known to be online"
+        elif self.followed.catalogue is None:
+            return f"no catalogue of the family {self.followed.family} has come"
+        elif not self.listed():
+            return f"no worker of any version of {self.followed.family} is known to be online"
+        fatal = [found.fatal for found in self._differences()]
+        return f"the draft is for another tokenizer than the target's: {fatal[0]}" if all(fatal) else ""
+
+    def differing(self) -> str:
+        """How the tokenizer of a target that can be asked for differs from the draft's; empty if it does not."""
+        words = (found.fatal or found.harmless for found in self._differences())
+        return next((said for said in words if said), "")
+
+    def _differences(self) -> list[Difference]:
+        """Of what can be asked for, at least one version."""
+        versions = [one.found.name for one in self.listed()] or [self._own]
+        return [self._directory.difference(version) for version in versions]
 
     def _catalogue(self, followed: FamilyCatalogue) -> Catalogue:
         if followed.catalogue is None:

@@ -6,11 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
+from flexspec_mq.models.fingerprint import difference
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from flexspec_mq.doctor.findings import Findings
     from flexspec_mq.doctor.watching import Seen, Watch
+    from flexspec_mq.models.load import LoadedText
 
 CLOCK_WARNING, CLOCK_FAILURE = 5.0, 60.0
 """Seconds between two clocks."""
@@ -100,24 +102,35 @@ def check_workers(findings: Findings, watch: Watch, version: str, listening: boo
     return []
 
 
-def check_tokenizer(findings: Findings, workers: list[Seen], fingerprint: bytes) -> None:
-    """Whether the draft's tokenizer is that of the workers' targets."""
+def check_tokenizer(findings: Findings, workers: list[Seen], ours: LoadedText) -> None:
+    """Whether the draft's tokenizer is that of the workers' targets, as far as it must be."""
     told = [one for one in map(_worker, workers) if one.fingerprint]
     if not told:
         findings.skip(["tokenizer"], "no worker says which tokenizer its target has")
         return
-    others = [one for one in told if one.fingerprint != fingerprint.hex()]
-    if not others:
-        findings.ok("tokenizer", f"that of the target ({fingerprint.hex()[:12]}…)")
-        return
-    which = ", ".join(f"worker {one.worker} has {one.fingerprint[:12]}…" for one in others)
-    findings.fail(
-        "tokenizer",
-        "wrong tokenizer",
-        f"ours is {fingerprint.hex()[:12]}…, and {which}",
-        "draft and target must be of one family: give the --draft that was made for this target, or ask for another "
-        "--version; with --draft none, name the target's tokenizer with --tokenizer",
-    )
+    short = ours.fingerprint.hex()[:12]
+    others = [(one, difference(ours.fingerprint, ours.tokenizer_status, one)) for one in told]
+    fatal = [
+        f"worker {one.worker} has {one.fingerprint[:12]}…: {how.fatal}" for one, how in others if how.fatal
+    ]
+    harmless = [f"worker {one.worker}: {how.harmless}" for one, how in others if how.harmless]
+    if fatal:
+        findings.fail(
+            "tokenizer",
+            "wrong tokenizer",
+            f"ours is {short}…, and {', '.join(fatal)}",
+            "the draft must have the target's vocabulary and end of text: give another --draft, or ask for another "
+            "--version; with --draft none, name the target's tokenizer with --tokenizer",
+        )
+    elif harmless:
+        findings.warn(
+            "tokenizer",
+            f"ids and end of text are the target's; {', '.join(harmless)}",
+            "texts can be written; for prompts by the target's chat template put its chat_template.jinja and "
+            "tokenizer_config.json into the draft's folder",
+        )
+    else:
+        findings.ok("tokenizer", f"that of the target ({short}…)")
 
 
 def online(watch: Watch, topic: str) -> bool:

@@ -2,6 +2,9 @@
 
 It is made from contents, never from sizes or names: a vocabulary of the same size with two tokens swapped has
 another fingerprint. Merges are left out: only ids travel, and one side alone turns text into ids.
+
+Two sides whose fingerprints differ can still write a text together. What must agree is what the ids mean, which has
+a digest of its own, and which of them end a text. The chat template and the roles of special tokens may differ.
 """
 
 from __future__ import annotations
@@ -9,10 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from schemas.status import DIGEST, TokenizerStatus
 
 if TYPE_CHECKING:
     from flexspec_mq.models.tokenizer import Tokenizer
+    from schemas.status import WorkerStatus
 
 FINGERPRINT_BYTES = 16
 
@@ -20,7 +27,7 @@ FINGERPRINT_BYTES = 16
 _NOT_IN_TEXTS = "pad_token"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenizerContents:
     """What a fingerprint is made from.
 
@@ -50,16 +57,85 @@ class TokenizerContents:
 
     def digest(self) -> bytes:
         """BLAKE2b-128 over all three, each in a canonical form that no other contents share."""
-        whole = hashlib.blake2b(digest_size=FINGERPRINT_BYTES, person=b"flexspec-tokens")
-        for part in (
-            sorted(self.vocabulary.items()),
-            sorted(self.special.items()),
-            sorted(self.template.items()),
-        ):
-            encoded = json.dumps(part, ensure_ascii=True, separators=(",", ":")).encode()
-            whole.update(len(encoded).to_bytes(8, "big"))
-            whole.update(encoded)
-        return whole.digest()
+        rest = (sorted(self.special.items()), sorted(self.template.items()))
+        return _digest(b"flexspec-tokens", self._ids, *map(_encoded, rest))
+
+    @cached_property
+    def _ids(self) -> bytes:
+        """The vocabulary in its canonical form, which takes a while to make of a large one."""
+        return _encoded(sorted(self.vocabulary.items()))
+
+    def status(self, eos: tuple[int, ...]) -> TokenizerStatus:
+        """What says how another one differs.
+
+        Args:
+            eos: ids that end a text, ascending; the model decides them.
+        """
+        meaning = _digest(b"flexspec-ids", self._ids, _encoded(self.special.get("left out", [])))
+        template = (
+            _digest(b"flexspec-chat", _encoded(sorted(self.template.items()))) if self.template else b""
+        )
+        return TokenizerStatus(
+            tokens=len(self.vocabulary), vocabulary=meaning.hex(), eos=eos, template=template[:DIGEST].hex()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a target's tokenizer differs from a device's, in words; empty where it does not.
+
+    Attributes:
+        fatal: in what must agree, so that the two cannot write a text together.
+        harmless: in the rest.
+    """
+
+    fatal: str = ""
+    harmless: str = ""
+
+
+def difference(fingerprint: bytes, ours: TokenizerStatus | None, theirs: WorkerStatus) -> Difference:
+    """Compare a device's tokenizer with what the status of a worker says of its target's.
+
+    Args:
+        fingerprint: of ours.
+        ours: in short; None if nobody knows more than the fingerprint.
+        theirs: the status; one that says nothing of its tokenizer does not differ.
+    """
+    same = theirs.fingerprint in ("", fingerprint.hex())
+    target = theirs.tokenizer
+    if ours is None or target is None:
+        return Difference() if same else Difference("the worker does not say in what it differs")
+    fatal, harmless = [], []
+    if target.tokens != ours.tokens:
+        fatal.append(f"its vocabulary has {target.tokens} tokens and ours {ours.tokens}")
+    elif target.vocabulary != ours.vocabulary:
+        fatal.append(f"its vocabulary has {ours.tokens} tokens as ours, and some of them are others")
+    if target.eos != ours.eos:
+        fatal.append(f"it ends texts with {_ids(target.eos)} and we with {_ids(ours.eos)}")
+    if target.template != ours.template:
+        lacking = "" in (target.template, ours.template)
+        words = "only one has a chat template" if lacking else "the chat templates differ"
+        harmless.append(f"{words}; prompts are written by the device's")
+    elif not same and not fatal:
+        harmless.append("special tokens have other roles")
+    return Difference("; ".join(fatal), "; ".join(harmless))
+
+
+def _ids(ids: tuple[int, ...]) -> str:
+    return " or ".join(f"id {token}" for token in ids) or "no token"
+
+
+def _encoded(part: object) -> bytes:
+    return json.dumps(part, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def _digest(person: bytes, *parts: bytes) -> bytes:
+    """BLAKE2b-128 of parts, each with its length."""
+    whole = hashlib.blake2b(digest_size=FINGERPRINT_BYTES, person=person)
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "big"))
+        whole.update(part)
+    return whole.digest()
 
 
 def fingerprint(tokenizer: Tokenizer) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import Config, first_line, need_libraries, read_checkpoint
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
-from flexspec_mq.models.fingerprint import fingerprint
+from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.hub import ask_hub
 from flexspec_mq.models.log_silencing import quiet_transformers
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from flexspec_mq.models.tokenizer import Tokenizer
+    from schemas.status import TokenizerStatus
 
 DTYPES = ("bfloat16", "float16", "float32")
 UNSTATED_CONTEXT = 131_072
@@ -41,6 +42,7 @@ class LoadedText:
         config: sizes and kinds of the model.
         generation: what its makers recommend for writing, as ``generation_config.json`` says it; may be empty.
         fingerprint: of the tokenizer's contents, 16 bytes.
+        tokenizer_status: the tokenizer in short, to say how another one differs.
         eos: ids that end a text, ascending; the model's generation settings first, then its configuration,
             then its tokenizer decide.
         vocab_size: width of the logits; may exceed the tokenizer's vocabulary.
@@ -53,6 +55,7 @@ class LoadedText:
     generation: Config
     tokenizer: Tokenizer
     fingerprint: bytes
+    tokenizer_status: TokenizerStatus
     eos: tuple[int, ...]
     vocab_size: int
     max_context: int
@@ -149,13 +152,16 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
             hint="model and tokenizer do not belong together",
         )
     generation = _generation(source)
+    eos = _eos(generation, config, tokenizer)
+    contents = TokenizerContents.of(tokenizer)
     return LoadedText(
         source=source,
         config=config,
         generation=generation,
         tokenizer=tokenizer,
-        fingerprint=fingerprint(tokenizer),
-        eos=_eos(generation, config, tokenizer),
+        fingerprint=contents.digest(),
+        tokenizer_status=contents.status(eos),
+        eos=eos,
         vocab_size=vocab_size,
         max_context=_max_context(config, tokenizer),
         name=_name(name_or_path, source),

@@ -44,8 +44,9 @@ LIMIT = 12
 def engine_of(worker: str, **options: Any) -> ModelEngine:
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
-        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny", generation={}
-    )
+        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny", generation={},
+        tokenizer_status=None,
+    )  # fmt: skip
     target = Target(
         cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
     )

@@ -64,6 +64,7 @@ opens = st.builds(
     draft=tokens(0, MAX_DRAFT_TOKENS),
     prefix=st.none() | prefixes,
     worker_draft=st.integers(0, MAX_DRAFT_TOKENS),
+    vocabulary=st.binary(max_size=16),
 )
 
 

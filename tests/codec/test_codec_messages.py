@@ -65,7 +65,13 @@ def test_round_trip_of_each_type(kind: type[Message]) -> None:
 def test_fields_that_a_newer_peer_appends_are_skipped(message: Message) -> None:
     plain = msgspec.msgpack.decode(message_to_body(message))
     skippable: tuple[object, ...] = ({"a": [1, 2.5, None]}, b"x" * 100, [[[]]], "text")
-    defaults: dict[int, list[object]] = {1: [None, 0], 2: [0], 3: [0], 5: [None, 0, 0, None, None], 6: [""]}
+    defaults: dict[int, list[object]] = {
+        1: [None, 0, b""],
+        2: [0],
+        3: [0],
+        5: [None, 0, 0, None, None],
+        6: [""],
+    }
     filled = defaults.get(plain[0], [])
     missing = len(msgspec.structs.fields(message)) + 1 - len(plain)
     padding = filled[len(filled) - missing :] if missing else []

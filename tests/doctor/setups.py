@@ -36,6 +36,7 @@ from flexspec_mq.share_groups import new_groups
 from flexspec_mq.simulator.world import FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import speech
 
@@ -47,10 +48,18 @@ GROUPS = new_groups()
 USERS = (User(EDGE, Role.EDGE, "secret-of-truck"), User(WORKER, Role.WORKER, "secret-of-w1"))
 
 
-async def look(broker_at: str, *flags: str, fingerprint: bytes = FINGERPRINT) -> list[Finding]:
+async def look(
+    broker_at: str,
+    *flags: str,
+    fingerprint: bytes = FINGERPRINT,
+    tokenizer: TokenizerStatus | None = None,
+) -> list[Finding]:
     """What the doctor of an edge node finds; its draft is a pure function, all else is real."""
-    drafter = cast("Any", FakeDrafter())
-    model = DraftModel(replace(speech(), fingerprint=fingerprint), drafter)
+    drafter, spoken = cast("Any", FakeDrafter()), speech()
+    model = DraftModel(
+        replace(spoken, fingerprint=fingerprint, tokenizer_status=tokenizer or spoken.tokenizer_status),
+        drafter,
+    )
     given = ("doctor", "--broker", broker_at, "--draft", "without-weights", *flags)
     if "--edge" not in flags:
         given = (*given, "--edge", EDGE)
@@ -117,10 +126,15 @@ def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
 
 @asynccontextmanager
 async def worker(
-    where: PrivateBroker, name: str = WORKER, user: User | None = None, **settings: Any
+    where: PrivateBroker,
+    name: str = WORKER,
+    user: User | None = None,
+    tokenizer: TokenizerStatus | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Daemon]:
     """A worker whose target is a pure function."""
-    async with worker_at(links_to(where, user), name, FakeEngine(), **settings) as daemon:
+    engine = FakeEngine(tokenizer=tokenizer)
+    async with worker_at(links_to(where, user), name, engine, **settings) as daemon:
         yield daemon
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_field
 
 from broker.launcher import PrivateBroker
 from edge_node.node import EdgeNode
@@ -42,6 +43,7 @@ from tests.doctor.setups import (
     with_rules,
     worker,
 )
+from tests.edge_node.api.served import speech
 from tests.integration.processes import PATIENCE
 
 CODEC = Codec()
@@ -219,6 +221,25 @@ async def test_wrong_tokenizer(own_mosquitto: PrivateBroker) -> None:
     assert "--draft" in found.advice
     assert found.exit_code == 3
     assert named(findings, "text").state is State.SKIPPED
+
+
+async def test_a_tokenizer_with_another_vocabulary_is_told_in_words(own_mosquitto: PrivateBroker) -> None:
+    larger = replace_field(speech().tokenizer_status, tokens=9, vocabulary="00" * 16)
+    async with worker(own_mosquitto, tokenizer=larger):
+        findings = await look(at(own_mosquitto), fingerprint=bytes(16))
+    found = the_fault(findings, "wrong tokenizer")
+    assert "its vocabulary has 9 tokens and ours" in found.detail
+    assert named(findings, "text").state is State.SKIPPED
+
+
+async def test_a_tokenizer_with_another_chat_template_is_a_warning(own_mosquitto: PrivateBroker) -> None:
+    async with worker(own_mosquitto, tokenizer=replace_field(speech().tokenizer_status, template="00" * 8)):
+        findings = await look(at(own_mosquitto), fingerprint=bytes(16))
+    assert faults(findings) == ["tokenizer"]
+    found = named(findings, "tokenizer")
+    assert found.state is State.WARNING
+    assert "the chat templates differ" in found.detail
+    assert named(findings, "text").state is State.OK
 
 
 async def test_wrong_tokenizer_among_workers_of_a_version(own_mosquitto: PrivateBroker) -> None:

@@ -222,7 +222,7 @@ async def test_another_vocabulary_is_an_error_at_once() -> None:
             _, finish = await read(node.generate(wanting(1)))
     assert isinstance(finish.error, WorkerError)
     assert "vocabularies differ" in finish.error.message
-    assert "same tokenizer" in finish.error.hint
+    assert "the target's vocabulary" in finish.error.hint
 
 
 # The link

@@ -29,6 +29,7 @@ from schemas.messages import (
     Sampling,
     Verdict,
 )
+from schemas.status import TokenizerStatus
 
 PROMPT = (3, 1, 4)
 CONFIG = WorkerConfig(worker="w", versions=held(100), capacity=2, lease=30)
@@ -49,10 +50,10 @@ def opening(
     session: int = 1,
     ident: Identity | None = None,
     worker_draft: int = 0,
+    vocabulary: bytes = b"",
 ) -> Open:
-    return Open(
-        session, attempt, ident or identity(), PROMPT, committed, ahead, 1, draft, worker_draft=worker_draft
-    )
+    more = {"worker_draft": worker_draft, "vocabulary": vocabulary}
+    return Open(session, attempt, ident or identity(), PROMPT, committed, ahead, 1, draft, **more)  # type: ignore[arg-type]
 
 
 def batch(
@@ -383,6 +384,56 @@ def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
     assert machine.counters.rejected == 1
     assert len(machine) == 1
     assert machine.state("bad", 1, 0.1) is WorkerState.ABSENT
+    assert verdicts(decide(machine, 7))[0].tokens == (7,)
+
+
+OTHER = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (EOS,), False, 5)
+"""Of a device whose tokenizer has another fingerprint."""
+VOCABULARY = bytes(range(16))
+
+
+def knowing(eos: tuple[int, ...] = (EOS,)) -> WorkerMachine:
+    """A worker that knows what the ids of its target mean, and which of them end a text."""
+    known = TokenizerStatus(tokens=VOCAB, vocabulary=VOCABULARY.hex(), eos=eos, template="00" * 8)
+    (facts,) = CONFIG.versions.values()
+    return WorkerMachine(replace(CONFIG, versions={"v": replace(facts, tokenizer=known)}))
+
+
+def test_a_device_whose_ids_mean_the_same_is_served_whatever_else_differs() -> None:
+    machine = knowing()
+    machine.receive("e", opening(ident=OTHER, vocabulary=VOCABULARY), 0.0)
+    assert verdicts(decide(machine, 7))[0].tokens == (7,)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (opening(ident=OTHER), "the vocabularies differ by their contents"),
+        (opening(ident=OTHER, vocabulary=bytes(16)), "the vocabularies differ by their contents"),
+        (
+            opening(ident=replace_field(OTHER, eos=(3, EOS)), vocabulary=VOCABULARY),
+            f"the target ends texts with token {EOS}, the device with 3, {EOS}",
+        ),
+        (
+            opening(ident=replace_field(OTHER, fingerprint=FINGERPRINT, eos=())),
+            f"the target ends texts with token {EOS}, the device with nothing",
+        ),
+    ],
+)
+def test_a_device_whose_ids_mean_others_or_whose_texts_end_elsewhere_is_told_so(
+    message: Open, said: str
+) -> None:
+    (reply,) = knowing().receive("e", message, 0.0)
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.message, Error)
+    assert (reply.message.code, reply.message.detail) == (ErrorCode.FINGERPRINT, said)
+
+
+def test_where_a_text_does_not_end_by_itself_its_end_need_not_agree() -> None:
+    machine = knowing()
+    machine.receive(
+        "e", opening(ident=replace_field(OTHER, fingerprint=FINGERPRINT, eos=(), ignore_eos=True)), 0.0
+    )
     assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from flexspec_mq.errors import FlexSpecError, RemoteProtocolError, WorkerError
 from schemas.messages import Error, ErrorCode
 
+_OTHER_TOKENS = (
+    "the draft needs the target's vocabulary and end of text; `flexspec-edge doctor` says what differs. Name another "
+    "draft, or ask for another version"
+)
+
 
 def hopeless(version: str, *, nobody: bool, queued: bool) -> WorkerError:
     """No worker came to this text in time.
@@ -38,7 +43,7 @@ def refused(error: Error) -> FlexSpecError:
     """A worker will never take this session."""
     said = f"worker {error.worker} refused the session: {error.detail or error.code.name.lower()}"
     if error.code is ErrorCode.FINGERPRINT:
-        return WorkerError(said, hint="edge and worker must use the same tokenizer; check the version")
+        return WorkerError(said, hint=_OTHER_TOKENS)
     if error.code is ErrorCode.CONTEXT:
         return WorkerError(said, hint="shorten the prompt or lower the limit")
     return RemoteProtocolError(

@@ -50,6 +50,7 @@ class SessionRequest:
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
+        vocabulary: as an open tells it.
     """
 
     session: int
@@ -61,6 +62,7 @@ class SessionRequest:
     deadline: float | None = None
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
+    vocabulary: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

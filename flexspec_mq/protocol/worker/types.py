@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from flexspec_mq.protocol.effects import SessionKey
 from schemas.messages import Identity, Sampling
+from schemas.status import TokenizerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,14 @@ class VersionFacts:
         max_context: prompt + generated tokens that the model can hold.
         vocab_size: token ids are below this.
         recommended: how its makers recommend to sample; None tells edges nothing.
+        tokenizer: what must agree of it where the fingerprints differ; None if that is not known.
     """
 
     fingerprint: bytes
     max_context: int
     vocab_size: int
     recommended: Sampling | None = None
+    tokenizer: TokenizerStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

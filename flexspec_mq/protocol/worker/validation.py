@@ -48,8 +48,7 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
         raise IllegalMessage(
             ErrorCode.PROTOCOL, f"protocol {identity.protocol}; this worker speaks {PROTOCOL_VERSION}"
         )
-    if identity.fingerprint != facts.fingerprint:
-        raise IllegalMessage(ErrorCode.FINGERPRINT, "the vocabularies differ by their contents")
+    _check_tokenizer(message, facts)
     if identity.limit < 1:
         raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a limit of at least 1")
     if len(message.committed) > identity.limit:
@@ -65,6 +64,20 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
     _check_tokens(message.committed, facts.vocab_size)
     if not identity.ignore_eos and not set(identity.eos).isdisjoint(message.committed[:-1]):
         raise IllegalMessage(ErrorCode.MALFORMED, "the committed text goes on after its end")
+
+
+def _check_tokenizer(message: Open, facts: VersionFacts) -> None:
+    """Refuse a session whose token ids mean other tokens than the target's, or whose texts end elsewhere."""
+    identity, ours = message.identity, facts.tokenizer
+    if identity.fingerprint != facts.fingerprint and (
+        ours is None or message.vocabulary.hex() != ours.vocabulary
+    ):
+        raise IllegalMessage(ErrorCode.FINGERPRINT, "the vocabularies differ by their contents")
+    if ours is not None and not identity.ignore_eos and set(identity.eos) != set(ours.eos):
+        ends = [", ".join(map(str, sorted(ids))) or "nothing" for ids in (ours.eos, identity.eos)]
+        raise IllegalMessage(
+            ErrorCode.FINGERPRINT, f"the target ends texts with token {ends[0]}, the device with {ends[1]}"
+        )
 
 
 def _check_attempt(attempt: int) -> None:

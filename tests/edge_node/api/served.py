@@ -29,6 +29,7 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.edge.types import SessionRequest
@@ -69,12 +70,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def speech(max_context: int = CONTEXT, known: PreTrainedTokenizerFast | None = None) -> LoadedText:
     """A draft without weights, with a tokenizer of its own or with ours."""
+    spoken = known or tokenizer()
     return LoadedText(
         source="speech",
         config={},
         generation={},
-        tokenizer=known or tokenizer(),
+        tokenizer=spoken,
         fingerprint=FINGERPRINT,
+        tokenizer_status=TokenizerContents.of(spoken).status((EOS,)),
         eos=(EOS,),
         vocab_size=VOCAB,
         max_context=max_context,
@@ -208,7 +211,13 @@ async def served(
         asked: dict[str, Any] = {"edge": f"ae{number}", "version": version, "energy": energy, **(edge or {})}
         device = EdgeSettings(give_up=give_up, queue_patience=queue_patience, **asked)
         node = EdgeNode(
-            device, FakeDrafter(), FINGERPRINT, (EOS,), family=family, energy=energy_meter(device)
+            device,
+            FakeDrafter(),
+            FINGERPRINT,
+            (EOS,),
+            family=family,
+            energy=energy_meter(device),
+            tokenizer=speech().tokenizer_status,
         )
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
         policy = policy or partial(FixedPolicy, plan)
