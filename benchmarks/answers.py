@@ -236,6 +236,8 @@ def body(text: str, options: Namespace, number: int) -> dict[str, Any]:
         "messages": [{"role": "user", "content": text}],
         "max_tokens": options.tokens,
         "temperature": options.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
         "seed": options.seed * 100_000 + number,
     }
 

@@ -95,6 +95,7 @@ def _endless(prompt: Sequence[int], rng: random.Random) -> dict[str, object]:
         "max_tokens": 2000,
         "ignore_eos": True,
         "temperature": 0.7,
+        "top_p": 1.0,
         "seed": rng.getrandbits(32),
     }
 

@@ -64,6 +64,7 @@ async def _talk(http: httpx2.AsyncClient, order: Order, answers: list[Answer]) -
             "messages": said,
             "max_tokens": order.tokens,
             "temperature": order.temperature,
+            "top_p": 1.0,
             "seed": order.seed + number,
         }
         answers.append(Answer())

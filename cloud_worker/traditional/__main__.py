@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from cloud_worker.__main__ import build_parser
-from cloud_worker.engine.interface import Recommended
 from cloud_worker.engine.target import Target, load
 from cloud_worker.settings import from_arguments
 from cloud_worker.traditional.verifying import Verifier
@@ -86,15 +85,7 @@ async def _tell(verifier: Verifier) -> None:
 
 
 def _say_ready(target: Target, port: int) -> None:
-    advice = Recommended.of(target.loaded.generation)
-    facts = {
-        "ready": True,
-        "port": port,
-        "fingerprint": target.loaded.fingerprint.hex(),
-        "top_k": advice.top_k or 0,
-        "top_p": advice.top_p or 1.0,
-    }
-    _say(facts)
+    _say({"ready": True, "port": port, "vocabulary": target.loaded.tokenizer_status.vocabulary})
 
 
 def _say(facts: object) -> None:

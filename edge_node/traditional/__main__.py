@@ -48,7 +48,7 @@ async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: En
         ):
             writer = Writer(loaded, drafts, {"mqtt": mqtt, "tcp": tcp}, compute, energy)
             spare_what_is_loaded()
-            _say({"ready": True, "fingerprint": loaded.fingerprint.hex(), "engine": model.engine})
+            _say({"ready": True, "vocabulary": loaded.tokenizer_status.vocabulary, "engine": model.engine})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
                 _say(await _written(writer, msgspec.json.decode(line, type=Order)))
 

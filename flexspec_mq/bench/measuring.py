@@ -54,6 +54,8 @@ class Asked:
             "messages": [{"role": "user", "content": text}],
             "max_tokens": self.tokens,
             "temperature": self.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
             "seed": self.seed_of(number),
         }
 

@@ -224,6 +224,7 @@ class _Demo:
             "messages": [{"role": "user", "content": found.question}],
             "max_tokens": found.limit,
             "temperature": 1.0 if found.is_long else 0.0,
+            "top_p": 1.0,
             "seed": 1,
             "ignore_eos": found.is_long,
         }

@@ -50,7 +50,6 @@ class TraditionalSide:
         target: the process that decides.
         link: between the two.
         guesses: drafted a round.
-        advice: how the target's makers recommend to sample, beside the temperature.
     """
 
     def __init__(
@@ -61,26 +60,23 @@ class TraditionalSide:
         link: LinkMeter,
         *,
         guesses: int,
-        advice: tuple[int, float],
     ) -> None:
         self._scheme = scheme
         self._device = device
         self._target = target
         self._link = link
         self._guesses = guesses
-        self._advice = advice
 
     async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
         """Have a text written; see `flexspec_mq.bench.place.place.Side`."""
-        top_k, top_p = self._advice
         order = Order(
             scheme=self._scheme,
             prompt=body["messages"][0]["content"],
             tokens=body["max_tokens"],
             guesses=self._guesses,
             temperature=body["temperature"],
-            top_k=top_k,
-            top_p=top_p,
+            top_k=body["top_k"],
+            top_p=body["top_p"],
             seed=body["seed"],
         )
         before = await self._spent()
@@ -118,12 +114,9 @@ async def start(here: Site, wanted: Traditional, delay_ms: float) -> dict[str, T
     command = python(_DEVICE, str(target["port"]), *flags)
     device = await here.start("t-edge", "device", command)
     ready = await device.event(lambda event: "ready" in event)
-    if ready["fingerprint"] != target["fingerprint"]:
+    if ready["vocabulary"] != target["vocabulary"]:
         raise FingerprintError("draft and target have different tokenizers")
-    advice = (target["top_k"], target["top_p"])
     return {
-        name: TraditionalSide(
-            name, device, worker.process, LinkMeter(here.link), guesses=wanted.guesses, advice=advice
-        )
+        name: TraditionalSide(name, device, worker.process, LinkMeter(here.link), guesses=wanted.guesses)
         for name in wanted.schemes
     }
