@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
     for command in (ask, chat, batch):
-        _add_options(command)
+        # Whoever talks wants what a model writes best; whoever scripts, the same text each time.
+        _add_options(command, as_recommended=command is chat)
         patience = {} if command is chat else {"give_up_after": ONE_SHOT_PATIENCE}
         add_arguments(command, api=False, **patience)
         command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
@@ -56,16 +57,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_options(command: argparse.ArgumentParser) -> None:
+def _add_options(command: argparse.ArgumentParser, *, as_recommended: bool) -> None:
     text = command.add_argument_group("text")
-    text.add_argument("--max-tokens", type=int, default=256, help="tokens to write at most (default: 256)")
-    text.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     text.add_argument(
-        "--top-k", type=int, default=0, help="keep the k most likely tokens; 0 is all (default: 0)"
+        "--max-tokens",
+        type=int,
+        default=256,
+        help="tokens to write at most (default: 256)",
     )
-    text.add_argument(
-        "--top-p", type=float, default=1.0, help="keep this mass of them; 1 is all (default: 1)"
-    )
+    for name, kind, default, said in (
+        ("temperature", float, 0.0, "0 is greedy"),
+        ("top-k", int, 0, "keep the k most likely tokens; 0 is all"),
+        ("top-p", float, 1.0, "keep this mass of them; 1 is all"),
+    ):
+        unset = "as the target's makers recommend" if as_recommended else f"{default:g}"
+        text.add_argument(
+            f"--{name}",
+            type=kind,
+            default=None if as_recommended else default,
+            help=f"{said} (default: {unset})",
+        )
     text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
     text.add_argument("--ignore-eos", action="store_true", help="always write up to --max-tokens")
     text.add_argument("--timeout", type=float, help="seconds for one text (default: none)")

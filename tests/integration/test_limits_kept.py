@@ -34,6 +34,7 @@ async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> tuple[lis
     chat = await start(
         "edge_node",
         *("chat", "--events", "--draft", str(draft), "--version", "limits", "--ignore-eos", "--no-lookup"),
+        *("--temperature", "0"),
         *("--max-tokens", "60", "--broker", f"{broker.host}:{broker.port}", "--ahead", "0", *flags),
     )
     found: list[dict[str, Any]] = []

