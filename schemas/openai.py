@@ -103,7 +103,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     Attributes:
         model: a target version; without it the node's own. On a node that follows a family also the family, which
             is its current version, or FAMILY:stable, FAMILY:canary and FAMILY:VERSION.
-        max_tokens: tokens at most.
+        max_tokens: tokens at most; without it a chat may have as many as the node's ``api_max_tokens`` says.
         top_k: not OpenAI's; keep the k most likely tokens, 0 keeps all.
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
@@ -215,6 +215,8 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         exactness: as the statuses of the version's workers say.
         weights: of the target, as they say: ``native``, or how many bits they have.
         temperature: that was used; so top_p and top_k.
+        default_limit: tokens that the node allowed, as the request named no limit; null where it named one, or where
+            the context left fewer.
     """
 
     proposed: int = 0
@@ -238,6 +240,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | UnsetType = UNSET
     top_p: float | UnsetType = UNSET
     top_k: int | UnsetType = UNSET
+    default_limit: int | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.metrics import Metrics
+from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def create_app(
         The app; `app.state.api` is its `Api`.
     """
     metrics = Metrics(node)
-    generator = CompletionGenerator(node, model, policy, settings.link_patience)
+    generator = CompletionGenerator(
+        node, model, policy, settings.link_patience, settings.api_max_tokens or WHOLE_CONTEXT
+    )
     texts = CompletionStore(generator, settings, metrics)
     refusals = Refusals(metrics.refused)
     api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))

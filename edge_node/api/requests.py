@@ -137,15 +137,14 @@ def _joined(content: str | Sequence[openai.TextPart]) -> str:
 
 
 def _limit(stated: dict[str, int | None]) -> int | None:
-    """Tokens at most, from fields of which each may say it; None is no limit."""
+    """Tokens at most, from fields of which each may say it; None if none does."""
     given = {name: value for name, value in stated.items() if value is not None}
     for name, value in given.items():
         if value == 0:
             raise bad(name, f"{name} is 0, which leaves nothing to write")
     if len(set(given.values())) > 1:
         raise bad([*given][-1], f"{' and '.join(given)} differ")
-    limit = next(iter(given.values()), -1)
-    return None if limit == -1 else limit
+    return next(iter(given.values()), None)
 
 
 def _prompt(value: str | Sequence[int | str | list[int]]) -> Prompt:

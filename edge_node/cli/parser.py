@@ -63,7 +63,7 @@ def _add_options(command: argparse.ArgumentParser, *, as_recommended: bool) -> N
         "--max-tokens",
         type=int,
         default=256,
-        help="tokens to write at most (default: 256)",
+        help="tokens to write at most; -1 is what the context leaves (default: 256)",
     )
     for name, kind, default, said in (
         ("temperature", float, 0.0, "0 is greedy"),

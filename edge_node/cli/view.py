@@ -12,6 +12,7 @@ from flexspec_mq.controller.explain import LimitReport
 from flexspec_mq.controller.limits.states import in_words as limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
+from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class SessionView:
             self._print(printable(text) if sys.stdout.isatty() else text)
         elif event["type"] == "finish":
             self._print("\n")
+            if event["reason"] == FinishReason.LENGTH and not self.options.ignore_eos:
+                tell(f"cut at the limit of {len(event['tokens'])} tokens; --max-tokens N sets another")
             if (stats := event["stats"])["energy_j"] is not None:
                 tell(in_words(stats["energy_j"], stats["energy_j_per_100"], stats["energy_source"]))
             for one in stats["limits"]:

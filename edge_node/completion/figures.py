@@ -83,6 +83,8 @@ class Figures:
         exactness: as the statuses of the version's workers say.
         weights: of the target, as they say.
         temperature, top_k, top_p, seed: with which the same text comes again.
+        default_limit: tokens that the node allows where a request names no limit; None where it named one, or where
+            the context leaves fewer.
     """
 
     prompt_tokens: int
@@ -118,6 +120,7 @@ class Figures:
     top_k: int
     top_p: float
     seed: int
+    default_limit: int | None
 
 
 class Clock:
@@ -132,7 +135,14 @@ class Clock:
         if self.first is None:
             self.first = time.monotonic()
 
-    def figures(self, generation: Generation, target: TargetVersion, exactness: str, weights: str) -> Figures:
+    def figures(
+        self,
+        generation: Generation,
+        target: TargetVersion,
+        exactness: str,
+        weights: str,
+        default_limit: int | None,
+    ) -> Figures:
         """Figures of the text now."""
         now = time.monotonic()
         machine, counters = generation.machine, generation.machine.counters
@@ -173,4 +183,5 @@ class Clock:
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             seed=sampling.seed,
+            default_limit=default_limit,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
 from edge_node.completion.figures import Clock
-from edge_node.completion.options import SEED_BITS, conversation_key
+from edge_node.completion.options import SEED_BITS, WHOLE_CONTEXT, conversation_key
 from edge_node.completion.prompts import encode, encode_prediction
 from edge_node.completion.service import Service
 from edge_node.generation import GenerationRequest
@@ -45,6 +45,7 @@ class CompletionGenerator:
         model: whose tokenizer prompts and answers go through.
         policy: makes the policy of each session.
         link_patience: seconds that a new text waits for the broker.
+        default_limit: tokens of a text whose request names no limit.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class CompletionGenerator:
         model: LoadedText,
         policy: Callable[[], Policy],
         link_patience: float,
+        default_limit: int = WHOLE_CONTEXT,
     ) -> None:
         self.node = node
         self.model = model
         self.policy = policy
         self._link_patience = link_patience
+        self._default_limit = default_limit
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
 
     def close(self) -> None:
@@ -104,18 +107,25 @@ class CompletionGenerator:
     def _encoded(self, prompt: Prompt, options: CompletionOptions) -> _Encoded:
         ids = encode(self.model, prompt)
         room = self.model.max_context - len(ids)
-        limit = room if options.limit is None else min(options.limit, room)
+        asked = self._default_limit if options.limit is None else options.limit
+        limit = room if asked == WHOLE_CONTEXT else min(asked, room)
+        by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(self.model, options.prediction, limit) if options.prediction else ()
-        return _Encoded(ids, limit, prediction)
+        return _Encoded(ids, limit, prediction, by_default)
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A request in tokens: the prompt, how many to write at most, and what they will probably be."""
+    """A request in tokens: the prompt, how many to write at most, and what they will probably be.
+
+    Attributes:
+        by_default: the limit is the node's, as the request names none.
+    """
 
     prompt: tuple[int, ...]
     limit: int
     prediction: tuple[int, ...]
+    by_default: bool
 
 
 class Writing:
@@ -164,7 +174,10 @@ class Writing:
             directory = self._by.node.directory
             self._exactness = directory.exactness(self.version)
             self._weights = directory.weights(self.version)
-        return self._clock.figures(self.generation, self._service.target, self._exactness, self._weights)
+        default_limit = self._encoded.limit if self._encoded.by_default else None
+        return self._clock.figures(
+            self.generation, self._service.target, self._exactness, self._weights, default_limit
+        )
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
         """What is to be shown after each commit, maybe nothing, and at the end.

@@ -14,6 +14,7 @@ class CompletionLimits:
 
     Attributes:
         api_texts: texts that are written or read at a time.
+        api_max_tokens: of a text whose request names no limit; 0 is what the context leaves.
         max_readers: that may read one text at a time, by the same idempotency key.
         link_patience: that a new text waits for the broker.
         keep_for: that a complete text stays under its idempotency key.
@@ -23,6 +24,12 @@ class CompletionLimits:
     """
 
     api_texts: Annotated[int, Setting(help="texts written at a time; beyond it 429", least=1)] = 64
+    api_max_tokens: Annotated[
+        int,
+        Setting(
+            help="tokens of an answer to a chat that names no limit; 0 is what the context leaves", least=0
+        ),
+    ] = 1024
     max_readers: int = 16
     link_patience: float = 10.0
     keep_for: float = 600.0

@@ -9,6 +9,8 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.sampling.params import SamplingParams
 
+WHOLE_CONTEXT = -1
+"""Limit of a text that may be as long as the context leaves."""
 _BEGINNING = 256
 """Characters or tokens of a prompt without turns that name its conversation."""
 SEED_BITS = 53
@@ -27,7 +29,7 @@ class CompletionOptions:
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep this mass of them.
         seed: 64 bits; None draws one.
-        limit: tokens at most; None is what the context leaves.
+        limit: tokens at most, or `WHOLE_CONTEXT`; None is the node's default.
         stops: non-empty strings that end the text and are not shown.
         ignore_eos: go on to the limit.
         timeout: seconds for the whole text, waiting included; None is no bound.
@@ -57,7 +59,7 @@ class CompletionOptions:
             UsageError: naming the value.
         """
         self.sampling(0, SamplingParams())
-        if self.limit is not None and self.limit < 1:
+        if self.limit not in (None, WHOLE_CONTEXT) and self.limit < 1:
             raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
         if self.timeout is not None and not self.timeout > 0:  # nan is not either
             raise UsageError(f"a timeout of {self.timeout} s is over before it begins")

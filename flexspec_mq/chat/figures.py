@@ -66,7 +66,9 @@ def line(took: AnswerFigures) -> str:
         ),
         f"seed {'–' if found.seed is None else found.seed}",
     ]
-    if took.reason == "length":
+    if took.reason == "length" and found.default_limit is not None:
+        parts.append(f"cut at the node's limit of {found.default_limit:,} tokens; /max-tokens N sets another")
+    elif took.reason == "length":
         parts.append("cut at the limit of tokens")
     return " · ".join(parts)
 

@@ -89,7 +89,7 @@ NUMBERS = {
         int,
         "a whole number from 1 to 2147483647",
         lambda x: 1 <= x < 2**31,
-        "what the context leaves",
+        "the node's limit",
         "tokens of an answer",
     ),
     "seed": Number(

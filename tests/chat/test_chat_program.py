@@ -72,6 +72,17 @@ async def test_a_script(mosquitto: PrivateBroker) -> None:
         assert "\x1b" not in out + err
 
 
+async def test_an_answer_that_the_nodes_limit_cuts_says_so(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_max_tokens=1100) as api:
+        # The fake target ends a text by itself now and then; this one goes on.
+        seed = next(one for one in range(100) if len(expected(ids_of("hi"), one, 1100)[0]) == 1100)
+        code, out, err = await run(b"hi\n/max-tokens 3\nhi", "--url", api.url, "--seed", str(seed))
+        assert code == 0, err
+        assert out.startswith(shown(expected(ids_of("hi"), seed, 1100)[0]))
+        assert "cut at the node's limit of 1,100 tokens; /max-tokens N sets another" in err
+        assert err.rstrip().endswith("cut at the limit of tokens")
+
+
 async def test_a_turn_that_fails_fails_the_script_which_goes_on(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, max_context=60) as api:
         said = b"x" * 80 + b"\n/nonsense\n\xff\nhi\n"

@@ -9,12 +9,13 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from edge_node.cli import commands
 from edge_node.cli.parser import build_parser
+from edge_node.cli.view import SessionView
 from edge_node.completion.options import CompletionOptions
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
@@ -219,3 +220,20 @@ def test_whoever_talks_begins_as_the_targets_makers_recommend_and_whoever_script
         args = build_parser().parse_args(given)
         assert (args.temperature, args.top_k, args.top_p) == expected
         assert args.max_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("reason", "options", "said"),
+    [
+        ("length", {}, "cut at the limit of 3 tokens; --max-tokens N sets another\n"),
+        ("eos", {}, ""),
+        ("length", {"ignore_eos": True}, ""),
+    ],
+)
+def test_a_text_that_was_cut_says_so(
+    capsys: pytest.CaptureFixture[str], reason: str, options: dict[str, Any], said: str
+) -> None:
+    view = SessionView(cast("Any", None), CompletionOptions(**options), events=False)
+    stats: dict[str, Any] = {"energy_j": None, "limits": []}
+    view.emit({"type": "finish", "reason": reason, "tokens": [1, 2, 3], "text": "abc", "stats": stats})
+    assert capsys.readouterr().err == said

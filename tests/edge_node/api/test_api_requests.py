@@ -10,6 +10,7 @@ from edge_node.api.errors import ApiError
 from edge_node.api.requests import TextRequest, chat_request, completion_request
 from edge_node.api.settings import ApiSettings
 from edge_node.api.validation import parse_object
+from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 
@@ -174,10 +175,10 @@ def test_requests_of_known_clients() -> None:
 
 
 @pytest.mark.parametrize("limit", [-1, -1.0])
-def test_a_limit_of_minus_one_is_none(limit: float) -> None:
-    assert chat(max_tokens=limit).asked.limit is None
-    assert chat(max_completion_tokens=limit).asked.limit is None
-    assert completion_request({"prompt": "x", "max_tokens": limit}).asked.limit is None
+def test_a_limit_of_minus_one_is_what_the_context_leaves(limit: float) -> None:
+    assert chat(max_tokens=limit).asked.limit == WHOLE_CONTEXT
+    assert chat(max_completion_tokens=limit).asked.limit == WHOLE_CONTEXT
+    assert completion_request({"prompt": "x", "max_tokens": limit}).asked.limit == WHOLE_CONTEXT
     assert refused(chat_request, {**HELLO, "max_tokens": -2}).param == "max_tokens"
 
 
