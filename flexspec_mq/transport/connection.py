@@ -368,17 +368,13 @@ class Connection(aiomqtt.Client):
         if self.silent.is_set():
             self.silent.clear()
             self._watch()
-        unwanted = 0
         try:
             self._reader.read()
-            unwanted = self._reader.unwanted
-            while self._reader.wants_more():
-                self._reader.read()
-                unwanted += self._reader.unwanted
         except Exception as error:  # noqa: BLE001  as aiomqtt's own: the connection broke
             if not self._disconnected.done():
                 self._disconnected.set_exception(error)
-        if unwanted and (current := self._client.socket()) is not None:
+            return
+        if self._reader.unwanted and (current := self._client.socket()) is not None:
             self._pause_reading(current)
 
     def _pause_reading(self, sock: Any) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from flexspec_mq.transport.base import Inbound
+from broker.deployment.certificates import make_certificates
+from flexspec_mq.transport.base import Inbound, TlsSettings
 from flexspec_mq.transport.bulk_reading import BULK, BulkReader
+from flexspec_mq.transport.sockets import tls_context
 
 TOPICS = st.sampled_from(("f1/d/w/a", "f1/o/base/b", "ü/x", "t"))
 PROPERTIES = st.sampled_from((b"", b"\x02\x00\x00\x00\x05", b"\x26\x00\x01a\x00\x01b" * 20))
@@ -143,3 +150,68 @@ def test_a_length_that_never_ends_breaks_the_connection() -> None:
     assert world.client.socket() is None
     assert not world.got
     world.close()
+
+
+class Records:
+    """The broker's end of a connection with TLS: each message is a record of its own, as Mosquitto makes them."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        self._sock = sock
+        self._came, self._made = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._came, self._made, server_side=True)
+
+    def agree(self) -> None:
+        self._came.write(self._sock.recv(2**16))
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._sock.sendall(self._made.read())
+
+    def send(self, packets: list[bytes]) -> None:
+        for one in packets:
+            self._tls.write(one)
+        self._sock.sendall(self._made.read())
+
+
+@contextmanager
+def over_tls(folder: Path) -> Iterator[tuple[World, Records]]:
+    files = make_certificates(folder, ["localhost"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    world = World(wanted=set())
+    world.ours = tls_context(TlsSettings(files.ca)).wrap_socket(
+        world.ours, server_hostname="localhost", do_handshake_on_connect=False
+    )
+    world.client._sock = world.ours
+    broker = Records(world.broker, context)
+    try:
+        with pytest.raises(ssl.SSLWantReadError):
+            world.ours.do_handshake()
+        broker.agree()
+        world.ours.do_handshake()
+        broker.agree()
+        yield world, broker
+    finally:
+        world.close()
+
+
+def test_over_tls_all_that_has_come_is_read_at_once(tmp_path: Path) -> None:
+    """After messages that nobody wants reading pauses, so a record at a time would hold up all that come behind."""
+    with over_tls(tmp_path) as (world, broker):
+        broker.send([packet("evil", bytes(10), 0, False, b"", 0)] * 1000)
+        world.reader.read()
+        assert len(world.asked) == world.reader.unwanted == 1000
+
+
+def test_over_tls_the_event_loop_has_its_turn(tmp_path: Path) -> None:
+    """And whatever is left is still in the socket, of which it knows."""
+    with over_tls(tmp_path) as (world, broker):
+        broker.send([packet("evil", bytes(1000), 0, False, b"", 0)] * 140)
+        turns = []
+        while len(world.asked) < 140:
+            before = len(world.asked)
+            world.reader.read()
+            assert isinstance(world.ours, ssl.SSLSocket)
+            assert world.ours.pending() == 0
+            turns.append(1000 * (len(world.asked) - before))
+        assert max(turns) <= BULK + 16_384
+        assert len(turns) == 3
