@@ -95,7 +95,7 @@ class EngineCore:
             MemoryError: see `Scheduler.schedule`.
         """
         ready = self.scheduler.writing_items(self.draft_budget.takes)
-        self.held_back = len(self.scheduler.pending) - self.scheduler.sharing
+        self.held_back = self.scheduler.held_back
         rows = self.draft_budget.allocate(
             {item.key: len(item.draft) for item in ready},
             self.scheduler.sharing,

@@ -11,11 +11,12 @@ never of earlier ones. So the oldest item always gets on, and no two sessions ca
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.scheduling.fair_shares import Presence, sharing
+from flexspec_mq.scheduling.fair_shares import Presence, sharing, weight
 from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE, ReadingShares
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Scheduler:
         self._reading = ReadingShares(prefill, budget, device=device_prefill, share=device_prefill_share)
         self._presence = Presence()
         self._held_back: set[SessionKey] = set()
+        self._weight = 0
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -115,25 +117,31 @@ class Scheduler:
         Args:
             ms: what a forward takes that decides so many.
         """
-        ready, beside = [], set()
+        ready, beside = [], Counter[str]()
         for item in self.pending.values():
             if self.unread(item) - len(self._draft(item)) <= 1:
                 ready.append(item)
             else:
-                beside.add(item.key[0])
+                beside[item.key[0]] += 1
         now = self._clock()
-        here = beside | {item.key[0] for item in ready}
+        here = beside.keys() | {item.key[0] for item in ready}
         away = self._presence.since_others(here, now)
         self._presence.here(here, now)
         keys = [item.key for item in ready]
-        chosen = set(sharing(keys, ms, self._batch, beside=beside, away=away, turn=self._steps))
+        chosen = set(sharing(keys, ms, self._batch, beside=beside.keys(), away=away, turn=self._steps))
         self._held_back = {key for key in keys if key not in chosen}
+        self._weight = weight(chosen, beside)
         return [item for item in ready if item.key in chosen]
 
     @property
+    def held_back(self) -> int:
+        """Items that `writing_items` left to later forwards."""
+        return len(self._held_back)
+
+    @property
     def sharing(self) -> int:
-        """Pending items, but for those that `writing_items` left to later forwards."""
-        return len(self.pending) - len(self._held_back)
+        """Sessions for whose sake the next forward should be short, by `writing_items`."""
+        return self._weight
 
     @property
     def slowed(self) -> int:

@@ -34,7 +34,7 @@ class Allocation:
     """The rows of one forward.
 
     Attributes:
-        sessions: that share it, those that are still being read included.
+        sessions: that it is for, as `fair_shares.weight` counts them.
         ms: what it takes with all rows granted so far, and the draft's forwards before it; 0 while nothing is known,
             and then all is worth it.
         row: ms of one more row.

@@ -86,7 +86,7 @@ class DraftBudget:
 
         Args:
             drafts: how many tokens there are for each session that the forward decides, maybe none.
-            sessions: that share the forward, those that are still being read included.
+            sessions: that the forward is for, as `fair_shares.weight` counts them.
             reading: ms that the forward takes for these.
         """
         plain = self._forward.of((len(drafts), 0, 0)) if self._rationed else 0.0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.protocol.worker.turns import by_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from flexspec_mq.protocol.effects import SessionKey
 
@@ -91,3 +91,18 @@ def sharing(
     while count < len(order) and ms(count + 1) <= bound:
         count += 1
     return order[: min(count, most)]
+
+
+def weight(writing: Collection[SessionKey], reading: Mapping[str, int]) -> int:
+    """Number of sessions for whose sake a forward should be short, when drafts ask for rows or forwards of a draft.
+
+    Prompts of one device, however many wait to be read, count for no more than the sessions of the device that has
+    the fewest: they are read a few at a time, and others would get no drafts for as long as they wait.
+
+    Args:
+        writing: sessions that the forward decides.
+        reading: by device, how many sessions have a prompt that is not read to its end.
+    """
+    sessions = Counter(edge for edge, _ in writing) + Counter(reading)
+    most = min(sessions.values()) if len(sessions) > 1 else inf
+    return len(writing) + int(sum(min(most, number) for number in reading.values()))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.scheduling.costs import MeasuredCost
-from flexspec_mq.scheduling.fair_shares import GIVES, NEWCOMER, WAITS, Presence, sharing
+from flexspec_mq.scheduling.fair_shares import GIVES, NEWCOMER, WAITS, Presence, sharing, weight
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 from flexspec_mq.scheduling.reading_shares import ReadingDebts
 
@@ -55,6 +55,18 @@ def test_one_device_alone_has_all_rows() -> None:
     waiting = [("a", session) for session in range(60)]
     assert sharing(waiting, dear, 64) == waiting
     assert sharing(waiting, dear, 16) == waiting[:16]
+
+
+def test_prompts_of_one_device_weigh_no_more_than_those_of_others() -> None:
+    good = [("good", 1)]
+    assert weight(good, {}) == 1
+    assert weight(good, {"evil": 1}) == weight(good, {"evil": 40}) == 2
+    assert weight([*good, ("evil", 1)], {"evil": 40, "new": 2}) == 4
+    assert weight([], {"a": 5, "b": 2}) == 4
+    # Alone its own sessions wait for one another.
+    assert weight(good, {"good": 40}) == 41
+    crowd = {f"device {number}": 1 for number in range(16)}
+    assert weight(good, crowd) == 17
 
 
 def test_sixty_sessions_of_one_device_do_not_slow_down_three_of_others() -> None:
