@@ -11,7 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several processes share the cores: torch must not start as many threads in each as there are cores.
@@ -81,6 +83,14 @@ def mosquitto() -> Iterator[PrivateBroker]:
 def module_mosquitto() -> Iterator[PrivateBroker]:
     """A broker for the tests of one file, which may kill it if they start it again."""
     with PrivateBroker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def tls_mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateBroker]:
+    """A broker with TLS for the tests of one file, whose certificate is for 127.0.0.1."""
+    tls = make_certificates(tmp_path_factory.mktemp("tls"), ["127.0.0.1"])
+    with PrivateBroker(BrokerSettings(port=0, tls=tls)) as broker:
         yield broker
 
 

@@ -3,10 +3,11 @@
     python -m benchmarks.attacks --quick
     python -m benchmarks.attacks --attacks polls prompts
 
-A broker with users, a worker with the default model, three devices that have texts streamed to them, and a device of
-its own identity that does its worst at 1 MB a second. The worker has one core; broker, devices and attacker have the
-other one, the attacker as the last of them. Each figure is a ratio to the same streams without attack, before and
-after it.
+A deployment as `flexspec-broker init` makes it, with TLS, keys and seals; a worker with the default model, three
+devices that have texts streamed to them, for which the worker drafts, and a device of its own identity that does its
+worst: 1 MB and 1,900 messages a second, as who publishes 2,000 is put out for a minute. Messages that the broker does
+not count so come at 1 MB a second. The worker has one core; broker, devices and attacker have the other one, the
+attacker as the last of them. Each figure is a ratio to the same streams without attack, before and after it.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
     made = _common.parser(__doc__.partition("\n")[0])
     made.add_argument("--attacks", nargs="+", choices=list(WAYS), default=list(WAYS), help="in this order")
     made.add_argument("--rate", type=float, default=1e6, help="bytes a second of the attacker")
+    made.add_argument(
+        "--messages",
+        type=float,
+        default=1900.0,
+        help="a second, where the broker counts them",
+    )
     made.add_argument("--patience", type=float, default=12.0, help="seconds that a text is waited for")
-    made.add_argument("--keys", action="store_true", help="devices and workers have keys, as beyond loopback")
     made.add_argument("--worker-flags", nargs=argparse.REMAINDER, default=[], help="of flexspec-cloud")
     return made
 
@@ -47,16 +53,17 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All attacks, one after the other; each with the streams before and after it."""
     tokens, rounds = (32, 1) if options.quick else (64, 4)
     found: dict[str, Any] = {}
-    broker_flags = ("--keys",) if options.keys else ()
-    async with place(options.attacks, options.worker_flags, broker_flags) as here, unbounded(kept=0) as http:
+    began = time.monotonic()
+    _say("a deployment with TLS, keys and seals is made, and the worker loads its model")
+    async with place(options.attacks, options.worker_flags) as here, unbounded(kept=0) as http:
 
         async def ask() -> Streams:
             return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)
 
         await ask()
         before = await ask()
-        for way in options.attacks:
-            attacker = await here.attacker(way, options.rate)
+        for number, way in enumerate(options.attacks, 1):
+            attacker = await here.attacker(way, options.rate, options.messages)
             await asyncio.sleep(_DEVELOPS)
             first = await _sample(here)
             beside = await ask()
@@ -64,8 +71,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             report = await here.end(attacker)
             await _rest(here)
             after = await ask()
-            found[way] = _row(before + after, beside, first, last, report)
-            _say(f"{way}: {found[way]}")
+            row = found[way] = _row(before + after, beside, first, last, report)
+            _say(
+                f"{time.monotonic() - began:4.0f} s, {number} of {len(options.attacks)}, {way}: "
+                f"speed {row['speed']:.2f}, first token {row['first']:.2f}, failed {row['failed']}"
+            )
             before = after
     return found
 
@@ -95,6 +105,7 @@ def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) 
         "step_ms": 1000 * rise.get("flexspec_worker_compute_seconds_sum", 0.0) / steps,
         "memory": figures.get("process_resident_memory_bytes", 0.0),
         "sent_per_s": report.sent / max(1e-9, report.seconds),
+        "messages_per_s": report.messages / max(1e-9, report.seconds),
         "told": report.told,
         "detail": report.detail,
         "retry_ms": report.retry,
@@ -132,6 +143,7 @@ def show(found: dict[str, Any]) -> None:
             row["step_ms"],
             row["memory"] / 1e6,
             row["sent_per_s"] / 1e3,
+            row["messages_per_s"],
             ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
             row["hung_up"],
             row["retry_ms"],
@@ -148,7 +160,11 @@ def show(found: dict[str, Any]) -> None:
         "worker",
         "sessions/step",
     ]
-    print(_common.table([*heads, "tokens/step", "ms", "MB", "kB/s", "told", "hung up on", "retry ms"], rows))
+    print(
+        _common.table(
+            [*heads, "tokens/step", "ms", "MB", "kB/s", "messages/s", "told", "hung up on", "retry ms"], rows
+        )
+    )
     for way in found:
         print(f"{way}: {SAYS[way]}")
 

@@ -1,6 +1,6 @@
 """A malicious device, as a process of its own identity: `benchmarks.attacks` starts it.
 
-    python -m benchmarks.attacks.attacker '{"port": 1883, "user": "mallory", …}'
+    python -m benchmarks.attacks.attacker '{"port": 8883, "folder": "hand-out/edge/mallory", …}'
 
 It says one JSON line when it has begun. A line on its standard input ends it; then it says what it sent, and what it
 was told.
@@ -12,15 +12,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
 from benchmarks.attacks.line import Line
 from benchmarks.attacks.ways import WAYS, Target
+from broker.deployment.certificates import CA
+from broker.deployment.handing_out import IDENTITY, LOGIN
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.envelope import is_keyed, wanted_session
+from flexspec_mq.keys.identity_file import read_identity
+from flexspec_mq.keys.refusals import KeysRefused, Reason
 from schemas.messages import Error, Verdict
 from schemas.status import WorkerStatus
 
@@ -37,20 +44,42 @@ class Order(msgspec.Struct, frozen=True):
     Attributes:
         way: its name.
         port: of the broker.
-        user, password: of the device.
+        folder: that the attacker was handed out, by its name.
         worker, version: whom it is about.
         victim: an honest device.
         rate: bytes a second, headers of MQTT included.
+        messages: a second, where the broker counts them.
     """
 
     way: str
     port: int
-    user: str
-    password: str
+    folder: str
     worker: str
     version: str
     victim: str
     rate: float = 1e6
+    messages: float = 1900.0
+
+    @property
+    def user(self) -> str:
+        """Name of the attacker."""
+        return Path(self.folder).name
+
+    @property
+    def keys(self) -> EdgeKeys | None:
+        """Keys of a device."""
+        if WAYS[self.way].worker is not None:
+            return None
+        return EdgeKeys(read_identity(Path(self.folder) / IDENTITY, KeyRole.EDGE, self.user))
+
+    def connected(self) -> Line:
+        """A connection of the attacker.
+
+        Raises:
+            ConnectionError: the broker let nobody in.
+        """
+        folder = Path(self.folder)
+        return Line(self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip())
 
 
 class Report(msgspec.Struct):
@@ -59,6 +88,7 @@ class Report(msgspec.Struct):
     Attributes:
         seconds: that it took.
         sent: bytes.
+        messages: number of them.
         told: answers by kind.
         detail: words of the newest error.
         retry: milliseconds that the newest error gave as a hint.
@@ -67,6 +97,7 @@ class Report(msgspec.Struct):
 
     seconds: float = 0.0
     sent: int = 0
+    messages: int = 0
     told: dict[str, int] = msgspec.field(default_factory=dict)
     detail: str = ""
     retry: int = 0
@@ -85,8 +116,9 @@ class Attack:
         self._order = order
         way = WAYS[order.way]
         known = _look_around(order) if way.worker is None else b""  # a worker may not read others' statuses
-        self._way = way(Target(order.user, order.worker, order.version, known, order.victim))
-        self._room = 0.0
+        self._keys = order.keys
+        self._way = way(Target(order.user, order.worker, order.version, known, order.victim, self._keys))
+        self._bytes = self._messages = 0.0
         self._at = time.monotonic()
 
     def run(self, over: threading.Event) -> None:
@@ -102,7 +134,7 @@ class Attack:
                         self._again()
                         continue
                     self.report.seconds = time.monotonic() - began
-                    line.send(self._way.farewell())
+                    line.send(b"".join(self._way.farewell()))
                     self._listen(line, 0.2)
                     return
             except OSError:
@@ -111,7 +143,7 @@ class Attack:
         self.report.seconds = time.monotonic() - began
 
     def _connected(self) -> Line:
-        line = Line(self._order.port, self._order.user, self._order.password)
+        line = self._order.connected()
         line.subscribe(topics.worker_status_topic(self._order.worker))
         line.subscribe(topics.verdict_topic(self._order.user))
         for topic_filter in self._way.filters:
@@ -125,51 +157,68 @@ class Attack:
         _count(self.report.told, "connections")
 
     def _send(self, line: Line) -> None:
-        now = time.monotonic()
-        rate = self._order.rate
-        self._room, self._at = min(rate / 2, self._room + (now - self._at) * rate), now
-        for packet in self._way.packets(now) if self._room > 0 else ():
-            line.send(packet)
-            self._room -= len(packet)
-            self.report.sent += len(packet)
-            if self._room <= 0:
-                return
+        now, order = time.monotonic(), self._order
+        passed, self._at = now - self._at, now
+        self._bytes = min(order.rate / 2, self._bytes + passed * order.rate)
+        self._messages = min(order.messages / 2, self._messages + passed * order.messages)
+        packets: list[bytes] = []
+        for packet in self._way.packets(now) if self._may() else ():
+            packets.append(packet)
+            self._bytes -= len(packet)
+            self._messages -= self._way.bounded
+            if not self._may():
+                break
+        line.send(b"".join(packets))
+        self.report.sent += sum(map(len, packets))
+        self.report.messages += len(packets)
+
+    def _may(self) -> bool:
+        return self._bytes > 0 and self._messages > 0
 
     def _listen(self, line: Line, seconds: float) -> None:
         line.listen(seconds)
         for topic, payload in line.heard:
-            _hear(topic, payload, self.report, self._way.heard)
+            self._hear(topic, payload)
         line.heard.clear()
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        report, kind = self.report, topic.split("/")[1]
+        if kind != "v":
+            _count(report.told, f"on {kind}")
+            return
+        try:
+            message = _CODEC.decode(self._opened(payload))
+        except KeysRefused as error:
+            _count(report.told, error.reason.value)
+            return
+        except RemoteProtocolError:
+            _count(report.told, "unreadable")
+            return
+        if isinstance(message, Error):
+            _count(report.told, message.code.name.lower())
+            report.detail, report.retry = message.detail, message.retry
+            self._way.heard(message)
+        elif isinstance(message, Verdict):
+            _count(report.told, "verdict")
+            self._way.heard(message)
+
+    def _opened(self, payload: bytes) -> bytes:
+        """An answer without its seal; what is of no session has none."""
+        if self._keys is None or not is_keyed(payload):
+            return payload
+        if wanted_session(payload) is not None:
+            raise KeysRefused(Reason.NO_KEY, "the worker wants the key")
+        return self._keys.unwrap(payload, time.monotonic()).plain
 
 
 def _look_around(order: Order) -> bytes:
     """Learn what any device may know: the fingerprint of the vocabulary."""
-    with Line(order.port, order.user, order.password) as line:
+    with order.connected() as line:
         line.subscribe(topics.worker_status_topic(order.worker))
         while not line.heard:
             line.listen(0.1)
         status = _CODEC.decode_status(line.heard.pop()[1], WorkerStatus)
     return bytes.fromhex(status.fingerprint)
-
-
-def _hear(topic: str, payload: bytes, report: Report, hear: Callable[[Verdict | Error], None]) -> None:
-    told = report.told
-    kind = topic.split("/")[1]
-    if kind != "v":
-        _count(told, f"on {kind}")
-        return
-    try:
-        message = _CODEC.decode(payload)
-    except RemoteProtocolError:
-        _count(told, "unreadable")
-        return
-    if isinstance(message, Error):
-        _count(told, message.code.name.lower())
-        report.detail, report.retry = message.detail, message.retry
-        hear(message)
-    elif isinstance(message, Verdict):
-        _count(told, "verdict")
-        hear(message)
 
 
 def _count(told: dict[str, int], kind: str) -> None:

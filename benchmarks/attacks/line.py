@@ -1,11 +1,16 @@
-"""An MQTT 5 connection that writes as fast as bytes go: packets are made once, and sent many at a time."""
+"""An MQTT 5 connection over TLS that writes as fast as bytes go: packets are sent many at a time."""
 
 from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 from typing import Self
 
+from flexspec_mq.transport.base import TlsSettings
+from flexspec_mq.transport.sockets import tls_context
+
+_HOST = "127.0.0.1"
 _CONNECT, _PUBLISH, _SUBSCRIBE, _PING = 0x10, 0x30, 0x82, b"\xc0\x00"
 _PATIENCE = 10.0
 """Seconds for the broker to let a client in."""
@@ -17,7 +22,8 @@ class Line:
     """One connection of a user, for publishing and listening at QoS 0.
 
     Args:
-        port: of a broker on this machine, without TLS.
+        port: of a broker on this machine.
+        ca: certificate authority of the broker, whose certificate is for 127.0.0.1.
         user: name of the client, who logs in with it.
         password: of the user.
 
@@ -28,10 +34,11 @@ class Line:
         ConnectionError: the broker let nobody in.
     """
 
-    def __init__(self, port: int, user: str, password: str) -> None:
+    def __init__(self, port: int, ca: Path, user: str, password: str) -> None:
         self.heard: list[tuple[str, bytes]] = []
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = socket.create_connection((_HOST, port), timeout=_PATIENCE)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = tls_context(TlsSettings(ca)).wrap_socket(plain, server_hostname=_HOST)
         self._buffer = bytearray()
         self._codes: list[int] = []
         self._pinged = time.monotonic()

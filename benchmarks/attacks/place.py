@@ -1,4 +1,4 @@
-"""A deployment as its operator makes it: a broker with users, a worker, honest devices, and one for each attack."""
+"""A deployment as its operator makes it: TLS, keys and seals, a worker, honest devices, and one for each attack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from benchmarks.attacks.attacker import Order, Report
 from benchmarks.attacks.ways import WAYS
 from broker.deployment.folder import HAND_OUT
-from broker.deployment.handing_out import LOGIN, SETTINGS, folder_of
+from broker.deployment.handing_out import SETTINGS, folder_of
 from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.default import default_model_path
@@ -27,8 +27,9 @@ WORKER, VERSION = "w1", "base"
 HONEST = ("honest-1", "honest-2", "honest-3")
 _STREAMING = (
     *("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup"),
-    *("--ahead", str(MAX_AHEAD), "--worker-draft", "0"),
+    *("--ahead", str(MAX_AHEAD), "--worker-draft", "4"),
 )
+"""The worker drafts, as it does by default where it has time; what costs others their drafts shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +52,20 @@ class Place:
     processes: Processes
     cores: Cores
 
-    async def attacker(self, way: str, rate: float) -> Process:
+    async def attacker(self, way: str, rate: float, messages: float) -> Process:
         """Start an attack; it has begun."""
-        user = _name(way)
         order = Order(
             way=way,
             port=self.port,
-            user=user,
-            password=_password(self.folder, _role(way), user),
+            folder=str(_handed(self.folder, _role(way), _name(way))),
             worker=WORKER,
             version=VERSION,
             victim=HONEST[0],
             rate=rate,
+            messages=messages,
         )
         command = python("benchmarks.attacks.attacker", msgspec.json.encode(order).decode())
-        made = await self.processes.start(user, pinned(self.cores.device, command))
+        made = await self.processes.start(_name(way), pinned(self.cores.device, command))
         await made.line(30.0)
         return made
 
@@ -76,20 +76,18 @@ class Place:
 
 
 @asynccontextmanager
-async def place(
-    ways: Sequence[str], worker_flags: Sequence[str] = (), broker_flags: Sequence[str] = ()
-) -> AsyncIterator[Place]:
+async def place(ways: Sequence[str], worker_flags: Sequence[str] = ()) -> AsyncIterator[Place]:
     """Start all that is honest. The worker has a core; broker, devices and whoever attacks share the other one.
 
     Args:
         ways: attacks that devices are made for.
         worker_flags: of ``flexspec-cloud``.
-        broker_flags: of ``flexspec-broker init``.
     """
     cores = Cores.of_this_process()
     with TemporaryDirectory(prefix="flexspec-attacks-") as scratch:
         folder, port = Path(scratch) / "broker", free_port()
-        await _broker("init", str(folder), "--host", "127.0.0.1", "--port", str(port), *broker_flags)
+        # What is the default where other machines can reach the broker.
+        await _broker("init", str(folder), "--host", "127.0.0.1", "--port", str(port), "--tls", "--keys")
         await _broker("add-worker", str(folder), WORKER, "--version", VERSION)
         await _broker(
             "add-device", str(folder), *HONEST, *(_name(way) for way in ways if not WAYS[way].worker)
@@ -147,7 +145,3 @@ def _name(way: str) -> str:
 
 def _role(way: str) -> Role:
     return Role.EDGE if WAYS[way].worker is None else Role.WORKER
-
-
-def _password(folder: Path, role: Role, name: str) -> str:
-    return (_handed(folder, role, name) / LOGIN).read_text("utf-8").strip()

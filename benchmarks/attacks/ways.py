@@ -7,8 +7,10 @@ Nothing here breaks a rule of access: a device may write all of it, but for what
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import ClassVar
 
 import msgspec
@@ -17,6 +19,7 @@ import zstandard
 from benchmarks.attacks.line import publish
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.protocol.digest import chain_for
 from schemas.messages import (
     MAX_AHEAD,
@@ -33,8 +36,8 @@ from schemas.messages import (
 )
 
 _CODEC = Codec()
-_BULK = 64
-"""Small packets that are made at a time."""
+_MOST_SESSIONS = 4096
+"""Whose keys it keeps; the oldest goes first."""
 _WORDS = 8192
 """Random words, from which prompts are cut."""
 
@@ -49,6 +52,7 @@ class Target:
         version: that the worker serves.
         fingerprint: of the vocabulary.
         victim: name of an honest device.
+        keys: own ones; None where the worker has none either.
         vocabulary: token ids below this may be sent.
     """
 
@@ -57,6 +61,7 @@ class Target:
     version: str
     fingerprint: bytes
     victim: str
+    keys: EdgeKeys | None = None
     vocabulary: int = 30_000
 
 
@@ -71,6 +76,8 @@ class Way:
     says: ClassVar[str] = "nothing at all"
     worker: ClassVar[str | None] = None
     """Version of which it is a worker; None is a device."""
+    bounded: ClassVar[bool] = True
+    """A broker puts out who publishes so many of these messages: one that it takes, and of a device."""
     twice: ClassVar[bool] = False
     """It connects under one name again and again, beside itself."""
 
@@ -79,7 +86,8 @@ class Way:
         self.dice = random.Random(1)
         self.opens = topics.open_topic(target.version, target.edge)
         self.drafts = topics.draft_topic(target.worker, target.edge)
-        self.sessions: dict[int, Open] = {}
+        self._begun: list[int] = []
+        self._held: dict[int, Verdict] = {}
         words = [self.dice.randrange(target.vocabulary) for _ in range(_WORDS)]
         self._words = words * 2
         """Of all prompts, each of which begins somewhere else: an attacker's own time is not what is measured."""
@@ -94,38 +102,56 @@ class Way:
         return iter(())
 
     def heard(self, message: Verdict | Error) -> None:
-        """Hear an answer."""
+        """Who answers with a verdict gave a place."""
+        if isinstance(message, Verdict):
+            self._held[message.session] = message
+        else:
+            self._held.pop(message.session, None)
 
-    def farewell(self) -> bytes:
+    def farewell(self) -> list[bytes]:
         """Packets that end what it holds, so that the next measurement begins with an empty worker."""
-        return b"".join(
-            publish(self.drafts, _CODEC.encode(Close(session, 2**31 - 1, 0, CloseReason.FAILED)))
-            for session in self.sessions
-        )
+        closes = [Close(session, 2**31 - 1, 0, CloseReason.FAILED) for session in self._held]
+        return [publish(self.drafts, self.payload(close)) for close in closes]
 
-    def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
-        """A packet that opens a session of random words."""
+    def payload(self, message: Open | Poll | Close, plain: bytes = b"") -> bytes:
+        """A message as the daemon of a device would send it, or other bytes in its place."""
+        plain = plain or _CODEC.encode(message)
+        if self.target.keys is None:
+            return plain
+        worker = None if isinstance(message, Open) else self.target.worker
+        return self.target.keys.wrap(message, worker, plain, time.monotonic())
+
+    def opening(self, prompt: int, limit: int, ahead: int = 0) -> Open:
+        """A message that opens a session of random words."""
         at = self.dice.randrange(_WORDS)
         words = tuple(self._words[at : at + prompt])
         identity = Identity(
             PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, (), ignore_eos=True, limit=limit
         )
         message = Open(self.dice.randrange(1, 2**32), 1, identity, words, (), ahead, 1, ())
-        self.sessions[message.session] = message
-        return publish(self.opens, _CODEC.encode(message))
+        if self.target.keys is not None:
+            self.target.keys.begin(message.session, self.target.version)
+            self._begun.append(message.session)
+            if len(self._begun) > _MOST_SESSIONS:
+                self.target.keys.ended(self._begun.pop(0), time.monotonic())
+        return message
+
+    def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
+        """A packet that opens a session."""
+        return publish(self.opens, self.payload(self.opening(prompt, limit, ahead)))
 
     def poll(self, session: int, seq: int, have: int, digest: int, ahead: int = 0) -> bytes:
         """A packet that polls a session."""
-        return publish(self.drafts, _CODEC.encode(Poll(session, 1, seq, have, 0, digest, (), ahead)))
+        return publish(self.drafts, self.payload(Poll(session, 1, seq, have, 0, digest, (), ahead)))
 
 
 class Unpacks(Way):
     """Opens that unpack to the most tokens that a prompt may have."""
 
-    name, says = "unpacks", "opens of some 80 bytes that unpack to 131,000 tokens"
+    name, says = "unpacks", "opens of some 80 bytes before keys that unpack to 131,000 tokens"
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """The same packet for ever."""
+        """The same message for ever."""
         zeros = msgspec.msgpack.encode(bytes(MAX_PROMPT_TOKENS - 8))
         fields = [PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, [], True, 64]
         body = b"\x98\x01\x07\x01" + msgspec.msgpack.encode(fields) + zeros + b"\xc4\x00\x00\x01"
@@ -134,9 +160,9 @@ class Unpacks(Way):
                 format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
             )
         ).compress(body)
-        packet = publish(self.opens, bytes((PROTOCOL_VERSION << 4 | 1,)) + squeezed) * _BULK
+        body, message = bytes((PROTOCOL_VERSION << 4 | 1,)) + squeezed, self.opening(1, 1)
         while True:
-            yield packet
+            yield publish(self.opens, self.payload(message, body))
 
 
 class Malformed(Way):
@@ -147,7 +173,7 @@ class Malformed(Way):
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Other noise each time."""
         while True:
-            yield b"".join(publish(self.drafts, self.dice.randbytes(8)) for _ in range(_BULK))
+            yield publish(self.drafts, self.dice.randbytes(8))
 
 
 class Acknowledged(Way):
@@ -155,13 +181,14 @@ class Acknowledged(Way):
 
     name, says = "acknowledged", "8 bytes of noise at QoS 1, as many times as fit"
 
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._numbers = count()
+
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Other noise each time."""
-        number = 0
         while True:
-            numbers = [1 + (number + n) % 65_535 for n in range(_BULK)]
-            number += _BULK
-            yield b"".join(publish(self.drafts, self.dice.randbytes(8), number=n) for n in numbers)
+            yield publish(self.drafts, self.dice.randbytes(8), number=1 + next(self._numbers) % 65_535)
 
 
 class Large(Way):
@@ -181,16 +208,20 @@ class Polls(Way):
 
     name, says = "polls", "polls of one session, as many as fit"
 
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._numbers = count(1)
+        self._opened: Open | None = None
+
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """An open, then nothing but polls."""
-        if not self.sessions:
-            yield self.open(16, 64)
-        (session, opened), *_ = self.sessions.items()
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = self.opening(16, 64)
+            yield publish(self.opens, self.payload(opened))
         digest = chain_for(opened.identity, self.target.version, opened.prompt).digest(0)
-        seq = 1
         while True:
-            yield b"".join(self.poll(session, seq + n, 0, digest) for n in range(_BULK))
-            seq += _BULK
+            yield self.poll(opened.session, next(self._numbers), 0, digest)
 
 
 class Sessions(Way):
@@ -202,7 +233,6 @@ class Sessions(Way):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._opened_at = self._polled_at = float("-inf")
-        self._held: dict[int, Verdict] = {}
 
     def packets(self, now: float) -> Iterator[bytes]:
         """One open at a time, up to as many sessions as are wanted, and a poll of each now and then."""
@@ -211,20 +241,11 @@ class Sessions(Way):
             yield self.open(self.prompt, self.limit, self.ahead)
         if now - self._polled_at >= 1.0:
             self._polled_at = now
-            yield b"".join(self.touch(session, verdict) for session, verdict in self._held.items())
+            yield from [self.touch(session, verdict) for session, verdict in self._held.items()]
 
     def touch(self, session: int, verdict: Verdict) -> bytes:
         """Keep a session."""
         return self.poll(session, 2, 0, verdict.digest if not verdict.tokens else 0, self.ahead)
-
-    def heard(self, message: Verdict | Error) -> None:
-        """Who answers with a verdict gave a place."""
-        if isinstance(message, Verdict):
-            self._held[message.session] = message
-        else:
-            self._held.pop(message.session, None)
-            if message.session in self.sessions and len(self.sessions) > 4096:
-                del self.sessions[message.session]
 
 
 class Ahead(Sessions):
@@ -255,7 +276,7 @@ class Opens(Sessions):
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Nothing but opens."""
         while True:
-            yield b"".join(self.open(self.prompt, self.limit) for _ in range(8))
+            yield self.open(self.prompt, self.limit)
 
 
 class Share(Way):
@@ -282,20 +303,21 @@ class Retained(Way):
             for topic in kept:
                 yield publish(topic, noise, retain=True)
 
-    def farewell(self) -> bytes:
+    def farewell(self) -> list[bytes]:
         """Have the broker keep nothing of it."""
         kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
-        return b"".join(publish(topic, b"", retain=True) for topic in kept)
+        return [publish(topic, b"", retain=True) for topic in kept]
 
 
 class Denied(Way):
     """Publishes that the broker refuses: what the broker itself costs, as no worker hears of them."""
 
     name, says = "denied", "8 bytes to an honest device, which the broker refuses"
+    bounded = False
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """The same packet for ever."""
-        packet = publish(topics.verdict_topic(self.target.victim), bytes(8)) * _BULK
+        packet = publish(topics.verdict_topic(self.target.victim), bytes(8))
         while True:
             yield packet
 
@@ -305,12 +327,13 @@ class Forges(Way):
 
     name, says = "forges", "verdicts for an honest device, by a worker of another version"
     worker = "other"
+    bounded = False
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Of other sessions each time."""
         topic = topics.verdict_topic(self.target.victim)
         while True:
-            yield b"".join(publish(topic, _CODEC.encode(self._forged())) for _ in range(_BULK))
+            yield publish(topic, _CODEC.encode(self._forged()))
 
     def _forged(self) -> Verdict:
         session, digest = self.dice.randrange(1, 2**32), self.dice.randrange(2**32)

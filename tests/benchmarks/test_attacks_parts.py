@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks.attacks.attacker import Order, Report
@@ -11,29 +13,35 @@ from benchmarks.attacks.honest import Streams
 from benchmarks.attacks.line import Line, publish
 from benchmarks.attacks.ways import SAYS, WAYS, Target, Way
 from broker.launcher import PrivateBroker
+from flexspec_mq import topics
 from flexspec_mq.bench.place.client import Answer
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.worker import WorkerKeys
 from flexspec_mq.simulator.world import FINGERPRINT
 from schemas.messages import Open, Poll, Verdict
+from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
 TARGET = Target("evil", "w1", "base", FINGERPRINT, "good")
 
 
-def sent(way: str, packets: int, broker: PrivateBroker) -> list[tuple[str, bytes]]:
+def sent(way: str, packets: int, broker: PrivateBroker, target: Target = TARGET) -> list[tuple[str, bytes]]:
     """What arrives of it."""
-    made: Way = WAYS[way](TARGET)
-    with Line(broker.port, f"t-{way}", "none") as listener, Line(broker.port, f"a-{way}", "none") as line:
+    made: Way = WAYS[way](target)
+    tls = broker.settings.tls
+    assert tls is not None
+    with (
+        Line(broker.port, tls.ca, f"t-{way}", "none") as listener,
+        Line(broker.port, tls.ca, f"a-{way}", "none") as line,
+    ):
         listener.subscribe("f1/#")
         listener.listen(0.05)
         listener.heard.clear()
-        wanted = 0
-        for packet in islice(made.packets(0.0), packets):
-            line.send(packet)
-            wanted += 1
-        assert wanted
-        line.send(publish("f1/done", b""))
+        wanted = list(islice(made.packets(0.0), packets))
+        assert len(wanted) == packets
+        line.send(b"".join(wanted) + publish("f1/done", b""))
         while not listener.heard or listener.heard[-1][0] != "f1/done":
             listener.listen(0.05)
         return [one for one in listener.heard if one[0] != "f1/done"]
@@ -45,9 +53,9 @@ def test_each_way_says_what_it_does() -> None:
 
 
 @pytest.mark.parametrize("way", ["malformed", "large", "unpacks"])
-def test_what_cannot_be_read_is_refused(way: str, mosquitto: PrivateBroker) -> None:
-    found = sent(way, 2, mosquitto)
-    assert len(found) in {2, 128}
+def test_what_cannot_be_read_is_refused(way: str, tls_mosquitto: PrivateBroker) -> None:
+    found = sent(way, 3, tls_mosquitto)
+    assert len(found) == 3
     refused = 0
     for _, payload in found:
         try:
@@ -57,8 +65,8 @@ def test_what_cannot_be_read_is_refused(way: str, mosquitto: PrivateBroker) -> N
     assert refused == len(found)
 
 
-def test_opens_and_polls_are_real_ones(mosquitto: PrivateBroker) -> None:
-    (topic, first), *polls = sent("polls", 2, mosquitto)
+def test_opens_and_polls_are_real_ones(tls_mosquitto: PrivateBroker) -> None:
+    (topic, first), *polls = sent("polls", 65, tls_mosquitto)
     opened = CODEC.decode(first)
     assert topic == "f1/o/base/evil"
     assert isinstance(opened, Open)
@@ -68,14 +76,31 @@ def test_opens_and_polls_are_real_ones(mosquitto: PrivateBroker) -> None:
         assert topic == "f1/d/w1/evil"
         assert isinstance(message, Poll)
         assert message.session == opened.session
-    (_, payload), *_ = sent("prompts", 1, mosquitto)
+    (_, payload), *_ = sent("prompts", 1, tls_mosquitto)
     message = CODEC.decode(payload)
     assert isinstance(message, Open)
     assert len(message.prompt) == 7800
 
 
-def test_a_forged_verdict_is_one_that_a_device_would_read(mosquitto: PrivateBroker) -> None:
-    found = sent("forges", 1, mosquitto)
+@pytest.mark.parametrize("way", ["polls", "unpacks"])
+def test_what_it_says_under_keys_is_believed(way: str, tls_mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    deployment = KeyedDeployment(tmp_path)
+    target = Target("evil", "w1", "base", FINGERPRINT, "good", EdgeKeys(deployment.edge("evil")))
+    worker = WorkerKeys(deployment.worker("w1"), lease=30.0, capacity=4)
+    found = sent(way, 3, tls_mosquitto, target)
+    assert [payload for _, payload in sent(way, 3, tls_mosquitto)] != [payload for _, payload in found]
+    for topic, payload in found:
+        sender = topics.sender_of(topic)
+        assert sender is not None
+        made = worker.unwrap("evil", sender.version, payload, 0.0)  # no copies: their counters differ
+        if way == "polls":
+            assert isinstance(CODEC.decode(made.plain), Open | Poll)
+        else:
+            assert len(made.plain) < 200
+
+
+def test_a_forged_verdict_is_one_that_a_device_would_read(tls_mosquitto: PrivateBroker) -> None:
+    found = sent("forges", 64, tls_mosquitto)
     assert {topic for topic, _ in found} == {"f1/v/good"}
     messages = [CODEC.decode(payload) for _, payload in found]
     assert all(isinstance(message, Verdict) for message in messages)
@@ -93,6 +118,7 @@ def test_a_text_that_does_not_end_counts_as_slow_and_late() -> None:
 
 
 def test_orders_and_reports_travel_as_json() -> None:
-    order = Order("polls", 1883, "evil", "secret", "w1", "base", "good")
-    assert order.rate == 1e6
+    order = Order("polls", 8883, "hand-out/edge/evil", "w1", "base", "good")
+    assert msgspec.json.decode(msgspec.json.encode(order), type=Order) == order
+    assert order.user == "evil"
     assert Report().told == {}

@@ -1,4 +1,4 @@
-"""One device that takes all it can, at a real broker: others do not notice, and it is told."""
+"""One device that takes all it can, at a real broker with TLS: others do not notice, and it is told."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -20,7 +20,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.simulator.world import FINGERPRINT, VOCAB
-from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings
+from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings, TlsSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import Error, ErrorCode, Verdict
 from tests.daemons import check, edge_at, until, wanting, worker_at
@@ -28,16 +28,20 @@ from tests.daemons import check, edge_at, until, wanting, worker_at
 CODEC = Codec()
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[PrivateBroker]:
+@pytest.fixture
+def broker(tls_mosquitto: PrivateBroker) -> PrivateBroker:
     """One without users, where a device is who it says."""
-    with PrivateBroker() as made:
-        yield made
+    return tls_mosquitto
+
+
+def ca_of(broker: PrivateBroker) -> Path:
+    assert broker.settings.tls is not None
+    return broker.settings.tls.ca
 
 
 def to(broker: PrivateBroker) -> LinkFactory:
     def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
-        return mqtt_link(replace(settings, port=broker.port))
+        return mqtt_link(replace(settings, port=broker.port, tls=TlsSettings(ca_of(broker))))
 
     return connect
 
@@ -46,9 +50,9 @@ class Attacker:
     """A device that does things its own way; its calls wait, so they have threads of their own."""
 
     def __init__(self, broker: PrivateBroker, way: str) -> None:
-        self.way = WAYS[way](Target("evil", "w1", "base", FINGERPRINT, "good", VOCAB))
+        self.way = WAYS[way](Target("evil", "w1", "base", FINGERPRINT, "good", vocabulary=VOCAB))
         self.told: list[Verdict | Error] = []
-        self._line = Line(broker.port, "evil", "none")
+        self._line = Line(broker.port, ca_of(broker), "evil", "none")
         self._line.subscribe(topics.verdict_topic("evil"))
 
     async def sends(self, packets: int) -> None:
@@ -58,8 +62,7 @@ class Attacker:
         await asyncio.to_thread(self._listen, seconds)
 
     def _send(self, packets: int) -> None:
-        for packet in islice(self.way.packets(time.monotonic()), packets):
-            self._line.send(packet)
+        self._line.send(b"".join(islice(self.way.packets(time.monotonic()), packets)))
 
     def _listen(self, seconds: float) -> None:
         self._line.listen(seconds)
@@ -86,7 +89,7 @@ async def test_a_flood_is_not_read_and_its_sender_is_told(
         await check(node, [wanting(1)])
         with Attacker(broker, way) as evil, caplog.at_level(logging.WARNING):
             began = time.monotonic()
-            await evil.sends(300)  # of 64 messages
+            await evil.sends(20_000)
             await check(node, [wanting(number) for number in range(2, 6)])
             await until(lambda: gate.refused > 5000)
             await until(lambda: gate.told)
