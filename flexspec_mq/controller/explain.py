@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -20,11 +20,12 @@ class Alternative:
     """What a policy could have planned, or has.
 
     Attributes:
-        name: who drafts, and how.
+        name: who drafts, and how; or whose plan it is.
         seconds: of a token, as the policy expects or has measured it; None where it knows nothing of it.
         chosen: it is what the newest plan does.
         joules: of a token, as expected; None where no limit asks for it.
         allowed: no limit excludes it.
+        delegates: the plan is left to another policy, which the name tells.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Alternative:
     chosen: bool
     joules: float | None = None
     allowed: bool = True
+    delegates: bool = False
 
 
 LimitState = Literal["unknown", "kept", "exceeded", "out_of_reach", "below"]
@@ -93,10 +95,18 @@ class Planned:
 
     @property
     def alternatives(self) -> tuple[Alternative, ...]:
-        """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing."""
+        """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing.
+
+        The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by longer
+        batches that end early, or by run-ahead that is lent to a device that has not drafted yet.
+        """
         if not isinstance(self.policy, Explains):
             return ()
-        return _fastest(self.policy.alternatives())
+        does, told = in_words(self.plan), dict[str, Alternative]()
+        for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, _seconds(one))):
+            told_as = one if not one.chosen else _carried_out(one, does)
+            told.setdefault(told_as.name, told_as)
+        return _fastest(told.values())
 
     @property
     def limits(self) -> tuple[LimitReport, ...]:
@@ -125,11 +135,16 @@ def in_words(plan: Plan) -> str:
     return device_drafts(plan.draft_length, plan.in_flight, ahead=ahead) + more
 
 
-def _fastest(found: Iterable[Alternative]) -> tuple[Alternative, ...]:
-    def seconds(one: Alternative) -> float:
-        return inf if one.seconds is None else one.seconds
+def _carried_out(chosen: Alternative, does: str) -> Alternative:
+    return replace(chosen, name=f"{chosen.name}: {does}" if chosen.delegates else does)
 
-    by_speed = sorted(found, key=seconds)
+
+def _seconds(one: Alternative) -> float:
+    return inf if one.seconds is None else one.seconds
+
+
+def _fastest(found: Iterable[Alternative]) -> tuple[Alternative, ...]:
+    by_speed = sorted(found, key=_seconds)
     kept = by_speed[:MOST]
     kept[-1:] = [one for one in by_speed[MOST:] if one.chosen] or kept[-1:]
     return tuple(kept)

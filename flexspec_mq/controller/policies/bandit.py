@@ -92,6 +92,7 @@ class BanditPolicy:
                 arm.name if isinstance(arm, Choice) else f"as {_RULE} plans",
                 1 / rate if (rate := self._arms.rate(arm)) else None,
                 arm == self._arm,
+                delegates=not isinstance(arm, Choice),
             )
             for arm in self._able()
         ]
