@@ -155,6 +155,7 @@ class EdgeNode:
         self._numbers = count(self._rng.randrange(_SESSIONS))
         self._link: Link | None = None
         self._waiting = 0  # texts, for the link
+        self._down_since = time.monotonic()
         self._linked = asyncio.Event()  # as far as the receive loop, and with it every session, knows
         self._queue = PublishQueue(on_published=self._controller.acknowledged)
         self._verdicts = topics.verdict_topic(settings.edge)
@@ -225,6 +226,11 @@ class EdgeNode:
     def link_up(self) -> bool:
         """Whether there is a link, and it is up."""
         return self._link is not None and self._link.is_up and self._linked.is_set()
+
+    @property
+    def down_for(self) -> float:
+        """Seconds for which there has been no link; 0 while there is one."""
+        return 0.0 if self.link_up else time.monotonic() - self._down_since
 
     async def wait_up(self, timeout: float) -> bool:
         """Wait for the link up to `timeout` seconds; tell whether it is up.
@@ -454,6 +460,7 @@ class EdgeNode:
             else:
                 self._controller.link_down(now)
                 self._linked.clear()
+                self._down_since = now
             for generation in list(self._sessions.values()):
                 if isinstance(event, LinkUpEvent):
                     self._do(generation, generation.machine.link_up(now))

@@ -42,6 +42,10 @@ PATHS = (
 """What requests are counted under."""
 
 
+_ONE_TRY = 0.5
+"""Seconds for an attempt to connect, which a new text brings about while the link is down: the broker may be back."""
+
+
 def create_app(
     node: EdgeNode,
     model: LoadedText,
@@ -61,9 +65,13 @@ def create_app(
         The app; `app.state.api` is its `Api`.
     """
     metrics = Metrics(node)
-    generator = CompletionGenerator(
-        node, model, policy, settings.link_patience, settings.api_max_tokens or WHOLE_CONTEXT
-    )
+
+    def link_patience() -> float:
+        """An outage is told at once when it has lasted; one that began just now may end as soon."""
+        return max(settings.link_patience - node.down_for, _ONE_TRY)
+
+    limit = settings.api_max_tokens or WHOLE_CONTEXT
+    generator = CompletionGenerator(node, model, policy, link_patience, limit)
     texts = CompletionStore(generator, settings, metrics)
     refusals = Refusals(metrics.refused)
     api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))

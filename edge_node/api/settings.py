@@ -83,7 +83,8 @@ class ApiSettings(CompletionLimits):
     api_wait: Annotated[
         float,
         Setting(
-            help="seconds that a text waits for a worker while none serves its version; 0 says so at once",
+            help="seconds that a text waits for the broker while it is away, and for a worker while none serves its "
+            "version; 0 says so at once",
             unit="seconds",
             least=0,
         ),

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkSettings
 
+_PATIENCE = 10.0
+"""Seconds that a text of `ask`, `batch` or `chat` waits for the link when it is lost."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
@@ -93,10 +96,9 @@ def _main(argv: Sequence[str]) -> int:
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
     from edge_node.completion.generator import CompletionGenerator
-    from edge_node.completion.limits import CompletionLimits
 
-    node, patience = _node(config, draft, family, energy, battery), CompletionLimits().link_patience
-    with contextlib.closing(CompletionGenerator(node, draft.loaded, policy, patience)) as generator:
+    node = _node(config, draft, family, energy, battery)
+    with contextlib.closing(CompletionGenerator(node, draft.loaded, policy, lambda: _PATIENCE)) as generator:
         asyncio.run(_run(generator, link, command, options, events=args.events))
     return 0
 

@@ -44,7 +44,7 @@ class CompletionGenerator:
         node: runs.
         model: whose tokenizer prompts and answers go through.
         policy: makes the policy of each session.
-        link_patience: seconds that a new text waits for the broker.
+        link_patience: seconds that a text which begins now waits for the broker; it waits longer if it asks to wait.
         default_limit: tokens of a text whose request names no limit.
     """
 
@@ -53,7 +53,7 @@ class CompletionGenerator:
         node: EdgeNode,
         model: LoadedText,
         policy: Callable[[], Policy],
-        link_patience: float,
+        link_patience: Callable[[], float],
         default_limit: int = WHOLE_CONTEXT,
     ) -> None:
         self.node = node
@@ -90,13 +90,14 @@ class CompletionGenerator:
         )
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a user who has seen nothing yet can still go elsewhere.
-        if not await self.node.wait_up(self._link_patience):
+        wait = _within(options.wait, options.timeout)
+        if not await self.node.wait_up(max(wait, self._link_patience())):
             raise LinkDown(
-                "the edge node has no link to its broker, and did not get one within "
-                f"{self._link_patience:g} s"
+                f"the edge node has had no link to its broker for {self.node.down_for:.0f} s",
+                hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it",
             )
         key = options.key or conversation_key(prompt)
-        service = Service(self.node, options.version, key, _within(options.wait, options.timeout), waiting)
+        service = Service(self.node, options.version, key, wait, waiting)
         writing = Writing(self, encoded, options, clock, service)
         await writing.begin()
         try:

@@ -16,7 +16,7 @@ class CompletionLimits:
         api_texts: texts that are written or read at a time.
         api_max_tokens: of a text whose request names no limit; 0 is what the context leaves.
         max_readers: that may read one text at a time, by the same idempotency key.
-        link_patience: that a new text waits for the broker.
+        link_patience: that the link to the broker may be down before new texts are refused.
         keep_for: that a complete text stays under its idempotency key.
         keep_texts: complete texts kept at most.
         keep_bytes: characters of them, taken together, at most.
@@ -31,7 +31,7 @@ class CompletionLimits:
         ),
     ] = 1024
     max_readers: int = 16
-    link_patience: float = 10.0
+    link_patience: float = 3.0
     keep_for: float = 600.0
     keep_texts: int = 256
     keep_bytes: int = 16 * 2**20

@@ -35,7 +35,7 @@ class CompletionOptions:
         timeout: seconds for the whole text, waiting included; None is no bound.
         version: target version, or with a family what stands for one; None is the node's.
         key: names the conversation, which decides its side of a canary; empty takes its beginning.
-        wait: seconds to wait for a worker while none serves the version.
+        wait: seconds to wait for the link to the broker, and then for a worker while none serves the version.
         prediction: what much of the text will probably be. It speeds the text up and never changes it.
     """
 

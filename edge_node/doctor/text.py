@@ -146,7 +146,7 @@ async def check_text(
     )
     # A worker that may run ahead ends so short a text at once: nobody would see that it took the session.
     plan = replace(config.plan, ahead=0)
-    generator = CompletionGenerator(node, draft.loaded, plan.new_policy, _SECONDS)
+    generator = CompletionGenerator(node, draft.loaded, plan.new_policy, lambda: _SECONDS)
     began = time.monotonic()
     try:
         async with (

@@ -32,7 +32,7 @@ async def generator(broker: MemoryBroker) -> AsyncIterator[CompletionGenerator]:
     """An edge that drafts by lookup alone."""
     node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
     async with node.running(broker.link, link_to("e-edge"), everyone=True):
-        made = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), 5.0)
+        made = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), lambda: 5.0)
         yield made
         made.close()
         assert not node.sessions

@@ -45,7 +45,7 @@ async def stats(meter: EnergyMeter | None) -> dict[str, object]:
         worker_at(broker.link, "w1"),
         node.running(broker.link, link_to("e-edge"), everyone=True),
     ):
-        by = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), 5.0)
+        by = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), lambda: 5.0)
         found = [one async for one in events(by, (Turn("user", "hello"),), options, lambda _: None)]
         by.close()
     last: dict[str, object] = found[-1]["stats"]

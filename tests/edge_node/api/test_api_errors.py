@@ -246,6 +246,42 @@ async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
+async def test_an_outage_that_lasts_is_told_at_once(own_mosquitto: PrivateBroker) -> None:
+    async with served(own_mosquitto) as api:
+        own_mosquitto.kill()
+        await until(lambda: not api.node.link_up)
+        began = time.monotonic()
+        said(await api.chat(), 503, "broker_unreachable")
+        assert time.monotonic() - began < 5.0, "one that began just now is waited for, for 3 s"
+        began = time.monotonic()
+        error = said(await api.chat(), 503, "broker_unreachable")
+        assert time.monotonic() - began < 2.0
+        assert "no link to its broker for" in error["message"]
+        await asyncio.to_thread(own_mosquitto.start)
+        assert (await api.chat(max_tokens=5)).status_code == 200, "the text itself brings the link back"
+
+
+async def test_a_text_that_begins_in_an_outage_of_a_moment_is_written(own_mosquitto: PrivateBroker) -> None:
+    async with served(own_mosquitto) as api:
+        own_mosquitto.kill()
+        await until(lambda: not api.node.link_up)
+        asking = asyncio.create_task(api.chat(max_tokens=5))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(own_mosquitto.start)
+        assert (await asking).status_code == 200
+
+
+async def test_a_text_that_is_to_wait_waits_for_the_broker(own_mosquitto: PrivateBroker) -> None:
+    async with served(own_mosquitto, link_patience=0.1, api_wait=30.0) as api:
+        own_mosquitto.kill()
+        await until(lambda: not api.node.link_up)
+        asking = asyncio.create_task(api.chat(max_tokens=5))
+        await asyncio.sleep(2.0)
+        assert not asking.done()
+        await asyncio.to_thread(own_mosquitto.start)
+        assert (await asking).status_code == 200
+
+
 async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) -> None:
     engine = FakeEngine()
     async with served(own_mosquitto, engine=engine) as api:
