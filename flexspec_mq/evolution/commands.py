@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.progress import answer
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import Cancelled, UsageError
 from flexspec_mq.evolution.apart import add_apart_parsers, add_out, publish_or_write
 from flexspec_mq.evolution.making.base import add_base_parser
 from flexspec_mq.evolution.making.check import add_base, add_check_parser
@@ -320,6 +321,7 @@ def _watch(args: argparse.Namespace) -> int:
         answer(f"watching {family}, {found.catalogue().lifetime} s from one catalogue to the next at most")
         await Watcher(found, signers, Judge(rule, statuses), answer).run()
 
-    return connected(
-        args, watch, (topics.worker_status_topic("+"), topics.edge_status_topic("+")), statuses.take
-    )
+    filters = topics.worker_status_topic("+"), topics.edge_status_topic("+")
+    with contextlib.suppress(Cancelled):  # it goes on until somebody ends it
+        connected(args, watch, filters, statuses.take)
+    return 0

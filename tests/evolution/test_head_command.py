@@ -6,6 +6,9 @@ import asyncio
 import itertools
 import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -782,6 +785,17 @@ def test_watch_brings_a_catalogue_back_that_somebody_cleared(begun: Site) -> Non
 
     asyncio.run(watch())
     assert at_broker(begun).versions == before.versions
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_to_end_watch_is_no_error(begun: Site, ends: signal.Signals) -> None:
+    command = [sys.executable, "-m", "flexspec_mq.cli", "head", "watch", *begun.flags, *begun.key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline().startswith(f"watching {begun.family}")
+        watch.send_signal(ends)
+        assert watch.communicate(timeout=30) == ("", "")
+    assert watch.returncode == 0
 
 
 def test_a_broker_that_is_not_there_is_an_error_of_the_link(begun: Site, run: Run) -> None:
