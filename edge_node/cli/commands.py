@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
     Command = Callable[[SessionView], Awaitable[None]]
 
+_HELP = """\
+/help   this list
+/quit   ends the chat, as the end of the input does
+//…     a line that begins with one slash
+All else is said to the model. `flexspec chat`, beside `flexspec-edge serve`, has more commands.
+"""
+
 
 def prepare(args: argparse.Namespace) -> Command:
     """The command that the flags name, with its input read and checked before anything is loaded.
@@ -78,7 +85,7 @@ async def _show(view: SessionView, turns: Sequence[Turn], **more: Any) -> str:
 
 
 async def _chat(view: SessionView) -> None:
-    """One line of standard input is one turn; the end of input ends the chat. Says when it waits for a line.
+    """One line of standard input is one turn or command; the end of input ends the chat. Says when it waits for one.
 
     A turn that fails is taken back and the chat goes on, unless it was the link that failed.
     """
@@ -93,11 +100,31 @@ async def _chat(view: SessionView) -> None:
             if line is None:
                 return
             said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+            if not view.events and said.startswith("/"):
+                if said == "/quit":
+                    return
+                said = _after_slash(view, said)
             if said.strip():
                 answer = await _show(view, [*turns, Turn("user", said)])
                 turns += [Turn("user", said), Turn("assistant", answer)]
         except (UsageError, WorkerError, TimeIsOver) as error:
             view.refused(error)
+
+
+def _after_slash(view: SessionView, said: str) -> str:
+    """The turn that a line with a slash in front is; empty for a command, which is done then.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if said.startswith("//"):
+        return said[1:]
+    if said != "/help":
+        raise UsageError(
+            f"there is no command {said.partition(' ')[0][:40]}", hint="/help tells those that there are"
+        )
+    view.help(_HELP)
+    return ""
 
 
 def _said(line: str, *, as_json: bool) -> str:

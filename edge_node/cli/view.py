@@ -68,6 +68,10 @@ class SessionView:
         elif sys.stdin.isatty():
             self._print("> ")
 
+    def help(self, text: str) -> None:
+        """Show what a person may type."""
+        self._print(text)
+
     def refused(self, error: FlexSpecError) -> None:
         """Say that a turn cannot be taken."""
         if self.events:

@@ -62,6 +62,9 @@ class FakeView:
     def waiting(self) -> None:
         self.shown.append({"type": "waiting"})
 
+    def help(self, text: str) -> None:
+        self.shown.append({"type": "help", "text": text})
+
     def refused(self, error: FlexSpecError) -> None:
         self.shown.append({"type": "refused", "error": error.message})
 
@@ -112,11 +115,22 @@ async def test_a_chat_goes_on_after_a_turn_that_fails(monkeypatch: pytest.Monkey
     assert [event["type"] for event in view.shown].count("waiting") == 7
 
 
+async def test_a_line_with_a_slash_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    speak(monkeypatch, b"/help\n/halp me\n//etc is a folder\n/quit\nnobody hears this\n")
+    view = FakeView()
+    await run(view, "chat")
+    assert view.asked == [["/etc is a folder"]]
+    (told,) = (event["text"] for event in view.shown if event["type"] == "help")
+    assert {"/help", "/quit", "//…"} <= set(told.split())
+    refused = [event["error"] for event in view.shown if event["type"] == "refused"]
+    assert refused == ["there is no command /halp"]
+
+
 async def test_a_chat_of_programs_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    speak(monkeypatch, b'{"say": "two\\nlines"}\nplain\n{"say": 3}\n{"say": " "}\n')
+    speak(monkeypatch, b'{"say": "two\\nlines"}\nplain\n{"say": 3}\n{"say": " "}\n{"say": "/help"}\n')
     view = FakeView(events=True)
     await run(view, "chat", "--events")
-    assert view.asked == [["two\nlines"]]
+    assert view.asked == [["two\nlines"], ["two\nlines", "TWO\nLINES", "/help"]]
     assert [event["type"] for event in view.shown].count("refused") == 2
 
 
