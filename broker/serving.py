@@ -164,11 +164,12 @@ class DeploymentServer:
         )
 
     def _take_up(self) -> None:
-        known = self._deployment.load()
+        self._known = known = self._deployment.load()
         self._know(known)
-        self._let_in(known)
-        self._known = known
-        self._publish()
+        try:
+            self._publish()  # first: who is put out has been told why
+        finally:
+            self._let_in(known)
 
     def _know(self, known: Identities) -> None:
         self._refusals.know(known.users, known.groups)

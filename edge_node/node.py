@@ -36,6 +36,7 @@ from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
+    LinkRefused,
     LocalProtocolError,
     PublishRefused,
     RemoteProtocolError,
@@ -559,7 +560,11 @@ class EdgeNode:
             return
         _log.info("statement %d of the deployment is in force", trust.statement.serial)
         if trust.revoked:
-            _log.error("this device was revoked: no worker believes it any more")
+            raise LinkRefused(
+                "this device was revoked: no worker believes it any more",
+                hint="ask whoever runs the broker; after `flexspec-broker add-device` or `rotate` its new files lie "
+                "in the folder of that broker",
+            )
 
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
         status = self.directory.take(worker, payload)

@@ -65,6 +65,8 @@ async def serve_node(
             async with node.running(connect, base, everyone=True):
                 try:
                     await any_of(serving, failing)
+                    if failing.done():
+                        failing.result()  # what broke the node, and not what its link meets afterwards
                 finally:
                     serving.cancel()
                     await asyncio.wait((serving,))

@@ -27,9 +27,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from flexspec_mq.daemon.tasks import any_of
-from flexspec_mq.errors import LinkDown, PublishRefused
+from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.bulk_reading import BulkReader
+from flexspec_mq.transport.diagnosis.diagnose import diagnose
 from flexspec_mq.transport.diagnosis.probe import answers_only_older
 from flexspec_mq.transport.needs import MOST_IN_FLIGHT, Limits
 from flexspec_mq.transport.properties import (
@@ -160,6 +161,10 @@ class Connection(aiomqtt.Client):
         except aiomqtt.MqttError as error:
             if self.hung_up and await answers_only_older(self.settings):
                 raise no_mqtt5(self.settings) from None
+            if self.hung_up and self.settings.tls is not None and self.settings.tls.certificate is not None:
+                cause = await asyncio.to_thread(diagnose, self.settings)
+                if cause is not None and cause.final:  # paho keeps the alert to itself
+                    raise LinkRefused(cause.detail, hint=cause.advice) from None
             raise LinkDown(
                 f"the broker at {self.settings.address} did not take the connection: {error}",
                 hint="is it an MQTT broker, and this its port for plain TCP?"

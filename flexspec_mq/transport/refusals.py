@@ -36,10 +36,13 @@ _NO_SUCH_FILTERS = {
     0x9E: "this broker has no shared subscriptions, which workers need",
     0xA2: "this broker has no wildcards in topic filters, which workers need",
 }
+_ANONYMOUS = "this broker may not allow anonymous clients: give --username and --password-file"
+_LOGIN = (
+    "check user name and password; if they were good before, this client was revoked, has new ones since `rotate`, "
+    "or is put out for a while as it went beyond a limit: ask whoever runs the broker"
+)
 _HINTS = {
     0x85: "choose another client id",
-    _BAD_LOGIN: "check user name and password",
-    NOT_AUTHORIZED: "check user name and password; this broker may not allow anonymous clients",
     0x8A: "the broker's operator banned this client",
     0x9C: "the broker wants another server to be used",
     0x9D: "the broker moved",
@@ -76,9 +79,10 @@ def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> Li
     with suppress(ValueError):
         code = ReasonCode(PacketTypes.CONNACK, identifier=number)
     who = "an anonymous client" if settings.username is None else f"user {settings.username!r}"
+    login = _ANONYMOUS if settings.username is None else _LOGIN
     return LinkRefused(
         f"the broker at {settings.address} refuses {who}: {code} (0x{number:02x})",
-        hint=_HINTS.get(number, "see the broker's log"),
+        hint=login if number in (_BAD_LOGIN, NOT_AUTHORIZED) else _HINTS.get(number, "see the broker's log"),
     )
 
 

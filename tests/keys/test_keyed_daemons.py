@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.errors import UsageError, WorkerError
+from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import Reason
@@ -150,13 +150,33 @@ async def test_a_revoked_worker_is_left_for_another(
     assert any("worker w1 was revoked" in line for line in said)
 
 
+async def test_a_device_that_hears_that_it_was_revoked_ends(tmp_path: Path) -> None:
+    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+    async with (
+        worker_at(broker.link, "w1", slow(), keys=keys.worker_file("w1")),
+        edge_at(broker.link, keys=keys.edge_file()) as node,
+    ):
+        generation = node.generate(wanting(1, limit=300))
+        await until(lambda: len(generation.machine.committed) >= 20)
+        broker.send("statements", keys.revoke("edge"))
+        with pytest.raises(LinkRefused, match="this device was revoked"):
+            await asyncio.wait_for(node.wait_broken(), PATIENCE)
+        _, finish = await read(generation)
+        assert finish.error is node.failure
+        with pytest.raises(LinkRefused, match="this device was revoked"):
+            node.generate(wanting(2))
+
+
 async def test_a_revoked_device_is_refused(
     tmp_path: Path, module_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys, broker = KeyedDeployment(tmp_path), module_mosquitto
+    keys.serial = 100
+    of_later = keys.edge_file("bad")  # it takes the statement that revokes it for an old one, and goes on
+    keys.serial = 1
     async with (
         worker_at(mqtt_link, "w1", at=at(broker, "w-d"), keys=keys.worker_file("w1")) as daemon,
-        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=keys.edge_file("bad"), give_up=1.0) as bad,
+        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later, give_up=1.0) as bad,
         edge_at(mqtt_link, "good", at=at(broker, "e-g"), keys=keys.edge_file("good")) as good,
         mqtt_link(at(broker, "statements")) as link,
     ):
@@ -164,7 +184,7 @@ async def test_a_revoked_device_is_refused(
         await check(bad, [wanting(1)])
         statement = keys.revoke("bad")
         await link.publish(statement.topic, statement.payload, qos=1, retain=True)
-        await until(lambda: "this device was revoked" in caplog.text)
+        await until(lambda: bad.refused.get(Reason.STATEMENT))
         _, finish = await read(bad.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
         await until(lambda: daemon.worker.refused.get(Reason.REVOKED))

@@ -215,6 +215,13 @@ def _wants_certificate(settings: LinkSettings, tls: TlsSettings, what: str) -> C
             f"the broker at {settings.address} asks for a client certificate, and we have none ({what})",
             "give --tls-cert and --tls-key with a certificate that the broker's operator signed for this device",
         )
+    if "certificate revoked" in what:
+        return Cause(
+            "TLS mismatch",
+            f"the broker at {settings.address} says that our client certificate {tls.certificate} was revoked",
+            "ask whoever runs the broker for new files",
+            final=True,
+        )
     return Cause(
         "TLS mismatch",
         f"the broker at {settings.address} does not accept our client certificate {tls.certificate} ({what})",
@@ -238,7 +245,8 @@ def _ask(
 
 def _greet(sock: socket.socket, connect: bytes) -> tuple[_Said, bytes]:
     """Say a CONNECT, and goodbye if it was taken; otherwise as `_read`."""
-    sock.sendall(connect)
+    with suppress(OSError):  # it may have hung up on our certificate; the alert is still to be read
+        sock.sendall(connect)
     said, answer = _read(sock)
     if said is _Said.MQTT5 and reason_in(answer) == 0:
         with suppress(OSError):
