@@ -65,8 +65,8 @@ def complaint_about(
         return (
             f"{who} is for another host name: it is for {names}, and we connect to {settings.host}",
             (
-                f"connect by a name that it is for{first}; or have one made for this name "
-                "(`flexspec-broker run --name`)"
+                f"connect by a name that it is for{first}; or have one made for this name: `flexspec-broker init` "
+                "with a --name for each makes another broker"
             ),
         )
     by = f", signed by {shown.issuer!r}" if shown is not None and shown.issuer else ""
@@ -77,8 +77,8 @@ def complaint_about(
             f"{' (it is self-signed)' if code in _SELF_SIGNED and tls.ca is None else ''}: {error.verify_message}"
         ),
         (
-            "give the broker's own authority with --tls-ca: its ca.crt, copied from the broker "
-            "(--certificates of `flexspec-broker run`)"
+            "give the broker's own authority with --tls-ca: its ca.crt, which `flexspec-broker add-device` and "
+            "`add-worker` lay beside the client's other files"
         ),
     )
 
