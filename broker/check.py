@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.files import read_text
 from flexspec_mq.doctor.findings import Finding, Findings, State
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings.hosts import address
+from flexspec_mq.transport.arguments import broker_at
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 _MARKS = {State.OK: "ok  ", State.WARNING: "warn", State.FAILED: "FAIL"}
@@ -21,7 +21,7 @@ _MARKS = {State.OK: "ok  ", State.WARNING: "warn", State.FAILED: "FAIL"}
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
-    command.add_argument("address", metavar="HOST:PORT")
+    command.add_argument("address", metavar="HOST:PORT", help="or a URL: mqtt://host, or mqtts://host")
     command.add_argument("--username")
     command.add_argument("--password-file", type=Path, help="its first line is the password")
     command.add_argument("--ca", type=Path, help="TLS: certificate authority to trust")
@@ -59,12 +59,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> LinkSettings:
-    host, port = address(options.address)
+    files = None if options.ca is None else TlsSettings(options.ca)
+    host, port, tls = broker_at(options.address, files)
     if not 0 < options.timeout < inf:
         raise UsageError(f"a timeout of {options.timeout} s is none", hint="for example --timeout 5")
     from flexspec_mq.transport.sockets import tls_context
 
-    tls = None if options.ca is None else TlsSettings(options.ca)
     if tls is not None:
         tls_context(tls)
     password = None

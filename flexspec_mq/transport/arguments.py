@@ -13,16 +13,54 @@ from flexspec_mq.settings import Complaint, Setting, complaint, verify
 from flexspec_mq.settings.hosts import address
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+"""Schemes of a broker's URL, and their usual ports."""
+
+
+def broker_at(value: str, tls: TlsSettings | None = None) -> tuple[str, int, TlsSettings | None]:
+    """Host, port and TLS of a broker: of ``host:port``, or of a URL ``mqtt://host`` or ``mqtts://host``.
+
+    Args:
+        value: a URL may have a port; ``mqtts`` turns TLS on, with the authorities of the system unless `tls` has one.
+        tls: as the other settings ask for it.
+
+    Raises:
+        UsageError: it is something else, or asks for no TLS where `tls` is given.
+    """
+    scheme, url, at = value.partition("://")
+    if not url:
+        return (*address(value), tls)
+    port = _PORTS.get(scheme.lower())
+    if "@" in at:  # the value is not repeated, as it may hold a password
+        raise UsageError(
+            "the address of the broker holds a user",
+            hint="give it by username, and password_file or password",
+        )
+    at = at.removesuffix("/")
+    if port is None or "/" in at:
+        raise UsageError(
+            f"{value!r} is no address of a broker of MQTT over TCP",
+            hint="for example 127.0.0.1:1883, mqtt://127.0.0.1:1883, or mqtts://broker.example:8883 for TLS",
+        )
+    if scheme.lower() == "mqtt" and tls is not None:
+        raise UsageError(
+            f"{value} is without TLS, and the TLS files that are given ask for it", hint="write mqtts://"
+        )
+    secure = tls or TlsSettings() if scheme.lower() == "mqtts" else None
+    return (*address(at if ":" in at.rpartition("]")[2] else f"{at}:{port}"), secure)
+
 
 def _address(value: str) -> Complaint | None:
-    return complaint(address, value)
+    return complaint(broker_at, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkOptions:
     """How to reach the broker, and who we are there; `Setting.help` has the words."""
 
-    broker: Annotated[str, Setting(help="host:port", check=_address)] = "127.0.0.1:1883"
+    broker: Annotated[
+        str, Setting(help="host:port, or a URL: mqtt://host, or mqtts://host for TLS", check=_address)
+    ] = "127.0.0.1:1883"
     username: Annotated[str | None, Setting(help="MQTT user name")] = None
     password: Annotated[str | None, Setting(help="MQTT password; file and environment only", secret=True)] = (
         field(default=None, repr=False)
@@ -70,10 +108,10 @@ def link_settings(options: LinkOptions, client_id: str) -> LinkSettings:
     Raises:
         UsageError: naming the setting that cannot be used.
     """
-    host, port = address(options.broker)
-    tls = None
+    files = None
     if options.tls_ca or options.tls_cert:
-        tls = TlsSettings(options.tls_ca, options.tls_cert, options.tls_key)
+        files = TlsSettings(options.tls_ca, options.tls_cert, options.tls_key)
+    host, port, tls = broker_at(options.broker, files)
     password = options.password if options.password_file is None else _password(options.password_file)
     return LinkSettings(
         host=host,

@@ -30,6 +30,7 @@ from flexspec_mq.settings import Loaded, Program
 from flexspec_mq.settings.flags import explained
 from flexspec_mq.settings.hosts import address
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
+from flexspec_mq.transport.base import TlsSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 DAEMONS: dict[str, tuple[Callable[[Sequence[str]], int], Program[Any]]] = {
@@ -187,6 +188,52 @@ def test_a_client_id_with_a_password_cannot_be_guessed_and_stays_the_same() -> N
     ids = {client_id(name, password) for name in ("bob", "eve") for password in ("secret", "other")}
     assert len(ids) == 4
     assert all(re.fullmatch(r"w-(bob|eve)-[0-9a-f]{12}", each) for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "host", "port", "tls"),
+    [
+        ("h.example:99", "h.example", 99, False),
+        ("mqtt://h.example:99", "h.example", 99, False),
+        ("mqtt://h.example/", "h.example", 1883, False),
+        ("MQTTS://h.example", "h.example", 8883, True),
+        ("mqtts://[::1]:99", "::1", 99, True),
+        ("mqtt://[::1]", "::1", 1883, False),
+    ],
+)
+def test_a_broker_by_its_url(broker_url: str, host: str, port: int, tls: bool) -> None:
+    found = link_settings(LinkOptions(broker=broker_url), "e")
+    assert (found.host, found.port, found.tls) == (host, port, TlsSettings() if tls else None)
+    if tls:
+        found = link_settings(LinkOptions(broker=broker_url, tls_ca=Path("ca.crt")), "e")
+        assert found.tls == TlsSettings(Path("ca.crt"))
+
+
+@pytest.mark.parametrize(
+    ("broker_url", "said", "hint"),
+    [
+        ("ws://h.example:80", "no address of a broker of MQTT over TCP", "mqtts://"),
+        ("tcp://h.example:1883", "no address of a broker of MQTT over TCP", "mqtt://"),
+        ("mqtt://h.example/path", "no address of a broker of MQTT over TCP", "mqtt://"),
+        ("mqtt://bob:secret@h.example", "holds a user", "password_file"),
+        ("mqtt://h.example:x", "is not host:port", ""),
+    ],
+)
+def test_a_broker_by_a_url_that_is_none(
+    broker_url: str, said: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in (run_edge, run_cloud):
+        assert run(["config", "show", "--broker", broker_url]) == UsageError.exit_code
+        error = capsys.readouterr().err
+        assert said in error
+        assert hint in error
+        assert "--broker" in error
+        assert "secret" not in error
+
+
+def test_a_url_without_tls_beside_tls_files_is_refused() -> None:
+    with pytest.raises(UsageError, match="without TLS"):
+        link_settings(LinkOptions(broker="mqtt://h.example", tls_ca=Path("ca.crt")), "e")
 
 
 def test_a_patience_of_the_file_holds_for_commands_that_have_their_own(settings_folder: Path) -> None:
