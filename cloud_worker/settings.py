@@ -50,7 +50,10 @@ class WorkerSettings(Section):
     A worker's name is short, because it is paid for on every draft.
     """
 
-    target: Annotated[str, Setting(help="model folder or hub name; 'default' is SmolLM2-135M")] = "default"
+    target: Annotated[
+        str,
+        Setting(help="model folder or hub name; 'default' is SmolLM2-135M", path_unless=("default",)),
+    ] = "default"
     version: Annotated[str, Setting(help="version name that edges ask for", check=topic_name("version"))] = (
         "base"
     )
@@ -104,7 +107,8 @@ class WorkerSettings(Section):
         Setting(
             help="with what the worker drafts for sessions that ask for it (--worker-draft of their edge): a draft "
             "checkpoint folder, 'default', 'lookup' (in prompt and text, without a model), 'none', or 'auto', which "
-            "is the default draft for the default target and lookup for others"
+            "is the default draft for the default target and lookup for others",
+            path_unless=("default", "lookup", "none", "auto"),
         ),
     ] = "auto"
     draft_engine: Annotated[
@@ -183,6 +187,7 @@ class FamilySettings(FamilyOptions):
             help="folder or URL (https, s3, file, http) below which heads lie, each in a folder named by its digest",
             default="where the catalogue says, if that is not http",
             check=lambda value: complaint(scheme_of, value),
+            path_unless=(),
         ),
     ] = None
     state_dir: Annotated[

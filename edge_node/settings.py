@@ -62,13 +62,18 @@ class EdgeSettings(Section):
         ),
     ] = True
     draft: Annotated[
-        str, Setting(help="draft checkpoint folder, 'default', or 'none' to use no draft model")
+        str,
+        Setting(
+            help="draft checkpoint folder, 'default', or 'none' to use no draft model",
+            path_unless=("default", "none"),
+        ),
     ] = "default"
     tokenizer: Annotated[
         str | None,
         Setting(
             help="with draft 'none': model folder or hub name whose tokenizer the target has",
             default="of the draft",
+            path_unless=("default",),
         ),
     ] = None
     device: Annotated[str, Setting(help="torch device")] = "cpu"

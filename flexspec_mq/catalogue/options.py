@@ -24,7 +24,10 @@ class FamilyOptions(Section):
     ] = None
     root_key: Annotated[
         str | None,
-        Setting(help="public key that signs the family's key sets: 64 hex digits, or a file that holds them"),
+        Setting(
+            help="public key that signs the family's key sets: 64 hex digits, or a file that holds them",
+            path_unless=(),
+        ),
     ] = None
     state_dir: Annotated[
         Path | None,

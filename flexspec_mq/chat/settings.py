@@ -59,6 +59,7 @@ class ChatOptions(Section):
         Setting(
             help="file for the lines that were typed, or 'none'",
             default="$XDG_STATE_HOME/flexspec-mq/chat-history",
+            path_unless=("none",),
         ),
     ] = ""
     color: Annotated[bool, Setting(help="colours on a terminal")] = True

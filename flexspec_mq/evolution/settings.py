@@ -24,11 +24,14 @@ class HeadOptions(Section):
 
     family: Annotated[str | None, Setting(help="the target family", check=topic_name("family"))] = None
     root_key: Annotated[
-        str | None, Setting(help="public root key, 64 hex digits or a file that holds them")
+        str | None, Setting(help="public root key, 64 hex digits or a file that holds them", path_unless=())
     ] = None
     key: Annotated[
         tuple[str, ...],
-        Setting(help="file of a private key that signs catalogues; several where the key set asks for that"),
+        Setting(
+            help="file of a private key that signs catalogues; several where the key set asks for that",
+            path_unless=(),
+        ),
     ] = ()
     state_dir: Annotated[
         Path | None,

@@ -40,6 +40,9 @@ class Setting:
         replaces: another key that this one stands in for; a value for either hides those for both from
             sources of lower precedence.
         metavar: stands for the value in the help.
+        path_unless: of a string that may be a path: words that it may be instead. In a file it is relative to that if
+            it begins with a dot or lies there; else it may be a name on the model hub, a URL or a key. None for
+            strings that are no path.
     """
 
     help: str
@@ -55,6 +58,7 @@ class Setting:
     secret: bool = False
     replaces: str = ""
     metavar: str | None = None
+    path_unless: tuple[str, ...] | None = None
 
     def complaint(self, key: str, value: Any) -> Complaint | None:
         """What is wrong with a value of the right type; None if nothing is, or if there is no value."""

@@ -144,8 +144,22 @@ def _from_file(entries: Mapping[str, Entry], found: document.Document) -> dict[s
         value = converted(entries[key], raw, origin)
         if isinstance(value, Path):
             value = found.path.parent / value
+        elif (words := entries[key].setting.path_unless) is not None:
+            folder = found.path.parent
+            many = isinstance(value, tuple)
+            value = (
+                tuple(_beside(folder, one, words) for one in value) if many else _beside(folder, value, words)
+            )
         values[key] = (value, origin)
     return values
+
+
+def _beside(folder: Path, value: str, words: Collection[str]) -> str:
+    """A string of a file in `folder`, which may be a path: see `Setting.path_unless`."""
+    if not value or value in words:
+        return value
+    path = (folder / value).absolute()
+    return str(path) if value.startswith(("./", "../")) or path.exists() else value
 
 
 def _from_environment(

@@ -191,6 +191,45 @@ def test_a_client_id_with_a_password_cannot_be_guessed_and_stays_the_same() -> N
 
 
 @pytest.mark.parametrize(
+    ("daemon", "key", "words"),
+    [
+        ("edge", "draft", ("default", "none")),
+        ("edge", "tokenizer", ("default",)),
+        ("cloud", "target", ("default",)),
+        ("cloud", "draft", ("default", "lookup", "none", "auto")),
+        ("cloud", "heads", ()),
+        ("edge", "root_key", ()),
+        ("cloud", "root_key", ()),
+    ],
+)
+def test_a_folder_beside_the_file_is_meant(
+    daemon: str,
+    key: str,
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    settings_folder: Path,
+    tmp_path: Path,
+) -> None:
+    def value(written: str) -> str:
+        family = 'family = "smol"\n' if key in {"heads", "root_key"} else ""
+        other = "" if key == "root_key" or not family else f'root_key = "{"0" * 64}"\n'
+        text = f"{family}{other}{key} = {json.dumps(written)}"
+        (settings_folder / f"{daemon}.toml").write_text(text)
+        return str(shown(capsys, daemon)["settings"][key]["value"])
+
+    for name in ("mine", "owner/mine", *words):
+        (settings_folder / name).mkdir(parents=True)
+    assert value("mine") == str(settings_folder / "mine")
+    assert value("owner/mine") == str(settings_folder / "owner" / "mine")
+    assert value("./gone") == str(settings_folder / "gone")
+    assert value("../gone") == f"{settings_folder}/../gone"
+    assert value("owner/gone") == "owner/gone"
+    assert value(str(tmp_path)) == str(tmp_path)
+    for word in words:
+        assert value(word) == word
+
+
+@pytest.mark.parametrize(
     ("broker_url", "host", "port", "tls"),
     [
         ("h.example:99", "h.example", 99, False),
