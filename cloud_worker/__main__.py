@@ -21,6 +21,7 @@ from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError, how_to_install
+from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.arguments import link_settings
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(_main, argv, extras="models")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,6 +74,7 @@ def _main(argv: Sequence[str]) -> int:
     if loaded.settings.family.family is None:
         groups.of(settings.version)
     keys_of(settings)  # before a target is loaded, if there is something to complain about
+    need_libraries("running a target")
     never_fails("stdout")
     preflight(link, logs.tell, daemon=True)
     # These import torch: only now that what needs none has been complained about.

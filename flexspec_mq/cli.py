@@ -24,7 +24,7 @@ _PROGRAMS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``flexspec``: returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(_main, argv, extras="models")
 
 
 def build_parser() -> argparse.ArgumentParser:

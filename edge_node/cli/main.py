@@ -50,7 +50,7 @@ _PATIENCE = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_main, argv)
+    return run_main(_main, argv, extras="edge,serve")
 
 
 def _main(argv: Sequence[str]) -> int:

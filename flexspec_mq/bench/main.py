@@ -33,7 +33,7 @@ WITH_DAEMONS = "times-with-daemons.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(run, argv)
+    return run_main(run, argv, extras="models,serve,bench")
 
 
 def run(argv: Sequence[str]) -> int:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import util
 
 from flexspec_mq.daemon.logs import log_error, reset
 from flexspec_mq.daemon.streams import never_fails
-from flexspec_mq.errors import Cancelled, FlexSpecError
+from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
 
 EXIT_BROKEN_PIPE = 128 + 13
 """As a program that SIGPIPE ended."""
 
 
-def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+def run_main(
+    func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None, *, extras: str = ""
+) -> int:
     """Run a main function and turn what ends it into an exit code.
 
     A `FlexSpecError` is printed to standard error as ``error: …`` with its hint and gives its own code; it is
     logged instead where all of standard error shall be JSON.
+    A package that is not installed is told like that, with what to install.
     Ctrl-C gives 130 without a traceback. A reader of our output that went away (``| head``) is no error of
     ours, and standard error that cannot be written stops nothing. Any other exception is a bug and passes with
     its traceback; so does argparse's SystemExit.
@@ -26,15 +30,20 @@ def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     Args:
         func: Takes the arguments after the program's name; None counts as 0.
         argv: Those arguments; the process's own by default.
+        extras: What the program needs to be installed with.
     """
     never_fails("stderr")
     try:
         code = func(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except FlexSpecError as error:
-        if not log_error(error):
-            print_error(error)
-        return error.exit_code
+        return _told(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or util.find_spec(package) is not None:
+            raise
+        what = f"install what it takes, {how_to_install(extras)}"
+        return _told(UsageError(f"this needs {package}, which is not installed", hint=what))
     except KeyboardInterrupt:
         return Cancelled.exit_code
     except BrokenPipeError:
@@ -44,6 +53,12 @@ def run_main(func: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     finally:
         reset()
     return code or 0
+
+
+def _told(error: FlexSpecError) -> int:
+    if not log_error(error):
+        print_error(error)
+    return error.exit_code
 
 
 def print_error(error: FlexSpecError) -> None:

@@ -22,6 +22,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.demo.main import together
 from flexspec_mq.demo.screen import Screen
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.site.family import Operator
 from flexspec_mq.site.tap import tap
 from flexspec_mq.site.topology import site
@@ -66,7 +67,7 @@ class _Text:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(run, argv)
+    return run_main(run, argv, extras="models,serve,heads")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     """Run the demo with these flags on a screen, standard output by default; returns the exit code."""
     args = build_parser().parse_args(argv)
+    need_libraries("the demo")
     asyncio.run(_run(EXAMPLES / args.head, args.max_tokens, screen or Screen()))
     return 0
 

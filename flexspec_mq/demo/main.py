@@ -15,6 +15,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.screen import Screen, live_line
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.site.process import python
 from flexspec_mq.site.topology import NO_FILE, site
 from schemas.messages import MAX_AHEAD
@@ -43,7 +44,7 @@ _STREAMING = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(run, argv)
+    return run_main(run, argv, extras="models,serve")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +77,7 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
+    need_libraries("the demo")
     Plan(**_given(args))  # refuses what no plan can be before anything is started
     return asyncio.run(_run(args, screen or Screen()))
 

@@ -96,8 +96,11 @@ def read_checkpoint(source: Path | str) -> tuple[Config, Tokenizer]:
     return _config(source), _tokenizer(source)
 
 
-def need_libraries() -> None:
+def need_libraries(what: str = "running a model") -> None:
     """Refuse what takes transformers where it is not installed.
+
+    Args:
+        what: takes it, for people.
 
     Raises:
         ModelError: naming what is missing.
@@ -105,7 +108,7 @@ def need_libraries() -> None:
     missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
     if missing:
         raise ModelError(
-            f"running a model needs {', '.join(missing)}", hint=f"install them, {how_to_install('models')}"
+            f"{what} needs {', '.join(missing)}", hint=f"install them, {how_to_install('models')}"
         )
 
 

@@ -1,0 +1,76 @@
+"""Programs where packages that they need are not installed: they say which, and how to have them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TORCH = "torch", "transformers", "safetensors"
+_LEFT_OUT = """
+import importlib.machinery as machinery
+
+class Found(machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {names!r} else machinery.PathFinder.find_spec(name, path, target)
+
+import sys
+sys.meta_path[sys.meta_path.index(machinery.PathFinder)] = Found
+"""
+
+
+def run(folder: Path, left_out: tuple[str, ...], *command: str) -> subprocess.CompletedProcess[str]:
+    """``python …``, it and all that it starts without some packages."""
+    (folder / "sitecustomize.py").write_text(_LEFT_OUT.replace("{names!r}", repr(left_out)))
+    env = {**os.environ, "PYTHONPATH": str(folder), "XDG_CONFIG_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *command], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_packages_are_left_out(tmp_path: Path) -> None:
+    code = "from importlib import util; print(util.find_spec('torch')); import msgspec, torch"
+    done = run(tmp_path, TORCH, "-c", code)
+    assert done.stdout == "None\n"
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'torch'\n")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "command", "code", "said", "extra"),
+    [
+        (TORCH, ("cloud_worker",), 3, "running a target needs torch, transformers, safetensors", "models"),
+        (("torch",), ("flexspec_mq.cli", "demo"), 3, "the demo needs torch", "models"),
+        (("torch",), ("flexspec_mq.demo.evolution",), 3, "the demo needs torch", "models"),
+        (TORCH, ("flexspec_mq.cli", "bench"), 2, "flexspec bench needs torch, transformers", "models"),
+        (TORCH, ("flexspec_mq.cli", "head", "check", "HERE"), 2, "this needs torch", "models"),
+        (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models"),
+        (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge,serve"),
+        (("starlette",), ("edge_node", "serve", "--api-port", "0"), 2, "this needs starlette", "edge,serve"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named(
+    tmp_path: Path, left_out: tuple[str, ...], command: tuple[str, ...], code: int, said: str, extra: str
+) -> None:
+    done = run(tmp_path, left_out, "-m", *(str(tmp_path) if word == "HERE" else word for word in command))
+    assert done.returncode == code
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith(f"error: {said}")
+    assert hint.startswith("  hint: install ")
+    assert hint.endswith(f" -m pip install '.[{extra}]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_other_errors_of_imports_are_bugs() -> None:
+    """A module of an installed package that is not there is none that anybody can install."""
+    code = (
+        "from flexspec_mq.daemon.main import run_main\n"
+        "def work(arguments):\n    import msgspec.gone\n"
+        "run_main(work, [])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
