@@ -14,7 +14,7 @@ from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.huge_pages import collapse
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import find_model, load_text, resolve
 from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
 from flexspec_mq.models.onnx.folder import has_graphs
 
@@ -131,8 +131,13 @@ def _graphs(settings: DraftSettings, say: Say) -> Path | None:
                 f"folder to this device and name it with --draft; or, {how_to_install('models,gguf')}",
             )
     else:
-        path = Path(settings.draft).expanduser()
-        folder = path if has_graphs(path) else None
+        source = resolve(settings.draft)
+        if asked and isinstance(source, str):
+            raise ModelError(
+                f"there is no folder {source}",
+                hint="graphs for ONNX Runtime lie in a folder, which flexspec draft export --onnx makes",
+            )
+        folder = source if isinstance(source, Path) and has_graphs(source) else None
     if folder is None and asked:
         raise ModelError(
             f"{settings.draft} has no graphs for ONNX Runtime, or nothing that runs or writes them",
@@ -165,6 +170,8 @@ def _by_onnx(folder: Path, settings: DraftSettings, say: Say) -> DraftModel:
 def _by_torch(settings: DraftSettings, say: Say) -> DraftModel:
     from flexspec_mq.models.checkpoint import need_libraries
 
+    if settings.draft != "default":
+        find_model(_checkpoint(settings, say))
     need_libraries()
     import torch
 

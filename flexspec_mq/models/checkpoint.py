@@ -96,6 +96,18 @@ def read_checkpoint(source: Path | str) -> tuple[Config, Tokenizer]:
     return _config(source), _tokenizer(source)
 
 
+def need_config(folder: Path) -> None:
+    """Refuse a folder that holds no checkpoint; nothing need be installed for that.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is no checkpoint folder: it has no config.json", hint="name another folder"
+        )
+
+
 def need_libraries(what: str = "running a model") -> None:
     """Refuse what takes transformers where it is not installed.
 
@@ -169,10 +181,6 @@ def _config(source: Path | str) -> Config:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    if isinstance(source, Path) and not (source / "config.json").is_file():
-        raise ModelError(
-            f"{source} is no checkpoint folder: it has no config.json", hint="name another folder"
-        )
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(source, local_files_only=isinstance(source, Path))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.checkpoint import Config, first_line, need_libraries, read_checkpoint
+from flexspec_mq.models.checkpoint import Config, first_line, need_config, need_libraries, read_checkpoint
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.hub import ask_hub
@@ -95,6 +95,20 @@ def resolve(name_or_path: str | Path | None, *, progress: Progress | None = None
     )
 
 
+def find_model(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
+    """See `resolve`; what is not there is told as that, whether or not what would load it is installed.
+
+    Raises:
+        ModelError: as `resolve`; a folder that is no checkpoint; or a name on the hub, and nothing that asks it.
+    """
+    source = resolve(name_or_path, progress=progress)
+    if isinstance(source, Path):
+        need_config(source)
+    else:
+        need_libraries(f"there is no folder {source}, and a model of that name on the hub")
+    return source
+
+
 def load_target(
     name_or_path: str | Path | None = None,
     *,
@@ -116,6 +130,7 @@ def load_target(
         ModelError: No such model, not a causal LM, damaged or incomplete weights, a dtype or device that is
             not to be had here, or a hub that does not answer.
     """
+    find_model(name_or_path, progress=progress)
     need_libraries()
     weights_dtype, torch_device = torch_dtype(dtype), _device(device)
     text = load_text(name_or_path, progress=progress)
@@ -136,11 +151,10 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
     Raises:
         ModelError: No such model, not a causal LM, or a hub that does not answer.
     """
-    source = resolve(name_or_path, progress=progress)
+    source = find_model(name_or_path, progress=progress)
     tell = progress or (lambda _: None)
     local = isinstance(source, Path)
     if not local:
-        need_libraries()
         tell(f"asking the model hub for {source}")
         ask_hub(str(source))
     tell(f"loading {_name(name_or_path, source)}")

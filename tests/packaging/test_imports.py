@@ -97,9 +97,13 @@ def test_help_and_version_load_no_heavy_library() -> None:
         assert done.stdout.splitlines()[-1] == "loaded []", arguments
 
 
-def test_a_model_without_the_libraries_is_a_readable_error() -> None:
+def test_a_model_without_the_libraries_is_a_readable_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
     absent = "import sys\nfrom importlib import util\nutil.find_spec = lambda name: None\n"
-    done = run(absent + "from flexspec_mq.cli import main\nsys.exit(main(['model', 'info', '/']))")
+    done = run(
+        absent + "from flexspec_mq.cli import main\nsys.exit(main(['model', 'info', *sys.argv[1:]]))",
+        str(tmp_path),
+    )
     assert done.returncode == 3
     error, hint = done.stderr.splitlines()
     assert error == "error: running a model needs torch, transformers, safetensors"
