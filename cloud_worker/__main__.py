@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.engine import ModelEngine
     from cloud_worker.engine.target import Target
+    from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import CloudConfig
     from cloud_worker.versions.follower import FamilyFollower
     from cloud_worker.worker import CloudWorker
@@ -80,6 +81,7 @@ def _main(argv: Sequence[str]) -> int:
     # These import torch: only now that what needs none has been complained about.
     from cloud_worker.engine import draft
     from cloud_worker.engine.target import load
+    from cloud_worker.engine.timing import timed
     from cloud_worker.versions.family import remembered
 
     remembered(loaded.settings.family)
@@ -87,10 +89,11 @@ def _main(argv: Sequence[str]) -> int:
         draft.check(settings, tell)
         target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
         drafts = draft.load(settings, target.loaded, tell)
+        timings = timed(target.model, None if drafts is None else drafts.drafter)
     logs.tell(f"{target.proof}{'; proved at an earlier start' if target.remembered else ''}")
     if drafts is not None:
         logs.tell(f"drafts for sessions that ask for it: {drafts.name}")
-    asyncio.run(_serve(loaded.settings, link, target, drafts, ready_json=args.ready_json))
+    asyncio.run(_serve(loaded.settings, link, target, drafts, timings, ready_json=args.ready_json))
     return 0
 
 
@@ -109,6 +112,7 @@ async def _serve(
     base: LinkSettings,
     target: Target,
     drafts: ColocatedDrafts | None,
+    timings: Timings,
     *,
     ready_json: bool,
 ) -> None:
@@ -116,7 +120,9 @@ async def _serve(
 
     settings = config.worker
     kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
-    engine = ModelEngine(target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms, drafts=drafts)
+    engine = ModelEngine(
+        target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms, drafts=drafts, timings=timings
+    )
     with logs.logged_stages() as tell:
         family = await asyncio.to_thread(_family, config, target, engine, tell)
     async with _worker(config, engine, family) as worker:

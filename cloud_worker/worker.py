@@ -36,7 +36,7 @@ from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbo
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Error, ErrorCode, Open
-from schemas.status import VersionStatus, WorkerStatus
+from schemas.status import MAX_MS, VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -480,6 +480,7 @@ class CloudWorker:
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         settings, facts = self._settings, self._engine.facts
+        timings = facts.timings
         return WorkerStatus(
             state=state,
             epoch=self._epoch,
@@ -504,4 +505,12 @@ class CloudWorker:
             life=self._life,
             credential=b"" if self._wire.keys is None else self._wire.keys.credential,
             tokenizer=facts.tokenizer,
+            forward_ms=None if timings is None else _bounded(timings.forward),
+            row_ms=None if timings is None else _bounded(timings.row),
+            draft_ms=None if timings is None or timings.token is None else _bounded(timings.token),
         )
+
+
+def _bounded(ms: float) -> float:
+    """As a status tells it, in as few digits as are of use."""
+    return round(min(ms, MAX_MS), 2)

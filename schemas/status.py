@@ -28,6 +28,9 @@ MAX_WHY = 120
 """Characters."""
 MAX_MORE = 2048
 """Characters, of all versions together, so that a status of many versions can still be read."""
+MAX_MS = 60_000.0
+"""Of a forward that a status tells."""
+Milliseconds = Annotated[float, Meta(ge=0.0, le=MAX_MS)]
 
 
 class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,6 +106,10 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             versions that this names, and without it only that the worker is gone. It is no secret and does not prove
             who wrote the status; the broker's access rules bind the topic to the name.
         tokenizer: of the target, in short; `fingerprint` is of all of it.
+        forward_ms: of a forward of one token of one session, as it was timed when the worker started; None where it
+            was not. A node plans by it until it has measured its own.
+        row_ms: that one drafted token more made it longer.
+        draft_ms: of a token of the worker's own draft; None without a model.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -128,6 +135,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     life: Life = 0
     credential: Annotated[bytes, Meta(max_length=MAX_CREDENTIAL)] = b""
     tokenizer: TokenizerStatus | None = None
+    forward_ms: Milliseconds | None = None
+    row_ms: Milliseconds | None = None
+    draft_ms: Milliseconds | None = None
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):

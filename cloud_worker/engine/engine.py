@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from cloud_worker.engine.target import Target
+    from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.invariance.proof import Provable
     from flexspec_mq.protocol.effects import SessionKey
@@ -167,6 +168,7 @@ class ModelEngine:
         kv_bytes: most bytes of keys and values at any moment; None is a quarter of the memory that is available now.
         step_ms: milliseconds that a step should take at most; it reads less of prompts so that it does.
         drafts: of the worker's own, for sessions that want them.
+        timings: of target and draft, to begin with.
 
     Raises:
         UsageError: too little memory to write anything with.
@@ -180,6 +182,7 @@ class ModelEngine:
         kv_bytes: int | None = None,
         step_ms: float = 250.0,
         drafts: ColocatedDrafts | None = None,
+        timings: Timings | None = None,
     ) -> None:
         loaded, proof = target.loaded, target.proof
         limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
@@ -187,12 +190,15 @@ class ModelEngine:
             most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
         )
         self._drafts = drafts
+        draft_budget = DraftBudget(rationed=settings.draft_rows == "worth")
+        if timings is not None:
+            draft_budget.prime(timings.forwards, timings.calls, timings.read)
         self._core = EngineCore(
             target.model,
             limit=limit,
             budget=self._budget,
             drafts=drafts,
-            draft_budget=DraftBudget(rationed=settings.draft_rows == "worth"),
+            draft_budget=draft_budget,
             batch=settings.batch,
             device_prefill=settings.device_prefill,
             device_prefill_share=settings.device_prefill_share,
@@ -213,6 +219,7 @@ class ModelEngine:
             keeps=True,
             recommended=Recommended.of(loaded.generation),
             tokenizer=loaded.tokenizer_status,
+            timings=timings,
         )
 
     @property

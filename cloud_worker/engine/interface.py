@@ -13,6 +13,7 @@ from schemas.messages import MAX_TOKEN_ID, Sampling
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cloud_worker.engine.timing import Timings
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
     from schemas.status import TokenizerStatus
@@ -54,6 +55,7 @@ class Facts:
         recommended: how to sample.
         draft: name of the draft that it drafts with itself; empty without one.
         tokenizer: in short; None if nobody knows more than its fingerprint.
+        timings: of target and draft, as they were when it started; None where nobody timed them.
     """
 
     fingerprint: bytes
@@ -69,6 +71,7 @@ class Facts:
     recommended: Recommended = field(default_factory=Recommended)
     draft: str = ""
     tokenizer: TokenizerStatus | None = None
+    timings: Timings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,11 @@ class ColocatedDrafts:
         self._known: dict[SessionKey, _Session] = {}
         """The newest drafted for at the end."""
 
+    @property
+    def drafter(self) -> PricedDrafter | None:
+        """None once it has failed."""
+        return self._drafter
+
     def draft(
         self, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
     ) -> dict[SessionKey, tuple[int, ...]]:

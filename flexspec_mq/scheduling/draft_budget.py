@@ -13,7 +13,7 @@ from flexspec_mq.scheduling.allocation import Allocation
 from flexspec_mq.scheduling.costs import LinearCost, MeasuredCost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from flexspec_mq.protocol.effects import SessionKey
 
@@ -31,6 +31,8 @@ _READ = 0.01
 """What a token of a prompt is taken to cost the draft, as a share of a forward of the target, before one was read."""
 _CALL = 0.15
 """What a forward of the draft is taken to cost, as a share of the target's, before one was seen."""
+_PRIMES = 8
+"""Forwards that one counts for which was timed before any text: about as many as it takes to know the price."""
 _LEARN = 1 / 16
 """Weight of the newest forward in what a session usually gets by one, or could."""
 _PROBE = 16
@@ -80,6 +82,28 @@ class DraftBudget:
         self._alike = 0
         self._newest = (0, 0)
         self.cut = 0
+
+    def prime(
+        self,
+        forwards: Sequence[tuple[int, int, float]],
+        calls: Sequence[tuple[int, float]] = (),
+        read: float | None = None,
+    ) -> None:
+        """Begin with what was timed before any text; what forwards of texts take replaces it.
+
+        Args:
+            forwards: of the target, by sessions and drafted tokens, in ms.
+            calls: of the draft, by sessions, in ms.
+            read: ms that it takes for a token of a prompt.
+        """
+        for sessions, rows, ms in forwards:
+            for _ in range(_PRIMES):
+                self.saw(sessions, rows, ms)
+        for sessions, ms in calls:
+            for _ in range(_PRIMES):
+                self.saw_call(sessions, ms)
+        self._read = read
+        self._alike = 0
 
     def allocate(self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0) -> Allocation:
         """Give the drafted tokens of edges their rows; the worker's own may follow.

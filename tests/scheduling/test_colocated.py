@@ -366,3 +366,26 @@ def test_who_reads_a_prompt_waits_for_no_lookups_of_others() -> None:
         if reads.key in drafts.draft([finds, reads], rows, budget):
             return
     raise AssertionError("it never gets a draft")
+
+
+def crowd(sessions: int) -> list[WorkItem]:
+    """Texts that are half written, with room for drafts."""
+    return [work([*range(40)], 30, 8, number) for number in range(sessions)]
+
+
+def own(drafter: Priced, budget: DraftBudget, items: Sequence[WorkItem]) -> int:
+    """Tokens that a worker drafts itself for a forward."""
+    drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
+    rows = budget.allocate(dict.fromkeys((one.key for one in items), 0), len(items))
+    return sum(map(len, drafts.draft(items, rows, budget).values()))
+
+
+def test_a_new_worker_whose_drafts_were_timed_runs_none_for_a_crowd() -> None:
+    """Sessions that are drafted for one behind the other: sixteen of them take longer than the target's forward."""
+    timed, untimed = Priced(0), Priced(0)
+    budget = DraftBudget()
+    budget.prime([(1, 0, 40.0), (1, 8, 45.0), (4, 0, 48.0), (4, 32, 67.0)], [(1, 4.0), (4, 16.0)], 1.0)
+    own(timed, budget, crowd(16))
+    own(untimed, DraftBudget(), crowd(16))
+    assert (timed.forwards, untimed.forwards > 0) == (0, True)
+    assert own(timed, budget, crowd(1)) > 0

@@ -1,0 +1,152 @@
+"""What forwards of the target and of a worker's own draft take, timed once when it starts, before anybody waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.models.runner import ModelInput
+from schemas.messages import PROTOCOL_VERSION, Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flexspec_mq.drafting.interface import PricedDrafter
+    from flexspec_mq.models.invariance.proof import Provable
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = 48
+"""Tokens that every session has read before it is timed."""
+_TRIES = 3
+"""Of each, of which the quickest counts: something else may have had the processor."""
+_SESSIONS = 4
+"""Where several are timed."""
+_ROWS = 8
+"""Drafted tokens of a verification that is timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds.
+
+    Attributes:
+        forwards: of the target, by sessions that it decides and drafted tokens of theirs.
+        calls: of the draft, by sessions; empty without a model.
+        read: that the draft takes for a token of a prompt; None without a model.
+    """
+
+    forwards: tuple[tuple[int, int, float], ...]
+    calls: tuple[tuple[int, float], ...] = ()
+    read: float | None = None
+
+    @property
+    def forward(self) -> float:
+        """One token of one session."""
+        return self.forwards[0][2]
+
+    @property
+    def row(self) -> float:
+        """One drafted token more."""
+        _, rows, ms = self.forwards[1]
+        return max(0.0, ms - self.forward) / rows
+
+    @property
+    def token(self) -> float | None:
+        """A drafted token of one session; None without a model."""
+        return self.calls[0][1] if self.calls else None
+
+
+def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
+    """Time some forwards.
+
+    Args:
+        model: the target, as it will be used.
+        drafter: of the worker's own. One that fails here is left to those who draft with it.
+    """
+    forwards = (
+        (1, 0, _forward(model, 1, 0)),
+        (1, _ROWS, _forward(model, 1, _ROWS)),
+        (_SESSIONS, 0, _forward(model, _SESSIONS, 0)),
+        (_SESSIONS, _SESSIONS * _ROWS, _forward(model, _SESSIONS, _ROWS)),
+    )
+    if drafter is None:
+        return Timings(forwards)
+    try:
+        calls, read = _draft(drafter, model.vocab_size)
+    except Exception:  # noqa: BLE001  logged; drafts are hints
+        _log.exception("the worker's drafter could not be timed")
+        return Timings(forwards)
+    return Timings(forwards, calls, read)
+
+
+def _forward(model: Provable, sessions: int, rows: int) -> float:
+    """Of so many sessions, each with so many drafted tokens."""
+    kept = [model.new_kv() for _ in range(sessions)]
+    for number, kv in enumerate(kept):
+        model.forward([ModelInput(kv, _tokens(number, _PREFIX, model.vocab_size), 0)])
+
+    def once() -> None:
+        model.forward([ModelInput(kv, [1] * (1 + rows), 1 + rows) for kv in kept])
+        for kv in kept:
+            kv.roll_back(_PREFIX)
+
+    return _quickest(once)
+
+
+def _draft(drafter: PricedDrafter, vocabulary: int) -> tuple[tuple[tuple[int, float], ...], float | None]:
+    """Of one session and of several; and of a token that is read. Nothing where it has no model."""
+    identity = Identity(PROTOCOL_VERSION, bytes(16), 0.0, 0, 1.0, 0, (), True, 2 * _PREFIX)
+    contexts = [_tokens(number, _PREFIX, vocabulary) for number in range(_SESSIONS)]
+    wanted = [
+        DraftRequest(
+            session=-1 - number,
+            context=context,
+            identity=identity,
+            committed=_PREFIX,
+            prompt_length=_PREFIX,
+            most=1,
+        )
+        for number, context in enumerate(contexts)
+    ]
+    try:
+        unread = drafter.unread(wanted[0])
+        if not unread:
+            return (), None
+        began = time.perf_counter()
+        _until_read(drafter, wanted)
+        read = 1000 * (time.perf_counter() - began) / (unread * _SESSIONS)
+
+        def once(few: Sequence[DraftRequest]) -> Callable[[], None]:
+            return lambda: _until_read(drafter, few)
+
+        return ((1, _quickest(once(wanted[:1]))), (_SESSIONS, _quickest(once(wanted)))), read
+    finally:
+        for one in wanted:
+            drafter.free(one.session)
+
+
+def _until_read(drafter: PricedDrafter, wanted: Sequence[DraftRequest]) -> None:
+    """Ask until each has its token."""
+    for _ in range(4 * _PREFIX):
+        if all(one is not None for one in drafter.draft(wanted)):
+            return
+
+
+def _quickest(work: Callable[[], None]) -> float:
+    """Milliseconds, after a first time that does not count."""
+    work()
+    found = []
+    for _ in range(_TRIES):
+        began = time.perf_counter()
+        work()
+        found.append(1000 * (time.perf_counter() - began))
+    return min(found)
+
+
+def _tokens(number: int, count: int, vocabulary: int) -> list[int]:
+    """Different ones, so that nothing is looked up."""
+    return [(1 + number + 7 * place) % vocabulary for place in range(count)]

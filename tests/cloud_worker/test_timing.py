@@ -1,0 +1,69 @@
+"""What a worker times when it starts, and tells."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from cloud_worker.engine.interface import Facts
+from cloud_worker.engine.simulated import SimulatedEngine
+from cloud_worker.engine.timing import Timings, timed
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
+from flexspec_mq.codec import Codec
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafted, DraftRequest
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.transport.base import LinkSettings
+from schemas.status import MAX_MS, WorkerStatus
+from tests.cloud_worker.test_engine import model_of
+
+
+def status(timings: Timings | None) -> WorkerStatus:
+    facts = Facts(bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", timings=timings)
+    worker = CloudWorker(WorkerSettings(worker="w"), SimulatedEngine(facts, lambda _: ()))
+    (born,) = worker.link_settings(LinkSettings(client_id="w")).birth()
+    return Codec().decode_status(born.payload, WorkerStatus)
+
+
+def test_forwards_of_target_and_draft_are_timed_and_nothing_of_that_stays() -> None:
+    model = ModelDrafter(model_of(), max_context=4096, prefill=16)
+    found = timed(model_of(), HybridDrafter(model, PromptLookupDrafter(max_context=4096)))
+    assert [(sessions, rows) for sessions, rows, _ in found.forwards] == [(1, 0), (1, 8), (4, 0), (4, 32)]
+    assert [sessions for sessions, _ in found.calls] == [1, 4]
+    assert min(ms for *_, ms in (*found.forwards, *found.calls)) > 0
+    assert found.read is not None
+    assert found.read > 0
+    assert not model._sessions
+
+
+def test_lookups_alone_take_no_forward_of_a_draft() -> None:
+    found = timed(model_of(), PromptLookupDrafter(max_context=4096))
+    assert (found.calls, found.read, found.token) == ((), None, None)
+    assert timed(model_of(), None).calls == ()
+
+
+def test_a_draft_that_fails_is_left_to_those_who_use_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(PromptLookupDrafter):
+        def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+            return 5
+
+        def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:  # noqa: ARG002
+            raise MemoryError("no room")
+
+    with caplog.at_level(logging.ERROR):
+        found = timed(model_of(), Broken(max_context=4096))
+    assert (len(found.forwards), found.calls) == (4, ())
+    assert "no room" in caplog.text
+
+
+def test_a_status_tells_it_within_bounds_and_an_older_one_does_not() -> None:
+    told = status(Timings(((1, 0, 40.123), (1, 8, 44.123), (4, 0, 50.0)), ((1, 4.0), (4, 1e9)), 1.0))
+    assert (told.forward_ms, told.row_ms, told.draft_ms) == (40.12, 0.5, 4.0)
+    slow = status(Timings(((1, 0, 1e9), (1, 8, 1.0))))
+    assert (slow.forward_ms, slow.row_ms, slow.draft_ms) == (MAX_MS, 0.0, None)
+    older = status(None)
+    assert (older.forward_ms, older.row_ms, older.draft_ms) == (None, None, None)
