@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PAYS = 0.03
 """Of its tokens per second, what a session may lose by the drafts of others."""
+PAYS_LOOKUPS = 0.01
+"""The same, by what the worker looks up for others by itself: nobody's device asked for that."""
 
 
 @dataclass(slots=True)
@@ -127,6 +129,11 @@ class Allocation:
         """Whether a drafted token of a session is worth its row, if it is right with this probability."""
         return self._gain(key, confidence) >= self._loss(self.row)
 
+    @property
+    def bears(self) -> bool:
+        """Whether one more row, for what the worker looked up, is no loss to the session that gets the least."""
+        return self._bearable(self.row, min(map(self._gets, self.usual), default=1.0), PAYS_LOOKUPS)
+
     def add(self, key: SessionKey, confidence: float) -> None:
         """It gets a row."""
         self._takes(key, confidence)
@@ -152,14 +159,14 @@ class Allocation:
     def _loss(self, ms: float) -> float:
         return self.sessions * log1p(ms / self.ms) if self.ms else 0.0  # nothing is known, or nothing counts
 
-    def _bearable(self, ms: float, least: float) -> bool:
-        """Whether so much more is no loss to the session that gets the least.
+    def _bearable(self, ms: float, least: float, pays: float = PAYS) -> bool:
+        """Whether so much more is no loss to the session that gets the least, or one of `pays` at most.
 
         Alone, a session may bet on its own tokens, since it pays for them itself.
         """
         if self.sessions == 1 or not self.ms:
             return True
-        return self.ms + ms <= max(1.0 + PAYS, least) * self._plain
+        return self.ms + ms <= max(1.0 + pays, least) * self._plain
 
 
 class _Least:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.drafting.interface import DraftRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flexspec_mq.drafting.interface import DraftToken, PricedDrafter
     from flexspec_mq.protocol.effects import SessionKey
@@ -190,6 +190,9 @@ class ColocatedDrafts:
     def _drafted(
         self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
     ) -> dict[SessionKey, tuple[int, ...]]:
+        if not rows.bears and not self._may_call(items, rows):
+            budget.saw_no_call()
+            return {}
         paths = {item.key: self._path(item) for item in items}
         called = False
         while open_ := {
@@ -208,6 +211,12 @@ class ColocatedDrafts:
             cost = rows.call_cost(len(keys), sum(wanted[key][1] for key in keys))
             self._call(drafter, {key: open_[key] for key in keys}, cost, rows, budget)
         return {key: path.own for key, path in paths.items() if path.own}
+
+    def _may_call(self, items: Sequence[WorkItem], rows: Allocation) -> bool:
+        """Whether a forward of the draft would be worth it if it had nothing to read; looks at no context."""
+        strengths = ((item.key, self._known.get(item.key)) for item in items)
+        wanted = {key: (_STRENGTH if known is None else known.strength, 0.0) for key, known in strengths}
+        return bool(rows.worth_calling(wanted))
 
     def _call(
         self,
@@ -242,11 +251,13 @@ class ColocatedDrafts:
             budget.saw_reading(pieces, ms)
 
     def _look_up(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], rows: Allocation) -> None:
-        """Take what is found for sessions that no forward of the model is worth it for."""
+        """Take what is found for sessions that no forward of the model is worth it for, as far as all bear it."""
+        if not rows.bears:
+            return
         self._hold(list(paths.values()))
         found = drafter.lookups([path.request(rows.survival(key), inf) for key, path in paths.items()])
         for path, proposals in zip(paths.values(), found, strict=True):
-            _take(path, proposals, rows)
+            _take(path, itertools.takewhile(lambda _: rows.bears, proposals), rows)
 
     def _path(self, item: WorkItem) -> _Path:
         session = self._known.get(item.key) or _Session(next(self._numbers))
@@ -266,10 +277,10 @@ class ColocatedDrafts:
             self.free(key)
 
 
-def _take(path: _Path, proposals: Sequence[DraftToken], rows: Allocation) -> None:
+def _take(path: _Path, proposals: Iterable[DraftToken], rows: Allocation) -> None:
     """Go on with what was proposed, as far as it is worth its rows. Nothing ends the draft."""
     item = path.item
-    path.done = not proposals
+    before = len(path.own)
     for proposal in proposals:
         if proposal.origin == "model":
             path.session.read = len(path.context)
@@ -280,5 +291,5 @@ def _take(path: _Path, proposals: Sequence[DraftToken], rows: Allocation) -> Non
         rows.add(item.key, proposal.confidence)
         path.own += (proposal.token,)
         path.context.append(proposal.token)
-    path.done |= len(path.own) >= item.room
+    path.done = len(path.own) in (before, item.room)
     path.done |= not item.identity.ignore_eos and path.context[-1] in item.identity.eos

@@ -380,6 +380,21 @@ def own(drafter: Priced, budget: DraftBudget, items: Sequence[WorkItem]) -> int:
     return sum(map(len, drafts.draft(items, rows, budget).values()))
 
 
+@pytest.mark.parametrize("sessions", [4, 8, 16])
+def test_what_is_looked_up_for_some_is_no_loss_to_the_others(sessions: int) -> None:
+    """A row takes more than 1 % of a forward here, and no text that drafts nothing gets that back."""
+    budget = DraftBudget()
+    budget.prime([(1, 0, 40.0), (1, 8, 50.0), (4, 0, 48.0), (4, 32, 96.0)], [(1, 4.0), (4, 16.0)], 1.0)
+    found = Priced(0, found=(5, 6, 7, 8))
+    assert own(found, budget, crowd(1)) > 0
+    alone = found.forwards
+    assert own(found, budget, crowd(sessions)) == 0
+    assert found.forwards == alone
+    free = DraftBudget()
+    free.prime([(1, 0, 20.0), (1, 8, 20.0), (4, 0, 20.0), (4, 32, 20.1)], [(1, 8.0), (4, 32.0)], 1.0)
+    assert own(found, free, crowd(sessions)) > 0, "where rows cost next to nothing, they are no loss"
+
+
 def test_a_new_worker_whose_drafts_were_timed_runs_none_for_a_crowd() -> None:
     """Sessions that are drafted for one behind the other: sixteen of them take longer than the target's forward."""
     timed, untimed = Priced(0), Priced(0)
