@@ -29,7 +29,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.wire import KeyedWire, check_speaker, keyed_wire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.controller import Controller, Told
 from flexspec_mq.controller.estimators.link import BIG
 from flexspec_mq.controller.session import DeviceReading
 from flexspec_mq.daemon.tasks import any_of, running
@@ -72,7 +72,7 @@ from schemas.messages import (
     Open,
     Verdict,
 )
-from schemas.status import EdgeStatus
+from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -570,6 +570,7 @@ class EdgeNode:
         status = self.directory.take(worker, payload)
         if status is None:
             return
+        self._controller.told(worker, _told(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
         self._tell_difference(status)
@@ -712,6 +713,7 @@ class EdgeNode:
                 await self._draft_work.wait()
                 continue
             before = self._drafting.busy
+            self._controller.drafting = len(wanted)
             drafted = await self._drafting.round(freed, list(map(itemgetter(1), wanted)))
             took = self._drafting.busy - before
             for (generation, request), tokens in zip(wanted, drafted, strict=True):
@@ -772,6 +774,12 @@ class EdgeNode:
                     self._do(generation, generation.machine.tick(now))
                 else:
                     self._tick_by(due)
+
+
+def _told(status: WorkerStatus) -> Told:
+    """What a worker says of its times, in seconds; within the bounds of its schema."""
+    told = (status.forward_ms, status.row_ms, status.draft_ms)
+    return Told(*(None if ms is None else ms / 1000 for ms in told))
 
 
 def _as_error(error: BaseException) -> FlexSpecError:

@@ -108,15 +108,14 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
         wait: see `Pace`.
     """
     forward = forward_of(seen)
-    if seen.rtt is None or not forward or seen.draft_time is None:
+    token = seen.draft_told if seen.draft_time is None else seen.draft_time
+    if seen.rtt is None or not forward or token is None:
         return None
     row = ROW * forward if seen.row_cost is None else seen.row_cost
     # What a worker puts off is worth nothing, whether it would have been right or not.
     taken = round(min(1.0, seen.taken / TAKES), 1)
     acceptance = tuple(round(taken * share, 1 if place else 2) for place, share in enumerate(seen.acceptance))
-    return Pace(
-        _rough(seen.rtt), _rough(forward), _rough(row), _rough(seen.draft_time), acceptance, _rough(wait)
-    )
+    return Pace(_rough(seen.rtt), _rough(forward), _rough(row), _rough(token), acceptance, _rough(wait))
 
 
 def too_busy(seen: Observation) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.estimators.acceptance import Acceptance, Share
 from flexspec_mq.controller.estimators.average import Average
@@ -23,11 +24,27 @@ _REMEMBERED = 600.0
 """Seconds that a round trip counts as known: a device that was out of reach for longer may be on another network."""
 
 
+class Told(NamedTuple):
+    """What a worker says that it has timed, in seconds; nobody signs that, so what is measured takes its place.
+
+    Attributes:
+        forward: of one token of one session.
+        row: that one drafted token more makes it longer.
+        token: of its own draft.
+    """
+
+    forward: float | None = None
+    row: float | None = None
+    token: float | None = None
+
+
 class WorkerEstimates:
     """What a node has seen of one worker, in all sessions there. Seconds.
 
     Attributes:
         round_trip: of the network to it.
+        measured_at: when that was seen last.
+        asked_at: when an answer was asked for last, only to know it.
         queue: that batches waited there for their forward.
         compute: of a forward that reads no prompt of ours.
         forward: of one for which nobody drafts and no prompt is read.
@@ -35,10 +52,12 @@ class WorkerEstimates:
         own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
         own_read: of a prompt's token, for its draft.
         drafts: what its verdicts say about drafts.
+        told: what it says itself.
     """
 
     def __init__(self) -> None:
         self.round_trip = Average()
+        self.measured_at = self.asked_at = -inf
         self.queue = Average()
         self.compute = Average()
         self.forward = Low()
@@ -47,6 +66,7 @@ class WorkerEstimates:
         self.own_tokens = Average(memory=16.0)
         self.own_read = Average(life=600.0)
         self.drafts = WorkerDrafts()
+        self.told = Told()
 
 
 class VersionEstimates:
@@ -70,17 +90,23 @@ class Controller:
     New sessions begin with the newest round trip, as RFC 9040 has it for TCP connections between the same hosts.
 
     Attributes:
-        draft_time: seconds that a token takes the draft model, which is the same one for all sessions.
+        draft_time: seconds that a token takes the draft model, which is the same one for all sessions: of a session
+            whose drafts nobody shares the drafter with.
+        writing: texts that are being written.
+        drafting: of these, those that share the drafter's newest round.
         link: the way to the broker.
         memory: of policies that learn, by their names.
     """
 
     def __init__(self) -> None:
         self.draft_time = Average(life=120.0)
+        self.writing = 0
+        self.drafting = 1
         self.link = LinkEstimates()
         self.memory: dict[str, object] = {}
         self._round_trips: ExpiringMap[str, RoundTrip] = ExpiringMap(most=_WORKERS)
         self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
+        self._told: ExpiringMap[str, Told] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
         self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)
 
     def link_up(self, now: float) -> None:
@@ -125,12 +151,19 @@ class Controller:
                 return known
         return None
 
+    def told(self, worker: str, told: Told, now: float) -> None:
+        """A worker says what it has timed; one that no session is at stays one that nobody knows."""
+        self._told.put(worker, told, now)
+        if (known := self._workers.get(worker, now)) is not None:
+            known.told = told
+
     def worker(self, worker: str | None, now: float) -> WorkerEstimates:
         """What is known of a worker; for None, of the newest one."""
         name = next(reversed(self._workers), None) if worker is None else worker
         known = None if name is None else self._workers.get(name, now)
         made = known or WorkerEstimates()
         if worker is not None:
+            made.told = self._told.get(worker, now) or made.told
             self._workers.put(worker, made, now)
         return made
 

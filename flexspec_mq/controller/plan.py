@@ -80,7 +80,8 @@ class Observation:
         rtt_var: its mean deviation.
         queue: last queueing time at the worker in seconds.
         compute: last forward at the worker in seconds.
-        draft_time: seconds per token of the draft model, smoothed; None before a sample.
+        sessions: texts that the node writes, this one included.
+        draft_time: seconds per token of the draft model where all of them draft, smoothed; None before a sample.
         rate: tokens per second that the session got lately; None before a sample.
         drafted: tokens drafted and judged so far.
         accepted: of these, accepted.
@@ -96,8 +97,9 @@ class Observation:
         queue_mean, queue_deviation, queue_error: queueing times of the worker, smoothed.
         compute_mean, compute_deviation, compute_error: its forwards, smoothed.
         draft_time_error: of the time per drafted token.
-        forward: one for which nobody drafts, estimated.
-        row_cost: what one more drafted token costs in a forward, at least 0.
+        draft_told: seconds per token of the worker's own draft, as it says; a guess at ours before a sample.
+        forward: one for which nobody drafts, estimated; before any, as the worker says.
+        row_cost: what one more drafted token costs in a forward, at least 0; before any, as the worker says.
         row_cost_error: of it; as large as itself where no data tell.
         own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
         own_read: seconds for which the worker's draft has to read the prompt of this session before it drafts; 0 once
@@ -123,6 +125,7 @@ class Observation:
     rtt_var: float = 0.0
     queue: float = 0.0
     compute: float = 0.0
+    sessions: int = 1
     draft_time: float | None = None
     rate: float | None = None
     drafted: int = 0
@@ -143,6 +146,7 @@ class Observation:
     compute_deviation: float = 0.0
     compute_error: float | None = None
     draft_time_error: float | None = None
+    draft_told: float | None = None
     forward: float | None = None
     row_cost: float | None = None
     row_cost_error: float | None = None

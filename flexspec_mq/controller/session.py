@@ -76,7 +76,6 @@ class SessionController:
         device: asked before each plan; None where nothing tells.
 
     Attributes:
-        draft_time: of the node.
         rate: of this session's tokens.
         worker: what the node knows of its worker.
         version: what the node knows of drafts for its version.
@@ -102,17 +101,19 @@ class SessionController:
         self._drafting = False  # the worker has drafted for this session
         self._reads = 0  # verdicts without, that let it
         self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
-        self.draft_time = node.draft_time
+        self._begun = False
         self.round_trip = round_trip
         self.rate = Rate()
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
         self._newest: tuple[Policy, Plan, Observation] | None = None
-        self._asked_at = -inf  # when an answer was asked for, to know the round trip
+        self._asked_at = -inf  # when this session asked for an answer, to know the round trip
         self.opportunity_cost = 0.0
 
     def begin(self, worker: str | None, now: float) -> None:
         """The first open goes to this worker, or to any: start with what the node knows of the way there."""
+        self._node.writing += not self._begun
+        self._begun = True
         known = self._node.round_trip(worker, now)
         if known is not None:
             self.round_trip.assume(known)
@@ -138,7 +139,12 @@ class SessionController:
             self._reads += 1
             may = False
         offered = max(0, self.round_trip.arrived - verdict.start)
-        self.worker.drafts.told(verdict.drafted, verdict.granted, offered, may=may)
+        writing = max(1, self._node.writing)
+        self.worker.drafts.told(verdict.drafted, verdict.granted, offered, may=may, sessions=writing)
+
+    def drafted(self, seconds: float, now: float) -> None:
+        """A token of the draft model came so many seconds after it was asked for."""
+        self._node.draft_time.saw(seconds / max(1, self._node.drafting), now)
 
     def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> bool:
         """Take a verdict's echo and times.
@@ -161,6 +167,7 @@ class SessionController:
         worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
         if sample is not None:
             (worker.round_trip.stepped if rtt.jumped else worker.round_trip.saw)(sample, now)
+        worker.measured_at = max(worker.measured_at, rtt.measured_at)
         if not computed or not (queue or verdict.compute):
             return computed
         if self._reading:
@@ -181,18 +188,19 @@ class SessionController:
     def wants_trip(self, age: float, now: float) -> bool:
         """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done.
 
-        At once where samples look like a step, and once for each doubt of `RoundTrip`.
+        All sessions at a worker know its round trip from each other, so one of them asks, at once where samples look
+        like a step. A doubt of its own `RoundTrip` each session asks about once.
 
         Args:
             age: seconds that the newest sample may be old.
             now: seconds.
         """
-        measured_at, doubted_at = self.round_trip.measured_at, self.round_trip.doubted_at
-        due = max(measured_at, self._asked_at) + age
-        doubtful = self.worker.round_trip.doubtful and measured_at >= self._asked_at
+        worker, doubted_at = self.worker, self.round_trip.doubted_at
+        due = max(worker.measured_at, worker.asked_at) + age
+        doubtful = worker.round_trip.doubtful and worker.measured_at >= worker.asked_at
         if now < due and not doubtful and (doubted_at is None or self._asked_at >= doubted_at):
             return False
-        self._asked_at = now
+        self._asked_at = worker.asked_at = now
         return True
 
     def _may_be_reading(self, prompt: int) -> bool:
@@ -223,7 +231,7 @@ class SessionController:
 
     def observe(self, counts: Counts) -> Observation:
         """What a policy plans from."""
-        mine, worker, link, draft = self.round_trip, self.worker, self._node.link, self.draft_time
+        mine, worker, link, draft = self.round_trip, self.worker, self._node.link, self._node.draft_time
         rtt, queue, compute, cost = worker.round_trip, worker.queue, worker.compute, worker.row_cost
         drafts, acceptance, by_worker = worker.drafts, self.version.acceptance, self.version.worker_acceptance
         lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
@@ -231,12 +239,14 @@ class SessionController:
         token = worker.own_read.mean
         own_read = None if token is None else max(0.0, token * counts.prompt - self._beyond)
         device = _SILENT if self._device is None else self._device()
+        sessions = max(1, self._node.writing)
         return Observation(
             rtt=rtt.mean if known else mine.unstalled,
             rtt_var=rtt.deviation if known else mine.deviation,
             queue=mine.queue,
             compute=mine.compute,
-            draft_time=draft.mean,
+            sessions=sessions,
+            draft_time=None if draft.mean is None else sessions * draft.mean,
             rate=self.rate.per_second,
             drafted=counts.drafted,
             accepted=counts.accepted,
@@ -256,12 +266,13 @@ class SessionController:
             compute_mean=compute.mean,
             compute_deviation=compute.deviation,
             compute_error=compute.error,
-            draft_time_error=draft.error,
-            row_cost=cost.seconds,
+            draft_time_error=None if draft.error is None else sessions * draft.error,
+            row_cost=worker.told.row if cost.seconds is None else cost.seconds,
             row_cost_error=cost.error,
             own_forward=worker.own_forward.mean,
             own_tokens=worker.own_tokens.mean,
-            forward=worker.forward.value,
+            forward=worker.told.forward if worker.forward.value is None else worker.forward.value,
+            draft_told=worker.told.token,
             acceptance=acceptance.places,
             acceptance_known=acceptance.known,
             worker_acceptance=by_worker.mean,
@@ -288,6 +299,8 @@ class SessionController:
 
     def ended(self, counts: Counts) -> None:
         """The text is over."""
+        self._node.writing -= self._begun
+        self._begun = False
         if isinstance(self._policy, HearsEnd):
             self._policy.ended(self.observe(counts))
 

@@ -115,7 +115,7 @@ def kinds(told: Sequence[Alternative]) -> list[tuple[str, str]]:
 def test_threshold_tells_the_best_of_each_kind() -> None:
     seen = Observation(
         rtt=0.02, compute=0.04, draft_time=0.0045, acceptance=(0.5, 0.58, 0.62, 0.75), worker_drafted=3.0,
-        own_forward=0.05, own_tokens=2.5, own_read=0.0,
+        own_forward=0.05, own_tokens=2.5, own_read=0.0, acceptance_known=(20.0,),
     )  # fmt: skip
     policy = ThresholdPolicy(BASE)
     told = Planned(policy, policy.plan(seen), seen).alternatives

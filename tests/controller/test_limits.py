@@ -32,6 +32,7 @@ NEAR = Observation(
     forward=0.04,
     draft_time=0.0045,
     acceptance=(0.7, 0.75, 0.8, 0.8),
+    acceptance_known=(20.0,) * 4,
     row_cost=0.001,
     prompt=20,
     remaining=100,

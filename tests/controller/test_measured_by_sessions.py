@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.controller import Controller, Told
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
@@ -430,3 +430,27 @@ def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> N
     assert whole == pytest.approx(10 * 0.06, rel=0.1)
     assert left(second) == pytest.approx(9 * 0.06, rel=0.1)
     assert second.observe(Counts(prompt, 0, 0, 0, 100)).forward == pytest.approx(0.04, rel=0.1)
+
+
+def test_what_a_worker_says_of_its_times_holds_until_they_are_measured() -> None:
+    node = Controller()
+    node.told("w", Told(0.5, 0.01, 0.03), 0.0)
+    node.told("other", Told(9.0), 0.0)
+    assert node.worker(None, 0.0).told == Told(), "a worker that no session is at is no worker that is known"
+    script = Script(node, Plan(4, 1))
+    seen = script.seen
+    assert (seen.forward, seen.row_cost, seen.draft_told, seen.draft_time) == (0.5, 0.01, 0.03, None)
+    script.decide(1, 0, 900)  # reads the prompt
+    script.decide(1)
+    assert script.seen.forward == pytest.approx(0.04)
+    assert script.seen.row_cost == pytest.approx(0.0004)
+
+
+def test_one_of_the_sessions_at_a_worker_asks_for_its_round_trip() -> None:
+    node = Controller()
+    first, second = (Script(node, Plan(0, ahead=8), number=number) for number in (1, 2))
+    asks = [
+        script.machine._control.wants_trip(2.0, 10.0 + number)
+        for number, script in enumerate((first, second, first))
+    ]
+    assert asks == [True, False, True]

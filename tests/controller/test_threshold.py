@@ -19,6 +19,7 @@ NEAR = Observation(
     forward=0.04,
     draft_time=0.0045,
     acceptance=(0.5, 0.58, 0.62, 0.75),
+    acceptance_known=(20.0,) * 4,
     row_cost=0.001,
     prompt=100,
     remaining=100,
@@ -229,3 +230,35 @@ def test_each_text_has_some_drafts_where_nobody_should_draft_as_far_as_is_known(
 def test_nothing_is_drafted_only_to_see_where_that_would_cost_time() -> None:
     assert planned(replace(FAR, row_cost=0.5, rtt=0.02)).draft_length == 0
     assert planned(replace(FAR, acceptance=(0.0,))).draft_length == 0
+
+
+def test_the_looks_of_a_node_are_shared_by_the_texts_that_it_writes() -> None:
+    """Sixteen texts of 64 tokens would draft a third of them to see how they fare, on a processor that they share."""
+    doubtful = replace(NEAR, acceptance=(0.05,) * 4, forward=0.06, compute=0.06, worker_verdicts=9)
+
+    def looks(sessions: int, drafted: int) -> bool:
+        return planned(replace(doubtful, sessions=sessions, drafted=drafted)).draft_length > 0
+
+    assert [looks(1, drafted) for drafted in (0, 12, 23, 24)] == [True, True, True, False]
+    assert [looks(16, drafted) for drafted in (0, 1, 2, 12)] == [True, True, False, False]
+
+
+def test_nobody_waits_for_drafts_before_their_time_and_their_worth_are_known() -> None:
+    slow = replace(NEAR, forward=0.2, compute=0.2, acceptance=(0.9,) * 4)
+    known = ThresholdPolicy(BASE)
+    plans = [known.plan(replace(slow, drafted=20 * number)) for number in range(8)]
+    assert 0 in {plan.ahead for plan in plans}
+    for unknown in (
+        replace(slow, acceptance_known=(3.0,) * 4),
+        replace(slow, draft_time=None, draft_told=slow.draft_time),
+    ):
+        policy = ThresholdPolicy(BASE)
+        plans = [policy.plan(replace(unknown, drafted=20 * number)) for number in range(8)]
+        assert {plan.ahead for plan in plans} == {MAX_AHEAD}
+        assert plans[-1].draft_length
+
+
+def test_before_a_node_has_timed_its_draft_it_plans_by_what_the_worker_says_of_its_own() -> None:
+    unknown = replace(NEAR, draft_time=None)
+    assert replace(planned(unknown), ahead=8, trip_age=None) == BASE
+    assert planned(replace(unknown, draft_told=2.0)).draft_length == 0

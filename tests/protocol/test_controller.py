@@ -104,7 +104,11 @@ def test_what_a_token_costs_the_draft_is_known_to_the_next_session() -> None:
         wanted = machine.draft_request()
         assert wanted is not None
         machine.drafted(wanted.start, wanted.digest, DraftToken(7), now)
-    assert session(controller, now=1.0).observation.draft_time == pytest.approx(0.02)
+    assert machine.observation.draft_time == pytest.approx(0.02)
+    other = session(controller, now=1.0)
+    assert other.observation.draft_time == pytest.approx(0.04), "two texts share the drafter"
+    machine.cancel(1.0)
+    assert other.observation.draft_time == pytest.approx(0.02)
     assert Controller().draft_time.mean is None
 
 

@@ -87,6 +87,22 @@ def test_where_drafts_are_put_off_the_device_leaves_them_and_tries_again_some_da
     assert lengths(0, 3, 4)[-1] == 0
 
 
+def test_sixteen_texts_of_a_node_try_again_no_sooner_than_one() -> None:
+    """Each of them is told of each forward, so their hopes are added up."""
+    found = []
+    for sessions in (1, 16):
+        worker = WorkerDrafts()
+        for _ in range(8):
+            worker.told(0, 0, 3, sessions=sessions)
+        forwards = 0
+        while worker.taken < 0.2:
+            forwards += 1
+            for _ in range(sessions):
+                worker.told(0, None, sessions=sessions)
+        found.append(forwards)
+    assert abs(found[0] - found[1]) <= 2
+
+
 def test_what_a_worker_said_is_known_to_the_next_session() -> None:
     node = Controller()
     assert node.worker(None, 0.0).drafts.per_verdict == 0.0

@@ -33,7 +33,9 @@ class WorkerDrafts:
         """How many tokens of a draft a forward of the worker takes, at least one; None is all that there may be."""
         return None if self._granted >= _MOST else max(1, round(self._granted))
 
-    def told(self, drafted: int, granted: int | None, offered: int = 0, *, may: bool = True) -> None:
+    def told(
+        self, drafted: int, granted: int | None, offered: int = 0, *, may: bool = True, sessions: int = 1
+    ) -> None:
         """A verdict with tokens has come.
 
         Args:
@@ -41,6 +43,7 @@ class WorkerDrafts:
             granted: how many of a draft it verified, if others were put off.
             offered: tokens of a draft that it had for this forward, as far as is known.
             may: the edge lets it draft.
+            sessions: of the node, each of which is told of a forward.
         """
         if may or drafted:
             self.verdicts += 1
@@ -51,4 +54,4 @@ class WorkerDrafts:
             return
         if self._granted < _MOST:
             self._granted = min(_MOST, self._granted + 1.0)
-        self.taken += (1.0 - self.taken) * (_NEWEST if offered else _HOPES)
+        self.taken += (1.0 - self.taken) * (_NEWEST if offered else _HOPES / sessions)

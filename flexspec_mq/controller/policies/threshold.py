@@ -34,8 +34,8 @@ DRAFTED = 0.005
 _BETTER = 0.03
 """Another plan has to be better by so much: estimates are no better than that."""
 _LOOKS = 24
-"""Tokens that the device may draft of a text only to see how it fares there: texts differ, and beside a worker that
-runs ahead that takes no time to speak of."""
+"""Tokens that the device may draft only to see how it fares, of all texts that it writes at once: texts differ, and
+beside a worker that runs ahead that takes no time to speak of."""
 _HOPE = 4.0
 """By how much better than known the odds of a drafted token may be, for that to be worth it."""
 _DEARER = 1.1
@@ -43,6 +43,9 @@ _DEARER = 1.1
 _OTHERS = 0.25
 """A session that waits for its drafts waits for others then, where its turn comes so much of a forward later: it had
 better be in theirs. A crowded worker is full only while all of its sessions have work for it."""
+_TRIED = 8.0
+"""Drafted tokens of a version that were judged, from which on a worker may wait for more: before, nobody knows what
+that is worth, and a text would pay for a guess."""
 _EVERY = 4
 """Plans from one choice to the next: looking at all of them takes a millisecond."""
 _HELPS = 0.999
@@ -137,7 +140,7 @@ class ThresholdPolicy:
         self._alone = own is not None and (best == NOBODY or own < costs[best])
         if self._alone:
             best = self._meanwhile(helping, seen)
-        elif best == NOBODY and seen.drafted < _LOOKS and seen.taken > TAKES:
+        elif best == NOBODY and seen.drafted * seen.sessions < _LOOKS and seen.taken > TAKES:
             best = self._look(costs, pace)
         self._chosen, self._expected = best, self._expects(best, pace)
         self._among = pace, able, own
@@ -149,6 +152,8 @@ class ThresholdPolicy:
         )
         if self.base.ahead and too_busy(seen):
             return (NOBODY,)
+        if self.base.ahead and (seen.draft_time is None or seen.acceptance_known[0] < _TRIED):
+            return tuple(choice for choice in able if choice.ahead)
         if self.base.ahead and self._turn.seconds > _OTHERS * forward_of(seen):
             return tuple(choice for choice in able if choice.ahead)
         return able

@@ -403,7 +403,7 @@ class EdgeSession:
             return
         # The first token is not timed: the draft read the prompt for it.
         if token.origin == "model" and self._wanted is not None and counters.drafted:
-            self._control.draft_time.saw(now - self._wanted_since, now)
+            self._control.drafted(now - self._wanted_since, now)
         plan = self._plan or self.plan
         if text.draft(token, plan.confidence_threshold):
             counters.drafted += 1
