@@ -1,4 +1,4 @@
-"""What users of the API see: crowds, thousands of requests, second turns, long prompts, workers that go.
+"""What users of the API see: crowds, streams with drafts and without, long prompts, second turns, workers that go.
 
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-edge serve`` as processes with the
 default model, asked over HTTP. Texts are compared with what the target alone writes.
@@ -19,13 +19,14 @@ from benchmarks import _common
 from benchmarks.serve.crowd import Soak, Verdict, at_once, soak
 from benchmarks.serve.long import STREAMS, long_prompts
 from benchmarks.serve.stops import stops
+from benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
 from benchmarks.serve.texts import Tokens, references
 from benchmarks.serve.turns import second_turns
 from flexspec_mq.bench.questions import OWN, Question, read_questions, spread
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 
-SECTIONS = ("crowd", "soak", "turn", "long", "stop")
+SECTIONS = ("crowd", "streams", "soak", "turn", "long", "stop")
 QUICK_SECTIONS = ("crowd", "turn")
 """The others take longer than a minute, most of it for daemons to start."""
 
@@ -36,6 +37,7 @@ class Sizes:
 
     Attributes:
         crowd, crowd_rounds, crowd_tokens: requests at once, how often, tokens of a text at most.
+        streams_rounds, streams_tokens: turns of each number of streams, tokens of a text.
         soak, soak_texts, soak_tokens: requests, different ones among them, tokens of a text at most.
         history, conversations: tokens of a second turn's prompt, how many.
         long, long_rounds: tokens of a long prompt, how often it comes under each plan.
@@ -45,6 +47,8 @@ class Sizes:
     crowd: int = 32
     crowd_rounds: int = 3
     crowd_tokens: int = 48
+    streams_rounds: int = 4
+    streams_tokens: int = 64
     soak: int = 2000
     soak_texts: int = 96
     soak_tokens: int = 8
@@ -56,7 +60,7 @@ class Sizes:
     stop_tokens: int = 64
 
 
-QUICK = Sizes(8, 1, 8, 64, 8, 4, 300, 2, 600, 1, 12, 24)
+QUICK = Sizes(8, 1, 8, 1, 16, 64, 8, 4, 300, 2, 600, 1, 12, 24)
 
 
 class _Run:
@@ -82,6 +86,19 @@ class _Run:
         print(f"\n{size.crowd} requests at once, {size.crowd_tokens} tokens each at most")
         print(_verdicts(found))
         return {name: _facts(verdict) for name, verdict in found.items()}
+
+    async def streams(self) -> dict[str, Any]:
+        size = self._size
+        found = await streams(self._questions, size.streams_tokens, size.streams_rounds, self._seed, self.say)
+        rows = []
+        results: dict[str, Any] = {}
+        for (count, nodes), rates in found.items():
+            medians = {name: statistics.median(one) for name, one in rates.items()}
+            rows.append([count, nodes, medians[DEFAULT], medians[STREAMING], ratio(rates)])
+            results[f"{count} of {nodes}"] = {**rates, "ratio": ratio(rates)}
+        print(f"\ntokens/s of all streams end to end, {size.streams_tokens} tokens each, one worker")
+        print(_common.table(["streams", "nodes", DEFAULT, STREAMING, "ratio, median of turns"], rows))
+        return results
 
     async def soak(self) -> dict[str, Any]:
         size = self._size
@@ -245,6 +262,7 @@ def _main(argv: Sequence[str]) -> int:
     run = _Run(args, questions)
     sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
         "crowd": run.crowd,
+        "streams": run.streams,
         "soak": run.soak,
         "turn": run.turn,
         "long": run.long,

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.serve.at_once import ask_all
 from benchmarks.serve.crowd import Verdict, _worse
+from benchmarks.serve.streams import DEFAULT, STREAMING, ratio
 from benchmarks.serve.texts import Asked
 from broker.launcher import PrivateBroker
 from flexspec_mq.bench.place.client import Answer, ask, unbounded
@@ -41,6 +42,10 @@ def test_a_verdict_counts_what_failed_and_what_is_wrong() -> None:
     assert verdict == Verdict(requests=4, failed=1, wrong=1, median=2.0, slowest=5.0)
     assert _worse(verdict, Verdict(4, 0, 0, 1.0, 2.0)) == Verdict(8, 1, 1, 2.0, 5.0)
     assert _worse(verdict, Verdict(4, 0, 0, 1.0, 9.0)) == Verdict(8, 1, 1, 1.0, 9.0)
+
+
+def test_streams_are_compared_turn_by_turn() -> None:
+    assert ratio({DEFAULT: [10.0, 40.0, 9.0], STREAMING: [20.0, 40.0, 10.0]}) == 0.9
 
 
 async def test_the_client_reads_what_the_api_writes(mosquitto: PrivateBroker) -> None:
