@@ -87,6 +87,8 @@ async def _show(view: SessionView, turns: Sequence[Turn], **more: Any) -> str:
 async def _chat(view: SessionView) -> None:
     """One line of standard input is one turn or command; the end of input ends the chat. Says when it waits for one.
 
+    With ``--events`` a line with `new` begins another conversation.
+
     A turn that fails is taken back and the chat goes on, unless it was the link that failed.
     """
     from flexspec_mq.models.text import Turn, text_from_bytes
@@ -99,7 +101,9 @@ async def _chat(view: SessionView) -> None:
             line = await lines.next()
             if line is None:
                 return
-            said = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+            said, new = _said(text_from_bytes(line, source="the line"), as_json=view.events)
+            if new:
+                turns = []
             if not view.events and said.startswith("/"):
                 if said == "/quit":
                     return
@@ -127,21 +131,25 @@ def _after_slash(view: SessionView, said: str) -> str:
     return ""
 
 
-def _said(line: str, *, as_json: bool) -> str:
+def _said(line: str, *, as_json: bool) -> tuple[str, bool]:
     """What a line of the chat says: itself, or with ``--events`` the `say` of a JSON object, which may hold lines.
+
+    Returns:
+        It, and whether it begins another conversation, by the object's `new`.
 
     Raises:
         UsageError: it is no such object.
     """
     if not as_json:
-        return line.strip()
+        return line.strip(), False
     try:
-        said = json.loads(line)["say"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        said = None
+        record = json.loads(line)
+        said, new = record["say"], bool(record.get("new"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        said, new = None, False
     if not isinstance(said, str):
         raise UsageError("the line is no JSON object with `say`", hint='for example {"say": "Hello!"}')
-    return said
+    return said, new
 
 
 async def _batch(view: SessionView, prompts: Sequence[tuple[str, str]], at_once: int) -> None:

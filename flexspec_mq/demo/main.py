@@ -29,8 +29,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PROMPT = "Explain in a few sentences why the sky is blue."
+PROMPTS = {
+    "an open question": "Explain in a few sentences why the sky is blue.",
+    "a text to correct": (
+        "Correct the spelling and repeat the text: The libary on Mill Street opens at nine in the morning and closes "
+        "at six in the evning. Books may be borowed for four weeks, films for one week. Members who bring a freind "
+        "get a month for nothing."
+    ),
+    "code": "Write a Python function that returns the sum of the even numbers in a list, with a docstring.",
+}
+"""What is asked where the user asks nothing, by its kind: drafts fare differently with each."""
 
+_TOKENS, _TOKENS_OF_SEVERAL = 200, 96
+"""Tokens to write at most, for the user's own prompt and for each of ours."""
 _ANSWER = 120.0
 """Seconds without anything new in an answer."""
 _PLAN = ("draft_length", "in_flight", "ahead", "qos")
@@ -50,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The demo's flags."""
     parser = argparse.ArgumentParser(prog="flexspec demo", description=__doc__)
-    parser.add_argument("--prompt", default=PROMPT, help="what to ask")
+    parser.add_argument("--prompt", help="what to ask (default: three things of different kinds)")
     parser.add_argument(
         "--chat", action="store_true", help="talk over several turns, with the commands of flexspec chat"
     )
@@ -58,7 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--target", default="default", help="model folder or hub name (default: SmolLM2-135M)"
     )
     parser.add_argument("--draft", default="default", help="draft checkpoint folder, 'default' or 'none'")
-    parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        help=f"tokens to write at most (default: {_TOKENS}; {_TOKENS_OF_SEVERAL} for each of three prompts)",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     parser.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
     parser.add_argument("--draft-length", type=int, help="tokens per draft batch")
@@ -75,8 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     """Run the demo with these flags on a screen, standard output by default; returns the exit code."""
     args = build_parser().parse_args(argv)
-    if not args.prompt.strip():
+    if args.prompt is not None and not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
+    if args.max_tokens is None:
+        args.max_tokens = _TOKENS if args.chat or args.prompt is not None else _TOKENS_OF_SEVERAL
     need_libraries("the demo")
     Plan(**_given(args))  # refuses what no plan can be before anything is started
     return asyncio.run(_run(args, screen or Screen()))
@@ -161,27 +178,46 @@ async def _chat(here: Site, args: argparse.Namespace, edge: Daemon) -> int:
 
 
 async def _compare(here: Site, args: argparse.Namespace, screen: Screen, edge: Process) -> None:
-    """Show the answer as it comes, and its figures; then those of streaming, where it does not stream already.
+    """Show each answer as it comes, and its figures; then those of streaming, where it does not stream already.
 
     Raises:
         FlexSpecError: streaming wrote another text.
     """
-    screen.legend()
-    screen.question(args.prompt)
-    with screen.answer() as answer:
-        drafted = await _answer(edge, args.prompt, answer)
-    screen.summary(drafted)
-    if args.ahead and args.draft_length == 0:
-        return
-    tokenizer = [] if args.target == "default" else [f"--tokenizer={args.target}"]
-    plan = (*_STREAMING, *tokenizer, *(() if args.qos is None else (f"--qos={args.qos}",)))
-    with screen.bars("streaming") as tell:
-        tell("the same once more, streamed without drafts", "streaming")
+    prompts = PROMPTS if args.prompt is None else {"": args.prompt}
+    streaming = None
+    if not (args.ahead and args.draft_length == 0):
+        tokenizer = [] if args.target == "default" else [f"--tokenizer={args.target}"]
+        plan = (*_STREAMING, *tokenizer, *(() if args.qos is None else (f"--qos={args.qos}",)))
         streaming = await _asked(here, args, "streaming", plan)
-        streamed = await _answer(streaming, args.prompt)
-    if streamed["tokens"] != drafted["tokens"]:
-        raise FlexSpecError("the target alone wrote another text", hint="this is a bug: please report it")
-    screen.comparison(drafted["stats"], streamed["stats"], on_link=here.link is not None)
+    screen.legend()
+    pairs: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for number, (kind, prompt) in enumerate(prompts.items()):
+        screen.question(prompt)
+        streamed = None
+        if (
+            streaming is not None and number % 2
+        ):  # in turns, so that no minute of the machine is for one of them
+            streamed = await _streamed(streaming, prompt, screen)
+        with screen.answer() as answer:
+            drafted = await _answer(edge, prompt, answer)
+        if args.prompt is not None or streaming is None:
+            screen.summary(drafted)
+        if streaming is None:
+            continue
+        if streamed is None:
+            streamed = await _streamed(streaming, prompt, screen)
+        if streamed["tokens"] != drafted["tokens"]:
+            raise FlexSpecError("the target alone wrote another text", hint="this is a bug: please report it")
+        pairs[kind] = drafted["stats"], streamed["stats"]
+    if pairs:
+        screen.comparison(pairs, on_link=here.link is not None)
+
+
+async def _streamed(streaming: Process, prompt: str, screen: Screen) -> dict[str, Any]:
+    """The `finish` event of the same text without drafts, which nobody needs to see twice."""
+    with screen.bars("streaming") as tell:
+        tell("the same, streamed without drafts", "streaming")
+        return await _answer(streaming, prompt)
 
 
 async def _answer(edge: Process, prompt: str, shown: Answer | None = None) -> dict[str, Any]:
@@ -191,7 +227,7 @@ async def _answer(edge: Process, prompt: str, shown: Answer | None = None) -> di
         UsageError: the edge refused the prompt.
         FlexSpecError: there is no answer.
     """
-    await edge.send({"say": prompt})
+    await edge.send({"say": prompt, "new": True})
     finish: dict[str, Any] = {}
     async for event in edge.events(_ANSWER):
         if event["type"] == "refused":

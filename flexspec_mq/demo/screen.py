@@ -13,6 +13,7 @@ from flexspec_mq.terminal.answer import Answer, legend
 from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from flexspec_mq.daemon.progress import Tell
@@ -66,9 +67,18 @@ class Screen:
             table.add_row(Text(name, style="dim"), value)
         self._console.print(table)
 
-    def comparison(self, drafted: dict[str, Any], streamed: dict[str, Any], *, on_link: bool) -> None:
-        """What the same text took as a plain stream; statistics of both texts."""
-        for line in comparison(drafted, streamed, on_link=on_link):
+    def comparison(
+        self, pairs: Mapping[str, tuple[dict[str, Any], dict[str, Any]]], *, on_link: bool
+    ) -> None:
+        """What the same texts took as plain streams; statistics of both ways by the prompt's kind."""
+        if len(pairs) > 1:
+            table = Table(box=None, padding=(0, 2, 0, 0))
+            for head in ("", "tokens", "a round", "drafted", "streamed", "took"):
+                table.add_column(Text(head, style="dim"), justify="right" if head else "left")
+            for kind, (drafted, streamed) in pairs.items():
+                table.add_row(kind, *comparison_row(drafted, streamed))
+            self._console.print(table)
+        for line in comparison([*pairs.values()], on_link=on_link):
             self.say(line)
 
 
@@ -106,15 +116,28 @@ def summary_rows(stats: dict[str, Any], reason: str) -> list[tuple[str, str]]:
     ]
 
 
-def comparison(drafted: dict[str, Any], streamed: dict[str, Any], *, on_link: bool) -> list[str]:
-    """How long the same text took with drafts and without, in words; one try of each."""
+def comparison_row(drafted: dict[str, Any], streamed: dict[str, Any]) -> tuple[str, ...]:
+    """Tokens, tokens a round, seconds with drafts and without, and their ratio."""
     ours, theirs = drafted["seconds"], streamed["seconds"]
-    took = f"{ours / theirs:.1f} times as long (one try each)"
-    lines = [f"with drafts {ours:.1f} s, the same text streamed without drafts {theirs:.1f} s: {took}"]
-    if ours > theirs and not on_link:
+    return (
+        str(drafted["tokens"]),
+        f"{drafted['tokens_per_round']:.2f}",
+        f"{ours:.1f} s",
+        f"{theirs:.1f} s",
+        f"{ours / theirs:.2f} times as long",
+    )
+
+
+def comparison(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, on_link: bool) -> list[str]:
+    """How long the same texts took with drafts and without, in words; one try of each."""
+    ours, theirs = (sum(stats[side]["seconds"] for stats in pairs) for side in (0, 1))
+    took = f"{ours / theirs:.2f} times as long (one try each)"
+    what = "the same text" if len(pairs) == 1 else "the same texts"
+    lines = [f"with drafts {ours:.1f} s, {what} streamed without drafts {theirs:.1f} s: {took}"]
+    if not on_link and any(drafted["seconds"] > streamed["seconds"] for drafted, streamed in pairs):
         lines += [
-            "Here both sides share a processor and no network lies between them, so drafts cost more than they save;",
-            "docs/benchmarks.md says where they win.",
+            "Both sides share a processor here and no network lies between them; where the target often writes what",
+            "no draft guesses, drafts cost more than they save. docs/benchmarks.md says where they win.",
         ]
     return lines
 

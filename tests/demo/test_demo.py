@@ -12,7 +12,7 @@ import time
 import pytest
 
 from flexspec_mq.daemon.children import as_child
-from flexspec_mq.demo.main import main
+from flexspec_mq.demo.main import PROMPTS, main
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -61,6 +61,18 @@ def test_it_answers_and_leaves_nothing_behind() -> None:
     assert re.search(r"with drafts \d+\.\d s, the same text streamed without drafts \d+\.\d s: ", out)
     assert len(seen) >= 3
     assert not any(alive(pid) for pid in seen)
+
+
+def test_it_asks_three_things_of_different_kinds_and_tells_each_ratio() -> None:
+    with demo("--max-tokens=8") as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    for kind, prompt in PROMPTS.items():
+        assert prompt in " ".join(out.split())
+        assert re.search(
+            rf"^{kind} +8 +\d\.\d\d +\d+\.\d s +\d+\.\d s +\d+\.\d\d times as long", out, re.MULTILINE
+        )
+    assert "the same texts streamed without drafts" in out
 
 
 def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:

@@ -94,9 +94,22 @@ def test_the_summary_says_why_it_ended() -> None:
 
 def test_both_times_are_told_and_why_drafts_lose_on_one_machine() -> None:
     slow, quick = {"seconds": 7.5}, {"seconds": 5.0}
-    first, *why = comparison(slow, quick, on_link=False)
-    assert "with drafts 7.5 s" in first
-    assert "streamed without drafts 5.0 s: 1.5 times as long" in first
+    first, *why = comparison([(slow, quick)], on_link=False)
+    assert "with drafts 7.5 s, the same text" in first
+    assert "streamed without drafts 5.0 s: 1.50 times as long" in first
     assert "docs/benchmarks.md" in why[-1]
-    assert len(comparison(slow, quick, on_link=True)) == len(comparison(quick, slow, on_link=False)) == 1
-    assert "0.7 times as long" in comparison(quick, slow, on_link=False)[0]
+    assert len(comparison([(slow, quick)], on_link=True)) == 1
+    assert len(comparison([(quick, slow)], on_link=False)) == 1
+    assert "0.67 times as long" in comparison([(quick, slow)], on_link=False)[0]
+
+
+def test_each_of_several_prompts_has_its_ratio_the_losing_one_too() -> None:
+    screen, out = shown(terminal=False)
+    lost, won = {**STATS, "seconds": 6.0}, {**STATS, "seconds": 2.0}
+    screen.comparison({"a question": (lost, STATS), "a list": (won, STATS)}, on_link=False)
+    lines = out.getvalue().splitlines()
+    assert [line.split()[-4] for line in lines if line.startswith("a ")] == ["2.00", "0.67"]
+    assert any(
+        "with drafts 8.0 s, the same texts streamed without drafts 6.0 s: 1.33" in line for line in lines
+    )
+    assert "docs/benchmarks.md" in lines[-1], "one of them lost"

@@ -134,6 +134,13 @@ async def test_a_chat_of_programs_is_json(monkeypatch: pytest.MonkeyPatch) -> No
     assert [event["type"] for event in view.shown].count("refused") == 2
 
 
+async def test_a_program_begins_another_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    speak(monkeypatch, b'{"say": "one"}\n{"say": "two"}\n{"say": "three", "new": true}\n{"say": "four"}\n')
+    view = FakeView(events=True)
+    await run(view, "chat", "--events")
+    assert view.asked == [["one"], ["one", "ONE", "two"], ["three"], ["three", "THREE", "four"]]
+
+
 async def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexspec_mq.daemon.stdin.MAX_LINE", 100)
     speak(monkeypatch, b"x" * 50_000 + b"\nshort\n" + b"y" * 101)
