@@ -130,7 +130,9 @@ class Scheduler:
         keys = [item.key for item in ready]
         chosen = set(sharing(keys, ms, self._batch, beside=beside.keys(), away=away, turn=self._steps))
         self._held_back = {key for key in keys if key not in chosen}
-        self._weight = weight(chosen, beside)
+        # Sessions that one device has alone here take turns, and each waits for all of its others' forwards. Beside other
+        # devices these do not count: a device with many sessions must not end the others' drafts.
+        self._weight = weight(chosen if len(here) > 1 else keys, beside)
         return [item for item in ready if item.key in chosen]
 
     @property

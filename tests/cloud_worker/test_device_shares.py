@@ -199,7 +199,7 @@ def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None
                 scheduler.add(prompt("evil", session, 5))
         scheduler.add(prompt("good", 1, 5))
         chosen = scheduler.writing_items(dear)
-        assert scheduler.sharing == 2
+        assert scheduler.sharing == scheduler.delayed == 2
         assert len(chosen) == 2
         done = [one.item.key for one in scheduler.schedule()]
         assert set(done) == {one.key for one in chosen}
@@ -236,3 +236,16 @@ def test_drafts_are_worth_as_much_beside_the_prompts_of_another_device() -> None
     scheduler.add(drafting)
     engine.step()
     assert worth[-2] >= worth[-1] >= 3
+
+
+def test_drafts_for_one_session_of_a_device_keep_its_others_waiting() -> None:
+    """Where another device was here a moment ago, few sessions of one share a forward, and each waits for all."""
+    engine = EngineCore(model_of())
+    scheduler = engine.scheduler
+    for session in range(6):
+        read(engine, prompt("many", session, 5))
+    read(engine, prompt("away", 1, 5))
+    for session in range(6):
+        scheduler.add(prompt("many", session, 5))
+    chosen = scheduler.writing_items(lambda sessions: 90.0 * sessions)
+    assert (len(chosen), scheduler.sharing) == (1, 6)
