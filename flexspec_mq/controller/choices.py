@@ -29,6 +29,9 @@ TAKES = 0.5
 """Share of a device's drafts that a worker takes if it has time for them: now and then it puts some off."""
 _TAKEN = 0.2
 """Share of drafts below which a worker is too busy for any."""
+_TOGETHER = 0.25
+"""Share of a forward in which a drafter that several texts share has a token for each: it is not only late for more,
+but takes time from the processor that reads their verdicts, or even verifies."""
 _FINE = 0.04
 """Estimates that differ by less than such a share are taken for the same, so that forecasts can be kept."""
 
@@ -108,7 +111,7 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
         wait: see `Pace`.
     """
     forward = forward_of(seen)
-    token = seen.draft_told if seen.draft_time is None else seen.draft_time
+    token = _token(seen)
     if seen.rtt is None or not forward or token is None:
         return None
     row = ROW * forward if seen.row_cost is None else seen.row_cost
@@ -121,6 +124,21 @@ def pace_of(seen: Observation, wait: float = 0.0) -> Pace | None:
 def too_busy(seen: Observation) -> bool:
     """Whether the worker takes hardly any of the drafts that it is sent; messages for nothing take its time, too."""
     return seen.taken < _TAKEN
+
+
+def crowded(seen: Observation) -> bool:
+    """Whether the node writes so many texts that its drafter has no time for all of them, or nobody knows it has."""
+    if seen.sessions == 1:
+        return False
+    token = _token(seen)
+    return token is None or token > _TOGETHER * forward_of(seen)
+
+
+def _token(seen: Observation) -> float | None:
+    """Seconds of a drafted token, all of the node's texts drafting; a guess before one was timed."""
+    if seen.draft_time is not None:
+        return seen.draft_time
+    return None if seen.draft_told is None else seen.sessions * seen.draft_told
 
 
 def forward_of(seen: Observation) -> float:

@@ -233,14 +233,14 @@ def test_nothing_is_drafted_only_to_see_where_that_would_cost_time() -> None:
 
 
 def test_the_looks_of_a_node_are_shared_by_the_texts_that_it_writes() -> None:
-    """Sixteen texts of 64 tokens would draft a third of them to see how they fare, on a processor that they share."""
+    """Texts of 64 tokens would each draft a third of them to see how they fare, on a processor that they share."""
     doubtful = replace(NEAR, acceptance=(0.05,) * 4, forward=0.06, compute=0.06, worker_verdicts=9)
 
     def looks(sessions: int, drafted: int) -> bool:
         return planned(replace(doubtful, sessions=sessions, drafted=drafted)).draft_length > 0
 
     assert [looks(1, drafted) for drafted in (0, 12, 23, 24)] == [True, True, True, False]
-    assert [looks(16, drafted) for drafted in (0, 1, 2, 12)] == [True, True, False, False]
+    assert [looks(3, drafted) for drafted in (0, 7, 8, 12)] == [True, True, False, False]
 
 
 def test_nobody_waits_for_drafts_before_their_time_and_their_worth_are_known() -> None:
@@ -262,3 +262,18 @@ def test_before_a_node_has_timed_its_draft_it_plans_by_what_the_worker_says_of_i
     unknown = replace(NEAR, draft_time=None)
     assert replace(planned(unknown), ahead=8, trip_age=None) == BASE
     assert planned(replace(unknown, draft_told=2.0)).draft_length == 0
+
+
+def test_where_a_node_writes_many_texts_nobody_drafts() -> None:
+    """In the time of a forward the drafter has a token for each of sixteen texts, in a quarter of it for three."""
+
+    def drafts(sessions: int, forward: float = 0.06, token: float | None = 0.004) -> bool:
+        timed = None if token is None else sessions * token
+        seen = replace(NEAR, forward=forward, compute=forward, draft_time=timed, sessions=sessions)
+        policy = ThresholdPolicy(BASE)
+        return any(policy.plan(replace(seen, drafted=number)).draft_length for number in range(12))
+
+    assert [drafts(sessions) for sessions in (1, 2, 3, 4, 8, 16)] == [True, True, True, False, False, False]
+    assert drafts(16, forward=0.5), "a slow target leaves the drafter time for all"
+    assert [drafts(sessions, token=None) for sessions in (1, 2)] == [True, False]
+    assert drafts(1, token=0.03), "a text that has the drafter for itself is weighed as before"

@@ -13,6 +13,7 @@ from flexspec_mq.controller.choices import (
     Choice,
     by_worker,
     choices,
+    crowded,
     forecast,
     forward_of,
     pace_of,
@@ -108,7 +109,9 @@ class ThresholdPolicy:
             self._choose(seen)
         chosen = self._chosen
         if chosen is None:
-            return who.running_ahead(base) if base.ahead else base
+            if not base.ahead:
+                return base
+            return who.running_ahead(replace(base, draft_length=0) if crowded(seen) else base)
         if seen.at is not None:
             self._check.goes_on(None if self._alone else chosen, self._expected, seen.committed, seen.at)
         return carried_out(chosen, base, who, seen)
@@ -150,7 +153,7 @@ class ThresholdPolicy:
         able = choices(
             LENGTHS[-1] if seen.granted is None else seen.granted, may_run_ahead=self.base.ahead > 0
         )
-        if self.base.ahead and too_busy(seen):
+        if self.base.ahead and (too_busy(seen) or crowded(seen)):
             return (NOBODY,)
         if self.base.ahead and (seen.draft_time is None or seen.acceptance_known[0] < _TRIED):
             return tuple(choice for choice in able if choice.ahead)
