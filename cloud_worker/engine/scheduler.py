@@ -130,8 +130,8 @@ class Scheduler:
         keys = [item.key for item in ready]
         chosen = set(sharing(keys, ms, self._batch, beside=beside.keys(), away=away, turn=self._steps))
         self._held_back = {key for key in keys if key not in chosen}
-        # Sessions that one device has alone here take turns, and each waits for all of its others' forwards. Beside other
-        # devices these do not count: a device with many sessions must not end the others' drafts.
+        # Sessions of a device that is alone take turns, and each waits for the forwards of all others. Beside other
+        # devices those that wait do not count: a device with many sessions must not end the others' drafts.
         self._weight = weight(chosen if len(here) > 1 else keys, beside)
         return [item for item in ready if item.key in chosen]
 

@@ -199,7 +199,7 @@ def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None
                 scheduler.add(prompt("evil", session, 5))
         scheduler.add(prompt("good", 1, 5))
         chosen = scheduler.writing_items(dear)
-        assert scheduler.sharing == scheduler.delayed == 2
+        assert scheduler.sharing == 2
         assert len(chosen) == 2
         done = [one.item.key for one in scheduler.schedule()]
         assert set(done) == {one.key for one in chosen}
