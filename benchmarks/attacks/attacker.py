@@ -36,6 +36,8 @@ TICK = 0.01
 """Seconds; the rate is kept over these."""
 _AGAIN = 0.5
 """Seconds before it comes back where it was sent away."""
+_PAUSE = 1.5
+"""Seconds after which it is read again, whatever it did; what it holds would stay for as long as its lease."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -134,6 +136,7 @@ class Attack:
                         self._again()
                         continue
                     self.report.seconds = time.monotonic() - began
+                    self._listen(line, _PAUSE)
                     line.send(b"".join(self._way.farewell()))
                     self._listen(line, 0.2)
                     return

@@ -118,7 +118,8 @@ class Way:
         plain = plain or _CODEC.encode(message)
         if self.target.keys is None:
             return plain
-        worker = None if isinstance(message, Open) else self.target.worker
+        # A worker keeps keys of so many sessions of a device; those that end are to be known to it in any case.
+        worker = self.target.worker if isinstance(message, Poll) else None
         return self.target.keys.wrap(message, worker, plain, time.monotonic())
 
     def opening(self, prompt: int, limit: int, ahead: int = 0) -> Open:
