@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -186,7 +187,7 @@ class FamilySettings(FamilyOptions):
         Setting(
             help="folder or URL (https, s3, file, http) below which heads lie, each in a folder named by its digest",
             default="where the catalogue says, if that is not http",
-            check=lambda value: complaint(scheme_of, value),
+            check=partial(complaint, scheme_of),
             path_unless=(),
         ),
     ] = None

@@ -509,13 +509,19 @@ class EdgeNode:
             now: seconds.
             made: by whom and for which session, where a key says so.
         """
-        message = self._decoded(plain)
-        if made is not None:
-            check_speaker(made, message)
+        try:
+            message = self._codec.decode(plain)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
+        if not isinstance(message, Verdict | Error):
+            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
         generation = self._sessions.get(message.session)
-        if generation is not None and made is not None and not generation.machine.is_of(made.worker, message):
-            raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of another")
-        if generation is not None and not self._misled(generation, message):
+        if made is not None:
+            check_speaker(made, message, None if generation is None else generation.machine)
+        told = isinstance(message, Verdict) and message.recommended is not None
+        if told and generation is not None and self._misled(generation, message):
+            generation = None  # its worker is told to close it, as one that is none of ours
+        if generation is not None:
             generation.received(size)
             traffic = generation.traffic
             if traffic.opened is not None:
@@ -530,15 +536,6 @@ class EdgeNode:
         elif not message.session:
             what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
-
-    def _decoded(self, plain: bytes) -> Verdict | Error:
-        try:
-            message = self._codec.decode(plain)
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
-        if not isinstance(message, Verdict | Error):
-            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
-        return message
 
     def _misled(self, generation: Generation, message: Verdict | Error) -> bool:
         """Take what a session's worker says of sampling; whether that ended the session, to be begun again."""
@@ -713,7 +710,7 @@ class EdgeNode:
                 await self._draft_work.wait()
                 continue
             before = self._drafting.busy
-            self._controller.drafting = len(wanted)
+            self._controller.drafting = max(1, len(wanted))
             drafted = await self._drafting.round(freed, list(map(itemgetter(1), wanted)))
             took = self._drafting.busy - before
             for (generation, request), tokens in zip(wanted, drafted, strict=True):

@@ -17,6 +17,7 @@ from schemas.messages import Error, Verdict
 if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
+    from flexspec_mq.protocol.edge.session import EdgeSession
     from flexspec_mq.protocol.effects import Send
     from schemas.status import WorkerStatus
 
@@ -127,8 +128,13 @@ class KeyedWire:
         return KeysRefused(Reason.UNKEYED, says)
 
 
-def check_speaker(made: FromWorker, message: Verdict | Error) -> None:
+def check_speaker(made: FromWorker, message: Verdict | Error, machine: EdgeSession | None) -> None:
     """Whether a message is of the session and worker whose key it came under.
+
+    Args:
+        made: by whom and for which session, as the key says.
+        message: that came.
+        machine: of that session; None if it is not ours any more.
 
     Raises:
         KeysRefused: it is not.
@@ -138,6 +144,8 @@ def check_speaker(made: FromWorker, message: Verdict | Error) -> None:
         raise KeysRefused(Reason.FORGED, why)
     if message.worker not in {None, made.worker}:
         raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of {message.worker}")
+    if machine is not None and not machine.is_of(made.worker, message):
+        raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of another")
 
 
 def keyed_wire(settings: EdgeSettings) -> KeyedWire | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import ClassVar
@@ -20,6 +21,7 @@ from benchmarks.attacks.line import publish
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.digest import chain_for
 from schemas.messages import (
     MAX_AHEAD,
@@ -118,9 +120,13 @@ class Way:
         plain = plain or _CODEC.encode(message)
         if self.target.keys is None:
             return plain
+        keys, now = self.target.keys, time.monotonic()
+        if isinstance(message, Poll):
+            with suppress(KeysRefused):  # before its worker has answered
+                return keys.wrap(message, self.target.worker, plain, now)
+            return keys.introduced(message.session, plain)
         # A worker keeps keys of so many sessions of a device; those that end are to be known to it in any case.
-        worker = self.target.worker if isinstance(message, Poll) else None
-        return self.target.keys.wrap(message, worker, plain, time.monotonic())
+        return keys.wrap(message, None, plain, now)
 
     def opening(self, prompt: int, limit: int, ahead: int = 0) -> Open:
         """A message that opens a session of random words."""

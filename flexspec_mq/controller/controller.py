@@ -93,7 +93,7 @@ class Controller:
         draft_time: seconds that a token takes the draft model, which is the same one for all sessions: of a session
             whose drafts nobody shares the drafter with.
         writing: texts that are being written.
-        drafting: of these, those that share the drafter's newest round.
+        drafting: of these, those that share the drafter's newest round; at least 1.
         link: the way to the broker.
         memory: of policies that learn, by their names.
     """

@@ -76,6 +76,7 @@ class SessionController:
         device: asked before each plan; None where nothing tells.
 
     Attributes:
+        node: what the node knows.
         rate: of this session's tokens.
         worker: what the node knows of its worker.
         version: what the node knows of drafts for its version.
@@ -91,7 +92,7 @@ class SessionController:
         version: str,
         device: Callable[[], DeviceReading] | None = None,
     ) -> None:
-        self._node = node
+        self.node = node
         self._device = device
         self._policy = policy
         if isinstance(policy, Learner):
@@ -112,19 +113,19 @@ class SessionController:
 
     def begin(self, worker: str | None, now: float) -> None:
         """The first open goes to this worker, or to any: start with what the node knows of the way there."""
-        self._node.writing += not self._begun
+        self.node.writing += not self._begun
         self._begun = True
-        known = self._node.round_trip(worker, now)
+        known = self.node.round_trip(worker, now)
         if known is not None:
             self.round_trip.assume(known)
-        self.worker = self._node.worker(worker, now)
-        self.version = self._node.version(self._name, now)
+        self.worker = self.node.worker(worker, now)
+        self.version = self.node.version(self._name, now)
         self.version.acceptance.begins()
 
     def adopted(self, worker: str, now: float) -> None:
         """The session's messages go to this worker now."""
-        self._node.adopted(worker, self.round_trip, now)
-        self.worker = self._node.worker(worker, now)
+        self.node.adopted(worker, self.round_trip, now)
+        self.worker = self.node.worker(worker, now)
         self._reading, self._drafting, self._reads, self._beyond = True, False, 0, 0.0
 
     def told(self, verdict: Verdict, prompt: int, *, may: bool) -> None:
@@ -139,12 +140,8 @@ class SessionController:
             self._reads += 1
             may = False
         offered = max(0, self.round_trip.arrived - verdict.start)
-        writing = max(1, self._node.writing)
+        writing = max(1, self.node.writing)
         self.worker.drafts.told(verdict.drafted, verdict.granted, offered, may=may, sessions=writing)
-
-    def drafted(self, seconds: float, now: float) -> None:
-        """A token of the draft model came so many seconds after it was asked for."""
-        self._node.draft_time.saw(seconds / max(1, self._node.drafting), now)
 
     def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> bool:
         """Take a verdict's echo and times.
@@ -164,7 +161,7 @@ class SessionController:
         rtt = self.round_trip
         sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
         # A hello may be of another worker than the one that is known so far.
-        worker = self.worker if verdict.worker is None else self._node.worker(verdict.worker, now)
+        worker = self.worker if verdict.worker is None else self.node.worker(verdict.worker, now)
         if sample is not None:
             (worker.round_trip.stepped if rtt.jumped else worker.round_trip.saw)(sample, now)
         worker.measured_at = max(worker.measured_at, rtt.measured_at)
@@ -231,7 +228,7 @@ class SessionController:
 
     def observe(self, counts: Counts) -> Observation:
         """What a policy plans from."""
-        mine, worker, link, draft = self.round_trip, self.worker, self._node.link, self._node.draft_time
+        mine, worker, link, draft = self.round_trip, self.worker, self.node.link, self.node.draft_time
         rtt, queue, compute, cost = worker.round_trip, worker.queue, worker.compute, worker.row_cost
         drafts, acceptance, by_worker = worker.drafts, self.version.acceptance, self.version.worker_acceptance
         lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
@@ -239,7 +236,7 @@ class SessionController:
         token = worker.own_read.mean
         own_read = None if token is None else max(0.0, token * counts.prompt - self._beyond)
         device = _SILENT if self._device is None else self._device()
-        sessions = max(1, self._node.writing)
+        sessions = max(1, self.node.writing)
         return Observation(
             rtt=rtt.mean if known else mine.unstalled,
             rtt_var=rtt.deviation if known else mine.deviation,
@@ -299,7 +296,7 @@ class SessionController:
 
     def ended(self, counts: Counts) -> None:
         """The text is over."""
-        self._node.writing -= self._begun
+        self.node.writing -= self._begun
         self._begun = False
         if isinstance(self._policy, HearsEnd):
             self._policy.ended(self.observe(counts))

@@ -403,7 +403,8 @@ class EdgeSession:
             return
         # The first token is not timed: the draft read the prompt for it.
         if token.origin == "model" and self._wanted is not None and counters.drafted:
-            self._control.drafted(now - self._wanted_since, now)
+            node = self._control.node
+            node.draft_time.saw((now - self._wanted_since) / node.drafting, now)
         plan = self._plan or self.plan
         if text.draft(token, plan.confidence_threshold):
             counters.drafted += 1
