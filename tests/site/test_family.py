@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.heads.manifest import MANIFEST, Manifest, digest
+from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest
 from flexspec_mq.site.family import Operator
 from flexspec_mq.site.topology import site
 from tests.families import simple
@@ -18,7 +18,8 @@ async def test_an_operator_begins_a_family_and_moves_it_on(tmp_path: Path) -> No
     for layers in (30, 31):
         folder = tmp_path / f"head-{layers}"
         folder.mkdir()
-        manifest = Manifest(**{**simple("base"), "layers": layers})  # type: ignore[arg-type]
+        facts = {**simple("base"), "layers": layers, "canaries": (Canary((1,), (2,)),)}
+        manifest = Manifest(**facts)  # type: ignore[arg-type]
         (folder / MANIFEST).write_bytes(manifest.encode())
         heads.append((folder, digest(manifest.encode()).hex()))
     async with site() as here:
