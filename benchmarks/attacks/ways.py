@@ -112,8 +112,12 @@ class Way:
 
     def farewell(self) -> list[bytes]:
         """Packets that end what it holds, so that the next measurement begins with an empty worker."""
-        closes = [Close(session, 2**31 - 1, 0, CloseReason.FAILED) for session in self._held]
-        return [publish(self.drafts, self.payload(close)) for close in closes]
+        packets = []
+        for session in self._held:
+            with suppress(KeysRefused):  # it answered after its keys were forgotten
+                close = Close(session, 2**31 - 1, 0, CloseReason.FAILED)
+                packets.append(publish(self.drafts, self.payload(close)))
+        return packets
 
     def payload(self, message: Open | Poll | Close, plain: bytes = b"") -> bytes:
         """A message as the daemon of a device would send it, or other bytes in its place."""
@@ -140,7 +144,9 @@ class Way:
             self.target.keys.begin(message.session, self.target.version)
             self._begun.append(message.session)
             if len(self._begun) > _MOST_SESSIONS:
-                self.target.keys.ended(self._begun.pop(0), time.monotonic())
+                over = next((session for session in self._begun if session not in self._held), self._begun[0])
+                self._begun.remove(over)
+                self.target.keys.ended(over, time.monotonic())
         return message
 
     def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
