@@ -774,7 +774,7 @@ class EdgeNode:
 
 
 def _told(status: WorkerStatus) -> Told:
-    """What a worker says of its times, in seconds; within the bounds of its schema."""
+    """Convert the times in a worker's status to seconds; the schema bounds them."""
     told = (status.forward_ms, status.row_ms, status.draft_ms)
     return Told(*(None if ms is None else ms / 1000 for ms in told))
 

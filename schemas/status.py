@@ -29,7 +29,7 @@ MAX_WHY = 120
 MAX_MORE = 2048
 """Characters, of all versions together, so that a status of many versions can still be read."""
 MAX_MS = 60_000.0
-"""Of a forward that a status tells."""
+"""Longest time of a forward that a status may tell, in milliseconds."""
 Milliseconds = Annotated[float, Meta(ge=0.0, le=MAX_MS)]
 
 

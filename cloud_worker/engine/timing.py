@@ -1,4 +1,4 @@
-"""What forwards of the target and of a worker's own draft take, timed once when it starts, before anybody waits."""
+"""Times of the target's and the draft's forwards, measured once when a worker starts, before anybody waits."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _log = logging.getLogger(__name__)
 _PREFIX = 48
 """Tokens that every session has read before it is timed."""
 _TRIES = 3
-"""Of each, of which the quickest counts: something else may have had the processor."""
+"""Tries of each forward. The quickest counts, as something else may have had the processor."""
 _SESSIONS = 4
-"""Where several are timed."""
+"""Sessions of a forward that is for several."""
 _ROWS = 8
 """Drafted tokens of a verification that is timed."""
 
@@ -45,18 +45,18 @@ class Timings:
 
     @property
     def forward(self) -> float:
-        """One token of one session."""
+        """The time of a forward for one token of one session."""
         return self.forwards[0][2]
 
     @property
     def row(self) -> float:
-        """One drafted token more."""
+        """The time that one more drafted token adds to a forward."""
         _, rows, ms = self.forwards[1]
         return max(0.0, ms - self.forward) / rows
 
     @property
     def token(self) -> float | None:
-        """A drafted token of one session; None without a model."""
+        """The time of a drafted token of one session; None without a model."""
         return self.calls[0][1] if self.calls else None
 
 
@@ -84,7 +84,7 @@ def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
 
 
 def _forward(model: Provable, sessions: int, rows: int) -> float:
-    """Of so many sessions, each with so many drafted tokens."""
+    """Time a forward of so many sessions, each with so many drafted tokens."""
     kept = [model.new_kv() for _ in range(sessions)]
     for number, kv in enumerate(kept):
         model.forward([ModelInput(kv, _tokens(number, _PREFIX, model.vocab_size), 0)])
@@ -98,7 +98,7 @@ def _forward(model: Provable, sessions: int, rows: int) -> float:
 
 
 def _draft(drafter: PricedDrafter, vocabulary: int) -> tuple[tuple[tuple[int, float], ...], float | None]:
-    """Of one session and of several; and of a token that is read. Nothing where it has no model."""
+    """Time the draft for one session and for several, and a token that it reads; empty where it has no model."""
     identity = Identity(PROTOCOL_VERSION, bytes(16), 0.0, 0, 1.0, 0, (), True, 2 * _PREFIX)
     contexts = [_tokens(number, _PREFIX, vocabulary) for number in range(_SESSIONS)]
     wanted = [

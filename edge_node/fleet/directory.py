@@ -38,7 +38,7 @@ STALE = 60.0
 """Seconds without news after which a worker counts as gone; workers renew their status every few seconds. Ages are
 measured here, since the clocks of two machines differ."""
 MAX_TEMPERATURE = 2.0
-"""What is recommended above this is ignored; a user may ask for more."""
+"""Highest temperature that a worker may recommend; a user may ask for more."""
 _LOOK = 0.25
 """Seconds from one look at what is waited for to the next: catalogues change it as well."""
 

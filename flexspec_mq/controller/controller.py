@@ -25,7 +25,7 @@ _REMEMBERED = 600.0
 
 
 class Told(NamedTuple):
-    """What a worker says that it has timed, in seconds; nobody signs that, so what is measured takes its place.
+    """Times in a worker's status, in seconds. Nobody signs them, so measurements take their place.
 
     Attributes:
         forward: of one token of one session.

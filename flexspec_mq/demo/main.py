@@ -38,7 +38,7 @@ PROMPTS = {
     ),
     "code": "Write a Python function that returns the sum of the even numbers in a list, with a docstring.",
 }
-"""What is asked where the user asks nothing, by its kind: drafts fare differently with each."""
+"""Prompts where the user names none, by kind: drafts fare differently with each."""
 
 _TOKENS, _TOKENS_OF_SEVERAL = 200, 96
 """Tokens to write at most, for the user's own prompt and for each of ours."""

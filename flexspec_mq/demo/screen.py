@@ -70,7 +70,7 @@ class Screen:
     def comparison(
         self, pairs: Mapping[str, tuple[dict[str, Any], dict[str, Any]]], *, on_link: bool
     ) -> None:
-        """What the same texts took as plain streams; statistics of both ways by the prompt's kind."""
+        """Compare texts with the same texts as plain streams; statistics of both by the prompt's kind."""
         if len(pairs) > 1:
             table = Table(box=None, padding=(0, 2, 0, 0))
             for head in ("", "tokens", "a round", "drafted", "streamed", "took"):

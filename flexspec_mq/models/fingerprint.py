@@ -66,7 +66,7 @@ class TokenizerContents:
         return _encoded(sorted(self.vocabulary.items()))
 
     def status(self, eos: tuple[int, ...]) -> TokenizerStatus:
-        """What says how another one differs.
+        """The tokenizer in short, to say how another one differs.
 
         Args:
             eos: ids that end a text, ascending; the model decides them.
