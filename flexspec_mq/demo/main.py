@@ -194,9 +194,8 @@ async def _compare(here: Site, args: argparse.Namespace, screen: Screen, edge: P
     for number, (kind, prompt) in enumerate(prompts.items()):
         screen.question(prompt)
         streamed = None
-        if (
-            streaming is not None and number % 2
-        ):  # in turns, so that no minute of the machine is for one of them
+        # In turns, so that no minute of the machine is for one of them.
+        if streaming is not None and number % 2:
             streamed = await _streamed(streaming, prompt, screen)
         with screen.answer() as answer:
             drafted = await _answer(edge, prompt, answer)
