@@ -17,7 +17,10 @@ $(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
-.PHONY: help setup demo demo-evolution test lint format check-lint check-tests bench-quick clean distclean
+PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training
+TESTS := tests
+
+.PHONY: help setup demo demo-evolution test test-lab lint format check-lint check-tests bench-quick clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,11 +40,14 @@ demo: setup ## write a text with a draft and a target over a local broker
 	@scripts/demo.sh
 
 demo-evolution: setup ## publish a new version of the target while an answer streams
-	@$(BIN)/python -m flexspec_mq.demo.evolution
+	@$(BIN)/python -m lab.demo.evolution
 
-test: setup ## ruff, mypy, import arrows and all tests
+test: setup ## ruff, mypy, import arrows and the product's tests
 	@$(MAKE) --no-print-directory check-lint
-	@$(MAKE) --no-print-directory check-tests
+	@$(MAKE) --no-print-directory check-tests TESTS="$(PRODUCT_TESTS)"
+
+test-lab: setup ## tests of the laboratory and of training
+	@$(MAKE) --no-print-directory check-tests TESTS="tests/lab tests/training"
 
 lint: setup ## ruff, mypy and import arrows only
 	@$(MAKE) --no-print-directory check-lint
@@ -59,7 +65,7 @@ check-lint:
 check-tests:
 	@unset PYTHONDONTWRITEBYTECODE; ran=5; many=$$((2 * $$(nproc))); [ "$$many" -le 4 ] || many=4; \
 	for part in "beside -n $$many --dist loadfile --no-loadscope-reorder" alone; do \
-		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part $(PYTEST_ARGS) || code=$$?; \
+		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part $(TESTS) $(PYTEST_ARGS) || code=$$?; \
 		case $$code in 0) ran=0 ;; 5) ;; *) exit $$code ;; esac; \
 	done; exit $$ran
 
@@ -69,7 +75,7 @@ format: setup ## put all files into the house format
 
 bench-quick: setup ## every benchmark in its short form, each within a minute (links and answers only as root)
 	@for name in transport compression edge_calls engine acceptance coupling assisted exactness scale capacity fuzz $$([ "$$(id -u)" -ne 0 ] || echo links answers); do \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+		echo "== $$name"; $(BIN)/python -m lab.lab.benchmarks.$$name --quick || exit 1; done
 
 clean: ## remove caches and build results; keeps .venv and the converted model
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

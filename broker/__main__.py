@@ -12,7 +12,7 @@ from pathlib import Path
 from broker import check, commands
 from broker.announcing import Announcer
 from broker.deployment.folder import Deployment
-from broker.running import stop
+from broker.pidfiles import stop
 from broker.serving import DeploymentServer, PrivateServer, serve
 from broker.settings import PROGRAM
 from flexspec_mq.daemon import logs

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from broker import listing, making
+from broker import init, listing
 from broker.deployment.folder import Added, Deployment
 from broker.deployment.identities import PublicKeys
-from broker.saying import say, tell_new_keys
+from broker.messages import say, tell_new_keys
 from broker.settings import Role
 from flexspec_mq.errors import UsageError
 
@@ -29,7 +29,7 @@ _STARTS = {
 
 def add_commands(parts: Any) -> None:
     """Add all of them to the parser's subcommands."""
-    making.add_arguments(
+    init.add_arguments(
         _command(parts, "init", "make a deployment: certificates, keys, settings; nobody may connect yet")
     )
 

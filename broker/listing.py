@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.deployment.folder import Deployment
 from broker.deployment.identities import Identities
-from broker.saying import say
+from broker.messages import say
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from broker.deployment.folder import Deployment
 from broker.deployment.identities import Identities
 from broker.deployment.in_force import RUN
 from broker.launcher import PrivateBroker
-from broker.running import announced
+from broker.pidfiles import announced
 from broker.settings import BrokerSettings, Limits, Listener, User
 from broker.watching.rates import Guard, Published
 from broker.watching.refusals import Refusals

@@ -17,13 +17,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.thread import Change, EngineThread
-from cloud_worker.front.gate import Gate
+from cloud_worker.front.admission import Gate
 from cloud_worker.front.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.rarely import Rarely
+from flexspec_mq.daemon.log_throttle import Rarely
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
 from flexspec_mq.keys.refusals import KeysRefused

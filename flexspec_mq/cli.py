@@ -5,21 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 
 import flexspec_mq
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer, stages
+from flexspec_mq.errors import UsageError, how_to_install
 
 Command = Callable[[argparse.Namespace], int | None]
 
 _PROGRAMS = {
-    "demo": "write a text with a draft and a target over a local broker",
     "chat": "talk with an edge node's HTTP API in the terminal",
-    "bench": "compare ways to write an answer over links: speculation as usual, streaming, every policy",
     "doctor": "check what this machine's daemons need: what is wrong and how to mend it",
 }
 """Subcommands with a parser of their own, in ``flexspec_mq.<name>.main``."""
+
+_ELSEWHERE = {
+    "demo": ("lab", "write texts with and without drafts, side by side, on this machine"),
+    "bench": (
+        "lab",
+        "compare ways to write an answer over links: speculation as usual, streaming, every policy",
+    ),
+    "link": ("lab", "run programs over an emulated network: 4G, satellite, tunnel and others"),
+    "policy": ("lab", "train what plans drafts"),
+    "draft": ("training", "train, measure and export the frozen draft"),
+    "head train": ("training", "tune a head on chats"),
+}
+"""Subcommands of the other distributions of this repository: which one, and what for. Each is an entry point of the
+group `GROUP` with a hyphen for each space, a function of the arguments that returns the exit code."""
+
+GROUP = "flexspec_mq.commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,19 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands. Each sets ``func``, a function of the parsed arguments."""
     from flexspec_mq.evolution.commands import add_parser as add_head_parser
-    from flexspec_mq.link.cli import add_parser as add_link_parser
-    from flexspec_mq.policy_training.command import add_parser as add_policy_parser
-    from flexspec_mq.training.commands.draft import add_parser as add_draft_parser
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name, about in _PROGRAMS.items():
+    for name, about in (
+        *_PROGRAMS.items(),
+        *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name),
+    ):
         commands.add_parser(name, help=about, add_help=False)
     _add_model_parser(commands)
-    add_draft_parser(commands)
     add_head_parser(commands)
-    add_policy_parser(commands)
-    add_link_parser(commands)
     schema = commands.add_parser("schema", help="print the AsyncAPI document of all topics and messages")
     schema.add_argument(
         "--openapi", action="store_true", help="print the OpenAPI document of the edge's HTTP API"
@@ -57,9 +69,29 @@ def _main(argv: Sequence[str]) -> int | None:
     if argv and argv[0] in _PROGRAMS:
         program: Callable[[Sequence[str]], int] = import_module(f"flexspec_mq.{argv[0]}.main").main
         return program(argv[1:])
+    for words in (1, 2):
+        if (name := " ".join(argv[:words])) in _ELSEWHERE:
+            return _elsewhere(name)(argv[words:])
     args = build_parser().parse_args(argv)
     func: Command = args.func
     return func(args)
+
+
+def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:
+    """The program of a subcommand that another distribution registers.
+
+    Raises:
+        UsageError: That is not installed.
+    """
+    found = next(iter(metadata.entry_points(group=GROUP, name=name.replace(" ", "-"))), None)
+    if found is None:
+        where = _ELSEWHERE[name][0]
+        raise UsageError(
+            f"flexspec {name} comes with flexspec-{where}, which is not installed",
+            hint=how_to_install(distribution=where),
+        )
+    program: Callable[[Sequence[str]], int] = found.load()
+    return program
 
 
 def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,7 +149,6 @@ def _schema(args: argparse.Namespace) -> None:
 
 def _version(_args: argparse.Namespace) -> None:
     import platform
-    from importlib import metadata
 
     answer(f"flexspec-mq {flexspec_mq.__version__}")
     answer(f"python {platform.python_version()}")

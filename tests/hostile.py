@@ -7,7 +7,7 @@ import random
 import zstandard
 
 from flexspec_mq.codec import Codec
-from flexspec_mq.simulator.world import FINGERPRINT
+from lab.simulator.world import FINGERPRINT
 from schemas.messages import Fin, Identity, Open, Verdict
 
 CODEC = Codec()

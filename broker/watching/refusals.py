@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from broker.access import Rule, overheard, rules_of
 from broker.settings import Role, User
 from broker.watching.connections import Connections
-from flexspec_mq.daemon.rarely import Rarely
+from flexspec_mq.daemon.log_throttle import Rarely
 from flexspec_mq.share_groups import ShareGroups
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from edge_node.fleet.tally import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.rarely import Rarely
+from flexspec_mq.daemon.log_throttle import Rarely
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Lives

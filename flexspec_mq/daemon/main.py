@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,34 @@ def run_main(
     finally:
         reset()
     return code or 0
+
+
+def run_subcommand(
+    add_parser: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None],
+    name: str,
+    argv: Sequence[str],
+    *,
+    prog: str = "flexspec",
+    extras: str = "",
+) -> int:
+    """Run a subcommand of ``flexspec`` that another distribution registers; returns the exit code.
+
+    Args:
+        add_parser: Adds the subcommand's parser, which sets ``func``, a function of the parsed arguments.
+        name: The subcommand.
+        argv: Arguments after the name.
+        prog: Words before the name.
+        extras: What the subcommand needs to be installed with.
+    """
+
+    def run(words: Sequence[str]) -> int | None:
+        parser = argparse.ArgumentParser(prog=prog)
+        add_parser(parser.add_subparsers(dest="command", required=True))
+        args = parser.parse_args([name, *words])
+        func: Callable[[argparse.Namespace], int | None] = args.func
+        return func(args)
+
+    return run_main(run, argv, extras=extras)
 
 
 def _told(error: FlexSpecError) -> int:

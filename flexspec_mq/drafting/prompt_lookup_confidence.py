@@ -4,7 +4,7 @@ The prior is a logistic regression in the logarithm of the match's length and in
 `Support`. A session's own record then moves it, bin by bin, as a Beta posterior does: some texts repeat
 themselves, some only seem to.
 
-``python -m benchmarks.lookup --text FILE`` measures the prior; these numbers are of SmolLM2-135M-Instruct, from every
+These numbers are of SmolLM2-135M-Instruct, from every
 fourth row of 6,780 (249,000 tokens at temperatures 0, 0.7 and 1). Other models repeat themselves differently; the
 session's record makes up for it.
 """

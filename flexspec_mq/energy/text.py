@@ -8,7 +8,7 @@ from flexspec_mq.energy.model import Counts, DevicePower, energy, round_energy
 from flexspec_mq.energy.radio import Modem, RadioPower
 
 OVERHEAD_UP, OVERHEAD_DOWN = 249, 238
-"""IP bytes beyond a message's payload at QoS 1, acknowledgements included: ``python -m benchmarks.transport``."""
+"""IP bytes beyond a message's payload at QoS 1, acknowledgements included: ``python -m lab.benchmarks.transport``."""
 _TOKENS = 1000
 """Tokens of a text whose packets and bytes are counted in whole numbers."""
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import Cancelled, UsageError
-from flexspec_mq.evolution.apart import add_apart_parsers, add_out, publish_or_write
-from flexspec_mq.evolution.making.base import add_base_parser
-from flexspec_mq.evolution.making.check import add_base, add_check_parser
-from flexspec_mq.evolution.making.train import add_train_parser
-from flexspec_mq.evolution.parts import add_command, connected
+from flexspec_mq.evolution.base_head import add_base_parser
+from flexspec_mq.evolution.check import add_base, add_check_parser
+from flexspec_mq.evolution.cli_common import add_command, connected
+from flexspec_mq.evolution.offline_signing import add_apart_parsers, add_out, publish_or_write
 from flexspec_mq.evolution.settings import from_arguments
 from flexspec_mq.evolution.trust import add_trust_parser
 from flexspec_mq.settings.flags import positive
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.board import Board
+    from flexspec_mq.evolution.catalogue_client import Board
     from schemas.catalogue import Catalogue
 
 _DAY = 86_400
@@ -54,7 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     keygen.set_defaults(func=_keygen)
     add_base_parser(actions)
-    add_train_parser(actions)
+    actions.add_parser("train", help="tune a head on chats (with flexspec-training)", add_help=False)
     add_check_parser(actions)
     add_trust_parser(actions)
     _add_publish(actions)
@@ -161,7 +160,7 @@ def _publish(args: argparse.Namespace) -> int:
     if args.state == "canary" and not 1 <= args.share <= 100:
         raise UsageError(f"--share {args.share} is not between 1 and 100")
     from flexspec_mq import topics
-    from flexspec_mq.evolution.making.check import base_path, check_head
+    from flexspec_mq.evolution.check import base_path, check_head
     from flexspec_mq.heads.place import scheme_of
 
     # What is wrong here is said before anybody waits for a broker.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.parts import add_command, connected
+from flexspec_mq.evolution.cli_common import add_command, connected
 from flexspec_mq.evolution.settings import from_arguments
 
 if TYPE_CHECKING:
     import argparse
 
     from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.board import Board
+    from flexspec_mq.evolution.catalogue_client import Board
 
 _MAX_KEY_SET = 1 << 16
 
@@ -74,7 +74,7 @@ def _trust(args: argparse.Namespace) -> int:
 
 
 def _send_file(args: argparse.Namespace) -> int:
-    from flexspec_mq.evolution.board import check_keys
+    from flexspec_mq.evolution.catalogue_client import check_keys
 
     if args.root is not None or args.signer or args.out is not None:
         raise UsageError(

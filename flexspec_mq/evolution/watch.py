@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.board import Board
+    from flexspec_mq.evolution.catalogue_client import Board
     from flexspec_mq.evolution.overview import Statuses
     from schemas.catalogue import Catalogue, CatalogueVersion
 

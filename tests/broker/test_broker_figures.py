@@ -12,8 +12,8 @@ from broker.watching.connections import Connections
 from broker.watching.figures import Figures, shown
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import PublishRefused, UsageError
-from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.site.topology import free_port
 from tests.broker.deployments import as_client, good, good_here, made, running
 from tests.daemons import until
 

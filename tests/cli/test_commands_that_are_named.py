@@ -14,20 +14,41 @@ from broker.__main__ import build_parser as broker_parser
 from cloud_worker.__main__ import build_parser as cloud_parser
 from edge_node.cli.parser import build_parser as edge_parser
 from flexspec_mq import cli
+from lab.policy_training.command import add_parser as add_policy_parser
+from lab.testbed.link.cli import add_parser as add_link_parser
+from training.commands.draft import add_parser as add_draft_parser
+from training.head.train import add_train_parser
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def flexspec_parser() -> argparse.ArgumentParser:
+    """That of ``flexspec`` with those that the laboratory and training register."""
+    parser = cli.build_parser()
+    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    for name, add in (("link", add_link_parser), ("policy", add_policy_parser), ("draft", add_draft_parser)):
+        del commands._name_parser_map[name]
+        add(commands)
+    (head,) = (
+        one for one in commands.choices["head"]._actions if isinstance(one, argparse._SubParsersAction)
+    )
+    del head._name_parser_map["train"]
+    add_train_parser(head)
+    return parser
+
+
 PARSERS = {
     "flexspec-broker": broker_parser,
     "flexspec-edge": edge_parser,
     "flexspec-cloud": cloud_parser,
-    "flexspec": cli.build_parser,
+    "flexspec": flexspec_parser,
 }
 _NAMED = re.compile(r"`(flexspec(?:-broker|-edge|-cloud)?)((?: [^`\s]+)+)`")
 
 
 def texts() -> Iterator[tuple[Path, str]]:
     """What the programs say, and what is written about them."""
-    for folder in ("broker", "cloud_worker", "edge_node", "flexspec_mq"):
+    for folder in ("broker", "cloud_worker", "edge_node", "flexspec_mq", "lab", "training"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.JoinedStr):

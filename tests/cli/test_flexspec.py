@@ -131,7 +131,7 @@ def test_every_command_is_listed() -> None:
 
 
 def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flexspec_mq.demo import main as demo
+    from lab.demo import main as demo
 
     seen: list[Sequence[str]] = []
 
@@ -191,4 +191,4 @@ def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["-m", "flexspec_mq.demo", "--chat", f"--prompt={prompt}"]
+    assert json.loads(done.stdout) == ["-m", "lab.demo", "--chat", f"--prompt={prompt}"]

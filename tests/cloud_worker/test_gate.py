@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_worker.front.accounts import Accounts
-from cloud_worker.front.gate import ANSWER, KILOBYTE, MESSAGE, Gate
+from cloud_worker.front.admission import ANSWER, KILOBYTE, MESSAGE, Gate
 from cloud_worker.front.settings import QuotaSettings
+from cloud_worker.front.token_bucket import Accounts
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
 

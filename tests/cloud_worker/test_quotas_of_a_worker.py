@@ -14,14 +14,14 @@ from typing import Self
 
 import pytest
 
-from benchmarks.attacks.line import Line
-from benchmarks.attacks.ways import WAYS, Target
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB
 from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings, TlsSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.benchmarks.attacks.line import Line
+from lab.benchmarks.attacks.ways import WAYS, Target
+from lab.simulator.world import FINGERPRINT, VOCAB
 from schemas.messages import Error, ErrorCode, Verdict
 from tests.daemons import check, edge_at, until, wanting, worker_at
 

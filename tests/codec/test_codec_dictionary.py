@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compression as benchmark
-from benchmarks.parts.traffic import Marks, Row, load_text, messages, split_by_prompt
 from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, ZSTD, dictionary
+from lab.benchmarks import compression as benchmark
+from lab.benchmarks.parts.traffic import Marks, Row, load_text, messages, split_by_prompt
 from schemas.messages import Open
 
 ROWS = json.loads(Path(__file__).with_name("unseen_rows.json").read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexspec_mq.daemon.rarely import EVERY, Rarely
+from flexspec_mq.daemon.log_throttle import EVERY, Rarely
 
 
 def test_the_first_line_comes_at_once_and_then_one_a_minute_with_all_that_happened() -> None:

@@ -33,9 +33,9 @@ from flexspec_mq.doctor.findings import Finding, State
 from flexspec_mq.doctor.watching import Listening
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
-from flexspec_mq.simulator.world import FINGERPRINT
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.simulator.world import FINGERPRINT
 from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import speech

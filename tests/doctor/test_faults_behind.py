@@ -21,9 +21,9 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.doctor.findings import State
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings, Outbound
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.simulator.world import EOS, FINGERPRINT
 from schemas.status import WorkerStatus
 from tests.daemons import FakeDrafter, until
 from tests.doctor.setups import (

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.updates.simulated import BAD, Simulated, decisions, joined, run
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Rule, Sample, acceptance, judge
+from lab.benchmarks.updates.simulated import BAD, Simulated, decisions, joined, run
 
 CANARIES = {**BAD, "nothing but errors": Simulated(errors=1.0)}
 

@@ -28,7 +28,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.evolution.analysis import Rule
-from flexspec_mq.evolution.board import Board, LostRace, board
+from flexspec_mq.evolution.catalogue_client import Board, LostRace, board
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.settings import HeadConfig, HeadOptions
@@ -113,8 +113,8 @@ class Site:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker is on this machine."""
-    monkeypatch.setattr("flexspec_mq.evolution.board.LOOK", 0.4)
-    monkeypatch.setattr("flexspec_mq.evolution.board.SETTLE", 0.1)
+    monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.LOOK", 0.4)
+    monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.SETTLE", 0.1)
 
 
 @pytest.fixture
@@ -632,7 +632,7 @@ async def connected(site: Site, number: int, barrier: threading.Barrier | None =
 
 def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one of them wrote is lost; neither may think that all is well."""
-    monkeypatch.setattr("flexspec_mq.evolution.board.SETTLE", 1.0)
+    monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.SETTLE", 1.0)
     barrier, failures = threading.Barrier(2), []
 
     def publish(number: int) -> None:

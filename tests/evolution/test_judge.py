@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import Literal
 
-from benchmarks.updates.simulated import Simulated
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Sample
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.watch import Judge
+from lab.benchmarks.updates.simulated import Simulated
 from schemas.catalogue import BASE_ID, FORMAT, Catalogue, CatalogueVersion, VersionState
 from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 import flexspec_mq.heads
-from flexspec_mq.evolution.making.check import check_head
+from flexspec_mq.evolution.check import check_head
 from flexspec_mq.heads.manifest import MANIFEST, digest, read_head
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from flexspec_mq.evolution.making.contents import check_contents
+from flexspec_mq.evolution.contents import check_contents
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.load import load_text

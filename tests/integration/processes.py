@@ -10,9 +10,9 @@ from typing import Any
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.site.process import Process, python
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.site.process import Process, python
 from schemas.status import WorkerStatus
 
 CODEC = Codec()

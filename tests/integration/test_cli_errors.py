@@ -22,8 +22,8 @@ from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from edge_node.cli.parser import ONE_SHOT_PATIENCE, build_parser
 from edge_node.config import from_arguments
-from flexspec_mq.site.process import Process
 from flexspec_mq.transport.arguments import link_settings
+from lab.testbed.site.process import Process
 from tests.integration.processes import ended, start, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 

@@ -14,8 +14,8 @@ from edge_node.fleet.directory import STALE
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.simulator.world import EOS, FINGERPRINT
 from tests.daemons import PATIENCE, FakeDrafter, alone, check, link_to, read, until, wanting, worker_at
 
 if TYPE_CHECKING:

@@ -14,8 +14,6 @@ import pytest
 import pytest_asyncio
 import torch
 
-from benchmarks.exact.dice import Dice
-from benchmarks.exact.reference import Reference, Text
 from broker.launcher import PrivateBroker
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
@@ -29,9 +27,11 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.site.process import Process
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.reference import Reference, Text
+from lab.testbed.site.process import Process
 from schemas.messages import Error, ErrorCode
 from tests.hostile import hostile
 from tests.integration.processes import PATIENCE, ended, joined, start, start_worker, status

@@ -31,9 +31,9 @@ from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.site.process import Process
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.site.process import Process
 from schemas.catalogue import VersionState
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import read

@@ -25,15 +25,15 @@ from flexspec_mq.models.draft.delta import (
     read_delta,
     read_meta,
 )
-from flexspec_mq.training.commands.draft import add_parser
-from flexspec_mq.training.packing import save_delta
+from training.commands.draft import add_parser
+from training.draft.packing import save_delta
 
 pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from flexspec_mq.training.architecture import build_draft, trained_parameters
+from training.draft.architecture import build_draft, trained_parameters
 
 N = 2
 START = (3,)
@@ -253,6 +253,6 @@ def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_package_and_its_commands_load_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "import flexspec_mq.models.draft, flexspec_mq.training.commands.draft"
+        "import flexspec_mq.models.draft, training.commands.draft"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from benchmarks.exact.reference import Reference
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance.product_probe import compare
@@ -22,6 +21,7 @@ from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from lab.benchmarks.exact.reference import Reference
 from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

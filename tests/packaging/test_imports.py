@@ -19,8 +19,8 @@ LIGHT = (
     "flexspec_mq", "flexspec_mq.errors", "flexspec_mq.topics", "flexspec_mq.cli", "flexspec_mq.daemon.main",
     "flexspec_mq.codec", "flexspec_mq.controller", "flexspec_mq.protocol", "flexspec_mq.transport",
     "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
-    "flexspec_mq.bench.main", "flexspec_mq.chat.main",
-    "flexspec_mq.link", "flexspec_mq.link.cli", "schemas", "schemas.asyncapi", "broker", "edge_node",
+    "flexspec_mq.chat.main", "lab.bench.main", "lab.testbed.link.cli", "training.commands.draft", "training.head.train",
+    "schemas", "schemas.asyncapi", "broker", "edge_node",
     "edge_node.api.app", "cloud_worker", "flexspec_mq.doctor.main", "edge_node.doctor.examine", "cloud_worker.doctor",
 )  # fmt: skip
 
@@ -91,10 +91,50 @@ def test_help_and_version_load_no_heavy_library() -> None:
         "import sys; from flexspec_mq.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         f"print('loaded', sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
-    for arguments in (["--help"], ["version"], ["schema"], ["draft", "--help"], ["model", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["version"],
+        ["schema"],
+        ["draft", "--help"],
+        ["head", "--help"],
+        ["model", "--help"],
+    ):
         done = run(code, *arguments)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "loaded []", arguments
+
+
+def test_daemons_load_neither_laboratory_nor_training() -> None:
+    """All modules that the three daemons can reach, imported in one process."""
+    code = (
+        SUBMODULES + "import pkgutil, sys\n"
+        "for package in ('broker', 'edge_node', 'cloud_worker'):\n"
+        "    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):\n"
+        "        if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "import broker.__main__, edge_node.cli.main, cloud_worker.__main__\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in ('lab', 'training')))"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "distribution"),
+    [
+        (["bench"], "lab"),
+        (["draft", "train", "--base", "x"], "training"),
+        (["head", "train", "--base", "x"], "training"),
+    ],
+)
+def test_subcommands_that_are_not_installed_say_how_to_have_them(
+    command: list[str], distribution: str
+) -> None:
+    absent = "import sys\nfrom importlib import metadata\nmetadata.entry_points = lambda **_: metadata.EntryPoints()\n"
+    done = run(absent + "from flexspec_mq.cli import main\nsys.exit(main(sys.argv[1:]))", *command)
+    assert done.returncode == 2
+    assert f"comes with flexspec-{distribution}, which is not installed" in done.stderr
+    assert f"-m pip install -e ./{distribution}" in done.stderr
 
 
 def test_a_model_without_the_libraries_is_a_readable_error(tmp_path: Path) -> None:

@@ -14,10 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
 DATA = (
-    "flexspec_mq/bench/prompts.jsonl",
     "flexspec_mq/codec/dictionary-v1",
     "flexspec_mq/energy/presets.toml",
-    "flexspec_mq/link/profiles.toml",
     "flexspec_mq/models/draft/data/draft-v3.safetensors",
 )
 SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")

@@ -46,7 +46,7 @@ def test_packages_are_left_out(tmp_path: Path) -> None:
     [
         (TORCH, ("cloud_worker",), 3, "running a target needs torch, transformers, safetensors", "models"),
         (("torch",), ("flexspec_mq.cli", "demo"), 3, "the demo needs torch", "models"),
-        (("torch",), ("flexspec_mq.demo.evolution",), 3, "the demo needs torch", "models"),
+        (("torch",), ("lab.demo.evolution",), 3, "the demo needs torch", "models"),
         (TORCH, ("flexspec_mq.cli", "bench"), 2, "flexspec bench needs torch, transformers", "models"),
         (TORCH, ("flexspec_mq.cli", "head", "check", "HERE"), 2, "this needs torch", "models"),
         (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models"),

@@ -13,7 +13,7 @@ from flexspec_mq.controller.policies.placement import PlacementPolicy
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import Cell, FakeTarget, Link, World, held, identity
+from lab.simulator.world import Cell, FakeTarget, Link, World, held, identity
 
 STREAM = Plan(0, ahead=256, trip_age=2.0)
 LIMIT = 400

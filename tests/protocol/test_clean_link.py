@@ -10,7 +10,7 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import FakeTarget, Link, World, held, identity
+from lab.simulator.world import FakeTarget, Link, World, held, identity
 
 LIMIT = 120
 CONFIG = WorkerConfig(worker="w", versions=held(512))

@@ -13,7 +13,7 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, Reuse, SessionConfig, SessionRequest
 from flexspec_mq.protocol.effects import Send
-from flexspec_mq.simulator.world import identity
+from lab.simulator.world import identity
 from schemas.messages import Open
 from tests.protocol.test_edge_rules import PROMPT, verdict
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flexspec_mq.protocol.effects import Free, Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.turns import by_device, to_go
-from flexspec_mq.simulator.world import held, identity
+from lab.simulator.world import held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Poll, Verdict
 from tests.protocol.test_worker_rules import CONFIG
 

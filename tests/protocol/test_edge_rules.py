@@ -15,7 +15,7 @@ from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
-from flexspec_mq.simulator.world import EOS, identity
+from lab.simulator.world import EOS, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
 
 PROMPT = (3, 1, 4)

@@ -9,7 +9,7 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import VOCAB, FakeTarget, Link, World, held, identity
+from lab.simulator.world import VOCAB, FakeTarget, Link, World, held, identity
 
 PROMPT = 160
 CONFIG = WorkerConfig(worker="w", versions=held(512), capacity=256)

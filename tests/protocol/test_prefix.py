@@ -19,7 +19,7 @@ from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker import prefix_store
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState
-from flexspec_mq.simulator.world import FINGERPRINT, FakeTarget, Link, World, held, identity
+from lab.simulator.world import FINGERPRINT, FakeTarget, Link, World, held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Prefix, Verdict
 from tests.protocol.test_worker_rules import CONFIG, decide, item
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.simulator.clock import Alarm, SimulatedClock
+from lab.simulator.clock import Alarm, SimulatedClock
 
 
 @given(st.lists(st.floats(0, 100), max_size=20))

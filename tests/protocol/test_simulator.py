@@ -1,6 +1,6 @@
 """A few hundred random schedules of everything that can go wrong.
 
-``FLEXSPEC_SIMULATOR_RUNS`` makes it more; `flexspec_mq.simulator.schedules` is a program too.
+``FLEXSPEC_SIMULATOR_RUNS`` makes it more; `lab.simulator.schedules` is a program too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from flexspec_mq.simulator.schedules import Tally, run
+from lab.simulator.schedules import Tally, run
 
 RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "300"))
 

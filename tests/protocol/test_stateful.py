@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_as_test
 from flexspec_mq.controller.plan import Observation, Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import Cell, FakeTarget, Link, World, held, identity
+from lab.simulator.world import Cell, FakeTarget, Link, World, held, identity
 
 MAIL = 100
 INDEX = st.integers(0, MAIL)

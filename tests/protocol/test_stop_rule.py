@@ -19,7 +19,7 @@ from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Send
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from flexspec_mq.simulator.world import FakeTarget, Link, World, held, identity
+from lab.simulator.world import FakeTarget, Link, World, held, identity
 from schemas.messages import Draft
 from tests.protocol.test_edge_rules import started, verdict
 

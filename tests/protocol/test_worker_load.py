@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from flexspec_mq.protocol.effects import Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.simulator.world import held, identity
+from lab.simulator.world import held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Verdict
 from tests.protocol.test_worker_rules import CONFIG
 

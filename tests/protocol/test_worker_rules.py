@@ -14,7 +14,7 @@ from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Free, Reply, Truncate, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, WorkerConfig, WorkerState, WorkItem
-from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB, held, identity
+from lab.simulator.world import EOS, FINGERPRINT, VOCAB, held, identity
 from schemas.messages import (
     MAX_DRAFT_TOKENS,
     Close,

@@ -13,7 +13,7 @@ from flexspec_mq.protocol.effects import Free, Reply, Transfer, WorkerEffect
 from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts
-from flexspec_mq.simulator.world import FINGERPRINT, VOCAB, identity
+from lab.simulator.world import FINGERPRINT, VOCAB, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Open, Prefix, Verdict
 from tests.protocol.test_worker_rules import CONFIG, PROMPT, opening
 

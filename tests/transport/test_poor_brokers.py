@@ -20,12 +20,12 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import MAX_STATUS_BYTES
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.diagnosis.preflight import preflight
 from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.needs import FOR_SESSIONS, Limits, Needs
 from flexspec_mq.transport.properties import limits_in
+from lab.simulator.world import EOS, FINGERPRINT
 from schemas.messages import MAX_IN_FLIGHT
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine
 from tests.transport.test_mqtt_strangers import stranger

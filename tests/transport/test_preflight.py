@@ -15,9 +15,9 @@ from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis.preflight import preflight
+from lab.testbed.site.topology import free_port
 from tests.doctor.setups import answering
 
 NO_NAME = "broker..example"

@@ -1,4 +1,4 @@
-"""The draft model as devices load it; `flexspec_mq.training` makes it.
+"""The draft model as devices load it; `training.draft` makes it.
 
 ``artifact`` makes the checkpoint from a base and a ``delta``, which ``unpacking`` makes whole; ``confidence`` is what
 its calibration means. Importing this package imports no torch.

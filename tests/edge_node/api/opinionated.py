@@ -10,7 +10,7 @@ import msgspec
 from cloud_worker.engine.interface import Facts, Recommended
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.simulator.world import EOS, FINGERPRINT
+from lab.simulator.world import EOS, FINGERPRINT
 from schemas.messages import Identity
 from tests.daemons import TARGET, FakeEngine
 from tests.edge_node.api.served import ids_of, shown

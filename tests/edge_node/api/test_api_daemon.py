@@ -17,9 +17,9 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import LinkError, UsageError
-from flexspec_mq.simulator.world import EOS, FINGERPRINT
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.simulator.world import EOS, FINGERPRINT
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, until, worker_at
 from tests.edge_node.api.served import PLAN, links_to, speech
 

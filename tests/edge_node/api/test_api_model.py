@@ -26,9 +26,9 @@ from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.site.topology import free_port
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.site.topology import free_port
 from tests.daemons import read
 from tests.integration.processes import PATIENCE, start_worker, status
 

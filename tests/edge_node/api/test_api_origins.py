@@ -24,7 +24,7 @@ from edge_node.completion.stops import StopFilter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
 from flexspec_mq.protocol.effects import Commit, Origin
-from flexspec_mq.simulator.world import EOS
+from lab.simulator.world import EOS
 from tests.daemons import until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.link.proxy import proxy_link
+from lab.testbed.link.proxy import proxy_link
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 

@@ -12,7 +12,7 @@ from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
 from edge_node.doctor.api import Answering, our_node
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.simulator.world import EOS, FINGERPRINT, VOCAB
+from lab.simulator.world import EOS, FINGERPRINT, VOCAB
 from schemas.status import TokenizerStatus
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, speech

@@ -1,1 +1,0 @@
-"""The part of `benchmarks.engine` that needs no other engine."""

@@ -1,1 +1,0 @@
-"""The parts of the exactness benchmark; `benchmarks.exactness` runs them."""

@@ -1,1 +1,0 @@
-"""What `benchmarks.serving` is made of: daemons as processes, a client of their API, texts with references."""

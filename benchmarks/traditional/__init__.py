@@ -1,1 +1,0 @@
-"""`benchmarks.answers` with every side of traditional speculation, which is in `flexspec_mq.bench.traditional`."""

@@ -1,0 +1,224 @@
+"""``flexspec bench``: measure, keep, tell."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.progress import answer
+from flexspec_mq.errors import FlexSpecError
+from lab.bench import options as flags
+from lab.bench.identity import facts
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from lab.bench.hindsight.simulated import Hindsight
+    from lab.bench.measuring import Asked
+    from lab.bench.run_folder import Channel, Kept
+    from lab.simulator.cost import Measured
+    from lab.simulator.recording import Recording
+    from lab.testbed.link.profiles import LinkPlan
+
+RESULTS = "results"
+"""Name of the files, without their kinds."""
+WITH_DAEMONS = "times-with-daemons.json"
+"""In the folder of a run: what the simulator knows of this machine."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(run, argv, extras="models,serve")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure with these flags, or go on; print and write the results.
+
+    Raises:
+        UsageError: nothing can be measured like this.
+        FlexSpecError: a process ended, every answer failed, or strategies that write the target's text wrote
+            different ones.
+    """
+    options = flags.build_parser().parse_args(argv)
+    flags.check(options)
+    # These need numpy: only now that what needs none has been complained about.
+    from lab.bench.measuring import Asked
+    from lab.bench.run_folder import Channel, folder_of_run
+
+    questions, plans = flags.questions(options), flags.links(options)
+    run_facts = facts(options, questions)
+    asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
+    channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
+    here = {one: plans[one.link] for one in channels}
+    with folder_of_run(options.out, run_facts) as kept:
+        hindsight = _hindsight(options, asked, kept)
+        asyncio.run(_measure(options, asked, here, kept, hindsight))
+        results: dict[str, Any] = {
+            "run": run_facts,
+            "channels": _results(options, asked, here, kept, hindsight),
+        }
+        _write(results, options, kept)
+    _check_failed(results["channels"])
+    if wrong := [
+        f"{one['title']}: {', '.join(one['differ'])}" for one in results["channels"] if one["differ"]
+    ]:
+        raise FlexSpecError(f"strategies wrote different texts; questions of {'; '.join(wrong)}")
+    return 0
+
+
+def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
+    """Say how many answers failed, if any did.
+
+    Raises:
+        FlexSpecError: all.
+    """
+    failed = [one["reason"] for channel in channels for one in channel["failed"]]
+    came = sum(one["answers"] for channel in channels for one in channel["strategies"].values())
+    if failed and not came:
+        raise FlexSpecError(f"no answer came: all {len(failed)} failed", hint=f"the last one: {failed[-1]}")
+    if failed:
+        _say(f"{len(failed)} of {len(failed) + came} answers failed; the tables say whose and why")
+
+
+def _hindsight(options: Namespace, asked: Asked, kept: Kept) -> Hindsight | None:
+    """What is recorded of the run's questions, if anybody wants to know; takes about a minute the first time."""
+    from lab.bench.strategies import BEST_FIXED
+
+    if BEST_FIXED not in options.strategies:
+        return None
+    from lab.bench.hindsight.recorded import recorded
+    from lab.bench.hindsight.simulated import Hindsight
+
+    order = flags.order(options, asked)
+    recording, times = recorded(kept.path, order, flags.worker_flags(options))
+    times = asyncio.run(_with_daemons(options, asked, kept, recording, times))
+    return Hindsight(recording, times, seed=asked.seed)
+
+
+async def _with_daemons(
+    options: Namespace, asked: Asked, kept: Kept, recording: Recording, times: Measured
+) -> Measured:
+    """Times of forwards, with what daemons take around them; kept."""
+    from flexspec_mq.daemon.files import whole
+    from lab.bench.hindsight.around import around, stream
+    from lab.bench.strategies import STREAMING, nodes
+    from lab.bench.testbed.node import RATIONED
+    from lab.bench.testbed.testbed import place
+    from lab.simulator.cost import keep_times, read_times
+
+    file = kept.path / WITH_DAEMONS
+    if not file.exists():
+        _say("some texts are streamed over loopback; daemons start")
+        worker = {RATIONED: flags.worker_flags(options)}
+        async with place(None, nodes([STREAMING], flags.devices(options)), workers=worker) as here:
+            streamed = await stream(here, asked, recording)
+        with whole(file) as part:
+            keep_times(part, around(recording, times, streamed, seed=asked.seed))
+    return read_times(file)
+
+
+async def _measure(
+    options: Namespace,
+    asked: Asked,
+    channels: Mapping[Channel, LinkPlan | None],
+    kept: Kept,
+    hindsight: Hindsight | None,
+) -> None:
+    from lab.bench.measuring import ask_missing, missing
+    from lab.bench.strategies import nodes
+    from lab.bench.testbed.node import RATIONED, UNRATIONED
+    from lab.bench.testbed.testbed import place
+
+    worker = flags.worker_flags(options)
+    workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
+    for channel, plan in channels.items():
+        left = missing(asked, channel, kept)
+        if not left:
+            continue
+        best = None
+        if hindsight is not None:
+            _say(f"{channel.title}: the best fixed plan is looked for, in simulated time")
+            best = hindsight.best(plan, channel.delay_ms, asked.begins(plan))
+        edges = nodes(options.strategies, flags.devices(options), best)
+        _say(f"{channel.title}: {len(left)} of {len(asked.questions)} questions; daemons start")
+        async with place(
+            plan,
+            edges,
+            workers=workers,
+            delay_ms=channel.delay_ms,
+            traditional=flags.traditional(options),
+            server=flags.server(options),
+            say=_say,
+        ) as here:
+            await ask_missing(here, asked, channel, plan, kept, _say)
+
+
+def _results(
+    options: Namespace,
+    asked: Asked,
+    channels: Mapping[Channel, LinkPlan | None],
+    kept: Kept,
+    hindsight: Hindsight | None,
+) -> list[dict[str, Any]]:
+    from lab.bench.figures.seconds import differing
+    from lab.bench.figures.summary import summary
+    from lab.bench.measuring import by_strategy
+    from lab.bench.strategies import of_other_texts
+
+    apart = of_other_texts(options.strategies, options.temperature)
+    found = []
+    for channel, plan in channels.items():
+        answered = kept.of(channel)
+        begins = asked.begins(plan)
+        samples = [sample for one in answered for sample in one.samples]
+        found.append(
+            {
+                "title": channel.title,
+                "link": channel.link,
+                "delay_ms": channel.delay_ms,
+                "begins_s": [one.begins_s for one in answered],
+                "at": [one.at for one in answered],
+                "load": [one.load for one in answered],
+                "failed": [
+                    {
+                        "strategy": failed.side,
+                        "question": asked.questions[failed.question].name,
+                        "reason": failed.reason,
+                        "seconds": failed.seconds,
+                    }
+                    for one in answered
+                    for failed in one.failed
+                ],
+                "differ": [asked.questions[number].name for number in differing(samples, apart)],
+                "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
+                "hindsight": hindsight and hindsight.told(plan, channel.delay_ms, begins),
+            }
+        )
+    return found
+
+
+def _write(results: Mapping[str, Any], options: Namespace, kept: Kept) -> None:
+    from flexspec_mq.daemon.files import whole
+    from lab.bench.report.plots import draw
+    from lab.bench.report.tables import document
+
+    text = document(results)
+    file = kept.path / RESULTS
+    for kind, content in (("json", json.dumps(results, indent=1) + "\n"), ("md", text)):
+        with whole(file.with_suffix(f".{kind}")) as part:
+            part.write_text(content, "utf-8")
+    plots = not options.no_plots and any(channel["strategies"] for channel in results["channels"])
+    if plots:
+        draw(results, file.with_suffix(".svg"), file.with_suffix(".png"))
+    answer(text)
+    _say(f"written: {file}.md, .json{', .svg, .png' if plots else ''}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

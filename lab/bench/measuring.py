@@ -1,0 +1,131 @@
+"""Every strategy answers every question of a channel, one after the other, on the same piece of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lab.bench.channel_start import offset
+from lab.bench.figures.seconds import Failed, Sample
+from lab.bench.questions import Question
+from lab.bench.report.machine import now
+from lab.bench.run_folder import Answered, Channel, Kept
+from lab.bench.testbed.meter import Costs
+from lab.bench.testbed.testbed import AnswerFailed
+from lab.testbed.link.profiles import LinkPlan
+
+WARM_UP = "Say hello."
+
+
+class Answering(Protocol):
+    """Whom questions are asked; see `lab.bench.testbed.testbed.Place`."""
+
+    async def ask(
+        self, side: str, body: dict[str, Any], at: float | None = None
+    ) -> tuple[dict[str, Any], Costs]:
+        """Have a text written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked, and of whom.
+
+    Attributes:
+        strategies: names.
+        questions: in their order.
+        tokens: new ones per answer at most.
+        temperature: of all answers.
+        seed: of the run.
+    """
+
+    strategies: Sequence[str]
+    questions: Sequence[Question]
+    tokens: int
+    temperature: float
+    seed: int
+
+    def body(self, text: str, number: int) -> dict[str, Any]:
+        """A request of the chat endpoint; its seed is the same for all strategies."""
+        return {
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": self.tokens,
+            "temperature": self.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "seed": self.seed_of(number),
+        }
+
+    def seed_of(self, number: int) -> int:
+        """Of a request; that of question n, counted from 0, is the one of n + 1."""
+        return self.seed * 100_000 + number
+
+    def begins(self, plan: LinkPlan | None) -> list[float | None]:
+        """Second of a channel at which each question begins; None on loopback."""
+        return [
+            None if plan is None else offset(plan, self.seed, number) for number in range(len(self.questions))
+        ]
+
+    def order(self, channel: Channel, question: int) -> list[str]:
+        """In which the strategies answer a question: drawn anew for each, and the same when a run goes on."""
+        found = list(self.strategies)
+        random.Random(f"order/{self.seed}/{channel.title}/{question}").shuffle(found)
+        return found
+
+
+def missing(asked: Asked, channel: Channel, kept: Kept) -> list[int]:
+    """Places of the questions that were not asked on a channel."""
+    there = {one.question for one in kept.of(channel)}
+    return [place for place in range(len(asked.questions)) if place not in there]
+
+
+async def ask_missing(
+    place: Answering,
+    asked: Asked,
+    channel: Channel,
+    plan: LinkPlan | None,
+    kept: Kept,
+    say: Callable[[str], None],
+) -> None:
+    """Ask the missing questions of a channel, and keep what came of each.
+
+    Args:
+        place: where all strategies wait to be asked.
+        asked: what.
+        channel: that the place is on.
+        plan: of its link; None on loopback.
+        kept: what is there already.
+        say: told how far things are.
+
+    Raises:
+        FlexSpecError: a process ended.
+    """
+    for name in asked.strategies:
+        with suppress(AnswerFailed):  # the channel may well have begun with an outage
+            await place.ask(name, asked.body(WARM_UP, 0))
+    for number in missing(asked, channel, kept):
+        question = asked.questions[number]
+        begins = None if plan is None else offset(plan, asked.seed, number)
+        samples, failed = [], []
+        for name in asked.order(channel, number):
+            try:
+                answer, costs = await place.ask(name, asked.body(question.text, 1 + number), begins)
+            except AnswerFailed as error:
+                failed.append(Failed(number, name, error.reason, error.seconds))
+                say(f"  {channel.title}: question {number + 1}: {error.message}")
+            else:
+                samples.append(Sample.of_answer(number, question.category, name, answer, costs))
+        kept.add(Answered(channel, number, begins, samples, failed=failed, **now()))
+        say(f"  {channel.title}: question {number + 1} of {len(asked.questions)}")
+
+
+def by_strategy(answered: Sequence[Answered], names: Sequence[str]) -> Mapping[str, list[Sample]]:
+    """Answers of each strategy, by question."""
+    found: dict[str, list[Sample]] = {name: [] for name in names}
+    for one in answered:
+        for sample in one.samples:
+            found[sample.side].append(sample)
+    return found

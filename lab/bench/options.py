@@ -1,0 +1,314 @@
+"""Flags of ``flexspec bench``, and what they come to."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flexspec_mq.energy.presets import DEVICES, RADIOS
+from flexspec_mq.errors import UsageError, how_to_install
+from lab.bench.daemon_flags import check_daemon_flags
+from lab.bench.hindsight.order import Order
+from lab.bench.questions import OWN, Question, read_questions, spread
+from lab.bench.strategies import ABOUT, BEST_FIXED, Devices, chosen, drafting, schemes
+from lab.bench.testbed.server import HOST, PORT, SERVER
+from lab.bench.testbed.traditional import Traditional
+from lab.bench.traditional.schemes import GUESSES
+from lab.simulator.recording import About
+from lab.testbed.link import markov, tour
+from lab.testbed.link.namespaces import check_requirements
+from lab.testbed.link.profiles import LinkPlan
+from lab.testbed.link.recordings import PREFIX, link_plan
+from lab.testbed.site.topology import LOOPBACK, Cores
+from schemas.messages import MAX_DRAFT_TOKENS
+
+if TYPE_CHECKING:
+    from lab.bench.measuring import Asked
+
+QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
+_ROUNDS = 8
+"""In which the times of forwards are measured."""
+_ALONE = ("--device-prefill", "65536")
+"""Edge nodes of all strategies ask the same worker, one after the other. To each it is to be what it is to the only
+device: otherwise long prompts are read in small pieces, for the sake of the others."""
+_NEEDS = {
+    "bench": ("httpx2",),
+    "models": ("torch", "transformers"),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
+}
+
+
+class _Help(ArgumentDefaultsHelpFormatter):
+    """Tells defaults where there are any."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def build_parser() -> ArgumentParser:
+    """The command's flags."""
+    made = ArgumentParser(
+        prog="flexspec bench",
+        description="Ways to write an answer between a device and the cloud, compared over links by what they take: "
+        "speculation as it is usually done, streaming, the draft alone, each policy of an edge node. docs/bench.md",
+        formatter_class=_Help,
+    )
+    models = made.add_argument_group("models and questions")
+    models.add_argument("--target", default="default", metavar="MODEL", help="folder, hub name or 'default'")
+    models.add_argument("--draft", default="default", metavar="FOLDER", help="of the draft, or 'default'")
+    models.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help='JSON lines with "prompt", or with "turns" and "category"; without it, 40 of our own',
+    )
+    models.add_argument("--questions", type=int, metavar="N", help="only N of them, evenly spaced")
+    models.add_argument("--tokens", type=int, default=64, metavar="N", help="new tokens an answer at most")
+    models.add_argument("--temperature", type=float, default=0.0, metavar="T", help="of all answers")
+    models.add_argument("--seed", type=int, default=0, help="of answers, links, orders and intervals")
+    where = made.add_argument_group("channels")
+    where.add_argument(
+        "--links",
+        nargs="+",
+        default=["wifi", "5g", "4g"],
+        metavar="LINK",
+        help=f"profiles (`flexspec link profiles`), {tour.PREFIX}PROFILE=SECONDS,…, {markov.PREFIX}PROFILE,…, "
+        f"{PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
+    )
+    where.add_argument(
+        "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md"
+    )
+    where.add_argument(
+        "--delays-ms",
+        type=float,
+        nargs="+",
+        default=[0.0],
+        metavar="MS",
+        help="on top of each forward of the target, as a bigger one would take",
+    )
+    who = made.add_argument_group("strategies")
+    who.add_argument("--strategies", nargs="+", metavar="NAME", help=f"of: {', '.join(ABOUT)}")
+    who.add_argument("--guesses", type=int, default=GUESSES, metavar="K", help="of traditional speculation")
+    who.add_argument("--worker-draft", type=int, default=4, metavar="K", help="of colocated")
+    who.add_argument("--edge-flags", default="", metavar="FLAGS", help="more, of every flexspec-edge serve")
+    who.add_argument(
+        "--policy-flags",
+        default="",
+        metavar="FLAGS",
+        help="more, of those edge nodes whose policy adapts: limits, for example",
+    )
+    who.add_argument("--worker-flags", default="", metavar="FLAGS", help="more, of every flexspec-cloud")
+    who.add_argument(
+        "--server",
+        default="",
+        metavar="COMMAND",
+        help=f"of another server to compare with, as llama.cpp's: a program with the chat endpoint at {HOST}:{PORT}, "
+        f"which are replaced in it; makes the strategy {SERVER}",
+    )
+    who.add_argument("--energy", default="phone-4g", choices=("none", *DEVICES), help="preset of the device")
+    who.add_argument("--energy-radio", choices=RADIOS, help="instead of the preset's")
+    what = made.add_argument_group("results")
+    what.add_argument(
+        "--out",
+        type=Path,
+        default=Path("flexspec-bench"),
+        metavar="FOLDER",
+        help="of the run; with the same flags it goes on where it ended",
+    )
+    what.add_argument("--no-plots", action="store_true", help="tables only")
+    what.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_QUESTIONS} questions of {QUICK_TOKENS} tokens over the first link: minutes",
+    )
+    return made
+
+
+def check(options: Namespace) -> None:
+    """Refuse what nothing can be measured with, before anything is started; shorten what ``--quick`` shortens.
+
+    Raises:
+        UsageError: naming the flag, or the package that is missing.
+    """
+    _check_numbers(options)
+    if options.draft == "none":
+        raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
+    command = server(options)
+    options.strategies = chosen(options.strategies, server=command is not None)
+    if command is not None and any(options.delays_ms):
+        raise UsageError(
+            "forwards of --server cannot be made longer",
+            hint="leave it or --delays-ms out; another run has the other",
+        )
+    if BEST_FIXED in options.strategies and options.temperature:
+        raise UsageError(
+            f"{BEST_FIXED} knows texts of temperature 0 only", hint="leave it or --temperature out"
+        )
+    if options.quick:
+        options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
+        options.tokens = min(options.tokens, QUICK_TOKENS)
+        options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
+    _check_installed(plots=not options.no_plots)
+    check_daemon_flags("--edge-flags", "edge_node", _split(options.edge_flags))
+    check_daemon_flags("--policy-flags", "edge_node", _split(options.policy_flags))
+    check_daemon_flags("--worker-flags", "cloud_worker", _split(options.worker_flags))
+
+
+def _check_numbers(options: Namespace) -> None:
+    for flag in ("tokens", "questions"):
+        value = getattr(options, flag)
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag} {value} is less than 1")
+    if options.temperature < 0.0:
+        raise UsageError(f"--temperature {options.temperature:g} is negative")
+    if min(options.delays_ms) < 0.0:
+        raise UsageError(f"--delays-ms {min(options.delays_ms):g} is negative")
+    for flag, least in (("guesses", 1), ("worker_draft", 0)):
+        value = getattr(options, flag)
+        if not least <= value <= MAX_DRAFT_TOKENS:
+            raise UsageError(
+                f"--{flag.replace('_', '-')} {value} is not between {least} and {MAX_DRAFT_TOKENS}"
+            )
+    for flag in ("links", "delays_ms"):
+        if len(set(getattr(options, flag))) < len(getattr(options, flag)):
+            raise UsageError(f"--{flag.replace('_', '-')} names something twice", hint="name each once")
+
+
+def links(options: Namespace) -> dict[str, LinkPlan | None]:
+    """The plan of each link by its name; None is loopback.
+
+    Raises:
+        UsageError: there is no such link, its recording cannot be read, or no link can be made here.
+    """
+    found = {
+        name: None if name == LOOPBACK else link_plan(name, options.seed, options.recorded)
+        for name in options.links
+    }
+    if any(plan is not None for plan in found.values()):
+        try:
+            check_requirements()
+        except UsageError as error:
+            how = (error.hint or "").partition(";")[0]
+            raise UsageError(
+                error.message,
+                hint=f"{how}; or give --links {LOOPBACK}, without a link. `flexspec link proxy` emulates one for "
+                "daemons that you start yourself",
+            ) from None
+    return found
+
+
+def prompts(options: Namespace) -> Path:
+    """The file of questions."""
+    found: Path = options.prompts or OWN
+    return found
+
+
+def questions(options: Namespace) -> list[Question]:
+    """Those that are asked.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    everything = read_questions(prompts(options))
+    return spread(everything, options.questions or len(everything))
+
+
+def devices(options: Namespace) -> Devices:
+    """What all edge nodes have in common.
+
+    Raises:
+        UsageError: flags that no shell could read.
+    """
+    energy = ["--energy", options.energy]
+    if options.energy_radio:
+        energy += ["--energy-radio", options.energy_radio]
+    # Without a draft a node needs a tokenizer, and the target's is the one that it must have.
+    return Devices(
+        options.draft,
+        options.target,
+        options.worker_draft,
+        energy,
+        _split(options.edge_flags),
+        _split(options.policy_flags),
+    )
+
+
+def worker_flags(options: Namespace) -> list[str]:
+    """Of every worker.
+
+    Raises:
+        UsageError: flags that no shell could read.
+    """
+    return ["--target", options.target, "--draft", options.draft, *_ALONE, *_split(options.worker_flags)]
+
+
+def order(options: Namespace, asked: Asked) -> Order:
+    """What is recorded for `best-fixed`."""
+    cores = Cores.of_this_process()
+    about = About(
+        target=options.target,
+        draft=options.draft,
+        questions=tuple(f"{question.category} {question.name}" for question in asked.questions),
+        temperatures=(options.temperature,),
+        tokens=options.tokens,
+        seed=options.seed,
+    )
+    return Order(
+        about=about,
+        texts=tuple(question.text for question in asked.questions),
+        seeds=tuple(asked.seed_of(1 + number) for number in range(len(asked.questions))),
+        rounds=_ROUNDS,
+        device_core=None if cores.device == cores.cloud else cores.device,
+    )
+
+
+def traditional(options: Namespace) -> Traditional | None:
+    """Strategies that are no edge nodes; None if there are none."""
+    wanted = schemes(options.strategies)
+    if not wanted:
+        return None
+    return Traditional(wanted, drafting(devices(options)), worker_flags(options), options.guesses)
+
+
+def server(options: Namespace) -> list[str] | None:
+    """The command of another server; None if there is none.
+
+    Raises:
+        UsageError: it cannot be read, there is no such program, or nobody tells it where to listen.
+    """
+    command = _split(options.server)
+    if not command:
+        return None
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"--server: there is no program {command[0]}", hint="give its path")
+    if not any(PORT in part for part in command):
+        raise UsageError(
+            "--server is not told where to listen", hint=f"for llama.cpp's: --host {HOST} --port {PORT}"
+        )
+    return command
+
+
+def _split(flags: str) -> list[str]:
+    try:
+        return shlex.split(flags)
+    except ValueError as error:
+        raise UsageError(f"the flags {flags!r} cannot be read: {error}") from error
+
+
+def _check_installed(*, plots: bool) -> None:
+    needs = _NEEDS | {"bench": (*_NEEDS["bench"], *(("matplotlib",) if plots else ()))}
+    missing = {
+        extra: absent
+        for extra, names in needs.items()
+        if (absent := [name for name in names if util.find_spec(name) is None])
+    }
+    if missing:
+        names = ", ".join(name for absent in missing.values() for name in absent)
+        hint = f"install it, {how_to_install(','.join(missing))}"
+        if missing == {"bench": ["matplotlib"]}:
+            hint += "; or give --no-plots"
+        raise UsageError(f"flexspec bench needs {names}", hint=hint)

@@ -1,0 +1,133 @@
+"""The strategies by name: how an answer may be written between a device and the cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
+from flexspec_mq.errors import UsageError
+from lab.bench.testbed.node import UNRATIONED, Node
+from lab.bench.testbed.server import SERVER
+from lab.bench.traditional.schemes import SCHEMES
+from schemas.messages import MAX_AHEAD
+
+STREAMING, COLOCATED, BEST_FIXED = "streaming", "colocated", "best-fixed"
+_UNASKED = ("traditional-zstd", BEST_FIXED, SERVER)
+_NO_DRAFT = ("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup")
+
+ABOUT: Mapping[str, str] = {
+    "traditional": "K guesses a round with their whole distributions, then a wait",
+    "traditional-zstd": "the same, compressed by zstd",
+    "traditional-top64": "the same with the 64 likeliest probabilities of each guess",
+    "traditional-ids": "the same with ids only",
+    "tcp-ids": "ids only, over a TCP connection instead of the broker",
+    "on-device": "the draft alone, which writes another text",
+    STREAMING: "the target alone; tokens are sent as they come",
+    COLOCATED: "streaming from a worker that drafts beside its target, for all and always",
+    **{name: f"an edge node with --policy {name}" for name in POLICIES},
+    BEST_FIXED: "an edge node with the fixed plan that is the fastest of 13 for these very answers, as simulated",
+    SERVER: "the program of --server, which writes at the worker's place and is asked over HTTP",
+}
+"""Every strategy in the order of tables, and what it is."""
+DEFAULT = tuple(name for name in ABOUT if name not in _UNASKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What all edge nodes have in common.
+
+    Attributes:
+        draft: folder of the draft, or 'default'.
+        tokenizer: of those without a draft.
+        worker_draft: tokens that the worker drafts in `COLOCATED`.
+        energy: flags that have it modelled.
+        more: flags of the user's.
+        adaptive: more of them, where the policy adapts.
+    """
+
+    draft: str
+    tokenizer: str
+    worker_draft: int
+    energy: Sequence[str] = ()
+    more: Sequence[str] = ()
+    adaptive: Sequence[str] = ()
+
+
+def chosen(names: Sequence[str] | None, *, server: bool = False) -> list[str]:
+    """Names in the order of tables; all but the unusual ones where none is given.
+
+    Args:
+        names: as they were given.
+        server: there is a program for `SERVER`, which is then among them.
+
+    Raises:
+        UsageError: there is no such strategy, or one is named twice.
+    """
+    asked = [*(DEFAULT if names is None else names)]
+    if server and SERVER not in asked:
+        asked.append(SERVER)
+    elif SERVER in asked and not server:
+        raise UsageError(f"the strategy {SERVER} needs a program", hint="give its command with --server")
+    for name in asked:
+        if name not in ABOUT:
+            raise UsageError(f"there is no strategy {name!r}", hint=f"choose from {', '.join(ABOUT)}")
+    if len(set(asked)) < len(asked):
+        raise UsageError("a strategy is named twice", hint="name each once")
+    return [name for name in ABOUT if name in asked]
+
+
+def schemes(names: Sequence[str]) -> list[str]:
+    """Of these, those that are no edge nodes."""
+    return [name for name in names if name in SCHEMES]
+
+
+def nodes(names: Sequence[str], devices: Devices, best: Plan | None = None) -> dict[str, Node]:
+    """Of these, the edge nodes.
+
+    Args:
+        names: of strategies.
+        devices: what all have in common.
+        best: the plan of `BEST_FIXED`; needed if that is among them.
+    """
+    found = {}
+    common = (*devices.more, *devices.energy)
+    streaming = (*common, *_NO_DRAFT, "--tokenizer", devices.tokenizer, "--ahead", str(MAX_AHEAD))
+    for name in names:
+        if name == STREAMING:
+            found[name] = Node((*streaming, "--worker-draft", "0"))
+        elif name == COLOCATED:
+            found[name] = Node((*streaming, "--worker-draft", str(devices.worker_draft)), UNRATIONED)
+        elif name in POLICIES:
+            more = devices.adaptive if name in ADAPTIVE else ()
+            found[name] = Node((*drafting(devices), *more, "--policy", name))
+        elif name == BEST_FIXED and best is not None:
+            found[name] = Node((*drafting(devices), *_fixed(best)))
+    return found
+
+
+def _fixed(plan: Plan) -> tuple[str, ...]:
+    values = {
+        "draft-length": plan.draft_length,
+        "in-flight": plan.in_flight,
+        "qos": plan.qos,
+        "ahead": plan.ahead,
+        "worker-draft": plan.worker_draft,
+    }
+    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    return ("--policy", "fixed", *flags)
+
+
+def drafting(devices: Devices) -> tuple[str, ...]:
+    """Flags of whatever drafts on the device."""
+    return (*devices.more, *devices.energy, "--draft", devices.draft)
+
+
+def of_other_texts(names: Sequence[str], temperature: float) -> list[str]:
+    """Of these, those that do not write the target's own text of a seed, and are not compared with it."""
+    return [
+        name
+        for name in names
+        if name == SERVER or (name in SCHEMES and not SCHEMES[name].says_the_targets_text(temperature))
+    ]

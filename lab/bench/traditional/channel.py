@@ -1,0 +1,164 @@
+"""How the messages travel: over MQTT at QoS 1, or over a TCP connection of their own, to price the broker's hop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from flexspec_mq.daemon.tasks import ended, running
+from flexspec_mq.errors import FlexSpecError, LinkDown, RemoteProtocolError
+from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
+from lab.bench.traditional.messages import MAX_BYTES
+
+UP, DOWN = "t1/u", "t1/d"
+"""Topics: of one device and one target, since one text at a time is enough here."""
+PACKET_BYTES = 2**22
+"""Largest packet that the broker must take. Five guesses among 49,152 ids are 491,520 bytes of probabilities."""
+_PATIENCE = 600
+"""Seconds: half a megabyte on a weak uplink takes longer than an acknowledgement or a ping usually may."""
+_CONNECTS_WITHIN = 30.0
+_HEAD = 4
+
+
+class Channel(Protocol):
+    """Messages to the other side, and from it."""
+
+    def send(self, payload: bytes) -> None:
+        """Send, behind what was sent before, and do not wait."""
+        ...
+
+    async def receive(self) -> bytes:
+        """The next message.
+
+        Raises:
+            LinkDown: there is no connection any more.
+            LinkError: the broker refused something for good.
+        """
+        ...
+
+
+class MqttChannel:
+    """Made by `mqtt_channel`. What was not acknowledged goes out again with the next connection: maybe twice."""
+
+    def __init__(self, link: Link, topic: str) -> None:
+        self._link = link
+        self._topic = topic
+        self._inbox: asyncio.Queue[bytes | FlexSpecError] = asyncio.Queue()
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    def send(self, payload: bytes) -> None:
+        """Publish."""
+        task = asyncio.create_task(self._publish(payload), name="publish")
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def receive(self) -> bytes:
+        """The next message; see `Channel.receive`."""
+        found = await self._inbox.get()
+        if isinstance(found, FlexSpecError):
+            raise found
+        return found
+
+    async def read_loop(self) -> None:
+        """Take messages from the link, for ever."""
+        try:
+            async for event in self._link.events():
+                if isinstance(event, Inbound):
+                    self._inbox.put_nowait(event.payload)
+        except FlexSpecError as error:
+            self._inbox.put_nowait(error)
+
+    async def close(self) -> None:
+        """Give up what is being published."""
+        await ended(self._publishing)
+
+    async def _publish(self, payload: bytes) -> None:
+        try:
+            while True:
+                with contextlib.suppress(LinkDown):
+                    return await self._link.publish(self._topic, payload, qos=1)
+                await self._link.wait_up()
+        except FlexSpecError as error:
+            self._inbox.put_nowait(error)
+
+
+@asynccontextmanager
+async def mqtt_channel(settings: LinkSettings, *, out: str, into: str) -> AsyncIterator[MqttChannel]:
+    """A channel over the broker.
+
+    Args:
+        settings: where it is, and who we are there.
+        out: topic to publish on.
+        into: topic to read.
+
+    Raises:
+        LinkError: there is no connection within half a minute.
+    """
+    own = replace(
+        settings,
+        subscriptions=(Subscription(into, 1),),
+        session_expiry=_PATIENCE,
+        keepalive=_PATIENCE,
+        publish_timeout=_PATIENCE,
+    )
+    async with mqtt_link(own) as link:
+        await link.wait_up(_CONNECTS_WITHIN)
+        channel = MqttChannel(link, out)
+        async with running(channel.read_loop(), "read"):
+            try:
+                yield channel
+            finally:
+                await channel.close()
+
+
+class TcpChannel:
+    """Messages behind their length in four bytes.
+
+    Args:
+        reader, writer: of a connection. Nagle's algorithm is off, as asyncio has it.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, payload: bytes) -> None:
+        """Write."""
+        self._writer.write(len(payload).to_bytes(_HEAD, "big") + payload)
+
+    async def receive(self) -> bytes:
+        """The next message; see `Channel.receive`.
+
+        Raises:
+            RemoteProtocolError: it is too long.
+        """
+        try:
+            size = int.from_bytes(await self._reader.readexactly(_HEAD), "big")
+            if size > MAX_BYTES:
+                raise RemoteProtocolError(f"a message of {size} bytes, more than {MAX_BYTES}")
+            return await self._reader.readexactly(size)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise LinkDown(f"the connection to the other side ended: {error}") from error
+
+
+@asynccontextmanager
+async def tcp_channel(host: str, port: int) -> AsyncIterator[TcpChannel]:
+    """A connection to the target's side.
+
+    Raises:
+        LinkDown: nobody listens there.
+    """
+    try:
+        async with asyncio.timeout(_CONNECTS_WITHIN):
+            reader, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        raise LinkDown(f"no target answers at {host}:{port}: {error}") from error
+    try:
+        yield TcpChannel(reader, writer)
+    finally:
+        writer.close()

@@ -1,0 +1,141 @@
+"""What every benchmark shares: arguments, facts about the machine, interleaving, percentiles, table, JSON.
+
+A benchmark prints a table for people and, as its last line, one JSON object for programs. Cases are measured
+in turns, so that a slow minute of the machine hits all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.bench.report import machine
+
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "aiomqtt",
+    "paho-mqtt",
+    "msgpack",
+    "msgspec",
+    "zstandard",
+    "llama-cpp-python",
+    "openvino",
+    "onnxruntime-genai",
+)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Make the parser that all benchmarks start from.
+
+    It knows ``--quick`` (less than a minute), ``--prompts PATH`` (one prompt a line; None keeps the
+    benchmark's own) and ``--seed``.
+    """
+    spec = sys.modules["__main__"].__spec__
+    made = argparse.ArgumentParser(
+        # A folder that is run has the name of its file otherwise, which is __main__.
+        prog=None if spec is None else f"python -m {spec.name.removesuffix('.__main__')}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--quick", action="store_true", help="a rough answer in less than a minute")
+    made.add_argument(
+        "--prompts", type=Path, metavar="PATH", help="file with one prompt a line: text, or JSON"
+    )
+    made.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    return made
+
+
+def read_prompts(path: Path | None, default: Sequence[str]) -> list[str]:
+    """Read the prompts of ``--prompts``, or take `default`.
+
+    Raises:
+        SystemExit: the file cannot be read or holds none.
+    """
+    if path is None:
+        return list(default)
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"prompts cannot be read: {error}") from None
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise SystemExit(f"{path} holds no prompt")
+    return prompts
+
+
+def environment() -> dict[str, Any]:
+    """Facts without which a figure means little: processor, cores, threads, load, versions."""
+    facts: dict[str, Any] = {
+        "cpu": machine.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+    if "torch" in sys.modules:
+        facts["torch_threads"] = sys.modules["torch"].get_num_threads()
+    return facts | machine.installed(_LIBRARIES)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` (0 to 1) of `values` do not exceed: nearest rank.
+
+    Raises:
+        ValueError: no values, or a share outside 0 to 1.
+    """
+    if not values or not 0.0 <= share <= 1.0:
+        raise ValueError("a percentile needs values, and a share between 0 and 1")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def interleaved(
+    cases: Mapping[str, Callable[[], Any]], rounds: int, *, rng: random.Random
+) -> dict[str, list[Any]]:
+    """Call every case once a round, in a new random order each round, and collect the results."""
+    results: dict[str, list[Any]] = {name: [] for name in cases}
+    names = list(cases)
+    for _ in range(rounds):
+        rng.shuffle(names)
+        for name in names:
+            results[name].append(cases[name]())
+    return results
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out a text table: first column to the left, the others to the right; floats with 3 digits."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(headers), *cells]) for i in range(len(headers))]
+
+    def line(values: Sequence[str]) -> str:
+        first, *rest = (
+            value.ljust(width) if i == 0 else value.rjust(width)
+            for i, (value, width) in enumerate(zip(values, widths, strict=True))
+        )
+        return "  ".join((first, *rest)).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(list(headers)), rule, *(line(row) for row in cells)])
+
+
+def finish(name: str, results: Mapping[str, Any], *, quick: bool) -> None:
+    """Print the last line: one JSON object with the results and the machine's facts."""
+    facts = environment()
+    print(json.dumps({"benchmark": name, "quick": quick, "environment": facts, "results": dict(results)}))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)

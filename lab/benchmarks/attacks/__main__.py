@@ -1,0 +1,187 @@
+"""What one malicious device takes from three honest ones: each way to take more than a share, one after the other.
+
+    python -m lab.benchmarks.attacks --quick
+    python -m lab.benchmarks.attacks --attacks polls prompts
+
+A deployment as `flexspec-broker init` makes it, with TLS, keys and seals; a worker with the default model, three
+devices that have texts streamed to them, for which the worker drafts, and a device of its own identity that does its
+worst: 1 MB and 1,900 messages a second, as who publishes 2,000 is put out for a minute. Messages that the broker does
+not count so come at 1 MB a second. The worker has one core; broker, devices and attacker have the other one, the
+attacker as the last of them. Each figure is a ratio to the same streams without attack, before and after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lab.bench.testbed.client import unbounded
+from lab.benchmarks import _common
+from lab.benchmarks.attacks.honest import Streams, streams
+from lab.benchmarks.attacks.place import Place, place
+from lab.benchmarks.attacks.ways import SAYS, WAYS
+from lab.benchmarks.scale_parts import cpu
+from lab.testbed.site.figures import since
+
+SPEED, FIRST = 0.8, 2.0
+"""What honest streams keep of their speed at least, and how much later their first token is at most."""
+_DEVELOPS = 1.5
+"""Seconds from the beginning of an attack to the first measured text."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = _common.parser(__doc__.partition("\n")[0])
+    made.add_argument("--attacks", nargs="+", choices=list(WAYS), default=list(WAYS), help="in this order")
+    made.add_argument("--rate", type=float, default=1e6, help="bytes a second of the attacker")
+    made.add_argument(
+        "--messages",
+        type=float,
+        default=1900.0,
+        help="a second, where the broker counts them",
+    )
+    made.add_argument("--patience", type=float, default=12.0, help="seconds that a text is waited for")
+    made.add_argument("--worker-flags", nargs=argparse.REMAINDER, default=[], help="of flexspec-cloud")
+    return made
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All attacks, one after the other; each with the streams before and after it."""
+    tokens, rounds = (32, 1) if options.quick else (64, 4)
+    found: dict[str, Any] = {}
+    began = time.monotonic()
+    _say("a deployment with TLS, keys and seals is made, and the worker loads its model")
+    async with place(options.attacks, options.worker_flags) as here, unbounded(kept=0) as http:
+
+        async def ask() -> Streams:
+            return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)
+
+        await ask()
+        before = await ask()
+        for number, way in enumerate(options.attacks, 1):
+            attacker = await here.attacker(way, options.rate, options.messages)
+            await asyncio.sleep(_DEVELOPS)
+            first = await _sample(here)
+            beside = await ask()
+            last = await _sample(here)
+            report = await here.end(attacker)
+            await _rest(here)
+            after = await ask()
+            row = found[way] = _row(before + after, beside, first, last, report)
+            _say(
+                f"{time.monotonic() - began:4.0f} s, {number} of {len(options.attacks)}, {way}: "
+                f"speed {row['speed']:.2f}, first token {row['first']:.2f}, failed {row['failed']}"
+            )
+            before = after
+    return found
+
+
+async def _sample(here: Place) -> tuple[cpu.Sample, dict[str, float]]:
+    try:
+        figures = await here.worker.figures()
+    except (OSError, TimeoutError):
+        figures = {}
+    return cpu.take(here.pids), figures
+
+
+def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) -> dict[str, Any]:
+    use = cpu.between(first[0], last[0])
+    figures, rise = last[1], since(first[1], last[1])
+    steps = max(1.0, rise.get("flexspec_worker_batch_sessions_count", 0.0))
+    return {
+        "speed": beside.speed / without.speed,
+        "first": beside.first / without.first,
+        "tokens_per_s": without.speed,
+        "first_s": without.first,
+        "failed": beside.failed,
+        "why": beside.why,
+        "cpu": use.processes,
+        "sessions_per_step": rise.get("flexspec_worker_batch_sessions_sum", 0.0) / steps,
+        "tokens_per_step": rise.get("flexspec_worker_forward_tokens_sum", 0.0) / steps,
+        "step_ms": 1000 * rise.get("flexspec_worker_compute_seconds_sum", 0.0) / steps,
+        "memory": figures.get("process_resident_memory_bytes", 0.0),
+        "sent_per_s": report.sent / max(1e-9, report.seconds),
+        "messages_per_s": report.messages / max(1e-9, report.seconds),
+        "told": report.told,
+        "detail": report.detail,
+        "retry_ms": report.retry,
+        "hung_up": report.hung_up,
+        "kept": beside.speed >= SPEED * without.speed and beside.first <= FIRST * without.first,
+    }
+
+
+async def _rest(here: Place, patience: float = 90.0) -> None:
+    """Wait until the worker is rid of what the attacker left."""
+    ends = time.monotonic() + patience
+    while time.monotonic() < ends:
+        try:
+            if not (await here.worker.figures())["flexspec_worker_live_sessions"]:
+                return
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(0.2)
+    _say("the worker still has sessions")
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    rows = [
+        [
+            way,
+            row["speed"],
+            row["first"],
+            row["failed"],
+            row["cpu"]["mosquitto"],
+            row["cpu"]["broker"],
+            row["cpu"]["worker"],
+            row["sessions_per_step"],
+            row["tokens_per_step"],
+            row["step_ms"],
+            row["memory"] / 1e6,
+            row["sent_per_s"] / 1e3,
+            row["messages_per_s"],
+            ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
+            row["hung_up"],
+            row["retry_ms"],
+        ]
+        for way, row in found.items()
+    ]
+    heads = [
+        "attack",
+        "speed",
+        "first token",
+        "failed",
+        "CPU mosquitto",
+        "its parent",
+        "worker",
+        "sessions/step",
+    ]
+    print(
+        _common.table(
+            [*heads, "tokens/step", "ms", "MB", "kB/s", "messages/s", "told", "hung up on", "retry ms"], rows
+        )
+    )
+    for way in found:
+        print(f"{way}: {SAYS[way]}")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 1 if an honest stream lost more than it may."""
+    options = build_parser().parse_args(argv)
+    found = asyncio.run(measure(options))
+    show(found)
+    _common.finish("attacks", found, quick=options.quick)
+    return int(not all(row["kept"] for row in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,374 @@
+"""What one malicious device does. Each way makes packets as long as there is room for them, and hears what is said.
+
+Nothing here breaks a rule of access: a device may write all of it, but for what `Denied` tries, and a worker what
+`Forges` does.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
+
+import msgspec
+import zstandard
+
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.protocol.digest import chain_for
+from lab.benchmarks.attacks.line import publish
+from schemas.messages import (
+    MAX_AHEAD,
+    MAX_PROMPT_TOKENS,
+    PROTOCOL_VERSION,
+    Close,
+    CloseReason,
+    Error,
+    Fin,
+    Identity,
+    Open,
+    Poll,
+    Verdict,
+)
+
+_CODEC = Codec()
+_MOST_SESSIONS = 4096
+"""Whose keys it keeps; the oldest goes first."""
+_WORDS = 8192
+"""Random words, from which prompts are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom it is about.
+
+    Attributes:
+        edge: own name.
+        worker: name of a worker.
+        version: that the worker serves.
+        fingerprint: of the vocabulary.
+        victim: name of an honest device.
+        keys: own ones; None where the worker has none either.
+        vocabulary: token ids below this may be sent.
+    """
+
+    edge: str
+    worker: str
+    version: str
+    fingerprint: bytes
+    victim: str
+    keys: EdgeKeys | None = None
+    vocabulary: int = 30_000
+
+
+class Way:
+    """One way to take more than one's share: without an override, none.
+
+    Args:
+        target: whom it is about.
+    """
+
+    name: ClassVar[str] = "nothing"
+    says: ClassVar[str] = "nothing at all"
+    worker: ClassVar[str | None] = None
+    """Version of which it is a worker; None is a device."""
+    bounded: ClassVar[bool] = True
+    """A broker puts out who publishes so many of these messages: one that it takes, and of a device."""
+    twice: ClassVar[bool] = False
+    """It connects under one name again and again, beside itself."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.dice = random.Random(1)
+        self.opens = topics.open_topic(target.version, target.edge)
+        self.drafts = topics.draft_topic(target.worker, target.edge)
+        self._begun: list[int] = []
+        self._held: dict[int, Verdict] = {}
+        words = [self.dice.randrange(target.vocabulary) for _ in range(_WORDS)]
+        self._words = words * 2
+        """Of all prompts, each of which begins somewhere else: an attacker's own time is not what is measured."""
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What it subscribes to beside answers."""
+        return ()
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Packets, as many as are wanted now; the caller takes of them what it may send."""
+        return iter(())
+
+    def heard(self, message: Verdict | Error) -> None:
+        """Who answers with a verdict gave a place."""
+        if isinstance(message, Verdict):
+            self._held[message.session] = message
+        else:
+            self._held.pop(message.session, None)
+
+    def farewell(self) -> list[bytes]:
+        """Packets that end what it holds, so that the next measurement begins with an empty worker."""
+        packets = []
+        for session in self._held:
+            with suppress(KeysRefused):  # it answered after its keys were forgotten
+                close = Close(session, 2**31 - 1, 0, CloseReason.FAILED)
+                packets.append(publish(self.drafts, self.payload(close)))
+        return packets
+
+    def payload(self, message: Open | Poll | Close, plain: bytes = b"") -> bytes:
+        """A message as the daemon of a device would send it, or other bytes in its place."""
+        plain = plain or _CODEC.encode(message)
+        if self.target.keys is None:
+            return plain
+        keys, now = self.target.keys, time.monotonic()
+        if isinstance(message, Poll):
+            with suppress(KeysRefused):  # before its worker has answered
+                return keys.wrap(message, self.target.worker, plain, now)
+            return keys.introduced(message.session, plain)
+        # A worker keeps keys of so many sessions of a device; those that end are to be known to it in any case.
+        return keys.wrap(message, None, plain, now)
+
+    def opening(self, prompt: int, limit: int, ahead: int = 0) -> Open:
+        """A message that opens a session of random words."""
+        at = self.dice.randrange(_WORDS)
+        words = tuple(self._words[at : at + prompt])
+        identity = Identity(
+            PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, (), ignore_eos=True, limit=limit
+        )
+        message = Open(self.dice.randrange(1, 2**32), 1, identity, words, (), ahead, 1, ())
+        if self.target.keys is not None:
+            self.target.keys.begin(message.session, self.target.version)
+            self._begun.append(message.session)
+            if len(self._begun) > _MOST_SESSIONS:
+                over = next((session for session in self._begun if session not in self._held), self._begun[0])
+                self._begun.remove(over)
+                self.target.keys.ended(over, time.monotonic())
+        return message
+
+    def open(self, prompt: int, limit: int, ahead: int = 0) -> bytes:
+        """A packet that opens a session."""
+        return publish(self.opens, self.payload(self.opening(prompt, limit, ahead)))
+
+    def poll(self, session: int, seq: int, have: int, digest: int, ahead: int = 0) -> bytes:
+        """A packet that polls a session."""
+        return publish(self.drafts, self.payload(Poll(session, 1, seq, have, 0, digest, (), ahead)))
+
+
+class Unpacks(Way):
+    """Opens that unpack to the most tokens that a prompt may have."""
+
+    name, says = "unpacks", "opens of some 80 bytes before keys that unpack to 131,000 tokens"
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """The same message for ever."""
+        zeros = msgspec.msgpack.encode(bytes(MAX_PROMPT_TOKENS - 8))
+        fields = [PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, [], True, 64]
+        body = b"\x98\x01\x07\x01" + msgspec.msgpack.encode(fields) + zeros + b"\xc4\x00\x00\x01"
+        squeezed = zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters(
+                format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
+            )
+        ).compress(body)
+        body, message = bytes((PROTOCOL_VERSION << 4 | 1,)) + squeezed, self.opening(1, 1)
+        while True:
+            yield publish(self.opens, self.payload(message, body))
+
+
+class Malformed(Way):
+    """Messages that nobody can read."""
+
+    name, says = "malformed", "8 bytes of noise, as many times as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Other noise each time."""
+        while True:
+            yield publish(self.drafts, self.dice.randbytes(8))
+
+
+class Acknowledged(Way):
+    """Messages that nobody can read, and that each have to be acknowledged."""
+
+    name, says = "acknowledged", "8 bytes of noise at QoS 1, as many times as fit"
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._numbers = count()
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Other noise each time."""
+        while True:
+            yield publish(self.drafts, self.dice.randbytes(8), number=1 + next(self._numbers) % 65_535)
+
+
+class Large(Way):
+    """Messages as large as a broker takes."""
+
+    name, says = "large", "250 kB of noise, as many times as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """The same noise each time."""
+        packet = publish(self.drafts, self.dice.randbytes(250_000))
+        while True:
+            yield packet
+
+
+class Polls(Way):
+    """One session, and polls of it."""
+
+    name, says = "polls", "polls of one session, as many as fit"
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._numbers = count(1)
+        self._opened: Open | None = None
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """An open, then nothing but polls."""
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = self.opening(16, 64)
+            yield publish(self.opens, self.payload(opened))
+        digest = chain_for(opened.identity, self.target.version, opened.prompt).digest(0)
+        while True:
+            yield self.poll(opened.session, next(self._numbers), 0, digest)
+
+
+class Sessions(Way):
+    """As many sessions as are given, held without a word more than they need."""
+
+    name, says = "sessions", "opens until no session is given any more, and holds them"
+    each, prompt, limit, ahead, wanted = 0.02, 16, 512, 0, 64
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._opened_at = self._polled_at = float("-inf")
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """One open at a time, up to as many sessions as are wanted, and a poll of each now and then."""
+        if now - self._opened_at >= self.each and len(self._held) < self.wanted:
+            self._opened_at = now
+            yield self.open(self.prompt, self.limit, self.ahead)
+        if now - self._polled_at >= 1.0:
+            self._polled_at = now
+            yield from [self.touch(session, verdict) for session, verdict in self._held.items()]
+
+    def touch(self, session: int, verdict: Verdict) -> bytes:
+        """Keep a session."""
+        return self.poll(session, 2, 0, verdict.digest if not verdict.tokens else 0, self.ahead)
+
+
+class Ahead(Sessions):
+    """Sessions that have the worker write on and on."""
+
+    name, says = "ahead", "60 sessions for which the worker runs 256 tokens ahead"
+    each, limit, ahead, wanted = 0.005, 4000, MAX_AHEAD, 60
+
+    def touch(self, session: int, verdict: Verdict) -> bytes:
+        """Say that all of it has come, so that it goes on."""
+        end = verdict.start + len(verdict.tokens)
+        return self.poll(session, 2 + end, end, verdict.digest, self.ahead)
+
+
+class Prompts(Sessions):
+    """Long prompts, again and again."""
+
+    name, says = "prompts", "opens of 7,800 tokens, as many as fit, for one token each"
+    each, prompt, limit, ahead, wanted = 0.0, 7800, 1, 1, 10**9
+
+
+class Opens(Sessions):
+    """Opens that mean something, without end."""
+
+    name, says = "opens", "opens of 16 tokens, as many as fit"
+    limit, ahead, wanted = 64, 0, 10**9
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Nothing but opens."""
+        while True:
+            yield self.open(self.prompt, self.limit)
+
+
+class Share(Way):
+    """Takes its turns among the workers, under the name that their group has where none was drawn."""
+
+    name, says = "share", "joins the groups of workers whose names it can guess"
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What it subscribes to."""
+        return tuple(topics.open_share(self.target.version, group) for group in ("w", "workers"))
+
+
+class Retained(Way):
+    """Messages that the broker is to keep."""
+
+    name, says = "retained", "retained messages of 250 kB under its own name"
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """On every topic that it may write."""
+        noise = self.dice.randbytes(250_000)
+        kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
+        while True:
+            for topic in kept:
+                yield publish(topic, noise, retain=True)
+
+    def farewell(self) -> list[bytes]:
+        """Have the broker keep nothing of it."""
+        kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
+        return [publish(topic, b"", retain=True) for topic in kept]
+
+
+class Denied(Way):
+    """Publishes that the broker refuses: what the broker itself costs, as no worker hears of them."""
+
+    name, says = "denied", "8 bytes to an honest device, which the broker refuses"
+    bounded = False
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """The same packet for ever."""
+        packet = publish(topics.verdict_topic(self.target.victim), bytes(8))
+        while True:
+            yield packet
+
+
+class Forges(Way):
+    """Answers in the name of somebody else's worker."""
+
+    name, says = "forges", "verdicts for an honest device, by a worker of another version"
+    worker = "other"
+    bounded = False
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Of other sessions each time."""
+        topic = topics.verdict_topic(self.target.victim)
+        while True:
+            yield publish(topic, _CODEC.encode(self._forged()))
+
+    def _forged(self) -> Verdict:
+        session, digest = self.dice.randrange(1, 2**32), self.dice.randrange(2**32)
+        return Verdict(
+            session, 1, 0, 0, (self.dice.randrange(self.target.vocabulary),), digest, Fin.NONE, 0, 30
+        )
+
+
+class Twins(Way):
+    """Two of one name, each of which comes back as soon as the other has put it out."""
+
+    name, says = "twins", "connections under one name, each of which ends the one before"
+    twice = True
+
+
+WAYS: dict[str, type[Way]] = {
+    way.name: way
+    for way in (
+        Unpacks, Sessions, Opens, Polls, Ahead, Malformed, Acknowledged, Large, Prompts, Share, Retained, Denied,
+        Forges, Twins,
+    )
+}  # fmt: skip
+"""By name."""
+SAYS = {name: way.says for name, way in WAYS.items()}
+"""What each does, in a few words."""

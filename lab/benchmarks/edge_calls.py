@@ -1,0 +1,260 @@
+"""How many Python functions an edge node calls for one round: draft requests, a batch, its verdict, what is shown.
+
+A real node over a link that is none: the worker is a script, which answers each batch at once with what it decided.
+Calls are counted by the interpreter's profiling hook, on the event loop's thread, from one batch sent to the next. A
+coroutine that goes on counts as a call. Ours are those of this project's packages and of the methods that dataclasses
+make; what the script does is left out. They are the same on every machine, unlike times; how often Python's own event
+loop goes round depends a little on when the drafter's thread answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edge_node.generation import GenerationRequest
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.codec import Codec
+from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.effects import Finish
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import Inbound, LinkCounters, LinkEvent, LinkSettings, LinkUpEvent
+from lab.benchmarks import _common
+from schemas.messages import Draft, Fin, Open, Poll, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+ROOT = Path(__file__).parents[2]
+OURS = tuple(str(ROOT / package) for package in ("edge_node", "flexspec_mq", "schemas"))
+PROMPT = tuple(range(1, 65))
+_CODEC = Codec()
+WORKER = "w1"
+SKIPPED = 5
+"""Rounds before the first one that is counted."""
+DRAFTED = 4
+
+
+def token_at(position: int) -> int:
+    """The text: what the script decides at a position, counted in generated tokens. Nothing repeats itself."""
+    return 1000 + position
+
+
+class Meter:
+    """Calls of Python functions on this thread, while it runs and is not held."""
+
+    def __init__(self) -> None:
+        self.ours: Counter[str] = Counter()
+        self.all = 0
+        self._off = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what happens in the block."""
+        sys.setprofile(self._count)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Leave out what happens in the block."""
+        self._off += 1
+        try:
+            yield
+        finally:
+            self._off -= 1
+
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event != "call" or self._off or code.co_filename == __file__:
+            return
+        self.all += 1
+        if code.co_filename == "<string>" or code.co_filename.startswith(OURS):
+            self.ours[f"{Path(code.co_filename).stem}.{code.co_qualname}"] += 1
+
+
+@dataclass
+class ScriptedWorker:
+    """A link with one worker at its other end, for one session.
+
+    Attributes:
+        meter: held while the worker is at work.
+        rounds: calls of ours and of all up to each batch.
+    """
+
+    meter: Meter
+
+    def __post_init__(self) -> None:
+        self.is_up = True
+        self.counters = LinkCounters()
+        self.rounds: list[tuple[int, int]] = []
+        self._events: asyncio.Queue[LinkEvent] = asyncio.Queue()
+        self._events.put_nowait(LinkUpEvent(1, session_present=False))
+        self._chain = chains.Chain(0)
+
+    @asynccontextmanager
+    async def __call__(self, settings: LinkSettings) -> AsyncIterator[ScriptedWorker]:
+        """Be the link of a node."""
+        del settings
+        yield self
+
+    async def wait_up(self, timeout: float | None = None) -> None:
+        """It is up."""
+
+    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
+        """Verdicts come without it."""
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Nothing came anyway."""
+
+    def reconnect(self, reason: str) -> None:
+        """Nobody should ask for it."""
+        raise AssertionError(reason)
+
+    async def events(self) -> AsyncIterator[LinkEvent]:
+        """The link is up; then verdicts."""
+        while True:
+            yield await self._events.get()
+
+    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:  # noqa: ARG002
+        """Answer a message."""
+        with self.meter.held():
+            message = _CODEC.decode(payload)
+            if isinstance(message, Open):
+                self._chain = chains.chain_for(message.identity, "base", message.prompt)
+                self._answer(message, (), WORKER)
+                self._answer(message, self._decided(()))
+            elif isinstance(message, Draft | Poll):
+                self.rounds.append((self.meter.ours.total(), self.meter.all))
+                self._answer(message, self._decided(message.tokens))
+
+    def _decided(self, draft: Sequence[int]) -> tuple[int, ...]:
+        """Tokens of the draft up to the first wrong one, and the one after them."""
+        have = len(self._chain)
+        right = 0
+        while right < len(draft) and draft[right] == token_at(have + right):
+            right += 1
+        return tuple(token_at(have + place) for place in range(right + 1))
+
+    def _answer(
+        self, message: Open | Draft | Poll, tokens: tuple[int, ...], worker: str | None = None
+    ) -> None:
+        start = len(self._chain)
+        self._chain.extend(tokens)
+        end = self._chain.digest(len(self._chain))
+        verdict = Verdict(
+            message.session, 1, message.seq, start, tokens, end, Fin.NONE, 1, 2, worker, 60 if worker else 0
+        )
+        self._events.put_nowait(Inbound("f1/v/edge", _CODEC.encode(verdict)))
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedDrafter:
+    """Right up to a place in each batch.
+
+    Attributes:
+        right: tokens of each batch of `DRAFTED` that are the target's.
+        at_once: tokens that it gives when asked.
+    """
+
+    right: int
+    at_once: int
+
+    def fits(self, context: Sequence[int]) -> bool:
+        """Always."""
+        return bool(context)
+
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        """What is scripted."""
+        return [self._one(one) for one in wanted]
+
+    def _one(self, one: DraftRequest) -> Drafted:
+        drafted = len(one.context) - one.committed
+        places = range(drafted, drafted + min(one.most, self.at_once))
+        first = one.committed - len(PROMPT)
+        return tuple(
+            DraftToken(token_at(first + place) if place < self.right else 1, 0.9) for place in places
+        )
+
+    def free(self, session: int) -> None:
+        """There is nothing to forget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is drafted, and by which policy."""
+
+    name: str
+    drafter: ScriptedDrafter
+    policy: Policy
+
+
+PLAN = Plan(draft_length=DRAFTED)
+CASES = (
+    Case("all accepted, one token at a time", ScriptedDrafter(DRAFTED, 1), FixedPolicy(PLAN)),
+    Case("the second is wrong", ScriptedDrafter(1, 1), FixedPolicy(PLAN)),
+    Case("all accepted, four at a time", ScriptedDrafter(DRAFTED, DRAFTED), FixedPolicy(PLAN)),
+)
+
+
+async def trace(case: Case, rounds: int) -> tuple[float, float, Counter[str]]:
+    """Median calls of a round, ours and all; and ours of the whole run, by function."""
+    meter = Meter()
+    link = ScriptedWorker(meter)
+    node = EdgeNode(EdgeSettings(edge="edge"), case.drafter, bytes(16), (0,))
+    request = GenerationRequest(
+        prompt=PROMPT,
+        sampling=SamplingParams(0.0, 0, 1.0, 1),
+        limit=(rounds + SKIPPED + 2) * (case.drafter.right + 1),
+        policy=case.policy,
+    )
+    async with node.running(link, LinkSettings(client_id="edge")):
+        with meter.running():
+            async for event in node.generate(request):
+                if isinstance(event, Finish) and event.error is not None:
+                    raise event.error
+    counted = link.rounds[SKIPPED:]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(counted)][:rounds]
+    ours, every = (float(median(step[kind] for step in steps)) for kind in (0, 1))
+    return ours, every, meter.ours
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count, print, and return the exit code."""
+    parser = _common.parser(__doc__ or "")
+    parser.add_argument(
+        "--top", type=int, default=0, metavar="N", help="also list the N functions called most"
+    )
+    args = parser.parse_args(arguments)
+    rounds = 50 if args.quick else 500
+    results = {}
+    rows = []
+    for case in CASES:
+        ours, every, by_name = asyncio.run(trace(case, rounds))
+        results[case.name] = {"ours": ours, "all": every}
+        rows.append((case.name, ours, every))
+        if args.top:
+            top = [(name, count / rounds) for name, count in by_name.most_common(args.top)]
+            print(_common.table((case.name, "a round"), top), end="\n\n")
+    print(_common.table(("calls per round, K = 4", "ours", "with Python's own"), rows))
+    _common.finish("edge_calls", results, quick=args.quick)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The part of `lab.benchmarks.engine` that needs no other engine."""

@@ -1,0 +1,1 @@
+"""The parts of the exactness benchmark; `lab.benchmarks.exactness` runs them."""

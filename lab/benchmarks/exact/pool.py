@@ -1,0 +1,70 @@
+"""Processes that write the reference texts while the system runs."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass, field
+from math import inf
+
+from flexspec_mq.errors import FlexSpecError
+from lab.benchmarks.exact.reference import Text, Written
+from lab.testbed.site.process import python, running
+
+
+@dataclass(slots=True)
+class ReferencePool:
+    """Reference processes that take texts in turn.
+
+    Attributes:
+        folder: checkpoint of the target.
+        dtype: of it.
+        processes: how many, of one thread each.
+        module: the program that writes: `reference`, or `solo` for contexts that are too long for it.
+        head: PEFT adapter directory that `reference` puts into the target; empty is none.
+        backlog: texts that are asked for and not answered.
+    """
+
+    folder: str
+    dtype: str
+    processes: int
+    module: str = "lab.benchmarks.exact.reference"
+    head: str = ""
+    backlog: int = 0
+    _queue: asyncio.Queue[tuple[Text, asyncio.Future[Written]]] = field(default_factory=asyncio.Queue)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the processes."""
+        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self.processes)]
+
+    async def write(self, text: Text) -> Written:
+        """Have a text written; see `reference.Reference.write`. Any number may wait.
+
+        Raises:
+            FlexSpecError: the process ended.
+        """
+        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self.backlog += 1
+        try:
+            await self._queue.put((text, answer))
+            return await answer
+        finally:
+            self.backlog -= 1
+
+    async def end(self) -> None:
+        """Kill them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        command = python(self.module, self.folder, self.dtype, *([self.head] if self.head else []))
+        env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        async with running("reference process", command, env=env) as process:
+            while True:
+                text, answer = await self._queue.get()
+                try:
+                    await process.send(asdict(text))
+                    answer.set_result(Written(**await process.event(within=inf)))
+                except FlexSpecError as error:
+                    answer.set_exception(error)

@@ -1,0 +1,221 @@
+"""Is the text exactly the target's own, whatever happens on the way?
+
+``stress`` writes texts through a real broker with workers that are killed, a link that loses, doubles, delays and
+cuts, and plans that change at random, and compares every token with those that transformers' own model writes one at
+a time, by code that shares nothing with the system (`lab.benchmarks.exact.reference`). Contexts stay below 1,000 tokens
+there, because beyond 1,024 positions transformers' eager attention changes its sums with the length; longer ones are
+compared with the worker's own forward, one session and one token at a time in a process of its own.
+
+``proof`` times the proof that a worker makes at its start and the padding that makes it hold, and shows what is said
+where it fails. ``flips`` counts how often shapes change a token where nothing is done about it. ``draws`` compares
+what `choose` draws over many seeds with the target's own distribution.
+
+It ends with code 1 if a token differs, if a kind of stress never happened, or if draws and distribution disagree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.bench.questions import OWN
+from lab.benchmarks import _common
+
+SECTIONS = ("stress", "proof", "flips", "draws")
+QUICK_SECTIONS = ("stress", "draws")
+_WIDEST = 40
+_EXPECTED = ("replayed", "no_key")
+_SMALLEST_P = 1e-4
+"""A p-value below this, of some dozens, makes the benchmark fail: one false alarm in hundreds of runs."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the sections that are wanted; returns the exit code."""
+    args = _parser().parse_args(argv)
+    import torch
+
+    from flexspec_mq.models.default import default_model_path
+    from flexspec_mq.models.load import load_target
+
+    torch.set_num_threads(args.threads)
+    folder = str(default_model_path(_say))
+    loaded = load_target(folder, progress=_say)
+    texts = _read_turns(args.prompts) if args.prompts else _own_prompts()
+    prompts = _encode(loaded.tokenizer, texts)
+    results: dict[str, Any] = {}
+    rows: list[tuple[str, Any]] = []
+    failures: list[str] = []
+    for section in args.sections or (QUICK_SECTIONS if args.quick else SECTIONS):
+        run = {"stress": _stress, "proof": _proof, "flips": _flips, "draws": _draws}[section]
+        found = run(args, folder, prompts)
+        results[section] = found
+        rows += _flat(found, section)
+        failures += _failures(section, found, quick=args.quick)
+    print(_common.table(("figure", "value"), [row for row in rows if len(str(row[1])) <= _WIDEST]))
+    for name, sentence in rows:
+        if len(str(sentence)) > _WIDEST:
+            print(f"{name}: {sentence}")
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    results["failures"] = failures
+    _common.finish("exactness", results, quick=args.quick)
+    return 1 if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _common.parser(__doc__ or "")
+    parser.add_argument(
+        "--tokens", type=int, help="to compare at least, for each dtype (default: 20000; quick: 300)"
+    )
+    parser.add_argument("--dtypes", type=_names, help="(default: bfloat16,float32; quick: bfloat16)")
+    parser.add_argument(
+        "--sections",
+        type=_names,
+        help=f"of {', '.join(SECTIONS)} (default: all; quick: {', '.join(QUICK_SECTIONS)})",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
+    parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
+    parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
+    parser.add_argument("--workers", type=int, default=2, help="cloud workers at a time")
+    parser.add_argument(
+        "--strike-every", type=int, help="tokens from one kill to the next (default: 600; quick: 100)"
+    )
+    parser.add_argument(
+        "--keys",
+        choices=("none", "tags", "seals"),
+        default="none",
+        help="of devices and workers: messages are tagged, or sealed",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="after which no new text is started, per dtype"
+    )
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _own_prompts() -> list[str]:
+    return _read_turns(OWN)
+
+
+def _read_turns(path: Path) -> list[str]:
+    """First turns of a JSON-lines file, or its plain lines."""
+    lines = _common.read_prompts(path, ())
+    return [json.loads(line)["turns"][0] if line.startswith("{") else line for line in lines]
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    from flexspec_mq.models.text import Turn, encode_turns
+
+    return [encode_turns(tokenizer, [Turn("user", text)], max_context=2**20) for text in texts]
+
+
+def _dtypes(args: argparse.Namespace) -> tuple[str, ...]:
+    chosen: tuple[str, ...] = args.dtypes or (("bfloat16",) if args.quick else ("bfloat16", "float32"))
+    return chosen
+
+
+def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
+    from edge_node.settings import EdgeSettings
+    from flexspec_mq.drafting.load import load
+    from lab.benchmarks.exact.stress import Load, Stress
+    from lab.benchmarks.exact.texts import Shape
+
+    draft = load(EdgeSettings(edge="e", threads=args.threads), _say)
+    newline = draft.loaded.tokenizer.encode("\n")[-1]
+    stops = (newline, draft.loaded.tokenizer.encode(".")[-1])
+    quick = args.quick
+    shape = Shape(
+        most_prompt=80 if quick else args.prompt_tokens,
+        least=16 if quick else 40,
+        most=48 if quick else 200,
+        eos=draft.loaded.eos,
+        stops=stops,
+    )
+    work = Load(
+        tokens=args.tokens or (300 if quick else 20_000),
+        sessions=8 if quick else args.sessions,
+        workers=args.workers,
+        strike_every=args.strike_every or (100 if quick else 600),
+        long=0 if quick else 2,
+        seconds=60 * args.minutes,
+        keys=args.keys,
+    )
+    found = {}
+    for dtype in _dtypes(args):
+        stress = Stress(work, shape, prompts, random.Random(args.seed), _say)
+        found[dtype] = asyncio.run(stress.run(draft, folder, dtype, args.threads))
+    return found
+
+
+def _proof(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
+    from lab.benchmarks.exact.shapes import measure
+
+    rounds = 10 if args.quick else 60
+    rng = random.Random(args.seed)
+    return {dtype: measure(folder, dtype, prompts, rounds, rng, _say) for dtype in _dtypes(args)}
+
+
+def _flips(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
+    from lab.benchmarks.exact.flips import count
+
+    texts, length = (2, 32) if args.quick else (20, 100)
+    chosen = random.Random(args.seed).sample([p[-args.prompt_tokens :] for p in prompts], texts)
+    return count(folder, chosen, length, args.seed, _say)
+
+
+def _draws(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
+    from lab.benchmarks.exact.draws import compare
+
+    prefixes, seeds = (1, 2_000) if args.quick else (4, 20_000)
+    chosen = random.Random(args.seed).sample([p[-args.prompt_tokens :] for p in prompts], prefixes)
+    return compare(folder, chosen, seeds, args.seed, _say)
+
+
+def _flat(found: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    """Rows of the table: nested names joined, lists left to the JSON."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in found.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name} {key}")
+        elif not isinstance(value, list):
+            rows.append((f"{name} {key}", value))
+    return rows
+
+
+def _failures(section: str, found: dict[str, Any], *, quick: bool) -> list[str]:
+    failures: list[str] = []
+    if section == "stress":
+        for dtype, figures in found.items():
+            wrong = ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated")
+            failures += [f"{dtype}: {name} = {figures[name]}" for name in wrong if figures[name]]
+            failures += [f"{dtype}: {example}" for example in figures["examples"]]
+            # Copies are refused, and late words of sessions that are over; nothing else is to be expected.
+            strange = {name: count for name, count in figures["refused"].items() if name not in _EXPECTED}
+            failures += [f"{dtype}: refused: {strange}"] if strange else []
+            needless = ["hangs", "connections_cut", "late_copies_lost"]
+            needless += ["prompts_named", "namesakes", "sessions_unknown"] if quick else []
+            never = [name for name in figures["never"] if name not in needless]
+            failures += [f"{dtype}: the stress was none: {name} is 0" for name in never]
+    if section == "proof":
+        failures += [f"{dtype}: not exact" for dtype, figures in found.items() if not figures["exact"]]
+    if section == "draws":
+        failures += [f"p = {p:.2g} for {name}" for name, p in found["p_values"].items() if p < _SMALLEST_P]
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What stands before the codec where there are keys: envelopes, credentials, statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from flexspec_mq.codec import Codec
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.envelope import key_wanted
+from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.keys.trust import Trust
+from flexspec_mq.keys.worker import WorkerKeys
+from lab.benchmarks.parts.keyed import Identities
+from schemas.messages import Fin, Identity, Open, Poll, Verdict
+
+_CODEC = Codec()
+_EDGE, _WORKER, _VERSION = "edge", "w1", "v"
+_OPEN = Open(7, 1, Identity(1, bytes(16), 0.7, 40, 0.95, 1, (2,), False, 64), (30, 216, 34), (), 16, 1, ())
+_POLL = Poll(7, 1, 2, 0, 0, 5, (), 0)
+_VERDICT = Verdict(7, 1, 2, 0, (198, 30), 5, Fin.NONE, 3, 61)
+
+
+class Reader(NamedTuple):
+    """Something that reads bytes, and what it reads."""
+
+    read: Callable[[bytes], str]
+    seeds: list[bytes]
+
+
+def readers() -> dict[str, Reader]:
+    """A worker, a device, and either of them when a statement comes."""
+    up: list[bytes] = []
+    down: list[bytes] = [key_wanted(7)]
+    identities = Identities()
+    sides: list[tuple[EdgeKeys, WorkerKeys]] = []
+    for seal in (False, True):
+        edge = EdgeKeys(identities.edge(_EDGE), seal=seal)
+        worker = WorkerKeys(identities.worker(_WORKER), lease=60, capacity=64)
+        edge.begin(7, _VERSION)
+        up.append(edge.wrap(_OPEN, None, _CODEC.encode(_OPEN), 0.0))
+        worker.unwrap(_EDGE, _VERSION, up[-1], 0.0)
+        down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
+        edge.unwrap(down[-1], 0.0)
+        up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
+        worker.unwrap(_EDGE, None, up[-1], 0.0)
+        # These have not come yet; all others would be copies.
+        up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
+        down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
+        sides.append((edge, worker))
+    trust = Trust(identities.edge(_EDGE))
+    return {
+        "keys at a worker": Reader(lambda data: _at_worker([worker for _, worker in sides], data), up),
+        "keys at an edge": Reader(lambda data: _at_edge([edge for edge, _ in sides], data), down),
+        "statement": Reader(lambda data: _statement(trust, data), [identities.statement]),
+    }
+
+
+def _at_worker(workers: list[WorkerKeys], data: bytes) -> str:
+    said = []
+    for worker in workers:
+        try:
+            worker.unwrap(_EDGE, _VERSION, data, 0.0)
+            said.append("message")
+        except KeysRefused as error:
+            said.append(f"refused: {error.message}")
+    return "message" if "message" in said else said[0]
+
+
+def _at_edge(edges: list[EdgeKeys], data: bytes) -> str:
+    said = []
+    for edge in edges:
+        if edge.wanted(data) is not None:
+            return "key wanted"
+        try:
+            edge.unwrap(data, 0.0)
+            said.append("message")
+        except KeysRefused as error:
+            said.append(f"refused: {error.message}")
+    return "message" if "message" in said else said[0]
+
+
+def _statement(trust: Trust, data: bytes) -> str:
+    try:
+        return f"statement, newer: {trust.take(data)}"
+    except KeysRefused as error:
+        return f"refused: {error.message}"

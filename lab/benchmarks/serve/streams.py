@@ -1,0 +1,101 @@
+"""Many streams at once, with drafts as a node makes them by default and without: tokens per second, end to end."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from flexspec_mq.errors import FlexSpecError
+from lab.bench.testbed.client import unbounded
+from lab.benchmarks.serve.at_once import ask_all
+from lab.benchmarks.serve.daemons import QUICK_STATUS, with_broker
+from schemas.messages import MAX_AHEAD
+
+STREAMS = 1, 4, 8, 16
+NODES = 1, 4
+DEFAULT, STREAMING = "default", "streaming"
+PLANS: Mapping[str, tuple[str, ...]] = {
+    DEFAULT: (),
+    STREAMING: (
+        *("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup"),
+        *("--ahead", str(MAX_AHEAD), "--worker-draft", "0"),
+    ),
+}
+"""Flags of the edge nodes: none at all, and no drafts by anybody with a worker that runs ahead."""
+
+Cell = tuple[int, int]
+"""Streams in all, and nodes that they are spread over."""
+
+
+async def streams(
+    questions: Sequence[str], tokens: int, rounds: int, seed: int, say: Callable[[str], None]
+) -> dict[Cell, dict[str, list[float]]]:
+    """Streams of one node and of four, at one worker as it comes, with drafts and without in turns.
+
+    Args:
+        questions: that are asked.
+        tokens: of each text.
+        rounds: turns of each cell.
+        seed: of the order.
+        say: told what happens.
+
+    Returns:
+        Tokens per second of all streams, one for each turn, by cell and plan.
+
+    Raises:
+        FlexSpecError: a text failed.
+    """
+    rng = random.Random(seed)
+    cells = [(count, nodes) for nodes in NODES for count in STREAMS if count >= nodes]
+    found: dict[Cell, dict[str, list[float]]] = {cell: {name: [] for name in PLANS} for cell in cells}
+    async with with_broker() as here, unbounded() as http:
+        await here.worker("w1", *QUICK_STATUS)
+        urls: dict[str, list[str]] = {name: [] for name in PLANS}
+        for number in range(max(NODES)):
+            for name, flags in PLANS.items():
+                urls[name].append((await here.edge(f"{name}-{number}", *flags)).url)
+
+        async def written(name: str, nodes: int, asked: Sequence[str], limit: int) -> float:
+            began = time.perf_counter()
+            bodies = [_body(question, limit) for question in asked]
+            answers = await ask_all(http, urls[name][:nodes], bodies)
+            for one in answers:
+                if one.error:
+                    raise FlexSpecError(f"a text of {name} failed: {one.error}")
+            return len(asked) * limit / (time.perf_counter() - began)
+
+        for name in PLANS:  # a node's first texts are slower
+            await written(name, max(NODES), _asked(questions, 2 * max(NODES), "warm", rng), tokens)
+        for turn in range(rounds):
+            for count, nodes in rng.sample(cells, len(cells)):
+                for name in rng.sample(list(PLANS), len(PLANS)):
+                    asked = _asked(
+                        questions, count, str(turn), random.Random(f"{seed} {turn} {count} {nodes}")
+                    )
+                    rate = await written(name, nodes, asked, tokens)
+                    found[count, nodes][name].append(rate)
+                    say(f"turn {turn + 1}, {count} streams of {nodes} nodes, {name}: {rate:.0f} tokens/s")
+    return found
+
+
+def ratio(rates: Mapping[str, Sequence[float]]) -> float:
+    """Tokens per second by default over streaming's, in the median of the turns."""
+    return statistics.median(
+        ours / theirs for ours, theirs in zip(rates[DEFAULT], rates[STREAMING], strict=True)
+    )
+
+
+def _asked(questions: Sequence[str], count: int, turn: str, rng: random.Random) -> list[str]:
+    """Questions that no node has been asked before: what it remembers would be another plan's advantage."""
+    return [f"({turn}.{number}) {rng.choice(questions)}" for number in range(count)]
+
+
+def _body(question: str, tokens: int) -> dict[str, object]:
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+    }

@@ -1,0 +1,103 @@
+"""Texts to ask for, and what the target alone makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.load import load_target
+from flexspec_mq.models.text import Turn, decode, encode_turns
+from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.pool import ReferencePool
+from lab.benchmarks.exact.reference import Text
+
+if TYPE_CHECKING:
+    from flexspec_mq.models.tokenizer import Tokenizer
+
+_MOST_PROMPT = 160
+_DICE = ((0.0, 1.0), (0.7, 1.0), (1.0, 0.95))
+"""Temperature and top-p, in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request of `/v1/completions`.
+
+    Attributes:
+        prompt: token ids.
+        limit: tokens at most.
+    """
+
+    prompt: tuple[int, ...]
+    limit: int
+    temperature: float
+    top_p: float
+    seed: int
+
+    def body(self) -> dict[str, object]:
+        """As the API takes it."""
+        return {
+            "prompt": list(self.prompt),
+            "max_tokens": self.limit,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+        }
+
+
+class Tokens:
+    """The default model's tokenizer, and its ends of text."""
+
+    def __init__(self) -> None:
+        self.folder = str(default_model_path(lambda _line: None))
+        loaded = load_target(self.folder)
+        self.tokenizer: Tokenizer = loaded.tokenizer
+        self.eos = loaded.eos
+
+    def questions(self, questions: Sequence[str], limit: int, *, rounds: int = 1) -> list[Asked]:
+        """A request for each question and round, with other dice in each; of long prompts the end is kept."""
+        found = []
+        for number in range(rounds * len(questions)):
+            temperature, top_p = _DICE[number % len(_DICE)]
+            prompt = self.prompt(questions[number % len(questions)])[-_MOST_PROMPT:]
+            found.append(Asked(prompt, limit, temperature, top_p, 1000 + number))
+        return found
+
+    def prompt(self, question: str) -> tuple[int, ...]:
+        """Token ids of a conversation's first question."""
+        return encode_turns(self.tokenizer, [Turn("user", question)], max_context=8192)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """As the API shows it."""
+        return decode(self.tokenizer, ids)
+
+
+async def references(
+    tokens: Tokens, asked: Sequence[Asked], processes: int, *, head: str = ""
+) -> dict[Asked, str]:
+    """What the target alone writes: transformers' own model in processes of its own, one text at a time.
+
+    Args:
+        tokens: of the target.
+        asked: the texts.
+        processes: how many.
+        head: PEFT adapter directory, which peft puts into the target; empty is none.
+    """
+    pool = ReferencePool(tokens.folder, "bfloat16", processes, head=head)
+    pool.start()
+    try:
+        different = list(dict.fromkeys(asked))
+        written = await asyncio.gather(
+            *(pool.write(_text(n, one, tokens)) for n, one in enumerate(different))
+        )
+    finally:
+        await pool.end()
+    return {one: tokens.text(found.tokens) for one, found in zip(different, written, strict=True)}
+
+
+def _text(number: int, asked: Asked, tokens: Tokens) -> Text:
+    dice = Dice(asked.temperature, 0, asked.top_p, asked.seed)
+    return Text(number, asked.prompt, dice, asked.limit, tokens.eos)

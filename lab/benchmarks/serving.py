@@ -1,0 +1,278 @@
+"""What users of the API see: crowds, streams with drafts and without, long prompts, second turns, workers that go.
+
+Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-edge serve`` as processes with the
+default model, asked over HTTP. Texts are compared with what the target alone writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.errors import UsageError
+from lab.bench.questions import OWN, Question, read_questions, spread
+from lab.benchmarks import _common
+from lab.benchmarks.serve.crowd import Soak, Verdict, at_once, soak
+from lab.benchmarks.serve.long import STREAMS, long_prompts
+from lab.benchmarks.serve.stops import stops
+from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
+from lab.benchmarks.serve.texts import Tokens, references
+from lab.benchmarks.serve.turns import second_turns
+
+SECTIONS = ("crowd", "streams", "soak", "turn", "long", "stop")
+QUICK_SECTIONS = ("crowd", "turn")
+"""The others take longer than a minute, most of it for daemons to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is done.
+
+    Attributes:
+        crowd, crowd_rounds, crowd_tokens: requests at once, how often, tokens of a text at most.
+        streams_rounds, streams_tokens: turns of each number of streams, tokens of a text.
+        soak, soak_texts, soak_tokens: requests, different ones among them, tokens of a text at most.
+        history, conversations: tokens of a second turn's prompt, how many.
+        long, long_rounds: tokens of a long prompt, how often it comes under each plan.
+        stop, stop_tokens: texts around a worker that goes, tokens of each at most.
+    """
+
+    crowd: int = 32
+    crowd_rounds: int = 3
+    crowd_tokens: int = 48
+    streams_rounds: int = 4
+    streams_tokens: int = 64
+    soak: int = 2000
+    soak_texts: int = 96
+    soak_tokens: int = 8
+    history: int = 1000
+    conversations: int = 10
+    long: int = 2000
+    long_rounds: int = 6
+    stop: int = 32
+    stop_tokens: int = 64
+
+
+QUICK = Sizes(8, 1, 8, 1, 16, 64, 8, 4, 300, 2, 600, 1, 12, 24)
+
+
+class _Run:
+    """One call of the benchmark."""
+
+    def __init__(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
+        self._questions = [question.text for question in questions]
+        self._seed: int = args.seed
+        self._size = QUICK if args.quick else Sizes()
+        self._tokens = Tokens()
+        self._began = time.monotonic()
+
+    def say(self, line: str) -> None:
+        sys.stderr.write(f"[{time.monotonic() - self._began:6.1f} s] {line}\n")
+        sys.stderr.flush()
+
+    async def crowd(self) -> dict[str, Any]:
+        size = self._size
+        asked = self._asked(size.crowd, size.crowd_tokens)
+        self.say(f"crowd: the target alone writes {len(asked)} texts")
+        own = await references(self._tokens, asked, 2)
+        found = await at_once(asked, own, size.crowd_rounds, self.say)
+        print(f"\n{size.crowd} requests at once, {size.crowd_tokens} tokens each at most")
+        print(_verdicts(found))
+        return {name: _facts(verdict) for name, verdict in found.items()}
+
+    async def streams(self) -> dict[str, Any]:
+        size = self._size
+        found = await streams(self._questions, size.streams_tokens, size.streams_rounds, self._seed, self.say)
+        rows = []
+        results: dict[str, Any] = {}
+        for (count, nodes), rates in found.items():
+            medians = {name: statistics.median(one) for name, one in rates.items()}
+            rows.append([count, nodes, medians[DEFAULT], medians[STREAMING], ratio(rates)])
+            results[f"{count} of {nodes}"] = {**rates, "ratio": ratio(rates)}
+        print(f"\ntokens/s of all streams end to end, {size.streams_tokens} tokens each, one worker")
+        print(_common.table(["streams", "nodes", DEFAULT, STREAMING, "ratio, median of turns"], rows))
+        return results
+
+    async def soak(self) -> dict[str, Any]:
+        size = self._size
+        asked = self._asked(size.soak_texts, size.soak_tokens)
+        self.say(f"soak: the target alone writes {len(asked)} texts")
+        own = await references(self._tokens, asked, 2)
+        found = await soak(asked, own, size.soak, 32, self.say)
+        print(f"\n{size.soak} requests, 32 at a time, one edge node and one worker")
+        print(_verdicts({"all": found.verdict}))
+        print(_footprints(found))
+        return {"texts": _facts(found.verdict), "left": _left(found)}
+
+    async def turn(self) -> dict[str, Any]:
+        size = self._size
+        found = await second_turns(self._questions, size.history, size.conversations, self._seed, self.say)
+        up = [
+            turn.warm.usage["flexspec"]["bytes_up"] / turn.cold.usage["flexspec"]["bytes_up"]
+            for turn in found
+        ]
+        times = [turn.warm.seconds / turn.cold.seconds for turn in found]
+        rows = [
+            [
+                name,
+                statistics.median(one.usage["flexspec"]["bytes_up"] for one in answers),
+                1000 * statistics.median(one.seconds for one in answers),
+            ]
+            for name, answers in (
+                ("from nothing", [turn.cold for turn in found]),
+                ("as second turn", [turn.warm for turn in found]),
+            )
+        ]
+        rows.append(["ratio, median of pairs", statistics.median(up), statistics.median(times)])
+        rows.append(["ratio, worst pair", max(up), max(times)])
+        tokens = statistics.median(turn.tokens for turn in found)
+        print(f"\nsecond turn, {tokens:.0f} tokens, {len(found)} conversations")
+        print(_common.table(["", "bytes up", "first token, ms"], rows))
+        return {
+            "tokens": tokens,
+            "bytes_ratio": statistics.median(up),
+            "worst_bytes_ratio": max(up),
+            "time_ratio": statistics.median(times),
+            "worst_time_ratio": max(times),
+        }
+
+    async def long(self) -> dict[str, Any]:
+        size = self._size
+        prompts = [self._tokens.prompt(question)[-160:] for question in self._questions]
+        found = await long_prompts(prompts, size.long, size.long_rounds, self._seed, self.say)
+        results: dict[str, Any] = {}
+        rows = []
+        for name, gaps in found.items():
+            calm, disturbed = (_common.percentile(one, 0.99) for one in (gaps.calm, gaps.disturbed))
+            middle = statistics.median(gaps.disturbed) / statistics.median(gaps.calm)
+            rows.append(
+                [
+                    name,
+                    1000 * statistics.median(gaps.calm),
+                    1000 * calm,
+                    1000 * statistics.median(gaps.disturbed),
+                    1000 * disturbed,
+                    disturbed / calm,
+                    statistics.median(gaps.waits),
+                ]
+            )
+            results[name] = {
+                "gaps": [len(gaps.calm), len(gaps.disturbed)],
+                "p99_ms": [1000 * calm, 1000 * disturbed],
+                "p99_ratio": disturbed / calm,
+                "median_ratio": middle,
+                "waits_s": gaps.waits,
+            }
+        print(f"\na prompt of {size.long} tokens beside {STREAMS} streams, {size.long_rounds} times")
+        headers = ["", "gap, ms", "p99", "disturbed", "p99", "p99 ratio", "first token, s"]
+        print(_common.table(headers, rows))
+        return results
+
+    async def stop(self) -> dict[str, Any]:
+        size = self._size
+        asked = self._asked(size.stop, size.stop_tokens)
+        self.say(f"stop: the target alone writes {len(asked)} texts")
+        own = await references(self._tokens, asked, 2)
+        found = await stops(asked, own, self.say)
+        print(f"\none of two workers goes, {size.stop} texts")
+        rows = [
+            [
+                name,
+                one.held,
+                one.code,
+                one.verdict.requests,
+                one.verdict.failed,
+                one.verdict.wrong,
+                one.longest,
+            ]
+            for name, one in found.items()
+        ]
+        headers = ["", "held", "exit code", "texts", "failed", "wrong", "longest gap, s"]
+        print(_common.table(headers, rows))
+        return {name: asdict(one) for name, one in found.items()}
+
+    def _asked(self, count: int, limit: int) -> list[Any]:
+        questions = self._questions[:count]
+        rounds = -(-count // len(questions))
+        return self._tokens.questions(questions, limit, rounds=rounds)[:count]
+
+
+def _verdicts(found: dict[str, Verdict]) -> str:
+    rows = [
+        [name, one.requests, one.failed, one.wrong, one.median, one.slowest, one.slowest / one.median]
+        for name, one in found.items()
+    ]
+    return _common.table(["", "texts", "failed", "wrong", "median, s", "slowest", "ratio"], rows)
+
+
+def _facts(verdict: Verdict) -> dict[str, Any]:
+    return {**asdict(verdict), "ratio": verdict.slowest / verdict.median}
+
+
+def _footprints(found: Soak) -> str:
+    rows = []
+    for name, after in found.after.items():
+        for when, one in (("before", found.before[name]), ("warm", found.warm[name]), ("after", after)):
+            rows.append([f"{name}, {when}", one.memory / 1e6, one.files, one.tasks, one.sessions])
+    return _common.table(["", "memory, MB", "files", "tasks", "sessions"], rows)
+
+
+def _left(found: Soak) -> dict[str, Any]:
+    return {
+        name: {
+            "memory_ratio": after.memory / found.warm[name].memory,
+            "before": asdict(found.before[name]),
+            "warm": asdict(found.warm[name]),
+            "after": asdict(after),
+        }
+        for name, after in found.after.items()
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The benchmark's flags."""
+    made = _common.parser(__doc__ or "")
+    made.add_argument(
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=argparse.SUPPRESS,
+        help=f"what to measure (default: all; with --quick {' and '.join(QUICK_SECTIONS)})",
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    args = build_parser().parse_args(argv)
+    questions = spread(read_questions(args.prompts or OWN), 96)
+    if len(questions) < 4:
+        raise UsageError("fewer than 4 questions", hint="crowds ask different things")
+    run = _Run(args, questions)
+    sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
+        "crowd": run.crowd,
+        "streams": run.streams,
+        "soak": run.soak,
+        "turn": run.turn,
+        "long": run.long,
+        "stop": run.stop,
+    }
+    chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)
+    results = {name: asyncio.run(sections[name]()) for name in chosen}
+    _common.finish("serving", results, quick=args.quick)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""A family with a broker, an operator, and a witness who notes when each message of it came."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import flexspec_mq.heads
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
+from lab.benchmarks.serve.daemons import with_broker
+from lab.testbed.site.family import Operator
+from lab.testbed.site.topology import Daemon, Site
+from schemas.status import WorkerStatus
+
+FAMILY = "smol"
+EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
+HEADS = tuple(sorted(one.name for one in EXAMPLES.iterdir() if one.is_dir()))
+"""That ship."""
+_WITHIN = 300.0
+
+
+@dataclass(slots=True)
+class Witness:
+    """Notes what comes on the topics of a family and of workers.
+
+    Attributes:
+        payloads: of catalogues, with the moment at which each came.
+        ready: when a worker first said that it serves a version, by both names.
+        workers: the last status of each.
+    """
+
+    payloads: list[tuple[float, bytes]] = field(default_factory=list)
+    ready: dict[tuple[str, str], float] = field(default_factory=dict)
+    workers: dict[str, WorkerStatus] = field(default_factory=dict)
+    _codec: Codec = field(default_factory=Codec)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def listen(self, link: Link) -> None:
+        """Note what comes, until cancelled."""
+        async for event in link.events():
+            if isinstance(event, Inbound):
+                self._note(event)
+                self._changed.set()
+
+    def states(self, worker: str) -> dict[str, str]:
+        """What a worker says of its versions; empty while it is gone."""
+        found = self.workers.get(worker)
+        if found is None or found.state != "online":
+            return {}
+        return {one.name: one.state for one in found.versions}
+
+    async def until(self, wanted: Callable[[], bool], what: str) -> None:
+        """Wait until something is so.
+
+        Raises:
+            FlexSpecError: it is not within five minutes.
+        """
+        try:
+            async with asyncio.timeout(_WITHIN):
+                while not wanted():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            said = {name: self.states(name) for name in self.workers}
+            raise FlexSpecError(f"not so after {_WITHIN:.0f} s: {what}; workers say {said}") from None
+
+    def _note(self, event: Inbound) -> None:
+        now = time.perf_counter()
+        if event.topic == topics.catalogue_topic(FAMILY):
+            self.payloads.append((now, event.payload))
+            return
+        status = self._codec.decode_status(event.payload, WorkerStatus)
+        self.workers[status.worker] = status
+        if status.state == "online":
+            for one in status.versions:
+                if one.state == "ready":
+                    self.ready.setdefault((status.worker, one.name), now)
+
+
+@dataclass(slots=True)
+class Place:
+    """A broker, and a family whose first version, `v0`, is the base.
+
+    Attributes:
+        here: the site.
+        operator: of the family.
+        witness: of its messages.
+    """
+
+    here: Site
+    operator: Operator
+    witness: Witness
+
+    async def worker(self, name: str, *flags: str) -> Daemon:
+        """Start a worker that follows, and wait until it serves `v0`."""
+        found = await self.here.worker(name, *self.operator.follow(name), *flags)
+        await self.holds([name], "v0")
+        return found
+
+    async def edge(self, name: str, *flags: str) -> Daemon:
+        """Start an edge that follows."""
+        return await self.here.edge(name, *self.operator.follow(name), *flags)
+
+    async def holds(self, workers: list[str], version: str, state: str = "ready") -> None:
+        """Wait until workers say that of a version."""
+        await self.witness.until(
+            lambda: all(self.witness.states(one).get(version) == state for one in workers),
+            f"{version} is {state} at {', '.join(workers)}",
+        )
+
+
+@asynccontextmanager
+async def place() -> AsyncIterator[Place]:
+    """A family on loopback."""
+    async with with_broker() as here:
+        with tempfile.TemporaryDirectory(prefix="flexspec-heads-") as folder:
+            operator = await Operator.of(here, FAMILY, Path(folder))
+            await operator.begin("v0", await operator.base())
+            wanted = (topics.catalogue_topic(FAMILY), topics.worker_status_topic("+"))
+            settings = LinkSettings(
+                port=here.port, client_id="witness", subscriptions=tuple(map(Subscription, wanted))
+            )
+            witness = Witness()
+            async with mqtt_link(settings) as link, running(witness.listen(link), "witness"):
+                await link.wait_up(10.0)
+                yield Place(here, operator, witness)

@@ -1,0 +1,126 @@
+"""What every action would have come to: an episode is gone through once for each, and is the same up to one place.
+
+The simulator is a function of its seeds. So all actions meet the same link, the same text and the same history, and
+differences between them are theirs, which is why a few hundred episodes are enough.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from flexspec_mq.controller.actions import ACTIONS
+from flexspec_mq.controller.choices import reading
+from flexspec_mq.controller.features import features
+from flexspec_mq.controller.plan import Observation
+from flexspec_mq.errors import FlexSpecError
+from lab.simulator.environment import PlanningEnvironment
+
+Act = Callable[[Sequence[float]], int]
+_RANDOM = 0.2
+"""Share of steps before the place at which any action is taken."""
+_LATER = 3
+"""Later states of each branch that are looked at."""
+_LEFT = 12
+"""Tokens that must be left of a text."""
+
+
+class Row(NamedTuple):
+    """A state, and what each action comes to from there.
+
+    Attributes:
+        numbers: its features.
+        seconds: until the text ends, where the action is held that long.
+        branched: it is the very state at which the actions began; otherwise one of another action's history.
+    """
+
+    numbers: list[float]
+    seconds: list[float]
+    branched: bool
+
+
+class _Branch(NamedTuple):
+    """What an action came to: tokens and seconds at each of its steps, and what was seen."""
+
+    places: list[int]
+    times: list[float]
+    seen: list[Observation]
+    ends: int
+
+    def left(self, place: int) -> float:
+        """Seconds from a place of the text to its end."""
+        places, times = self.places, self.times
+        low = min(max(bisect_right(places, place), 1), len(places) - 1) - 1
+        share = (place - places[low]) / max(1, places[low + 1] - places[low])
+        return times[-1] - times[low] - share * (times[low + 1] - times[low])
+
+
+def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
+    """Rows of an episode.
+
+    Args:
+        environment: of all episodes.
+        seed: of this one, and of what is drawn besides.
+        act: chooses on the way to the place at which actions part; sometimes a random action is taken instead.
+    """
+    rng = random.Random(f"branch {seed}")
+    text, place = (0, 0) if rng.random() < 0.2 else (1, rng.choice((0, 0, 8, 16, 24, 32)))
+    whole: list[_Branch] = []
+    for action in range(len(ACTIONS)):
+        found = _go(environment, seed, act, text, place, action)
+        if found is None:
+            return []
+        whole.append(found)
+    rows = [_row(whole, whole[0].seen[0], whole[0].places[0], branched=True)]
+    for one in whole:
+        able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.ends - _LEFT]
+        later = rng.sample(able, min(_LATER, len(able)))
+        rows += [_row(whole, one.seen[at], one.places[at], branched=False) for at in later]
+    return rows
+
+
+def _row(branches: Sequence[_Branch], seen: Observation, place: int, *, branched: bool) -> Row:
+    seconds = [one.left(place) for one in branches]
+    # A worker's draft has to read the prompt first, which its own branch has behind it by now.
+    late = 0.0 if branched else reading(seen) * max(1, min(seen.remaining, 128))
+    seconds = [
+        spent + (late if action.worker else 0.0) for spent, action in zip(seconds, ACTIONS, strict=True)
+    ]
+    return Row(features(seen), seconds, branched)
+
+
+def _go(
+    environment: PlanningEnvironment, seed: int, act: Act, text: int, place: int, action: int
+) -> _Branch | None:
+    """Follow an episode, and hold an action from a place to the end of its text; None if that is too late.
+
+    It is too late as well where nothing is ever known, as texts end before the draft's time is measured.
+    """
+    rng = random.Random(f"way {seed}")
+    try:
+        numbers, told = environment.reset(seed=seed)
+    except FlexSpecError:
+        return None
+    while told["text"] < text or told["committed"] < place:
+        step = rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(numbers)
+        numbers, _, ended, cut, told = environment.step(step)
+        if ended or cut or told["text"] > text:
+            return None
+    ends = told["length"]
+    if told["text"] > text or told["committed"] > ends - _LEFT:
+        return None
+    branch = _Branch([], [], [], ends)
+    while True:
+        branch.places.append(told["committed"])
+        branch.times.append(told["at"])
+        branch.seen.append(told["seen"])
+        numbers, _, ended, cut, told = environment.step(action)
+        if cut:
+            return None
+        if ended or told["text"] > text:
+            break
+    branch.places.append(ends)
+    branch.times.append(told["ended"])
+    return branch

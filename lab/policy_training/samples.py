@@ -1,0 +1,89 @@
+"""What was tried so far, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flexspec_mq.controller.actions import ACTIONS
+from flexspec_mq.controller.features import FEATURES
+from lab.policy_training.branching import Row
+
+Array = NDArray[np.float32]
+_READING, _REMAINING = FEATURES.index("reading for own drafts"), FEATURES.index("remaining")
+_HELD_OUT = 10
+"""One episode in so many is not trained on."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Rows of all episodes.
+
+    Attributes:
+        numbers: (rows, features).
+        seconds: (rows, actions); see `Row`.
+        branched: (rows,), 1 or 0.
+        episodes: (rows,), number of each row's episode.
+    """
+
+    numbers: Array
+    seconds: Array
+    branched: Array
+    episodes: Array
+
+    @classmethod
+    def none(cls) -> Samples:
+        """Before the first one."""
+        wide = np.zeros((0, len(ACTIONS)), np.float32)
+        one = np.zeros(0, np.float32)
+        return cls(np.zeros((0, len(FEATURES)), np.float32), wide, one, one)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Samples:
+        """As `arrays` gave them."""
+        return cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.__slots__})
+
+    def arrays(self) -> dict[str, Array]:
+        """By name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def add(self, rows: Sequence[Row], episode: int) -> None:
+        """Those of an episode."""
+        rows = [row for row in rows if min(row.seconds) > 0.0]
+        if not rows:
+            return
+        new = (
+            [row.numbers for row in rows],
+            [row.seconds for row in rows],
+            [float(row.branched) for row in rows],
+            [float(episode)] * len(rows),
+        )
+        for name, values in zip(self.__slots__, new, strict=True):
+            setattr(self, name, np.concatenate([getattr(self, name), np.asarray(values, np.float32)]))
+
+    def part(self, *, held_out: bool) -> Samples:
+        """Rows to train on, or the others: states at which actions parted."""
+        out = self.episodes % _HELD_OUT == _HELD_OUT - 1
+        return self._of(out & (self.branched > 0) if held_out else ~out & self._fair())
+
+    def first(self) -> Samples:
+        """Rows of states at which actions part."""
+        return self._of(self.branched > 0)
+
+    def _of(self, wanted: NDArray[np.bool_]) -> Samples:
+        return Samples(*(getattr(self, name)[wanted] for name in self.__slots__))
+
+    def _fair(self) -> NDArray[np.bool_]:
+        """Rows in which letting the worker draft does not count as having read a prompt that it had not."""
+        read = self.numbers[:, _READING] * np.exp(self.numbers[:, _REMAINING])
+        found: NDArray[np.bool_] = (self.branched > 0) | (read < 1.0)
+        return found
+
+    def excess(self) -> Array:
+        """(rows, actions): by how much more each takes than the best, as a share of it."""
+        best = self.seconds.min(axis=1, keepdims=True)
+        found: Array = self.seconds / np.maximum(best, 1e-6) - 1
+        return found

@@ -1,0 +1,137 @@
+"""What is simulated, and what an answer came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+
+from flexspec_mq.controller.explain import Limited, LimitReport
+from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy
+from flexspec_mq.energy.text import ModelledEnergy
+from lab.simulator.channel.ends import Traffic
+from lab.simulator.channel.way import WayUse
+from lab.simulator.clock import SimulatedClock
+from lab.simulator.cost import Times
+from lab.simulator.recording import Recording
+from lab.simulator.worker import WorkerKind
+from lab.testbed.link.profiles import LinkPlan
+
+Policies = Callable[[], Policy]
+"""Makes the policy of each text."""
+LIKE_OURS = WorkerKind(lookup=True, reads=True)
+"""A `flexspec-cloud` as it comes, with a draft."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is simulated.
+
+    Attributes:
+        recording: with all texts.
+        times: of worker and devices: `Measured`, or `Modelled`.
+        link: between device and broker; None is loopback.
+        drafts: the device has a draft.
+        lookup: which looks up as well, as that of a real edge node does.
+        worker: how the worker serves.
+        others: more sessions at the worker, of devices that write one text after the other and reach the broker
+            without the link.
+        energy: models what texts take out of the device; None leaves it.
+        statuses: workers whose status the device hears, as a node that serves the API does.
+        settle: seconds that these write before the first answer is asked for.
+        seed: of all chance. Equal seeds meet equal channels, whatever the policy.
+    """
+
+    recording: Recording
+    times: Times
+    link: LinkPlan | None = None
+    drafts: bool = True
+    lookup: bool = True
+    worker: WorkerKind = LIKE_OURS
+    others: int = 0
+    energy: ModelledEnergy | None = None
+    statuses: int = 1
+    settle: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer, and what it cost until its session was over at the worker.
+
+    Attributes:
+        problem: why it is not the recorded text; empty if it is.
+        seconds: from the asking to the last token.
+        first: to the first one.
+        tokens: of it.
+        rounds: verdicts that brought some.
+        drafted: tokens that the device drafted, of use or not.
+        judged, accepted: of these, decided by the target, and found right.
+        wasted: rows that the target read for drafts of edges and did not accept, those of other sessions too.
+        wasted_own: likewise, for the worker's own.
+        busy: seconds in which the worker computed.
+        lasted: seconds until all was over.
+        began: when it was asked for, in seconds of the simulation.
+        up, down: of the link.
+        traffic: of MQTT.
+        plans: what was planned when, in seconds after the asking; only where it changed.
+        device_busy: seconds in which the device drafted.
+        joules: that it took out of the device, with the tail that its last packet leaves; None where nobody asked.
+        limits: how those of its policy stood in the end.
+    """
+
+    problem: str
+    seconds: float
+    first: float
+    tokens: int
+    rounds: int
+    drafted: int
+    judged: int
+    accepted: int
+    wasted: int
+    wasted_own: int
+    busy: float
+    device_busy: float
+    began: float
+    lasted: float
+    up: WayUse
+    down: WayUse
+    traffic: Traffic
+    plans: tuple[tuple[float, Plan], ...]
+    joules: float | None = None
+    limits: tuple[LimitReport, ...] = ()
+
+
+class TracedPolicy:
+    """A policy, and what it planned when.
+
+    Args:
+        policy: asked.
+        clock: of the simulation.
+        plans: gets each plan that differs from the one before, and its time.
+    """
+
+    def __init__(self, policy: Policy, clock: SimulatedClock, plans: list[tuple[float, Plan]]) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._plans = plans
+
+    def recall(self, memory: MutableMapping[str, object]) -> None:
+        """Have the policy go on from what was learned before, if it learns."""
+        if isinstance(self._policy, Learner):
+            self._policy.recall(memory)
+
+    def plan(self, seen: Observation) -> Plan:
+        """Plan the next batch."""
+        plan = self._policy.plan(seen)
+        if not self._plans or self._plans[-1][1] != plan:
+            self._plans.append((self._clock.now, plan))
+        return plan
+
+    def ended(self, seen: Observation) -> None:
+        """See `HearsEnd`."""
+        if isinstance(self._policy, HearsEnd):
+            self._policy.ended(seen)
+
+    def limits(self) -> tuple[LimitReport, ...]:
+        """Those of the policy, if it keeps any."""
+        return tuple(self._policy.limits()) if isinstance(self._policy, Limited) else ()

@@ -1,0 +1,151 @@
+"""A drafter that answers from a recording, and says what it would have computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
+from lab.simulator.cost import DraftForward
+from lab.simulator.recording import RecordedText, Recording
+
+_WRITING = 16
+"""A session with no more unread tokens than these goes on with its text, as in `ModelDrafter`."""
+
+
+class ReplayedDrafter:
+    """A `Drafter` over recorded texts. It gives one token at a time, as a model does.
+
+    Args:
+        recording: with every text that it is asked for.
+        spend: has the time of a forward pass.
+        prefill: tokens of prompts that one forward reads; a session whose prompt is not read to its end gets no
+            token. None: prompts are read elsewhere.
+    """
+
+    def __init__(
+        self, recording: Recording, spend: Callable[[DraftForward], None], *, prefill: int | None = None
+    ) -> None:
+        self._texts = by_seed(recording)
+        self._longest = recording.max_context
+        self._spend = spend
+        self._prefill = prefill
+        self._read: dict[int, _Read] = {}
+
+    @classmethod
+    def on_device(cls, recording: Recording, ms: float) -> ReplayedDrafter:
+        """One whose forwards take so many milliseconds of the clock, and none of the processor's."""
+        return cls(recording, lambda one: time.sleep(ms / 1000) if one.sessions else None)
+
+    def fits(self, context: Sequence[int]) -> bool:
+        """Whether a token after `context` can be drafted at all."""
+        return len(context) < self._longest
+
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        """The recorded token for each whose prompt is read."""
+        found: list[Drafted] = [None] * len(wanted)
+        read = reach = context = 0
+        left = self._prefill or 0
+        for place, one in enumerate(wanted):
+            unread = self.unread(one)
+            if unread > _WRITING:
+                share = min(unread, left)
+                left -= share
+                reach += share * (len(one.context) - unread)
+                self._goes_on(one, share - unread)
+                read += share
+                if share < unread:
+                    continue
+                read -= 1
+            else:
+                self._goes_on(one, 0)
+                read += unread - 1
+            context += len(one.context)
+            text = self._texts[one.identity.seed, one.identity.temperature]
+            found[place] = (text.proposal(place_of(one)),)
+        self._spend(DraftForward(len(wanted), read, context, reach))
+        return found
+
+    def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
+        """None: every token of it takes a forward."""
+        return [()] * len(wanted)
+
+    def free(self, session: int) -> None:
+        """Forget a session."""
+        self._read.pop(session, None)
+
+    def unread(self, one: DraftRequest) -> int:
+        """How many tokens of a context it has to read, the last one in any case."""
+        if self._prefill is None:
+            return 1
+        known = self._read.get(one.session)
+        if known is None:
+            return len(one.context)
+        return len(one.context) - min(known.agrees(one), len(one.context) - 1)
+
+    def _goes_on(self, one: DraftRequest, short: int) -> None:
+        """It has read a context but for the last tokens, `-short` of them."""
+        if self._prefill is not None:
+            count = len(one.context) + short
+            self._read[one.session] = _Read(count, tuple(one.context[one.prompt_length : count]))
+
+
+class Pace:
+    """What a device's drafter takes.
+
+    Args:
+        call: milliseconds of a forward.
+
+    Attributes:
+        spent: seconds since it was asked last.
+        total: seconds in all.
+        until: when the newest forward ends, in seconds of a clock.
+    """
+
+    def __init__(self, call: Callable[[DraftForward], float]) -> None:
+        self.spent = self.total = self.until = 0.0
+        self._call = call
+
+    def spend(self, forward: DraftForward) -> None:
+        """A forward takes its time."""
+        seconds = self._call(forward) / 1000
+        self.spent += seconds
+        self.total += seconds
+
+    def before(self, now: float) -> float:
+        """Seconds that it has computed, without what is still to come of the newest forward."""
+        return self.total - max(0.0, self.until - now)
+
+
+class _Read:
+    """What is read of a session.
+
+    Args:
+        count: tokens.
+        text: those of them behind the prompt.
+    """
+
+    __slots__ = ("_text", "count")
+
+    def __init__(self, count: int, text: tuple[int, ...]) -> None:
+        self.count = count
+        self._text = text
+
+    def agrees(self, one: DraftRequest) -> int:
+        """How many tokens from the first on a context has in common."""
+        text = self._text
+        now = tuple(one.context[one.prompt_length : one.prompt_length + len(text)])
+        if now == text:
+            return self.count
+        same = next((place for place, (a, b) in enumerate(zip(now, text, strict=False)) if a != b), len(now))
+        return one.prompt_length + same
+
+
+def place_of(one: DraftRequest) -> int:
+    """Position of the wanted token, in generated tokens."""
+    return len(one.context) - one.prompt_length
+
+
+def by_seed(recording: Recording) -> dict[tuple[int, float], RecordedText]:
+    """The texts, by seed and temperature."""
+    return {(text.seed, text.temperature): text for text in recording.texts}

@@ -1,0 +1,249 @@
+"""Answers of a device and a worker over a link, in simulated time, and what they cost.
+
+The policy, both protocol machines, the payloads' encoding, the rules by which a worker gives rows out, drafts and
+reads prompts, and the link are those of production; what draft and target say is recorded, and what they take is
+measured.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.errors import FlexSpecError
+from lab.simulator.answers import Answer, Policies, Setting, TracedPolicy
+from lab.simulator.channel.direct import DirectChannel
+from lab.simulator.channel.mqtt import MqttChannel
+from lab.simulator.channel.statuses import begin_statuses
+from lab.simulator.clock import SimulatedClock
+from lab.simulator.device import SimulatedDevice
+from lab.simulator.recording import RecordedText
+from lab.simulator.replayed_drafter import Pace, ReplayedDrafter
+from lab.simulator.worker import SimulatedWorker
+from lab.simulator.written import Written
+
+DEVICE_PREFILL = 256
+"""Tokens of a prompt that one forward of a device's draft reads."""
+_SETTLES = 2.0
+"""Seconds after an answer for its session to end at the worker."""
+_LONGEST = 3600.0
+"""Seconds of simulated time for an answer."""
+
+
+def new_device(
+    clock: SimulatedClock, setting: Setting, name: str, policies: Policies
+) -> tuple[SimulatedDevice, Pace]:
+    """A device of a setting, without its channel, and the pace of its drafts.
+
+    Args:
+        clock: of the simulation.
+        setting: of it.
+        name: on topics.
+        policies: makes the policy of each text.
+    """
+    recording, times = setting.recording, setting.times
+    pace = Pace(times.device.call)
+    drafter: Drafter | None = None
+    if setting.drafts:
+        drafter = ReplayedDrafter(
+            recording, pace.spend, prefill=DEVICE_PREFILL if setting.worker.reads else None
+        )
+        if setting.lookup:
+            drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
+    device = SimulatedDevice(
+        clock,
+        name,
+        recording,
+        policies,
+        drafter=drafter,
+        pace=pace,
+        rng=random.Random(f"{setting.seed} {name}"),
+        reads=setting.worker.reads,
+        request=times.request / 1000,
+        energy=setting.energy,
+    )
+    return device, pace
+
+
+class Simulation:
+    """A device, its worker and the way between them. What it has learned outlives its texts, as on a node.
+
+    Args:
+        setting: of it.
+        policies: of the device; of the others too, unless they have their own.
+        others: policies of the other devices.
+    """
+
+    def __init__(self, setting: Setting, policies: Policies, others: Policies | None = None) -> None:
+        self._setting = setting
+        self._clock = SimulatedClock()
+        self._plans: list[tuple[float, Plan]] = []
+        self._replies: dict[str, Callable[..., None]] = {}
+        self._worker = SimulatedWorker(
+            self._clock,
+            setting.times,
+            setting.recording,
+            setting.worker,
+            lambda edge, message, qos: self._replies[edge](message, qos),
+            lambda: self._pace.before(self._clock.now),
+        )
+        self._device, self._pace = new_device(
+            self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
+        )
+        self._channel = MqttChannel(
+            self._clock,
+            self._device,
+            self._worker,
+            setting.link,
+            setting.times.broker / 1000,
+            random.Random(f"{setting.seed} connects"),
+        )
+        self._device.channel = self._channel
+        self._replies[self._device.name] = self._channel.answer
+        self._device.link_down()
+        self._channel.connect()
+        self._until(lambda: self._channel.is_up)
+        begin_statuses(self._clock, self._channel, setting.recording, setting.statuses)
+        for number in range(setting.others):
+            self._begin_other(number, others or policies)
+        if setting.others:
+            self._until_time(self._clock.now + setting.settle)
+
+    def answer(self, text: RecordedText, begins_s: float | None = None) -> Answer:
+        """Write a text.
+
+        Args:
+            text: of the recording.
+            begins_s: second of the channel at which it is asked for; None lets the channel go on.
+
+        Raises:
+            FlexSpecError: it does not end.
+        """
+        channel = self._channel
+        began, before, drafted = self._clock.now, self._figures(), self._pace.total
+        over = self.ask(text, begins_s)
+        self._until(lambda: bool(over))
+        self.settle()
+        (written,) = over
+        wasted, own, busy = (now - then for now, then in zip(self._figures(), before, strict=True))
+        counters = written.counters
+        return Answer(
+            problem=written.problem,
+            seconds=written.seconds,
+            first=written.first,
+            tokens=written.tokens,
+            rounds=counters.rounds,
+            drafted=counters.proposed,
+            judged=counters.judged,
+            accepted=counters.accepted,
+            wasted=int(wasted),
+            wasted_own=int(own),
+            busy=busy,
+            device_busy=self._pace.total - drafted,
+            began=began,
+            lasted=self._clock.now - began,
+            up=channel.up.use,
+            down=channel.down.use,
+            traffic=channel.traffic,
+            plans=tuple((at - began, plan) for at, plan in self._plans),
+            joules=written.joules,
+            limits=written.limits,
+        )
+
+    @property
+    def now(self) -> float:
+        """Seconds since it began."""
+        return self._clock.now
+
+    def ask(self, text: RecordedText, begins_s: float | None = None) -> list[Written]:
+        """Ask for a text, without waiting for it.
+
+        Args:
+            text: of the recording. The one before has ended.
+            begins_s: see `answer`.
+
+        Returns:
+            What gets the text once it is written.
+        """
+        self._channel.begin(begins_s)
+        self._plans.clear()
+        over: list[Written] = []
+        self._device.write(text, over.append)
+        return over
+
+    def step(self) -> None:
+        """Carry out the next event."""
+        self._clock.step()
+
+    def settle(self) -> None:
+        """Let the session of the newest text end at the worker."""
+        clock, key = self._clock, (self._device.name, self._device.session)
+        ends = clock.now + _SETTLES
+        while key in self._worker.machine.sessions and clock.next <= ends:
+            clock.step()
+
+    def _figures(self) -> tuple[float, float, float]:
+        """Rows wasted for edges, and for the worker's own drafts; seconds of computing; since the beginning."""
+        counters, figures = self._worker.machine.counters, self._worker.figures
+        return (
+            counters.drafted - figures.cut - counters.accepted,
+            figures.own - counters.worker_accepted,
+            figures.busy,
+        )
+
+    def _begin_other(self, number: int, policies: Policies) -> None:
+        """A device that writes one text after the other, for ever."""
+        setting = self._setting
+        device, _ = new_device(self._clock, setting, f"other{number}", policies)
+        way = setting.times.broker / 1000
+        device.channel = DirectChannel(self._clock, device.name, self._worker, way)
+        self._replies[device.name] = lambda message, _qos: self._clock.at(
+            way, partial(device.receive, message)
+        )
+        rng = random.Random(f"{setting.seed} texts {number}")
+
+        def go_on(_written: Written | None = None) -> None:
+            device.write(rng.choice(setting.recording.texts), go_on)
+
+        self._clock.at(rng.uniform(0.0, setting.settle / 2), go_on)
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        ends = self._clock.now + _LONGEST
+        while not done():
+            if not self._clock.step() or self._clock.now > ends:
+                raise FlexSpecError("a simulated answer does not end")
+
+    def _until_time(self, time: float) -> None:
+        while self._clock.next <= time:
+            self._clock.step()
+
+
+def simulate(
+    setting: Setting,
+    policies: Policies,
+    texts: Sequence[RecordedText] | None = None,
+    begins_s: Sequence[float | None] | None = None,
+    *,
+    others: Policies | None = None,
+) -> list[Answer]:
+    """Write texts one after the other.
+
+    Args:
+        setting: what is simulated.
+        policies: makes the policy of each text.
+        texts: of the recording; None is all.
+        begins_s: for each text the second of the channel at which it is asked for; None lets the channel go on.
+        others: policies of the other sessions; None is `policies`.
+
+    Raises:
+        FlexSpecError: an answer does not end.
+    """
+    wanted = setting.recording.texts if texts is None else texts
+    offsets = [None] * len(wanted) if begins_s is None else begins_s
+    simulation = Simulation(setting, policies, others)
+    return [simulation.answer(text, begins) for text, begins in zip(wanted, offsets, strict=True)]

@@ -1,0 +1,265 @@
+"""A worker in simulated time: the real protocol machine and the real rules of rows, drafts and prompts; no weights.
+
+What a forward decides is in the recording, and what it takes is told by its cost. All else is done as
+`EngineCore.step` and the step loop of `CloudWorker` do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import PricedDrafter
+from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
+from flexspec_mq.scheduling.batching_window import BatchingWindow
+from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
+from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
+from lab.simulator.clock import Alarm, SimulatedClock
+from lab.simulator.cost import DraftForward, TargetForward, WorkerCost
+from lab.simulator.reading import Reading, Share
+from lab.simulator.recording import Recording
+from lab.simulator.replayed_drafter import ReplayedDrafter, by_seed
+from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
+
+VERSION, NAME = "base", "worker"
+_EVERYBODY = 1_000_000
+"""Sessions that it takes at once, and that share a step."""
+_AT_ONCE = 1e-4
+"""Seconds that a forward is late and is not worth an event."""
+
+
+@dataclass(slots=True)
+class WorkerFigures:
+    """What a worker did so far.
+
+    Attributes:
+        steps, sessions, rows, calls: forwards, sessions and rows in them, and forwards of the draft.
+        own: tokens that it drafted itself.
+        cut: drafted tokens of edges that it put off.
+        busy: seconds in which it computed.
+    """
+
+    steps: int = 0
+    sessions: int = 0
+    rows: int = 0
+    calls: int = 0
+    own: int = 0
+    cut: int = 0
+    busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKind:
+    """How a worker serves.
+
+    Attributes:
+        rationed: it gives rows out where they are worth most; otherwise all drafts get theirs.
+        drafts: it has a draft of its own.
+        lookup: it looks up, beside its draft or alone, as real workers do.
+        reads: it reads prompts. Otherwise a session must begin with the last token of its own, as at servers that
+            have other machines for that.
+    """
+
+    rationed: bool = True
+    drafts: bool = True
+    lookup: bool = False
+    reads: bool = False
+
+
+class SimulatedWorker:
+    """One worker.
+
+    Args:
+        clock: of the simulation.
+        cost: of what it computes.
+        recording: of the texts that are asked for.
+        kind: how it serves.
+        answer: takes its messages, by edge, with their quality of service.
+        beside: seconds that devices on the worker's own machine have drafted so far.
+
+    Attributes:
+        machine: to read.
+        figures: to read.
+    """
+
+    def __init__(
+        self,
+        clock: SimulatedClock,
+        cost: WorkerCost,
+        recording: Recording,
+        kind: WorkerKind,
+        answer: Callable[[str, Verdict | Error, int], None],
+        beside: Callable[[], float] = float,
+    ) -> None:
+        facts = VersionFacts(
+            bytes.fromhex(recording.fingerprint), recording.max_context, recording.vocab_size
+        )
+        self.machine = WorkerMachine(
+            WorkerConfig(worker=NAME, versions={VERSION: facts}, capacity=_EVERYBODY, prefixes=0)
+        )
+        self.figures = WorkerFigures()
+        self._clock = clock
+        self._cost = cost
+        self._texts = by_seed(recording)
+        self._answer = answer
+        self._beside = beside
+        self._budget = DraftBudget(rationed=kind.rationed)
+        self._drafting = 0.0  # seconds that the draft has taken, all together
+        self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
+        self._reading = Reading()
+        self._window = BatchingWindow()
+        self._computing = False
+        self._looks = Alarm(clock, self._look)
+        self._alarm = Alarm(clock, self._tick)
+
+    def _own_drafts(self, recording: Recording, kind: WorkerKind) -> ColocatedDrafts:
+        lookup = PromptLookupDrafter(max_context=recording.max_context)
+        drafter: PricedDrafter = lookup
+        if kind.drafts:
+            drafter = ReplayedDrafter(recording, self._call, prefill=PREFILL if kind.reads else None)
+            if kind.lookup:
+                drafter = HybridDrafter(drafter, lookup)
+        return ColocatedDrafts(drafter, "recorded", clock=lambda: self._drafting)
+
+    def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
+        """A message has come."""
+        self._do(self.machine.receive(edge, message, self._clock.now, qos, version))
+        self._look()
+
+    def _do(self, effects: Sequence[WorkerEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Reply):
+                self._answer(effect.edge, effect.message, effect.qos)
+            elif isinstance(effect, Free | ReleaseToCache):
+                self._forget(effect.key)
+
+    def _forget(self, key: SessionKey) -> None:
+        self._window.forget(key)
+        self._budget.forget(key)
+        self._reading.forget(key)
+        if self._drafts is not None:
+            self._drafts.free(key)
+
+    def _look(self) -> None:
+        """Begin a step if there is work, and nobody is worth waiting for."""
+        if self._computing:
+            return
+        now = self._clock.now
+        ready = self.machine.ready()
+        if not ready and not self._reading.pending:
+            return
+        wait = self._window.wait(ready, now)
+        if wait <= 0.0:
+            self._step()
+        else:
+            self._looks.by(now + wait)
+
+    def _step(self) -> None:
+        self._computing = True
+        began = self._clock.now
+        around = self._cost.step / 1000
+        items = self.machine.take_work(began, _EVERYBODY)
+        self._window.took(items)
+        reading = self._reading
+        for item in items:
+            reading.add(item)
+        writing = reading.writing()
+        rows = self._budget.allocate(
+            {item.key: len(item.draft) for item in writing},
+            len(reading.pending),
+            reading.adds(len(writing)),
+        )
+        drafting = self._drafting
+        own = {} if self._drafts is None else self._drafts.draft(writing, rows, self._budget)
+        drafting = self._drafting - drafting
+        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in writing}
+        told = {item.key: _told(item, rows.granted[item.key], own.get(item.key, ())) for item in writing}
+        fed = sum(1 + len(draft) for draft in drafts.values())
+        shares = reading.shares(drafts, began)
+        forward = _forward(shares)
+        ms = self._cost.forward(forward)
+        seconds = drafting + ms / 1000
+        self._count(forward, own, seconds)
+        # For each second of the step in which a device drafts: it slows the target's forward, not all of the step.
+        slowed = self._cost.slowed(forward) / (1000 * (around + seconds))
+        beside = self._beside()
+
+        def done() -> None:
+            nonlocal beside, ms, seconds
+            late = slowed * (self._beside() - beside)
+            if late > _AT_ONCE:
+                beside = self._beside()
+                seconds += late
+                ms += 1000 * late
+                self.figures.busy += late
+                self._clock.at(late, done)
+                return
+            reading.saw(fed, forward.read, 1000 * seconds)
+            self._window.stepped(around + seconds)
+            for share in shares:
+                if reading.settles(share):
+                    self._decided(share, told.get(share.item.key, _ALL), began, int(1000 * seconds))
+            if drafts:
+                self._budget.saw(len(drafts), fed - len(drafts), ms, forward.read)
+            self._computing = False
+            self._alarm.by(self.machine.next_tick())
+            self._look()
+
+        self._clock.at(around + seconds, done)
+
+    def _count(self, forward: TargetForward, own: dict[SessionKey, tuple[int, ...]], seconds: float) -> None:
+        figures = self.figures
+        figures.steps += 1
+        figures.sessions += forward.sessions
+        figures.rows += forward.rows + forward.read
+        figures.own += sum(map(len, own.values()))
+        figures.cut += self._budget.cut
+        figures.busy += seconds
+
+    def _decided(self, share: Share, rows: DraftRows, began: float, ms: int) -> None:
+        now, item = self._clock.now, share.item
+        identity = item.identity
+        tokens = self._texts[identity.seed, identity.temperature].decide(item.start, share.draft)
+        self._reading.decided(item, len(tokens))
+        judged = share.draft[: len(share.draft) - rows.drafted]
+        right = tokens_right(judged, tokens)
+        wrong = right < min(len(judged), len(tokens))
+        self._budget.decided(item.key, len(tokens), right, wrong=wrong)
+        self._window.answered(item.key, now)
+        queue = max(0, int(1000 * (began - item.waiting_since)))
+        self._do(self.machine.result(item, tokens, queue, ms, now, rows))
+
+    def _call(self, forward: DraftForward) -> None:
+        """The draft's forward takes its time."""
+        self.figures.calls += 1
+        self._drafting += self._cost.call(forward) / 1000
+
+    def _tick(self) -> None:
+        due, now = self.machine.next_tick(), self._clock.now
+        if due is not None and due <= now:
+            self._do(self.machine.tick(now))
+            due = self.machine.next_tick()
+        self._alarm.by(due)
+
+
+_ALL = DraftRows()
+
+
+def _told(item: WorkItem, granted: int, own: tuple[int, ...]) -> DraftRows:
+    """What the edge is told of the rows of its session."""
+    return DraftRows(len(own), None if granted == len(item.draft) else granted)
+
+
+def _forward(shares: Sequence[Share]) -> TargetForward:
+    deciding = [share for share in shares if share.decides]
+    return TargetForward(
+        len(deciding),
+        sum(1 + len(share.draft) for share in deciding),
+        sum(share.read for share in shares),
+        sum(len(share.item.context) for share in deciding),
+        sum(share.read * share.behind for share in shares),
+    )

@@ -1,0 +1,516 @@
+"""A fake target, a fake draft and a bad link, to join edge and worker machines without any I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from zlib import crc32
+
+from flexspec_mq.controller.plan import Observation, Plan, Policy
+from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
+from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionRequest
+from flexspec_mq.protocol.effects import (
+    Commit,
+    Effect,
+    Finish,
+    Free,
+    ReleaseToCache,
+    Reply,
+    Send,
+    Transfer,
+    Truncate,
+    WorkerEffect,
+)
+from flexspec_mq.protocol.worker.machine import WorkerMachine
+from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig, WorkItem
+from lab.simulator.clock import SimulatedClock
+from schemas.messages import Error, Identity, Open, Verdict
+
+FINGERPRINT = bytes(range(16))
+VOCAB = 50
+EOS = 49
+EDGE = "edge"
+LATE_BY = 20.0
+"""Seconds that a message which comes late takes on top, at most."""
+
+
+def identity(*, seed: int = 1, limit: int = 40, ignore_eos: bool = False) -> Identity:
+    """What a session of the fake target is."""
+    return Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, limit)
+
+
+def _hash(*parts: object) -> int:
+    return crc32(repr(parts).encode())
+
+
+@dataclass
+class FakeTarget:
+    """Decides tokens as a pure function of seed and prefix, except near ties, which flip between forwards.
+
+    Args:
+        eos_every: one token in so many ends the text.
+        flips: share of forwards in which a position may come out differently.
+        rng: of the flips.
+    """
+
+    eos_every: int = 60
+    flips: float = 0.0
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    decided: set[tuple[int, ...]] = field(default_factory=set)
+
+    def token(self, seed: int, prefix: Sequence[int]) -> int:
+        """The token after `prefix`, without flips."""
+        value = _hash(seed, tuple(prefix))
+        if value % self.eos_every == 0:
+            return EOS
+        return value // 64 % (VOCAB - 1)
+
+    def decide(self, seed: int, prefix: tuple[int, ...]) -> int:
+        """The token after `prefix` in this forward."""
+        token = self.token(seed, prefix)
+        if self.flips and self.rng.random() < self.flips:
+            token = (token + 1) % (VOCAB - 1)
+        if self.flips:
+            self.decided.add((*prefix, token))
+        return token
+
+    def text(self, request: SessionRequest) -> tuple[tuple[int, ...], str]:
+        """What the target alone would write, and how it ends."""
+        prefix = list(request.prompt)
+        out: list[int] = []
+        while True:
+            token = self.token(request.identity.seed, prefix)
+            prefix.append(token)
+            out.append(token)
+            if token in request.identity.eos and not request.identity.ignore_eos:
+                return tuple(out), "eos"
+            if request.finish_at is not None and request.finish_at(out) is not None:
+                return tuple(out), "stop"
+            if len(out) == request.identity.limit:
+                return tuple(out), "length"
+
+    def forward(self, item: WorkItem, draft: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Tokens up to the first that differs from what is verified: `draft`, or the item's."""
+        prefix = tuple(item.context)
+        assert len(prefix) == item.prompt_length + item.start
+        out: list[int] = []
+        for drafted in (*(item.draft if draft is None else draft), None):
+            token = self.decide(item.identity.seed, prefix)
+            out.append(token)
+            prefix = (*prefix, token)
+            if token != drafted or (token in item.identity.eos and not item.identity.ignore_eos):
+                break
+        return tuple(out)
+
+
+def held(max_context: int) -> dict[str, VersionFacts]:
+    """The target versions of a simulated worker: "v" alone."""
+    return {"v": VersionFacts(FINGERPRINT, max_context, VOCAB)}
+
+
+def draft_token(target: FakeTarget, seed: int, context: Sequence[int], accuracy: float) -> int:
+    """The fake draft: right in a share `accuracy` of prefixes, always the same for one prefix."""
+    token = target.token(seed, context)
+    if _hash("draft", seed, tuple(context)) % 1000 < 1000 * accuracy:
+        return token
+    return (token + 7) % (VOCAB - 1)
+
+
+class ChangingPolicy:
+    """Another plan whenever asked, drawn from `plans`."""
+
+    def __init__(self, plans: Sequence[Plan], rng: random.Random) -> None:
+        self.plans = plans
+        self.rng = rng
+
+    def plan(self, seen: Observation) -> Plan:
+        """One of the plans."""
+        assert seen.accepted <= seen.drafted
+        return self.rng.choice(self.plans)
+
+
+@dataclass
+class Link:
+    """Delays in seconds, and the odds of what can go wrong. A fault is drawn per message."""
+
+    rng: random.Random
+    delay: float = 0.04
+    jitter: float = 0.0
+    loss: float = 0.0
+    duplicate: float = 0.0
+    late: float = 0.0
+
+    def arrivals(self) -> list[float]:
+        """Delay of each copy that arrives."""
+        copies = 1 + (self.rng.random() < self.duplicate)
+        delays = []
+        for _ in range(copies):
+            if self.rng.random() < self.loss:
+                continue
+            extra = self.rng.random() * LATE_BY if self.rng.random() < self.late else 0.0
+            delays.append(self.delay + self.rng.random() * self.jitter + extra)
+        return delays
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more."""
+        self.loss = self.duplicate = self.late = self.jitter = 0.0
+
+
+@dataclass
+class Cell:
+    """One edge session with its drafter and what it gave to the user."""
+
+    request: SessionRequest
+    machine: EdgeSession
+    accuracy: float
+    draft_time: float
+    shown: list[int] = field(default_factory=list)
+    finishes: list[Finish] = field(default_factory=list)
+    finished_at: float | None = None
+    drafting: bool = False
+
+
+@dataclass
+class Host:
+    """One worker process: machine, engine, and whether it is there. `cached` counts prompt and generated tokens."""
+
+    name: str
+    machine: WorkerMachine
+    alive: bool = True
+    hung: bool = False
+    subscribed: bool = True
+    busy: bool = False
+    life: int = 0
+    cached: dict[tuple[str, int], int] = field(default_factory=dict)
+    pending: dict[tuple[str, int], WorkItem] = field(default_factory=dict)
+
+
+class World:
+    """Edges, workers and time. Every message and every forward is an event in one queue.
+
+    Args:
+        rng: all chance.
+        target: what the workers compute.
+        link: between any two.
+        workers: how many.
+        config: of the workers; the name is replaced.
+        forward_time: seconds of a forward and of each position in it.
+        reading: tokens of unread prefixes that one forward reads; None reads them all and takes no time for it.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        target: FakeTarget,
+        link: Link,
+        workers: int,
+        config: WorkerConfig,
+        forward_time: tuple[float, float] = (0.048, 0.0012),
+        reading: int | None = None,
+    ) -> None:
+        self.rng = rng
+        self.target = target
+        self.link = link
+        self.config = config
+        self.forward_time = forward_time
+        self.reading = reading
+        self.online = True
+        self.cells: list[Cell] = []
+        self.hosts = [Host(f"w{i}", self._machine(f"w{i}")) for i in range(workers)]
+        self.turn = 0
+        self.prefixes = PrefixIndex(least=1, life=1000.0)
+        self.finished: Callable[[Cell], None] | None = None
+        self.early_stops = 0.02
+        self.worker_accuracy = 0.7
+        self.cuts = 0.0  # share of drafts of which a forward verifies the beginning only
+        self.doubts = False  # drafted tokens have confidences of all kinds
+        self.crashes = 0
+        self.most_held = 0
+        self._clock = SimulatedClock()
+        self.retired: list[WorkerMachine] = []
+
+    def _machine(self, name: str) -> WorkerMachine:
+        return WorkerMachine(replace(self.config, worker=name))
+
+    # Time
+
+    @property
+    def now(self) -> float:
+        """Seconds of simulated time."""
+        return self._clock.now
+
+    def at(self, delay: float, action: Callable[[], None]) -> None:
+        """Have something happen so many seconds from now."""
+        self._clock.at(delay, action)
+
+    def step(self, until: float) -> bool:
+        """Run the next event or timer up to `until`; False when there is none before it."""
+        due = [cell.machine.next_tick() for cell in self.cells]
+        due += [host.machine.next_tick() for host in self.hosts if host.alive]
+        timer = min((at for at in due if at is not None), default=float("inf"))
+        event = self._clock.next
+        at = min(timer, event)
+        if at > until:
+            self._clock.wait(until)
+            return False
+        self._clock.wait(at)
+        if event <= timer:
+            self._clock.step()
+        else:
+            self._tick()
+        return True
+
+    def _tick(self) -> None:
+        for cell in self.cells:
+            at = cell.machine.next_tick()
+            if at is not None and at <= self.now:
+                self.edge(cell, cell.machine.tick(self.now))
+        for host in self.hosts:
+            at = host.machine.next_tick()
+            if host.alive and at is not None and at <= self.now:
+                self._worker(host, host.machine.tick(self.now))
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        until = self.now + seconds
+        while self.step(until):
+            pass
+
+    # Edges
+
+    def add(
+        self,
+        request: SessionRequest,
+        policy: Policy,
+        accuracy: float,
+        draft_time: float = 0.008,
+    ) -> Cell:
+        """Begin a session."""
+        machine = EdgeSession(request, policy, random.Random(self.rng.random()))
+        cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))
+        self.cells.append(cell)
+        if not self.online:
+            machine.link_down(self.now)
+        self.edge(cell, machine.start(self.now))
+        return cell
+
+    def edge(self, cell: Cell, effects: Sequence[Effect]) -> None:
+        """Carry out what an edge's session wants."""
+        for effect in effects:
+            match effect:
+                case Send():
+                    assert self.online, "nothing is sent offline"
+                    self._publish(cell, effect)
+                case Commit(start, tokens, accepted):
+                    assert start == len(cell.shown)
+                    assert len(accepted) == len(tokens) > 0
+                    assert not cell.finishes
+                    cell.shown.extend(tokens)
+                case Finish():
+                    cell.finishes.append(effect)
+                    cell.finished_at = self.now
+                    if cell.machine.written is not None:
+                        self.prefixes.remember("v", cell.machine.written, self.now)
+                    if self.finished is not None:
+                        self.finished(cell)
+        assert tuple(cell.shown) == cell.machine.committed
+        self._drive(cell)
+
+    def _drive(self, cell: Cell) -> None:
+        """The drafter: one token, then ask again."""
+        wanted = cell.machine.draft_request()
+        if cell.drafting or wanted is None:
+            return
+        cell.drafting = True
+        start, digest, context = wanted.start, wanted.digest, tuple(wanted.context)
+
+        def done() -> None:
+            cell.drafting = False
+            if self.rng.random() < self.early_stops:
+                self.edge(cell, cell.machine.draft_stopped(start, digest, self.now))
+                return
+            token = draft_token(self.target, cell.request.identity.seed, context, cell.accuracy)
+            doubt = _hash("doubt", context) % 1000 / 1000 if self.doubts else 0.0
+            self.edge(cell, cell.machine.drafted(start, digest, DraftToken(token, 1 - doubt), self.now))
+
+        self.at(cell.draft_time, done)
+
+    def _publish(self, cell: Cell, send: Send) -> None:
+        takers = [host for host in self.hosts if host.subscribed]
+        if send.to_worker is None and not takers:
+            self.at(0.01, lambda: self.edge(cell, cell.machine.no_worker(self.now)))
+            return
+        if send.to_worker is None:
+            self.turn += 1
+            host = takers[self.turn % len(takers)]
+        else:
+            host = next(h for h in self.hosts if h.name == send.to_worker)
+            if isinstance(send.message, Open) and host.hung and self.rng.random() < 0.3:
+                self.at(0.01, lambda: self.edge(cell, cell.machine.prefix_lost(self.now)))
+                return
+        version = cell.request.version if send.to_worker is None else None
+        self._carry(lambda: self._deliver(host, send, version))
+
+    def set_link(self, *, up: bool) -> None:
+        """Connect all edges, or cut them off."""
+        if up == self.online:
+            return
+        self.online = up
+        for cell in self.cells:
+            machine = cell.machine
+            self.edge(cell, machine.link_up(self.now) if up else machine.link_down(self.now))
+
+    def _to_edge(self, message: Verdict | Error) -> None:
+        if not self.online:
+            self.at(0.5, lambda: self._to_edge(message))  # the broker's persistent session
+            return
+        for cell in self.cells:
+            if cell.request.session == message.session:
+                self.edge(cell, cell.machine.receive(message, self.now))
+                return
+        if isinstance(message, Verdict):
+            for effect in close_unknown(message):
+                assert isinstance(effect, Send)
+
+    # Workers
+
+    def _carry(self, deliver: Callable[[], None]) -> None:
+        """Move one message. Nothing ever expires: the worst broker."""
+        for delay in self.link.arrivals():
+            self.at(delay, deliver)
+
+    def _deliver(self, host: Host, send: Send, version: str | None) -> None:
+        if host.alive and not host.hung:
+            self._worker(host, host.machine.receive(EDGE, send.message, self.now, send.qos, version))
+
+    def _worker(self, host: Host, effects: Sequence[WorkerEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Reply(edge, message, _):
+                    assert edge == EDGE
+                    self._carry(partial(self._to_edge, message))
+                case Free(key):
+                    host.cached.pop(key, None)
+                    host.pending.pop(key, None)
+                case ReleaseToCache(key):
+                    host.pending.pop(key, None)
+                case Transfer(source, key):
+                    assert source[0] == key[0]
+                    prompt = len(host.machine.sessions[key].prompt)
+                    if source in host.cached:
+                        host.cached[key] = min(host.cached.pop(source), prompt - 1)
+                case Truncate(key, length):
+                    if key in host.cached:
+                        prompt = len(host.machine.sessions[key].prompt)
+                        host.cached[key] = min(host.cached[key], prompt + length)
+        for session in host.machine.sessions.values():
+            self.most_held = max(self.most_held, len(session.held))
+        self._compute(host)
+
+    def _compute(self, host: Host) -> None:
+        work = host.pending or host.machine.has_work()
+        if host.busy or host.hung or not host.alive or not work:
+            return
+        host.pending.update((item.key, item) for item in host.machine.take_work(self.now, 4))
+        host.busy = True
+        items, read = self._compose(host)
+        base, each = self.forward_time
+        drafts = [self._verified(item) for item in items]
+        rows = sum(1 + len(draft) for draft in drafts)
+        took = base + each * (read + rows)
+        life, began = host.life, self.now
+
+        def done() -> None:
+            if host.life != life:
+                return
+            host.busy = False
+            for item in items:
+                if host.pending.get(item.key) is item:
+                    del host.pending[item.key]
+            for item, draft in zip(items, drafts, strict=True):
+                tokens = self.target.forward(item, draft)
+                host.cached[item.key] = len(item.context) + len(tokens) - 1
+                queue = max(0, round(1000 * (began - item.waiting_since)))
+                self._worker(host, host.machine.result(item, tokens, queue, round(1000 * took), self.now))
+            self._compute(host)
+
+        self.at(took, done)
+
+    def _verified(self, item: WorkItem) -> tuple[int, ...]:
+        """What a forward verifies: the edge's draft and what the worker drafts behind it, or its beginning."""
+        if self.cuts and self.rng.random() < self.cuts:
+            return item.draft[: self.rng.randint(0, len(item.draft))]
+        draft = item.draft
+        for _ in range(self.rng.randint(0, item.room) if item.room else 0):
+            context = (*item.context, *draft)
+            draft += (draft_token(self.target, item.identity.seed, context, self.worker_accuracy),)
+        return draft
+
+    def _compose(self, host: Host) -> tuple[list[WorkItem], int]:
+        """What the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""
+        if self.reading is None:
+            return list(host.pending.values()), 0
+        items, budget = [], self.reading
+        for item in host.pending.values():
+            unread = len(item.context) - host.cached.get(item.key, 0)
+            if unread > 1:
+                share = min(unread - 1, budget)
+                budget -= share
+                host.cached[item.key] = host.cached.get(item.key, 0) + share
+            else:
+                items.append(item)
+        return items, self.reading - budget
+
+    def crash(self, host: Host) -> None:
+        """Kill a worker and start it anew under its name, knowing nothing."""
+        self.crashes += 1
+        self.retired.append(host.machine)
+        host.machine = self._machine(host.name)
+        host.life += 1
+        host.busy = host.hung = False
+        host.alive = True
+        host.cached.clear()
+        host.pending.clear()
+        for cell in self.cells:
+            if cell.machine.worker == host.name and self.rng.random() < 0.7:
+                self.at(0.3, partial(self.gone, cell, host.name))
+
+    def gone(self, cell: Cell, name: str) -> None:
+        """The worker's will reaches an edge."""
+        if self.online:
+            self.edge(cell, cell.machine.worker_gone(name, self.now))
+
+    def hang(self, host: Host, seconds: float) -> None:
+        """Nothing goes in or out for a while; what is computed comes late."""
+        host.hung = True
+        life = host.life
+
+        def wake() -> None:
+            if host.life == life:
+                host.hung = False
+                self._compute(host)
+
+        self.at(seconds, wake)
+
+    # Checks
+
+    def check(self, cell: Cell) -> None:
+        """The text so far is the target's; a finish is where the target's text finishes."""
+        text = tuple(cell.shown)
+        if self.target.flips:
+            for end in range(len(cell.request.committed), len(text)):
+                decided = (*cell.request.prompt, *text[: end + 1])
+                assert decided in self.target.decided, f"token {end} was never decided on this prefix"
+        else:
+            truth, reason = self.target.text(cell.request)
+            assert text == truth[: len(text)]
+            if cell.machine.finished in ("eos", "stop", "length"):
+                assert (text, cell.machine.finished) == (truth, reason)
+        assert len(cell.finishes) == (cell.machine.state is EdgeState.DONE)
+
+    def drained(self) -> bool:
+        """Whether no worker keeps anything."""
+        return all(not (host.machine.kept or host.machine.prefixes or host.cached) for host in self.hosts)

@@ -1,0 +1,125 @@
+"""A family's operator on a site: makes its keys, and publishes versions, by ``flexspec head``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.errors import FlexSpecError
+from lab.testbed.site.process import SETTINGS, python
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lab.testbed.site.topology import Site
+
+_WITHIN = 300.0
+_NO_FILE = ("--config", os.devnull)
+
+
+@dataclass(slots=True)
+class Operator:
+    """Made by `Operator.of`, which makes the keys and publishes the key set.
+
+    Attributes:
+        site: with a broker.
+        family: its name.
+        folder: of keys, heads and records.
+        root: the public root key.
+    """
+
+    site: Site
+    family: str
+    folder: Path
+    root: str
+
+    @classmethod
+    async def of(cls, site: Site, family: str, folder: Path) -> Operator:
+        """Make a family: a root key, an online key, and the key set that says so.
+
+        Raises:
+            FlexSpecError: a command failed.
+        """
+        root = (await _head(site, "keygen", str(folder / "root.key"))).strip()
+        online = (await _head(site, "keygen", str(folder / "online.key"))).strip()
+        found = cls(site, family, folder, root)
+        signer = ("--root", str(folder / "root.key"), "--signer", online, "--serial", "1")
+        await _head(site, "trust", *signer, *found._at_broker())
+        return found
+
+    @property
+    def heads(self) -> Path:
+        """Where workers fetch heads."""
+        return self.folder / "heads"
+
+    def follow(self, daemon: str) -> Sequence[str]:
+        """Flags of a worker or edge node that follows the family, with a memory of its own."""
+        state = str(self.folder / "state" / daemon)
+        return ("--family", self.family, "--root-key", self.root, "--state-dir", state)
+
+    async def base(self) -> Path:
+        """Write the base as a version; the folder of its head."""
+        folder = self.folder / "base"
+        await _head(self.site, "base", "--out", str(folder))
+        return folder
+
+    async def publish(self, name: str, folder: Path, *flags: str) -> str:
+        """Publish a head; what the command says. The machine is the workers', who look at it with its base."""
+        return await self.head("publish", str(folder), "--name", name, "--base", "none", *flags)
+
+    async def begin(self, name: str, folder: Path) -> str:
+        """Publish the first version, which is stable."""
+        return await self.publish(name, folder, "--first", "--state", "stable", "--heads", str(self.heads))
+
+    async def listed(self) -> dict[str, Any]:
+        """What ``flexspec head list`` says."""
+        found: dict[str, Any] = json.loads(
+            await _head(self.site, "list", "--json", "--wait", "1", *self._at_broker())
+        )
+        return found
+
+    async def head(self, action: str, *arguments: str) -> str:
+        """A command that signs with the online key; what it says.
+
+        Raises:
+            FlexSpecError: it failed.
+        """
+        return await _head(self.site, action, *arguments, *self.signing())
+
+    def signing(self) -> Sequence[str]:
+        """Flags of a command that signs with the online key."""
+        return (*self._at_broker(), "--key", str(self.folder / "online.key"))
+
+    def _at_broker(self) -> Sequence[str]:
+        state = str(self.folder / "state" / "operator")
+        family = ("--family", self.family, "--root-key", self.root, "--state-dir", state)
+        return (*self.site.at_broker, *family, *_NO_FILE)
+
+
+async def _head(site: Site, action: str, *arguments: str) -> str:
+    command = site.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
+    env = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+    )
+    try:
+        async with asyncio.timeout(_WITHIN):
+            said, errors = await process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        raise
+    if process.returncode:
+        raise FlexSpecError(
+            f"flexspec head {action} ended with code {process.returncode}", hint=errors.decode().strip()
+        )
+    return said.decode()

@@ -1,0 +1,206 @@
+"""A broker with workers and edge nodes around it: which side of which link, which cores, in which order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from lab.testbed.link.netns import NetnsLink, netns_link
+from lab.testbed.link.profiles import LinkPlan
+from lab.testbed.site.figures import figures, until_ready
+from lab.testbed.site.process import Process, Processes, pinned, python
+
+Side = Literal["device", "cloud"]
+Say = Callable[[str], None]
+LOOPBACK = "loopback"
+"""Instead of a link's name: none."""
+NO_FILE = ("--config", os.devnull)
+"""Daemons of a site run with the flags that they are given, whatever the user's files say."""
+_BROKER_WITHIN = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which core each side computes on; the same one where there is only one.
+
+    Attributes:
+        cloud: of broker and workers.
+        device: of edge nodes and their users.
+    """
+
+    cloud: int
+    device: int
+
+    @classmethod
+    def of_this_process(cls) -> Cores:
+        """The first two that we may use."""
+        allowed = sorted(os.sched_getaffinity(0))
+        return cls(allowed[0], allowed[min(1, len(allowed) - 1)])
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A worker or an edge node that serves.
+
+    Attributes:
+        process: that it is.
+        port: of its HTTP server: figures of a worker, the API of an edge node.
+        ready: what it said when it was.
+    """
+
+    process: Process
+    port: int
+    ready: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """On topics."""
+        return self.process.name
+
+    @property
+    def url(self) -> str:
+        """Of its HTTP server."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def figures(self) -> dict[str, float]:
+        """What its ``/metrics`` says; only without a link."""
+        return await figures(self.port)
+
+
+@dataclass(slots=True)
+class Site:
+    """Made by `site`.
+
+    Attributes:
+        processes: all of them.
+        link: between device and cloud; None is loopback.
+        cores: None lets every process use all.
+        folder: of their logs; None keeps the end of what they say.
+        port: of the broker, once it runs.
+        broker: its process, once it runs.
+    """
+
+    processes: Processes
+    link: NetnsLink | None
+    cores: Cores | None
+    folder: Path | None
+    with_us: signal.Signals
+    port: int = 0
+    broker: Process | None = None
+
+    @property
+    def host(self) -> str:
+        """The broker's address, as both sides reach it."""
+        return "127.0.0.1" if self.link is None else self.link.address_b
+
+    @property
+    def at_broker(self) -> Sequence[str]:
+        """Flags that name the broker."""
+        return ("--broker", f"{self.host}:{self.port}")
+
+    def on(self, side: Side, command: Sequence[str]) -> list[str]:
+        """The command that runs `command` on a side."""
+        if self.link is not None:
+            command = self.link.inside("a" if side == "device" else "b", command)
+        if self.cores is not None:
+            command = pinned(self.cores.device if side == "device" else self.cores.cloud, command)
+        return [*command]
+
+    async def start(
+        self, name: str, side: Side, command: Sequence[str], say: Say | None = None, *, terminal: bool = False
+    ) -> Process:
+        """Start a program on a side; see `Process.start`."""
+        log = None if self.folder is None else self.folder / f"{name}.log"
+        return await self.processes.start(
+            name, self.on(side, command), log=log, with_us=self.with_us, terminal=terminal, say=say
+        )
+
+    async def start_broker(self, *flags: str, say: Say | None = None) -> Process:
+        """Start the broker, on a free port, and wait until it answers.
+
+        Args:
+            flags: of ``flexspec-broker run``.
+            say: told what it says, unless that goes to a file.
+        """
+        # Nothing but the other side can reach a side of a link.
+        where = () if self.link is None else ("--host", self.host, "--insecure-anywhere")
+        command = python("broker", "run", "--ready-json", *where, *flags, *NO_FILE)
+        self.broker = await self.start("broker", "cloud", command, say)
+        self.port = (await self.broker.event(lambda event: "port" in event, _BROKER_WITHIN))["port"]
+        return self.broker
+
+    async def worker(
+        self,
+        name: str,
+        *flags: str,
+        program: Sequence[str] = ("cloud_worker",),
+        say: Say | None = None,
+    ) -> Daemon:
+        """Start a worker and wait until it serves.
+
+        Args:
+            name: on topics.
+            flags: of ``flexspec-cloud``.
+            program: module, and arguments before the flags, of a worker that is more than that.
+            say: told what it says, unless that goes to a file.
+        """
+        port = free_port()
+        own = ("--worker", name, "--metrics-port", str(port), "--ready-json")
+        command = python(*program, *self.at_broker, *own, *flags, *NO_FILE)
+        process = await self.start(name, "cloud", command, say)
+        return Daemon(process, port, await process.event(lambda event: "ready" in event))
+
+    async def edge(self, name: str, *flags: str, say: Say | None = None) -> Daemon:
+        """Start an edge node with its API and wait until that answers; on loopback, until it knows a worker."""
+        own = ("--edge", name, "--api-port", "0", "--ready-json")
+        command = python("edge_node", "serve", *self.at_broker, *own, *flags, *NO_FILE)
+        process = await self.start(name, "device", command, say)
+        ready = await process.event(lambda event: "port" in event)
+        if self.link is None:
+            await until_ready(name, ready["port"])
+        return Daemon(process, ready["port"], ready)
+
+
+@asynccontextmanager
+async def site(
+    *,
+    link: str | LinkPlan | None = None,
+    seed: int = 0,
+    cores: Cores | None = None,
+    logs: bool = False,
+    with_us: signal.Signals = signal.SIGKILL,
+) -> AsyncIterator[Site]:
+    """A place for a broker and daemons; ends all that was started there, the newest first.
+
+    Args:
+        link: a built-in profile between device and cloud, or a plan; None and `LOOPBACK` are none.
+        seed: of the link; a plan has its own.
+        cores: for each side.
+        logs: what processes say goes to files of a folder that is removed in the end.
+        with_us: what they receive when the thread that started them ends (Linux).
+
+    Raises:
+        UsageError: no such profile, no root, no TUN device.
+    """
+    async with AsyncExitStack() as stack:
+        # The link goes last: its end would take the processes on it along, without a word.
+        made = None if link in (None, LOOPBACK) else stack.enter_context(netns_link(link, seed))
+        temporary = partial(tempfile.TemporaryDirectory, prefix="flexspec-site-")
+        folder = Path(stack.enter_context(temporary())) if logs else None
+        yield Site(await stack.enter_async_context(Processes()), made, cores, folder, with_us)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""The device's side of traditional speculation; see `lab.bench.traditional`. No edge node uses it."""

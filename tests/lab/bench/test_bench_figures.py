@@ -1,0 +1,272 @@
+"""Figures of strategies, and what they are of each other's; tables and plots show them and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab.bench.figures.seconds import Sample
+from lab.bench.figures.summary import limits, summary
+from lab.bench.report import machine
+from lab.bench.report.plots import PANELS, draw, series
+from lab.bench.report.tables import document, markdown
+from lab.bench.testbed.meter import Costs
+from schemas.plan import LimitReport
+from tests.lab.bench.samples import sample
+
+times = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=12)
+factors = st.floats(0.01, 100.0)
+
+
+def answers(side: str, took: list[float], **changes: Any) -> list[Sample]:
+    return [sample(question, side, seconds, **changes) for question, seconds in enumerate(took)]
+
+
+@settings(deadline=None)
+@given(times, factors, factors)
+def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
+    took: list[float], slower: float, joules: float
+) -> None:
+    ours = answers("x", took, energy_j=joules, costs=Costs(300, 0, 0, 0))
+    theirs = answers("traditional", [slower * one for one in took], energy_j=1.0, costs=Costs(500, 500, 0, 0))
+    found = summary({"x": ours, "traditional": theirs[::-1]}, 0)["x"]["of_traditional"]
+    for key, share in (
+        ("total", 1 / slower),
+        ("tokens_per_s", slower),
+        ("bytes", 0.3),
+        ("energy_j_per_100", joules),
+    ):
+        value, low, high = found[key]
+        assert value == pytest.approx(share)
+        # However questions are drawn again, each brings both of its answers along.
+        assert (low, high) == (pytest.approx((share, share)) if len(took) >= 5 else (None, None))
+
+
+@settings(deadline=None)
+@given(times, factors, st.data())
+def test_shares_are_over_questions_that_both_answered(
+    took: list[float], slower: float, data: st.DataObject
+) -> None:
+    ours = answers("x", took)
+    theirs = answers("streaming", [slower * one for one in took])
+    places = st.sets(st.integers(0, len(took) - 1))
+    ours_failed, theirs_failed = data.draw(places), data.draw(places)
+    found = summary(
+        {
+            "x": [one for one in ours if one.question not in ours_failed],
+            "streaming": [one for one in theirs if one.question not in theirs_failed],
+        },
+        0,
+    )
+    if len(ours_failed | theirs_failed) == len(took):
+        assert "of_streaming" not in found.get("x", {})
+        return
+    assert found["x"]["of_streaming"]["total"][0] == pytest.approx(1 / slower)
+    assert found["x"]["answers"] == len(took) - len(ours_failed)
+
+
+@settings(deadline=None)
+@given(times)
+def test_figures_of_an_answer(took: list[float]) -> None:
+    found = summary({"x": answers("x", took)}, 0)["x"]
+    assert found["mean_s"][0] == pytest.approx(sum(took) / len(took))
+    assert found["forwards_per_token"] == 0.5
+    assert found["worker_s_per_token"] == pytest.approx(0.025)
+    assert found["energy_j_per_100"][0] == pytest.approx(30)
+    assert found["bytes"][0] == 1500
+    low, high = found["mean_s"][1:]
+    assert (low is None) == (len(took) < 5)
+    if low is not None:
+        assert min(took) * 0.999 <= low <= found["mean_s"][0] * 1.001 <= high * 1.002 <= max(took) * 1.003
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    took = [1.0] * 6
+    loopback = answers("x", took, costs=Costs(None, None, 0, 0), energy_j=None)
+    mixed = [*answers("y", took[:5]), sample(5, "y", 1.0, energy_j=None)]
+    found = summary({"x": loopback, "y": mixed, "streaming": answers("streaming", took)}, 0)
+    assert found["x"]["bytes"][0] == 150, "payload"
+    assert found["x"]["energy_j_per_100"] is found["y"]["energy_j_per_100"] is None
+    assert found["y"]["of_streaming"]["energy_j_per_100"] is None
+    assert "of_streaming" not in found["streaming"]
+    silent = summary({"x": answers("x", took, tokens=0, first=None)}, 0)["x"]
+    assert silent["forwards_per_token"] is silent["energy_j_per_100"] is silent["median_first_s"] is None
+    assert summary({"x": []}, 0) == {}
+
+
+def test_limits_are_told_as_the_nodes_told_them() -> None:
+    def told(value: float | None, state: str) -> tuple[LimitReport, ...]:
+        known = {"name": "energy-budget", "limit": 0.2, "unit": "J per token", "state": state, "value": value}
+        return (msgspec.convert(known, LimitReport),)
+
+    reports = [(None, "unknown"), (0.3, "exceeded"), (0.1, "kept"), (0.2, "kept")]
+    found = [sample(place, "x", 1.0, limits=told(*report)) for place, report in enumerate(reports)]
+    (one,) = limits(found[::-1])
+    assert (one["last"], one["states"]) == (0.2, {"unknown": 1, "exceeded": 1, "kept": 2})
+    assert one["mean"] == pytest.approx(0.2)
+    assert limits([sample(0, "x", 1.0)]) == []
+    assert limits([sample(0, "x", 1.0, limits=told(None, "unknown"))])[0]["mean"] is None
+    run = results()
+    assert "**Limits**" not in document(run)
+    run["channels"][0]["strategies"]["traditional"]["limits"] = [one]
+    assert (
+        "| `traditional` | energy-budget 0.2 J per token | 0.2 | 0.2 | 1 unknown, 1 exceeded, 2 kept |"
+        in document(run)
+    )
+
+
+def test_nothing_is_a_share_of_nothing() -> None:
+    took = [1.0] * 6
+    found = summary(
+        {
+            "x": answers("x", took),
+            "traditional": answers("traditional", took, costs=Costs(0, 0, 0, 0), energy_j=0.0),
+        },
+        0,
+    )
+    assert found["x"]["of_traditional"]["bytes"] is None
+    assert found["x"]["of_traditional"]["energy_j_per_100"] is None
+
+
+def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-device")) -> dict[str, Any]:
+    took = [1.0, 2.0, 3.0, 4.0, 5.0]
+    channels = []
+    for number, link in enumerate(("4g", "loopback")):
+        costs = Costs(1000, 500, 2, 1, 5, 0.25) if link == "4g" else Costs(None, None, 2, 1, 5, 0.25)
+        found = {
+            name: answers(name, [(1 + place + number) * one for one in took], costs=costs)
+            for place, name in enumerate(strategies)
+        }
+        channels.append(
+            {
+                "title": link,
+                "failed": [],
+                "differ": ["q7"] if number else [],
+                "at": [f"2026-11-2{number} 10:00"],
+                "load": [1.5],
+                "strategies": summary(found, 0, ["on-device"]),
+            }
+        )
+    run = {
+        "target": {"name": "t"},
+        "draft": {"name": "d"},
+        "questions": 5,
+        "tokens": 64,
+        "temperature": 0.0,
+        "seed": 11,
+        "guesses": 5,
+        "strategies": list(strategies),
+        "energy": {"device": "phone-4g", "radio": "4g"},
+        "machine": machine.machine(),
+        "versions": {"flexspec-mq": "0.1.0"},
+    }
+    read: dict[str, Any] = json.loads(json.dumps({"run": run, "channels": channels}))
+    return read
+
+
+def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> None:
+    text = document(results())
+    for said in (
+        "seed 11",
+        "flexspec-mq 0.1.0",
+        "phone-4g by 4g",
+        "modelled, not measured",
+        "2026-11-20 10:00 to 2026-11-21 10:00 UTC, load 1.5.",
+        "**Texts differ**",
+        "q7",
+    ):
+        assert said in text
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    for block in blocks:
+        assert len({line.count("|") for line in block}) == 1, block[0]
+    # Two channels with their figures and two shares each, seconds by channel, what the strategies are.
+    assert len(blocks) == 2 * 3 + 2
+    cells = [cell.strip() for cell in blocks[0][2].split("|")]
+    assert cells[1] == "`traditional`"
+    assert re.fullmatch(r"3\.00 \[\d\.\d\d, \d\.\d\d\]", cells[2])
+    assert "IP B up" in blocks[0][0]
+    assert "IP B up" not in blocks[3][0], "loopback has none"
+    assert "`on-device` *" in blocks[0][4]
+    assert markdown(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | ---: |\n| x | 1 |"
+
+
+def failed(strategy: str, question: str, reason: str) -> dict[str, Any]:
+    return {"strategy": strategy, "question": question, "reason": reason, "seconds": 2.5}
+
+
+def test_failed_answers_are_told_and_marked(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = results()
+    first, _ = run["channels"]
+    gap = "503: no\nlink"
+    first["failed"] = [
+        failed("streaming", "q1", gap),
+        failed("streaming", "q4", gap),
+        failed("traditional", "q4", "broken off"),
+    ]
+    del first["strategies"]["traditional"]  # which then has answered nothing
+    del first["strategies"]["streaming"]["of_traditional"], first["strategies"]["on-device"]["of_traditional"]
+    first["at"] = 5 * first["at"]
+    text = document(run)
+    table = next(block for block in text.split("\n\n") if block.startswith("|")).splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in table}
+    assert cells == {
+        "": "failed",
+        "---": "---:",
+        "`streaming`": "2 of 5",
+        "`on-device` *": "",
+        "`traditional`": "1 of 5",
+    }
+    assert "- `streaming`, q1, q4: 503: no link\n- `traditional`, q4: broken off" in text
+    assert text.count("failed") == 1, "nothing of it where all came"
+    draw(run, tmp_path / "a.svg", tmp_path / "a.png")
+    said = (tmp_path / "a.svg").read_text("utf-8")
+    assert (said.count("2 failed"), said.count("1 failed")) == (1, 1)
+
+
+ends = st.tuples(st.floats(0.01, 9), st.floats(0, 9), st.floats(0, 9)).map(
+    lambda three: [three[0], max(0.0, three[0] - three[1]), three[0] + three[2]]
+)
+values = st.none() | st.just(0) | st.floats(0.01, 9) | ends | ends.map(lambda found: [found[0], None, None])
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from("abc"), values))
+def test_what_is_drawn_are_the_figures(figures: dict[str, Any]) -> None:
+    channel = {"strategies": {name: {"f": value} for name, value in figures.items()}}
+    found = series(channel, "abc", "f")
+    assert found.empty is not any(figures.values())
+    for name, middle, below, above in zip("abc", found.values, found.below, found.above, strict=True):
+        value = figures.get(name)
+        if not value:
+            assert math.isnan(middle)
+        elif isinstance(value, list):
+            assert middle == value[0]
+            if value[1] is not None:
+                assert (middle - below, middle + above) == pytest.approx(tuple(value[1:]))
+        else:
+            assert (middle, below, above) == (value, 0.0, 0.0)
+        assert below >= 0.0
+        assert above >= 0.0
+
+
+def test_the_same_results_are_drawn_alike(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    svgs = []
+    for name in ("one", "other"):
+        svg, png = tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
+        draw(results(), svg, png)
+        svgs.append(svg.read_text("utf-8"))
+        assert png.read_bytes().startswith(b"\x89PNG")
+    assert svgs[0] == svgs[1]
+    for said in ("traditional", "streaming", "on-device", "4g", "loopback", *PANELS.values()):
+        assert said in svgs[0]

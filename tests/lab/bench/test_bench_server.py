@@ -1,0 +1,123 @@
+"""Another server as a strategy: a real process that is asked over HTTP, and ones that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexspec_mq.errors import FlexSpecError
+from lab.bench.figures.seconds import Sample
+from lab.bench.figures.summary import summary
+from lab.bench.testbed import server as other
+from lab.bench.testbed.meter import Costs
+from lab.bench.testbed.server import start
+from lab.testbed.site import topology
+from lab.testbed.site.process import python
+from tests.lab.bench.samples import sample
+
+WORDS = (sys.executable, str(Path(__file__).with_name("other_server.py")), "{host}", "{port}")
+
+
+async def answered(
+    command: tuple[str, ...], questions: list[str], say: Callable[[str], None] = print
+) -> list[tuple[dict[str, Any], Costs]]:
+    async with topology.site() as here:
+        client = await here.start("client", "device", python("lab.bench.testbed.client_process"))
+        server = await start(here, command, client, say)
+        return [
+            await server.ask({"messages": [{"role": "user", "content": text}], "max_tokens": 9}, None)
+            for text in questions
+        ]
+
+
+def test_another_server_is_asked_over_http() -> None:
+    # It prints more than a pipe holds: it must not wait for somebody to read that.
+    found = asyncio.run(answered(WORDS, ["one two three", "four"]))
+    told = [Sample.of_answer(number, "c", "server", *one) for number, one in enumerate(found)]
+    assert [one.text for one in told] == ["one two three ", "four "]
+    assert [one.tokens for one in told] == [3, 1]
+    assert all(one.first is not None and 0 < one.first <= one.seconds for one in told)
+    assert all(one.costs.forwards is None and one.bytes_up is None for one in told)
+    if sys.platform == "linux":
+        assert all(one.costs.worker_s is not None and one.costs.worker_s >= 0.0 for one in told)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("sh", "-c", "echo no model here; exit 3"), "ended with code 3"),
+        (("true",), "ended with code 0"),
+    ],
+)
+def test_one_that_ends_is_told_with_what_it_said(command: tuple[str, ...], said: str) -> None:
+    with pytest.raises(FlexSpecError, match=said) as caught:
+        asyncio.run(answered(command, []))
+    assert ("no model here" in (caught.value.hint or "")) == (len(command) > 1)
+
+
+def test_one_that_lists_no_models_is_told() -> None:
+    with pytest.raises(FlexSpecError, match="lists no model at /v1/models"):
+        asyncio.run(answered((*WORDS, "page"), []))
+
+
+def test_what_is_waited_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other, "_TOLD_EACH", 0.3)
+    said: list[str] = []
+    ((found, _),) = asyncio.run(answered((*WORDS, "late"), ["one two"], said.append))
+    assert found["text"] == "one two "
+    assert len(said) >= 2
+    assert all("lists no model yet" in line for line in said)
+
+
+def test_one_that_never_lists_any_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other, "_LISTS_WITHIN", 1.0)
+    with pytest.raises(FlexSpecError, match="lists no model at /v1/models"):
+        asyncio.run(answered(("sleep", "60"), []))
+
+
+@pytest.mark.parametrize("way", ["broken", "torn"])
+def test_a_stream_that_breaks_off_is_an_answer_that_failed(way: str) -> None:
+    ((found, _),) = asyncio.run(answered((*WORDS, way), ["one two"]))
+    assert found["text"] == "one "
+    assert found["error"]
+
+
+def test_an_answer_of_untold_length_is_an_error() -> None:
+    ((found, _),) = asyncio.run(answered((*WORDS, "silent"), ["one two"]))
+    assert found["text"] == "one two "
+    assert "how many tokens" in found["error"]
+
+
+def test_an_edge_node_that_leaves_something_out_is_no_other_server() -> None:
+    told = {"text": "a", "seconds": 1.0, "first": 0.5, "usage": {"completion_tokens": 1, "flexspec": {}}}
+    with pytest.raises(KeyError, match="proposed"):
+        Sample.of_answer(0, "c", "streaming", told, Costs(None, None, 0, 0))
+
+
+def test_what_a_server_does_not_tell_is_left_open() -> None:
+    silent = Costs(None, None, 0, 0, forwards=None, worker_s=None)
+    ours = [sample(number, "streaming", 2.0) for number in range(6)]
+    theirs = [
+        sample(
+            number,
+            "server",
+            1.0,
+            costs=silent,
+            rounds=0,
+            drafted=0,
+            bytes_up=None,
+            bytes_down=None,
+            energy_j=None,
+        )
+        for number in range(6)
+    ]
+    found = summary({"streaming": ours, "server": theirs}, 0, ["server"])["server"]
+    unknown = ("forwards_per_token", "worker_s_per_token", "bytes", "bytes_up", "ip_up", "energy_j_per_100")
+    assert all(found[name] is None for name in (*unknown, "acceptance", "tokens_per_round"))
+    assert found["of_streaming"]["total"][0] == 0.5
+    assert found["of_streaming"]["bytes"] is None

@@ -1,0 +1,124 @@
+"""The malicious devices of the benchmark do what they say, at a real broker."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.worker import WorkerKeys
+from lab.bench.testbed.client import Answer
+from lab.benchmarks.attacks.attacker import Order, Report
+from lab.benchmarks.attacks.honest import Streams
+from lab.benchmarks.attacks.line import Line, publish
+from lab.benchmarks.attacks.ways import SAYS, WAYS, Target, Way
+from lab.simulator.world import FINGERPRINT
+from schemas.messages import Open, Poll, Verdict
+from tests.keys.deployments_of_keys import KeyedDeployment
+
+CODEC = Codec()
+TARGET = Target("evil", "w1", "base", FINGERPRINT, "good")
+
+
+def sent(way: str, packets: int, broker: PrivateBroker, target: Target = TARGET) -> list[tuple[str, bytes]]:
+    """What arrives of it."""
+    made: Way = WAYS[way](target)
+    tls = broker.settings.tls
+    assert tls is not None
+    with (
+        Line(broker.port, tls.ca, f"t-{way}", "none") as listener,
+        Line(broker.port, tls.ca, f"a-{way}", "none") as line,
+    ):
+        listener.subscribe("f1/#")
+        listener.listen(0.05)
+        listener.heard.clear()
+        wanted = list(islice(made.packets(0.0), packets))
+        assert len(wanted) == packets
+        line.send(b"".join(wanted) + publish("f1/done", b""))
+        while not listener.heard or listener.heard[-1][0] != "f1/done":
+            listener.listen(0.05)
+        return [one for one in listener.heard if one[0] != "f1/done"]
+
+
+def test_each_way_says_what_it_does() -> None:
+    assert list(SAYS) == list(WAYS)
+    assert len(set(SAYS.values())) == len(SAYS)
+
+
+@pytest.mark.parametrize("way", ["malformed", "large", "unpacks"])
+def test_what_cannot_be_read_is_refused(way: str, tls_mosquitto: PrivateBroker) -> None:
+    found = sent(way, 3, tls_mosquitto)
+    assert len(found) == 3
+    refused = 0
+    for _, payload in found:
+        try:
+            CODEC.decode(payload)
+        except RemoteProtocolError:
+            refused += 1
+    assert refused == len(found)
+
+
+def test_opens_and_polls_are_real_ones(tls_mosquitto: PrivateBroker) -> None:
+    (topic, first), *polls = sent("polls", 65, tls_mosquitto)
+    opened = CODEC.decode(first)
+    assert topic == "f1/o/base/evil"
+    assert isinstance(opened, Open)
+    assert len(polls) == 64
+    for topic, payload in polls:
+        message = CODEC.decode(payload)
+        assert topic == "f1/d/w1/evil"
+        assert isinstance(message, Poll)
+        assert message.session == opened.session
+    (_, payload), *_ = sent("prompts", 1, tls_mosquitto)
+    message = CODEC.decode(payload)
+    assert isinstance(message, Open)
+    assert len(message.prompt) == 7800
+
+
+@pytest.mark.parametrize("way", ["polls", "unpacks"])
+def test_what_it_says_under_keys_is_believed(way: str, tls_mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    deployment = KeyedDeployment(tmp_path)
+    target = Target("evil", "w1", "base", FINGERPRINT, "good", EdgeKeys(deployment.edge("evil")))
+    worker = WorkerKeys(deployment.worker("w1"), lease=30.0, capacity=4)
+    found = sent(way, 3, tls_mosquitto, target)
+    assert [payload for _, payload in sent(way, 3, tls_mosquitto)] != [payload for _, payload in found]
+    for topic, payload in found:
+        sender = topics.sender_of(topic)
+        assert sender is not None
+        made = worker.unwrap("evil", sender.version, payload, 0.0)  # no copies: their counters differ
+        if way == "polls":
+            assert isinstance(CODEC.decode(made.plain), Open | Poll)
+        else:
+            assert len(made.plain) < 200
+
+
+def test_a_forged_verdict_is_one_that_a_device_would_read(tls_mosquitto: PrivateBroker) -> None:
+    found = sent("forges", 64, tls_mosquitto)
+    assert {topic for topic, _ in found} == {"f1/v/good"}
+    messages = [CODEC.decode(payload) for _, payload in found]
+    assert all(isinstance(message, Verdict) for message in messages)
+    assert len(messages) == 64
+
+
+def test_a_text_that_does_not_end_counts_as_slow_and_late() -> None:
+    found = Streams()
+    whole = Answer(times=[1.0, 2.0, 3.0], usage={"completion_tokens": 5}, ended=3.0)
+    found.add(whole, 5, 10.0)
+    found.add(Answer(), 5, 10.0)
+    assert found.failed == 1
+    assert found.speeds == [2.0, 0.0]
+    assert found.firsts == [1.0, 10.0]
+
+
+def test_orders_and_reports_travel_as_json() -> None:
+    order = Order("polls", 8883, "hand-out/edge/evil", "w1", "base", "good")
+    assert msgspec.json.decode(msgspec.json.encode(order), type=Order) == order
+    assert order.user == "evil"
+    assert Report().told == {}

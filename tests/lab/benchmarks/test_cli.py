@@ -1,0 +1,259 @@
+"""Every benchmark can be asked for help, refuses nonsense, and ends with one JSON object."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.benchmarks import acceptance, engine
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "lab" / "benchmarks").glob("*.py")
+    if '__name__ == "__main__"' in path.read_text("utf-8")
+)
+Main = Callable[[Sequence[str]], int]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    model = tiny_llama(max_position_embeddings=512)
+    folder = tmp_path_factory.mktemp("tiny")
+    return str(save(folder, model, byte_level_tokenizer()))
+
+
+def run(command: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    """As ``python -m benchmarks.<command> <flag>``; the exit code."""
+    name = f"lab.benchmarks.{command}"
+    monkeypatch.setattr(sys, "argv", [name, flag])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(name, run_name="__main__")
+    return ended.value.code
+
+
+def last_json(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return found
+
+
+def test_the_commands_are_found() -> None:
+    assert {"acceptance", "compression", "engine", "transport"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help", monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage:")
+    assert "--quick" in printed
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_flag_is_refused(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, "--no-such-flag", monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert "usage:" in printed.err
+    assert "--" in printed.err.splitlines()[-1]
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "named"),
+    [
+        (acceptance.main, ["--k", "65"], "--k 65"),
+        (acceptance.main, ["--k", "-1"], "--k -1"),
+        (acceptance.main, ["--price", "0"], "--price 0"),
+        (acceptance.main, ["--tokens", "0"], "--tokens 0"),
+        (acceptance.main, ["--at-once", "0"], "--at-once 0"),
+        (acceptance.main, ["--questions", "0"], "--questions 0"),
+        (acceptance.main, ["--draft", "none"], "draft"),
+        (acceptance.main, ["--temperatures", "0", "0"], "twice"),
+        (acceptance.main, ["--threads", "0"], "threads 0"),
+        (acceptance.main, ["--prompts", "/no/such/file"], "/no/such/file"),
+        (engine.main, ["--context", "3"], "--context 3"),
+        (engine.main, ["--rounds", "0"], "--rounds 0"),
+        (engine.main, ["--generate", "1"], "--generate 1"),
+        (engine.main, ["--pairs", "0"], "--pairs 0"),
+        (engine.main, ["--floor", "-1"], "--floor -1"),
+        (engine.main, ["--threads", "0"], "threads 0"),
+        (engine.main, ["--turns", "0"], "--turns 0"),
+        (engine.main, ["--crowd-tokens", "2"], "--crowd-tokens 2"),
+        (engine.main, ["--sections", "peers", "--context", "9000"], "--context 9000"),
+        (engine.main, ["--target", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_bad_values_are_named(
+    main: Main, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) != 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert named in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("{", "line 2"),
+        ("[1]", "line 2"),
+        ('{"turns": []}', "line 2"),
+        ('{"question": "Why?"}', "line 2"),
+        ('{"prompt": " "}', "line 2"),
+        ('{"prompt": 3}', "line 2"),
+    ],
+)
+def test_a_bad_question_is_named(
+    line: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"prompt": "Why?"}\n' + line + "\n", "utf-8")
+    assert acceptance.main(["--prompts", str(path)]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_temperature_that_cannot_be_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--draft", checkpoint, "--target", checkpoint, "--tokens", "2", "--questions", "1"]
+    assert acceptance.main([*flags, "--temperatures", "-1"]) == 2
+    assert "temperature -1" in capsys.readouterr().err
+
+
+def test_tokenizers_that_differ_are_refused(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = str(save(tmp_path, tiny_llama(), byte_level_tokenizer(("other", "words"))))
+    assert acceptance.main(["--draft", other, "--target", checkpoint]) == 3
+    assert "different tokenizers" in capsys.readouterr().err
+
+
+def test_acceptance_of_the_target_as_its_own_draft(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All is accepted at any temperature, so 12 tokens with K = 3 take three rounds or fewer."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text(
+        '{"category": "b", "turns": ["Why?", "Really?"]}\n{"category": "a", "turns": ["What is it?"]}\n',
+        "utf-8",
+    )
+    flags = ["--draft", checkpoint, "--target", checkpoint, "--dtype", "float32", "--prompts", str(path)]
+    assert acceptance.main([*flags, "--tokens", "12", "--k", "3", "--temperatures", "0", "0.7"]) == 0
+    printed = last_json(capsys.readouterr().out)
+    assert printed["benchmark"] == "acceptance"
+    results = printed["results"]
+    assert (results["questions"], results["of"], results["k"], results["exact"]) == (2, 2, 3, True)
+    assert set(results["temperatures"]) == {"0", "0.7"}
+    for by_category in results["temperatures"].values():
+        assert set(by_category) == {"a", "b", "all"}
+        everything = by_category["all"]
+        assert everything["texts"] == 2
+        assert everything["accepted"] == everything["drafted"] > 0
+        assert set(everything["survival"]) == {1.0}
+        assert everything["tokens"] == by_category["a"]["tokens"] + by_category["b"]["tokens"]
+        assert everything["rounds"] <= 6
+        assert everything["tokens_per_round"] == everything["tokens"] / everything["rounds"]
+    assert results["ms_per_token"].keys() == {checkpoint, "target"}
+    assert min(results["ms_per_token"].values()) > 0
+    assert results["bar"]["tokens_per_round"] == results["temperatures"]["0"]["all"]["tokens_per_round"]
+    assert results["bar"]["met"] is (results["bar"]["tokens_per_round"] >= acceptance.BAR)
+
+
+def test_acceptance_of_two_drafts_on_one_text(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target itself against a draft with other weights; the second run reads the texts of the first."""
+    model = tiny_llama(initializer_range=0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
+    other = str(save(tmp_path / "other", model, byte_level_tokenizer()))
+    path, before = tmp_path / "questions.jsonl", tmp_path / "before"
+    path.write_text("".join(f'{{"prompt": "Why is {word}?"}}\n' for word in "abcdef"), "utf-8")
+    flags = [
+        "--target",
+        checkpoint,
+        "--dtype",
+        "float32",
+        "--prompts",
+        str(path),
+        "--tokens",
+        "12",
+        "--k",
+        "3",
+    ]
+    kept = ["--texts", str(tmp_path / "texts"), "--temperatures", "0", "1"]
+    assert acceptance.main([*flags, *kept, "--draft", checkpoint]) == 0
+    before.write_text(capsys.readouterr().out, "utf-8")
+    assert acceptance.main([*flags, *kept, "--draft", checkpoint, other, "--beside", str(before)]) == 0
+    drafts = last_json(capsys.readouterr().out)["results"]["drafts"]
+    for temperature in ("0", "1"):
+        mine, theirs = drafts[checkpoint][temperature], drafts[other][temperature]
+        assert mine["acceptance"] == mine["kept"] == mine["of_first"] == [1.0, 1.0, 1.0]
+        assert theirs["acceptance"][0] < 0.7
+        assert theirs["of_first"][0] == pytest.approx(
+            theirs["tokens_per_round"][0] / mine["tokens_per_round"][0]
+        )
+        assert theirs["of_first"][1] <= theirs["of_first"][0] <= theirs["of_first"][2] < 1
+        assert "kept" not in theirs  # the other run had no such draft
+    assert acceptance.main([*flags, "--draft", checkpoint, "--beside", str(path)]) == 2
+    assert "no figures to compare with" in capsys.readouterr().err
+    assert acceptance.main([*flags, *kept, "--draft", checkpoint, "--seed", "1"]) == 2
+    assert "texts" in capsys.readouterr().err
+
+
+def test_engine(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        "--target",
+        checkpoint,
+        "--dtype",
+        "float32",
+        "--context",
+        "64",
+        "--rounds",
+        "2",
+        "--generate",
+        "3",
+        "--sections",
+        "steps",
+    ]
+    assert engine.main(flags) == 0
+    printed = last_json(capsys.readouterr().out)
+    assert printed["benchmark"] == "engine"
+    results = printed["results"]["steps"]
+    assert results["exact"] is True
+    assert {"forward, 1 x 1", "forward, 16 x 8", "step, 16 x 1, T = 1", "gumbel, 16 rows"} <= set(
+        results["ms"]
+    )
+    assert {"transformers generate, 1 x 1", "transformers generate, 16 x 1"} <= set(results["ms"])
+    assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in results["ms"].values())
+    for bar in results["bars"].values():
+        assert bar["met"] is (bar["value"] <= bar["most"])
+
+
+def test_engine_with_heads(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--target", checkpoint, "--dtype", "float32", "--context", "64", "--sections", "heads"]
+    assert engine.main([*flags, "--pairs", "3", "--floor", "1"]) == 0
+    results = last_json(capsys.readouterr().out)["results"]["heads"]
+    assert set(results["ms"]) == {"base", "one head", "4 heads"}
+    assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in results["ms"].values())
+    bar = results["bars"]["heads"]
+    assert bar["value"] == results["ratios"]["4 heads to one"]
+    assert bar["met"] is (bar["value"] <= bar["most"])
+    assert engine.main([*flags, "--floor", "40"]) == 2
+    assert "--floor 40" in capsys.readouterr().err
+
+
+def test_a_context_that_does_not_fit_is_refused(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert engine.main(["--target", checkpoint, "--context", "500", "--generate", "16"]) == 2
+    assert "at most" in capsys.readouterr().err

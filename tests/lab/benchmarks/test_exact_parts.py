@@ -1,0 +1,182 @@
+"""The exactness benchmark must see what is wrong, and its second writing of the dice must be right by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.memory.broker import MemoryBroker
+from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
+from lab.benchmarks.exact.draws import chi_squared
+from lab.benchmarks.exact.faults import Weather, stormy
+from lab.benchmarks.exact.reference import Text, Written, fixed_order_attention
+from lab.benchmarks.exact.stress import Tally
+from lab.benchmarks.exact.system import Outcome
+from lab.benchmarks.exact.texts import Shape, next_turn, texts
+
+DICE = Dice(1.0, 0, 1.0, 3)
+TEXT = Text(0, (5, 6), DICE, 4, (2,), stop=(9, 2))
+
+
+def words(*values: int) -> list[np.ndarray[tuple[int], np.dtype[np.uint64]]]:
+    return [np.array([value], dtype=np.uint64) for value in values]
+
+
+def test_philox_gives_the_published_answer() -> None:
+    counter = words(0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89)
+    found = philox(counter, (0x452821E638D01377, 0xBE5466CF34E90C6C))
+    answer = [0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6]
+    assert [int(word[0]) for word in found] == answer
+
+
+def test_noise_depends_on_seed_position_and_token() -> None:
+    base = gumbel(1, 2, 50)
+    assert len(set(base)) == 50
+    assert np.array_equal(gumbel(1, 2, 9), base[:9])
+    assert not np.isin(gumbel(1, 3, 50), base).any()
+    assert not np.isin(gumbel(2, 2, 50), base).any()
+
+
+def test_kept_and_distribution() -> None:
+    logits = np.log(np.array([0.1, 0.4, 0.2, 0.2, 0.1], dtype=np.float32))
+    assert kept(logits, Dice(1.0, 2, 1.0, 0)).tolist() == [False, True, True, True, False]
+    assert kept(logits, Dice(1.0, 0, 0.5, 0)).tolist() == [False, True, True, False, False]
+    found = distribution(logits, Dice(0.5, 0, 0.5, 0))
+    assert found.tolist() == pytest.approx([0.0, 1.0, 0.0, 0.0, 0.0])
+    assert distribution(logits, Dice(1.0, 2, 1.0, 0)).tolist() == pytest.approx([0.0, 0.5, 0.25, 0.25, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [([1, 2], "eos"), ([9], None), ([1, 9], "stop"), ([1, 1, 1], None), ([1] * 4, "length")],
+)
+def test_a_text_ends_with_end_of_text_stop_or_length(tokens: list[int], reason: str | None) -> None:
+    assert TEXT.finish(tokens) == reason
+
+
+@pytest.mark.parametrize("block", [64, 256])
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_attention_in_fixed_order_is_attention(rows: int, block: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    query = torch.randn((2, 4, rows, 8), generator=generator)
+    key, value = torch.randn((2, 2, 2, 100, 8), generator=generator)
+    mask = torch.ones(rows, 100, dtype=torch.bool).tril(100 - rows)
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    found, _ = fixed_order_attention(torch.nn.Module(), query, key, value, None, 8**-0.5, block=block)
+    assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-5)
+
+
+def test_chi_squared_against_tables() -> None:
+    """The 95 % points of χ² with 1 and 4 degrees of freedom are 3.841 and 9.488."""
+    shift = np.sqrt(3.841 * 100 / 2)
+    p, bins = chi_squared(np.array([100 + shift, 100 - shift]), np.array([100.0, 100.0]))
+    assert (round(p, 4), bins) == (0.05, 2)
+    shift = np.sqrt(9.488 * 100 / 2)
+    p, bins = chi_squared(np.array([100 + shift, 100 - shift, 100, 100, 100]), np.full(5, 100.0))
+    assert (round(p, 4), bins) == (0.05, 5)
+
+
+def test_chi_squared_pools_what_is_rare_and_forbids_what_cannot_be() -> None:
+    p, bins = chi_squared(np.array([90.0, 4, 6]), np.array([90.0, 5, 5]))
+    assert (round(p, 3), bins) == (0.819, 3)
+    assert chi_squared(np.array([90.0, 4, 6]), np.array([90.0, 6, 4]))[1] == 2
+    assert chi_squared(np.array([90.0, 4, 3, 3]), np.array([90.0, 4, 3, 3])) == (1.0, 2)
+    assert chi_squared(np.array([99.0, 1]), np.array([100.0, 0]))[0] == 0.0
+
+
+def outcome(tokens: list[int], reason: str = "length", repeated: int = 0) -> Outcome:
+    return Outcome(TEXT, tokens, reason, repeated, None)
+
+
+def test_a_tally_of_equal_texts_is_right() -> None:
+    tally = Tally()
+    tally.add(outcome([1, 3, 4]), Written(0, [1, 3, 4], "length"), long=True)
+    assert tally.right
+    assert (tally.texts, tally.tokens, tally.long_tokens, tally.examples) == (1, 3, 3, [])
+
+
+@pytest.mark.parametrize(
+    ("found", "counts"),
+    [
+        (outcome([1, 7, 4]), {"wrong_texts": 1, "wrong_tokens": 2}),
+        (outcome([1, 3]), {"wrong_texts": 1, "wrong_tokens": 1}),
+        (outcome([1, 3, 4, 5]), {"wrong_texts": 1, "wrong_tokens": 1}),
+        (outcome([1, 3, 4], "eos"), {"wrong_reasons": 1}),
+        (outcome([1, 3, 4], "failed"), {"failed": 1}),
+        (outcome([1], "failed"), {"failed": 1}),
+        (outcome([1, 7], "failed"), {"failed": 1, "wrong_texts": 1, "wrong_tokens": 1}),
+        (outcome([1, 3, 4], repeated=1), {"repeated": 1}),
+    ],
+)
+def test_a_tally_counts_what_is_wrong(found: Outcome, counts: dict[str, int]) -> None:
+    tally = Tally()
+    tally.add(found, Written(0, [1, 3, 4], "length"))
+    assert not tally.right
+    kinds = ("wrong_texts", "wrong_tokens", "wrong_reasons", "failed", "repeated")
+    assert {kind: getattr(tally, kind) for kind in kinds if getattr(tally, kind)} == counts
+
+
+def test_a_pass_uses_every_prompt_once_and_keeps_the_end_of_long_ones() -> None:
+    prompts = [tuple(range(length)) for length in range(10, 34)]
+    shape = Shape(most_prompt=30, least=5, most=9, eos=(2,), stops=(7,))
+    made = texts(prompts, shape, random.Random(0))
+    first = [next(made) for _ in range(24)]
+    assert all(5 <= text.limit <= 9 for text in first)
+    assert [text.number for text in first] == list(range(24))
+    assert {text.prompt for text in first} == {prompt[-30:] for prompt in prompts}
+    assert next(made).number == 24
+
+
+def test_a_next_turn_begins_with_the_earlier_ones_unless_it_grows_too_long() -> None:
+    shape = Shape(most_prompt=30, least=5, most=9, eos=(2,), stops=(7,), most_turns=60)
+    text = next(texts([tuple(range(100))], shape, random.Random(0)))
+    turn = next_turn(text, (1, 2, 3), shape)
+    assert turn.prompt == (1, 2, 3, *range(76, 100))
+    assert (turn.number, turn.limit, turn.dice) == (text.number, text.limit, text.dice)
+    assert next_turn(text, range(40), shape) == text
+
+
+@asynccontextmanager
+async def stormy_pair(weather: Weather) -> AsyncIterator[tuple[Link, Link]]:
+    broker = MemoryBroker()
+    at = Subscription("t", 0)
+    async with (
+        broker.link(LinkSettings(client_id="calm")) as calm,
+        stormy(broker.link, weather)(LinkSettings(client_id="wet", subscriptions=(at,))) as wet,
+    ):
+        await calm.wait_up(5)
+        await wet.wait_up(5)
+        yield calm, wet
+
+
+async def test_weather_loses_doubles_and_reorders() -> None:
+    weather = Weather(random.Random(4), rate=0.1, cut_every=10**9)
+    seen: list[int] = []
+    async with stormy_pair(weather) as (calm, wet):
+
+        async def read() -> None:
+            async for event in wet.events():
+                seen.extend([int(event.payload)] if isinstance(event, Inbound) else [])
+
+        reader = asyncio.create_task(read())
+        for number in range(400):
+            await calm.publish("t", str(number).encode())
+            if number % 20 == 0:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.6)
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+    counts = weather.counts()
+    # Binomial around 40 of 400 with standard deviation 6: from 10 to 70 is five of them.
+    assert 10 < counts["dropped"] < 70
+    assert 330 <= len(set(seen)) < 400
+    assert len(seen) > len(set(seen))
+    assert seen != sorted(seen)
+    assert counts["overtaken"] > 0

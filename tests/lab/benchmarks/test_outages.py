@@ -1,0 +1,70 @@
+"""Outages of a link meet an answer, and the time between two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.errors import UsageError
+from lab.benchmarks.outages.__main__ import main
+from lab.benchmarks.outages.cases import AFTER, WITHIN, cases_of, plan_of
+from lab.testbed.link.impairment import Impairment
+from tests.lab.link.plans import needs_namespaces
+from tests.models.tiny_checkpoints import save_pair
+
+
+def test_each_case_has_an_outage_of_its_own_and_the_link_has_no_other() -> None:
+    cases = cases_of([2.0, 30.0])
+    assert [case.name for case in cases] == ["within 2 s", "after 2 s", "within 30 s", "after 30 s"]
+    impaired = Impairment(plan_of("tunnel", cases, 3), "down").outages.between(0.0, cases[-1].start + 900.0)
+    begin = {WITHIN: 0.3, AFTER: 3.0}
+    assert [tuple(span) for span in impaired] == [
+        pytest.approx((case.start + begin[case.kind], case.start + begin[case.kind] + case.length))
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("lengths", [[0.0], [-1.0], [500.0], [2.0, 2.0]])
+def test_lengths_that_are_none(lengths: list[float]) -> None:
+    with pytest.raises(UsageError, match="lengths"):
+        cases_of(lengths)
+
+
+def test_an_unknown_profile_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--profile", "pigeon"]) == 2
+    assert "pigeon" in capsys.readouterr().err
+
+
+@needs_namespaces
+@pytest.mark.timeout(200)
+def test_real_daemons_over_outages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
+    models = save_pair(tmp_path)
+    flags = ["--target", models["target"], "--draft", models["draft"], "--lengths", "1.5", "--tries", "1"]
+    assert main([*flags, "--killed"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert set(found) == {"within 1.5 s", "after 1.5 s"}
+    # Texts of tiny models are short: one may be over before the outage is.
+    assert -1.8 < found["within 1.5 s"][0] < 10.0
+    assert 0.0 < found["after 1.5 s"][0] < 10.0
+
+
+@pytest.mark.timeout(200)
+def test_real_daemons_whose_broker_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
+    models = save_pair(tmp_path)
+    flags = ["--target", models["target"], "--draft", models["draft"], "--killed", "1.5", "--tries", "1"]
+    assert main([*flags, "--lengths", "--streams", "3", "--tokens", "500"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    assert {name: len(took) for name, took in found.items()} == {
+        "broker within 1.5 s": 3,
+        "broker after 1.5 s": 1,
+    }
+    assert max(found["broker within 1.5 s"]) < 10.0
+    assert 0.0 < found["broker after 1.5 s"][0] < 10.0

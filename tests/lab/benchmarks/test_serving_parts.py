@@ -1,0 +1,86 @@
+"""The parts of `lab.benchmarks.serving`: a client that notices what goes wrong, and verdicts that can be bad."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from lab.bench.testbed.client import Answer, ask, unbounded
+from lab.benchmarks.serve.at_once import ask_all
+from lab.benchmarks.serve.crowd import Verdict, _worse
+from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio
+from lab.benchmarks.serve.texts import Asked
+from lab.simulator.world import EOS
+from tests.edge_node.api.served import expected, served, shown
+
+PROMPT = (1, 2, 3)
+
+
+def asked(seed: int) -> Asked:
+    return Asked(PROMPT, 12, 0.0, 1.0, seed)
+
+
+def answer(text: str, seconds: float, error: str = "") -> Answer:
+    return Answer(text=text, began=1.0, ended=1.0 + seconds, error=error)
+
+
+def test_gaps_are_those_that_end_between_two_moments() -> None:
+    found = Answer(times=[1.0, 2.0, 4.0, 7.0], began=0.5)
+    assert found.gaps(0.0, 9.0) == [1.0, 2.0, 3.0]
+    assert found.gaps(2.0, 7.0) == [1.0, 2.0]
+    assert found.first == 0.5
+    assert Answer().first == float("inf")
+
+
+def test_a_verdict_counts_what_failed_and_what_is_wrong() -> None:
+    ask_for = [asked(n) for n in range(4)]
+    own = {one: f"text {n}" for n, one in enumerate(ask_for)}
+    answers = [answer("text 0", 1.0), answer("text 2", 1.0), answer("", 5.0, "503"), answer("text 3", 3.0)]
+    verdict = Verdict.of(ask_for, answers, own)
+    assert verdict == Verdict(requests=4, failed=1, wrong=1, median=2.0, slowest=5.0)
+    assert _worse(verdict, Verdict(4, 0, 0, 1.0, 2.0)) == Verdict(8, 1, 1, 2.0, 5.0)
+    assert _worse(verdict, Verdict(4, 0, 0, 1.0, 9.0)) == Verdict(8, 1, 1, 1.0, 9.0)
+
+
+def test_streams_are_compared_turn_by_turn() -> None:
+    assert ratio({DEFAULT: [10.0, 40.0, 9.0], STREAMING: [20.0, 40.0, 10.0]}) == 0.9
+
+
+async def test_the_client_reads_what_the_api_writes(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, unbounded() as http:
+        asks = [asked(seed) for seed in range(5)]
+        answers = await ask_all(http, [api.url], [one.body() for one in asks])
+        for one, found in zip(asks, answers, strict=True):
+            tokens, _ = expected(PROMPT, one.seed, one.limit)
+            assert not found.error
+            assert found.text == shown([token for token in tokens if token != EOS])
+            assert found.usage["completion_tokens"] == len(tokens)
+            assert found.began <= found.times[0] <= found.times[-1] <= found.ended
+        chat = await ask(http, api.url, {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 5})
+        assert chat.text
+        assert not chat.error
+
+
+async def test_what_goes_wrong_is_in_the_answer(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, unbounded() as http:
+        found = await ask(http, api.url, {**asked(1).body(), "model": "no-such"})
+        assert found.error.startswith("404")
+        long = asyncio.create_task(
+            ask(http, api.url, {**asked(2).body(), "max_tokens": 20_000, "ignore_eos": True})
+        )
+        while not api.node.sessions:  # noqa: ASYNC110  another task
+            await asyncio.sleep(0.01)
+        api.run.cancel()  # the server ends streams that are open with an error
+        found = await long
+        await asyncio.wait([api.run])  # leaving cancels it again: its end in order would be cut off
+        assert found.error
+        assert "stopping" in found.error or "503" in found.error
+
+
+@pytest.mark.parametrize("port", [9])
+async def test_nobody_there_is_an_error_too(port: int) -> None:
+    async with unbounded() as http:
+        found = await ask(http, f"http://127.0.0.1:{port}", asked(1).body())
+    assert "ConnectError" in found.error

@@ -1,0 +1,297 @@
+"""Traditional speculation in rounds of small, real models: texts, laws, and what is repeated or out of place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cloud_worker.engine.acceptance import decide
+from flexspec_mq.errors import LinkDown, RemoteProtocolError
+from flexspec_mq.models.load import LoadedText, load_text
+from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.sampling.params import SamplingParams
+from lab.bench.traditional import schemes
+from lab.bench.traditional.channel import TcpChannel, tcp_channel
+from lab.bench.traditional.messages import Guesses, Start, Verdict, decode, encode
+from lab.bench.traditional.order import Order
+from lab.bench.traditional.schemes import SCHEMES, Scheme
+from lab.traditional.edge.drafting import Drafts
+from lab.traditional.edge.writing import Writer
+from lab.traditional.worker.verifying import Verifier
+from tests.lab.benchmarks.noisy_models import UNLIKELY, checkpoint, fits, packed, pairs_due
+
+VOCAB = 300
+EXACT = ["traditional", "traditional-zstd", "traditional-top64", "traditional-ids"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
+    return packed(checkpoint(tmp_path_factory.mktemp("target"), 0.0))
+
+
+@pytest.fixture(scope="module")
+def draft_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("draft"), 0.05)
+
+
+@pytest.fixture(scope="module")
+def loaded(draft_folder: Path) -> LoadedText:
+    return load_text(draft_folder)
+
+
+@pytest.fixture(scope="module")
+def draft(draft_folder: Path) -> PackedModel:
+    return packed(draft_folder)
+
+
+@dataclass
+class Near:
+    """A channel to a target in this process, which answers while the device waits; every message comes twice."""
+
+    verifier: Verifier
+    tokens: list[int] = field(default_factory=list)
+    answers: list[bytes] = field(default_factory=list)
+
+    def send(self, payload: bytes) -> None:
+        for _ in range(2):
+            verdict = self.verifier.take(decode(payload))
+            if verdict is not None:
+                self.answers.append(encode(verdict))
+        if verdict is not None:
+            self.tokens += verdict.tokens
+
+    async def receive(self) -> bytes:
+        return self.answers.pop(0)
+
+
+@dataclass
+class Bench:
+    writer: Writer
+    channel: Near
+
+    async def tokens(self, order: Order) -> list[int]:
+        """Ids of a text, and some checks of what is told about it."""
+        self.channel.tokens.clear()
+        found = await self.writer.write(order)
+        usage = found["usage"]
+        own = usage["flexspec"]
+        assert usage["completion_tokens"] == len(self.channel.tokens) <= order.tokens
+        # A round's verdict is what was accepted and one token more, unless an end of text was.
+        assert own["accepted"] <= len(self.channel.tokens) <= own["accepted"] + own["rounds"]
+        assert own["drafted"] <= order.guesses * own["rounds"]
+        return [*self.channel.tokens]
+
+
+@asynccontextmanager
+async def bench(target: PackedModel, draft: PackedModel, loaded: LoadedText) -> AsyncIterator[Bench]:
+    channel = Near(Verifier(target, vocab_size=VOCAB, prefill=3))
+    drafts = Drafts(draft, None, vocab_size=VOCAB, eos=loaded.eos)
+    with ThreadPoolExecutor(1) as compute:
+        yield Bench(Writer(loaded, drafts, {"mqtt": channel}, compute), channel)
+
+
+def order(scheme: str, **changes: object) -> Order:
+    wanted: dict[str, object] = {"prompt": "Why is it so?", "tokens": 24, "guesses": 3, "seed": 5}
+    return Order(scheme=scheme, **(wanted | changes))  # type: ignore[arg-type]
+
+
+def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count: int) -> list[int]:
+    """What the target writes by itself with the session's dice."""
+    prompt = encode_turns(loaded.tokenizer, [Turn("user", "Why is it so?")], max_context=400)
+    context = [*prompt]
+    while len(context) < len(prompt) + count and (
+        len(context) == len(prompt) or context[-1] not in loaded.eos
+    ):
+        logits = to_numpy(target.forward([ModelInput(target.new_kv(), context)]))
+        context += decide(logits, (), params, len(context), ())
+    return context[len(prompt) :]
+
+
+@pytest.mark.parametrize("scheme", EXACT)
+async def test_without_sampling_the_text_is_the_targets(
+    scheme: str, target: PackedModel, draft: PackedModel, loaded: LoadedText
+) -> None:
+    async with bench(target, draft, loaded) as place:
+        found = await place.tokens(order(scheme))
+    assert found == alone(target, loaded, SamplingParams(seed=5), 24)
+
+
+async def test_ids_alone_say_the_targets_text_with_sampling_too(
+    target: PackedModel, draft: PackedModel, loaded: LoadedText
+) -> None:
+    async with bench(target, draft, loaded) as place:
+        for seed in range(4):
+            found = await place.tokens(order("traditional-ids", temperature=0.8, top_k=5, seed=seed))
+            assert found == alone(target, loaded, SamplingParams(0.8, 5, 1.0, seed), 24)
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+async def test_with_distributions_the_law_is_the_targets(
+    kept: int | None,
+    target: PackedModel,
+    draft: PackedModel,
+    loaded: LoadedText,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the draft draws from less than the target has: two tokens of four."""
+    monkeypatch.setitem(SCHEMES, "tried", Scheme(kept=kept))
+    params = SamplingParams(1.0, 4)
+    prompt = encode_turns(loaded.tokenizer, [Turn("user", "Hm")], max_context=400)
+    due = pairs_due(target, prompt, params)
+    texts = []
+    accepted = drafted = 0
+    async with bench(target, draft, loaded) as place:
+        for seed in range(600):
+            wanted = order("tried", prompt="Hm", tokens=3, guesses=2, temperature=1.0, top_k=4, seed=seed)
+            place.channel.tokens.clear()
+            own = (await place.writer.write(wanted))["usage"]["flexspec"]
+            accepted, drafted = accepted + own["accepted"], drafted + own["drafted"]
+            texts.append(tuple(place.channel.tokens))
+    assert 0.2 < accepted / drafted < 0.9, "a perfect or a useless draft would prove nothing"
+    ended = loaded.eos[0]
+    due = {pair if pair[0] != ended else (ended, -1): share for pair, share in _merged(due, ended).items()}
+    assert fits([(*text, -1)[:2] for text in texts], due) > UNLIKELY
+
+
+def _merged(due: dict[tuple[int, int], float], ended: int) -> dict[tuple[int, int], float]:
+    """An end of text has nothing behind it."""
+    found: dict[tuple[int, int], float] = {}
+    for (first, second), share in due.items():
+        pair = (first, -1 if first == ended else second)
+        found[pair] = found.get(pair, 0.0) + share
+    return found
+
+
+async def test_a_good_draft_is_accepted(target: PackedModel, loaded: LoadedText) -> None:
+    """The target as its own draft, at both temperatures; rounding to 16 bits costs next to nothing."""
+    async with bench(target, target, loaded) as place:
+        for temperature in (0.0, 1.0):
+            found = await place.writer.write(order("traditional", temperature=temperature, top_k=4))
+            own = found["usage"]["flexspec"]
+            assert own["accepted"] >= 0.9 * own["drafted"] > 0
+
+
+async def test_the_draft_alone_writes_its_own_text(target: PackedModel, loaded: LoadedText) -> None:
+    async with bench(target, target, loaded) as place:
+        together = await place.writer.write(order("traditional-ids"))
+        by_itself = await place.writer.write(order(schemes.ON_DEVICE))
+    # The target as its own draft writes what the target writes.
+    assert by_itself["text"] == together["text"]
+    assert by_itself["usage"]["flexspec"]["bytes_up"] == 0
+    assert by_itself["usage"]["completion_tokens"] == together["usage"]["completion_tokens"]
+
+
+class Counting:
+    """Counts the tokens that a model reads."""
+
+    def __init__(self, model: PackedModel) -> None:
+        self.model = model
+        self.read: list[int] = []
+        self.new_kv = model.new_kv
+
+    def forward(self, inputs: Sequence[ModelInput]) -> object:
+        self.read += [len(one.tokens) for one in inputs]
+        return self.model.forward(inputs)
+
+
+START = Start("a", 1, tuple(range(10, 20)), 0.0, 0, 1.0, 0, ())
+
+
+def test_what_was_read_for_a_client_stays(target: PackedModel) -> None:
+    model = Counting(target)
+    verifier = Verifier(model, vocab_size=VOCAB, prefill=4)  # type: ignore[arg-type]
+    verifier.take(START)
+    assert model.read == [4, 4, 1]
+    first = verifier.take(Guesses(1, 1, (7, 8)))
+    assert model.read[3:] == [3]
+    verifier.take(Start("a", 2, (*range(10, 18), 3, 4), 0.0, 0, 1.0, 0, ()))
+    assert model.read[4:] == [1]
+    verifier.take(Start("b", 3, START.prompt, 0.0, 0, 1.0, 0, ()))
+    assert model.read[5:] == [4, 4, 1]
+    assert verifier.take(Guesses(3, 1, (7, 8))) == Verdict(3, 1, first.tokens if first else ())
+
+
+def test_a_round_that_is_told_again_is_answered_again(target: PackedModel) -> None:
+    model = Counting(target)
+    verifier = Verifier(model, vocab_size=VOCAB, prefill=64)  # type: ignore[arg-type]
+    for _ in range(2):
+        verifier.take(START)
+    answers = {verifier.take(Guesses(1, 1, (7,))) for _ in range(2)}
+    assert len(answers) == 1
+    assert model.read == [9, 2]
+
+
+def test_an_earlier_round_that_comes_late_is_passed_over(target: PackedModel) -> None:
+    """Its verdict came, and its acknowledgement did not before the connection was given up."""
+    model = Counting(target)
+    verifier = Verifier(model, vocab_size=VOCAB, prefill=64)  # type: ignore[arg-type]
+    verifier.take(START)
+    first, second = (verifier.take(Guesses(1, number, ())) for number in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert verifier.take(Guesses(1, 1, ())) is None
+    assert verifier.take(Guesses(1, 2, ())) == second
+    verifier.take(Start("a", 2, START.prompt, 0.0, 0, 1.0, 0, ()))
+    assert verifier.take(Guesses(1, 2, ())) is None
+    assert verifier.take(Guesses(2, 1, ())) == Verdict(2, 1, first.tokens)
+
+
+@pytest.mark.parametrize(
+    "message", [Guesses(2, 1, ()), Guesses(1, 2, ()), Verdict(1, 1, (1,)), Guesses(1, 1, (1,), bytes(10))]
+)
+def test_what_has_no_place_is_refused(message: Guesses | Verdict, target: PackedModel) -> None:
+    verifier = Verifier(target, vocab_size=VOCAB, prefill=64)
+    with pytest.raises(RemoteProtocolError):
+        verifier.take(Guesses(1, 1, ()))
+    verifier.take(START)
+    with pytest.raises(RemoteProtocolError):
+        verifier.take(message)
+
+
+async def test_a_tcp_channel_keeps_messages_apart_and_tells_of_its_end() -> None:
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = TcpChannel(reader, writer)
+        for _ in range(2):
+            payload = await channel.receive()
+            channel.send(payload[:1])
+            channel.send(payload)
+        writer.close()
+
+    server = await asyncio.start_server(twice, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, tcp_channel("127.0.0.1", port) as channel:
+        large = b"ab" * 400_000
+        channel.send(large)
+        channel.send(b"c")
+        assert [await channel.receive() for _ in range(4)] == [b"a", large, b"c", b"c"]
+        with pytest.raises(LinkDown):
+            await channel.receive()
+
+
+async def test_nobody_at_the_tcp_port_is_said() -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(LinkDown, match=f"127.0.0.1:{port}"):
+        async with tcp_channel("127.0.0.1", port):
+            pass
+
+
+def test_which_sides_say_the_targets_text() -> None:
+    exact = [name for name, scheme in SCHEMES.items() if scheme.says_the_targets_text(0.0)]
+    assert exact == [*EXACT, "tcp-ids"]
+    assert [name for name, scheme in SCHEMES.items() if scheme.says_the_targets_text(0.7)] == [
+        "traditional-ids",
+        "tcp-ids",
+    ]

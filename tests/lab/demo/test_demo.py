@@ -1,0 +1,126 @@
+"""The demo as a user runs it, with the real model."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flexspec_mq.daemon.children import as_child
+from lab.demo.main import PROMPTS, main
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+
+def family(pid: int) -> list[int]:
+    """The processes below `pid`, however deep."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(child): int(parent) for child, parent in (line.split() for line in found.splitlines())}
+    below = [child for child, parent in parents.items() if parent == pid]
+    return [*below, *(deeper for child in below for deeper in family(child))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def demo(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lab.demo", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_child(signal.SIGKILL),  # noqa: PLW1509  two system calls
+    )
+
+
+def test_it_answers_and_leaves_nothing_behind() -> None:
+    with demo("--max-tokens=24", "--prompt=Name three rivers.") as process:
+        assert process.stdout is not None
+        seen: set[int] = set()
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            seen.update(family(process.pid))  # at the last line some may have ended
+        assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
+    out = "".join(lines)
+    assert "verification exact" in out
+    assert "Name three rivers." in out
+    assert '{"say"' not in out
+    assert "acceptance" in out
+    assert re.search(r"with drafts \d+\.\d s, the same text streamed without drafts \d+\.\d s: ", out)
+    assert len(seen) >= 3
+    assert not any(alive(pid) for pid in seen)
+
+
+def test_it_asks_three_things_of_different_kinds_and_tells_each_ratio() -> None:
+    with demo("--max-tokens=8") as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    for kind, prompt in PROMPTS.items():
+        assert prompt in " ".join(out.split())
+        assert re.search(
+            rf"^{kind} +8 +\d\.\d\d +\d+\.\d s +\d+\.\d s +\d+\.\d\d times as long", out, re.MULTILINE
+        )
+    assert "the same texts streamed without drafts" in out
+
+
+def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
+    said = "\n".join(["/help", "word " * 9000, "Name a river.", "/stats"])
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.demo", "--chat", "--max-tokens=8"],
+        input=said,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    help_, refused = done.stdout.index("/temperature [N | none]"), done.stdout.index("error: ")
+    assert help_ < refused
+    assert "context" in done.stdout[refused:]
+    assert done.stdout.index("8 tokens in ") > refused
+    assert "acceptance: " in done.stdout[refused:]
+
+
+def test_ctrl_c_in_mid_answer_leaves_nothing_behind() -> None:
+    with demo("--max-tokens=400", "--prompt=Write a long story about a river.") as process:
+        assert process.stdout is not None
+        shown = ""
+        while shown.lower().count("river") < 2:  # the question, and the answer has begun
+            read = os.read(process.stdout.fileno(), 2**12).decode(errors="replace")
+            assert read, shown
+            shown += read
+        seen = family(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert "tokens per round" not in shown
+    assert len(seen) >= 3
+    ends = time.monotonic() + 20
+    while any(alive(pid) for pid in seen):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
+    with demo("--target=/nowhere/at/all") as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "/nowhere/at/all" in err, out
+    assert "Traceback" not in err
+
+
+def test_a_plan_that_cannot_be_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--draft-length", "-1"]) == 2
+    assert "draft_length -1 is not between" in capsys.readouterr().err

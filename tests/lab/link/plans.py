@@ -1,0 +1,49 @@
+"""Profiles for tests, written as numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lab.testbed.link.profiles import Figure, LinkPlan, Outages, Profile, State, WayFigures
+
+
+def figure(value: float) -> Figure:
+    return Figure(value, "test")
+
+
+def figures(
+    delay: float = 10.0, jitter: float = 0.0, rate: float = 8.0, loss: float = 0.0, queue: float = 1000.0
+) -> WayFigures:
+    return WayFigures(figure(delay), figure(jitter), figure(rate), figure(loss), figure(queue))
+
+
+def state(both: WayFigures, name: str = "steady", dwell: float | None = None) -> State:
+    return State(name, both, both, None if dwell is None else figure(dwell))
+
+
+def plan(
+    both: WayFigures | None = None, *, outages: Outages | None = None, seed: int = 0, reorder: bool = False
+) -> LinkPlan:
+    return LinkPlan("test", Profile("a test", (state(both or figures()),), outages), seed, reorder)
+
+
+OUTAGES = Outages(figure(0.5), figure(0.05), figure(0.4))
+
+
+def _why_no_namespaces() -> str:
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not shutil.which("ip"):
+        return "there is no `ip` command"
+    if not Path("/dev/net/tun").exists():
+        return "there is no /dev/net/tun"
+    return ""
+
+
+needs_namespaces = pytest.mark.skipif(
+    bool(_why_no_namespaces()), reason=_why_no_namespaces() or "all is there"
+)

@@ -1,0 +1,265 @@
+"""Links of namespaces: real packets, and nothing left behind. Needs root."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from flexspec_mq.daemon.children import started
+from flexspec_mq.errors import FlexSpecError, UsageError
+from lab.testbed.link import namespaces
+from lab.testbed.link.netns import NetnsLink, netns_link
+from tests.lab.link.plans import figures, needs_namespaces, plan
+
+pytestmark = pytest.mark.alone
+
+PATIENCE = 30.0
+ROOT = Path(__file__).parents[3]
+HEADERS = 28
+
+
+def until(condition: Callable[[], Any]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends, "it does not happen"
+        time.sleep(0.02)
+
+
+def gone(*names: str) -> bool:
+    return not set(names) & set(namespaces.existing())
+
+
+def alive(pid: int) -> bool:
+    return started(pid) is not None
+
+
+def probe(link: NetnsLink, side: Literal["a", "b"], *words: str) -> subprocess.Popen[str]:
+    run = link.run_a if side == "a" else link.run_b
+    return run(
+        [sys.executable, "-m", "lab.benchmarks.links_probe", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def stream(link: NetnsLink, *flags: str) -> dict[str, Any]:
+    """UDP packets from a to b: what the receiver saw."""
+    receiver = probe(link, "b", "receive", link.address_b, "--port", "5001", "--first", "4", "--idle", "2")
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "ready\n"
+    probe(link, "a", "send", link.address_b, "--port", "5001", *flags).communicate(timeout=PATIENCE)
+    got: dict[str, Any] = json.loads(receiver.communicate(timeout=PATIENCE)[0])
+    return got
+
+
+@needs_namespaces
+def test_packets_pass_late_enough_and_are_counted_to_the_byte() -> None:
+    with netns_link(plan(figures(delay=20, rate=10))) as link:
+        got = stream(link, "--size", "100", "--count", "10", "--spacing", "0.005")
+        counters = link.counters
+    assert got["numbers"] == list(range(10))
+    assert min(got["delays_ms"]) >= 20
+    assert (counters.up.packets_in, counters.up.bytes_in) == (10, 10 * (100 + HEADERS))
+    assert (counters.up.packets_out, counters.up.bytes_out) == (10, 10 * (100 + HEADERS))
+    assert counters.down.packets_in == 0
+
+
+@needs_namespaces
+def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
+    with netns_link(plan(figures(delay=1, rate=8, queue=300))) as link:
+        got = stream(link, "--size", str(1500 - HEADERS), "--count", "500", "--spacing", "0.0001")
+        up = link.counters.up
+    assert up.packets_in == 500
+    assert up.overflowed > 0
+    assert len(got["numbers"]) == up.packets_out == 500 - up.overflowed
+    assert got["numbers"] == sorted(got["numbers"])
+    # 1.5 ms each, of more than 200 packets; the first one may have been late by up to 50 ms on a busy machine.
+    assert got["times"][-1] - got["times"][0] >= (len(got["times"]) - 1) * 0.0015 - 0.05
+
+
+@needs_namespaces
+def test_what_is_to_be_lost_is_lost() -> None:
+    with netns_link(plan(figures(loss=100))) as link:
+        assert stream(link, "--count", "20", "--spacing", "0.001")["numbers"] == []
+        assert link.counters.up.lost == 20
+        assert link.counters.up.packets_out == 0
+
+
+@needs_namespaces
+def test_tcp_carries_a_file_both_ways_through_loss_and_jitter() -> None:
+    server = """
+        import socket, sys
+        with socket.create_server((sys.argv[1], 7000)) as listening:
+            print("ready", flush=True)
+            peer, _ = listening.accept()
+            with peer:
+                while data := peer.recv(65536):
+                    peer.sendall(data)
+    """
+    client = """
+        import hashlib, socket, sys, threading
+        data = b"".join(hashlib.sha256(bytes([n % 256, n // 256])).digest() for n in range(6000))
+        with socket.create_connection((sys.argv[1], 7000)) as peer:
+            sender = threading.Thread(target=lambda: (peer.sendall(data), peer.shutdown(socket.SHUT_WR)))
+            sender.start()
+            got = b""
+            while piece := peer.recv(65536):
+                got += piece
+            sender.join()
+        print(got == data)
+    """
+    with netns_link(plan(figures(delay=5, jitter=2, rate=20, loss=1), seed=3)) as link:
+        serving = link.run_b(
+            [sys.executable, "-c", textwrap.dedent(server), link.address_b], stdout=subprocess.PIPE
+        )
+        assert serving.stdout is not None
+        with serving.stdout:
+            assert serving.stdout.readline() == b"ready\n"
+        asking = link.run_a(
+            [sys.executable, "-c", textwrap.dedent(client), link.address_b], stdout=subprocess.PIPE
+        )
+        assert asking.communicate(timeout=PATIENCE)[0] == b"True\n"
+        assert link.counters.up.lost + link.counters.down.lost > 0
+        assert link.counters.up.bytes_out > 192_000 + 40 * link.counters.up.packets_out - 1
+
+
+@needs_namespaces
+def test_a_side_has_loopback_the_other_side_and_nothing_else() -> None:
+    code = "import socket; print(sorted(name for _, name in socket.if_nameindex()))"
+    reach = "import socket, sys; s = socket.socket(); s.settimeout(3); print(s.connect_ex((sys.argv[1], 9)))"
+    with netns_link(plan()) as link:
+        seen = link.run_a([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert "'link0'" in (text := seen.communicate(timeout=PATIENCE)[0])
+        assert "'lo'" in text
+        assert "eth" not in text
+        for address, code_of_connect in (("127.0.0.1", 111), (link.address_b, 111), ("192.0.2.1", 101)):
+            tried = link.run_a([sys.executable, "-c", reach, address], stdout=subprocess.PIPE, text=True)
+            assert int(tried.communicate(timeout=PATIENCE)[0]) == code_of_connect, address
+
+
+@needs_namespaces
+def test_leaving_ends_the_processes_and_removes_the_namespaces() -> None:
+    with netns_link(plan()) as link:
+        # The grandchild has no parent that would end it.
+        shell = link.run_b(["sh", "-c", "setsid sleep 600 & echo $!; exec sleep 600"], stdout=subprocess.PIPE)
+        assert shell.stdout is not None
+        grandchild = int(shell.stdout.readline())
+        assert not gone(link.name_a, link.name_b)
+    assert gone(link.name_a, link.name_b)
+    shell.stdout.close()
+    assert shell.poll() is not None
+    assert not alive(grandchild)
+    assert link.counters.seconds > 0, "the last counters stay"
+
+
+@needs_namespaces
+def test_an_exception_passes_and_nothing_is_left() -> None:
+    names: list[str] = []
+
+    def fail() -> None:
+        with netns_link(plan()) as link:
+            names.extend([link.name_a, link.name_b])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert names
+    assert gone(*names)
+
+
+OWNER = """
+    import sys, time
+    from lab.testbed.link.netns import netns_link
+    with netns_link("4g") as link:
+        child = link.run_b(["sleep", "600"])
+        print(link.name_a, link.name_b, child.pid, link._keeper.pid, flush=True)
+        time.sleep(600)
+"""
+
+
+def owner() -> tuple[subprocess.Popen[str], list[str], int, int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(OWNER)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    name_a, name_b, child, keeper = process.stdout.readline().split()
+    return process, [name_a, name_b], int(child), int(keeper)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_owner_that_is_killed_leaves_nothing(number: signal.Signals) -> None:
+    process, names, child, keeper = owner()
+    process.send_signal(number)
+    process.communicate(timeout=PATIENCE)
+    until(lambda: gone(*names) and not alive(child) and not alive(keeper))
+
+
+@needs_namespaces
+def test_what_a_dead_owner_and_a_dead_keeper_left_is_swept_and_nothing_else() -> None:
+    process, names, child, keeper = owner()
+    os.kill(keeper, signal.SIGSTOP)  # it must not see its owner's end
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: not alive(keeper))
+    assert set(names) <= set(namespaces.existing())
+    with netns_link(plan()) as living:
+        assert gone(*names), "the next link sweeps"
+        assert namespaces.sweep() == []
+        assert {living.name_a, living.name_b} <= set(namespaces.existing())
+    until(lambda: not alive(child))
+
+
+@needs_namespaces
+def test_a_keeper_that_dies_is_an_error_and_its_namespaces_go() -> None:
+    with netns_link(plan()) as link:
+        os.kill(link._keeper.pid, signal.SIGKILL)
+        link._keeper.wait(PATIENCE)
+        with pytest.raises(FlexSpecError, match="died"):
+            _ = link.counters
+    assert gone(link.name_a, link.name_b)
+
+
+@needs_namespaces
+def test_links_do_not_disturb_each_other() -> None:
+    with netns_link(plan(figures(delay=1))) as one, netns_link(plan(figures(loss=100))) as other:
+        assert len(stream(one, "--count", "5")["numbers"]) == 5
+        assert other.counters.up.packets_in == 0
+
+
+def test_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UsageError, match="need root"), netns_link("4g"):
+        pass
+
+
+@needs_namespaces
+def test_without_ip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonesuch")
+    with pytest.raises(UsageError) as caught, netns_link("4g"):
+        pass
+    assert "iproute2" in caught.value.hint
+
+
+@needs_namespaces
+def test_without_a_tun_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "TUN_DEVICE", Path("/nonesuch/tun"))
+    with pytest.raises(UsageError, match="there is no /nonesuch/tun"), netns_link("4g"):
+        pass
+
+
+def test_an_unknown_profile() -> None:
+    with pytest.raises(UsageError, match="no link profile '6g'"), netns_link("6g"):
+        pass

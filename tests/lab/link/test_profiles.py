@@ -1,0 +1,121 @@
+"""The profiles are complete, and a file of one's own is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flexspec_mq.errors import UsageError
+from lab.testbed.link.profiles import all_figures, built_in, load_catalogue
+from lab.testbed.link.profiles_table import profiles_table
+
+MINE = """
+[sources]
+me = "measured"
+[profiles.mine]
+about = "mine"
+[[profiles.mine.states]]
+name = "steady"
+up = { delay_ms = { value = 1, source = "me" }, jitter_ms = { value = 0, source = "me" }, rate_mbit = { value = 1, source = "me" }, loss_percent = { value = 0, source = "me" }, queue_kb = { value = 10, source = "me" } }
+down = { delay_ms = { value = 1, source = "me" }, jitter_ms = { value = 0, source = "me" }, rate_mbit = { value = 1, source = "me" }, loss_percent = { value = 0, source = "me" }, queue_kb = { value = 10, source = "me" } }
+"""  # noqa: E501
+
+LONGEST_IS_SHORTER = """
+shortest_s = { value = 2, source = "me" }
+longest_s = { value = 1, source = "me" }
+"""
+
+
+def test_the_links_that_were_asked_for_are_there() -> None:
+    assert {"wifi", "5g", "4g", "4g-weak", "satellite", "tunnel"} <= set(built_in().profiles)
+
+
+def test_every_source_is_used_and_says_more_than_a_name() -> None:
+    catalogue = built_in()
+    used = {one.source for profile in catalogue.profiles.values() for one in all_figures(profile)}
+    assert used == set(catalogue.sources)
+    assert all(len(text) > 40 for text in catalogue.sources.values())
+
+
+def test_the_round_trip_is_that_of_the_source() -> None:
+    for name, round_trip in (
+        ("5g", 18.85),
+        ("4g", 21.0),
+        ("4g-weak", 71.6),
+        ("satellite", 44.0),
+        ("satellite-geo", 627.0),
+    ):
+        steady = built_in().get(name).states[0]
+        means = [way.delay_ms.value + way.jitter_ms.value for way in (steady.up, steady.down)]
+        assert sum(means) == pytest.approx(round_trip, abs=0.1)
+
+
+def test_the_table_has_every_profile_and_source() -> None:
+    text = "\n".join(profiles_table(built_in()))
+    for name in built_in().profiles:
+        assert f"\n{name} " in text
+    for source in built_in().sources.values():
+        assert source in text
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        built_in().get("6g")
+    assert "4g-weak" in caught.value.hint
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    assert load_catalogue(path).get("mine").states[0].up.queue_kb.value == 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("[sources]", "[sources", "does not hold link profiles"),
+        ('name = "steady"', 'nam = "steady"', "does not hold link profiles"),
+        ("delay_ms = { value = 1", "delay_ms = { value = -1", "does not hold link profiles"),
+        ('me = "measured"', "", "no source is given for me"),
+        ("rate_mbit = { value = 1", "rate_mbit = { value = 0", "rate must be above 0"),
+        ("loss_percent = { value = 0", "loss_percent = { value = 101", "up to 100 percent"),
+        ("queue_kb = { value = 10", "queue_kb = { value = 1", "at least one packet"),
+        ('name = "steady"', 'name = "steady"\nnext = { other = 1.0 }', "a state that is not there"),
+        (
+            'about = "mine"',
+            'about = "mine"\n[profiles.mine.outages]\ngap_s.value = 1\ngap_s.source = "me"\n'
+            + LONGEST_IS_SHORTER,
+            "outages need",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(old: str, new: str, why: str, tmp_path: Path) -> None:
+    assert old in MINE
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE.replace(old, new))
+    with pytest.raises(UsageError, match=why):
+        load_catalogue(path)
+
+
+def test_several_states_need_dwell_times_and_names_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    second = MINE[MINE.index("[[profiles") :]
+    path.write_text(MINE + second)
+    with pytest.raises(UsageError, match="two states have the same name"):
+        load_catalogue(path)
+    path.write_text(MINE + second.replace("steady", "other"))
+    with pytest.raises(UsageError, match="needs a mean dwell time"):
+        load_catalogue(path)
+
+
+def test_the_example_in_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "links.md").read_text("utf-8")
+    path = tmp_path / "example.toml"
+    path.write_text(text.split("```toml\n")[1].split("```")[0])
+    assert load_catalogue(path).get("depot").outages is not None
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_catalogue(tmp_path / "none.toml")

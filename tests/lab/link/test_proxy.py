@@ -1,0 +1,183 @@
+"""The proxy over real sockets on loopback, and a real Mosquitto behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiomqtt
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.errors import UsageError
+from lab.testbed.link.impairment import LEAST_RTO
+from lab.testbed.link.profiles import LinkPlan
+from lab.testbed.link.proxy import proxy_link
+from tests.lab.link.plans import figures, plan
+
+pytestmark = pytest.mark.alone
+
+PATIENCE = 30.0
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[tuple[str, int]]:
+    """A server that sends everything back, and ends when its client does."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while chunk := await reader.read(65_536):
+                writer.write(chunk)
+                await writer.drain()
+            writer.write_eof()
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionError:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[:2]
+
+
+async def there_and_back(port: int, data: bytes) -> bytes:
+    """Send, half-close, and read to the end."""
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def send() -> None:
+            writer.write(data)
+            await writer.drain()
+            writer.write_eof()
+
+        _, got = await asyncio.gather(send(), reader.read())
+        writer.close()
+        await writer.wait_closed()
+    return got
+
+
+async def nothing(reader: asyncio.StreamReader) -> bool:
+    """Whether the connection ends, one way or the other, without another byte."""
+    try:
+        return await reader.read() == b""
+    except ConnectionError:
+        return True
+
+
+def fast(delay: float = 0.0, loss: float = 0.0, jitter: float = 0.0) -> LinkPlan:
+    return plan(figures(delay=delay, rate=400, loss=loss, jitter=jitter))
+
+
+async def test_bytes_arrive_whole_and_in_order_and_are_counted() -> None:
+    data = b"".join(hashlib.sha256(number.to_bytes(4, "big")).digest() for number in range(30_000))
+    async with echo() as target, proxy_link(fast(delay=2, jitter=1), target) as proxy:
+        assert await there_and_back(proxy.port, data) == data
+        counters = proxy.counters
+    assert counters.unit == "payload"
+    for way in (counters.up, counters.down):
+        assert way.bytes_in == way.bytes_out == len(data)
+
+
+async def test_each_way_takes_its_delay() -> None:
+    async with echo() as target, proxy_link(plan(figures(delay=60, rate=100)), target) as proxy:
+        began = time.monotonic()
+        assert await there_and_back(proxy.port, b"hello") == b"hello"
+        assert time.monotonic() - began >= 0.120
+
+
+async def test_the_rate_is_not_exceeded_by_two_connections_together() -> None:
+    async with echo() as target, proxy_link(plan(figures(delay=0, rate=8, queue=20)), target) as proxy:
+        began = time.monotonic()
+        data = bytes(200_000)
+        got = await asyncio.gather(*(there_and_back(proxy.port, data) for _ in range(2)))
+        assert got == [data, data]
+        assert time.monotonic() - began >= 0.4, "400 kB at 8 Mbit/s"
+
+
+async def test_a_loss_is_one_timeout_of_delay() -> None:
+    async with echo() as target, proxy_link(fast(loss=100), target) as proxy:
+        began = time.monotonic()
+        assert await there_and_back(proxy.port, b"hello") == b"hello"
+        assert time.monotonic() - began >= 2 * LEAST_RTO
+        assert proxy.counters.up.lost == proxy.counters.down.lost == 1
+
+
+async def test_cutting_breaks_connections_and_new_ones_work() -> None:
+    async with echo() as target, proxy_link(fast(), target) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"x")
+        async with asyncio.timeout(PATIENCE):
+            assert await reader.read(1) == b"x"
+            proxy.cut()
+            assert await nothing(reader)
+        writer.close()
+        assert proxy.cuts == 1
+        assert await there_and_back(proxy.port, b"again") == b"again"
+
+
+async def test_connections_are_cut_now_and_then_where_that_is_asked_for() -> None:
+    async with echo() as target, proxy_link(fast(), target, cut_every=0.02) as proxy:
+        async with asyncio.timeout(PATIENCE):
+            while proxy.cuts < 3:
+                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+                assert await nothing(reader)
+                writer.close()
+
+
+async def test_a_target_that_is_not_there_is_counted() -> None:
+    async with echo() as target:
+        pass
+    async with proxy_link(fast(), target) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        async with asyncio.timeout(PATIENCE):
+            assert await nothing(reader)
+        writer.close()
+        assert proxy.refused == 1
+
+
+async def test_leaving_ends_connections_and_tasks() -> None:
+    async with echo() as target:
+        async with proxy_link(fast(delay=5000), target) as proxy:
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE):
+            assert await nothing(reader)
+        writer.close()
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert not [name for name in names if name.startswith("link-")]
+
+
+async def test_it_listens_on_loopback_unless_told_otherwise_in_as_many_words() -> None:
+    with pytest.raises(UsageError) as caught:
+        async with proxy_link("4g", ("127.0.0.1", 1), listen=("0.0.0.0", 0)):  # noqa: S104
+            pass
+    assert "--insecure-anywhere" in caught.value.hint
+    async with proxy_link("4g", ("127.0.0.1", 1), listen=("0.0.0.0", 0), insecure_anywhere=True) as proxy:  # noqa: S104
+        assert proxy.host == "0.0.0.0"  # noqa: S104
+
+
+async def test_an_address_that_is_taken() -> None:
+    async with proxy_link("4g", ("127.0.0.1", 1)) as proxy:
+        with pytest.raises(UsageError, match="cannot be listened on"):
+            async with proxy_link("4g", ("127.0.0.1", 1), listen=("127.0.0.1", proxy.port)):
+                pass
+
+
+async def test_mqtt_through_a_satellite(mosquitto: PrivateBroker) -> None:
+    async with proxy_link("satellite", ("127.0.0.1", mosquitto.port)) as proxy:
+        async with (
+            asyncio.timeout(PATIENCE),
+            aiomqtt.Client("127.0.0.1", proxy.port, protocol=aiomqtt.ProtocolVersion.V5) as client,
+        ):
+            await client.subscribe("link/test", qos=1)
+            began = time.monotonic()
+            await client.publish("link/test", b"hello", qos=1)
+            async for message in client.messages:
+                assert message.payload == b"hello"
+                break
+            assert time.monotonic() - began >= 0.036, "the least round trip of the profile"
+        assert proxy.connections == 1

@@ -1,0 +1,172 @@
+"""Training of policies: that it learns what is there to learn, and goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexspec_mq.cli import main
+from flexspec_mq.controller.actions import ACTIONS
+from flexspec_mq.controller.correction import TERMS, factor, read_correction, terms
+from flexspec_mq.controller.features import FEATURES
+from flexspec_mq.controller.network import read_network
+from flexspec_mq.errors import UsageError
+from lab.policy_training import training as policy_training
+from lab.policy_training.branching import branch
+from lab.policy_training.episodes import drawn_episode
+from lab.policy_training.fitting import expected, fit_correction
+from lab.policy_training.learner import Learner
+from lab.policy_training.samples import Samples
+from lab.policy_training.training import PolicyTraining, TrainingFiles
+from lab.simulator.environment import Episode, PlanningEnvironment
+from tests.lab.simulator.recordings import TIMES, made
+
+RECORDING = made(texts=3, prompt=20)
+
+
+def quick(seed: int) -> Episode:
+    from lab.simulator.answers import Setting
+
+    return Episode(Setting(recording=RECORDING, times=TIMES, seed=seed), RECORDING.texts[1:3])
+
+
+def samples(rows: int, seed: int) -> Samples:
+    """States of which one number tells the best action: the first one below 0, else the fifth."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.standard_normal((rows, len(FEATURES))).astype(np.float32)
+    seconds = 1.0 + rng.uniform(0.2, 0.6, (rows, len(ACTIONS))).astype(np.float32)
+    seconds[np.arange(rows), np.where(numbers[:, 2] < 0, 0, 4)] = 1.0
+    one = np.ones(rows, np.float32)
+    return Samples(numbers, seconds, one, np.arange(rows, dtype=np.float32))
+
+
+def test_the_network_learns_which_action_is_best_and_devices_compute_the_same() -> None:
+    learner = Learner(1)
+    other = samples(400, 2)
+    before = learner.excess(other)
+    learner.fit(samples(2000, 1), 300)
+    assert before > 0.3
+    assert learner.excess(other) < 0.03
+    network = learner.network()
+    for numbers, scores in zip(other.numbers[:20], learner.scores(other.numbers[:20]), strict=True):
+        assert network.scores(list(map(float, numbers))) == pytest.approx(scores.tolist(), abs=1e-3)
+
+
+def test_factors_of_the_closed_form_are_found() -> None:
+    rng = np.random.default_rng(1)
+    numbers = (0.3 * rng.standard_normal((3000, len(FEATURES)))).astype(np.float32)
+    numbers[:, [FEATURES.index(name) for name in FEATURES if name.startswith("acceptance")]] = 0.7
+    numbers[:, FEATURES.index("reading for own drafts")] = 0.1
+    true = rng.standard_normal((len(TERMS), 3)) * 0.1  # of the first two features and alone
+    of = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS])
+    logs = np.concatenate([numbers[:, :2], np.ones((3000, 1))], axis=1) @ true.T @ of.T
+    # Of each text there is more or less to say, for all actions alike.
+    logs += rng.standard_normal((3000, 1))
+    found = fit_correction(
+        Samples(
+            numbers,
+            (np.exp(logs) * expected(numbers)).astype(np.float32),
+            np.ones(3000, np.float32),
+            np.arange(3000, dtype=np.float32),
+        )
+    )
+    told, meant = [], []
+    for row in numbers[:200]:
+        weights = found.weights(list(map(float, row)))
+        one = np.log([factor(weights, kind) for kind in of])
+        other = np.array([row[0], row[1], 1.0]) @ true.T @ of.T
+        told.append(one - one.mean())
+        meant.append(other - other.mean())
+    alike = np.corrcoef(np.ravel(told), np.ravel(meant))[0, 1]
+    assert alike > 0.9
+    # The ridge pulls towards no correction at all.
+    assert 0.5 < np.std(told) / np.std(meant) <= 1.0
+
+
+def test_a_branch_is_what_its_action_takes() -> None:
+    environment = PlanningEnvironment(quick)
+    rows = next(found for seed in range(50) if (found := branch(environment, seed, lambda _: 1)))
+    first, *others = rows
+    assert first.branched
+    assert not any(row.branched for row in others)
+    # Batches end by confidence, so that some of the lengths come to the same.
+    assert len({round(one, 9) for one in first.seconds}) > len(ACTIONS) / 4
+    for row in rows:
+        assert len(row.numbers) == len(FEATURES)
+        assert len(row.seconds) == len(ACTIONS)
+        assert min(row.seconds) > 0.0
+    # A later state has less of the text before it.
+    assert max(max(row.seconds) for row in others) < max(first.seconds)
+
+
+def test_episodes_are_drawn_from_their_seed() -> None:
+    assert drawn_episode(3) == drawn_episode(3)
+    many = [drawn_episode(seed).setting for seed in range(40)]
+    assert {setting.worker.drafts for setting in many} == {True, False}
+    assert {setting.others > 0 for setting in many} == {True, False}
+    links = [setting.link.profile for setting in many if setting.link is not None]
+    assert {len(profile.states) for profile in links} == {1, 2, 3}
+    for setting in many:
+        for text in setting.recording.texts:
+            assert text.tokens.index(0) == len(text.tokens) - 1, "only the last token ends a text"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_training, "drawn_episode", quick)
+    monkeypatch.setattr(policy_training, "_FIT_EVERY", 2)
+    monkeypatch.setattr(policy_training, "_FIRST", 2)
+    monkeypatch.setattr(policy_training, "_STEPS", 20)
+    monkeypatch.setattr(policy_training, "_LAST_STEPS", 20)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_training_that_was_stopped_gives_the_same_as_one_that_was_not(tmp_path: Path) -> None:
+    def command(folder: str, episodes: int) -> TrainingFiles:
+        out = tmp_path / folder
+        assert main(["policy", "train", "--out", str(out), "--episodes", str(episodes), "--seed", "7"]) == 0
+        return TrainingFiles(out)
+
+    command("twice", 2)
+    twice, once = command("twice", 6), command("once", 6)
+    assert twice.network.read_bytes() == once.network.read_bytes()
+    assert twice.correction.read_bytes() == once.correction.read_bytes()
+    assert twice.history.read_bytes() == once.history.read_bytes()
+    assert len(once.history.read_text("utf-8").splitlines()) == 4
+    read_network(once.network.read_text("utf-8"), "rl.json")
+    read_correction(once.correction.read_text("utf-8"), "predictor.json")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_stop_keeps_what_was_done(tmp_path: Path) -> None:
+    training, files = PolicyTraining(1), TrainingFiles(tmp_path)
+    stops = iter([False, False, False, True])
+    assert not training.run(10, lambda: training.save(files), lambda: next(stops))
+    again = PolicyTraining(1)
+    again.load(files)
+    assert again.episodes == 2
+
+
+@pytest.mark.usefixtures("small")
+def test_states_of_something_else_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = TrainingFiles(tmp_path)
+    training = PolicyTraining(1)
+    training.run(2, lambda: None, lambda: False)
+    training.save(files)
+    with pytest.raises(UsageError, match="seed 1"):
+        PolicyTraining(2).load(files)
+    files.state.write_bytes(b"nothing")
+    assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "3"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "0"]) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["policy", "train", "--out", str(file / "out"), "--episodes", "1"]) == 2
+    assert "cannot be used: Not a directory" in capsys.readouterr().err

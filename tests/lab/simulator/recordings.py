@@ -1,0 +1,50 @@
+"""Recordings of random texts, times of a worker, and what tests of the simulator share."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from lab.simulator.cost import DraftTimes, Line, Measured
+from lab.simulator.recording import About, RecordedText, Recording
+
+EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
+ABOUT = About(target="t", draft="d", questions=("one",), temperatures=(0.0, 0.7), tokens=LIMIT, seed=3)
+TIMES = Measured(
+    sessions=(1.0, 4.0),
+    rows=(Line((1.0, 5.0), (30.0, 34.0)), Line((1.0, 5.0), (40.0, 60.0))),
+    read=Line((1.0, 128.0), (30.0, 157.0)),
+    beside=Line((1.0, 129.0), (40.0, 168.0)),
+    draft=DraftTimes(token=3.0, session=0.5, read=1.0),
+    device=DraftTimes(token=4.0, read=1.0),
+    step=1.0,
+    request=2.0,
+)
+
+
+def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5, limit: int = LIMIT) -> Recording:
+    """A recording of random texts, in which the draft is right in a share of positions and knows how often.
+
+    Every third text ends half-way.
+    """
+    rng = random.Random(seed)
+    found = []
+    for number in range(texts):
+        tokens = [rng.randrange(1, VOCABULARY) for _ in range(limit)]
+        if number % 3 == 0:
+            tokens[limit // 2 :] = [EOS]
+        proposals = [(token if rng.random() < right else (token + 1) % VOCABULARY, right) for token in tokens]
+        words = tuple(rng.randrange(1, VOCABULARY) for _ in range(prompt))
+        found.append(
+            RecordedText(words, 0.7 * (number % 2), rng.getrandbits(64), tuple(tokens), tuple(proposals))
+        )
+    return Recording(
+        about=msgspec.structs.replace(ABOUT, tokens=limit),
+        fingerprint=bytes(range(16)).hex(),
+        eos=(EOS,),
+        vocab_size=VOCABULARY,
+        max_context=CONTEXT,
+        draft_ms=5.0,
+        texts=tuple(found),
+    )

@@ -1,0 +1,88 @@
+"""What the default policy does where a link changes under a text, in simulated time."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import msgspec
+
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from lab.simulator.answers import LIKE_OURS, Answer, Setting
+from lab.simulator.recording import RecordedText, Recording
+from lab.simulator.simulation import simulate
+from lab.testbed.link.profiles import LinkPlan, Outage, built_in
+from lab.testbed.link.recordings import link_plan
+from tests.lab.simulator.recordings import TIMES, VOCABULARY, made
+
+BASE = Plan(4, 1, 1, 8, worker_draft=8)
+STREAMING = Plan(0, 1, 1, 256)
+
+
+def long_text(tokens: int) -> Recording:
+    """One text, of which the draft proposes seven tokens in ten right."""
+    rng = random.Random(5)
+    text = tuple(rng.randrange(1, VOCABULARY) for _ in range(tokens))
+    proposals = tuple((one if rng.random() < 0.7 else (one + 1) % VOCABULARY, 0.7) for one in text)
+    short = made(texts=1)
+    return msgspec.structs.replace(
+        short,
+        about=msgspec.structs.replace(short.about, tokens=tokens),
+        texts=(RecordedText(short.texts[0].prompt, 0.0, 1, text, proposals),),
+    )
+
+
+def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: bool) -> Answer:
+    setting = Setting(
+        recording=long_text(tokens),
+        times=TIMES,
+        link=link,
+        worker=replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts),
+    )
+    (answer,) = simulate(
+        setting,
+        lambda: FixedPolicy(policy) if isinstance(policy, Plan) else POLICIES[policy](BASE),
+        begins_s=[0.0],
+    )
+    assert answer.problem == ""
+    return answer
+
+
+def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over_wifi() -> None:
+    link = link_plan("tour:satellite-geo=15,wifi=100", 2, None)
+    answer = written(link, "threshold", 900, worker_drafts=False)
+    drafts = [at for at, plan in answer.plans if plan.draft_length > 1 and at > 15.0]
+    assert not any(plan.draft_length > 1 for at, plan in answer.plans if 5.0 < at < 15.0)
+    # The round trip is asked for every two seconds, and again at once where it looks like a step.
+    assert drafts[0] < 15.0 + 2.0 + 2 * 0.65 + 1.0
+
+
+def test_drafts_win_over_a_link_that_was_a_satellite() -> None:
+    links = [link_plan("tour:satellite-geo=15,wifi=100", seed, None) for seed in range(1, 4)]
+    drafted, streamed = (
+        sum(written(link, plan, 900, worker_drafts=False).seconds for link in links)
+        for plan in ("threshold", STREAMING)
+    )
+    assert drafted < 0.9 * streamed
+
+
+def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel() -> None:
+    whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
+    away = msgspec.structs.replace(whole, outages=(Outage(2.0, 6.0),))
+    for policy in ("placement", "threshold", "predictor", "rl"):
+        one, other = (written(link, policy, 330, worker_drafts=False).seconds for link in (whole, away))
+        assert one > 6.0, "the outage lies within the text"
+        # Of its four seconds are lost what drafts would have given, and what it takes to be back.
+        assert other < one + 1.5, policy
+
+
+def test_a_worker_that_drafts_alone_writes_on_while_its_device_is_in_a_tunnel() -> None:
+    whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
+    away = msgspec.structs.replace(whole, outages=(Outage(2.0, 4.0),))
+    one, other = (written(link, "threshold", 330, worker_drafts=True).seconds for link in (whole, away))
+    short = written(away, Plan(0, 1, 1, 32, worker_draft=8), 330, worker_drafts=True).seconds
+    assert one > 4.5, "the outage lies within the text"
+    assert other < one + 0.5
+    assert other < short - 1.0

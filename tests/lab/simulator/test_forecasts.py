@@ -1,0 +1,104 @@
+"""The closed form of a plan's speed beside the simulator, whose machines, links and rules are those of production."""
+
+from __future__ import annotations
+
+import random
+from statistics import median
+
+import msgspec
+import pytest
+
+from flexspec_mq.controller.choices import NOBODY, Choice
+from flexspec_mq.controller.forecast import Pace, drafting, streaming
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from lab.simulator.answers import Setting
+from lab.simulator.cost import DraftTimes, Line, Measured
+from lab.simulator.recording import RecordedText, Recording
+from lab.simulator.simulation import simulate
+from lab.simulator.worker import WorkerKind
+from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
+from tests.lab.simulator.recordings import ABOUT, VOCABULARY, made
+
+TOKENS, TEXTS, RIGHT = 240, 4, 0.7
+ROW, BROKER = 0.9, 0.25
+PLANS = (
+    NOBODY,
+    Choice(2, 1, False),
+    Choice(4, 1, False),
+    Choice(8, 1, False),
+    Choice(4, 1, True),
+    Choice(2, 2, True),
+    Choice(4, 2, True),
+    Choice(4, 3, True),
+    Choice(8, 2, True),
+)
+
+
+def recording() -> Recording:
+    """Long texts, in which each drafted token is right with the same probability."""
+    rng = random.Random(5)
+    texts = []
+    for _ in range(TEXTS):
+        tokens = tuple(rng.randrange(1, VOCABULARY) for _ in range(TOKENS))
+        proposals = tuple(
+            (token if rng.random() < RIGHT else (token + 1) % VOCABULARY, RIGHT) for token in tokens
+        )
+        prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(5))
+        texts.append(RecordedText(prompt, 0.0, rng.getrandbits(64), tokens, proposals))
+    return msgspec.structs.replace(
+        made(), about=msgspec.structs.replace(ABOUT, tokens=TOKENS), texts=tuple(texts)
+    )
+
+
+RECORDING = recording()
+
+
+def steady(round_trip_ms: float) -> LinkPlan:
+    """A link with a delay and nothing else."""
+
+    def figure(value: float) -> Figure:
+        return Figure(value, "test")
+
+    way = WayFigures(figure(round_trip_ms / 2), figure(0), figure(1000), figure(0), figure(1000))
+    return LinkPlan("steady", Profile("a delay", (State("steady", way, way),)), 0)
+
+
+def simulated(choice: Choice, forward: float, token: float, round_trip: float) -> float:
+    """Milliseconds of a token behind the first."""
+    times = Measured(
+        sessions=(1.0,),
+        rows=(Line((1.0, 2.0), (forward, forward + ROW)),),
+        read=Line((0.0, 1.0), (forward, forward)),
+        beside=Line((0.0, 1.0), (forward, forward)),
+        draft=DraftTimes(token=token),
+        device=DraftTimes(token=token),
+        broker=BROKER,
+    )
+    # Rows are given out to all, so that nothing but time decides.
+    setting = Setting(
+        recording=RECORDING,
+        times=times,
+        link=steady(round_trip),
+        worker=WorkerKind(rationed=False),
+        statuses=0,
+    )
+    plan = Plan(choice.length, choice.window, ahead=64 if choice.ahead else 0)
+    answers = simulate(setting, lambda: FixedPolicy(plan))
+    assert not [answer.problem for answer in answers if answer.problem]
+    return 1000 * sum(one.seconds - one.first for one in answers) / sum(one.tokens - 1 for one in answers)
+
+
+@pytest.mark.parametrize("forward", [37.0, 97.0])
+@pytest.mark.parametrize("token", [4.5, 20.0])
+@pytest.mark.parametrize("round_trip", [2.0, 60.0])
+def test_a_forecast_is_near_what_the_machines_do(forward: float, token: float, round_trip: float) -> None:
+    pace = Pace((round_trip + 2 * BROKER) / 1000, forward / 1000, ROW / 1000, token / 1000, (RIGHT,))
+    off = {}
+    for choice in PLANS:
+        found = streaming(pace)
+        if choice.length:
+            found = drafting(pace, choice.length, choice.window, ahead=choice.ahead)
+        off[choice.name] = abs(1000 * found.seconds / simulated(choice, forward, token, round_trip) - 1)
+    assert max(off.values()) < 0.15, off
+    assert median(off.values()) < 0.09, off

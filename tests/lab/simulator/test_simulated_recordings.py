@@ -1,0 +1,107 @@
+"""Recordings of texts and drafts, and a drafter that replays them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.errors import UsageError
+from lab.simulator.cost import DraftForward
+from lab.simulator.recording import RecordedText, keep_recording, read_recording
+from lab.simulator.replayed_drafter import ReplayedDrafter
+from tests.lab.simulator.recordings import ABOUT, made
+
+RECORDING = made()
+
+
+def request(number: int, place: int, *, text: int = 0, wrong: int = 0) -> DraftRequest:
+    """For a position of a text, of which the last tokens may be wrong."""
+    one = RECORDING.texts[text]
+    tokens = [*one.tokens[: place - wrong], *(token + 1 for token in one.tokens[place - wrong : place])]
+    return DraftRequest(
+        number,
+        [*one.prompt, *tokens],
+        RECORDING.identity(one),
+        committed=len(one.prompt),
+        prompt_length=len(one.prompt),
+    )
+
+
+def test_a_target_decides_up_to_the_first_difference() -> None:
+    text = RecordedText((9,), 0.0, 1, (1, 2, 3, 4), ((1, 0.5),) * 4)
+    assert text.decide(0, ()) == (1,)
+    assert text.decide(0, (1, 2, 9, 4)) == (1, 2, 3)
+    assert text.decide(1, (2, 3)) == (2, 3, 4)
+    assert text.decide(2, (3, 4, 5, 6)) == (3, 4)
+    assert text.decide(3, (7,)) == (4,)
+
+
+def test_tokens_of_a_round_are_counted_to_the_ends_of_texts() -> None:
+    right = RecordedText((9,), 0.0, 1, (1, 2, 3, 4, 5), ((1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5)))
+    wrong = RecordedText((9,), 0.0, 2, (1, 2, 3, 4, 5), ((7, 0.5),) * 5)
+    recording = msgspec.structs.replace(RECORDING, texts=(right, wrong))
+    assert recording.tokens_per_round(0) == 1.0
+    assert recording.tokens_per_round(2) == 10 / (2 + 5)  # 3 + 2, and one by one
+
+
+def test_a_recording_is_read_as_it_was_kept_and_only_for_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "recording.json"
+    keep_recording(path, RECORDING)
+    assert read_recording(path, ABOUT) == RECORDING
+    other = msgspec.structs.replace(ABOUT, seed=4)
+    with pytest.raises(UsageError, match="other models"):
+        read_recording(path, other)
+    path.write_text("{}")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recording(path)
+
+
+def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:
+    spent: list[DraftForward] = []
+    drafter = ReplayedDrafter(RECORDING, spent.append)
+    wanted = [
+        DraftRequest(
+            number,
+            [*text.prompt, *text.tokens[:place_]],
+            RECORDING.identity(text),
+            committed=len(text.prompt),
+            prompt_length=len(text.prompt),
+        )
+        for number, (text, place_) in enumerate(zip(RECORDING.texts, (0, 3, 11), strict=False))
+    ]
+    found = [drafted[0] for drafted in drafter.draft(wanted) if drafted]
+    assert [(one.token, one.confidence) for one in found] == [
+        RECORDING.texts[0].proposals[0],
+        RECORDING.texts[1].proposals[3],
+        RECORDING.texts[2].proposals[11],
+    ]
+    assert [one.sessions for one in spent] == [3]
+    behind = RECORDING.texts[0].proposal(500)
+    assert behind == RECORDING.texts[0].proposal(len(RECORDING.texts[0].tokens) - 1)
+
+
+def test_a_replayed_draft_reads_a_prompt_in_pieces_before_it_says_anything() -> None:
+    spent: list[DraftForward] = []
+    long = made(prompt=100)
+    text = long.texts[0]
+    drafter = ReplayedDrafter(long, spent.append, prefill=64)
+    one = DraftRequest(7, list(text.prompt), long.identity(text), 100, 100)
+    assert drafter.draft([one]) == [None]
+    (found,) = drafter.draft([one])
+    assert found is not None
+    assert [(token.token, token.confidence) for token in found] == [text.proposals[0]]
+    assert spent == [DraftForward(1, 64), DraftForward(1, 35, 100, 36 * 64)]
+    drafter.free(7)
+    assert drafter.draft([one]) == [None]
+
+
+def test_a_replayed_draft_reads_again_what_came_otherwise() -> None:
+    spent: list[DraftForward] = []
+    drafter = ReplayedDrafter(RECORDING, spent.append, prefill=64)
+    for one in (request(1, 0), request(1, 1), request(1, 3, wrong=2), request(1, 3)):
+        drafter.draft([one])
+    # The prompt and a token; one more; two more; and these two again.
+    assert [forward.read for forward in spent] == [len(RECORDING.texts[0].prompt) - 1, 0, 1, 1]

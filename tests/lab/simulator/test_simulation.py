@@ -1,0 +1,209 @@
+"""Answers in simulated time: whatever the link, the policy and the load, the text is the recorded one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.policies.placement import PlacementPolicy
+from lab.simulator.accelerator import Accelerator, Modelled
+from lab.simulator.answers import LIKE_OURS, Answer, Policies, Setting
+from lab.simulator.simulation import simulate
+from lab.testbed.link.impairment import Impairment
+from lab.testbed.link.profiles import Figure, LinkPlan, Outages, built_in
+from tests.lab.simulator.recordings import LIMIT, TIMES, made
+
+RECORDING = made(prompt=40)
+SETTING = Setting(recording=RECORDING, times=TIMES)
+STREAMING = Plan(0, 1, 1, 256)
+CLASSIC = Plan(4, 1, 0)
+
+
+def link(name: str, seed: int = 0) -> LinkPlan:
+    return LinkPlan(name, built_in().get(name), seed)
+
+
+def fixed(plan: Plan) -> Policies:
+    return lambda: FixedPolicy(plan)
+
+
+def seconds(answers: list[Answer]) -> float:
+    return sum(answer.seconds for answer in answers)
+
+
+_LINKS = [None, *built_in().profiles]
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "qos"),
+    [*((name, "placement", number % 3) for number, name in enumerate(_LINKS)),
+     *(("4g-weak", policy, qos) for policy in POLICIES for qos in (0, 1, 2))],
+)  # fmt: skip
+def test_every_text_is_the_recorded_one_over_every_link(name: str | None, policy: str, qos: int) -> None:
+    base = Plan(4, 1, qos, 8, 0.0, 4)
+    setting = replace(SETTING, link=None if name is None else link(name))
+    for answer in simulate(setting, lambda: POLICIES[policy](base), begins_s=[7.0 * n for n in range(6)]):
+        assert answer.problem == ""
+        assert answer.tokens in (LIMIT, LIMIT // 2 + 1)
+        assert 0.0 < answer.first <= answer.seconds <= answer.lasted
+        assert answer.accepted <= answer.judged <= answer.drafted
+        assert answer.up.bytes > answer.traffic.up > 0
+        assert answer.down.bytes > answer.traffic.down > 0
+        assert answer.traffic.sent == sum(answer.traffic.qos)
+        for way in (answer.up, answer.down):
+            assert len(way.times) >= way.packets - way.lost
+            assert all(answer.began <= time for time in way.times)
+        assert [at for at, _ in answer.plans] == sorted(at for at, _ in answer.plans)
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
+    def run(seed: int) -> list[Answer]:
+        setting = replace(SETTING, link=link("4g-weak", seed), seed=seed)
+        return simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+
+    assert run(1) == run(1)
+    assert [answer.seconds for answer in run(1)] != [answer.seconds for answer in run(2)]
+
+
+def test_a_stream_over_loopback_takes_its_steps() -> None:
+    whole = msgspec.structs.replace(RECORDING, texts=RECORDING.texts[1:2])
+    setting = replace(SETTING, recording=whole, drafts=False)
+    (answer,) = simulate(setting, fixed(STREAMING))
+    step = (TIMES.rows[0](1.0) + TIMES.step) / 1000
+    # The prompt is read in pieces, the last of which decides the first token.
+    assert answer.seconds - answer.first == pytest.approx((LIMIT - 1) * step, abs=0.001)
+    assert answer.first > TIMES.read(39) / 1000
+    assert answer.rounds == LIMIT
+    assert answer.busy == pytest.approx(answer.seconds, abs=0.05)
+    assert answer.drafted == answer.wasted == answer.wasted_own == 0
+    assert [plan for _, plan in answer.plans] == [STREAMING]
+
+
+def test_a_longer_prompt_takes_longer_to_the_first_token() -> None:
+    setting = replace(SETTING, drafts=False)
+    long = replace(setting, recording=made(prompt=400))
+    short_first = [answer.first for answer in simulate(setting, fixed(STREAMING))]
+    long_first = [answer.first for answer in simulate(long, fixed(STREAMING))]
+    # A token of a prompt takes the target a millisecond.
+    for short, longer in zip(short_first, long_first, strict=True):
+        assert longer - short == pytest.approx(0.36, abs=0.2)
+
+
+def test_drafts_cut_round_trips_where_they_are_long() -> None:
+    perfect = made(right=1.0, prompt=10)
+    setting = replace(SETTING, recording=perfect, link=link("satellite-geo"))
+    asked = simulate(replace(setting, drafts=False), fixed(Plan(0, 1, 0)))
+    drafted = simulate(setting, fixed(CLASSIC))
+    streamed = simulate(replace(setting, drafts=False), fixed(STREAMING))
+    assert seconds(streamed) < seconds(drafted) < 0.5 * seconds(asked)
+    assert all(answer.accepted for answer in drafted)
+    assert all(answer.device_busy > 0.0 for answer in drafted)
+    assert all(answer.traffic.breaks == 0 for answer in drafted)
+
+
+def test_drafts_on_the_same_machine_slow_the_forwards_that_they_are_made_beside() -> None:
+    setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False))
+    slow = replace(setting, times=msgspec.structs.replace(TIMES, beside_draft=0.5))
+
+    def taken(plan: Plan) -> tuple[float, float]:
+        alone, beside = simulate(setting, fixed(plan)), simulate(slow, fixed(plan))
+        assert {answer.problem for answer in beside} == {""}
+        return seconds(beside) / seconds(alone), sum(answer.busy for answer in beside) / sum(
+            answer.busy for answer in alone
+        )
+
+    assert taken(STREAMING) == (1.0, 1.0), "nobody drafts"
+    seconds_of, busy = taken(Plan(4, 3, 1, 64))
+    assert 1.05 < seconds_of <= 1.5
+    assert 1.05 < busy <= 1.5
+
+
+def test_a_worker_that_drafts_wastes_rows_of_its_own() -> None:
+    kind = replace(LIKE_OURS, rationed=False)
+    setting = replace(SETTING, drafts=False, worker=kind)
+    answers = simulate(setting, fixed(replace(STREAMING, worker_draft=4)))
+    assert sum(answer.wasted_own for answer in answers) > 0
+    assert sum(answer.rounds for answer in answers) < sum(answer.tokens for answer in answers)
+    assert sum(answer.wasted for answer in answers) == 0
+
+
+def test_other_sessions_cost_time_and_no_text() -> None:
+    setting = replace(SETTING, drafts=False)
+    alone = simulate(setting, fixed(STREAMING))
+    crowded = simulate(replace(setting, others=4, settle=2.0), fixed(STREAMING))
+    assert {answer.problem for answer in crowded} == {""}
+    assert seconds(crowded) > 1.1 * seconds(alone)
+
+
+def test_all_policies_of_a_channel_meet_the_same_piece_of_it() -> None:
+    setting = replace(SETTING, link=link("4g-moving"), drafts=False)
+    texts = RECORDING.texts[1:3]
+    once = simulate(setting, fixed(STREAMING), texts, [50.0, 300.0])
+    # Whatever came before, and whoever was asked.
+    again = simulate(setting, fixed(STREAMING), [*texts, *texts], [10.0, 20.0, 50.0, 300.0])[2:]
+    for one, other in zip(once, again, strict=True):
+        assert one.seconds == pytest.approx(other.seconds, rel=0.05)
+
+
+def test_a_policy_keeps_what_was_learned_from_text_to_text() -> None:
+    setting = replace(SETTING, link=link("satellite"))
+    answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+    # The first text begins with nothing known, the others with the round trip of those before.
+    assert answers[0].plans[0][1] != answers[1].plans[0][1]
+
+
+def test_a_worker_without_a_draft_leaves_it_to_the_device() -> None:
+    setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False, lookup=False))
+    answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+    assert {answer.problem for answer in answers} == {""}
+    assert all(answer.wasted_own == 0 for answer in answers)
+    assert sum(answer.accepted for answer in answers) > 0
+
+
+def test_a_worker_without_a_draft_may_look_up() -> None:
+    """Texts that begin as their prompts: what follows is found."""
+    repeated = [
+        msgspec.structs.replace(text, prompt=text.prompt + 2 * text.tokens) for text in RECORDING.texts[:4]
+    ]
+    recording = msgspec.structs.replace(RECORDING, texts=tuple(repeated))
+
+    def rounds(lookup: bool) -> int:
+        worker = replace(LIKE_OURS, drafts=False, lookup=lookup)
+        setting = replace(SETTING, recording=recording, drafts=False, worker=worker)
+        answers = simulate(setting, fixed(Plan(0, 1, 1, 64, worker_draft=8)))
+        assert {answer.problem for answer in answers} == {""}
+        return sum(answer.rounds for answer in answers)
+
+    assert rounds(True) < 0.5 * rounds(False)
+
+
+def test_a_text_goes_on_after_an_outage_that_broke_the_connection() -> None:
+    def figure(value: float) -> Figure:
+        return Figure(value, "a test")
+
+    outages = Outages(figure(1000.0), figure(25.0), figure(25.0))
+    profile = msgspec.structs.replace(built_in().get("4g"), outages=outages)
+    away = LinkPlan("away", profile, 3)
+    ((start, end),) = Impairment(away, "up").outages.between(0.0, 5000.0)[:1]
+    setting = replace(SETTING, link=away, drafts=False, statuses=0)
+    before, within, after = simulate(
+        setting, fixed(STREAMING), RECORDING.texts[:3], [start - 0.3, start + 1.0, end + 1.0]
+    )
+    for answer in (before, within, after):
+        assert answer.problem == ""
+    assert (before.traffic.breaks, after.traffic.breaks) == (1, 0)
+    assert before.seconds > end - start > after.seconds
+    assert within.seconds > end - start - 1.0
+
+
+def test_a_modelled_accelerator_serves_as_a_measured_worker_does() -> None:
+    setting = replace(SETTING, times=Modelled(Accelerator(weights=20.0)), drafts=False)
+    (answer, *others) = simulate(setting, fixed(STREAMING), RECORDING.texts[1:3])
+    assert {one.problem for one in (answer, *others)} == {""}
+    assert answer.seconds - answer.first == pytest.approx((LIMIT - 1) * 0.02013, abs=0.001)
+    assert answer.first == pytest.approx(0.02 + 0.0005 + 0.02013, abs=0.03)

@@ -1,0 +1,240 @@
+"""Measuring a draft: rounds under a stop, survival, calibration; and the history of a training with its picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.errors import ModelError
+
+pytest.importorskip("transformers")
+
+import torch
+
+from flexspec_mq.models.draft.confidence import Calibration, features_of
+from flexspec_mq.models.draft.delta import DeltaMeta
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from tests.training.test_draft_training import N, some_text, tiny_base
+from training.draft.architecture import build_draft, lm_head_weight
+from training.draft.calibrate import calibrate, calibrated, calibration_error
+from training.draft.coupling import TEMPERATURES, Coupled, coupled, figures, survival
+from training.draft.evaluate import Acceptance, Rounds, fresh_rows
+from training.draft.history import COLUMNS, History, draw, read_lines
+from training.draft.train import Progress
+
+Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, dtype=np.bool_))
+
+
+def features(confidence: np.ndarray) -> np.ndarray:
+    """Features of choices that an uncalibrated draft gives these probabilities."""
+    found = np.zeros((len(confidence), 5))
+    found[:, 1] = np.log(confidence)
+    return found
+
+
+def rounds_of(accepted: list[bool], k: int) -> int:
+    """Rounds of up to `k` draft tokens that an answer takes, counted token by token."""
+    rounds = position = 0
+    while position < len(accepted):
+        run = 0
+        while run < k and position + run < len(accepted) and accepted[position + run]:
+            run += 1
+        position += run + 1
+        rounds += 1
+    return rounds
+
+
+def test_rounds_are_counted_as_the_protocol_commits() -> None:
+    yes, no = True, False
+    for accepted, k, rounds in (
+        ([], 4, 0),
+        ([no] * 5, 4, 5),
+        ([yes] * 10, 4, 2),
+        ([yes, yes, no, yes, no, yes], 4, 3),
+        ([yes] * 5, 1, 3),
+    ):
+        counted = Rounds()
+        counted.play(np.array(accepted, dtype=np.bool_), np.ones(len(accepted)), k, 0.0)
+        assert counted.rounds == rounds_of(accepted, k) == rounds
+
+
+@given(accepted=Answer, k=st.integers(1, 9))
+def test_without_a_stop_rounds_are_those_of_a_fixed_length(accepted: np.ndarray, k: int) -> None:
+    rounds = Rounds()
+    rounds.play(accepted, np.full(len(accepted), 0.5), k, 0.0)
+    assert rounds.rounds == rounds_of(accepted.tolist(), k)
+    assert rounds.tokens == len(accepted)
+    assert rounds.empty == 0
+    assert rounds.accepted <= rounds.drafted <= k * rounds.rounds
+    # Each round commits what it accepts and one more; the end of the answer may cut the last one short.
+    assert rounds.accepted + rounds.rounds - len(accepted) in {0, 1}
+
+
+@given(accepted=Answer, data=st.data(), k=st.integers(1, 9), stop=st.floats(0, 1))
+def test_a_stop_only_shortens_batches(accepted: np.ndarray, data: st.DataObject, k: int, stop: float) -> None:
+    size = len(accepted)
+    shares = data.draw(st.lists(st.floats(0.01, 1.0), min_size=size, max_size=size))
+    free, stopped = Rounds(), Rounds()
+    free.play(accepted, np.array(shares), k, 0.0)
+    stopped.play(accepted, np.array(shares), k, stop)
+    assert stopped.tokens == free.tokens
+    assert stopped.rounds >= stopped.empty
+    assert stopped.drafted <= k * (stopped.rounds - stopped.empty)
+    if stop > max(shares, default=0):
+        assert (stopped.drafted, stopped.empty, stopped.rounds) == (0, size, size)
+
+
+def test_a_stop_drops_the_token_at_which_survival_falls_too_low() -> None:
+    rounds = Rounds()
+    rounds.play(np.array([True, True, False, True]), np.array([0.9, 0.8, 0.5, 0.4]), 4, 0.5)
+    # 0.9 and 0.72 are sent, 0.36 is not; both are accepted, the target writes the third; the fourth is not sent.
+    assert rounds == Rounds(tokens=4, rounds=2, empty=1, drafted=2, accepted=2)
+    assert rounds.figures() == {"tokens_per_round": 2.0, "accepted_per_drafted": 1.0, "empty_rounds": 0.5}
+
+
+def test_survival_counts_runs_from_every_position() -> None:
+    answers = [np.array([True, True, False, True]), np.array([True])]
+    assert survival(answers, 3) == [4 / 5, 1 / 3, 0.0]
+    assert survival([np.array([True])], 2) == [1.0, 0.0]
+
+
+def test_figures_are_by_temperature_and_use_the_calibration() -> None:
+    marks = np.array([True, True, False, False])
+    answers = [Coupled(0, t, features(np.full(4, 0.9)), marks) for t in (0.0, 1.0)]
+    found = figures(answers, None, 2, 0.5)
+    assert list(found) == ["0", "1"]
+    assert found["0"]["acceptance"] == 0.5
+    assert found["0"]["by_position"] == [0.5, 0.3333]
+    assert found["0"]["empty_rounds"] == 0.0
+    never = Calibration((-9.0, *[0.0] * 12))
+    assert figures(answers, never, 2, 0.5)["1"]["empty_rounds"] == 1.0
+
+
+def test_replays_throw_the_dice_of_the_product() -> None:
+    base, text = tiny_base(), some_text(3)
+    draft = build_draft(base, N, (3,))
+    found = list(coupled(draft, N, fresh_rows(base, N, text), TEMPERATURES, first_row=5))
+    assert [(answer.row, answer.temperature) for answer in found] == [
+        (row, t) for row in (5, 6, 7) for t in TEMPERATURES
+    ]
+    for answer in found:
+        row, first = answer.row - 5, int(text.prompt_len[answer.row - 5])
+        ids = torch.from_numpy(text.row(row))[None]
+        params = SamplingParams(answer.temperature, seed=answer.row)
+        with torch.no_grad():
+            mine, theirs = (
+                model(input_ids=ids).logits[0, first - 1 : -1].float().numpy() for model in (draft, base)
+            )
+        assert len(answer.accepted) == len(mine) == text.answer_len[row]
+        same = [
+            choose(z, params, first + i) == choose(t, params, first + i)
+            for i, (z, t) in enumerate(zip(mine, theirs, strict=True))
+        ]
+        # In bfloat16 the model's own attention rounds otherwise than the replay, so a near-tie may flip.
+        assert np.mean(np.array(same) != answer.accepted) <= 0.1
+        streak = 0
+        for told, accepted in zip(answer.features[:, -1], answer.accepted, strict=True):
+            assert told == streak
+            streak = streak + 1 if accepted else 0
+        token, expected = features_of(mine[0], params, first, 0)
+        assert 0 <= token < lm_head_weight(draft).shape[0]
+        np.testing.assert_allclose(answer.features[0], expected, atol=0.2)
+
+
+def some_answers(rows: int, seed: int = 0) -> list[Coupled]:
+    """Answers whose acceptance truly depends on the margin."""
+    rng = np.random.default_rng(seed)
+    answers = []
+    for row in range(rows):
+        margin = rng.exponential(2.0, 400)
+        known = np.stack([margin, *(np.full(400, value) for value in (-1.0, -1.0, 0.7, 0.0))], axis=1)
+        answers.append(Coupled(row, 0.7, known, rng.random(400) < 1 - np.exp(-0.3 - margin)))
+    return answers
+
+
+def test_a_calibration_holds_on_answers_that_it_has_not_seen() -> None:
+    answers = some_answers(20)
+    calibration, found = calibrate(answers)
+    assert found.positions == 8000
+    assert found.error < 0.03
+    assert found.by_temperature == {"0.7": pytest.approx(found.error)}
+    assert sum(count for count, _, _ in found.bins) == 8000
+    assert len(found.table().splitlines()) == 1 + len(found.bins)
+    fresh = some_answers(20, seed=1)
+    judged = calibration.probabilities(np.concatenate([answer.features for answer in fresh]))
+    accepted = np.concatenate([answer.accepted for answer in fresh])
+    assert calibration_error(judged, accepted) < 0.03
+    assert calibration_error(np.full(8000, 0.99), accepted) > 0.2
+    meta = calibrated(DeltaMeta("x", 1, (2,), {"step": 3}), calibration, found)
+    assert meta.confidence is not None
+    assert Calibration.from_json(meta.confidence) == calibration
+    assert meta.training == {"step": 3, "calibration": found.figures()}
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_answers_are_not_calibrated_on(rows: int) -> None:
+    with pytest.raises(ModelError, match="too few"):
+        calibrate(some_answers(rows))
+
+
+def progress(step: int) -> Progress:
+    return Progress(
+        step=step, seconds=30.0 * step, tokens=100 * step, kl=6 / (1 + step), overlap=0.1 + step / 100
+    )
+
+
+def train(history: History, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        history.step(progress(step), 1e-3)
+        if step % 10 == 0:
+            history.held_out(progress(step), 1e-3, Acceptance(10, 3, 4.0, 20, 10))
+
+
+def test_a_history_goes_on_where_the_saved_state_was(tmp_path: Path) -> None:
+    train(History(tmp_path / "whole.csv", 4, 0), 1, 40)
+    torn = tmp_path / "torn.csv"
+    train(History(torn, 4, 0), 1, 27)
+    with torn.open("a") as file:
+        file.write("28,84")  # the machine lost power
+    train(History(torn, 4, 20), 21, 40)
+    assert torn.read_text() == (tmp_path / "whole.csv").read_text()
+    lines = read_lines(torn)
+    assert [line["step"] for line in lines] == [4, 8, 10, 14, 18, 20, 24, 28, 30, 34, 38, 40]
+    assert lines[2]["held_out_match"] == 0.3
+    assert lines[2]["held_out_tokens_per_round"] == 2.0
+    assert math.isnan(lines[1]["held_out_overlap"])
+    History(torn, 4, 0)
+    assert read_lines(torn) == []
+
+
+def test_a_history_of_something_else_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    with pytest.raises(ModelError, match="no history"):
+        History(other, 4, 20)
+    other.write_text(",".join(COLUMNS) + "\n" + ",".join("x" * len(COLUMNS)) + "\n")
+    with pytest.raises(ModelError, match="cannot read the history"):
+        read_lines(other)
+    assert other.read_text().startswith("step")
+
+
+def test_the_picture_shows_both_curves_and_is_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    train(History(tmp_path / "h.csv", 4, 0), 1, 40)
+    for name in ("a.svg", "b.svg"):
+        draw(tmp_path / "h.csv", tmp_path / name)
+    picture = (tmp_path / "a.svg").read_text()
+    assert picture == (tmp_path / "b.svg").read_text()
+    words = {text for node in ET.fromstring(picture).iter() if (text := (node.text or "").strip())}  # noqa: S314
+    assert {"Acceptance", "Loss in training", "share of positions", "minutes"} <= words
+    assert "tokens per round at T = 0, held-out: 2.00" in words
+    History(tmp_path / "empty.csv", 4, 0)
+    draw(tmp_path / "empty.csv", tmp_path / "empty.svg")
+    ET.parse(tmp_path / "empty.svg")  # noqa: S314

@@ -1,0 +1,312 @@
+"""The commands from files to files, on a tiny base with a real tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from flexspec_mq.errors import FingerprintError, ModelError, UsageError
+from training.commands.draft import add_parser
+
+pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from flexspec_mq.models.draft import materialise
+from flexspec_mq.models.draft.artifact import MARKER
+from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
+from flexspec_mq.models.onnx.folder import read_manifest
+from flexspec_mq.models.prompts import read_prompts
+from training.draft import session
+from training.draft.collecting import answer_greedily
+from training.draft.history import read_lines
+from training.draft.packing import save_delta
+from training.draft.rows import TextRows, load_rows, make_rows, save_rows
+from training.draft.schedule import TrainConfig
+from training.draft.session import Saving, TrainFiles, train_draft
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 300
+WORDS = [f"w{i}" for i in range(58)]
+CONFIG = TrainConfig(
+    n=2, start=(3,), max_steps=12, step_tokens=200, first_rows=60, common_ids=30, extra_ids=10
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("session")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        eos_token_id=2,
+        bos_token_id=1,
+    )
+    base = LlamaForCausalLM(config)
+    torch.nn.Module.to(base, torch.bfloat16)
+    base.save_pretrained(folder / "base")
+    vocabulary = {word: i for i, word in enumerate(["<u>", "<s>", "</s>", *WORDS])}
+    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<u>"))  # noqa: S106
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"unk_token": "<u>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, **special)  # type: ignore[no-untyped-call]
+    tokenizer.chat_template = "<s> {% for m in messages %}{{ m['content'] }} </s> {% endfor %}"
+    tokenizer.save_pretrained(folder / "base")
+    rng = np.random.default_rng(0)
+    length = rng.integers(10, 20, ROWS)
+    start = np.cumsum([0, *length], dtype=np.int64)
+    ids = rng.integers(0, 61, int(start[-1]), dtype=np.int64)
+    prompt_len, temperature = np.full(ROWS, 4, dtype=np.int32), np.zeros(ROWS, dtype=np.float32)
+    save_rows(folder / "text.npz", TextRows(ids, start, prompt_len, temperature))
+    (folder / "prompts.jsonl").write_text('{"prompt": "w1 w2"}\n{"turns": ["w3 w4 w5 w6", "w7"]}\n')
+    return folder
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["draft", *map(str, arguments)])
+    return int(args.func(args))
+
+
+def test_train_evaluate_and_export_work_together(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, delta = files / "base", tmp_path / "out" / "d.safetensors"
+    train = ["--base", base, "--text", files / "text.npz", "--cache", tmp_path / "cache", "--out", delta]
+    assert run("train", *train, "--layers", 2, "--blocks", 2, "--steps", 12, "--first-rows", 60) == 0
+    reached = json.loads(capsys.readouterr().out)
+    facts = read_meta(delta).training
+    assert facts["step"] == 12
+    assert facts["overlap"] == reached["overlap"] > 0
+    assert run("evaluate", "--base", base, "--delta", delta, "--text", files / "text.npz") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["positions"] == reached["positions"] > 0
+    # Weights are rounded alike; only the order of bfloat16 sums may differ.
+    assert again["overlap"] == pytest.approx(reached["overlap"], abs=0.02)
+    keep = tmp_path / "answers.npz"
+    asked = ["--prompts", files / "prompts.jsonl", "--max-new", 9, "--keep", keep]
+    assert run("evaluate", "--base", base, "--delta", delta, *asked) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["positions"] == load_rows(keep).answer_len.sum()
+    assert run("evaluate", "--base", base, "--delta", delta, *asked) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert run("export", "--base", base, "--delta", delta, "--out", tmp_path / "draft") == 0
+    assert (tmp_path / "draft" / "tokenizer.json").exists()
+    assert run("evaluate", "--base", base, "--draft", tmp_path / "draft", *asked) == 0
+    exported = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # The same weights, but transformers may load them into other memory, and bfloat16 sums differ with it.
+    assert exported["overlap"] == pytest.approx(first["overlap"], abs=0.02)
+    assert list(exported["temperatures"]) == ["0", "0.7", "1"]
+    graphs = tmp_path / "graphs"
+    wanted = ["export", "--base", base, "--delta", delta, "--out", graphs, "--weights", "int8", "--ids", 0]
+    with pytest.raises(UsageError, match="for --onnx"):
+        run(*wanted)
+    assert run(*wanted, "--onnx") == 0
+    assert capsys.readouterr().out == f"{graphs}\n"
+    assert read_manifest(graphs).weights == "int8"
+    assert not (graphs / "model.safetensors").exists()
+    assert (graphs / MARKER).exists()
+
+
+def test_what_a_training_leaves_can_be_calibrated_packed_and_exported(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, delta, text = files / "base", tmp_path / "d", files / "text.npz"
+    where = TrainFiles(base, (text, text), tmp_path / "cache", delta)
+    assert train_draft(where, CONFIG, Saving(), should_stop=lambda: False) is not None
+    lines = read_lines(where.history)
+    assert [line["step"] for line in lines] == [10, 12]
+    assert lines[1]["held_out_overlap"] == pytest.approx(read_meta(delta).training["overlap"], abs=1e-4)
+    assert where.picture.read_text().startswith("<?xml")
+    meta, tensors = read_delta(delta)
+    assert meta.confidence is not None
+    assert meta.training["rows_in_text"] == 2 * ROWS
+    ranks = tensors[RANKS]
+    assert ranks.dtype == torch.int32
+    assert ranks[0] == 2  # the end of a text
+    assert len(set(ranks.tolist())) == len(ranks) == 61
+    assert run("calibrate", "--base", base, "--delta", delta, "--text", text, "--out", tmp_path / "c") == 0
+    table = capsys.readouterr()
+    assert json.loads(table.out)["positions"] % 3 == 0  # three temperatures
+    assert "confidence" in table.err
+    again, kept = read_delta(tmp_path / "c")
+    assert again.confidence is not None
+    assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())
+    packed = tmp_path / "p"
+    asked = ["--base", base, "--delta", tmp_path / "c", "--out", packed]
+    assert run("pack", *asked, "--bits", 8, "--text", text) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] == packed.stat().st_size < found["bytes_before"] == (tmp_path / "c").stat().st_size
+    assert found["after"]["overlap"] == pytest.approx(found["before"]["overlap"], abs=0.02)
+    assert read_meta(packed).confidence == again.confidence
+    assert run("export", "--base", base, "--delta", packed, "--out", tmp_path / "draft") == 0
+    assert (tmp_path / "draft" / "token_ranks.npy").exists()
+
+
+def test_starts_are_named_by_a_way_or_a_list(files: Path, tmp_path: Path) -> None:
+    shape = ["--base", files / "base", "--text", files / "text.npz", "--cache", tmp_path / "c", "--steps", 1]
+    asked = ["train", *shape, "--out", tmp_path / "d", "--layers", 1, "--calibration-rows", 0]
+    assert run(*asked, "--start-from", "1,3,2") == 0
+    assert read_meta(tmp_path / "d").start == (1, 3, 2)
+    assert read_meta(tmp_path / "d").confidence is None
+    with pytest.raises(UsageError, match="2 layers for 3 blocks"):
+        run(*asked, "--start-from", "1,3", "--blocks", 3)
+    with pytest.raises(UsageError, match="neither a way nor a list"):
+        run(*asked, "--start-from", "first")
+    with pytest.raises(ModelError, match="no layer 4"):
+        run(*asked, "--start-from", "1,4")
+    with pytest.raises(ModelError, match="do not fit"):
+        run(*asked, "--blocks", 4)
+    with pytest.raises(UsageError, match="not above 0"):
+        run(*asked, "--temperatures", 1, 0.0)
+    with pytest.raises(ModelError, match="no folder"):
+        run("export", "--base", tmp_path / "none", "--out", tmp_path / "out")
+
+
+def test_a_training_begins_with_an_earlier_draft(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, text = files / "base", files / "text.npz"
+    asked = ["train", "--base", base, "--text", text, "--cache", tmp_path / "deep", "--calibration-rows", 0]
+    assert run(*asked, "--out", tmp_path / "a", "--layers", 2, "--start-from", "3", "--steps", 9) == 0
+    first = json.loads(capsys.readouterr().out)
+    asked[asked.index(tmp_path / "deep")] = tmp_path / "shallow"
+    further = [*asked, "--from-delta", tmp_path / "a", "--learning-rate", 0.0]
+    assert run(*further, "--layers", 1, "--out", tmp_path / "b", "--steps", 1) == 0
+    meta, tensors = read_delta(tmp_path / "b")
+    assert (meta.n, meta.start) == (1, (1, 3))
+    # Nothing was learned, and the layer that is trained now still is the base's: the same draft.
+    assert json.loads(capsys.readouterr().out)["overlap"] == pytest.approx(first["overlap"], abs=0.01)
+    _, before = read_delta(tmp_path / "a")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
+    # Without --layers, the backbone stays that of the earlier draft.
+    assert run(*further, "--out", tmp_path / "d", "--cache", tmp_path / "deep", "--steps", 1) == 0
+    assert (read_meta(tmp_path / "d").n, read_meta(tmp_path / "d").start) == (2, (3,))
+    with pytest.raises(UsageError, match="backbone of 2 layers, not 3"):
+        run(*further, "--layers", 3, "--out", tmp_path / "c", "--steps", 1)
+    with pytest.raises(UsageError, match="decides on the blocks"):
+        run(*further, "--layers", 1, "--out", tmp_path / "c", "--steps", 1, "--blocks", 2)
+
+
+def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
+    save_rows(tmp_path / "t.npz", make_rows([(1, 2)], [(61,)], [0.0]))
+    where = TrainFiles(files / "base", (tmp_path / "t.npz",), tmp_path / "cache", tmp_path / "d")
+    with pytest.raises(ModelError, match="has token 61"):
+        train_draft(where, CONFIG, Saving(), should_stop=lambda: False)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_text_of_too_few_prompts_to_measure_on_is_told(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = load_rows(files / "text.npz")
+    few = text.take(np.flatnonzero(~text.is_held_out())[:20].tolist())
+    save_rows(tmp_path / "few.npz", few)
+    where = TrainFiles(files / "base", (tmp_path / "few.npz",), tmp_path / "cache", tmp_path / "d")
+    reached = train_draft(where, replace(CONFIG, max_steps=2), Saving(), should_stop=lambda: False)
+    assert reached is not None
+    assert reached.figures()["positions"] == 0
+    assert "no row is held out" in caplog.text
+    assert read_meta(where.out).confidence is None
+
+
+def test_without_the_library_that_draws_training_goes_on(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "can_draw", lambda: False)
+    caplog.set_level("INFO")
+    where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
+    assert train_draft(where, CONFIG, Saving(), should_stop=lambda: False) is not None
+    assert "pip install -e ./training" in caplog.text
+    assert not where.picture.exists()
+    assert read_lines(where.history)
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: Path) -> None:
+    def where(name: str) -> TrainFiles:
+        return TrainFiles(
+            files / "base", (files / "text.npz",), tmp_path / f"cache-{name}", tmp_path / f"{name}.st"
+        )
+
+    asked = 0
+
+    def stop_soon() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 9
+
+    assert train_draft(where("whole"), CONFIG, Saving(), should_stop=lambda: False) is not None
+    assert train_draft(where("torn"), CONFIG, Saving(), should_stop=stop_soon) is None
+    assert 0 < read_meta(where("torn").out).training["step"] < 12
+    assert train_draft(where("torn"), CONFIG, Saving(), should_stop=lambda: False) is not None
+    whole = materialise(files / "base", where("whole").out, tmp_path / "a") / "model.safetensors"
+    torn = materialise(files / "base", where("torn").out, tmp_path / "b") / "model.safetensors"
+    assert whole.read_bytes() == torn.read_bytes()
+
+
+def test_preliminary_deltas_appear_while_training(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def spy(path: Path, tensors: dict[str, torch.Tensor], meta: DeltaMeta) -> Path:
+        steps.append(meta.training["step"])
+        return save_delta(path, tensors, meta)
+
+    monkeypatch.setattr(session, "save_delta", spy)
+    monkeypatch.setattr(session, "can_draw", lambda: False)  # thirteen pictures take long
+    where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
+    train_draft(where, CONFIG, Saving(0), should_stop=lambda: False)
+    assert steps == [*range(1, 13), 12, 12]  # the last one with a confidence
+
+
+def test_batched_answers_are_those_of_each_prompt_alone(files: Path) -> None:
+    prompts = ["w1 w2", "w3 w4 w5 w6 w7 w8", "w9"]
+    together = answer_greedily(files / "base", ["", *prompts, "w1 w2"], 12)
+    assert len(together) == len(prompts)
+    for i, prompt in enumerate(prompts):
+        alone = answer_greedily(files / "base", [prompt], 12)
+        assert together.row(i).tolist() == alone.row(0).tolist()
+        assert together.prompt_len[i] == 2 + len(prompt.split())
+        assert 1 <= together.answer_len[i] <= 12
+    with pytest.raises(UsageError, match="no prompts to answer"):
+        answer_greedily(files / "base", [" "], 12)
+
+
+def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) -> None:
+    other = save_delta(tmp_path / "other", {"model.norm.weight": torch.ones(4)}, DeltaMeta("0" * 32, 2, (2,)))
+    with pytest.raises(FingerprintError, match="another base"):
+        run("evaluate", "--base", files / "base", "--delta", other, "--text", files / "text.npz")
+    with pytest.raises(ModelError, match="fewer than 6 layers"):  # which the draft that ships wants
+        run("evaluate", "--base", files / "base", "--text", files / "text.npz")
+    with pytest.raises(UsageError, match="none cannot be read"):
+        read_prompts(tmp_path / "none")
+    (tmp_path / "odd").write_text('{"prompt": " "}\n{}\n')
+    with pytest.raises(UsageError, match="odd line 1 has an empty prompt"):
+        read_prompts(tmp_path / "odd")
+    with pytest.raises(UsageError, match="odd line 2 is no JSON object"):
+        read_prompts(tmp_path / "odd", may_be_blank=True)
+
+
+def test_text_that_is_no_archive_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"PK\x03\x04 cut off"):
+        (tmp_path / "text.npz").write_bytes(content)
+        with pytest.raises(ModelError, match="cannot read target-written text"):
+            load_rows(tmp_path / "text.npz")

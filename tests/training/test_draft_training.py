@@ -1,0 +1,413 @@
+"""Training a draft on a tiny random base: it learns, resumes exactly, and rows do not see each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexspec_mq.errors import ModelError
+
+pytest.importorskip("transformers")
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from training.draft.architecture import (
+    build_draft,
+    check_llama_like,
+    check_start,
+    run_head,
+    start_layers,
+    teacher_states,
+    trained_parameters,
+)
+from training.draft.cache import StateCache, batches, collect
+from training.draft.evaluate import cached_rows, replay
+from training.draft.losses import Head, distil, hybrid_weight, sampled_head
+from training.draft.rows import TextRows, concat, load_rows, save_rows
+from training.draft.schedule import TrainConfig, pass_batches, row_order
+from training.draft.train import Stopped, Trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VOCABULARY, WIDTH, N = 97, 32, 2
+WAYS = ("spread", "next", "last")
+
+
+def tiny_base(seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    base = LlamaForCausalLM(config)
+    torch.nn.Module.to(base, dtype)
+    return base.requires_grad_(requires_grad=False)
+
+
+def some_text(rows: int = 120, seed: int = 0) -> TextRows:
+    rng = np.random.default_rng(seed)
+    length = rng.integers(8, 24, rows)
+    return TextRows(
+        ids=rng.integers(0, VOCABULARY, int(length.sum()), dtype=np.int64),
+        start=np.cumsum([0, *length], dtype=np.int64),
+        prompt_len=rng.integers(1, 5, rows).astype(np.int32),
+        temperature=np.zeros(rows, dtype=np.float32),
+    )
+
+
+def assert_same(one: TextRows, other: TextRows) -> None:
+    assert np.array_equal(one.ids, other.ids)
+    assert np.array_equal(one.start, other.start)
+    assert np.array_equal(one.prompt_len, other.prompt_len)
+
+
+def trainer(folder: Path, base: LlamaForCausalLM, stop_at: int | None = None, **options: object) -> Trainer:
+    config = TrainConfig(
+        **{  # type: ignore[arg-type]
+            "n": N,
+            "start": (3,),
+            "max_steps": 24,
+            "step_tokens": 200,
+            "warmup_steps": 2,
+            "common_ids": 40,
+            "extra_ids": 20,
+            "first_rows": 50,
+            "learning_rate": 1e-2,
+            **options,
+        }
+    )
+    cache = StateCache(folder, some_text(), base="tiny", n=N, width=WIDTH)
+    made: Trainer = Trainer(base, cache, config, should_stop=lambda: stop_at == made.progress.step)
+    return made
+
+
+def test_training_brings_the_draft_closer_to_the_teacher(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_base(), max_steps=60)
+    run.collect(run.held_out + run.train_rows)
+    rows = run.train_rows[:60]
+    before = replay(run.draft, N, cached_rows(run.cache, rows))
+    run.run()
+    after = replay(run.draft, N, cached_rows(run.cache, rows))
+    assert run.progress.step == 60
+    assert after.overlap > before.overlap + 0.1
+    assert after.positions == before.positions == int(run.cache.text.answer_len[rows].sum())
+
+
+def test_resumed_training_ends_in_the_very_state_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    base = tiny_base()
+    whole = trainer(tmp_path / "a", base)
+    whole.run()
+    part = trainer(tmp_path / "b", base, stop_at=11)
+    with pytest.raises(Stopped):
+        part.run()
+    assert part.progress.step == 11
+    part.save(tmp_path / "state")
+    rest = trainer(tmp_path / "b", base)
+    rest.resume(tmp_path / "state")
+    rest.run()
+    assert rest.progress.step == whole.progress.step == 24
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, rest.tensors()[name]), name
+        assert not torch.equal(tensor, part.tensors()[name]), name
+
+
+def test_only_block_and_norm_change(tmp_path: Path) -> None:
+    base = tiny_base()
+    run = trainer(tmp_path, base, max_steps=3)
+    run.run()
+    fresh = dict(build_draft(base, N).named_parameters())
+    changed = {name for name, p in run.draft.named_parameters() if not torch.equal(p, fresh[name])}
+    assert changed
+    assert changed <= set(dict(trained_parameters(run.draft, N)))
+
+
+def test_prompts_can_be_trained_on_too(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_base(), max_steps=1, step_tokens=10_000)
+    run.run()
+    both = trainer(tmp_path, tiny_base(), max_steps=1, step_tokens=10_000, prompts_from=1)
+    both.run()
+    text, rows = run.cache.text, run.train_rows[:50]
+    assert run.progress.tokens == text.answer_len[rows].sum()
+    assert both.progress.tokens == (text.length[rows] - 1 - np.minimum(text.prompt_len[rows] - 1, 1)).sum()
+
+
+def test_a_training_without_budget_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="budget"):
+        trainer(tmp_path, tiny_base(), max_steps=None)
+
+
+def test_padding_and_neighbours_do_not_reach_a_row() -> None:
+    base = tiny_base(dtype=torch.float32)
+    draft = build_draft(base, N)
+    rows = [torch.randint(0, VOCABULARY, (length,)) for length in (5, 11, 8)]
+    padded = torch.zeros(3, 11, dtype=torch.long)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    backbone, final = teacher_states(base, N, padded)
+    with torch.no_grad():
+        head = run_head(draft, N, backbone)
+        for i, row in enumerate(rows):
+            alone = draft(input_ids=row[None]).logits[0]
+            torch.testing.assert_close(head[i, : len(row)] @ draft.lm_head.weight.T, alone)
+            whole = base(input_ids=row[None]).logits[0]
+            torch.testing.assert_close(final[i, : len(row)] @ base.lm_head.weight.T, whole)
+
+
+def test_closed_form_gradient_equals_autograd() -> None:
+    torch.manual_seed(0)
+    student = torch.randn(7, WIDTH, requires_grad=True)
+    teacher, weight = torch.randn(7, WIDTH), torch.randn(VOCABULARY, WIDTH) / 4
+    for share, temperature in ((1.0, 1.0), (0.3, 1.0), (0.0, 1.0), (1.0, 0.6), (0.3, 0.6)):
+        q, p = ((hidden @ weight.T / temperature).softmax(-1) for hidden in (student, teacher))
+        kl = (p * (p.log() - q.log())).sum()
+        overlap = torch.minimum(p, q).sum()
+        loss = share * kl + (1 - share) * (7 - overlap)
+        (expected,) = torch.autograd.grad(loss, student)
+        head = Head(weight, temperature=temperature)
+        gradient, sums = distil(student.detach(), teacher, head, share)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+        assert sums.kl == pytest.approx(kl.item(), rel=1e-4)
+        assert sums.overlap == pytest.approx(overlap.item(), rel=1e-4)
+
+
+def test_a_teacher_with_an_lm_head_of_its_own_is_distilled_through_it() -> None:
+    """By autograd, with the whole head and with a part of it; the draft's own head decides nothing of the teacher."""
+    torch.manual_seed(1)
+    student = torch.randn(7, WIDTH, requires_grad=True)
+    teacher, weight, theirs = torch.randn(7, WIDTH), *torch.randn(2, VOCABULARY, WIDTH) / 4
+    ids = torch.randperm(VOCABULARY)
+    part = sampled_head(weight, ids[:20], 15, torch.Generator().manual_seed(2), 0.7, theirs)
+    for head in (Head(weight, temperature=0.7, teacher=theirs), part):
+        assert head.teacher is not None
+        bias = torch.zeros(1) if head.bias is None else head.bias
+        q = (student @ head.weight.T / 0.7 + bias).softmax(-1)
+        p = (teacher @ head.teacher.T / 0.7 + bias).softmax(-1)
+        kl = (p * (p.log() - q.log())).sum()
+        (expected,) = torch.autograd.grad(kl, student)
+        gradient, sums = distil(student.detach(), teacher, head, 1.0)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+        assert sums.kl == pytest.approx(kl.item(), rel=1e-4)
+
+
+def test_a_sampled_head_keeps_the_expected_denominator() -> None:
+    torch.manual_seed(0)
+    weight, hidden = torch.randn(VOCABULARY, WIDTH) / 8, torch.randn(WIDTH)
+    common = torch.arange(30)
+    generator = torch.Generator().manual_seed(0)
+    sums = []
+    for _ in range(400):
+        head = sampled_head(weight, common, 20, generator)
+        assert head.bias is not None
+        assert len(head.weight) == len(head.bias) == 50
+        sums.append(float((head.weight @ hidden + head.bias).exp().sum()))
+    whole = float((weight @ hidden).exp().sum())
+    # 400 draws: four standard errors of the mean, one false alarm in 16,000 seeds.
+    assert np.mean(sums) == pytest.approx(whole, abs=4 * float(np.std(sums)) / 20)
+
+
+def test_the_hybrid_leaves_kl_as_acceptance_rises() -> None:
+    assert hybrid_weight(0.0) == 1.0
+    assert hybrid_weight(1.0) == pytest.approx(np.exp(-3))
+
+
+def test_a_draft_that_is_its_teacher_agrees_with_it(tmp_path: Path) -> None:
+    base = tiny_base()
+    text = some_text(4)
+    cache = StateCache(tmp_path, text, base="tiny", n=3, width=WIDTH)
+    for row in range(4):  # alone, as they are replayed: in bfloat16, padding shifts sums
+        collect(cache, base, [row])
+    found = replay(build_draft(base, 3), 3, cached_rows(cache, range(4)))
+    # Not 1: the base's own attention sums in another order in bfloat16, and a random base has near-ties.
+    assert found.greedy_match > 0.93
+    assert found.overlap == pytest.approx(1.0, abs=0.01)
+    assert replay(build_draft(tiny_base(1), 3), 3, cached_rows(cache, range(4))).greedy_match < 0.5
+
+
+def test_cache_resumes_and_refuses_another_base(tmp_path: Path) -> None:
+    base, text = tiny_base(), some_text(10)
+    cache = StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH)
+    collect(cache, base, [3])
+    collect(cache, base, [1, 3])
+    again = StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH)
+    assert again.missing(range(5)) == [0, 2, 4]
+    backbone, final = teacher_states(base, N, torch.from_numpy(text.row(3))[None])
+    torch.testing.assert_close(again.backbone(3), backbone[0])
+    torch.testing.assert_close(
+        again.final(3, int(text.prompt_len[3]) - 1), final[0, text.prompt_len[3] - 1 : -1]
+    )
+    with pytest.raises(ModelError, match="another"):
+        StateCache(tmp_path, text, base="other", n=N, width=WIDTH)
+
+
+def test_a_text_that_grows_or_is_reordered_keeps_its_states(tmp_path: Path) -> None:
+    base, text = tiny_base(), some_text(6)
+    cache = StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH)
+    collect(cache, base, [0, 4, 5])
+    grown = concat([some_text(3, seed=9), text.take([5, 3, 0, 5])])
+    again = StateCache(tmp_path, grown, base="tiny", n=N, width=WIDTH)
+    assert again.missing(range(7)) == [0, 1, 2, 4]
+    assert again.distinct([6, 0, 3, 6, 4]) == [6, 0, 4]
+    torch.testing.assert_close(again.backbone(3), cache.backbone(5), rtol=0, atol=0)
+    torch.testing.assert_close(again.final(5, 1), cache.final(0, 1), rtol=0, atol=0)
+    collect(again, base, range(7))
+    assert again.missing(range(7)) == []
+    first = StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH)
+    torch.testing.assert_close(first.backbone(4), cache.backbone(4), rtol=0, atol=0)
+
+
+def test_states_that_were_collected_before_a_stop_stay(tmp_path: Path) -> None:
+    base, text, seen = tiny_base(), some_text(200), 0
+
+    def stop(rows: int, _tokens: int) -> None:
+        nonlocal seen
+        seen += rows
+        if seen > 100:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        collect(StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH), base, range(200), stop)
+    assert len(StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH).missing(range(200))) == 200 - seen
+
+
+def test_a_row_that_stands_twice_is_run_once(tmp_path: Path) -> None:
+    base, text = tiny_base(), some_text(5)
+    cache = StateCache(tmp_path, concat([text, text]), base="tiny", n=N, width=WIDTH)
+    run: list[int] = []
+    collect(cache, base, range(10), lambda rows, _tokens: run.append(rows))
+    assert sum(run) == 5
+    assert cache.missing(range(10)) == []
+
+
+def test_states_behind_a_torn_index_are_collected_again(tmp_path: Path) -> None:
+    base, text = tiny_base(), some_text(4)
+    collect(StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH), base, [0, 1])
+    with (tmp_path / "index.bin").open("r+b") as file:
+        file.truncate(40)  # the second entry is torn
+    torn = StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH)
+    assert len(torn.missing(range(4))) == 3
+    collect(torn, base, range(4))
+    whole = StateCache(tmp_path, text, base="tiny", n=N, width=WIDTH)
+    assert whole.missing(range(4)) == []
+    for row in range(4):
+        backbone, _ = teacher_states(base, N, torch.from_numpy(text.row(row))[None])
+        torch.testing.assert_close(whole.backbone(row), backbone[0], atol=0.2, rtol=0.05)
+
+
+def test_one_prompt_is_never_on_both_sides() -> None:
+    text = some_text(300)
+    twice = text.take([*range(300), *range(300)])
+    held = twice.is_held_out(0.3)
+    assert 0 < held.sum() < 600
+    assert (held[:300] == held[300:]).all()
+    train, kept = row_order(text, seed=1)
+    assert sorted(train + kept) == list(range(300))
+
+
+@given(depth=st.integers(2, 40), n=st.integers(1, 39), blocks=st.integers(1, 8), how=st.sampled_from(WAYS))
+def test_blocks_start_from_different_layers_above_the_backbone_and_end_with_the_last(
+    depth: int, n: int, blocks: int, how: str
+) -> None:
+    if not (n < depth and blocks <= depth - n):
+        with pytest.raises(ModelError, match="do not fit"):
+            start_layers(n, blocks, how, depth)
+        return
+    start = start_layers(n, blocks, how, depth)
+    assert list(start) == sorted(set(start))
+    assert len(start) == blocks
+    assert n <= start[0]
+    assert start[-1] == depth - 1
+    check_start(n, start, depth)
+
+
+def test_starts_that_a_base_has_not_are_refused() -> None:
+    assert start_layers(8, 4, "spread", 30) == (13, 18, 23, 29)
+    assert start_layers(8, 4, "next", 30) == (8, 9, 10, 29)
+    assert start_layers(8, 4, "last", 30) == (26, 27, 28, 29)
+    with pytest.raises(ModelError, match="spread, next or last"):
+        start_layers(8, 4, "first", 30)
+    for start, what in (((), "needs a trained block"), ((4,), "no layer 4"), ((-1,), "no layer -1")):
+        with pytest.raises(ModelError, match=what):
+            check_start(N, start, 4)
+
+
+def test_several_blocks_are_copies_of_the_layers_that_they_start_from() -> None:
+    base = tiny_base()
+    draft = build_draft(base, 1, (3, 1, 3))
+    assert draft.config.num_hidden_layers == 4
+    theirs, ours = base.state_dict(), draft.state_dict()
+    for place, source in enumerate((0, 3, 1, 3)):
+        name = "mlp.up_proj.weight"
+        assert torch.equal(ours[f"model.layers.{place}.{name}"], theirs[f"model.layers.{source}.{name}"])
+    places = {int(name.split(".")[2]) for name, _ in trained_parameters(draft, 1) if "layers" in name}
+    assert places == {1, 2, 3}
+
+
+def test_a_training_of_another_shape_is_not_resumed(tmp_path: Path) -> None:
+    run = trainer(tmp_path, tiny_base(), max_steps=1)
+    run.run()
+    run.save(tmp_path / "state")
+    other = trainer(tmp_path, tiny_base(), start=(2, 3))
+    with pytest.raises(ModelError, match="other layers"):
+        other.resume(tmp_path / "state")
+
+
+def test_joined_texts_keep_their_rows() -> None:
+    text = some_text(9)
+    parts = [text.take(range(4)), text.take(range(4, 9))]
+    assert_same(concat(parts), text)
+    assert concat([text]) is text
+    assert (concat(parts).prompt_len == text.prompt_len).all()
+
+
+def test_a_pass_takes_every_row_once_and_respects_the_step() -> None:
+    text = some_text()
+    plan = pass_batches(range(100), text, 60, (0, 3))
+    assert sorted(row for batch in plan for row in batch) == list(range(100))
+    assert max(int(text.answer_len[batch].sum()) for batch in plan) <= 60
+    assert plan == pass_batches(range(100), text, 60, (0, 3))
+    assert plan != pass_batches(range(100), text, 60, (0, 4))
+    assert batches([0, 1, 2], [9, 1, 1], 5) == [[0], [1, 2]]
+
+
+def test_budget_and_rate() -> None:
+    config = TrainConfig(
+        N, (3,), max_steps=100, max_seconds=10.0, warmup_steps=10, learning_rate=1.0, final_rate=0.1
+    )
+    assert config.progress(50, 2.0) == 0.5
+    assert config.progress(50, 9.0) == 0.9
+    assert config.progress(500, 0.0) == 1.0
+    assert config.rate(0, 0.0) == pytest.approx(0.1)
+    assert config.rate(100, 1.0) == pytest.approx(0.1)
+    assert config.rate(50, 0.5) == pytest.approx(0.55)
+
+
+def test_text_survives_the_disk_and_bad_files_are_refused(tmp_path: Path) -> None:
+    text = some_text(5)
+    save_rows(tmp_path / "t.npz", text)
+    assert_same(load_rows(tmp_path / "t.npz"), text)
+    with pytest.raises(ModelError, match="cannot read"):
+        load_rows(tmp_path / "none.npz")
+    save_rows(
+        tmp_path / "bad.npz", TextRows(text.ids, text.start, text.length.astype(np.int32), text.temperature)
+    )
+    with pytest.raises(ModelError, match="needs a prompt and an answer"):
+        load_rows(tmp_path / "bad.npz")
+
+
+def test_models_that_are_not_like_llama_are_refused() -> None:
+    with pytest.raises(ModelError, match="not built like Llama"):
+        check_llama_like(torch.nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="does not fit"):
+        build_draft(tiny_base(), 4)

@@ -1,0 +1,369 @@
+"""`flexspec head train` and `check` from files to files, on a tiny base; what a head may not touch is refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.evolution.base_head import add_base_parser
+from flexspec_mq.evolution.check import add_check_parser, check_head
+from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, file_entry, read_head
+from training.head.train import HeadFiles, TrainOptions, add_train_parser, train_head
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from flexspec_mq.evolution.canaries import greedy, load_with_head
+from flexspec_mq.models.heads.adapter import CONFIG
+from flexspec_mq.models.heads.adapter import WEIGHTS as ADAPTER
+from flexspec_mq.models.heads.full import WEIGHTS as FULL
+from flexspec_mq.models.load import load_target, load_text
+from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+from training.head.chats import read_chats, rows_of
+from training.head.tuning import TuneConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore::UserWarning:peft.*")
+
+WORDS = tuple("abcdefgh")
+LAYERS, FLOOR = 4, 2
+QUICK: dict[str, Any] = {
+    "floor": FLOOR,
+    "rank": 4,
+    "alpha": 8,
+    "steps": 40,
+    "step_tokens": 256,
+    "learning_rate": 3e-2,
+}
+OPTIONS = TrainOptions(dtype="float32", canaries=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and chats in which every prompt has the same answer."""
+    folder = tmp_path_factory.mktemp("heads")
+    model = tiny_llama(
+        tie_word_embeddings=True, num_hidden_layers=LAYERS, max_position_embeddings=128, initializer_range=0.2
+    )
+    save(folder / "base", model, byte_level_tokenizer(template=TEMPLATE))
+    lines = []
+    for one in WORDS:
+        for two in WORDS:
+            asked = {"role": "user", "content": one + two}
+            lines.append({"messages": [asked, {"role": "assistant", "content": "hgfe"}]})
+    (folder / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def made(folder: Path, out: Path, **changes: Any) -> Manifest:
+    files = HeadFiles(base=folder / "base", data=folder / "chats.jsonl", out=out)
+    found = train_head(files, TuneConfig(**{**QUICK, **changes}), OPTIONS, lambda: False)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def lora(folder: Path) -> Path:
+    made(folder, folder / "lora", norm=True, lm_head=True)
+    return folder / "lora"
+
+
+@pytest.fixture(scope="module")
+def full(folder: Path) -> Path:
+    made(folder, folder / "full", kind="full", norm=True, lm_head=True, learning_rate=1e-2)
+    return folder / "full"
+
+
+def test_lora_head_is_a_peft_adapter_of_the_upper_layers_alone(lora: Path, folder: Path) -> None:
+    manifest = read_head(lora)
+    assert (manifest.kind, manifest.layers, manifest.floor, manifest.dtype) == (
+        "lora",
+        LAYERS,
+        FLOOR,
+        "float32",
+    )
+    assert {file.name for file in manifest.files} == {CONFIG, ADAPTER}
+    assert 4 <= len(manifest.canaries) <= 8
+    names = set(load_file(lora / ADAPTER))
+    assert "base_model.model.model.norm.weight" in names
+    assert {name.split(".")[4] for name in names if ".layers." in name} == {"2", "3"}
+    # The tied LM head itself would be 300 × 16 numbers more.
+    assert not any("lm_head" in name and "lora" not in name for name in names)
+    assert "embed_tokens" not in " ".join(names)
+    # Whoever uses peft can load it.
+    model = PeftModel.from_pretrained(load_target(folder / "base", dtype="float32").model, lora)
+    canary = manifest.canaries[0]
+    assert greedy(model, [canary.prompt], 24, (2,)) == [canary.text]
+
+
+def test_tuning_teaches_the_answers_and_nothing_of_the_prompts(lora: Path, folder: Path) -> None:
+    text = load_text(folder / "base")
+    rows = rows_of(text, read_chats(folder / "chats.jsonl"), 64)
+    prompts = [row.ids[: row.prompt] for row in rows]
+    answers = [row.ids[row.prompt :] for row in rows]
+    model = load_with_head(folder / "base", lora, kind="lora", dtype="float32")
+    right = sum(a == b for a, b in zip(greedy(model, prompts, 8, text.eos), answers, strict=True))
+    base = load_with_head(folder / "base", None, kind="base", dtype="float32")
+    assert right > 0.9 * len(rows)
+    assert sum(a == b for a, b in zip(greedy(base, prompts, 8, text.eos), answers, strict=True)) == 0
+    assert all(answer[-1] == 2 for answer in answers)
+
+
+def test_full_head_holds_the_upper_layers_with_the_bases_names(full: Path, folder: Path) -> None:
+    tensors, base = load_file(full / FULL), load_file(folder / "base" / "model.safetensors")
+    upper = {name for name in base if name.startswith(("model.layers.2.", "model.layers.3."))}
+    # The base's LM head is its embedding; the head's is another one, and the embedding stays.
+    assert set(tensors) == upper | {"model.norm.weight", "lm_head.weight"}
+    assert any(not torch.equal(tensors[name], base[name]) for name in upper)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_good_head_passes_and_its_shuffled_weights_do_not(
+    kind: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    figures = check_head(request.getfixturevalue(kind), folder / "base")
+    assert figures["layers"] == [2, 3]
+    assert figures["others"] == ["lm_head.weight", "model.norm.weight"]
+    assert figures["canaries"] == 1.0
+    assert figures["shuffled"] < 0.9
+
+
+def test_a_training_that_was_stopped_gives_the_same_head(folder: Path, tmp_path: Path) -> None:
+    config = TuneConfig(**{**QUICK, "steps": 6})
+    files = HeadFiles(base=folder / "base", data=folder / "chats.jsonl", out=tmp_path / "head")
+    asked = 0
+
+    def after_two() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    for _ in range(2):
+        asked = 0
+        assert train_head(files, config, OPTIONS, after_two) is None
+        assert not files.out.exists()
+    with pytest.raises(UsageError, match="other settings"):
+        train_head(files, TuneConfig(**{**QUICK, "steps": 7}), OPTIONS, lambda: False)
+    found = train_head(files, config, OPTIONS, lambda: False)
+    assert found == made(folder, tmp_path / "at once", steps=6)
+    assert not files.state.exists()
+    with pytest.raises(UsageError, match="there already"):
+        train_head(files, config, OPTIONS, lambda: False)
+
+
+def altered(head: Path, into: Path, change: Callable[[Path], None], **fields: Any) -> Path:
+    """A copy of a head with one thing changed, and a manifest that fits it."""
+    shutil.copytree(head, into)
+    manifest = read_head(into)
+    (into / MANIFEST).unlink()
+    change(into)
+    facts = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
+    listed = tuple(file_entry(path) for path in sorted(into.iterdir()))
+    (into / MANIFEST).write_bytes(Manifest(**{**facts, "files": listed, **fields}).encode())
+    return into
+
+
+def tensors_of(change: Callable[[dict[str, torch.Tensor]], object], name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        change(tensors)
+        save_file(tensors, folder / name)
+
+    return apply
+
+
+def config_of(**fields: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        facts = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps({**facts, **fields}))
+
+    return apply
+
+
+LOWER = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
+UPPER = "base_model.model.model.layers.2.self_attn.q_proj.lora_"
+EMBEDDING = "base_model.model.model.embed_tokens.weight"
+BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "a layer below the floor": (
+        "lora",
+        tensors_of(
+            lambda t: t.update(
+                {LOWER + "A.weight": t[UPPER + "A.weight"] + 0, LOWER + "B.weight": t[UPPER + "B.weight"] + 0}
+            ),
+            ADAPTER,
+        ),
+        "layer 1",
+    ),
+    "the embedding": (
+        "lora",
+        tensors_of(lambda t: t.update({EMBEDDING: torch.zeros(300, 16)}), ADAPTER),
+        "embed_tokens",
+    ),
+    "half of a pair": ("lora", tensors_of(lambda t: t.pop(UPPER + "A.weight"), ADAPTER), "self_attn.q_proj"),
+    "a wrong shape": (
+        "lora",
+        tensors_of(lambda t: t.update({UPPER + "A.weight": torch.zeros(4, 15)}), ADAPTER),
+        "shape",
+    ),
+    "a wrong dtype": (
+        "lora",
+        tensors_of(lambda t: t.update({UPPER + "A.weight": t[UPPER + "A.weight"].half()}), ADAPTER),
+        "float16",
+    ),
+    "not a number": (
+        "lora",
+        tensors_of(lambda t: t[UPPER + "A.weight"].fill_(float("nan")), ADAPTER),
+        "q_proj.lora_A.weight",
+    ),
+    "weights in a random order": (
+        "lora",
+        tensors_of(
+            lambda t: [x.copy_(x.flatten()[torch.randperm(x.numel())].view_as(x)) for x in t.values()],
+            ADAPTER,
+        ),
+        "tokens come out",
+    ),
+    "a pickle": ("lora", lambda folder: torch.save({}, folder / "adapter_model.bin"), "adapter_model.bin"),
+    "DoRA": ("lora", config_of(use_dora=True), "use_dora"),
+    "another scaling": ("lora", config_of(alpha_pattern={"q_proj": 2}), "alpha_pattern"),
+    "norms of all layers": ("lora", config_of(modules_to_save=["norm"]), "norm"),
+    "no safetensors": ("full", lambda folder: torch.save({}, folder / FULL), "safetensors"),
+    "a missing weight": (
+        "full",
+        tensors_of(lambda t: t.pop("model.layers.2.input_layernorm.weight"), FULL),
+        "lacks model.layers.2.input_layernorm.weight",
+    ),
+    "a lower layer in whole": (
+        "full",
+        tensors_of(lambda t: t.update({"model.layers.1.input_layernorm.weight": torch.ones(16)}), FULL),
+        "layers.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_head_is_refused(
+    what: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    kind, change, message = BAD[what]
+    head = altered(request.getfixturevalue(kind), tmp_path / "head", change)
+    with pytest.raises(HeadError, match=message):
+        check_head(head, folder / "base")
+
+
+def test_a_head_of_another_base_or_without_proof_is_refused(lora: Path, folder: Path, tmp_path: Path) -> None:
+    def nothing(_folder: Path) -> None:
+        pass
+
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"base": "0" * 32}, "fingerprint"),
+        ({"tokenizer": "0" * 32}, "tokenizer"),
+        ({"layers": 5}, "does not fit"),
+        ({"canaries": ()}, "no canaries"),
+        ({"dtype": "bfloat16"}, "float32"),
+    ]
+    for number, (fields, message) in enumerate(wrong):
+        head = altered(lora, tmp_path / str(number), nothing, **fields)
+        with pytest.raises(HeadError, match=message):
+            check_head(head, folder / "base")
+    altered(lora, tmp_path / "more", nothing)
+    (tmp_path / "more" / "notes.txt").write_text("hello")
+    with pytest.raises(HeadError, match=r"notes\.txt"):
+        check_head(tmp_path / "more", folder / "base")
+
+
+def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    add_train_parser(commands)
+    add_check_parser(commands)
+
+    def run(*argv: str) -> dict[str, Any]:
+        args = parser.parse_args([*argv, "--base", str(folder / "base"), "--threads", "1"])
+        assert args.func(args) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    out = tmp_path / "head"
+    shape = "--floor 2 --rank 4 --alpha 8 --lm-head --dtype float32"
+    wishes = f"{shape} --steps 40 --step-tokens 256 --learning-rate 3e-2".split()
+    said = run("train", "--data", str(folder / "chats.jsonl"), "--out", str(out), *wishes)
+    assert said["digest"] == digest((out / MANIFEST).read_bytes()).hex()
+    assert said["bytes"] == sum(file.stat().st_size for file in out.iterdir() if file.name != MANIFEST)
+    assert run("check", str(out))["digest"] == said["digest"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "[1]", '{"messages": [{"role": "user", "content": "a"}]}', '{"messages": [{"role": "user"}, {}]}',
+     '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}', "[" * 100_000],
+)  # fmt: skip
+def test_a_line_that_is_no_chat_is_named(line: str, tmp_path: Path) -> None:
+    good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    path = tmp_path / "chats.jsonl"
+    path.write_text(f"{good}\n\n{line}\n")
+    with pytest.raises(UsageError, match="line 3"):
+        read_chats(path)
+
+
+def test_each_answer_of_a_chat_is_a_row_that_ends(folder: Path, tmp_path: Path) -> None:
+    text = load_text(folder / "base")
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "dd")]
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}))
+    one, two = rows_of(text, read_chats(path), 64)
+    assert text.tokenizer.decode(list(one.ids[one.prompt :]), skip_special_tokens=False) == "b</s>"
+    assert text.tokenizer.decode(list(two.ids[two.prompt :]), skip_special_tokens=False) == "dd</s>"
+    assert two.ids[: len(one.ids)] == one.ids
+    (cut,) = rows_of(text, read_chats(path), one.prompt + 1)
+    assert len(cut.ids) == one.prompt + 1
+    with pytest.raises(FlexSpecError, match="all chats"):
+        rows_of(text, read_chats(path), one.prompt)
+
+
+def test_the_base_itself_is_a_version(tmp_path: Path, folder: Path) -> None:
+    base = folder / "base"
+    parser = argparse.ArgumentParser()
+    add_base_parser(parser.add_subparsers())
+
+    def run(out: str, floor: int = FLOOR) -> int:
+        told = [
+            "--base",
+            str(base),
+            "--dtype",
+            "float32",
+            "--floor",
+            str(floor),
+            "--out",
+            str(tmp_path / out),
+        ]
+        args = parser.parse_args(["base", *told])
+        return int(args.func(args))
+
+    assert run("b") == 0
+    manifest = read_head(tmp_path / "b")
+    assert (manifest.kind, manifest.floor, manifest.layers, manifest.files) == ("base", FLOOR, LAYERS, ())
+    assert all(canary.text for canary in manifest.canaries)
+    assert check_head(tmp_path / "b", base)["parameters"] == 0
+    with pytest.raises(UsageError, match="there already"):
+        run("b")
+    with pytest.raises(UsageError, match="no layer"):
+        run("c", LAYERS)

@@ -1,0 +1,168 @@
+"""A draft's calibrated confidence: fitted to replayed answers, judged on answers that it was not fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.models.draft.confidence import COLUMNS, Calibration, Floats, basis_of, sigmoid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from flexspec_mq.models.draft.delta import DeltaMeta
+    from training.draft.coupling import Coupled
+
+FOLDS = 2
+BINS = 10
+_ROUNDS = 50
+_TOO_FEW, _MORE = "too few held-out answers to calibrate on", "give text of more prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How well confidences tell what the target takes.
+
+    Attributes:
+        positions: Choices that were judged.
+        error: Expected calibration error: mean distance between confidence and accepted share over the bins,
+            weighted by their counts.
+        by_temperature: The same for each temperature alone.
+        bins: Count, mean confidence and accepted share of each bin of equal width that is not empty.
+    """
+
+    positions: int
+    error: float
+    by_temperature: dict[str, float]
+    bins: list[tuple[int, float, float]]
+
+    def figures(self) -> dict[str, Any]:
+        """What is worth printing and keeping."""
+        return {
+            "positions": self.positions,
+            "calibration_error": round(self.error, 4),
+            "by_temperature": {t: round(error, 4) for t, error in self.by_temperature.items()},
+        }
+
+    def table(self) -> str:
+        """The bins, for people."""
+        head = f"{'positions':>9}  {'confidence':>10}  {'accepted':>8}"
+        rows = [f"{count:>9}  {mean:>10.3f}  {share:>8.3f}" for count, mean, share in self.bins]
+        return "\n".join((head, *rows))
+
+
+def calibrate(answers: Sequence[Coupled]) -> tuple[Calibration, Reliability]:
+    """Fit a calibration to all answers, and say how reliable one is that has not seen the answers it judges.
+
+    For that, answers are dealt out by their row, and each part is judged by a calibration of the others.
+
+    Raises:
+        ModelError: There are fewer answers than parts.
+    """
+    if not answers:
+        raise ModelError(_TOO_FEW, hint=_MORE)
+    parts = np.concatenate([np.full(len(answer.accepted), answer.row % FOLDS) for answer in answers])
+    if set(parts.tolist()) != set(range(FOLDS)):
+        raise ModelError(_TOO_FEW, hint=_MORE)
+    features = np.concatenate([answer.features for answer in answers])
+    accepted = np.concatenate([answer.accepted for answer in answers])
+    judged = np.empty(len(accepted))
+    for part in range(FOLDS):
+        mine = parts == part
+        judged[mine] = fit(features[~mine], accepted[~mine]).probabilities(features[mine])
+    temperature = np.concatenate([np.full(len(answer.accepted), answer.temperature) for answer in answers])
+    by_temperature = {
+        f"{t:g}": calibration_error(judged[temperature == t], accepted[temperature == t])
+        for t in np.unique(temperature)
+    }
+    found = Reliability(
+        len(accepted),
+        calibration_error(judged, accepted),
+        by_temperature,
+        reliability(judged, accepted),
+    )
+    return fit(features, accepted), found
+
+
+def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.bool_]) -> float:
+    """Expected calibration error over bins of equal width, 0 to 1."""
+    bins = reliability(judged, accepted)
+    return sum(count * abs(mean - share) for count, mean, share in bins) / max(1, len(accepted))
+
+
+def calibrated(meta: DeltaMeta, calibration: Calibration, found: Reliability) -> DeltaMeta:
+    """What a delta says about itself, with its calibration."""
+    training = {**meta.training, "calibration": found.figures()}
+    return replace(meta, confidence=calibration.to_json(), training=training)
+
+
+def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> Calibration:
+    """Fit a calibration by Newton's method.
+
+    Args:
+        features: float64 of shape [n, 5], see `confidence.COLUMNS`; of all temperatures that will be served.
+        accepted: whether the target took the token, shape [n].
+        ridge: strength of the penalty on squared weights, of functions scaled to a deviation of 1; as much as so
+            many observations.
+
+    Raises:
+        UsageError: there is nothing to fit, or the shapes do not fit together.
+    """
+    if features.ndim != 2 or features.shape[1] != len(COLUMNS) or accepted.shape != features.shape[:1]:
+        raise UsageError(f"features of shape {features.shape} do not fit {accepted.shape} outcomes")
+    if not len(features):
+        raise UsageError("there are no outcomes to calibrate on")
+    basis = basis_of(features)
+    mean, scale = basis.mean(0), basis.std(0)
+    mean[0] = 0.0
+    scale[scale < 1e-9] = 1.0
+    scaled = (basis - mean) / scale
+    weights = newton(scaled, accepted.astype(np.float64), ridge) / scale
+    weights[0] -= float(mean @ weights)
+    return Calibration(tuple(map(float, weights)))
+
+
+def reliability(probabilities: Floats, accepted: npt.NDArray[np.bool_]) -> list[tuple[int, float, float]]:
+    """How well probabilities are calibrated: per bin of equal width, count, mean probability, accepted share."""
+    place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    return [
+        (int(mine.sum()), float(probabilities[mine].mean()), float(accepted[mine].mean()))
+        for mine in (place == number for number in range(BINS))
+        if mine.any()
+    ]
+
+
+def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
+    """Weights of a logistic regression with the least penalised loss, by Newton's method with halved steps.
+
+    Args:
+        basis: float64 of shape [n, functions]; the first function is the constant, which is not penalised.
+        outcome: 0 or 1, float64 of shape [n].
+        ridge: strength of the penalty on squared weights.
+    """
+    penalty = np.full(basis.shape[1], ridge)
+    penalty[0] = 1e-6
+    weights = np.zeros(basis.shape[1])
+    loss = _loss(basis, outcome, weights, penalty)
+    for _ in range(_ROUNDS):
+        likely = sigmoid(basis @ weights)
+        slope = basis.T @ (likely - outcome) + penalty * weights
+        curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
+        step = np.linalg.solve(curve, slope)
+        while (found := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        weights = weights - step
+        if loss - found < 1e-9 * max(1.0, loss):
+            break
+        loss = found
+    return weights
+
+
+def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats) -> float:
+    scores = basis @ weights
+    return float((np.logaddexp(0.0, scores) - outcome * scores).sum() + 0.5 * (penalty * weights**2).sum())

@@ -1,0 +1,200 @@
+"""How good a draft is, offline: replay the target's own text and count what it would have accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from training.draft.architecture import lm_head_weight, run_head, teacher_states
+from training.draft.losses import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+    from torch import nn
+
+    from training.draft.cache import StateCache
+    from training.draft.rows import TextRows
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One row of target-written text, ready to be replayed.
+
+    Attributes:
+        backbone: Backbone outputs of the row, shape ``(length, width)``.
+        final: The teacher's final states where it predicts the answer, shape ``(answer, width)``.
+        answer: Ids of the answer, shape ``(answer,)``.
+        greedy: Whether the answer was written at temperature 0, so that rounds can be counted.
+        lm_head: The teacher's, shape ``(vocabulary, width)``, if it is not the draft's.
+    """
+
+    backbone: torch.Tensor
+    final: torch.Tensor
+    answer: torch.Tensor
+    greedy: bool
+    lm_head: torch.Tensor | None = None
+
+    def teacher_logits(self, span: slice, weight: torch.Tensor) -> torch.Tensor:
+        """The teacher's at some positions of the answer; ``weight`` is the draft's LM head."""
+        return self.final[span].to(weight.dtype) @ (weight if self.lm_head is None else self.lm_head).T
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Verification rounds, counted.
+
+    Attributes:
+        tokens: Committed: in each round what is accepted, and one more that the target writes.
+        rounds: All, those without a draft included.
+        empty: Of them, without a drafted token.
+        drafted: Tokens sent to the target.
+        accepted: Of them, accepted.
+    """
+
+    tokens: int = 0
+    rounds: int = 0
+    empty: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def play(
+        self, accepted: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64], k: int, stop: float
+    ) -> None:
+        """Add the rounds of one answer.
+
+        Args:
+            accepted: Whether the target takes the draft's token at each position.
+            confidence: How likely the draft thinks that, 0 to 1.
+            k: Drafted tokens of a round, at most.
+            stop: A batch ends before the token at which the product of its confidences falls below this.
+        """
+        position, length = 0, len(accepted)
+        while position < length:
+            together = np.cumprod(confidence[position : position + k])
+            below = np.flatnonzero(together < stop)
+            drafted = int(below[0]) if len(below) else len(together)
+            wrong = np.flatnonzero(~accepted[position : position + drafted])
+            taken = int(wrong[0]) if len(wrong) else drafted
+            self.rounds += 1
+            self.empty += drafted == 0
+            self.drafted += drafted
+            self.accepted += taken
+            position += taken + 1
+        self.tokens += length
+
+    def figures(self) -> dict[str, float]:
+        """What is worth printing."""
+        return {
+            "tokens_per_round": round(self.tokens / max(1, self.rounds), 4),
+            "accepted_per_drafted": round(self.accepted / max(1, self.drafted), 4),
+            "empty_rounds": round(self.empty / max(1, self.rounds), 4),
+        }
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """Sums over replayed rows, and the figures they make.
+
+    Attributes:
+        positions: Answer positions compared.
+        matches: Of them, where both models' most likely ids are equal.
+        overlap_sum: Σ over positions of Σ min(p, q) at temperature 1.
+        round_tokens: Tokens of greedy answers.
+        rounds: Verification rounds they took: in each, the target commits what it accepts and one more.
+    """
+
+    positions: int = 0
+    matches: int = 0
+    overlap_sum: float = 0.0
+    round_tokens: int = 0
+    rounds: int = 0
+
+    @property
+    def greedy_match(self) -> float:
+        """Share of positions where draft and target agree on the most likely id."""
+        return self.matches / max(1, self.positions)
+
+    @property
+    def overlap(self) -> float:
+        """Mean Σ min(p, q): the acceptance of ideal rejection sampling at temperature 1."""
+        return self.overlap_sum / max(1, self.positions)
+
+    @property
+    def tokens_per_round(self) -> float:
+        """Tokens committed per round on greedy answers; the end of an answer cuts its last round short."""
+        return self.round_tokens / max(1, self.rounds)
+
+    def figures(self) -> dict[str, float]:
+        """What is worth printing and keeping."""
+        return {
+            "positions": self.positions,
+            "greedy_match": round(self.greedy_match, 4),
+            "overlap": round(self.overlap, 4),
+            "greedy_tokens": self.round_tokens,
+            "tokens_per_round": round(self.tokens_per_round, 4),
+        }
+
+
+@torch.no_grad()
+def replay(
+    draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4, sums: Acceptance | None = None
+) -> Acceptance:
+    """Measure a draft on rows that it was not trained on.
+
+    Args:
+        draft: From ``build_draft`` or a materialised folder.
+        n: Its backbone layers.
+        rows: What to replay.
+        k: Draft tokens per round.
+        sums: What earlier rows gave, to be added to.
+    """
+    sums, rounds = sums or Acceptance(), Rounds()
+    weight = lm_head_weight(draft)
+    for row in rows:
+        first = len(row.backbone) - len(row.answer) - 1
+        student = run_head(draft, n, row.backbone.to(weight.dtype)[None])[0, first:-1]
+        proposed = []
+        for span in chunks(len(student)):
+            z = student[span] @ weight.T
+            t = row.teacher_logits(span, weight)
+            proposed.append(z.argmax(-1))
+            sums.matches += int((proposed[-1] == t.argmax(-1)).sum())
+            sums.overlap_sum += float(torch.minimum(z.float().softmax(-1), t.float().softmax(-1)).sum())
+        sums.positions += len(student)
+        if row.greedy:
+            accepted = (torch.cat(proposed) == row.answer).numpy()
+            rounds.play(accepted, np.ones(len(accepted)), k, stop=0.0)
+    sums.rounds += rounds.rounds
+    sums.round_tokens += rounds.tokens
+    return sums
+
+
+def cached_rows(
+    cache: StateCache, rows: Sequence[int], lm_head: torch.Tensor | None = None
+) -> Iterator[Replay]:
+    """Rows whose states are in the cache; the teacher's LM head is given if it is not the draft's."""
+    text = cache.text
+    for row in rows:
+        answer = torch.from_numpy(text.row(row)[text.prompt_len[row] :])
+        yield Replay(
+            cache.backbone(row),
+            cache.final(row, int(text.prompt_len[row]) - 1),
+            answer,
+            bool(text.temperature[row] == 0),
+            lm_head,
+        )
+
+
+def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
+    """Rows whose states are computed now, one by one."""
+    for row in range(len(text)):
+        ids = torch.from_numpy(text.row(row))
+        backbone, final = teacher_states(base, n, ids[None])
+        first = int(text.prompt_len[row])
+        greedy = bool(text.temperature[row] == 0)
+        yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:], greedy)

@@ -1,0 +1,112 @@
+"""What the training does when: budget, learning rate, loss, and the order of rows. All pure functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from training.draft.cache import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from training.draft.rows import TextRows
+
+SORT_SLAB = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How to train a draft.
+
+    Attributes:
+        n: Backbone layers.
+        start: The base's layers that the trained blocks start as copies of, bottom up; see ``start_layers``.
+        max_steps: Optimizer steps; None for no limit. At least one limit must be given.
+        max_seconds: Time for collecting and training together, over all resumptions; None for no limit.
+        step_tokens: Answer tokens per optimizer step, at most.
+        prompts_from: Position of a row from which prompt tokens are trained as well; None for answers only. More
+            text for no more teacher forwards; a fixed preamble is best left out.
+        learning_rate: Peak, reached after ``warmup_steps``; falls to ``final_rate`` of it along a cosine.
+        warmup_steps: Steps of linear rise.
+        final_rate: Share of the peak at the end.
+        weight_decay: Of matrices, not of norms.
+        clip: Largest norm of the gradient.
+        temperatures: At which the loss compares both models, one step after another.
+        hybrid_from: Share of the budget after which the loss is KL and TV; before, KL alone.
+        common_ids: Ids of the LM head that are always in while it is sampled; 0 to never sample it.
+        extra_ids: Others drawn anew in each step.
+        full_from: Share of the budget after which the LM head is whole.
+        first_rows: Rows in the first pass; each later pass takes twice as many, as far as there are rows, so
+            that training starts before all states are collected.
+        collect_until: Share of the budget after which no more states are collected.
+        seed: Of the order of rows and of drawn ids.
+    """
+
+    n: int
+    start: tuple[int, ...]
+    max_steps: int | None = None
+    max_seconds: float | None = None
+    step_tokens: int = 1024
+    prompts_from: int | None = None
+    learning_rate: float = 4e-3
+    warmup_steps: int = 30
+    final_rate: float = 0.02
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    temperatures: tuple[float, ...] = (1.0,)
+    hybrid_from: float = 0.6
+    common_ids: int = 8192
+    extra_ids: int = 2048
+    full_from: float = 0.9
+    first_rows: int = 512
+    collect_until: float = 0.6
+    seed: int = 0
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the budget that is used, 0 to 1."""
+        shares = [0.0]
+        if self.max_steps is not None:
+            shares.append(step / self.max_steps)
+        if self.max_seconds is not None:
+            shares.append(seconds / self.max_seconds)
+        return min(1.0, max(shares))
+
+    def rate(self, step: int, progress: float) -> float:
+        """Learning rate of a step."""
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.learning_rate * warm * (self.final_rate + (1 - self.final_rate) * cosine)
+
+
+def row_order(text: TextRows, seed: int) -> tuple[list[int], list[int]]:
+    """Rows to train on, shuffled over prompts and temperatures, and rows held out."""
+    held = text.is_held_out()
+    order = np.random.default_rng(seed).permutation(len(text))
+    return [int(row) for row in order if not held[row]], [int(row) for row in np.flatnonzero(held)]
+
+
+def pass_batches(
+    rows: Sequence[int], text: TextRows, step_tokens: int, key: tuple[int, int]
+) -> list[list[int]]:
+    """One pass over rows: every row once, in batches of rows of similar length, in a random order.
+
+    Args:
+        rows: Indices of rows.
+        text: Where they come from.
+        step_tokens: Answer tokens per batch, at most.
+        key: Seed and number of the pass; nothing else decides the order.
+    """
+    rng = np.random.default_rng(key)
+    length, answer = text.length, text.answer_len
+    shuffled = rng.permutation(np.asarray(rows, dtype=np.int64))
+    found: list[list[int]] = []
+    for first in range(0, len(shuffled), SORT_SLAB):
+        slab = sorted(
+            (int(row) for row in shuffled[first : first + SORT_SLAB]), key=lambda row: int(length[row])
+        )
+        found += batches(slab, [int(answer[row]) for row in slab], step_tokens)
+    return [found[int(i)] for i in rng.permutation(len(found))]

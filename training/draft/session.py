@@ -1,0 +1,266 @@
+"""Training from files to files, with progress, preliminary deltas, a history and a picture of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.models.draft.delta import (
+    RANKS,
+    DeltaMeta,
+    base_fingerprint,
+    check_fingerprint,
+    load_delta,
+)
+from flexspec_mq.models.load import load_target
+from training.draft.architecture import check_llama_like, lm_head_weight
+from training.draft.cache import StateCache
+from training.draft.calibrate import calibrate, calibrated
+from training.draft.coupling import TEMPERATURES, coupled
+from training.draft.evaluate import Acceptance, cached_rows, replay
+from training.draft.history import History, can_draw, draw
+from training.draft.measuring import spread
+from training.draft.packing import save_delta
+from training.draft.progress import progress_bar
+from training.draft.rows import load_rows, token_ranks
+from training.draft.train import Progress, Stopped, Trainer
+from training.draft.version import load_teacher, read_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from flexspec_mq.models.load import LoadedModel
+    from training.draft.evaluate import Replay
+    from training.draft.schedule import TrainConfig
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_ROWS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class TrainFiles:
+    """Where training reads and writes.
+
+    Attributes:
+        base: Checkpoint folder of the base.
+        texts: Target-written rows, ``.npz``.
+        cache: Folder for the teacher's states.
+        out: The delta. Beside it: ``<out>.state``, what resuming needs; ``<out>.history.csv`` and
+            ``<out>.svg``, how the training went.
+        earlier: A delta to begin with, of the same base and as many layers; None to begin with copies of the
+            base's layers.
+        head: Folder of a head: that version is the teacher, and wrote the text; None is the base.
+    """
+
+    base: Path
+    texts: tuple[Path, ...]
+    cache: Path
+    out: Path
+    earlier: Path | None = None
+    head: Path | None = None
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.out.with_name(self.out.name + ".state")
+
+    @property
+    def history(self) -> Path:
+        """Loss and acceptance by step."""
+        return self.out.with_name(self.out.name + ".history.csv")
+
+    @property
+    def picture(self) -> Path:
+        """The history, drawn."""
+        return self.out.with_name(self.out.name + ".svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """When a training writes what.
+
+    Attributes:
+        seconds: Time between saved states and preliminary deltas, in seconds of training.
+        history_steps: Steps from one line of the history to the next.
+        calibration_rows: Held-out rows at most that the confidence is fitted to at the end, evenly spread; 0
+            for none.
+    """
+
+    seconds: float = 300.0
+    history_steps: int = 10
+    calibration_rows: int = HELD_OUT_ROWS
+
+
+def train_draft(
+    files: TrainFiles, config: TrainConfig, saving: Saving, should_stop: Callable[[], bool]
+) -> Acceptance | None:
+    """Train, or go on training, and write the delta.
+
+    Args:
+        files: Where to read and write.
+        config: How to train.
+        saving: When to write what.
+        should_stop: Asked between steps.
+
+    Returns:
+        What the draft reaches on held-out rows, or None if it was stopped. Delta and state are saved anyway.
+
+    Raises:
+        ModelError: A file is unreadable or does not belong to the others.
+    """
+    text = load_rows(*files.texts)
+    loaded = load_target(files.base)
+    check_llama_like(loaded.model)
+    if int(text.ids.max()) >= loaded.vocab_size:
+        raise ModelError(
+            f"the text has token {int(text.ids.max())}, the base only {loaded.vocab_size}",
+            hint="train on text that this very model wrote",
+        )
+    version = None if files.head is None else read_version(files.head, files.base, loaded)
+    if version is not None and version.floor < config.n:
+        raise ModelError(
+            f"the head may change layers from {version.floor} on, and the draft keeps {config.n} of the base",
+            hint=f"give --layers {version.floor} or less",
+        )
+    fingerprint = base_fingerprint(files.base, config.n)
+    width = lm_head_weight(loaded.model).shape[1]
+    taught = fingerprint if version is None else f"{fingerprint} {version.digest}"
+    cache = StateCache(files.cache, text, base=taught, n=config.n, width=width)
+    saved, saved_step = time.monotonic(), 0
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal saved, saved_step
+        show(config.progress(progress.step, progress.seconds), lambda: describe(progress))
+        if progress.step > saved_step:
+            run.history.step(progress, trainer.rate)
+            if time.monotonic() - saved > saving.seconds:
+                run.save()
+                saved, saved_step = time.monotonic(), progress.step
+
+    teacher = None if version is None else load_teacher(files.base, version)
+    trainer = Trainer(loaded.model, cache, config, on_progress, should_stop, teacher)
+    if not len(trainer.held_out):
+        log.warning(
+            "no row is held out, so nothing will be measured or calibrated and all figures are 0: one prompt in "
+            "fifty is, so give text of more prompts"
+        )
+    earlier = {} if files.earlier is None else _tensors_of(files.earlier, files.base)
+    known = earlier.pop(RANKS, torch.zeros(0, dtype=torch.int32))
+    if files.state.exists():
+        trainer.resume(files.state)
+    elif earlier:
+        trainer.begin(earlier)
+    history = History(files.history, saving.history_steps, trainer.progress.step)
+    run = _Run(
+        files,
+        trainer,
+        history,
+        DeltaMeta(fingerprint, config.n, config.start),
+        _ranks(trainer, loaded, known),
+    )
+    with progress_bar() as show:
+        try:
+            trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, saving.calibration_rows)))
+            trainer.run()
+        except Stopped:
+            trainer.save(files.state)
+            run.keep()  # without measuring, which takes long; `evaluate` can do it
+            return None
+    reached = run.save()
+    run.calibrate(saving.calibration_rows)
+    return reached
+
+
+@dataclass(slots=True)
+class _Run:
+    """What a training writes."""
+
+    files: TrainFiles
+    trainer: Trainer
+    history: History
+    meta: DeltaMeta
+    ranks: torch.Tensor
+
+    def keep(self, **figures: float) -> None:
+        """The delta, with the figures that were measured."""
+        rows = len(self.trainer.cache.text)
+        facts = {**asdict(self.trainer.progress), **figures, "rows_in_text": rows}
+        self.meta = replace(self.meta, training=facts)
+        self._write(self.meta)
+
+    def save(self) -> Acceptance:
+        """State, preliminary or final delta, and how it went."""
+        trainer, files = self.trainer, self.files
+        trainer.save(files.state)  # before what takes long
+        rows = _collected(trainer, HELD_OUT_ROWS)
+        reached = replay(trainer.draft, trainer.config.n, self._replays(rows))
+        self.keep(**reached.figures())
+        self.history.held_out(trainer.progress, trainer.rate, reached)
+        if can_draw():
+            draw(files.history, files.picture)
+        else:
+            log.info(
+                "no picture of the training; if you want one, %s", how_to_install(distribution="training")
+            )
+        log.info("saved after %d steps: %s", trainer.progress.step, json.dumps(reached.figures()))
+        return reached
+
+    def calibrate(self, limit: int) -> None:
+        """Write the final delta again, with a confidence."""
+        rows = _collected(self.trainer, limit)
+        if len(rows) < 2:
+            log.info("no calibrated confidence: %d held-out rows are too few", len(rows))
+            return
+        answers = coupled(self.trainer.draft, self.trainer.config.n, self._replays(rows), TEMPERATURES)
+        calibration, found = calibrate(list(answers))
+        self._write(calibrated(self.meta, calibration, found))
+        log.info("confidence calibrated: %s\n%s", json.dumps(found.figures()), found.table())
+
+    def _replays(self, rows: Sequence[int]) -> Iterator[Replay]:
+        return cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head)
+
+    def _write(self, meta: DeltaMeta) -> None:
+        save_delta(self.files.out, {**self.trainer.tensors(), RANKS: self.ranks}, meta)
+
+
+def describe(progress: Progress) -> str:
+    """One line on where the training is."""
+    return (
+        f"step {progress.step}, pass {progress.pass_number + 1} over {progress.rows} rows, "
+        f"{progress.tokens} positions trained, {progress.collected} tokens collected, "
+        f"{progress.seconds:.0f} s, KL {progress.kl:.3f}, overlap {progress.overlap:.3f}"
+    )
+
+
+def _tensors_of(earlier: Path, base: Path) -> dict[str, torch.Tensor]:
+    """Blocks and norm of an earlier draft of this base, and `RANKS`.
+
+    Raises:
+        ModelError: The file is unreadable, or belongs to another base.
+    """
+    meta, tensors = load_delta(earlier, base)
+    check_fingerprint(meta.base_fingerprint, base_fingerprint(base, meta.n), earlier, base)
+    return tensors
+
+
+def _collected(trainer: Trainer, limit: int) -> list[int]:
+    missing = set(trainer.cache.missing(trainer.held_out))
+    return spread([row for row in trainer.held_out if row not in missing], limit)
+
+
+def _ranks(trainer: Trainer, loaded: LoadedModel, known: torch.Tensor) -> torch.Tensor:
+    """Ids for a trimmed LM head.
+
+    Those that end or structure a text come first, those that only an earlier draft knew last.
+    """
+    first = [*loaded.eos, *loaded.tokenizer.all_special_ids]
+    found = token_ranks(trainer.cache.text, trainer.train_rows, first).tolist()
+    return torch.tensor(list(dict.fromkeys([*found, *known.tolist()])), dtype=torch.int32)

@@ -1,0 +1,1 @@
+"""Train a head: LoRA adapter or full LM head on a frozen base."""

@@ -1,0 +1,336 @@
+"""``flexspec head train``: tune a base's upper layers on chats, and write a head. Importing it imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flexspec_mq.daemon.main import run_subcommand
+from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution import offline
+from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    import torch
+
+    from flexspec_mq.models.load import LoadedText
+    from training.head.chats import Row
+    from training.head.tuning import TuneConfig, Tuner
+
+log = logging.getLogger(__name__)
+
+CANARY_TOKENS = 24
+LONGEST_CANARY_PROMPT = 256
+_CANDIDATES = 3
+"""Prompts that are tried for one canary."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """``flexspec head train``: returns the exit code."""
+    return run_subcommand(add_train_parser, "train", argv, prog="flexspec head", extras="models")
+
+
+def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``train``; it sets ``func``, which returns an exit code."""
+    train = commands.add_parser(
+        "train",
+        help="tune a head on chats",
+        description="Tune layers of a base from the family's floor on, by LoRA or in whole, and write a head: a "
+        "folder with weights and their manifest. Ctrl-C stops it; it goes on where it stopped when the same command "
+        "is given again. docs/heads.md is the guide.",
+    )
+    train.set_defaults(func=_train)
+    add = train.add_argument
+    about_base = "checkpoint folder of the base (default: the default model)"
+    add("--base", default="default", metavar="FOLDER", help=about_base)
+    about_data = 'JSON lines: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", …}]}'
+    offline.add_path(train, "--data", "FILE", about_data, required=True)
+    offline.add_path(
+        train, "--out", "FOLDER", "the head to write; the state to resume from goes beside it", required=True
+    )
+    add("--full", action="store_true", help="tune all weights of the layers instead of LoRA")
+    add(
+        "--modules",
+        nargs="+",
+        default=["q_proj", "v_proj"],
+        metavar="NAME",
+        help="projections that get LoRA: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj "
+        "(default: q_proj v_proj)",
+    )
+    add("--norm", action="store_true", help="tune the final norm as well")
+    add("--lm-head", action="store_true", help="tune the LM head as well: by LoRA, or with --full in whole")
+    about_dtype = "that the version is computed in (default: bfloat16)"
+    add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help=about_dtype)
+    add("--device", default="cpu", metavar="DEVICE", help="to train on: cpu, cuda, cuda:1 (default: cpu)")
+    offline.add_numbers(
+        train,
+        ("--floor", 6, "LAYER", "lowest layer that is touched: the depth of the family's backbone"),
+        ("--rank", 8, "N", "rank of LoRA's matrices"),
+        ("--alpha", 16, "N", "LoRA's scaling is this over the rank"),
+        ("--steps", 200, "N", "steps of the optimizer"),
+        ("--step-tokens", 1024, "TOKENS", "tokens of a step at most, prompts included"),
+        ("--max-tokens", 512, "TOKENS", "tokens of a row at most; longer ones are cut"),
+        ("--learning-rate", 1e-3, "RATE", "peak of AdamW's rate"),
+        ("--canaries", 6, "N", "prompts and texts, 4 to 8, by which a worker tells that the head is whole"),
+        ("--seed", 0, "N", "of LoRA's first matrices, and of the order of chats"),
+        ("--save-minutes", 2.0, "MIN", "minutes between saved states"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadFiles:
+    """What a training reads and writes.
+
+    Attributes:
+        base: checkpoint folder of the base.
+        data: the chats.
+        out: folder of the head; must not exist.
+    """
+
+    base: Path
+    data: Path
+    out: Path
+
+    @property
+    def state(self) -> Path:
+        """What resuming needs."""
+        return self.out.with_name(self.out.name + ".state")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """What belongs to a head beside its tuning.
+
+    Attributes:
+        dtype: that the version is computed in.
+        device: to train on.
+        max_tokens: of a row; longer ones are cut.
+        canaries: how many, 4 to 8.
+        save_seconds: between saved states.
+    """
+
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    max_tokens: int = 512
+    canaries: int = 6
+    save_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done.
+
+        Raises:
+            UsageError: says what would do.
+        """
+        if not 4 <= self.canaries <= 8:
+            raise UsageError(f"{self.canaries} canaries are not 4 to 8")
+        if self.max_tokens < 2:
+            raise UsageError("a row needs two tokens")
+
+
+def train_head(
+    files: HeadFiles, config: TuneConfig, options: TrainOptions, should_stop: Callable[[], bool]
+) -> Manifest | None:
+    """Tune, or go on tuning, and write the head.
+
+    Args:
+        files: where to read and write.
+        config: how to tune.
+        options: what else belongs to the head.
+        should_stop: asked between steps.
+
+    Returns:
+        The head's manifest, or None if it was stopped; the state is saved then.
+
+    Raises:
+        ModelError: the base cannot be used.
+        UsageError: the data cannot be used, or the head is there already.
+    """
+    from flexspec_mq.evolution.canaries import need_peft
+    from flexspec_mq.models.heads.base import weights_fingerprint
+    from flexspec_mq.models.load import load_text
+    from training.draft.train import Stopped
+    from training.head.chats import read_chats, rows_of
+
+    if files.out.exists():
+        raise UsageError(f"{files.out} is there already", hint="name another folder, or remove it")
+    if config.kind == "lora":
+        need_peft()
+    text = load_text(files.base)
+    rows = rows_of(text, read_chats(files.data), options.max_tokens)
+    fingerprint = weights_fingerprint(files.base)
+    tuner = _tuner(files, config, options, rows)
+    key = f"{fingerprint} {hashlib.sha256(files.data.read_bytes()).hexdigest()} {options.max_tokens} {options.dtype}"
+    if files.state.exists():
+        tuner.resume(files.state, key)
+    try:
+        _run(tuner, options, should_stop, lambda: tuner.save(files.state, key))
+    except Stopped:
+        tuner.save(files.state, key)
+        return None
+    made = _write(files, text, tuner, options, rows, fingerprint)
+    files.state.unlink(missing_ok=True)
+    return made
+
+
+def _tuner(files: HeadFiles, config: TuneConfig, options: TrainOptions, rows: Sequence[Row]) -> Tuner:
+    from flexspec_mq.models.load import load_target, torch_dtype
+    from training.head.tuning import Tuner
+
+    # Weights that are tuned themselves need all of their bits.
+    dtype = "float32" if config.kind == "full" else options.dtype
+    model = load_target(files.base, dtype=dtype, device=options.device).model
+    return Tuner(model, torch_dtype(options.dtype), rows, config)
+
+
+def _run(
+    tuner: Tuner, options: TrainOptions, should_stop: Callable[[], bool], save: Callable[[], None]
+) -> None:
+    from training.draft.progress import progress_bar
+
+    steps, first, before = tuner.config.steps, tuner.step, tuner.seconds
+    saved = time.monotonic()
+
+    def line() -> str:
+        left = (tuner.seconds - before) / (tuner.step - first) * (steps - tuner.step)
+        return (
+            f"step {tuner.step} of {steps}, loss {tuner.loss:.3f}, {tuner.seconds:.0f} s, {left:.0f} s left"
+        )
+
+    def on_step() -> None:
+        nonlocal saved
+        show(tuner.step / steps, line)
+        if time.monotonic() - saved > options.save_seconds:
+            save()
+            saved = time.monotonic()
+
+    with progress_bar() as show:
+        tuner.run(on_step, should_stop)
+    log.info("tuned %d steps in %.0f s, loss %.3f", tuner.step, tuner.seconds, tuner.loss)
+
+
+def _write(
+    files: HeadFiles,
+    text: LoadedText,
+    tuner: Tuner,
+    options: TrainOptions,
+    rows: Sequence[Row],
+    fingerprint: str,
+) -> Manifest:
+    """Weights first, then canaries from what was written, then the manifest; the folder appears whole."""
+    from flexspec_mq.models.load import torch_dtype
+
+    config = tuner.config
+    part = files.out.with_name(f".{files.out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        save_weights(part, tuner, torch_dtype(options.dtype), text.name)
+        depth = len(tuner.model.model.layers)
+        canaries = _canaries(files.base, part, text, config.kind, options, rows)
+        made = Manifest(
+            kind=config.kind,
+            base=fingerprint,
+            tokenizer=text.fingerprint.hex(),
+            layers=depth,
+            floor=config.floor,
+            dtype=options.dtype,  # type: ignore[arg-type]
+            files=tuple(file_entry(path) for path in sorted(part.iterdir())),
+            canaries=canaries,
+        )
+        (part / MANIFEST).write_bytes(made.encode())
+        part.rename(files.out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return made
+
+
+def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str) -> None:
+    """Write what was tuned: a PEFT adapter directory, or tensors with the base's names.
+
+    Args:
+        folder: to write into.
+        tuner: at the end of its training; its weights are rounded.
+        dtype: of the stored tensors.
+        base_name: that the adapter's configuration states; only people read it.
+    """
+    from safetensors.torch import save_file
+
+    from flexspec_mq.models.heads.full import WEIGHTS as FULL
+    from flexspec_mq.models.log_silencing import quiet_transformers
+
+    for parameter in tuner.tuned.values():
+        parameter.data = parameter.data.to(dtype)
+    if tuner.peft is None:
+        tensors = {name: p.detach().cpu().contiguous() for name, p in tuner.tuned.items()}
+        save_file(tensors, folder / FULL, metadata={"format": "pt"})
+    else:
+        tuner.peft.peft_config["default"].base_model_name_or_path = base_name
+        with quiet_transformers():
+            # The embedding is tied to the LM head and would be saved in whole.
+            tuner.peft.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+
+
+def _canaries(
+    base: Path, head: Path, text: LoadedText, kind: str, options: TrainOptions, rows: Sequence[Row]
+) -> tuple[Canary, ...]:
+    """Texts of the head on prompts of the data, where the base would write another text the most."""
+    from flexspec_mq.evolution.canaries import greedy, load_with_head, share
+
+    prompts = sorted({row.ids[: row.prompt] for row in rows if row.prompt <= LONGEST_CANARY_PROMPT})
+    wanted = options.canaries * _CANDIDATES
+    prompts = prompts[:: max(1, len(prompts) // wanted)][:wanted]
+    if not prompts:
+        raise UsageError(f"the data has no prompt of at most {LONGEST_CANARY_PROMPT} tokens for the canaries")
+    model: Any = load_with_head(base, head, kind=kind, dtype=options.dtype, device=options.device)
+    tried = [
+        Canary(*pair) for pair in zip(prompts, greedy(model, prompts, CANARY_TOKENS, text.eos), strict=True)
+    ]
+    plain = load_with_head(base, None, kind="base", dtype=options.dtype, device=options.device)
+    chosen = sorted(tried, key=lambda canary: share(plain, [canary]))[: options.canaries]
+    # Alone a text may differ by a tie from what it was among others.
+    return tuple(Canary(c.prompt, greedy(model, [c.prompt], CANARY_TOKENS, text.eos)[0]) for c in chosen)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from training.head.tuning import TuneConfig
+
+    config = TuneConfig(
+        kind="full" if args.full else "lora",
+        floor=args.floor,
+        rank=args.rank,
+        alpha=args.alpha,
+        modules=tuple(args.modules),
+        norm=args.norm,
+        lm_head=args.lm_head,
+        steps=args.steps,
+        step_tokens=args.step_tokens,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+    )
+    options = TrainOptions(
+        dtype=args.dtype,
+        device=args.device,
+        max_tokens=args.max_tokens,
+        canaries=args.canaries,
+        save_seconds=args.save_minutes * 60,
+    )
+    files = HeadFiles(base=offline.base_path(args), data=args.data, out=args.out)
+    offline.prepare(args)
+    with offline.interruptible() as stop:
+        made = train_head(files, config, options, stop.is_set)
+    if made is None:
+        return offline.stopped(args.out)
+    size = sum(file.size for file in made.files)
+    offline.print_figures({"head": str(args.out), "digest": digest(made.encode()).hex(), "bytes": size})
+    return 0
