@@ -137,6 +137,6 @@ class Cancelled(FlexSpecError):
 
 
 def how_to_install(extras: str = "", distribution: str = "") -> str:
-    """What a user types for extras, separated by commas, or for ``lab`` or ``training``; no index has these packages."""
+    """The pip command for extras, separated by commas, or for ``lab`` or ``training``; no index has these packages."""
     what = f"-e ./{distribution}" if distribution else f"'.[{extras}]'" if extras else "."
     return f"in a checkout of FlexSpec MQ: {sys.executable} -m pip install {what}"
