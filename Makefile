@@ -42,14 +42,14 @@ demo: setup ## write a text with a draft and a target over a local broker
 demo-evolution: setup ## publish a new version of the target while an answer streams
 	@$(BIN)/python -m lab.demo.evolution
 
-test: setup ## ruff, mypy, import arrows and the product's tests
+test: setup ## ruff, mypy, import arrows, prose and the product's tests
 	@$(MAKE) --no-print-directory check-lint
 	@$(MAKE) --no-print-directory check-tests TESTS="$(PRODUCT_TESTS)"
 
 test-lab: setup ## tests of the laboratory and of training
 	@$(MAKE) --no-print-directory check-tests TESTS="tests/lab tests/training"
 
-lint: setup ## ruff, mypy and import arrows only
+lint: setup ## ruff, mypy, import arrows and prose only
 	@$(MAKE) --no-print-directory check-lint
 
 check-lint:
@@ -57,6 +57,7 @@ check-lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/prose_lint.py $(wildcard $(shell cat scripts/prose_clean.txt))
 
 # Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
 # First the tests that may share the cores, two for each, as most of them wait for daemons and links for more than half
