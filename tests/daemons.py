@@ -26,8 +26,8 @@ from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Identity
 from schemas.status import TokenizerStatus
 

@@ -33,7 +33,7 @@ from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, Link
-from flexspec_mq.transport.memory.broker import MemoryBroker
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.catalogue import KeySet, VersionState
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeEngine, alone, edge_at, link_to, read, until, wanting

@@ -19,8 +19,8 @@ from flexspec_mq.daemon import probes
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkerEvent, WorkerState
 from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.memory_broker import MemoryBroker
 from tests.cloud_worker.test_prefix_reuse import START, edge, engine_of, turn
 from tests.daemons import PATIENCE, FakeEngine, check, edge_at, link_to, until, wanting
 

@@ -23,9 +23,9 @@ from flexspec_mq.errors import Cancelled, LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkEvent, LinkSettings, Subscription
-from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import MAX_DRAFT_TOKENS, Error, ErrorCode, Verdict
 from schemas.status import WorkerStatus
 from tests.daemons import (

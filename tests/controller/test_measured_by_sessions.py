@@ -16,8 +16,8 @@ from flexspec_mq.controller.session import Counts, SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.simulator.world import identity
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Draft, Open, Poll, Verdict
 from tests.daemons import FakeDrafter, check, edge_at, until, wanting, worker_at
 from tests.protocol.test_edge_rules import PROMPT, verdict

@@ -13,8 +13,8 @@ from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.doctor.exposure import FAULT, check_exposure
 from flexspec_mq.doctor.findings import Findings, State
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.memory_broker import MemoryBroker
 
 
 def as_truck(**more: Any) -> LinkSettings:

@@ -18,8 +18,8 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import TimeIsOver, UsageError, WorkerError
 from flexspec_mq.models.text import Turn
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.simulator.world import EOS, FINGERPRINT
+from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import FakeEngine, link_to, worker_at
 from tests.edge_node.api.served import expected, ids_of, shown, speech
 

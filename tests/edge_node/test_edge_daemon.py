@@ -19,9 +19,9 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
-from flexspec_mq.transport.faults import Delay, Scope
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.simulator.world import EOS, FINGERPRINT, draft_token
+from lab.testbed.faults import Delay, Scope
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
 from schemas.status import EdgeStatus
 from tests.daemons import (

@@ -13,9 +13,9 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import LocalProtocolError, PublishRefused, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT
+from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import FakeDrafter, alone, check, edge_at, read, until, wanting, worker_at, world
 
 

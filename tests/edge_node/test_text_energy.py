@@ -25,8 +25,8 @@ from flexspec_mq.energy.rapl import Rapl
 from flexspec_mq.energy.text import ModelledEnergy, Spent
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.simulator.world import EOS, FINGERPRINT
+from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import link_to, worker_at
 from tests.edge_node.api.served import speech
 from tests.edge_node.asking import asked

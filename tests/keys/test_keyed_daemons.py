@@ -15,9 +15,9 @@ from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import Reason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
-from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
+from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import (
     PATIENCE,
     FakeEngine,

@@ -11,7 +11,7 @@ from cloud_worker.__main__ import main as cloud
 from cloud_worker.metrics import Metrics as WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
-from flexspec_mq.transport.memory.broker import MemoryBroker
+from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import check, edge_at, read, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
 

@@ -12,7 +12,7 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.batching_window import SHARE, BatchingWindow
-from flexspec_mq.transport.memory.broker import MemoryBroker
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Identity
 from tests.daemons import FakeEngine, check, edge_at, until, wanting, worker_at
 

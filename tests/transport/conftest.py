@@ -11,8 +11,8 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.proxy import proxy_to
 
 _numbers = itertools.count()

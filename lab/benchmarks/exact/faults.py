@@ -11,7 +11,8 @@ from typing import Any
 
 from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused
 from flexspec_mq.transport.base import Inbound, Link, LinkEvent, LinkFactory, LinkSettings
-from flexspec_mq.transport.faults import (
+from flexspec_mq.transport.forwarding import ForwardingLink
+from lab.testbed.faults import (
     Cut,
     Direction,
     Drop,
@@ -21,7 +22,6 @@ from flexspec_mq.transport.faults import (
     Scope,
     through,
 )
-from flexspec_mq.transport.forwarding import ForwardingLink
 
 _MOST_UNDERWAY = 4096
 

@@ -18,7 +18,6 @@ from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.benchmarks.capacity import __main__ as capacity
 from lab.benchmarks.capacity import cost as costs
 from lab.benchmarks.capacity.curves import carried
@@ -38,6 +37,7 @@ from lab.simulator.accelerator import Accelerator, Modelled
 from lab.simulator.cost import DraftForward, DraftTimes, TargetForward
 from lab.simulator.recording import Recording, keep_recording
 from lab.simulator.replayed_drafter import by_seed
+from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import link_to, until
 from tests.lab.simulator.recordings import ABOUT, CONTEXT, LIMIT, VOCABULARY, made
 

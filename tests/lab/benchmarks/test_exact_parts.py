@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
-from flexspec_mq.transport.memory.broker import MemoryBroker
 from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
 from lab.benchmarks.exact.draws import chi_squared
 from lab.benchmarks.exact.faults import Weather, stormy
@@ -20,6 +19,7 @@ from lab.benchmarks.exact.reference import Text, Written, fixed_order_attention
 from lab.benchmarks.exact.stress import Tally
 from lab.benchmarks.exact.system import Outcome
 from lab.benchmarks.exact.texts import Shape, next_turn, texts
+from lab.testbed.memory_broker import MemoryBroker
 
 DICE = Dice(1.0, 0, 1.0, 3)
 TEXT = Text(0, (5, 6), DICE, 4, (2,), stop=(9, 2))

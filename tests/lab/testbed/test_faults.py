@@ -8,8 +8,8 @@ import random
 import pytest
 
 from flexspec_mq.transport.base import LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
-from flexspec_mq.transport.faults import Cut, Delay, Direction, Drop, Duplicate, Fault, Hop, Scope, through
-from flexspec_mq.transport.memory.broker import MemoryBroker
+from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Fault, Hop, Scope, through
+from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.proxy import proxy_to
 from tests.transport.reading import PATIENCE, Reader
 

@@ -17,7 +17,7 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
-from flexspec_mq.transport.memory.broker import OFFLINE_QUEUE, MemoryBroker
+from lab.testbed.memory_broker import OFFLINE_QUEUE, MemoryBroker
 from tests.transport.reading import PATIENCE, Reader
 
 

@@ -1,4 +1,4 @@
-"""A broker inside the process, for unit tests and single-process demos. Same interface, same failures.
+"""An MQTT broker inside the process, for tests: the interface and the failures of a real one.
 
 It knows what the project relies on: wildcards, ``$share`` round robin that neither sticks nor knows load,
 retained messages, wills, message expiry, persistent sessions, session takeover, access rules and outages. A
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from flexspec_mq.errors import LinkRefused, PublishRefused
+from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     NOT_AUTHORIZED,
@@ -26,10 +26,9 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
-from flexspec_mq.transport.faults import Direction, Fault, Hop, through
 from flexspec_mq.transport.filters import matches, split_share
-from flexspec_mq.transport.memory.link import MemoryLink
-from flexspec_mq.transport.state import supervised
+from flexspec_mq.transport.state import LinkState, supervised
+from lab.testbed.faults import Direction, Fault, Hop, through
 
 OFFLINE_QUEUE = 1000
 SHARES = 10_000
@@ -300,3 +299,99 @@ class MemoryBroker:
             asyncio.get_running_loop().call_later(delay, call, *args)
         else:
             call(*args)
+
+
+class MemoryLink(LinkState):
+    """A link to a `MemoryBroker`. Made by `MemoryBroker.link`.
+
+    Attributes:
+        generation: counts its connections.
+    """
+
+    def __init__(self, broker: MemoryBroker, settings: LinkSettings) -> None:
+        super().__init__(settings)
+        self._broker = broker
+        self.generation = 0
+        self._attached = False
+        self._replaced = False
+        self._lost = asyncio.Event()
+
+    async def connect_loop(self) -> None:
+        """Connect, wait for the loss of the connection, connect again."""
+        while True:
+            try:
+                async with asyncio.timeout(self.settings.give_up_after):
+                    await self._broker.running.wait()
+                self._lost.clear()
+                self._connect()
+            except TimeoutError:
+                self._fail(LinkError("the in-memory broker is not running", hint="start it"))
+                return
+            except LinkRefused as refusal:
+                self._fail(refusal)
+                return
+            await self._lost.wait()
+            if self._replaced:
+                self._fail(self._taken_over())
+                return
+
+    def _connect(self) -> None:
+        present = self._broker.attach(self)
+        self._attached = True
+        self.generation += 1
+        for topic_filter, qos in list(self.wanted.items()):
+            self._broker.subscribe(self, Subscription(topic_filter, qos))
+        for message in self.settings.birth():
+            try:
+                self._broker.send(self.settings.client_id, message)
+            except PublishRefused as refusal:
+                if refusal.reason_code == NO_SUBSCRIBERS:
+                    continue
+                raise LinkRefused(f"a birth message was refused: {refusal.message}") from refusal
+        if self._attached:  # a fault may have cut the connection on the way here
+            self._mark_up(session_present=present)
+            self._broker.flush(self)
+
+    def lose(self, reason: str, *, will: bool = True) -> None:
+        """Lose the connection: the broker publishes the will."""
+        if not self._attached:
+            return
+        self._attached = False
+        self._mark_down(reason)
+        self._broker.detach(self, self.settings.will if will else None)
+        self._lost.set()
+
+    def lose_to_another(self) -> None:
+        """Lose the connection to another one with the same client id, for good."""
+        self._replaced = True
+        self.lose("another connection took over the client id")
+
+    def leave(self) -> None:
+        """Leave in order: the will goes out, and nothing connects again."""
+        self.lose("the link was closed")
+        self.close()
+
+    def receive(self, generation: int, message: Inbound) -> None:
+        """Take a message from the broker; one that was under way when the connection was lost is lost too."""
+        if not self._attached or generation != self.generation:
+            return
+        if self._inbox.wants(message.topic, len(message.payload)):
+            self._inbox.put_message(message)
+
+    async def _send(self, message: Outbound) -> None:
+        await asyncio.sleep(0)  # as any real link, it lets others run
+        self._require_up()
+        self._broker.send(self.settings.client_id, message)
+
+    async def _subscribe(self, topic_filter: str, qos: int) -> None:
+        if self._is_up:
+            self._broker.subscribe(self, Subscription(topic_filter, qos))
+
+    async def _unsubscribe(self, topic_filter: str) -> None:
+        if self._is_up:
+            self._broker.unsubscribe(self, topic_filter)
+
+    def reconnect(self, reason: str) -> None:
+        """Give up this connection for a new one at once. While down nothing is waited for but the broker itself."""
+        if self._is_up:
+            self.lose(reason)

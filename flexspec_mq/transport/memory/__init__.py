@@ -1,1 +1,0 @@
-"""A broker inside the process, and the link to it."""
