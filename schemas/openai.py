@@ -297,14 +297,20 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None
 
 
+Writer = Literal["device", "worker", "target"]
+"""Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself."""
+
+
 class Origin(msgspec.Struct, frozen=True):
     """Who wrote a chunk's text.
 
     Attributes:
-        pieces: parts of the text, in order; true was drafted on the device and accepted, false written by the target.
+        pieces: parts of the text, in order; true was drafted on the device and accepted, false was not.
+        writers: who wrote each piece: a draft on the device, the worker's draft, or the target itself.
     """
 
     pieces: list[tuple[str, bool]]
+    writers: list[Writer] = []
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,7 +66,9 @@ class Chunks:
         """The next part of the text."""
         more: dict[str, Any] = {}
         if self._wanted.include_origin:
-            more = {"flexspec": openai.Origin(self._text.origins.cut(piece, self._sent))}
+            cut = self._text.origins.cut(piece, self._sent)
+            pieces = [(text, writer == "device") for text, writer in cut]
+            more = {"flexspec": openai.Origin(pieces, [writer for _, writer in cut])}
         self._sent += len(piece)
         return self._chunk(openai.Delta(content=piece), **more)
 

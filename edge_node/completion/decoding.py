@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.tokenizer import Tokenizer
     from flexspec_mq.protocol.effects import Commit
+    from schemas.openai import Writer
 
 
 class PieceDecoder:
@@ -34,31 +35,31 @@ class PieceDecoder:
         return self._filter.hit
 
     def push(self, commit: Commit) -> list[Piece]:
-        """What can be shown after a commit; neighbouring pieces are of different origin."""
+        """What can be shown after a commit; neighbouring pieces have different writers."""
         shown = ""
-        for token, accepted in zip(commit.tokens, commit.accepted, strict=True):
-            shown += self._decoded(self._decoder.push([token]), accepted)
+        for token, writer in zip(commit.tokens, commit.writers, strict=True):
+            shown += self._decoded(self._decoder.push([token]), writer)
         return self._take(len(shown))
 
     def finish(self) -> list[Piece]:
         """The text is complete: what was held back."""
-        shown = self._decoded(self._decoder.finish(), False)
+        shown = self._decoded(self._decoder.finish(), "target")
         return self._take(len(shown) + len(self._filter.finish()))
 
-    def _decoded(self, text: str, accepted: bool) -> str:
+    def _decoded(self, text: str, writer: Writer) -> str:
         """Hold new text; returns what the stop strings let through."""
         if text:
-            self._held.append((text, accepted))
+            self._held.append((text, writer))
         return self._filter.push(text)
 
     def _take(self, count: int) -> list[Piece]:
         """The first characters of what is held."""
         taken: list[Piece] = []
         while count > 0:
-            text, accepted = self._held.pop(0)
+            text, writer = self._held.pop(0)
             if len(text) > count:
-                self._held.insert(0, (text[count:], accepted))
-            taken.append((text[:count], accepted))
+                self._held.insert(0, (text[count:], writer))
+            taken.append((text[:count], writer))
             count -= len(text)
         return joined(taken)
 

@@ -58,7 +58,7 @@ async def events(
             async with aclosing(writing.pieces()) as parts:
                 async for pieces in parts:
                     text += "".join(piece for piece, _ in pieces)
-                    yield {"type": "text", "pieces": pieces}
+                    yield {"type": "text", "pieces": [(piece, by == "device") for piece, by in pieces]}
                     yield {"type": "stats", **asdict(writing.figures())}
         except FlexSpecError as error:
             over = isinstance(error, TimeIsOver)

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from flexspec_mq.errors import RemoteProtocolError
-from schemas.openai import ChatCompletionChunk, Error
+from schemas.openai import ChatCompletionChunk, Error, Origin, Writer
 
 T = TypeVar("T")
 
@@ -38,11 +38,13 @@ def content(chunk: ChatCompletionChunk) -> str:
     return "".join(choice.delta.content or "" for choice in chunk.choices)
 
 
-def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, bool | None]]:
+def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
     """Its text in pieces by who wrote it; None where the API does not say."""
-    told = [] if chunk.flexspec is UNSET else chunk.flexspec.pieces
-    text = content(chunk)
-    return [*told] if "".join(piece for piece, _ in told) == text else [(text, None)]
+    told = Origin([]) if chunk.flexspec is UNSET else chunk.flexspec
+    parts, text = [piece for piece, _ in told.pieces], content(chunk)
+    if "".join(parts) != text or len(told.writers) != len(parts):
+        return [(text, None)]
+    return list(zip(parts, told.writers, strict=True))
 
 
 def reason(chunk: ChatCompletionChunk) -> str | None:

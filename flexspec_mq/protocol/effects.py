@@ -8,6 +8,7 @@ from typing import Literal
 
 from flexspec_mq.errors import FlexSpecError
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
+from schemas.openai import Writer
 
 SessionKey = tuple[str, int]
 """(edge, session): a worker's name for a session. The edge comes from the topic, so it cannot be forged."""
@@ -15,6 +16,12 @@ SessionKey = tuple[str, int]
 
 Origin = Literal["model", "lookup"]
 """Who drafted a token: the draft model, or a lookup in the session's own tokens."""
+_WRITERS: dict[Origin | Literal["worker"] | None, Writer] = {
+    "model": "device",
+    "lookup": "device",
+    "worker": "worker",
+    None: "target",
+}
 
 
 class FinishReason(StrEnum):
@@ -53,18 +60,18 @@ class Commit:
     Attributes:
         start: position of the first one.
         tokens: at least one.
-        origins: per token, who had drafted it, in this edge's own pending draft, before the verdict came; None where
-            the target wrote it.
+        origins: per token, who had drafted it before the verdict came: this edge or, by the verdict's own count,
+            the worker; None where nobody had, and the target wrote it.
     """
 
     start: int
     tokens: tuple[int, ...]
-    origins: tuple[Origin | None, ...]
+    origins: tuple[Origin | Literal["worker"] | None, ...]
 
     @property
-    def accepted(self) -> tuple[bool, ...]:
-        """Per token, whether it had been drafted."""
-        return tuple(origin is not None for origin in self.origins)
+    def writers(self) -> tuple[Writer, ...]:
+        """Per token, who wrote it."""
+        return tuple(_WRITERS[origin] for origin in self.origins)
 
 
 @dataclass(frozen=True, slots=True)

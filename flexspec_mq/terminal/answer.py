@@ -13,22 +13,21 @@ from flexspec_mq.terminal.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ACCEPTED = "green"
-WRITTEN = "bold yellow"
+    from schemas.openai import Writer
+
+STYLES: dict[Writer, str] = {"device": "green", "worker": "italic cyan", "target": "bold yellow"}
+"""By who wrote a piece."""
 
 
 def legend() -> Text:
     """Which colour means what."""
-    return Text.assemble(
-        ("drafted on the device, accepted", ACCEPTED), "   ", ("written by the target", WRITTEN)
-    )
+    said = "drafted on the device, accepted", "drafted by the worker, accepted", "written by the target"
+    return Text("   ").join(map(Text, said, STYLES.values()))
 
 
-def style(accepted: bool | None) -> str:
-    """The style of a piece that was accepted (true), written by the target (false), or of unknown origin."""
-    if accepted is None:
-        return ""
-    return ACCEPTED if accepted else WRITTEN
+def style(writer: Writer | None) -> str:
+    """The style of a piece by its writer; none where that is not known."""
+    return "" if writer is None else STYLES[writer]
 
 
 class Answer:
@@ -60,19 +59,19 @@ class Answer:
             self._console.file.write("\n")
             self._console.file.flush()
 
-    def text(self, pieces: Iterable[tuple[str, bool | None]]) -> None:
+    def text(self, pieces: Iterable[tuple[str, Writer | None]]) -> None:
         """More text, in pieces; see `style`."""
-        for piece, accepted in pieces:
+        for piece, writer in pieces:
             if not self._console.is_terminal:
                 self._console.file.write(piece)
                 self._console.file.flush()
                 continue
             *lines, rest = printable(piece).split("\n")
             for line in lines:
-                self._line.append(line, style(accepted))
+                self._line.append(line, style(writer))
                 self._scroll(self._wrapped())
                 self._line, self._rows, self._width = Text(), 0, self._console.width
-            self._line.append(rest, style(accepted))
+            self._line.append(rest, style(writer))
         self._refresh()
 
     def note(self, note: str) -> None:

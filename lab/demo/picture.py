@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from flexspec_mq.daemon.progress import Tell
+    from schemas.openai import Writer
 
 _WIDTH = 104
 
@@ -44,9 +45,9 @@ class _Whole(Answer):
     def __exit__(self, *_exc: object) -> None:
         self._out.print(self._shown)
 
-    def text(self, pieces: Iterable[tuple[str, bool | None]]) -> None:
-        for piece, accepted in pieces:
-            self._shown.append(printable(piece), style(accepted))
+    def text(self, pieces: Iterable[tuple[str, Writer | None]]) -> None:
+        for piece, writer in pieces:
+            self._shown.append(printable(piece), style(writer))
 
     def note(self, note: str) -> None:
         """Vanishes on a terminal too."""

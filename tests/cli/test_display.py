@@ -13,11 +13,13 @@ from rich.console import Console
 
 from flexspec_mq.terminal.answer import Answer
 from flexspec_mq.terminal.printable import printable
+from schemas.openai import Writer
 
+WRITERS: tuple[Writer | None, ...] = ("device", "worker", "target", None)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def drawn(pieces: list[tuple[str, bool | None]], *, width: int = 40, color: bool = True) -> str:
+def drawn(pieces: list[tuple[str, Writer | None]], *, width: int = 40, color: bool = True) -> str:
     """All that a terminal is sent, with nothing that stays only for a moment."""
     out = io.StringIO()
     console = Console(
@@ -65,8 +67,8 @@ def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
     ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\x1b]52;c;ZXZpbA==\x1b\\", "a\rb", "\x08\x08\x08", "\x1bc"],
 )
 def test_a_model_cannot_steer_the_terminal(attack: str) -> None:
-    for origin in (True, False, None):
-        sent = drawn([(character, origin) for character in attack] + [(attack, origin)])
+    for writer in WRITERS:
+        sent = drawn([(character, writer) for character in attack] + [(attack, writer)])
         ours = ESCAPES.sub("", sent)
         assert "\x1b" not in ours
         assert not set(ours) & set("\x07\x08\x9b\x9c\x9d")
@@ -74,10 +76,10 @@ def test_a_model_cannot_steer_the_terminal(attack: str) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.text("ab \n", max_size=9), st.booleans()), max_size=30),
+    st.lists(st.tuples(st.text("ab \n", max_size=9), st.sampled_from(WRITERS)), max_size=30),
     st.integers(min_value=5, max_value=30),
 )
-def test_what_is_left_on_the_screen_is_the_text(pieces: list[tuple[str, bool | None]], width: int) -> None:
+def test_what_is_left_on_the_screen_is_the_text(pieces: list[tuple[str, Writer | None]], width: int) -> None:
     """However it came: nothing is lost, doubled or joined; rows break where a terminal breaks them."""
     text = "".join(piece for piece, _ in pieces)
     rows = left(drawn(pieces, width=width), width)
@@ -90,14 +92,21 @@ def test_what_is_left_on_the_screen_is_the_text(pieces: list[tuple[str, bool | N
 
 def test_a_paragraph_longer_than_the_screen_scrolls() -> None:
     words = [f"word{number} " for number in range(200)]
-    rows = left(drawn([(word, True) for word in words], width=30), 30)
+    rows = left(drawn([(word, "device") for word in words], width=30), 30)
     assert " ".join(" ".join(rows).split()) == "".join(words).strip()
 
 
 def test_colours_and_what_is_left_without_them() -> None:
-    pieces: list[tuple[str, bool | None]] = [("green", True), ("yellow", False), ("plain", None)]
+    pieces: list[tuple[str, Writer | None]] = [
+        ("green", "device"),
+        ("cyan", "worker"),
+        ("yellow", "target"),
+        ("plain", None),
+    ]
     assert "\x1b[32mgreen" in drawn(pieces)
+    assert "\x1b[3;36mcyan" in drawn(pieces)
     assert "\x1b[1;33myellow" in drawn(pieces)
     grey = drawn(pieces, color=False)
     assert "\x1b[1myellow" in grey  # still bold, so that it can be told
+    assert "\x1b[3mcyan" in grey
     assert "\x1b[32m" not in grey

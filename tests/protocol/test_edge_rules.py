@@ -135,9 +135,9 @@ def test_a_wrong_branch_is_rolled_back_and_a_right_one_kept() -> None:
     effects = draft(machine, 8, 9)
     assert [s.message.tokens for s in sent(effects, Draft) if isinstance(s.message, Draft)] == [(8, 9)]
     right = machine.receive(verdict((7,), (8,)), 0.3)
-    assert [e.accepted for e in right if isinstance(e, Commit)] == [(True,)]
+    assert [e.writers for e in right if isinstance(e, Commit)] == [("device",)]
     wrong = machine.receive(verdict((7, 8), (5,)), 0.4)
-    assert [e.accepted for e in wrong if isinstance(e, Commit)] == [(False,)]
+    assert [e.writers for e in wrong if isinstance(e, Commit)] == [("target",)]
     wanted = machine.draft_request()
     assert wanted is not None
     assert (wanted.start, tuple(wanted.context)) == (3, (*PROMPT, 7, 8, 5))
@@ -416,11 +416,13 @@ def test_misuse_is_our_own_error() -> None:
 def test_what_a_worker_drafted_is_judged_by_what_came_of_it() -> None:
     """Three drafted, of which two were right: three were met. Behind our own two, one of one was right."""
     machine = started(Plan(2, 1, ahead=16, worker_draft=4))
-    machine.receive(msgspec.structs.replace(verdict((), (5, 6, 7)), drafted=3), 0.2)
+    (own,) = machine.receive(msgspec.structs.replace(verdict((), (5, 6, 7)), drafted=3), 0.2)[:1]
     counters = machine.counters
     assert (counters.worker_judged, counters.worker_accepted, counters.judged) == (3, 2, 0)
     draft(machine, 8, 9)
     told = verdict((5, 6, 7), (8, 9, 10, 11))
-    machine.receive(msgspec.structs.replace(told, drafted=1), 0.3)
+    behind = machine.receive(msgspec.structs.replace(told, drafted=1), 0.3)[0]
     assert (counters.worker_judged, counters.worker_accepted) == (4, 3)
+    commits = [commit.writers for commit in (own, behind) if isinstance(commit, Commit)]
+    assert commits == [("worker", "worker", "target"), ("device", "device", "worker", "target")]
     assert (counters.judged, counters.accepted) == (2, 2)

@@ -467,8 +467,7 @@ class EdgeSession:
             if verdict.queue and not verdict.tokens:
                 self._timers.waits_its_turn(now)
         if added.tokens:
-            self._out.append(Commit(added.start, added.tokens, added.origins))
-            self._progress(now, added)
+            right = judged = 0
             if verdict.drafted:
                 # Of the tokens of a forward one is the target's own, and those before the worker's are ours. Behind a
                 # wrong one of ours none of the worker's was compared.
@@ -476,8 +475,10 @@ class EdgeSession:
                 right, judged = self.counters.drafted_by_worker(
                     verdict.drafted, len(verdict.tokens) - 1 - ours, compared=not added.rolled_back
                 )
-                if judged:
-                    self._control.version.worker_acceptance.saw(right, judged, now)
+            self._out.append(Commit(added.start, added.tokens, added.origins(right)))
+            self._progress(now, added)
+            if judged:
+                self._control.version.worker_acceptance.saw(right, judged, now)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import attrgetter
+from typing import Literal
 
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
@@ -46,11 +47,17 @@ class Committed:
     rolled_back: bool
     reason: FinishReason | None
 
-    @property
-    def origins(self) -> tuple[Origin | None, ...]:
-        """Per token, who had drafted it; None where the target wrote it."""
+    def origins(self, by_worker: int) -> tuple[Origin | Literal["worker"] | None, ...]:
+        """Per token, who had drafted it; None where the target wrote it.
+
+        Args:
+            by_worker: right tokens of the worker's draft, which come before the last one.
+        """
         right = self.met[:-1] if self.rolled_back else self.met
-        return (*map(_ORIGIN, right), *(None,) * (len(self.tokens) - len(right)))
+        others = len(self.tokens) - len(right)
+        drafted = min(by_worker, others - 1)
+        found = (*map(_ORIGIN, right), *(None,) * (others - 1 - drafted), *("worker",) * drafted, None)
+        return found[: len(self.tokens)]
 
 
 class SessionText:

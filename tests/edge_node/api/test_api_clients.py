@@ -211,10 +211,10 @@ async def test_a_slow_reader_holds_up_nothing_and_nothing_piles_up() -> None:
         sent.append(message.get("body", b""))
 
     replying = asyncio.create_task(reply(text, wanted(), ApiSettings(), never, send))
-    text.add([("a", True)])
+    text.add([("a", "device")])
     await until(lambda: len(sent) == 2)
     for n in range(1000):
-        text.add([(f"<{n}>", True)])
+        text.add([(f"<{n}>", "device")])
         await asyncio.sleep(0)
     text.finish(End("stop"))
     assert len(sent) == 2
@@ -232,7 +232,7 @@ async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
         if message["type"] == "http.response.body":
             await never()
 
-    text.add([("a", True)])
+    text.add([("a", "device")])
     with pytest.raises(Exception, match="went away"):
         await asyncio.wait_for(reply(text, wanted(), ApiSettings(send_timeout=0.05), never, send), 10)
 
@@ -245,9 +245,9 @@ async def test_a_silent_stream_shows_that_it_lives() -> None:
         sent.append(message.get("body", b""))
 
     replying = asyncio.create_task(reply(text, wanted(), ApiSettings(heartbeat=0.02), never, send))
-    text.add([("a", True)])
+    text.add([("a", "device")])
     await until(lambda: sum(part.startswith(b":") for part in sent) >= 2)
-    text.add([("b", True)])
+    text.add([("b", "device")])
     text.finish(End("length"))
     await asyncio.wait_for(replying, 10)
     assert _text(b"".join(sent).decode()) == "ab"

@@ -23,41 +23,42 @@ from edge_node.completion.decoding import PieceDecoder
 from edge_node.completion.stops import StopFilter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
-from flexspec_mq.protocol.effects import Commit, Origin
+from flexspec_mq.protocol.effects import Commit
 from lab.simulator.world import EOS
+from schemas.openai import Writer
 from tests.daemons import until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 
 ORIGIN: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "include_origin": True}}
+_DRAFTED_BY = st.sampled_from(["lookup", "worker", None])
 COMMITS = st.lists(
-    st.lists(st.tuples(st.integers(0, EOS - 1), st.booleans()), min_size=1, max_size=6), max_size=12
+    st.lists(st.tuples(st.integers(0, EOS - 1), _DRAFTED_BY), min_size=1, max_size=6), max_size=12
 )
 STOPS = st.lists(st.text("abthe ", min_size=1, max_size=3), max_size=3)
 
 
-def committed(commits: Sequence[Sequence[tuple[int, bool]]]) -> list[Commit]:
+def committed(commits: Sequence[Sequence[tuple[int, Any]]]) -> list[Commit]:
     found, start = [], 0
     for commit in commits:
-        tokens, accepted = zip(*commit, strict=True)
-        origins: tuple[Origin | None, ...] = tuple("model" if one else None for one in accepted)
+        tokens, origins = zip(*commit, strict=True)
         found.append(Commit(start=start, tokens=tokens, origins=origins))
         start += len(tokens)
     return found
 
 
-def by_character(commits: Sequence[Commit]) -> list[tuple[str, bool]]:
+def by_character(commits: Sequence[Commit]) -> list[tuple[str, Writer]]:
     """Each character and its origin, one token at a time."""
     decoder = StreamDecoder(tokenizer())
-    found = []
+    found: list[tuple[str, Writer]] = []
     for commit in commits:
-        for token, accepted in zip(commit.tokens, commit.accepted, strict=True):
-            found += [(character, accepted) for character in decoder.push([token])]
-    return found + [(character, False) for character in decoder.finish()]
+        for token, writer in zip(commit.tokens, commit.writers, strict=True):
+            found += [(character, writer) for character in decoder.push([token])]
+    return found + [(character, "target") for character in decoder.finish()]
 
 
 @given(COMMITS, STOPS, st.lists(st.integers(0, 60)))
 def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
-    commits: list[list[tuple[int, bool]]], stops: list[str], cuts: list[int]
+    commits: list[list[tuple[int, Any]]], stops: list[str], cuts: list[int]
 ) -> None:
     """Half characters, stop strings, and readers that take any part at any time."""
     origins, decoder = Origins(), PieceDecoder(tokenizer(), stops)
@@ -72,13 +73,13 @@ def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
     assert text == stopped.push(whole) + stopped.finish()
     assert decoder.stopped == stopped.hit
     borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    read: list[tuple[str, bool]] = []
+    read: list[tuple[str, Writer]] = []
     for a, b in pairwise(borders):
         part = origins.cut(text[a:b], a)
         assert "".join(piece for piece, _ in part) == text[a:b]
         assert all(one[1] != other[1] for one, other in pairwise(part))
         read += part
-    told = [(character, accepted) for piece, accepted in read for character in piece]
+    told = [(character, writer) for piece, writer in read for character in piece]
     assert told == by_character(committed(commits))[: len(text)]
 
 
@@ -114,6 +115,8 @@ def origin_of(found: list[dict[str, Any]]) -> tuple[str, list[list[Any]]]:
             if said:
                 assert "".join(piece for piece, _ in chunk["flexspec"]["pieces"]) == said
                 told += chunk["flexspec"]["pieces"]
+                drafted = [by == "device" for by in chunk["flexspec"]["writers"]]
+                assert drafted == [accepted for _, accepted in chunk["flexspec"]["pieces"]]
             else:
                 assert "flexspec" not in chunk
     return content, told
@@ -190,7 +193,7 @@ async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
     replying = asyncio.create_task(reply(text, wanted, ApiSettings(), never, send))
     for number in range(100):
         piece = f"<{number}>"
-        text.add([(piece, number % 3 > 0)])
+        text.add([(piece, "device" if number % 3 else "target")])
         await asyncio.sleep(0)
     text.finish(End("stop"))
     await until(lambda: len(sent) == 2)

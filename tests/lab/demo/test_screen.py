@@ -65,7 +65,7 @@ def test_figures_that_are_not_known_yet_are_a_dash() -> None:
 def test_a_pipe_gets_the_text_alone_and_at_once() -> None:
     screen, out = shown(terminal=False)
     with screen.answer() as answer:
-        answer.text([("Once", True), (" upon\na", False)])
+        answer.text([("Once", "device"), (" upon\na", "target")])
         assert out.getvalue() == "Once upon\na"
         answer.note(live_line(STATS))
     assert out.getvalue() == "Once upon\na\n"
@@ -74,7 +74,7 @@ def test_a_pipe_gets_the_text_alone_and_at_once() -> None:
 def test_a_terminal_tells_accepted_from_written() -> None:
     screen, out = shown(terminal=True)
     with screen.answer() as answer:
-        answer.text([("green", True), ("yellow", False)])
+        answer.text([("green", "device"), ("yellow", "target")])
     assert "\x1b[32mgreen" in out.getvalue()
     assert "\x1b[1;33myellow" in out.getvalue()
 
