@@ -74,9 +74,9 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quick: setup ## every benchmark in its short form, each within a minute (links and answers only as root)
-	@for name in transport compression edge_calls engine acceptance coupling assisted exactness scale capacity fuzz $$([ "$$(id -u)" -ne 0 ] || echo links answers); do \
-		echo "== $$name"; $(BIN)/python -m lab.lab.benchmarks.$$name --quick || exit 1; done
+bench-quick: setup ## every benchmark in its short form, each within a minute (answers only as root)
+	@for name in transport edge_calls engine acceptance exactness serving evolution fuzz $$([ "$$(id -u)" -ne 0 ] || echo answers); do \
+		echo "== $$name"; $(BIN)/python -m lab.benchmarks.$$name --quick || exit 1; done
 
 clean: ## remove caches and build results; keeps .venv and the converted model
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

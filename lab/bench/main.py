@@ -18,17 +18,12 @@ from lab.bench.identity import facts
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from lab.bench.hindsight.simulated import Hindsight
     from lab.bench.measuring import Asked
     from lab.bench.run_folder import Channel, Kept
-    from lab.simulator.cost import Measured
-    from lab.simulator.recording import Recording
     from lab.testbed.link.profiles import LinkPlan
 
 RESULTS = "results"
 """Name of the files, without their kinds."""
-WITH_DAEMONS = "times-with-daemons.json"
-"""In the folder of a run: what the simulator knows of this machine."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +51,10 @@ def run(argv: Sequence[str]) -> int:
     channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
     here = {one: plans[one.link] for one in channels}
     with folder_of_run(options.out, run_facts) as kept:
-        hindsight = _hindsight(options, asked, kept)
-        asyncio.run(_measure(options, asked, here, kept, hindsight))
+        asyncio.run(_measure(options, asked, here, kept))
         results: dict[str, Any] = {
             "run": run_facts,
-            "channels": _results(options, asked, here, kept, hindsight),
+            "channels": _results(options, asked, here, kept),
         }
         _write(results, options, kept)
     _check_failed(results["channels"])
@@ -85,49 +79,11 @@ def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
         _say(f"{len(failed)} of {len(failed) + came} answers failed; the tables say whose and why")
 
 
-def _hindsight(options: Namespace, asked: Asked, kept: Kept) -> Hindsight | None:
-    """What is recorded of the run's questions, if anybody wants to know; takes about a minute the first time."""
-    from lab.bench.strategies import BEST_FIXED
-
-    if BEST_FIXED not in options.strategies:
-        return None
-    from lab.bench.hindsight.recorded import recorded
-    from lab.bench.hindsight.simulated import Hindsight
-
-    order = flags.order(options, asked)
-    recording, times = recorded(kept.path, order, flags.worker_flags(options))
-    times = asyncio.run(_with_daemons(options, asked, kept, recording, times))
-    return Hindsight(recording, times, seed=asked.seed)
-
-
-async def _with_daemons(
-    options: Namespace, asked: Asked, kept: Kept, recording: Recording, times: Measured
-) -> Measured:
-    """Times of forwards, with what daemons take around them; kept."""
-    from flexspec_mq.daemon.files import whole
-    from lab.bench.hindsight.around import around, stream
-    from lab.bench.strategies import STREAMING, nodes
-    from lab.bench.testbed.node import RATIONED
-    from lab.bench.testbed.testbed import place
-    from lab.simulator.cost import keep_times, read_times
-
-    file = kept.path / WITH_DAEMONS
-    if not file.exists():
-        _say("some texts are streamed over loopback; daemons start")
-        worker = {RATIONED: flags.worker_flags(options)}
-        async with place(None, nodes([STREAMING], flags.devices(options)), workers=worker) as here:
-            streamed = await stream(here, asked, recording)
-        with whole(file) as part:
-            keep_times(part, around(recording, times, streamed, seed=asked.seed))
-    return read_times(file)
-
-
 async def _measure(
     options: Namespace,
     asked: Asked,
     channels: Mapping[Channel, LinkPlan | None],
     kept: Kept,
-    hindsight: Hindsight | None,
 ) -> None:
     from lab.bench.measuring import ask_missing, missing
     from lab.bench.strategies import nodes
@@ -140,11 +96,7 @@ async def _measure(
         left = missing(asked, channel, kept)
         if not left:
             continue
-        best = None
-        if hindsight is not None:
-            _say(f"{channel.title}: the best fixed plan is looked for, in simulated time")
-            best = hindsight.best(plan, channel.delay_ms, asked.begins(plan))
-        edges = nodes(options.strategies, flags.devices(options), best)
+        edges = nodes(options.strategies, flags.devices(options))
         _say(f"{channel.title}: {len(left)} of {len(asked.questions)} questions; daemons start")
         async with place(
             plan,
@@ -163,7 +115,6 @@ def _results(
     asked: Asked,
     channels: Mapping[Channel, LinkPlan | None],
     kept: Kept,
-    hindsight: Hindsight | None,
 ) -> list[dict[str, Any]]:
     from lab.bench.figures.seconds import differing
     from lab.bench.figures.summary import summary
@@ -172,9 +123,8 @@ def _results(
 
     apart = of_other_texts(options.strategies, options.temperature)
     found = []
-    for channel, plan in channels.items():
+    for channel in channels:
         answered = kept.of(channel)
-        begins = asked.begins(plan)
         samples = [sample for one in answered for sample in one.samples]
         found.append(
             {
@@ -196,7 +146,6 @@ def _results(
                 ],
                 "differ": [asked.questions[number].name for number in differing(samples, apart)],
                 "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
-                "hindsight": hindsight and hindsight.told(plan, channel.delay_ms, begins),
             }
         )
     return found

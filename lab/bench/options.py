@@ -7,31 +7,23 @@ import shutil
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError, how_to_install
 from lab.bench.daemon_flags import check_daemon_flags
-from lab.bench.hindsight.order import Order
 from lab.bench.questions import OWN, Question, read_questions, spread
-from lab.bench.strategies import ABOUT, BEST_FIXED, Devices, chosen, drafting, schemes
+from lab.bench.strategies import ABOUT, Devices, chosen, drafting, schemes
 from lab.bench.testbed.server import HOST, PORT, SERVER
 from lab.bench.testbed.traditional import Traditional
 from lab.bench.traditional.schemes import GUESSES
-from lab.simulator.recording import About
 from lab.testbed.link import markov, tour
 from lab.testbed.link.namespaces import check_requirements
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.link.recordings import PREFIX, link_plan
-from lab.testbed.site.topology import LOOPBACK, Cores
+from lab.testbed.site.topology import LOOPBACK
 from schemas.messages import MAX_DRAFT_TOKENS
 
-if TYPE_CHECKING:
-    from lab.bench.measuring import Asked
-
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
-_ROUNDS = 8
-"""In which the times of forwards are measured."""
 _ALONE = ("--device-prefill", "65536")
 """Edge nodes of all strategies ask the same worker, one after the other. To each it is to be what it is to the only
 device: otherwise long prompts are read in small pieces, for the sake of the others."""
@@ -144,10 +136,6 @@ def check(options: Namespace) -> None:
             "forwards of --server cannot be made longer",
             hint="leave it or --delays-ms out; another run has the other",
         )
-    if BEST_FIXED in options.strategies and options.temperature:
-        raise UsageError(
-            f"{BEST_FIXED} knows texts of temperature 0 only", hint="leave it or --temperature out"
-        )
     if options.quick:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.tokens = min(options.tokens, QUICK_TOKENS)
@@ -244,26 +232,6 @@ def worker_flags(options: Namespace) -> list[str]:
         UsageError: flags that no shell could read.
     """
     return ["--target", options.target, "--draft", options.draft, *_ALONE, *_split(options.worker_flags)]
-
-
-def order(options: Namespace, asked: Asked) -> Order:
-    """What is recorded for `best-fixed`."""
-    cores = Cores.of_this_process()
-    about = About(
-        target=options.target,
-        draft=options.draft,
-        questions=tuple(f"{question.category} {question.name}" for question in asked.questions),
-        temperatures=(options.temperature,),
-        tokens=options.tokens,
-        seed=options.seed,
-    )
-    return Order(
-        about=about,
-        texts=tuple(question.text for question in asked.questions),
-        seeds=tuple(asked.seed_of(1 + number) for number in range(len(asked.questions))),
-        rounds=_ROUNDS,
-        device_core=None if cores.device == cores.cloud else cores.device,
-    )
 
 
 def traditional(options: Namespace) -> Traditional | None:

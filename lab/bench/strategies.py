@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
 from flexspec_mq.errors import UsageError
 from lab.bench.testbed.node import UNRATIONED, Node
@@ -13,8 +12,8 @@ from lab.bench.testbed.server import SERVER
 from lab.bench.traditional.schemes import SCHEMES
 from schemas.messages import MAX_AHEAD
 
-STREAMING, COLOCATED, BEST_FIXED = "streaming", "colocated", "best-fixed"
-_UNASKED = ("traditional-zstd", BEST_FIXED, SERVER)
+STREAMING, COLOCATED = "streaming", "colocated"
+_UNASKED = ("traditional-zstd", SERVER)
 _NO_DRAFT = ("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup")
 
 ABOUT: Mapping[str, str] = {
@@ -27,7 +26,6 @@ ABOUT: Mapping[str, str] = {
     STREAMING: "the target alone; tokens are sent as they come",
     COLOCATED: "streaming from a worker that drafts beside its target, for all and always",
     **{name: f"an edge node with --policy {name}" for name in POLICIES},
-    BEST_FIXED: "an edge node with the fixed plan that is the fastest of 13 for these very answers, as simulated",
     SERVER: "the program of --server, which writes at the worker's place and is asked over HTTP",
 }
 """Every strategy in the order of tables, and what it is."""
@@ -83,13 +81,12 @@ def schemes(names: Sequence[str]) -> list[str]:
     return [name for name in names if name in SCHEMES]
 
 
-def nodes(names: Sequence[str], devices: Devices, best: Plan | None = None) -> dict[str, Node]:
+def nodes(names: Sequence[str], devices: Devices) -> dict[str, Node]:
     """Of these, the edge nodes.
 
     Args:
         names: of strategies.
         devices: what all have in common.
-        best: the plan of `BEST_FIXED`; needed if that is among them.
     """
     found = {}
     common = (*devices.more, *devices.energy)
@@ -102,21 +99,7 @@ def nodes(names: Sequence[str], devices: Devices, best: Plan | None = None) -> d
         elif name in POLICIES:
             more = devices.adaptive if name in ADAPTIVE else ()
             found[name] = Node((*drafting(devices), *more, "--policy", name))
-        elif name == BEST_FIXED and best is not None:
-            found[name] = Node((*drafting(devices), *_fixed(best)))
     return found
-
-
-def _fixed(plan: Plan) -> tuple[str, ...]:
-    values = {
-        "draft-length": plan.draft_length,
-        "in-flight": plan.in_flight,
-        "qos": plan.qos,
-        "ahead": plan.ahead,
-        "worker-draft": plan.worker_draft,
-    }
-    flags = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-    return ("--policy", "fixed", *flags)
 
 
 def drafting(devices: Devices) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ from schemas.messages import PROTOCOL_VERSION, Identity
 if TYPE_CHECKING:
     from cloud_worker.engine.target import Target
     from flexspec_mq.drafting.model_drafter import ModelDrafter
-    from lab.recording.neighbour import Neighbour
 
 SESSIONS = (1, 4, 16)
 ROWS = (1, 2, 3, 5, 9)
@@ -46,20 +45,16 @@ _MANY = 5
 _ONE_SESSION = 4
 """Times a round that steps of one session are measured."""
 
-_BESIDE_DRAFT = f"step, 1 x {_MANY}, beside a draft"
 
 Case = Callable[[], float]
 
 
-def measure(
-    target: Target, draft: ModelDrafter, *, rounds: int, seed: int, neighbour: Neighbour | None = None
-) -> Measured:
+def measure(target: Target, draft: ModelDrafter, *, rounds: int, seed: int) -> Measured:
     """Measure on the threads that torch has.
 
     Args:
         target: of the worker.
         draft: of worker and devices.
-        neighbour: a device on the same machine, if there is one.
         rounds: how often everything is measured.
         seed: of texts, and of the order.
 
@@ -76,7 +71,7 @@ def measure(
     ]
     identity = Identity(PROTOCOL_VERSION, target.loaded.fingerprint, 0.0, 0, 1.0, 1, (), True, 1)
     cases = {
-        **_steps(EngineCore(target.model, prefill=2**20), identity, texts, neighbour),
+        **_steps(EngineCore(target.model, prefill=2**20), identity, texts),
         **_reads(target.model, texts[0]),
         **_drafts(draft, identity, texts, target.loaded.vocab_size),
     }
@@ -100,8 +95,6 @@ def measure(
     contexts = {sessions: max(0.0, context(sessions, 1)) for sessions in LONG}
     more = (context(sessions, _MANY) - context(sessions, 1) for sessions in (1, _TOGETHER))
     behind = max(0.0, fmean(more) / (_MANY - 1))
-    alone = ms[f"step, 1 x {_MANY}"]
-    beside_draft = max(0.0, ms.get(_BESIDE_DRAFT, alone) / alone - 1.0)
 
     def line(sessions: int) -> Line:
         """Without what the contexts cost."""
@@ -121,7 +114,6 @@ def measure(
         ),
         context=Line(tuple(map(float, SESSIONS)), tuple(contexts[sessions] for sessions in SESSIONS)),
         behind=behind,
-        beside_draft=beside_draft,
         reach=max(0.0, ms["read behind"] - ms[f"read, {PIECES[-1]}"]) / (PIECES[-1] * _FAR),
         draft=times,
         device=times,
@@ -149,9 +141,7 @@ def timed(work: Callable[[], object]) -> float:
     return 1000 * (time.thread_time() - began)
 
 
-def _steps(
-    engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]], neighbour: Neighbour | None
-) -> dict[str, Case]:
+def _steps(engine: EngineCore, identity: Identity, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """Steps of the worker's engine, decisions included."""
 
     def case(first: int, sessions: int, rows: int, mean: int) -> float:
@@ -168,8 +158,6 @@ def _steps(
     for sessions, rows in (*((sessions, 1) for sessions in SESSIONS), (1, _MANY), (_TOGETHER, _MANY)):
         first, mean = 10_000 + 100 * sessions, LONG[sessions]
         found[f"step, long, {sessions} x {rows}"] = _call(case, first, sessions, rows, mean)
-    if neighbour is not None:
-        found[_BESIDE_DRAFT] = lambda: neighbour.beside(lambda: case(20_000, 1, _MANY, SHORT))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The dictionary that ships, and the benchmark that trains and judges it."""
+"""The dictionary that ships, and the program that trains it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, ZSTD, dictionary
-from lab.benchmarks import compression as benchmark
-from lab.benchmarks.parts.traffic import Marks, Row, load_text, messages, split_by_prompt
 from schemas.messages import Open
+from training.dictionary import Marks, Row, load_text, main, messages, split_by_prompt
 
 ROWS = json.loads(Path(__file__).with_name("unseen_rows.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """The unseen rows in several disguises, as an ``.npz`` file of the kind that the benchmark reads."""
+    """The unseen rows in several disguises, as an ``.npz`` file of the kind that training reads."""
     disguised = []
     for shift in range(6):
         for row in ROWS:
@@ -87,26 +86,9 @@ def test_a_chat_of_three_turns_has_three_questions(text: Path) -> None:
 def test_training_twice_gives_the_same_bytes(text: Path, tmp_path: Path) -> None:
     outs = [tmp_path / "one", tmp_path / "two"]
     for out in outs:
-        assert benchmark.main(["--text", str(text), "--train-dictionary", str(out)]) == 0
+        assert main([str(text), str(out)]) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes()
     assert outs[0].read_bytes()[:4] == bytes.fromhex("37a430ec")
-
-
-def test_the_last_line_is_the_table_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main(["--quick"]) == 0  # with the sample that is committed
-    *table, last = capsys.readouterr().out.splitlines()
-    lines = json.loads(last)["results"]["lines"]
-    assert [line["message"] for line in lines] == [row[:28].strip() for row in table[1:]]
-    for line in lines:
-        assert 0 < line["sent"] <= line["plain"]
-        assert line["encode_us"] > 0
-        assert line["decode_us"] > 0
-
-
-def test_the_sample_is_of_the_share_that_trains_no_dictionary() -> None:
-    training, test = split_by_prompt(load_text(benchmark.SAMPLE))
-    assert not training
-    assert len(test) >= benchmark.QUICK_ROWS
 
 
 def test_marks_of_prompts_that_share_nothing() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.bench.figures.summary import BASES
 from lab.bench.report import paper
-from lab.bench.strategies import ABOUT, BEST_FIXED
+from lab.bench.strategies import ABOUT
 
 _ABOUT_INTERVALS = (
     "Means over answers, with 95 % intervals by a bootstrap over questions; fewer than 5 questions have none. The "
@@ -45,10 +45,6 @@ _ABOUT_FAILED = (
     "**Failed** answers, which are in no other figure of their strategy; shares are over the questions that both "
     "strategies answered:"
 )
-_HINDSIGHT: Mapping[str, str] = {
-    "bound": "nobody can be faster (clairvoyant bound)",
-    "each": "the best fixed plan of each answer",
-}
 _LARGE, _SMALL = 100, 0.01
 """Shares from the one on have no digits behind the point, those from the other on two."""
 
@@ -64,8 +60,6 @@ def document(results: Mapping[str, Any]) -> str:
                 parts += [f"As shares of `{base}`:", shares]
         if rows := _limits(channel["strategies"]):
             parts += [_ABOUT_LIMITS, markdown(["", "limit", *_LIMITS], rows)]
-        if channel.get("hindsight"):
-            parts += _in_hindsight(channel["hindsight"])
     if len(channels) > 1:
         parts += ["## Seconds an answer, by channel", _across(channels, results["run"]["strategies"])]
     if rows := paper.beside(channels, cell):
@@ -205,19 +199,6 @@ def _limits(strategies: Mapping[str, Any]) -> list[list[str]]:
         for name, one in strategies.items()
         for of in one.get("limits", ())
     ]
-
-
-def _in_hindsight(found: Mapping[str, Any]) -> list[str]:
-    rows = [
-        [
-            _HINDSIGHT.get(name, f"`{name}`"),
-            *(cell(one[key], ".2f") for key in ("mean_s", "worst_tenth_s", "of_bound", "worst_of_bound")),
-        ]
-        for name, one in found["rows"].items()
-    ]
-    heads = ["", "s an answer", "worst tenth", "of the bound, median", "worst tenth"]
-    about = f"**Simulated**, on the run's own recorded texts and drafts. `{BEST_FIXED}` is {found['best']}."
-    return [about, markdown(heads, rows)]
 
 
 def _across(channels: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab.bench.testbed.client import unbounded
-from lab.benchmarks import _common
+from lab.benchmarks import _common, cpu
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.place import Place, place
 from lab.benchmarks.attacks.ways import SAYS, WAYS
-from lab.benchmarks.scale_parts import cpu
 from lab.testbed.site.figures import since
 
 SPEED, FIRST = 0.8, 2.0

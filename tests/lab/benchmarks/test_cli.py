@@ -47,7 +47,7 @@ def last_json(text: str) -> dict[str, Any]:
 
 
 def test_the_commands_are_found() -> None:
-    assert {"acceptance", "compression", "engine", "transport"} <= set(COMMANDS)
+    assert {"acceptance", "answers", "engine", "transport"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -46,19 +46,20 @@ def alive(pid: int) -> bool:
 def probe(link: NetnsLink, side: Literal["a", "b"], *words: str) -> subprocess.Popen[str]:
     run = link.run_a if side == "a" else link.run_b
     return run(
-        [sys.executable, "-m", "lab.benchmarks.links_probe", *words],
+        [sys.executable, str(Path(__file__).with_name("udp_probe.py")), *words],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
     )
 
 
-def stream(link: NetnsLink, *flags: str) -> dict[str, Any]:
+def stream(link: NetnsLink, size: int = 100, count: int = 100, spacing: float = 0.01) -> dict[str, Any]:
     """UDP packets from a to b: what the receiver saw."""
-    receiver = probe(link, "b", "receive", link.address_b, "--port", "5001", "--first", "4", "--idle", "2")
+    receiver = probe(link, "b", "receive", link.address_b)
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
-    probe(link, "a", "send", link.address_b, "--port", "5001", *flags).communicate(timeout=PATIENCE)
+    sender = probe(link, "a", "send", link.address_b, str(size), str(count), str(spacing))
+    sender.communicate(timeout=PATIENCE)
     got: dict[str, Any] = json.loads(receiver.communicate(timeout=PATIENCE)[0])
     return got
 
@@ -66,7 +67,7 @@ def stream(link: NetnsLink, *flags: str) -> dict[str, Any]:
 @needs_namespaces
 def test_packets_pass_late_enough_and_are_counted_to_the_byte() -> None:
     with netns_link(plan(figures(delay=20, rate=10))) as link:
-        got = stream(link, "--size", "100", "--count", "10", "--spacing", "0.005")
+        got = stream(link, count=10, spacing=0.005)
         counters = link.counters
     assert got["numbers"] == list(range(10))
     assert min(got["delays_ms"]) >= 20
@@ -78,7 +79,7 @@ def test_packets_pass_late_enough_and_are_counted_to_the_byte() -> None:
 @needs_namespaces
 def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
     with netns_link(plan(figures(delay=1, rate=8, queue=300))) as link:
-        got = stream(link, "--size", str(1500 - HEADERS), "--count", "500", "--spacing", "0.0001")
+        got = stream(link, 1500 - HEADERS, 500, 0.0001)
         up = link.counters.up
     assert up.packets_in == 500
     assert up.overflowed > 0
@@ -91,7 +92,7 @@ def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
 @needs_namespaces
 def test_what_is_to_be_lost_is_lost() -> None:
     with netns_link(plan(figures(loss=100))) as link:
-        assert stream(link, "--count", "20", "--spacing", "0.001")["numbers"] == []
+        assert stream(link, count=20, spacing=0.001)["numbers"] == []
         assert link.counters.up.lost == 20
         assert link.counters.up.packets_out == 0
 
@@ -235,7 +236,7 @@ def test_a_keeper_that_dies_is_an_error_and_its_namespaces_go() -> None:
 @needs_namespaces
 def test_links_do_not_disturb_each_other() -> None:
     with netns_link(plan(figures(delay=1))) as one, netns_link(plan(figures(loss=100))) as other:
-        assert len(stream(one, "--count", "5")["numbers"]) == 5
+        assert len(stream(one, count=5)["numbers"]) == 5
         assert other.counters.up.packets_in == 0
 
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
 import msgspec
 
-from flexspec_mq.controller.plan import Policy
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from lab.benchmarks.policies.compared import Condition, setting_of
-from lab.simulator.clairvoyant.plans import BASE, fixed_plans
+from lab.simulator.answers import LIKE_OURS, Setting
 from lab.simulator.simulation import simulate
 from lab.testbed.link.recordings import link_plan
 from tests.lab.simulator.recordings import TIMES, made
 
+BASE = Plan(4, 1, 1, 8, 0.0, 8)
+
 
 def test_policies_find_that_waiting_is_best() -> None:
     recording = made(texts=6, right=0.6, limit=96)
-    times = msgspec.structs.replace(TIMES, delay=0.0)
-    condition = Condition(drafts=False, delay_ms=60.0)
-    setting = setting_of(recording, times, link_plan("wifi", 0, None), condition, seed=0)
-    plans = fixed_plans()
-    waits = partial(FixedPolicy, plans["K 4, waiting"])
-    ahead = partial(FixedPolicy, plans["K 4, W 3"])
+    times = msgspec.structs.replace(TIMES, delay=60.0)
+    worker = replace(LIKE_OURS, drafts=False, lookup=False)
+    setting = Setting(
+        recording=recording, times=times, link=link_plan("wifi", 0, None), worker=worker, seed=0
+    )
+    waits = partial(FixedPolicy, replace(BASE, ahead=0, worker_draft=0))
+    ahead = partial(FixedPolicy, replace(BASE, in_flight=3, ahead=64, worker_draft=0))
     ours = (partial(POLICIES[name], BASE) for name in ("threshold", "predictor"))
 
     def seconds(policy: Callable[[], Policy]) -> float:

@@ -1,1 +1,0 @@
-"""What is only known afterwards: the run's own texts and drafts, and how plans would have fared on them."""

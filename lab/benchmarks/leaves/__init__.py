@@ -1,1 +1,0 @@
-"""What second choices of a draft, read as leaves of its chain, would save."""

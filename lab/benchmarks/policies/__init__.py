@@ -1,1 +1,0 @@
-"""Policies beside the best fixed plan in hindsight, simulated; and how long a decision takes."""

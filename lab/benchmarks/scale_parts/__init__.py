@@ -1,1 +1,0 @@
-"""Parts of the benchmark of scale: null models, load generators, processor time, and the three sections."""

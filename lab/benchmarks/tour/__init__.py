@@ -1,1 +1,0 @@
-"""What each policy does while the link under an answer changes, drawn."""

@@ -1,1 +1,0 @@
-"""`lab.benchmarks.answers` with every side of traditional speculation, which is in `lab.bench.traditional`."""
