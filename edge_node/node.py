@@ -12,31 +12,28 @@ import logging
 import random
 import secrets
 import time
-from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import inf
-from operator import itemgetter
 from typing import TYPE_CHECKING, Self
 
-from edge_node.drafting.thread import DrafterThread
-from edge_node.fleet.directory import WorkerDirectory, versions_of
+from edge_node.drafting import DraftLoop
+from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
-from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
 from edge_node.generation import Generation, GenerationRequest
-from edge_node.wire import KeyedWire, check_speaker, keyed_wire
+from edge_node.link_state import LinkState
+from edge_node.status import StatusPublisher
+from edge_node.wire import wire_of
 from flexspec_mq import topics
-from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller, Told
 from flexspec_mq.controller.estimators.link import BIG
 from flexspec_mq.controller.session import DeviceReading
-from flexspec_mq.daemon.tasks import any_of, running
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
-    LinkRefused,
     LocalProtocolError,
     PublishRefused,
     RemoteProtocolError,
@@ -57,12 +54,10 @@ from flexspec_mq.transport.base import (
     LinkUpEvent,
     Outbound,
     Subscription,
-    Will,
 )
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
-    MAX_VERDICT_TOKENS,
     NO_SESSION,
     PROTOCOL_VERSION,
     Close,
@@ -72,20 +67,17 @@ from schemas.messages import (
     Open,
     Verdict,
 )
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-    from typing import Literal
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from edge_node.energy import EnergyMeter, TextEnergy
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.limits import BatteryGauge
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
-    from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
-    from flexspec_mq.keys.edge import FromWorker
-    from flexspec_mq.keys.trust import Trust
+    from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.transport.base import Link, LinkFactory
     from schemas.status import TokenizerStatus, WorkerStatus
 
@@ -97,11 +89,6 @@ _FAREWELL = 1.0
 """Seconds for the last messages to go out when the node stops."""
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
-_STATUS_EVERY = 2.0
-"""Seconds from one status to the next at least, on a node that follows a family and has news."""
-_TOLD = 64
-"""Differences of tokenizers that are remembered as told; the oldest is forgotten first."""
-_COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
 """Reason codes that will be the same next time: access rules, topic, size."""
 
@@ -114,7 +101,6 @@ class EdgeNode:
         drafter: proposes tokens; None drafts nothing, so that the target is asked for each token.
         fingerprint: of the draft's tokenizer, 16 bytes; the worker compares it with the target's.
         eos: token ids that end a text.
-        reuse: open at the worker that knows the beginning of a prompt, naming it instead of sending it.
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
         battery: tells its charge to policies, if they want to know.
@@ -123,7 +109,9 @@ class EdgeNode:
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
         models: what can be asked for.
-        tally: what was seen of each version; to read.
+        link: the link to the broker; to read.
+        status: the node's own status, with what was seen of each version; to read.
+        failure: what broke the node for good; None while it works.
         malformed: messages that could not be read, or made no sense.
     """
 
@@ -134,53 +122,40 @@ class EdgeNode:
         fingerprint: bytes,
         eos: tuple[int, ...],
         *,
-        reuse: bool = True,
         family: FamilyCatalogue | None = None,
         energy: EnergyMeter | None = None,
         battery: BatteryGauge | None = None,
         tokenizer: TokenizerStatus | None = None,
     ) -> None:
         self._settings = settings
-        self._codec = Codec(MAX_VERDICT_TOKENS)
-        self._keyed = keyed_wire(settings)
-        self._drafting = DrafterThread(drafter)
         self._controller = Controller()
-        self._prefixes = PrefixIndex(most=16 if reuse else 0)
+        self._queue = PublishQueue(on_published=self._controller.acknowledged)
+        self._wire = wire_of(settings, self._queue.put)
+        self._sessions: dict[int, Generation] = {}
+        self._drafts = DraftLoop(drafter, self._sessions, self._controller, self._perform)
+        self._prefixes = PrefixIndex(most=16 if settings.reuse else 0)
         self._fingerprint = fingerprint
         self._vocabulary = b"" if tokenizer is None else bytes.fromhex(tokenizer.vocabulary)
         self._eos = eos
-        self._epoch = time.time_ns() // 1_000_000
-        self._life = secrets.randbits(32)
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
-        self._sessions: dict[int, Generation] = {}
         self._numbers = count(self._rng.randrange(_SESSIONS))
-        self._link: Link | None = None
-        self._waiting = 0  # texts, for the link
-        self._down_since = time.monotonic()
-        self._linked = asyncio.Event()  # as far as the receive loop, and with it every session, knows
-        self._queue = PublishQueue(on_published=self._controller.acknowledged)
         self._verdicts = topics.verdict_topic(settings.edge)
-        self._to_draft: dict[int, Generation] = {}
-        self._draft_work = asyncio.Event()
-        self._freed: list[int] = []
         self._tick_at = inf
         self._tick: asyncio.TimerHandle | None = None
         self._timer_work = asyncio.Event()
         self._broken = asyncio.Event()
-        self._failure: FlexSpecError | None = None
         self._quiet_until = 0.0
         self._surprises = 0  # of texts that are over
         self._family = family
         self._energy = energy
         self._battery = battery
-        self._tallied = asyncio.Event()
-        self._told = deque[str](maxlen=_TOLD)
         self.directory = WorkerDirectory(
-            allowed=None if self._keyed is None else self._keyed.allowed,
-            compare=partial(difference, fingerprint, tokenizer),
+            allowed=self._wire.allowed, compare=partial(difference, fingerprint, tokenizer)
         )
         self.models = Models(self.directory, settings.version, family)
-        self.tally = VersionTally()
+        self.link = LinkState()
+        self.status = StatusPublisher(settings, self._sessions, family)
+        self.failure: FlexSpecError | None = None
         self.malformed = 0
 
     @property
@@ -216,47 +191,7 @@ class EdgeNode:
     @property
     def refused(self) -> Mapping[Reason, int]:
         """Messages that were not believed, by reason."""
-        return {} if self._keyed is None else self._keyed.refusals.counts
-
-    @property
-    def failure(self) -> FlexSpecError | None:
-        """What broke the node for good; None while it works."""
-        return self._failure
-
-    @property
-    def link_up(self) -> bool:
-        """Whether there is a link, and it is up."""
-        return self._link is not None and self._link.is_up and self._linked.is_set()
-
-    @property
-    def down_for(self) -> float:
-        """Seconds for which there has been no link; 0 while there is one."""
-        return 0.0 if self.link_up else time.monotonic() - self._down_since
-
-    async def wait_up(self, timeout: float) -> bool:
-        """Wait for the link up to `timeout` seconds; tell whether it is up.
-
-        Raises:
-            LinkError: the link failed for good.
-        """
-        if self._link is None:
-            return False
-        self._waiting += 1
-        try:
-            if not self._link.is_up:
-                self._link.reconnect("a text waits for the link")
-            async with asyncio.timeout(timeout):
-                await self._wait_linked(self._link)
-        except (LinkDown, TimeoutError):
-            return False
-        finally:
-            self._waiting -= 1
-        return True
-
-    async def _wait_linked(self, link: Link) -> None:
-        """Wait until the link is up and the sessions know: one that began before would open twice when it learns."""
-        await link.wait_up()
-        await self._linked.wait()
+        return self._wire.refusals.counts
 
     async def wait_broken(self) -> None:
         """Wait until the node is broken.
@@ -265,8 +200,8 @@ class EdgeNode:
             FlexSpecError: what broke it.
         """
         await self._broken.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     @asynccontextmanager
     async def running(
@@ -283,17 +218,16 @@ class EdgeNode:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
         async with connect(self._link_settings(base)) as link:
-            self._link = link
             try:
-                async with running(self._loops(link, everyone=everyone), "edge node"):
-                    try:
-                        await self._wait_linked(link)
-                        yield self
-                    finally:
-                        await self._farewell()
+                with self.link.of(link):
+                    async with running(self._loops(link, everyone=everyone), "edge node"):
+                        try:
+                            await self.link.settled()
+                            yield self
+                        finally:
+                            await self._farewell()
             finally:
-                self._drafting.close()
-                self._link = None
+                self._drafts.close()
 
     async def _farewell(self) -> None:
         """Tell the workers of the texts that are still being written."""
@@ -309,8 +243,8 @@ class EdgeNode:
             FlexSpecError: the node is broken: one of its loops died of this.
             UsageError: the deployment has no opening key for the version.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
         version = request.version or self.version
@@ -347,12 +281,11 @@ class EdgeNode:
             self._controller,
             partial(self._device_reading, energy) if energy or self._battery else None,
         )
-        if self._keyed is not None:
-            self._keyed.keys.begin(session, version)
+        self._wire.begin(session, version)
         generation = self._sessions[session] = Generation(session, request, machine, energy)
-        if not self.link_up:
-            self._do(generation, machine.link_down(now))
-        self._do(generation, machine.start(now))
+        if not self.link.is_up:
+            self._perform(generation, machine.link_down(now))
+        self._perform(generation, machine.start(now))
         return generation
 
     def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
@@ -366,59 +299,36 @@ class EdgeNode:
     def cancel(self, generation: Generation) -> None:
         """The user does not want this text any more; its worker is told."""
         if generation.session in self._sessions:
-            self._do(generation, generation.machine.cancel(time.monotonic()))
+            self._perform(generation, generation.machine.cancel(time.monotonic()))
 
     def ask_who_listens(self, generation: Generation) -> None:
         """Have the broker say whether a worker listens to opens of the version; of opens at QoS 0 it says nothing."""
         self._publish(generation, Send(None, NO_SESSION, 1, None))
 
     def _link_settings(self, base: LinkSettings) -> LinkSettings:
-        """`base` with this edge's will, birth and subscription.
-
-        The will of an edge whose name nobody chose clears its status, lest the broker keep one for each run.
-        """
-        topic = topics.edge_status_topic(self._settings.edge)
-        gone = b"" if self._settings.ephemeral else self._codec.encode_status(self._status("gone"))
+        """`base` with this edge's will, birth and subscriptions."""
         return replace(
             base,
             session_expiry=self._settings.session_expiry,
-            awaited=lambda: bool(self._sessions or self._waiting),
+            awaited=lambda: bool(self._sessions or self.link.waiting),
             needs=FOR_SESSIONS,
-            will=Will(topic, gone),
-            birth=lambda: [
-                Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
-            ],
-            subscriptions=(
-                Subscription(self._verdicts),
-                *(() if self._keyed is None else (self._keyed.subscription,)),
-            ),
-        )
-
-    def _status(self, state: Literal["online", "gone"]) -> EdgeStatus:
-        return EdgeStatus(
-            state=state,
-            epoch=self._epoch,
-            at=time.time(),
-            edge=self._settings.edge,
-            draft=self._settings.draft,
-            sessions=len(self._sessions),
-            catalogue=None if self._family is None else self._family.status(),
-            versions=() if self._family is None else self.tally.figures(),
-            life=self._life,
+            will=self.status.will,
+            birth=lambda: [self.status.message()],
+            subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
         )
 
     async def _loops(self, link: Link, *, everyone: bool) -> None:
         """All that runs beside the block. A loop that dies ends the others and fails every text."""
         named = {
             "receive": self._receive_loop(link),
-            "draft": self._draft_loop(),
+            "draft": self._drafts.run(),
             "timer": self._timer_loop(),
             "publish": self._queue.run(link),
             "directory": self.directory.run(link, everyone=everyone),
         }
         if self._family is not None:
             named["family"] = self._family.run(link)
-            named["status"] = self._status_loop(self._family)
+            named["status"] = self.status.run(self._family, self._queue.put)
         try:
             async with asyncio.TaskGroup() as loops:
                 for name, loop in named.items():
@@ -426,26 +336,11 @@ class EdgeNode:
         except ExceptionGroup as died:
             first = died.exceptions[0]
             _log.error("a loop of the node failed", exc_info=first)
-            self._failure = _as_error(first)
+            self.failure = _as_error(first)
             for generation in list(self._sessions.values()):
-                self._end(generation, Finish(FinishReason.FAILED, self._failure))
+                self._end(generation, Finish(FinishReason.FAILED, self.failure))
             self._broken.set()
-            self._linked.set()  # whoever waits for the link learns what broke the node
-
-    async def _status_loop(self, family: FamilyCatalogue) -> None:
-        """Tell what is new of the family and its versions. One that is lost is told again by the next birth."""
-        topic = topics.edge_status_topic(self._settings.edge)
-        while True:
-            async with (
-                running(family.news(), "family news") as news,
-                running(self._tallied.wait(), "tally") as tally,
-            ):
-                await any_of(news, tally)
-            self._tallied.clear()
-            self._queue.put(
-                Outbound(topic, self._codec.encode_status(self._status("online")), 1, retain=True)
-            )
-            await asyncio.sleep(_STATUS_EVERY)
+            self.link.up()  # whoever waits for the link learns what broke the node
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -457,82 +352,52 @@ class EdgeNode:
             _log.info("%s", event)
             if isinstance(event, LinkUpEvent):
                 self._controller.link_up(now)
-                self._linked.set()
+                self.link.up()
             else:
                 self._controller.link_down(now)
-                self._linked.clear()
-                self._down_since = now
+                self.link.down(now)
             for generation in list(self._sessions.values()):
                 if isinstance(event, LinkUpEvent):
-                    self._do(generation, generation.machine.link_up(now))
+                    self._perform(generation, generation.machine.link_up(now))
                 elif isinstance(event, LinkDownEvent):
-                    self._do(generation, generation.machine.link_down(now))
+                    self._perform(generation, generation.machine.link_down(now))
 
     def _receive(self, inbound: Inbound, now: float) -> None:
         try:
             if inbound.topic == self._verdicts:
-                if self._keyed is None:
-                    self._receive_message(inbound.payload, len(inbound.payload), now)
-                else:
-                    self._receive_keyed(self._keyed, inbound.payload, now)
+                self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound.payload, now)
-            elif self._keyed is not None and inbound.topic == self._keyed.subscription.filter:
-                self._receive_statement(self._keyed.keys.trust, inbound.payload)
-            elif self._family is not None:
+            elif not self._wire.take(inbound.topic, inbound.payload) and self._family is not None:
                 self._family.take(inbound.topic, inbound.payload)
         except KeysRefused as error:
-            if self._keyed is not None:
-                self._keyed.refused(inbound.topic, error, now)
+            self._wire.refused(inbound.topic, error, now)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:
                 self._quiet_until = now + _TELL_EVERY
                 _log.warning("%s (%d so far)", error.message, self.malformed)
 
-    def _receive_keyed(self, keyed: KeyedWire, payload: bytes, now: float) -> None:
-        """A worker asks for a key, or what came was made under one."""
-        wanted = keyed.keys.wanted(payload)
-        if wanted is None:
-            made = keyed.unwrap(payload, now)
-            self._receive_message(made.plain, len(payload), now, made)
-        elif (again := keyed.poll_for_key(wanted, now)) is not None:
-            worker, said = again
-            self._queue.put(Outbound(topics.draft_topic(worker, self._settings.edge), said, 0))
-
-    def _receive_message(self, plain: bytes, size: int, now: float, made: FromWorker | None = None) -> None:
-        """Take a message of a worker.
-
-        Args:
-            plain: as the codec reads it.
-            size: of the payload as it came.
-            now: seconds.
-            made: by whom and for which session, where a key says so.
-        """
-        try:
-            message = self._codec.decode(plain)
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
-        if not isinstance(message, Verdict | Error):
-            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+    def _receive_message(self, payload: bytes, now: float) -> None:
+        message = self._wire.decode(payload, self._sessions, now)
+        if message is None:
+            return
         generation = self._sessions.get(message.session)
-        if made is not None:
-            check_speaker(made, message, None if generation is None else generation.machine)
         told = isinstance(message, Verdict) and message.recommended is not None
         if told and generation is not None and self._misled(generation, message):
             generation = None  # its worker is told to close it, as one that is none of ours
         if generation is not None:
-            generation.received(size)
+            generation.received(len(payload))
             traffic = generation.traffic
             if traffic.opened is not None:
                 size, at = traffic.opened
                 traffic.opened = None
                 self._controller.carried(size, now - at, now)
-            self._do(generation, generation.machine.receive(message, now))
+            self._perform(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
                 topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
-                self._queue.put(Outbound(topic, self._payload(send, now), send.qos))
+                self._queue.put(Outbound(topic, self._wire.encode(send, now), send.qos))
         elif not message.session:
             what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
@@ -552,17 +417,6 @@ class EdgeNode:
         self.cancel(generation)
         return True
 
-    def _receive_statement(self, trust: Trust, payload: bytes) -> None:
-        if not trust.take(payload):
-            return
-        _log.info("statement %d of the deployment is in force", trust.statement.serial)
-        if trust.revoked:
-            raise LinkRefused(
-                "this device was revoked: no worker believes it any more",
-                hint="ask whoever runs the broker; after `flexspec-broker add-device` or `rotate` its new files lie "
-                "in the folder of that broker",
-            )
-
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
         status = self.directory.take(worker, payload)
         if status is None:
@@ -570,28 +424,15 @@ class EdgeNode:
         self._controller.told(worker, _told(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
-        self._tell_difference(status)
+        self.models.warn_of_difference(status)
         liveness = self.directory.liveness
         if liveness.ended(status):
             for session in liveness.sessions_of(worker):
                 generation = self._sessions[session]
                 _log.info("session %d: worker %s is %s; asking it", session, worker, status.state)
-                self._do(generation, generation.machine.worker_gone(worker, now))
+                self._perform(generation, generation.machine.worker_gone(worker, now))
 
-    def _tell_difference(self, status: WorkerStatus) -> None:
-        """Say once how the tokenizer of a target that may be asked for differs from the draft's."""
-        found = self.directory.compare(status)
-        words = found.fatal or found.harmless
-        wanted = [one.name for one in versions_of(status) if self.models.may_mean(one.name)]
-        if not words or not wanted or status.state != "online" or words in self._told:
-            return
-        self._told.append(words)
-        what = f"the tokenizer of {', '.join(wanted)} at worker {status.worker} is not quite the draft's: {words}"
-        if found.fatal:
-            what = f"{what}; no text of it can be written with this draft"
-        _log.warning("%s", what)
-
-    def _do(self, generation: Generation, effects: Iterable[Effect]) -> None:
+    def _perform(self, generation: Generation, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order, and note what it waits for."""
         for effect in effects:
             if isinstance(effect, Send):
@@ -605,16 +446,11 @@ class EdgeNode:
             return
         self.directory.liveness.holds(session, machine.worker)
         self._tick_by(machine.next_tick())
-        self._to_draft[session] = generation
-        self._draft_work.set()
-
-    def _payload(self, send: Send, now: float) -> bytes:
-        plain = self._codec.encode(send.message)
-        return plain if self._keyed is None else self._keyed.wrap(send, plain, now)
+        self._drafts.want(generation)
 
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
-            payload = self._payload(send, time.monotonic())
+            payload = self._wire.encode(send, time.monotonic())
         except KeysRefused as error:
             _log.warning("session %d: not sent: %s", generation.session, error.message)
             return
@@ -637,53 +473,23 @@ class EdgeNode:
     def _give_up(self, generation: Generation, error: FlexSpecError) -> None:
         """One text cannot go on; its workers are told, and no other text is touched."""
         self._end(generation, Finish(FinishReason.FAILED, error))
-        self._do(generation, generation.machine.cancel(time.monotonic()))
+        self._perform(generation, generation.machine.cancel(time.monotonic()))
 
     def _end(self, generation: Generation, finish: Finish) -> None:
         session, machine = generation.session, generation.machine
         if self._sessions.pop(session, None) is None:
             return
         self.directory.liveness.holds(session, None)
-        if self._keyed is not None:
-            self._keyed.keys.ended(session, time.monotonic())
+        self._wire.ended(session, time.monotonic())
         self._surprises += machine.surprises.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, time.monotonic())
-        self._to_draft.pop(session, None)
-        self._freed.append(session)
-        self._draft_work.set()
+        self._drafts.free(session)
         _log.info("session %d: %s", session, finish.reason)
-        if (
-            self._keyed is not None
-            and isinstance(finish.error, WorkerError)
-            and not machine.counters.verdicts
-        ):
-            finish = replace(finish, error=self._keyed.explained(finish.error, generation.asked))
-        if self._family is not None:
-            self._count(generation, finish)
+        if isinstance(finish.error, WorkerError) and not machine.counters.verdicts:
+            finish = replace(finish, error=self._wire.explained(finish.error, generation.asked))
+        self.status.count(generation, finish)
         generation.put(finish)
-
-    def _count(self, generation: Generation, finish: Finish) -> None:
-        """What a text that is over has shown of its version.
-
-        That all workers were busy, or the broker out of reach, is no fault of a version.
-        """
-        machine, seen = generation.machine, generation.machine.observation
-        late = finish.reason is FinishReason.DEADLINE
-        failed = finish.reason is FinishReason.FAILED and isinstance(
-            finish.error, WorkerError | RemoteProtocolError
-        )
-        wrote = Wrote(
-            complete=finish.reason in _COMPLETE,
-            failed=(late or failed) and (seen.committed > 0 or not machine.counters.busy),
-            drafted=seen.drafted + machine.counters.worker_judged,
-            accepted=seen.accepted + machine.counters.worker_accepted,
-            tokens=generation.paced,
-            seconds=generation.seconds,
-        )
-        if wrote.shows:
-            self.tally.add(TargetVersion(machine.version, generation.request.digest), wrote)
-            self._tallied.set()
 
     def _lost(self, generation: Generation, send: Send, error: LinkDown | PublishRefused) -> None:
         """A publish failed. The protocol covers it, except that it wants to know when nobody listens."""
@@ -693,63 +499,13 @@ class EdgeNode:
             if send.to_worker is not None:
                 self._prefixes.forget(send.to_worker)
             if alive and send.to_worker is None:
-                self._do(generation, machine.no_worker(now))
+                self._perform(generation, machine.no_worker(now))
             elif alive and isinstance(send.message, Open):
-                self._do(generation, machine.prefix_lost(now))
+                self._perform(generation, machine.prefix_lost(now))
         elif alive and reason in _FINAL_REFUSALS and not isinstance(send.message, Close):
             self._give_up(generation, error)  # the broker will never take this message
         else:
             _log.info("session %d: lost a message: %s", generation.session, error.message)
-
-    async def _draft_loop(self) -> None:
-        while True:
-            wanted = self._wanted()
-            freed, self._freed = self._freed, []
-            if not wanted and not (freed and self._drafting.works):
-                self._draft_work.clear()
-                await self._draft_work.wait()
-                continue
-            before = self._drafting.busy
-            self._controller.drafting = max(1, len(wanted))
-            drafted = await self._drafting.round(freed, list(map(itemgetter(1), wanted)))
-            took = self._drafting.busy - before
-            for (generation, request), tokens in zip(wanted, drafted, strict=True):
-                generation.drafted(took / len(wanted))
-                if tokens is not None:
-                    self._drafted(generation, request, tokens)
-
-    def _wanted(self) -> list[tuple[Generation, DraftRequest]]:
-        """What every session wants drafted. One that cannot be drafted further sends what it has."""
-        found: list[tuple[Generation, DraftRequest]] = []
-        for session, generation in list(self._to_draft.items()):
-            request = generation.machine.draft_request()
-            if request is None:
-                del self._to_draft[session]
-            elif self._drafting.fits(request.context):
-                found.append((generation, request))
-            else:
-                self._drafted(generation, request, ())
-        return found
-
-    def _drafted(self, generation: Generation, request: DraftRequest, tokens: Sequence[DraftToken]) -> None:
-        """Hand tokens to the session, as long as each follows the one before and is wanted; none: it gets no more."""
-        now = time.monotonic()
-        machine = generation.machine
-        if not tokens and generation.session in self._sessions:
-            self._do(generation, machine.draft_stopped(request.start, request.digest, now))
-        before = 0
-        for place, token in enumerate(tokens):
-            if generation.session not in self._sessions:
-                return
-            if place:
-                following = machine.draft_request()
-                if following is None or machine.counters.drafted == before:
-                    return  # enough, or the text has changed meanwhile
-                request = following
-            before = machine.counters.drafted
-            effects = machine.drafted(request.start, request.digest, token, now)
-            if effects:
-                self._do(generation, effects)
 
     def _tick_by(self, due: float | None) -> None:
         """Look at the timers when this is due, on the event loop's clock, which is the machines' too."""
@@ -768,7 +524,7 @@ class EdgeNode:
             for generation in list(self._sessions.values()):
                 due = generation.machine.next_tick()
                 if due is not None and due <= now:
-                    self._do(generation, generation.machine.tick(now))
+                    self._perform(generation, generation.machine.tick(now))
                 else:
                     self._tick_by(due)
 

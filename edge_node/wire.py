@@ -1,7 +1,9 @@
-"""What stands between a node's codec and its link where it has keys, and what it does not believe."""
+"""Messages of a node to payloads and back: as the codec makes them, or under the device's keys."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -9,54 +11,69 @@ import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
-from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
+from flexspec_mq.errors import LinkRefused, RemoteProtocolError, UsageError, WorkerError
 from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
-from flexspec_mq.transport.base import Subscription
-from schemas.messages import Error, Verdict
+from flexspec_mq.transport.base import Outbound, Subscription
+from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
 
 if TYPE_CHECKING:
+    from edge_node.generation import Generation
     from edge_node.settings import EdgeSettings
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
-    from flexspec_mq.protocol.edge.session import EdgeSession
     from flexspec_mq.protocol.effects import Send
     from schemas.status import WorkerStatus
 
+_log = logging.getLogger(__name__)
 
-class KeyedWire:
-    """Payloads of a node that has keys.
+
+class Wire:
+    """Payloads of a node. One without keys believes whoever may publish.
 
     Args:
-        keys: of the device.
+        edge: name of the device on topics.
+        keys: keys of the device; None without any.
+        publish: sends the answer to a worker that lacks a session's key.
 
     Attributes:
-        keys: of the device.
-        refusals: what was not believed.
-        subscription: what must be heard for the keys.
+        subscriptions: topics that the keys need, beside that of verdicts.
+        refusals: messages that were not believed.
     """
 
-    subscription = Subscription(topics.statement_topic())
-
-    def __init__(self, keys: EdgeKeys) -> None:
-        self.keys = keys
-        self.refusals = Refusals()
-        self._codec = Codec()
+    def __init__(self, edge: str, keys: EdgeKeys | None, publish: Callable[[Outbound], None]) -> None:
+        self._edge = edge
+        self._keys = keys
+        self._reply = publish
+        self._codec = Codec(MAX_VERDICT_TOKENS)
         self._newest = -inf, ""  # when something was refused that could have been an answer, and why
+        self.subscriptions = () if keys is None else (Subscription(topics.statement_topic()),)
+        self.refusals = Refusals()
 
-    def wrap(self, send: Send, plain: bytes, now: float) -> bytes:
-        """The payload that travels.
+    def begin(self, session: int, version: str) -> None:
+        """Begin a session.
 
-        Args:
-            send: what is sent.
-            plain: its message, as the codec made it.
-            now: seconds.
+        Raises:
+            UsageError: the deployment has no opening key for the version.
+        """
+        if self._keys is not None:
+            self._keys.begin(session, version)
+
+    def ended(self, session: int, now: float) -> None:
+        """End a session."""
+        if self._keys is not None:
+            self._keys.ended(session, now)
+
+    def encode(self, send: Send, now: float) -> bytes:
+        """Make the payload of a message.
 
         Raises:
             UsageError: it is larger than a payload may be.
+            LocalProtocolError: a field is out of bounds.
             KeysRefused: there is no key to put it under.
         """
-        if not send.message.session:
-            return plain  # it says nothing
-        payload = self.keys.wrap(send.message, send.to_worker, plain, now)
+        payload = self._codec.encode(send.message)
+        if self._keys is None or not send.message.session:  # without a session it says nothing
+            return payload
+        payload = self._keys.wrap(send.message, send.to_worker, payload, now)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise UsageError(
                 f"{type(send.message).__name__} takes {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}",
@@ -64,39 +81,68 @@ class KeyedWire:
             )
         return payload
 
-    def unwrap(self, payload: bytes, now: float) -> FromWorker:
-        """What a worker made of a payload that came.
+    def decode(
+        self, payload: bytes, sessions: Mapping[int, Generation], now: float
+    ) -> Verdict | Error | None:
+        """Read a payload of a worker; None if it only asked for a key, and was answered.
 
         Raises:
+            RemoteProtocolError: it cannot be read, or is no message of a worker.
             KeysRefused: it is not believed.
         """
-        try:
-            return self.keys.unwrap(payload, now)
-        except KeysRefused as error:
-            raise self._told(error, payload) from None
-
-    def poll_for_key(self, session: int, now: float) -> tuple[str, bytes] | None:
-        """The answer to a worker that says that it lacks a session's key, and its name; None if there is none."""
-        asked = self.keys.poll_for_key(session, now)
-        if asked is None:
+        if self._keys is None:
+            return self._message(payload)
+        session = self._keys.wanted(payload)
+        if session is not None:
+            if (asked := self._keys.poll_for_key(session, now)) is not None:
+                worker, poll = asked
+                again = self._keys.introduced(session, self._codec.encode(poll))
+                self._reply(Outbound(topics.draft_topic(worker, self._edge), again, 0))
             return None
-        worker, poll = asked
-        return worker, self.keys.introduced(session, self._codec.encode(poll))
+        try:
+            sealed = self._keys.unwrap(payload, now)
+        except KeysRefused as error:
+            raise self._with_its_words(error, payload) from None
+        message = self._message(sealed.plain)
+        _check_speaker(sealed, message, sessions.get(message.session))
+        return message
+
+    def take(self, topic: str, payload: bytes) -> bool:
+        """Take what came on a topic of `subscriptions`; tell whether it is one.
+
+        Raises:
+            KeysRefused: it is no statement of the deployment.
+            LinkRefused: this device was revoked.
+        """
+        if self._keys is None or topic != topics.statement_topic():
+            return False
+        trust = self._keys.trust
+        if trust.take(payload):
+            _log.info("statement %d of the deployment is in force", trust.statement.serial)
+            if trust.revoked:
+                raise LinkRefused(
+                    "this device was revoked: no worker believes it any more",
+                    hint="ask whoever runs the broker; after `flexspec-broker add-device` or `rotate` its new files "
+                    "lie in the folder of that broker",
+                )
+        return True
 
     def allowed(self, status: WorkerStatus, now: float) -> WorkerStatus:
-        """A worker's status without the versions that its credential does not name.
+        """Drop the versions of a worker's status that its credential does not name.
 
         Raises:
             KeysRefused: it shows no credential of this worker.
         """
+        if self._keys is None:
+            return status
         worker = status.worker
-        serves = self.keys.credential_of(worker, status.credential).serves
-        said = {one.name for one in status.versions if one.state == "ready"} | {status.version}
-        foreign = sorted(version for version in said if version and not serves(version))
+        serves = self._keys.credential_of(worker, status.credential).serves
+        ready = {version.name for version in status.versions if version.state == "ready"} | {status.version}
+        foreign = sorted(version for version in ready if version and not serves(version))
         if foreign:
             why = f"worker {worker} may not serve what it says it does: {', '.join(foreign)}"
             self.refused(topics.worker_status_topic(worker), KeysRefused(Reason.CREDENTIAL, why), now)
-        versions = tuple(one for one in status.versions if serves(one.name))
+        versions = tuple(version for version in status.versions if serves(version.name))
         alone = bool(versions) == bool(status.versions) and serves(status.version)
         return msgspec.structs.replace(status, version=status.version if alone else "", versions=versions)
 
@@ -107,15 +153,24 @@ class KeyedWire:
             self._newest = now, error.message
 
     def explained(self, error: WorkerError, since: float) -> WorkerError:
-        """That nobody answered, with what was not believed meanwhile, if anything."""
+        """Add what was not believed meanwhile, if anything, to the error that nobody answered."""
         at, what = self._newest
         if at < since:
             return error
         hint = f"answers came and were not believed, the last: {what}; --keys of both sides must be of one deployment"
         return type(error)(error.message, hint=hint)
 
-    def _told(self, error: KeysRefused, payload: bytes) -> KeysRefused:
-        """An error without a key is not believed, but may tell people why nothing better comes."""
+    def _message(self, plain: bytes) -> Verdict | Error:
+        try:
+            message = self._codec.decode(plain)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"a worker sent what cannot be read: {error.message}") from error
+        if not isinstance(message, Verdict | Error):
+            raise RemoteProtocolError(f"a worker sent a {type(message).__name__}, which only edges send")
+        return message
+
+    def _with_its_words(self, error: KeysRefused, payload: bytes) -> KeysRefused:
+        """Add what an error without a key says: it is not believed, but may tell people why nothing better comes."""
         if error.reason is not Reason.UNKEYED:
             return error
         try:
@@ -128,37 +183,32 @@ class KeyedWire:
         return KeysRefused(Reason.UNKEYED, says)
 
 
-def check_speaker(made: FromWorker, message: Verdict | Error, machine: EdgeSession | None) -> None:
-    """Whether a message is of the session and worker whose key it came under.
-
-    Args:
-        made: by whom and for which session, as the key says.
-        message: that came.
-        machine: of that session; None if it is not ours any more.
+def _check_speaker(sealed: FromWorker, message: Verdict | Error, generation: Generation | None) -> None:
+    """Refuse a message that is not of the session and worker whose key it came under.
 
     Raises:
         KeysRefused: it is not.
     """
-    if message.session != made.session:
-        why = f"worker {made.worker} speaks of session {message.session} under another's key"
+    if message.session != sealed.session:
+        why = f"worker {sealed.worker} speaks of session {message.session} under another's key"
         raise KeysRefused(Reason.FORGED, why)
-    if message.worker not in {None, made.worker}:
-        raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of {message.worker}")
-    if machine is not None and not machine.is_of(made.worker, message):
-        raise KeysRefused(Reason.FORGED, f"worker {made.worker} speaks in the name of another")
+    if message.worker not in {None, sealed.worker}:
+        raise KeysRefused(Reason.FORGED, f"worker {sealed.worker} speaks in the name of {message.worker}")
+    if generation is not None and not generation.machine.is_of(sealed.worker, message):
+        raise KeysRefused(Reason.FORGED, f"worker {sealed.worker} speaks in the name of another")
 
 
-def keyed_wire(settings: EdgeSettings) -> KeyedWire | None:
-    """With the keys that the settings name; what they need is imported only where there are some.
+def wire_of(settings: EdgeSettings, publish: Callable[[Outbound], None] = lambda _: None) -> Wire:
+    """The wire with the keys that the settings name; what they need is imported only where there are some.
 
     Raises:
         UsageError: the file cannot be used.
     """
     if settings.keys is None:
-        return None
+        return Wire(settings.edge, None, publish)
     from flexspec_mq.keys.credential import KeyRole
     from flexspec_mq.keys.edge import EdgeKeys
     from flexspec_mq.keys.identity_file import read_identity
 
     identity = read_identity(settings.keys, KeyRole.EDGE, settings.edge)
-    return KeyedWire(EdgeKeys(identity, seal=settings.seal))
+    return Wire(settings.edge, EdgeKeys(identity, seal=settings.seal), publish)

@@ -68,7 +68,7 @@ def create_app(
 
     def link_patience() -> float:
         """An outage is told at once when it has lasted; one that began just now may end as soon."""
-        return max(settings.link_patience - node.down_for, _ONE_TRY)
+        return max(settings.link_patience - node.link.down_for, _ONE_TRY)
 
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, link_patience, limit)

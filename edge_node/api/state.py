@@ -87,7 +87,7 @@ class Api:
 
     def not_ready(self) -> str | None:
         """Why no text can be written now; None when it can."""
-        if not self.node.link_up:
+        if not self.node.link.is_up:
             return "the edge node has no link to its broker"
         return self.node.models.not_ready() or None
 

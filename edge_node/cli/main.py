@@ -70,9 +70,9 @@ def _main(argv: Sequence[str]) -> int:
     logs.configure(config.log, edge=config.node.edge)
     link = link_settings(config.link, f"e-{config.node.edge}")
     if config.node.keys is not None:
-        from edge_node.wire import keyed_wire
+        from edge_node.wire import wire_of
 
-        keyed_wire(config.node)  # before a draft is loaded, if there is something to complain about
+        wire_of(config.node)  # before a draft is loaded, if there is something to complain about
     family = _family(config.family)
     energy = energy_meter(config.node)
     limits = config.limits.limits(config.plan, energy)
@@ -153,7 +153,6 @@ def _node(
         draft.drafter,
         loaded.fingerprint,
         loaded.eos,
-        reuse=config.node.reuse,
         family=family,
         energy=energy,
         battery=battery,

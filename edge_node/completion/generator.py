@@ -91,9 +91,9 @@ class CompletionGenerator:
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a user who has seen nothing yet can still go elsewhere.
         wait = _within(options.wait, options.timeout)
-        if not await self.node.wait_up(max(wait, self._link_patience())):
+        if not await self.node.link.wait_up(max(wait, self._link_patience())):
             raise LinkDown(
-                f"the edge node has had no link to its broker for {self.node.down_for:.0f} s",
+                f"the edge node has had no link to its broker for {self.node.link.down_for:.0f} s",
                 hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it",
             )
         key = options.key or conversation_key(prompt)

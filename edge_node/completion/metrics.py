@@ -89,7 +89,7 @@ class Metrics:
         )
         ProcessCollector(registry=registry)
         Gauge("flexspec_edge_link_up", "1 while connected to the broker", registry=registry).set_function(
-            lambda: node.link_up
+            lambda: node.link.is_up
         )
         registry.register(_Surprises(node))
         registry.register(_Unbelieved(node))
@@ -180,7 +180,7 @@ class _Family(Collector):
 
     def _versions(self) -> Iterator[Metric]:
         name, labels = "flexspec_edge_version", ("version", "digest")
-        figures = self._node.tally.figures()
+        figures = self._node.status.tally.figures()
         texts = CounterMetricFamily(f"{name}_texts", "Texts that ended", labels=(*labels, "outcome"))
         for one in figures:
             texts.add_metric((one.name, one.digest, "complete"), one.answers)

@@ -128,7 +128,7 @@ class Service:
         nobody listens to opens of the version, or there is a status of another worker.
         """
         workers, machine = self._directory, generation.machine
-        if machine.counters.verdicts or not self._node.link_up:
+        if machine.counters.verdicts or not self._node.link.is_up:
             return False
         if machine.counters.busy and self._node.models.followed is None:
             return False  # with a family a worker that has dropped the version says so as well

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.doctor.api import check_api, our_node
-from edge_node.wire import keyed_wire
+from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.doctor import exposure, machine, model, statuses
@@ -78,7 +78,7 @@ async def examine(
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
     base = link_settings(config.link, f"e-{config.node.edge}")
-    keyed_wire(config.node)
+    wire_of(config.node)
     config.api.for_serving()
     without = () if config.family.family is not None else ("family",)
     behind = tuple(name for name in _BEHIND if name not in without)

@@ -123,11 +123,10 @@ async def check_text(
     """
     loaded = draft.loaded
     node = EdgeNode(
-        config.node,
+        replace(config.node, reuse=False),
         draft.drafter,
         loaded.fingerprint,
         loaded.eos,
-        reuse=False,
         tokenizer=loaded.tokenizer_status,
     )
     keys = config.node.keys

@@ -6,9 +6,12 @@ yet, or no more, the family's name goes to one that has: an announcement may be 
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edge_node.fleet.directory import versions_of
 from edge_node.fleet.tally import TargetVersion
 from flexspec_mq.catalogue import naming
 from flexspec_mq.errors import WorkerError
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from edge_node.fleet.directory import WorkerDirectory
     from flexspec_mq.models.fingerprint import Difference
     from schemas.catalogue import Catalogue, CatalogueVersion
+    from schemas.status import WorkerStatus
+
+_WARNED = 64
+"""Differences of tokenizers that are remembered as told; the oldest is forgotten first."""
+
+_log = logging.getLogger(__name__)
 
 
 class NoCatalogue(WorkerError):
@@ -54,6 +63,7 @@ class Models:
         self._directory = directory
         self._own = own
         self.followed = followed
+        self._warned = deque[str](maxlen=_WARNED)
 
     @property
     def default(self) -> str:
@@ -104,12 +114,20 @@ class Models:
                     break
         return found
 
-    def may_mean(self, version: str) -> bool:
-        """Whether a text that asks for nothing could open on a version."""
-        if self.followed is None:
-            return version == self._own
-        catalogue = self.followed.catalogue
-        return catalogue is not None and any(one.name == version for one in catalogue.versions)
+    def warn_of_difference(self, status: WorkerStatus) -> None:
+        """Say once how the tokenizer of a target that may be asked for differs from the draft's."""
+        differs = self._directory.compare(status)
+        words = differs.fatal or differs.harmless
+        names = [version.name for version in versions_of(status) if self._may_mean(version.name)]
+        if not words or not names or status.state != "online" or words in self._warned:
+            return
+        self._warned.append(words)
+        what = (
+            f"the tokenizer of {', '.join(names)} at worker {status.worker} is not quite the draft's: {words}"
+        )
+        if differs.fatal:
+            what = f"{what}; no text of it can be written with this draft"
+        _log.warning("%s", what)
 
     def not_ready(self) -> str:
         """Why no text can be written now; empty when it can, as far as anybody knows."""
@@ -129,6 +147,13 @@ class Models:
         """How the tokenizer of a target that can be asked for differs from the draft's; empty if it does not."""
         words = (found.fatal or found.harmless for found in self._differences())
         return next((said for said in words if said), "")
+
+    def _may_mean(self, version: str) -> bool:
+        """Whether a text that asks for nothing could open on a version."""
+        if self.followed is None:
+            return version == self._own
+        catalogue = self.followed.catalogue
+        return catalogue is not None and any(known.name == version for known in catalogue.versions)
 
     def _differences(self) -> list[Difference]:
         """Of what can be asked for, at least one version."""

@@ -14,8 +14,8 @@ class TargetVersion(NamedTuple):
     """What writes a text.
 
     Attributes:
-        version: on topics.
-        digest: of its head's manifest, in hex; empty where no catalogue tells it.
+        version: name on topics.
+        digest: SHA-256 of its head's manifest, in hex; empty where no catalogue tells it.
     """
 
     version: str
@@ -23,33 +23,18 @@ class TargetVersion(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wrote:
-    """What one session has shown of its version.
+class VersionSums:
+    """What sessions have shown of a version.
 
     Attributes:
-        complete: the text came to its end.
-        failed: by the version's fault or its worker's.
+        answers: texts that came to their end.
+        errors: texts that failed by the version's fault or its worker's.
         drafted: draft tokens that the target judged, whoever drafted them.
-        accepted: of these, right.
-        tokens: after the first commit.
-        seconds: that these took.
+        accepted: draft tokens that were right.
+        tokens: tokens after the first commit.
+        seconds: seconds that these took.
     """
 
-    complete: bool
-    failed: bool
-    drafted: int
-    accepted: int
-    tokens: int
-    seconds: float
-
-    @property
-    def shows(self) -> bool:
-        """Whether it says anything; a session that ended before it began does not."""
-        return self.complete or self.failed or self.drafted > 0 or self.tokens > 0
-
-
-@dataclass(slots=True)
-class _Sums:
     answers: int = 0
     errors: int = 0
     drafted: int = 0
@@ -62,27 +47,28 @@ class VersionTally:
     """Sums over sessions, for as many versions as a catalogue can have; the one that wrote longest ago goes first."""
 
     def __init__(self) -> None:
-        self._sums: dict[TargetVersion, _Sums] = {}
+        self._sums: dict[TargetVersion, VersionSums] = {}
 
-    def add(self, target: TargetVersion, wrote: Wrote) -> None:
+    def add(self, target: TargetVersion, session: VersionSums) -> None:
         """Count a session that is over."""
-        sums = self._sums.pop(target, None) or _Sums()
-        self._sums[target] = sums
+        before = self._sums.pop(target, VersionSums())
+        self._sums[target] = VersionSums(
+            answers=before.answers + session.answers,
+            errors=before.errors + session.errors,
+            drafted=before.drafted + session.drafted,
+            accepted=before.accepted + session.accepted,
+            tokens=before.tokens + session.tokens,
+            seconds=before.seconds + session.seconds,
+        )
         while len(self._sums) > MAX_VERSIONS:
             del self._sums[next(iter(self._sums))]
-        sums.answers += wrote.complete
-        sums.errors += wrote.failed
-        sums.drafted += wrote.drafted
-        sums.accepted += wrote.accepted
-        sums.tokens += wrote.tokens
-        sums.seconds += wrote.seconds
 
     def figures(self) -> tuple[VersionFigures, ...]:
-        """Of all versions, the last one at the end."""
+        """Figures of all versions, the last one at the end."""
         return tuple(_figures(target, sums) for target, sums in self._sums.items())
 
 
-def _figures(target: TargetVersion, sums: _Sums) -> VersionFigures:
+def _figures(target: TargetVersion, sums: VersionSums) -> VersionFigures:
     low, high = wilson(sums.accepted, sums.drafted)
     return VersionFigures(
         name=target.version,

@@ -75,8 +75,8 @@ async def edge(
     broker: PrivateBroker, version: str, *, reuse: bool = True, keys: Path | None = None
 ) -> AsyncIterator[EdgeNode]:
     name = f"edge-{version}"
-    settings = EdgeSettings(edge=name, version=version, keys=keys)
-    node = EdgeNode(settings, None, FINGERPRINT, (), reuse=reuse)
+    settings = EdgeSettings(edge=name, version=version, keys=keys, reuse=reuse)
+    node = EdgeNode(settings, None, FINGERPRINT, ())
     async with node.running(
         mqtt_link, LinkSettings(host=broker.host, port=broker.port, client_id=f"e-{name}")
     ):

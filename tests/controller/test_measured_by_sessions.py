@@ -344,8 +344,8 @@ async def test_a_node_measures_its_link() -> None:
         assert seen.outage is None
         before = seen.disconnects
         broker.cut("e-edge")
-        await until(lambda: not node.link_up)
-        await until(lambda: node.link_up)
+        await until(lambda: not node.link.is_up)
+        await until(lambda: node.link.is_up)
         (again,) = await check(node, [wanting(2, plan=Plan(4, 2, 0))])
         seen = again.machine.observation
         assert seen.ack_times[0] is not None

@@ -10,7 +10,8 @@ import pytest
 
 from edge_node.fleet.directory import STALE, WorkerDirectory
 from edge_node.settings import EdgeSettings
-from edge_node.wire import keyed_wire
+from edge_node.wire import wire_of
+from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.refusals import KeysRefused, Reason
@@ -104,8 +105,7 @@ def test_a_sessions_worker_is_believed_about_sampling_before_any_status(
 
 def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
     keys = KeyedDeployment(tmp_path)
-    wire = keyed_wire(EdgeSettings(edge="edge", keys=keys.edge_file()))
-    assert wire is not None
+    wire = wire_of(EdgeSettings(edge="edge", keys=keys.edge_file()))
     workers = WorkerDirectory(allowed=wire.allowed)
     pinned, free = (keys.worker(*whom).signed_credential for whom in (("w", "v1", "v2"), ("w",)))
 
@@ -132,7 +132,7 @@ def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
     ):
         with pytest.raises(KeysRefused):
             says(credential, "ghost")
-    wire.keys.trust.take(keys.revoke("w").payload)
+    wire.take(topics.statement_topic(), keys.revoke("w").payload)
     workers.take("w", status("gone"))  # as the broker says of one that it has put out
     assert workers.versions() == {}
 

@@ -194,11 +194,11 @@ async def test_texts_that_begin_with_the_link_open_once() -> None:
             for generation in generations:
                 assert (await read(generation))[0] == alone(generation.request)
             assert [generation.machine.counters.opens for generation in generations] == [1] * 12
-            link = node._link
+            link = node.link._link
             assert link is not None
             broker.cut("e-edge")
             await until(lambda: link.counters.connects == 2)
-            assert await node.wait_up(PATIENCE)
+            assert await node.link.wait_up(PATIENCE)
             generation = node.generate(wanting(12, limit=3))
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.opens == 1

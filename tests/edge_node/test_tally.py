@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-
-from edge_node.fleet.tally import TargetVersion, VersionTally, Wrote
+from edge_node.fleet.tally import TargetVersion, VersionSums, VersionTally
 from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
 
-COUNTS = st.integers(0, 10_000).flatmap(lambda of: st.tuples(st.integers(0, of), st.just(of)))
 
-
-def wrote(*, complete: bool = True, failed: bool = False) -> Wrote:
-    return Wrote(complete=complete, failed=failed, drafted=8, accepted=6, tokens=20, seconds=0.5)
+def wrote(*, complete: bool = True, failed: bool = False) -> VersionSums:
+    return VersionSums(answers=complete, errors=failed, drafted=8, accepted=6, tokens=20, seconds=0.5)
 
 
 def test_sums_are_by_name_and_digest_and_bounded() -> None:

@@ -11,7 +11,7 @@ from edge_node import energy as edge_energy
 from edge_node.completion.events import events
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
-from edge_node.drafting.thread import DrafterThread
+from edge_node.drafting import DrafterThread
 from edge_node.energy import EnergyMeter, MeasuredEnergy, energy_meter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings

@@ -234,7 +234,7 @@ async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
     async with served(own_mosquitto, link_patience=0.2) as api:
         assert (await api.chat(max_tokens=5)).status_code == 200
         own_mosquitto.kill()
-        await until(lambda: not api.node.link_up)
+        await until(lambda: not api.node.link.is_up)
         answer = await api.http.get(f"{api.url}/readyz")
         assert answer.status_code == 503
         assert answer.json()["reason"] == "the edge node has no link to its broker"
@@ -242,14 +242,14 @@ async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
         assert await api.metric("flexspec_edge_link_up") == 0
         said(await api.chat(), 503, "broker_unreachable")
         await asyncio.to_thread(own_mosquitto.start)
-        await until(lambda: api.node.link_up)
+        await until(lambda: api.node.link.is_up)
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
 async def test_an_outage_that_lasts_is_told_at_once(own_mosquitto: PrivateBroker) -> None:
     async with served(own_mosquitto) as api:
         own_mosquitto.kill()
-        await until(lambda: not api.node.link_up)
+        await until(lambda: not api.node.link.is_up)
         began = time.monotonic()
         said(await api.chat(), 503, "broker_unreachable")
         assert time.monotonic() - began < 5.0, "one that began just now is waited for, for 3 s"
@@ -264,7 +264,7 @@ async def test_an_outage_that_lasts_is_told_at_once(own_mosquitto: PrivateBroker
 async def test_a_text_that_begins_in_an_outage_of_a_moment_is_written(own_mosquitto: PrivateBroker) -> None:
     async with served(own_mosquitto) as api:
         own_mosquitto.kill()
-        await until(lambda: not api.node.link_up)
+        await until(lambda: not api.node.link.is_up)
         asking = asyncio.create_task(api.chat(max_tokens=5))
         await asyncio.sleep(0.5)
         await asyncio.to_thread(own_mosquitto.start)
@@ -274,7 +274,7 @@ async def test_a_text_that_begins_in_an_outage_of_a_moment_is_written(own_mosqui
 async def test_a_text_that_is_to_wait_waits_for_the_broker(own_mosquitto: PrivateBroker) -> None:
     async with served(own_mosquitto, link_patience=0.1, api_wait=30.0) as api:
         own_mosquitto.kill()
-        await until(lambda: not api.node.link_up)
+        await until(lambda: not api.node.link.is_up)
         asking = asyncio.create_task(api.chat(max_tokens=5))
         await asyncio.sleep(2.0)
         assert not asking.done()
@@ -289,7 +289,7 @@ async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) ->
         answer = asyncio.create_task(api.chat(max_tokens=30, seed=1, ignore_eos=True))
         await until(lambda: api.daemons[0].kept == 1)
         own_mosquitto.kill()
-        await until(lambda: not api.node.link_up)
+        await until(lambda: not api.node.link.is_up)
         engine.gate.set()
         await asyncio.to_thread(own_mosquitto.start)
         assert (await answer).json()["usage"]["completion_tokens"] == 30

@@ -1,0 +1,116 @@
+"""What a node tells operators of itself: its retained status, at birth, at death and when there is news."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING, Literal
+
+from edge_node.fleet.tally import TargetVersion, VersionSums, VersionTally
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.tasks import any_of, running
+from flexspec_mq.errors import RemoteProtocolError, WorkerError
+from flexspec_mq.protocol.effects import Finish, FinishReason
+from flexspec_mq.transport.base import Outbound, Will
+from schemas.status import EdgeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sized
+
+    from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.generation import Generation
+    from edge_node.settings import EdgeSettings
+
+_EVERY = 2.0
+"""Seconds from one status to the next at least, on a node that follows a family and has news."""
+_COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
+
+
+class StatusPublisher:
+    """The retained status of a node.
+
+    Args:
+        settings: settings of the device.
+        sessions: texts being written.
+        family: catalogue of the family that the node follows; None without one.
+
+    Attributes:
+        tally: what was seen of each version of the family.
+    """
+
+    def __init__(self, settings: EdgeSettings, sessions: Sized, family: FamilyCatalogue | None) -> None:
+        self.tally = VersionTally()
+        self._settings = settings
+        self._sessions = sessions
+        self._family = family
+        self._topic = topics.edge_status_topic(settings.edge)
+        self._codec = Codec()
+        self._epoch = time.time_ns() // 1_000_000
+        self._life = secrets.randbits(32)
+        self._tallied = asyncio.Event()
+
+    @property
+    def will(self) -> Will:
+        """The will of the node's link.
+
+        That of an edge whose name nobody chose clears its status, lest the broker keep one for each run.
+        """
+        return Will(self._topic, b"" if self._settings.ephemeral else self._status("gone"))
+
+    def message(self) -> Outbound:
+        """The status as it is now."""
+        return Outbound(self._topic, self._status("online"), 1, retain=True)
+
+    def count(self, generation: Generation, finish: Finish) -> None:
+        """Count what a text that is over has shown of its version.
+
+        That all workers were busy, or the broker out of reach, is no fault of a version.
+        """
+        if self._family is None:
+            return
+        machine, seen = generation.machine, generation.machine.observation
+        fails = finish.reason is FinishReason.DEADLINE or (
+            finish.reason is FinishReason.FAILED
+            and isinstance(finish.error, WorkerError | RemoteProtocolError)
+        )
+        sums = VersionSums(
+            answers=finish.reason in _COMPLETE,
+            errors=fails and (seen.committed > 0 or not machine.counters.busy),
+            drafted=seen.drafted + machine.counters.worker_judged,
+            accepted=seen.accepted + machine.counters.worker_accepted,
+            tokens=generation.paced,
+            seconds=generation.seconds,
+        )
+        if sums != VersionSums():  # a session that ended before it began shows nothing
+            self.tally.add(TargetVersion(machine.version, generation.request.digest), sums)
+            self._tallied.set()
+
+    async def run(self, family: FamilyCatalogue, publish: Callable[[Outbound], None]) -> None:
+        """Tell what is new of the family and its versions. A status that is lost is told again by the next birth."""
+        while True:
+            async with (
+                running(family.news(), "family news") as news,
+                running(self._tallied.wait(), "tally") as tally,
+            ):
+                await any_of(news, tally)
+            self._tallied.clear()
+            publish(self.message())
+            await asyncio.sleep(_EVERY)
+
+    def _status(self, state: Literal["online", "gone"]) -> bytes:
+        family = self._family
+        return self._codec.encode_status(
+            EdgeStatus(
+                state=state,
+                epoch=self._epoch,
+                at=time.time(),
+                edge=self._settings.edge,
+                draft=self._settings.draft,
+                sessions=len(self._sessions),
+                catalogue=None if family is None else family.status(),
+                versions=() if family is None else self.tally.figures(),
+                life=self._life,
+            )
+        )
