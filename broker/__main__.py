@@ -41,10 +41,12 @@ def _main(argv: Sequence[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="flexspec-broker", description="Mosquitto for FlexSpec MQ.")
-    parts = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_commands(parts)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_commands(subparsers)
 
-    command = parts.add_parser("run", help="run a broker in the foreground: a deployment's, or a private one")
+    command = subparsers.add_parser(
+        "run", help="run a broker in the foreground: a deployment's, or a private one"
+    )
     command.add_argument(
         "deployment",
         nargs="?",
@@ -58,16 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--parent-death", action="store_true", help="end when the parent process ends")
     command.set_defaults(run=_run)
 
-    command = add_show_command(parts)
+    command = add_show_command(subparsers)
     add_flags(command, PROGRAM, titles=_TITLES)
     logs.add_verbose(command)
     command.set_defaults(run=_show)
 
-    command = parts.add_parser("check", help="is this broker good enough?")
+    command = subparsers.add_parser("check", help="is this broker good enough?")
     check.add_arguments(command)
     command.set_defaults(run=check.run)
 
-    command = parts.add_parser("stop", help="stop brokers that `run` started as this user")
+    command = subparsers.add_parser("stop", help="stop brokers that `run` started as this user")
     command.add_argument("--port", type=int, help="only the one on this port")
     command.set_defaults(run=_stop)
     return parser
@@ -92,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
             return 0  # it ended before we asked to be told
     if deployment is None:
         return serve(PrivateServer(config.listener), config.metrics, ready_json=options.ready_json)
-    with deployment.in_force.running(), Announcer() as announcer:
+    with deployment.applied.running(), Announcer() as announcer:
         server = DeploymentServer(deployment, config.listener, config.limits, announcer)
         return serve(server, config.metrics, ready_json=options.ready_json)
 

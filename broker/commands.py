@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import json
 from pathlib import Path
 from typing import Any
 
-from broker import init, listing
-from broker.deployment.folder import Added, Deployment
-from broker.deployment.identities import PublicKeys
-from broker.messages import say, tell_new_keys
+from broker import init
+from broker.deployment.folder import Deployment
+from broker.deployment.identities import Identities, PublicKeys
 from broker.settings import Role
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 
 _ROLES = {
@@ -27,14 +27,13 @@ _STARTS = {
 }
 
 
-def add_commands(parts: Any) -> None:
+def add_commands(subparsers: Any) -> None:
     """Add all of them to the parser's subcommands."""
-    init.add_arguments(
-        _command(parts, "init", "make a deployment: certificates, keys, settings; nobody may connect yet")
-    )
+    words = "make a deployment: certificates, keys, settings; nobody may connect yet"
+    init.add_arguments(_command(subparsers, "init", words))
 
     for name, (role, words) in _ROLES.items():
-        command = _command(parts, name, words)
+        command = _command(subparsers, name, words)
         command.add_argument("names", nargs="+", metavar="NAME", help="also the name on topics")
         if role is Role.WORKER:
             command.add_argument(
@@ -47,54 +46,49 @@ def add_commands(parts: Any) -> None:
             )
         command.set_defaults(run=_add, role=role)
 
-    command = _command(parts, "revoke", "let clients in no more; a running broker ends their connections")
-    command.add_argument(
-        "names", nargs="*", metavar="NAME", help="none signs what could not be signed when it was revoked"
+    command = _command(
+        subparsers, "revoke", "let clients in no more; a running broker ends their connections"
     )
+    about = "none signs what could not be signed when it was revoked"
+    command.add_argument("names", nargs="*", metavar="NAME", help=about)
     command.set_defaults(run=_revoke)
 
-    command = _command(parts, "rotate", "new secrets for clients, the server or the groups of workers")
+    command = _command(subparsers, "rotate", "new secrets for clients, the server or the groups of workers")
     command.add_argument("names", nargs="*", metavar="NAME", help="clients")
-    command.add_argument("--server", action="store_true", help="a new certificate for the server")
-    command.add_argument(
-        "--groups", action="store_true", help="new names for the groups of workers, and new opening keys"
-    )
-    command.add_argument(
-        "--keys",
-        action="store_true",
-        help="new keys of the deployment: all workers and devices need new files",
-    )
+    for flag, about in (
+        ("--server", "a new certificate for the server"),
+        ("--groups", "new names for the groups of workers, and new opening keys"),
+        ("--keys", "new keys of the deployment: all workers and devices need new files"),
+    ):
+        command.add_argument(flag, action="store_true", help=about)
     command.set_defaults(run=_rotate)
 
-    listing.add_arguments(_command(parts, "list", "who may connect, and what the deployment signs"))
+    command = _command(subparsers, "list", "who may connect, and what the deployment signs")
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    command.set_defaults(run=_list)
 
 
-def _command(parts: Any, name: str, words: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = parts.add_parser(name, help=words, description=words)
+def _command(subparsers: Any, name: str, words: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = subparsers.add_parser(name, help=words, description=words)
     command.add_argument("directory", type=Path, metavar="DIR", help="of the deployment")
     return command
 
 
 def _add(options: argparse.Namespace) -> int:
-    versions = tuple(dict.fromkeys(getattr(options, "versions", ())))
-    added = Deployment(options.directory).add(options.role, options.names, versions)
-    for one in added:
-        say(f"{one.name} {'was added' if one.new else 'is there already'}: {_told(one)}")
-    _tell_handing(options.role, (one for one in added if one.new))
-    return 0
-
-
-def _told(one: Added) -> str:
-    return str(one.folder) if one.folder.exists() else "its files have been taken away"
-
-
-def _tell_handing(role: Role, added: Iterable[Added]) -> None:
-    if any(True for _ in added):
-        start = _STARTS.get(role)
-        there = (
+    deployment = Deployment(options.directory)
+    names = dict.fromkeys(options.names)
+    new = deployment.add(options.role, names, tuple(dict.fromkeys(getattr(options, "versions", ()))))
+    for name in names:
+        folder = deployment.bundles.folder(options.role, name)
+        where = folder if folder.exists() else "its files have been taken away"
+        answer(f"{name} {'was added' if name in new else 'is there already'}: {where}")
+    if new:
+        start = _STARTS.get(options.role)
+        use = (
             f" to its machine, and start it there: {start}" if start else ", who watches with an MQTT client"
         )
-        say(f"move each folder{there}")
+        answer(f"move each folder{use}")
+    return 0
 
 
 def _revoke(options: argparse.Namespace) -> int:
@@ -107,45 +101,86 @@ def _revoke(options: argparse.Namespace) -> int:
     applied = deployment.revoke(options.names)
     keys = deployment.load().keys
     for name in options.names:
-        say(f"{name} was revoked" + (", and is not connected any more" if applied else ""))
+        answer(f"{name} was revoked" + (", and is not connected any more" if applied else ""))
     if keys is not None:
         _tell_signed(deployment, keys)
     if not applied:
-        say("no broker runs from this folder now: it is so from its next start on")
+        answer("no broker runs from this folder now: it is so from its next start on")
     if any(known.clients[name].role is Role.WORKER for name in options.names):
-        say(
-            f"who had those files knows the workers' groups: `flexspec-broker rotate {options.directory} --groups`"
-        )
+        rotate = f"`flexspec-broker rotate {options.directory} --groups`"
+        answer(f"who had those files knows the workers' groups: {rotate}")
     return 0
 
 
 def _tell_signed(deployment: Deployment, keys: PublicKeys) -> None:
     if not keys.unsigned:
-        said = keys.read()
-        say(f"statement {said.serial} says so to all who have keys")
+        answer(f"statement {keys.read().serial} says so to all who have keys")
         return
-    path, number = deployment.keyring.path_of_signing(keys.deployment), len(keys.unsigned)
-    say(f"NOT signed yet, as {path} is not here")
-    say(
-        f"this broker keeps them out; elsewhere {number} credential{'s' * (number != 1)} would still be believed"
-    )
-    say(f"bring it and run `flexspec-broker revoke {deployment.directory}`")
+    path, number = deployment.keys.signing_path(keys.deployment), len(keys.unsigned)
+    answer(f"NOT signed yet, as {path} is not here")
+    credentials = f"{number} credential{'s' * (number != 1)}"
+    answer(f"this broker keeps them out; elsewhere {credentials} would still be believed")
+    answer(f"bring it and run `flexspec-broker revoke {deployment.directory}`")
 
 
 def _rotate(options: argparse.Namespace) -> int:
     deployment = Deployment(options.directory)
     if not (options.names or options.server or options.groups or options.keys):
         raise UsageError("what is to be new?", hint="give names of clients, --server, --groups or --keys")
-    for one in deployment.rotate(options.names) if options.names else ():
-        say(f"{one.name} has new secrets, and the old ones hold no more: {one.folder}")
+    if options.names:
+        for name, folder in deployment.rotate(options.names).items():
+            answer(f"{name} has new secrets, and the old ones hold no more: {folder}")
     if options.server:
         deployment.rotate_server()
-        say("the server has a new key and certificate")
+        answer("the server has a new key and certificate")
     if options.groups:
-        keyed = deployment.load().keys is not None
-        for one in deployment.rotate_groups():
-            files = "share-groups and keys.json" if keyed else "share-groups"
-            say(f"{one.name} needs its new {files}, and a restart: {one.folder}")
+        files = "share-groups" if deployment.load().keys is None else "share-groups and keys.json"
+        for name, folder in deployment.rotate_groups().items():
+            answer(f"{name} needs its new {files}, and a restart: {folder}")
     if options.keys:
-        tell_new_keys(deployment.rotate_keys())
+        init.tell_new_keys(deployment.rotate_keys())
     return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    deployment = Deployment(options.directory)
+    known = deployment.load()
+    keys = _keys(deployment, known)
+    if options.json:
+        rows = [
+            {
+                "name": name,
+                "role": client.role.value,
+                "versions": list(client.versions),
+                "credentials": list(client.credentials),
+            }
+            for name, client in sorted(known.clients.items())
+        ]
+        answer(json.dumps({"address": known.address, "clients": rows, "keys": keys}))
+        return 0
+    for name, client in sorted(known.clients.items()):
+        versions = f"  {', '.join(client.versions) or 'any version'}" if client.role is Role.WORKER else ""
+        credentials = f"  credential {', '.join(client.credentials)}" if client.credentials else ""
+        answer(f"{client.role.value:<10} {name}{versions}{credentials}")
+    if keys is not None:
+        where = "is here" if keys["signs_here"] else "is kept elsewhere"
+        revoked = len(keys["revoked"])
+        answer(f"keys       of deployment {keys['deployment'][:8]}: the one that signs {where}")
+        answer(f"statement  {keys['statement']}, revokes {revoked} credential{'s' * (revoked != 1)}")
+        if unsigned := ", ".join(keys["unsigned"]):
+            answer(f"unsigned   {unsigned}, to be revoked: `flexspec-broker revoke DIR` with that key")
+    return 0
+
+
+def _keys(deployment: Deployment, known: Identities) -> dict[str, Any] | None:
+    if known.keys is None:
+        return None
+    statement = known.keys.read()
+    return {
+        "deployment": known.keys.deployment.hex(),
+        "statement": statement.serial,
+        "versions": sorted(statement.opening),
+        "revoked": sorted(serial.hex() for serial in statement.revoked),
+        "signs_here": deployment.keys.signing_path(known.keys.deployment).exists(),
+        "unsigned": sorted(known.keys.unsigned),
+    }

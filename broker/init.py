@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from broker.deployment.folder import KEYS, Deployment
-from broker.messages import say, tell_new_keys
 from broker.settings import BrokerSettings
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.hosts import is_loopback
 
@@ -46,27 +47,32 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    tls = not is_loopback(options.host) if options.tls is None else options.tls
-    names = tuple(options.name) or ((options.host,) if is_loopback(options.host) else ())
+    beyond = not is_loopback(options.host)
+    tls = beyond if options.tls is None else options.tls
+    keys = beyond if options.keys is None else options.keys
+    names = tuple(options.name) or (() if beyond else (options.host,))
     _check(options, names, tls=tls)
-    wanted = f"{f'[{names[0]}]' if ':' in names[0] else names[0]}:{options.port}"
-    keys = not is_loopback(options.host) if options.keys is None else options.keys
+    address = f"{f'[{names[0]}]' if ':' in names[0] else names[0]}:{options.port}"
+    certified = names if tls else ()
     deployment = Deployment(options.directory)
     if deployment.exists:
-        _again(options, deployment, (wanted, names if tls else (), options.client_certificates), keys=keys)
+        _again(options, deployment, address, certified, keys=keys)
     else:
         settings = _SETTINGS.format(host=json.dumps(options.host), port=options.port, **_LIMITS)
         deployment.create(
-            settings,
-            wanted,
-            names if tls else (),
-            client_certificates=options.client_certificates,
-            keys=keys,
+            settings, address, certified, client_certificates=options.client_certificates, keys=keys
         )
         what = f"{'TLS 1.3' if tls else 'without TLS'}, {'with keys' if keys else 'without keys'}"
-        say(f"made {options.directory}: a broker at {wanted}, {what}")
+        answer(f"made {options.directory}: a broker at {address}, {what}")
     _tell_next(options.directory, tls=tls, keys=deployment.load().keys is not None)
     return 0
+
+
+def tell_new_keys(bundles: Mapping[str, Path]) -> None:
+    """Say that the deployment has new keys, and so which clients need their new files."""
+    answer("the deployment has new keys")
+    for name, folder in bundles.items():
+        answer(f"{name} needs its new files, and a restart: {folder}")
 
 
 def _check(options: argparse.Namespace, names: tuple[str, ...], *, tls: bool) -> None:
@@ -87,13 +93,10 @@ def _check(options: argparse.Namespace, names: tuple[str, ...], *, tls: bool) ->
 
 
 def _again(
-    options: argparse.Namespace,
-    deployment: Deployment,
-    wanted: tuple[str, tuple[str, ...], bool],
-    *,
-    keys: bool,
+    options: argparse.Namespace, deployment: Deployment, address: str, names: tuple[str, ...], *, keys: bool
 ) -> None:
     known = deployment.load()
+    wanted = address, names, options.client_certificates
     if (known.address, known.names, known.client_certificates) != wanted:
         raise UsageError(
             f"{options.directory} holds a broker already, which is another one",
@@ -104,22 +107,22 @@ def _again(
             f"{options.directory} has keys, which cannot be taken away",
             hint="give another folder, or leave --no-keys out",
         )
-    say(f"{options.directory} is there already")
+    answer(f"{options.directory} is there already")
     if known.keys is None and options.keys:
         tell_new_keys(deployment.rotate_keys())
     elif known.keys is None and keys:
-        say("it has no keys: the same with --keys makes some, and then all clients need new files")
+        answer("it has no keys: the same with --keys makes some, and then all clients need new files")
 
 
 def _tell_next(where: Path, *, tls: bool, keys: bool) -> None:
-    say("next:")
-    say(f"  flexspec-broker add-worker {where} w1 --version base    # each worker needs a name of its own")
-    say(f"  flexspec-broker add-device {where} truck-17             # and so does each device")
-    say(f"  flexspec-broker run {where}")
+    answer("next:")
+    answer(f"  flexspec-broker add-worker {where} w1 --version base    # each worker needs a name of its own")
+    answer(f"  flexspec-broker add-device {where} truck-17             # and so does each device")
+    answer(f"  flexspec-broker run {where}")
     if tls:
-        say(f"keep {where / 'tls' / 'ca.key'} secret: it signs certificates that all clients trust")
+        answer(f"keep {where / 'tls' / 'ca.key'} secret: it signs certificates that all clients trust")
     if keys:
-        say(
+        answer(
             f"keep {where / KEYS} secret, best elsewhere: it signs who all clients are, and only commands need it"
         )
 

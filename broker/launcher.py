@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import IO, Self
 
 from broker.config import render, render_users
-from broker.programs import program
 from broker.settings import BrokerSettings, User
 from broker.watching.rates import PUBLISHED
 from flexspec_mq.daemon.children import end_with_parent
@@ -31,7 +30,8 @@ _LOG = "mosquitto.log"
 _CHATTER = (b"Received ", b"Sending ", b"\t")
 """Beginnings of the lines of level debug that come with every message; nobody is told of them."""
 _LAST_LINES = 3
-"""Of the log, in the error of a broker that ended."""
+"""Lines of the log in the error of a broker that ended."""
+_SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"
 
 
 class PrivateBroker:
@@ -42,13 +42,13 @@ class PrivateBroker:
 
     Args:
         settings: port 0 finds a free one, and keeps it across `kill` and `start`.
-        heard: told each line of Mosquitto's log that does not come with every message, on a thread of its own; None
-            keeps all in a file, see `log`.
-        published: told the lines that say that a message was taken, on the same thread.
-        directory: for its files, which then stay; None is a temporary one.
+        heard: called with each line of Mosquitto's log that does not come with every message, on a thread of its
+            own; None keeps all in a file, see `log`.
+        published: called with the lines that say that a message was taken, on the same thread.
+        directory: folder for its files, which then stay; None is a temporary one.
 
     Attributes:
-        settings: with the port in use.
+        settings: its settings, with the port in use.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class PrivateBroker:
 
     @property
     def pid(self) -> int | None:
-        """Of Mosquitto; None while it does not run."""
+        """Process number of Mosquitto; None while it does not run."""
         return None if self._process is None else self._process.pid
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ class PrivateBroker:
             self.signal(signal.SIGHUP)
 
     def log(self) -> str:
-        """What it logged; only the last lines of one that is `heard`."""
+        """Text of its log; only the last lines of one that is `heard`."""
         if self._heard is not None:
             return "\n".join(self._last)
         if self._directory is None or not (self._directory / _LOG).exists():
@@ -184,7 +184,7 @@ class PrivateBroker:
                 hint="stop it, or give another port; port 0 finds a free one",
             )
         config = render(self.settings, directory)
-        command = [program("mosquitto"), "-c", str(config)]
+        command = [mosquitto(), "-c", str(config)]
         with (directory / _LOG).open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -222,22 +222,34 @@ class PrivateBroker:
         assert self._heard is not None  # noqa: S101  else there is no pipe
         rest = b""
         while chunk := os.read(pipe.fileno(), 1 << 16):
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
                 # Each begins with the second of its time; whoever hears it has a clock.
-                said = line.partition(b": ")[2].rstrip()
-                if not said.startswith(_CHATTER):
-                    text = said.decode("utf-8", "replace")
+                message = line.partition(b": ")[2].rstrip()
+                if not message.startswith(_CHATTER):
+                    text = message.decode("utf-8", "replace")
                     self._last.append(text)
                     self._heard(text)
-                elif self._published is not None and said.startswith(PUBLISHED):
-                    self._published(said)
+                elif self._published is not None and message.startswith(PUBLISHED):
+                    self._published(message)
 
     def _remove(self) -> None:
         if self._directory is not None:
             if self._kept is None:
                 shutil.rmtree(self._directory)
             self._directory = None
+
+
+def mosquitto() -> str:
+    """Path of Mosquitto, also where ordinary users' PATH does not look.
+
+    Raises:
+        BrokerError: it is not installed; names the Debian package.
+    """
+    path = shutil.which("mosquitto") or shutil.which("mosquitto", path=_SYSTEM)
+    if path is None:
+        raise BrokerError("mosquitto is not installed", hint="apt install mosquitto")
+    return path
 
 
 def _free_port(host: str) -> int:

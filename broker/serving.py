@@ -12,14 +12,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from broker.announcing import Announcer
+from broker.deployment.applied_state import RUN
 from broker.deployment.folder import Deployment
-from broker.deployment.identities import Identities
-from broker.deployment.in_force import RUN
 from broker.launcher import PrivateBroker
 from broker.pidfiles import announced
 from broker.settings import BrokerSettings, Limits, Listener, User
@@ -44,33 +43,27 @@ _LOOK_EVERY = 0.25
 """Seconds between two looks at a deployment's clients."""
 _RELOADS = "Reloading config."
 _OF_THE_SOCKET = "Warning: Unable to set TCP_NODELAY."
-"""Which a Unix socket does not have."""
+"""Said of the Unix socket, which has no such option."""
 _RELOAD_PATIENCE = 5.0
 _AGAIN = 5.0
 """Seconds after which a statement that Mosquitto did not take is published again."""
 
 
 class PrivateServer:
-    """A broker for this machine only, without users.
-
-    Args:
-        listener: its settings.
-    """
+    """A broker for this machine only, without users: nobody is refused anything."""
 
     def __init__(self, listener: Listener) -> None:
-        self.broker = PrivateBroker(BrokerSettings(**_same(listener)), heard=_log_line)
+        self.broker = PrivateBroker(BrokerSettings(**asdict(listener)), heard=_log_line)
 
     def begin(self) -> None:
-        """The broker answers."""
+        """Do nothing once the broker answers."""
 
     def look(self) -> None:
-        """Time has passed."""
+        """Do nothing as time passes."""
 
     def figures(self) -> Figures:
-        """What is known of it: nobody is refused anything, and no users are told apart."""
-        from broker.watching.figures import Figures
-
-        return Figures(refused={}, connections={}, clients=0, revision=0)
+        """No figures."""
+        return {}
 
 
 class DeploymentServer:
@@ -78,8 +71,8 @@ class DeploymentServer:
 
     Args:
         deployment: made by `init`.
-        listener: its settings.
-        limits: of each client.
+        listener: settings of the listener.
+        limits: limits of each client.
         announcer: publishes the statement.
 
     Raises:
@@ -100,12 +93,12 @@ class DeploymentServer:
         connections = self._refusals.connections
         self._traffic = Published(connections)
         self._guard = Guard(limits, self._traffic, connections, time.monotonic())
-        self._know(self._known)
+        self._know()
         settings = BrokerSettings(
             tls=deployment.tls(self._known),
-            users=self._users(self._known),
+            users=self._users(),
             own_socket=announcer.socket,
-            **_same(listener),
+            **asdict(listener),
         )
         self.broker = PrivateBroker(
             settings,
@@ -115,14 +108,14 @@ class DeploymentServer:
         )
 
     def begin(self) -> None:
-        """The broker answers. A statement that it does not take is published again later, as `look` does."""
+        """Publish the statement once the broker answers. One that it does not take is published again by `look`."""
         try:
             self._publish()
         except BrokerError as error:
             self._again = time.monotonic() + _AGAIN
             _log.error("the statement is not published: %s", error)
             return
-        self._deployment.in_force.note(self._known.revision)
+        self._deployment.applied.note(self._known.revision)
 
     def look(self) -> None:
         """Take up what has changed; what cannot be used is logged, and the clients stay those that they were.
@@ -139,7 +132,7 @@ class DeploymentServer:
                 self._publish()
             else:
                 return
-            self._deployment.in_force.note(self._known.revision)
+            self._deployment.applied.note(self._known.revision)
         except (BrokerError, OSError) as error:
             self._again = time.monotonic() + _AGAIN
             _log.error("a change of the clients was not taken up: %s", error)
@@ -147,46 +140,44 @@ class DeploymentServer:
         _log.info("revision %d of the clients is in force", self._known.revision)
 
     def figures(self) -> Figures:
-        """What is known now; may be called on any thread."""
-        from broker.watching.figures import Figures
-
-        said = self._known.keys.read() if self._known.keys else None
-        return Figures(
-            refused=dict(self._refusals.counts),
-            connections=self._refusals.connections.counts(),
-            clients=len(self._known.clients),
-            revision=self._known.revision,
-            statement=said.serial if said else 0,
-            revoked=len(said.revoked) if said else 0,
-            out=len(self._guard.out),
-            messages=dict(self._traffic.messages),
-            payload=dict(self._traffic.payload),
-        )
+        """Figures of now; may be called on any thread."""
+        statement = self._known.keys.read() if self._known.keys else None
+        return {
+            "refused": dict(self._refusals.counts),
+            "connections": self._refusals.connections.counts(),
+            "messages": dict(self._traffic.messages),
+            "payload_bytes": dict(self._traffic.payload),
+            "clients": len(self._known.clients),
+            "revision": self._known.revision,
+            "statement": statement.serial if statement else 0,
+            "revoked_credentials": len(statement.revoked) if statement else 0,
+            "put_out": len(self._guard.out),
+        }
 
     def _take_up(self) -> None:
-        self._known = known = self._deployment.load()
-        self._know(known)
+        self._known = self._deployment.load()
+        self._know()
         try:
             self._publish()  # first: who is put out has been told why
         finally:
-            self._let_in(known)
+            self._let_in()
 
-    def _know(self, known: Identities) -> None:
-        self._refusals.know(known.users, known.groups)
-        self._guard.know(known.users)
+    def _know(self) -> None:
+        self._refusals.know(self._known.users, self._known.groups)
+        self._guard.know(self._known.users)
 
-    def _let_in(self, known: Identities) -> None:
+    def _let_in(self) -> None:
         self._reloaded.clear()
-        self.broker.let_in(self._users(known))
+        self.broker.let_in(self._users())
         if not self._reloaded.wait(_RELOAD_PATIENCE):
             raise BrokerError("Mosquitto did not read its files again")
 
     def _put_out(self) -> None:
         before = set(self._guard.out)
-        for one in self._guard.look(time.monotonic()):
-            self._refusals.refused(one.user, one.kind, one.what)
+        for user, kind, what in self._guard.look(time.monotonic()):
+            self._refusals.refused(user, kind, what)
         if set(self._guard.out) != before:
-            self._let_in(self._known)
+            self._let_in()
 
     @property
     def _unpublished(self) -> bool:
@@ -197,13 +188,18 @@ class DeploymentServer:
         keys = self._known.keys
         if keys is None or not self._unpublished:
             return
-        said = keys.read()
+        statement = keys.read()
         self._announcer.publish(topics.statement_topic(), keys.statement)
         self._published = keys.statement
-        _log.info("statement %d is published; it revokes %d credentials", said.serial, len(said.revoked))
+        _log.info(
+            "statement %d is published; it revokes %d credentials", statement.serial, len(statement.revoked)
+        )
 
-    def _users(self, known: Identities) -> tuple[User, ...]:
-        return (*(user for user in known.users if user.name not in self._guard.out), self._announcer.user)
+    def _users(self) -> tuple[User, ...]:
+        return (
+            *(user for user in self._known.users if user.name not in self._guard.out),
+            self._announcer.user,
+        )
 
     def _heard(self, line: str) -> None:
         if line == _RELOADS:
@@ -216,9 +212,9 @@ def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, 
     """Run a broker until SIGTERM or Ctrl-C; returns the exit code.
 
     Args:
-        server: what to run.
-        metrics: where its figures are shown.
-        ready_json: say as JSON when it answers.
+        server: the broker.
+        metrics: where to show its figures.
+        ready_json: whether to say as JSON when it answers.
 
     Raises:
         BrokerError: it cannot start, or ended by itself.
@@ -254,10 +250,6 @@ def _figures(server: PrivateServer | DeploymentServer, metrics: MetricsOptions) 
     with shown(server.figures, metrics) as port:
         logs.tell(f"figures at http://{metrics.metrics_host}:{port}/metrics")
         yield
-
-
-def _same(listener: Listener) -> dict[str, Any]:
-    return {field.name: getattr(listener, field.name) for field in fields(Listener)}
 
 
 def _log_line(line: str) -> None:

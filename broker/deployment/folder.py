@@ -8,14 +8,17 @@ Mosquitto read its files again and publishes the statement.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from broker.announcing import OWN_NAME
 from broker.deployment import certificates
+from broker.deployment.applied_state import AppliedState
+from broker.deployment.bundles import ClientBundles
 from broker.deployment.credentials import (
     KEY_ROLES,
     outgrown,
@@ -24,10 +27,8 @@ from broker.deployment.credentials import (
     with_new_keys,
     with_new_opening,
 )
-from broker.deployment.equipping import Equipment
 from broker.deployment.identities import Identities, Identity
-from broker.deployment.in_force import InForce
-from broker.deployment.keyring import KeptElsewhere, Keyring
+from broker.deployment.secret_keys import KeptElsewhere, SecretKeys
 from broker.files import private_folder, read_text, rewrite_private, write_private
 from broker.settings import Role, ServerTls, User
 from flexspec_mq.daemon.locks import alone
@@ -40,57 +41,35 @@ TLS, KEYS, HAND_OUT = "tls", "keys", "hand-out"
 _EDITING = "editing.lock"
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
-    """A client that was added.
-
-    Attributes:
-        folder: what it is to be given.
-        new: False if it was there already.
-    """
-
-    name: str
-    folder: Path
-    new: bool
-
-
 class Deployment:
-    """The folder of one broker.
-
-    Args:
-        directory: made by `init`.
+    """The folder of one broker, which `init` makes.
 
     Attributes:
-        keyring: its own secrets, which may be kept elsewhere.
-        in_force: what a broker that runs has taken up.
+        bundles: what clients are given.
+        keys: its own secrets, which may be kept elsewhere.
+        applied: what a broker that runs has taken up.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
-        self.keyring = Keyring(self.directory / KEYS)
-        self.in_force = InForce(self.directory)
-        self._equipment = Equipment(self.directory / HAND_OUT, self.directory / TLS, self.keyring)
-
-    # What is there
-
-    @property
-    def settings_file(self) -> Path:
-        """Settings of the listener."""
-        return self.directory / SETTINGS
+        self.settings_file = self.directory / SETTINGS
+        self.keys = SecretKeys(self.directory / KEYS)
+        self.applied = AppliedState(self.directory)
+        self.bundles = ClientBundles(self.directory / HAND_OUT, self.directory / TLS, self.keys)
 
     @property
     def exists(self) -> bool:
-        """Whether `init` was there."""
+        """Whether there is a deployment."""
         return (self.directory / IDENTITIES).exists()
 
     def load(self) -> Identities:
-        """Who may connect.
+        """Read who may connect.
 
         Raises:
             BrokerError: there is no deployment, or its file is none.
         """
         path = self.directory / IDENTITIES
-        if not path.exists():
+        if not self.exists:
             raise BrokerError(
                 f"{self.directory} holds no broker", hint="make one: `flexspec-broker init DIR`"
             )
@@ -103,9 +82,9 @@ class Deployment:
             ) from error
 
     def stamp(self) -> tuple[int, int]:
-        """Another one after each change, cheap to ask for."""
-        found = (self.directory / IDENTITIES).stat()
-        return found.st_mtime_ns, found.st_ino
+        """Time and inode of the file of identities, which differ after each change."""
+        stat = (self.directory / IDENTITIES).stat()
+        return stat.st_mtime_ns, stat.st_ino
 
     def tls(self, known: Identities) -> ServerTls | None:
         """Certificates of the listener; None without TLS.
@@ -116,22 +95,17 @@ class Deployment:
         if not known.names:
             return None
         folder = self.directory / TLS
-        found = certificates.files_in(folder)
-        if found is None:
+        tls = certificates.files_in(folder)
+        if tls is None:
             raise BrokerError(f"a file is missing in {folder}", hint="copy it back from a backup")
-        return ServerTls(
-            found.ca,
-            found.certificate,
-            found.key,
-            require_client_certificates=known.client_certificates,
-            revoked=(folder / certificates.REVOKED).resolve() if known.client_certificates else None,
-        )
-
-    # Changes
+        if not known.client_certificates:
+            return tls
+        revoked = (folder / certificates.REVOKED).resolve()
+        return dataclasses.replace(tls, require_client_certificates=True, revoked=revoked)
 
     def create(
         self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool, keys: bool
-    ) -> Identities:
+    ) -> None:
         """Make a deployment without clients.
 
         Args:
@@ -149,49 +123,43 @@ class Deployment:
             if names:
                 certificates.make_certificates(private_folder(self.directory / TLS), names)
             write_private(self.settings_file, settings)
-            made = Identities(address, tuple(names), client_certificates, new_groups().key)
-            if keys:
-                made = with_new_keys(made, self.keyring)
-            self._write(made)
-        return made
+            known = Identities(address, tuple(names), client_certificates, new_groups().key)
+            self._write(with_new_keys(known, self.keys) if keys else known)
 
-    def add(self, role: Role, names: Iterable[str], versions: tuple[str, ...]) -> list[Added]:
+    def add(self, role: Role, names: Iterable[str], versions: tuple[str, ...]) -> set[str]:
         """Let clients in. One that is there keeps its secrets; of a worker the versions are changed.
 
         Args:
-            role: of all.
-            names: which are also those on topics.
-            versions: that workers may serve; empty is any.
+            role: role of all of them.
+            names: their names, which are also those on topics.
+            versions: versions that workers may serve; empty is any.
+
+        Returns:
+            The names that are new.
 
         Raises:
             UsageError: a name cannot be one, or has another role.
             BrokerError: a key that is needed is kept elsewhere.
         """
-        names = tuple(dict.fromkeys(names))
         new: set[str] = set()
 
         def change(known: Identities) -> Identities:
             before = known.clients
             wanted = {name: self._wanted(known, role, name, versions) for name in names}
             new.update(wanted.keys() - before.keys())
-            revoked = [
-                serial
-                for name in wanted.keys() & before.keys()
-                for serial in outgrown(before[name], wanted[name])
-            ]
-            known = restated(known.with_clients(wanted), self.keyring, revoked)
-            for name, one in wanted.items():
+            changed = wanted.keys() & before.keys()
+            void = [serial for name in changed for serial in outgrown(before[name], wanted[name])]
+            known = restated(known.with_clients(wanted), self.keys, void)
+            for name, client in wanted.items():
                 if name in new:
-                    known = self._equipment.all_new(known, name, one)
-                elif one != before[name] or (known.keys and role in KEY_ROLES and not one.credentials):
-                    kept = tuple(serial for serial in one.credentials if serial not in revoked)
-                    known = self._equipment.same_login(
-                        known, name, msgspec.structs.replace(one, credentials=kept)
-                    )
+                    known = self.bundles.renew(known, name, client)
+                elif client != before[name] or (known.keys and role in KEY_ROLES and not client.credentials):
+                    valid = tuple(serial for serial in client.credentials if serial not in void)
+                    known = self.bundles.update(known, name, replace(client, credentials=valid))
             return known
 
-        self.in_force.wait_for(self._change(change))
-        return [Added(name, self._equipment.folder(role, name), name in new) for name in names]
+        self.applied.wait_for(self._change(change))
+        return new
 
     def revoke(self, names: Iterable[str]) -> bool:
         """Let clients in no more, end their connections and say so; tells whether a running broker has done so.
@@ -205,13 +173,11 @@ class Deployment:
         names = tuple(dict.fromkeys(names))
 
         def change(known: Identities) -> Identities:
-            gone = [self._client(known, name) for name in names]
-            revoked = (*known.revoked, *(one.serial for one in gone if one.serial))
-            clients = {name: one for name, one in known.clients.items() if name not in names}
-            changed = msgspec.structs.replace(known, clients=clients, revoked=revoked)
-            void = [serial for one in gone for serial in one.credentials]
+            gone, revoked, void = self._voided(known, names)
+            clients = {name: client for name, client in known.clients.items() if name not in gone}
+            changed = replace(known, clients=clients, revoked=revoked)
             try:
-                changed = restated(changed, self.keyring, void)
+                changed = restated(changed, self.keys, void)
             except KeptElsewhere:
                 changed = to_be_restated(changed, void)
             self._write_revoked(known, revoked)
@@ -227,11 +193,11 @@ class Deployment:
                 "`flexspec-broker stop` keeps everybody out",
             ) from error
         for name in names:
-            self._equipment.take_back(before[name].role, name)
-        return self.in_force.wait_for(revision)
+            self.bundles.remove(before[name].role, name)
+        return self.applied.wait_for(revision)
 
-    def rotate(self, names: Iterable[str]) -> list[Added]:
-        """Give clients new secrets; those that they have hold no more.
+    def rotate(self, names: Iterable[str]) -> dict[str, Path]:
+        """Give clients new secrets; those that they have hold no more. Returns their bundles.
 
         Raises:
             UsageError: one is not known.
@@ -240,20 +206,18 @@ class Deployment:
         names = tuple(dict.fromkeys(names))
 
         def change(known: Identities) -> Identities:
-            before = {name: self._client(known, name) for name in names}
-            revoked = (*known.revoked, *(one.serial for one in before.values() if one.serial))
-            void = [serial for one in before.values() for serial in one.credentials]
-            known = restated(known, self.keyring, void)
-            for name, one in before.items():
-                known = self._equipment.all_new(known, name, msgspec.structs.replace(one, credentials=()))
+            before, revoked, void = self._voided(known, names)
+            known = restated(known, self.keys, void)
+            for name, client in before.items():
+                known = self.bundles.renew(known, name, replace(client, credentials=()))
             self._write_revoked(known, revoked)
-            return msgspec.structs.replace(known, revoked=revoked)
+            return replace(known, revoked=revoked)
 
-        self.in_force.wait_for(self._change(change))
-        return self._laid_out(lambda name, _: name in names)
+        self.applied.wait_for(self._change(change))
+        return self._folders(lambda name, _: name in names)
 
-    def rotate_server(self) -> bool:
-        """Make a new key and certificate for the server; tells whether a running broker shows it.
+    def rotate_server(self) -> None:
+        """Make a new key and certificate for the server; returns when a running broker shows it.
 
         Raises:
             UsageError: it has no TLS.
@@ -267,9 +231,9 @@ class Deployment:
             certificates.make_server_certificate(self.directory / TLS, known.names)
             return known
 
-        return self.in_force.wait_for(self._change(change))
+        self.applied.wait_for(self._change(change))
 
-    def rotate_groups(self) -> list[Added]:
+    def rotate_groups(self) -> dict[str, Path]:
         """New names for the groups of workers, and new opening keys; they take them up at their next start.
 
         Raises:
@@ -277,37 +241,34 @@ class Deployment:
         """
 
         def change(known: Identities) -> Identities:
-            known = msgspec.structs.replace(known, share_key=new_groups().key)
-            return self._equipment.of_roles(with_new_opening(known, self.keyring), (Role.WORKER,))
+            known = replace(known, share_key=new_groups().key)
+            return self.bundles.update_roles(with_new_opening(known, self.keys), (Role.WORKER,))
 
         before = self.load().keys
-        self.in_force.wait_for(self._change(change))
+        self.applied.wait_for(self._change(change))
         if before is not None:
-            self.keyring.drop_opening(before.read().opening[ANY])
-        return self._laid_out(lambda _, one: one.role is Role.WORKER)
+            self.keys.opening_path(before.read().opening[ANY]).unlink(missing_ok=True)
+        return self._folders(lambda _, client: client.role is Role.WORKER)
 
-    def rotate_keys(self) -> list[Added]:
+    def rotate_keys(self) -> dict[str, Path]:
         """New keys of the deployment itself, also for one that has none: workers and devices need their new files."""
 
         def change(known: Identities) -> Identities:
-            return self._equipment.of_roles(with_new_keys(known, self.keyring), tuple(KEY_ROLES))
+            return self.bundles.update_roles(with_new_keys(known, self.keys), tuple(KEY_ROLES))
 
         before = self.load().keys
-        self.in_force.wait_for(self._change(change))
+        self.applied.wait_for(self._change(change))
         if before is not None:
-            self.keyring.drop_signing(before.deployment)
-            self.keyring.drop_opening(before.read().opening[ANY])
-        return self._laid_out(lambda _, one: one.role in KEY_ROLES)
-
-    # Parts
+            self.keys.signing_path(before.deployment).unlink(missing_ok=True)
+            self.keys.opening_path(before.read().opening[ANY]).unlink(missing_ok=True)
+        return self._folders(lambda _, client: client.role in KEY_ROLES)
 
     def _change(self, change: Callable[[Identities], Identities]) -> int:
         """Change the file, and return its new revision."""
         self.load()  # or there is no folder for the lock
         with alone(self.directory / _EDITING):
             known = self.load()
-            changed = change(known)
-            changed = msgspec.structs.replace(changed, revision=known.revision + 1)
+            changed = replace(change(known), revision=known.revision + 1)
             self._write(changed)
         return changed.revision
 
@@ -316,34 +277,37 @@ class Deployment:
         User(name, role, "-", versions)
         if name == OWN_NAME:
             raise UsageError(f"{name} is the broker's own name", hint="give another")
-        one = known.clients.get(name)
-        if one is not None and one.role is not role:
+        client = known.clients.get(name, Identity(role, ""))
+        if client.role is not role:
             raise UsageError(
-                f"{name} is {one.role.with_article} already",
+                f"{name} is {client.role.with_article} already",
                 hint="one name has one role: give another, or revoke it first",
             )
-        if one is None:
-            return Identity(role, "", versions)
-        return msgspec.structs.replace(one, versions=versions)
+        return replace(client, versions=versions)
 
-    def _client(self, known: Identities, name: str) -> Identity:
-        one = known.clients.get(name)
-        if one is None:
-            raise UsageError(
-                f"{name} is none of this broker's clients", hint="`flexspec-broker list DIR` names them"
-            )
-        return one
+    def _voided(
+        self, known: Identities, names: Iterable[str]
+    ) -> tuple[dict[str, Identity], tuple[str, ...], list[str]]:
+        """Clients whose secrets end: the clients; serials of all revoked certificates; those of their credentials."""
+        clients: dict[str, Identity] = {}
+        for name in names:
+            if name not in known.clients:
+                raise UsageError(
+                    f"{name} is none of this broker's clients", hint="`flexspec-broker list DIR` names them"
+                )
+            clients[name] = known.clients[name]
+        revoked = (*known.revoked, *(client.serial for client in clients.values() if client.serial))
+        return clients, revoked, [serial for client in clients.values() for serial in client.credentials]
 
-    def _laid_out(self, which: Callable[[str, Identity], bool]) -> list[Added]:
-        return [
-            Added(name, self._equipment.folder(one.role, name), new=False)
-            for name, one in self.load().clients.items()
-            if which(name, one)
-        ]
+    def _folders(self, chosen: Callable[[str, Identity], bool]) -> dict[str, Path]:
+        clients = self.load().clients.items()
+        return {
+            name: self.bundles.folder(client.role, name) for name, client in clients if chosen(name, client)
+        }
 
     def _write_revoked(self, known: Identities, revoked: Iterable[str]) -> None:
         if known.client_certificates:
-            certificates.write_revoked(self.directory / TLS, [int(one, 16) for one in revoked])
+            certificates.write_revoked(self.directory / TLS, [int(serial, 16) for serial in revoked])
 
     def _write(self, known: Identities) -> None:
         rewrite_private(self.directory / IDENTITIES, msgspec.json.format(msgspec.json.encode(known)).decode())

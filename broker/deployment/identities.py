@@ -13,12 +13,12 @@ from schemas.statement import Statement
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may connect.
+    """A client that may connect.
 
     Attributes:
-        password: its hash.
-        versions: of a worker: those that it may serve; empty is any.
-        serial: of its client certificate, hexadecimal; empty without one.
+        password: hash of its password.
+        versions: versions that a worker may serve; empty is any.
+        serial: serial of its client certificate, hexadecimal; empty without one.
         credentials: serials of those that hold, hexadecimal, the newest last; empty without keys.
     """
 
@@ -28,14 +28,13 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serial: str = ""
     credentials: tuple[str, ...] = ()
 
-    @property
-    def keyed(self) -> bool:
-        """Whether a deployment with keys gives it a credential: it takes part in sessions."""
-        return self.role in (Role.EDGE, Role.WORKER)
+    def with_credential(self, serial: bytes) -> Identity:
+        """The same with one more credential."""
+        return msgspec.structs.replace(self, credentials=(*self.credentials, serial.hex()))
 
 
 class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What everybody may know of a deployment's keys.
+    """The public part of a deployment's keys.
 
     Attributes:
         deployment: public part of the key that signs.
@@ -48,7 +47,7 @@ class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unsigned: tuple[str, ...] = ()
 
     def read(self) -> Statement:
-        """What the statement says.
+        """Read the statement.
 
         Raises:
             BrokerError: it is none of this deployment.
@@ -63,16 +62,16 @@ class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``identities.json`` holds.
+    """Contents of ``identities.json``.
 
     Attributes:
         address: host:port by which clients reach the broker.
-        names: in the server's certificate; empty without TLS.
-        client_certificates: clients need one, beside their password.
-        share_key: of `ShareGroups`.
-        revision: of this file; one more with each change.
+        names: names in the server's certificate; empty without TLS.
+        client_certificates: whether clients need one, beside their password.
+        share_key: key of `ShareGroups`.
+        revision: number of this file; one more with each change.
         revoked: serials of certificates that are not taken any more.
-        keys: of the deployment; None without.
+        keys: keys of the deployment; None without.
     """
 
     address: str
@@ -88,8 +87,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def users(self) -> tuple[User, ...]:
         """For Mosquitto's files."""
         return tuple(
-            User(name, one.role, PasswordHash(one.password), one.versions)
-            for name, one in self.clients.items()
+            User(name, c.role, PasswordHash(c.password), c.versions) for name, c in self.clients.items()
         )
 
     @property
@@ -99,14 +97,14 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def only_version(self) -> str:
-        """The one that all workers serve; empty if there are more, or one may serve any."""
+        """The version that all workers serve; empty if there are more, or one may serve any."""
         workers = [one for one in self.clients.values() if one.role is Role.WORKER]
         versions = self.versions
         return versions[0] if len(versions) == 1 and all(one.versions for one in workers) else ""
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Those to which workers are pinned."""
+        """Versions to which workers are pinned."""
         return tuple(sorted({version for one in self.clients.values() for version in one.versions}))
 
     def with_clients(self, clients: dict[str, Identity]) -> Identities:

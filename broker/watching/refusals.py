@@ -1,4 +1,4 @@
-"""What Mosquitto refused to whom, read from its log, said in ours, and counted.
+"""Mosquitto's log, read for who is connected, and for what was refused to whom, which is logged and counted.
 
 Mosquitto tells of a publish that it denies at level debug only, and names the client id instead of the user. It
 grants every subscription, and delivers what the access rules allow, without a word. So this keeps in mind which user
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 
 from broker.access import Rule, overheard, rules_of
 from broker.settings import Role, User
-from broker.watching.connections import Connections
 from flexspec_mq.daemon.log_throttle import Rarely
 from flexspec_mq.share_groups import ShareGroups
 
@@ -27,18 +26,57 @@ _DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \
 _LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
 _SUBSCRIBED = re.compile(r" [012] ")
 _SOMEBODY = "unknown"
+_MOST_CLIENTS = 20_000
+"""Client ids that are remembered."""
+_CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
+_ENDED = re.compile(
+    r"Client (.*) (?:closed its connection\.|disconnected(?:: .*| due to .*|\.)|has exceeded timeout, disconnecting\."
+    r"|been disconnected by administrative action\.)|Bad socket read/write on client (.*): .*"
+)
+
+
+class Connections:
+    """Which user a client id is, and how many connections each user has."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, str] = {}
+        self._now: set[str] = set()
+
+    def line(self, line: str) -> None:
+        """Read a line of the log, without its time."""
+        if match := _CONNECTED.fullmatch(line):
+            self._connected(match[2], match[3])
+        elif match := _ENDED.fullmatch(line):
+            self._now.discard(match[1] or match[2])
+
+    def user_of(self, client: str) -> str | None:
+        """The user that a client id is, or was last; None if it is not known."""
+        return self._users.get(client)
+
+    def counts(self) -> Counter[str]:
+        """Connections of each user that has any, now. A client id has one at most."""
+        return Counter(self._users[client] for client in tuple(self._now))
+
+    def _connected(self, client: str, user: str) -> None:
+        self._users.pop(client, None)  # the newest come last
+        self._users[client] = user
+        self._now.add(client)
+        if len(self._users) > _MOST_CLIENTS:
+            oldest = next(iter(self._users))
+            del self._users[oldest]
+            self._now.discard(oldest)
 
 
 class Refusals:
     """Reads Mosquitto's log, line by line.
 
     Args:
-        heard: told what is no chatter, as Mosquitto said it.
-        clock: seconds.
+        heard: called with what is no chatter, as Mosquitto said it.
+        clock: gives seconds.
 
     Attributes:
-        counts: refusals by user and kind (``publish``, ``subscribe``, ``login``, and what `refused` is told of) since
-            the start. Who was not let in is nobody's user.
+        counts: refusals since the start by user and kind: ``publish``, ``subscribe``, ``login``, and those that
+            `refused` is given. Who was not let in is nobody's user.
         connections: who is connected.
     """
 
@@ -53,23 +91,18 @@ class Refusals:
         self._rarely = Rarely()
 
     def know(self, users: Iterable[User], groups: ShareGroups) -> None:
-        """Who may do what from now on.
-
-        Args:
-            users: of the broker.
-            groups: of workers, by version.
-        """
+        """Learn the users of the broker, and the groups of its workers."""
         users = tuple(users)
         self._rules = {user.name: rules_of(user, users) for user in users}
         self._workers = {user.name for user in users if user.role is Role.WORKER}
         self._groups = groups
 
     def line(self, line: str) -> None:
-        """A line of the log, without its time."""
-        if found := _DENIED.fullmatch(line):
-            self.refused(self.connections.user_of(found[1]) or _SOMEBODY, "publish", f"on {found[2]}")
-        elif found := _LOGIN.fullmatch(line):
-            self.refused(_SOMEBODY, "login", f"as client {found[1]!r}, whose name or password is wrong")
+        """Read a line of the log, without its time."""
+        if match := _DENIED.fullmatch(line):
+            self.refused(self.connections.user_of(match[1]) or _SOMEBODY, "publish", f"on {match[2]}")
+        elif match := _LOGIN.fullmatch(line):
+            self.refused(_SOMEBODY, "login", f"as client {match[1]!r}, whose name or password is wrong")
         elif (subscribed := self._subscription(line)) is not None:
             self._subscribed(*subscribed)
         elif not line.startswith(_CHATTER):

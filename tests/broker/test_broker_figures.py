@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.watching.connections import Connections
 from broker.watching.figures import Figures, shown
+from broker.watching.refusals import Connections
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import PublishRefused, UsageError
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -66,34 +66,29 @@ def test_who_is_connected(end: str) -> None:
 
 
 def test_the_page_shows_what_is_known() -> None:
-    known = Figures(
-        refused={("alice", "publish"): 3, ("unknown", "login"): 1},
-        connections={"alice": 2},
-        clients=5,
-        revision=7,
-        statement=4,
-        revoked=1,
-    )
+    known: Figures = {
+        "refused": {("alice", "publish"): 3, ("unknown", "login"): 1},
+        "connections": {"alice": 2},
+        "clients": 5,
+        "revision": 7,
+        "statement": 4,
+        "revoked_credentials": 1,
+    }
     with shown(lambda: known, MetricsOptions(metrics_port=0)) as port:
         found = figures(port)
         assert httpx2.get(f"http://127.0.0.1:{port}/readyz").text == "ready\n"
     assert found[of("refused_total", user="alice", kind="publish")] == 3
     assert found[of("refused_total", user="unknown", kind="login")] == 1
     assert found[of("connections", user="alice")] == 2
-    assert [found[of(one)] for one in ("clients", "revision", "statement", "revoked_credentials")] == [
-        5,
-        7,
-        4,
-        1,
-    ]
+    numbers = ("clients", "revision", "statement", "revoked_credentials", "put_out")
+    assert [found[of(name)] for name in numbers] == [5, 7, 4, 1, 0]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"http://127.0.0.1:{port}/metrics")
 
 
 def test_it_is_shown_to_this_machine_only() -> None:
     everywhere = MetricsOptions(metrics_port=0, metrics_host="0.0.0.0")  # noqa: S104  refused
-    nothing = Figures(refused={}, connections={}, clients=0, revision=0)
-    with pytest.raises(UsageError, match="could be read by others"), shown(lambda: nothing, everywhere):
+    with pytest.raises(UsageError, match="could be read by others"), shown(dict, everywhere):
         pass
 
 

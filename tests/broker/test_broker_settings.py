@@ -11,7 +11,7 @@ import pytest
 from broker.access import access_file
 from broker.config import config_text, render
 from broker.deployment.certificates import make_certificates
-from broker.programs import program
+from broker.launcher import mosquitto
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings.hosts import is_loopback
@@ -116,7 +116,7 @@ def test_a_worker_is_pinned_to_its_name_and_an_operator_writes_only_to_itself() 
 
 
 def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.programs.shutil.which", lambda *_a, **_k: None)
+    monkeypatch.setattr("broker.launcher.shutil.which", lambda *_a, **_k: None)
     with pytest.raises(BrokerError, match="not installed") as missing:
-        program("mosquitto")
+        mosquitto()
     assert "apt install mosquitto" in missing.value.hint

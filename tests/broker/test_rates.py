@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.settings import Limits, Role, User
-from broker.watching.connections import Connections
 from broker.watching.rates import Guard, Published
+from broker.watching.refusals import Connections
 from flexspec_mq.errors import LinkError
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.broker.deployments import as_client, good_here, made, running
@@ -66,7 +66,7 @@ def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(each: list[int]) -> N
         for _ in range(number):
             published.line(message("a", 1))
             published.line(message("w", 1))
-        said = [one.user for one in watching.look(float(second))]
+        said = [user for user, _, _ in watching.look(float(second))]
         level = max(0.0, level - 20.0) + number
         assert said == (["alice"] if level > 200.0 and not over else [])
         over = over or level > 200.0
@@ -79,7 +79,7 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
     connections = connected(("a", "alice"), *clients, *((f"w{number}", "w1") for number in range(9)))
     watching, published = guard(limits, connections)
     published.line(message("a", 10_001))
-    assert [(one.user, one.kind) for one in watching.look(1.0)] == [("alice", "rate"), ("bob", "connections")]
+    assert [excess[:2] for excess in watching.look(1.0)] == [("alice", "rate"), ("bob", "connections")]
     assert watching.look(2.0) == []
     for client, _ in clients:
         connections.line(f"Client {client} disconnected: Administrative action.")

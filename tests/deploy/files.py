@@ -17,12 +17,12 @@ import broker.settings
 import cloud_worker.settings
 import edge_node.config
 from broker.__main__ import build_parser as broker_parser
-from broker.deployment.handing_out import SETTINGS, Handed, hand_out
+from broker.deployment.bundles import SETTINGS
+from broker.deployment.folder import Deployment
 from broker.settings import Role
 from cloud_worker.__main__ import build_parser as cloud_parser
 from edge_node.cli.parser import build_parser as edge_parser
 from flexspec_mq.settings import Loaded, Program, load
-from flexspec_mq.share_groups import new_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -69,23 +69,12 @@ def settings(command: Sequence[str], environ: Mapping[str, str] | None = None) -
 @cache
 def handed(file: str) -> Path:
     """A file of settings as the broker hands it out."""
-    role = next(role for role, name in SETTINGS.items() if name == file)
-    folder = Path(tempfile.mkdtemp())
-    (folder / "ca.crt").touch()
-    groups = new_groups().only(("base",)) if role is Role.WORKER else None
-    name = "w1" if role is Role.WORKER else "edge"
-    client = Handed(
-        name,
-        role,
-        "broker:8883",
-        folder / "ca.crt",
-        "x",
-        groups,
-        certificate=False,
-        version="base",
-        identity="{}",
-    )
-    return hand_out(folder / "hand-out", client) / file
+    deployment = Deployment(Path(tempfile.mkdtemp()) / "d")
+    deployment.create("", "broker:8883", ("broker",), client_certificates=False, keys=True)
+    deployment.add(Role.WORKER, ["w1"], ("base",))
+    deployment.add(Role.EDGE, ["edge"], ())
+    role, name = (Role.WORKER, "w1") if file == SETTINGS[Role.WORKER] else (Role.EDGE, "edge")
+    return deployment.bundles.folder(role, name) / file
 
 
 def seconds(text: str) -> float:

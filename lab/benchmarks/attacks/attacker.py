@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from broker.deployment.bundles import IDENTITY, LOGIN
 from broker.deployment.certificates import CA
-from broker.deployment.handing_out import IDENTITY, LOGIN
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError

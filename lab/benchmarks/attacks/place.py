@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from broker.deployment.folder import HAND_OUT
-from broker.deployment.handing_out import SETTINGS, folder_of
+from broker.deployment.bundles import SETTINGS
+from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.default import default_model_path
@@ -136,7 +136,7 @@ async def _broker(*arguments: str) -> None:
 
 
 def _handed(folder: Path, role: Role, name: str) -> Path:
-    return folder_of(folder / HAND_OUT, role, name)
+    return Deployment(folder).bundles.folder(role, name)
 
 
 def _name(way: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from broker.deployment.folder import HAND_OUT
-from broker.deployment.handing_out import SETTINGS, folder_of
+from broker.deployment.bundles import SETTINGS
+from broker.deployment.folder import Deployment as BrokerFolder
 from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
 from lab.testbed.site.figures import until_ready
@@ -88,14 +88,14 @@ async def deployment(worker_flags: Sequence[str], edge_flags: Sequence[str]) -> 
             urls: list[str] = []
             here = Deployment(folder, urls, processes, cores)
             await here.start_broker()
-            config = str(folder_of(folder / HAND_OUT, Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
+            config = str(BrokerFolder(folder).bundles.folder(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
             command = python("cloud_worker", "--config", config, "--ready-json", *worker_flags)
             worker = await processes.start(
                 WORKER, pinned(cores.cloud, command), log=Path(scratch) / f"{WORKER}.log"
             )
             await worker.event(lambda event: "ready" in event)
             for name in DEVICES:
-                config = str(folder_of(folder / HAND_OUT, Role.EDGE, name) / SETTINGS[Role.EDGE])
+                config = str(BrokerFolder(folder).bundles.folder(Role.EDGE, name) / SETTINGS[Role.EDGE])
                 flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
                 command = pinned(cores.device, python("edge_node", "serve", *flags))
                 edge = await processes.start(name, command, log=Path(scratch) / f"{name}.log")

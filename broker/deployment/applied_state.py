@@ -20,12 +20,8 @@ _LOOKS = 0.5
 """Seconds for commands that look whether a broker runs, each for a moment, to get out of its way."""
 
 
-class InForce:
-    """Which revision of a deployment is in force, and whether its broker runs.
-
-    Args:
-        directory: of the deployment.
-    """
+class AppliedState:
+    """Which revision of a deployment its running broker has applied, and whether one runs."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -33,7 +29,7 @@ class InForce:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Be the one that runs it.
+        """Run its broker inside the block, and nobody else.
 
         Raises:
             BrokerError: somebody else does.
@@ -52,7 +48,7 @@ class InForce:
             yield
 
     def note(self, revision: int) -> None:
-        """The running broker has taken up a revision."""
+        """Note that the running broker has taken up a revision."""
         rewrite_private(self._applied, f"{revision}\n")
 
     def wait_for(self, revision: int) -> bool:

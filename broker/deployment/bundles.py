@@ -1,0 +1,121 @@
+"""Client bundles: what each client needs of us, in a folder that it can be given as it is."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from broker.deployment.certificates import CA, make_client_certificate
+from broker.deployment.credentials import issued
+from broker.deployment.identities import Identities, Identity
+from broker.deployment.secret_keys import SecretKeys
+from broker.files import private_folder, write_private
+from broker.settings import PasswordHash, Role
+
+LOGIN = "password"
+CLIENT_CERTIFICATE, CLIENT_KEY = "client.crt", "client.key"
+GROUPS = "share-groups"
+IDENTITY = "keys.json"
+SETTINGS = {Role.EDGE: "edge.toml", Role.WORKER: "cloud.toml", Role.PUBLISHER: "head.toml"}
+"""Name of the file with the settings, by whose command reads it; operators have no daemon."""
+_PASSWORD_BYTES = 24
+
+
+class ClientBundles:
+    """The bundles of a deployment's clients, in a folder for each role, so that one can be shared without the others.
+
+    All files are readable by their owner only. A file appears whole, and one that is right stays the same file: a
+    process may hold a lock on it, as a sign that the user is taken.
+
+    Args:
+        directory: folder of all bundles.
+        tls: folder of the certificates.
+        keys: secrets of the deployment.
+    """
+
+    def __init__(self, directory: Path, tls: Path, keys: SecretKeys) -> None:
+        self._directory = directory
+        self._tls = tls
+        self._keys = keys
+
+    def folder(self, role: Role, name: str) -> Path:
+        """Path of a client's bundle."""
+        return self._directory / role.value / name
+
+    def remove(self, role: Role, name: str) -> None:
+        """Remove a client's bundle, as far as it is still here."""
+        shutil.rmtree(self.folder(role, name), ignore_errors=True)
+
+    def renew(self, known: Identities, name: str, client: Identity) -> Identities:
+        """Write a bundle with new secrets; returns who may connect with them.
+
+        Raises:
+            BrokerError: a key that is needed is kept elsewhere.
+            OSError: a file cannot be written.
+        """
+        password = secrets.token_urlsafe(_PASSWORD_BYTES)
+        client = self._write(known, name, client, password)
+        serial = ""
+        if known.client_certificates:
+            folder = self.folder(client.role, name)
+            files = folder / CLIENT_CERTIFICATE, folder / CLIENT_KEY
+            serial = f"{make_client_certificate(self._tls, name, *files):x}"
+        client = msgspec.structs.replace(client, password=PasswordHash.of(password).text, serial=serial)
+        return known.with_clients({name: client})
+
+    def update(self, known: Identities, name: str, client: Identity) -> Identities:
+        """Write all of a bundle but its password: with keys a new credential beside those that hold.
+
+        Raises:
+            BrokerError: a key that is needed is kept elsewhere.
+            OSError: a file cannot be written.
+        """
+        return known.with_clients({name: self._write(known, name, client, None)})
+
+    def update_roles(self, known: Identities, roles: Sequence[Role]) -> Identities:
+        """Call `update` for all clients of some roles."""
+        for name, client in known.clients.items():
+            if client.role in roles:
+                known = self.update(known, name, client)
+        return known
+
+    def _write(self, known: Identities, name: str, client: Identity, password: str | None) -> Identity:
+        worker = client.role is Role.WORKER
+        settings = {"broker": known.address, "username": name, "password_file": LOGIN}
+        texts: dict[str, str] = {}
+        if password is not None:
+            texts[LOGIN] = password + "\n"
+        if known.names:
+            texts[CA] = (self._tls / CA).read_text(encoding="utf-8")
+            settings["tls_ca"] = CA
+        if known.client_certificates:
+            settings |= {"tls_cert": CLIENT_CERTIFICATE, "tls_key": CLIENT_KEY}
+        if worker:
+            texts[GROUPS] = known.groups.only(client.versions).text()
+            settings["share_groups"] = GROUPS
+        if identity := issued(known, self._keys, name, client):
+            texts[IDENTITY] = identity.text()
+            settings["keys"] = IDENTITY
+            client = client.with_credential(identity.credential.serial)
+        version = client.versions[0] if worker and client.versions else known.only_version
+        if version and client.role is not Role.PUBLISHER:
+            settings["version"] = version
+        if client.role in SETTINGS:
+            lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+            header = "# Written by flexspec-broker. All keys: docs/settings.md."
+            texts[SETTINGS[client.role]] = "\n".join([header, *lines, ""])
+        self._lay_out(self.folder(client.role, name), texts)
+        return client
+
+    def _lay_out(self, folder: Path, texts: dict[str, str]) -> None:
+        for parent in (self._directory, folder.parent, folder):
+            private_folder(parent)
+        for name, text in texts.items():
+            path = folder / name
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                write_private(path, text)
