@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import cached_property, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.matrices import Plain
-from flexspec_mq.models.compact.rack import compare_racks, shapes_of_additions
+from flexspec_mq.models.compact.mixed import HoldsHeads
 from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, full_name
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import Batch
@@ -24,7 +24,7 @@ from flexspec_mq.models.invariance.product_probe import Products
 from flexspec_mq.models.invariance.proof_cache import Candidate, digest
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.packed_modules import Current, Linear, Norm, Rows
+from flexspec_mq.models.packed_modules import Current, Linear, Norm
 from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from flexspec_mq.models.compact.lora_bank import LoraBank
     from flexspec_mq.models.heads.head import Delta, Head
 
 IMPLEMENTATION = "flexspec_packed"
 
 
-class PackedModel:
+class PackedModel(HoldsHeads):
     """A causal language model that reads several sessions in one forward.
 
     The model must have been loaded with the attention implementation that `register` names.
@@ -80,6 +81,7 @@ class PackedModel:
         self.products = Products.of_linear_layers(model)
         self.shapes = shapes or Shapes.for_products(self.products, self._like, self.heads.size)
         self._held: dict[str, Head] = {}
+        self._addition = Plain
         self._current = Current(self.shapes)
         self._linears: dict[str, Linear] = {}
         self._norms: dict[str, Norm] = {}
@@ -106,12 +108,24 @@ class PackedModel:
             HeadError: an input names a head that is not held.
         """
         if any(model_input.head for model_input in inputs):
-            return self._mixed(inputs)
-        batch = Batch.of(inputs, self.shapes)
-        logits = self._logits(batch, batch.wanted)
+            own_layers = {name for name, head in self._held.items() if isinstance(head, FullHead)}
+            own_lm_head = {
+                name for name, head in self._held.items() if isinstance(head.lm_head, torch.Tensor)
+            }
+            mixed = self._arranged(inputs, own_layers, own_lm_head)
+            self._current.body, self._current.last = mixed.body, mixed.last
+            try:
+                logits = self._logits(mixed.batch, mixed.wanted)
+            finally:
+                self._current.body = self._current.last = None
+            kept: slice | torch.Tensor = torch.tensor(mixed.kept, dtype=torch.long, device=logits.device)
+        else:
+            batch = Batch.of(inputs, self.shapes)
+            logits = self._logits(batch, batch.wanted)
+            kept = slice(batch.rows)
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
-        return logits[: batch.rows].float()
+        return logits[kept].float()
 
     def _logits(self, batch: Batch, wanted: list[int]) -> torch.Tensor:
         device = self._like.device
@@ -124,60 +138,6 @@ class PackedModel:
         )
         return cast("torch.Tensor", output.logits[0])
 
-    def _mixed(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-        """A forward in which some rows have heads: those of one head lie together, those with own layers last."""
-        names = ["", *self._held]
-        for model_input in inputs:
-            if model_input.head not in names:
-                self._check(model_input.head)
-        own = {name for name, head in self._held.items() if isinstance(head, FullHead)}
-        order = sorted(
-            range(len(inputs)), key=lambda place: (inputs[place].head in own, names.index(inputs[place].head))
-        )
-        sorted_inputs = [inputs[place] for place in order]
-        counts = [
-            len(list(same))
-            for _, same in groupby(sorted_inputs, key=lambda one: one.head in own and one.head)
-        ]
-        batch = Batch.of(sorted_inputs, self.shapes, counts)
-        segments = dict(zip(order, batch.segments, strict=True))
-        body = [(inputs[place].head, segments[place].start, segments[place].count) for place in order]
-        self._current.body = Rows.of(body, own, batch.lanes, self._added)
-        # The LM head sees wanted rows only, and those that share one lie together.
-        last = {name for name, head in self._held.items() if isinstance(head.lm_head, torch.Tensor)}
-        ends = sorted(
-            (place for place in order if inputs[place].rows),
-            key=lambda place: (inputs[place].head in last, names.index(inputs[place].head)),
-        )
-        wanted: list[int] = []
-        lanes: list[slice] = []
-        answers: dict[int, range] = {}
-        for _, same in groupby(ends, key=lambda place: inputs[place].head in last and inputs[place].head):
-            begin = len(wanted)
-            for place in same:
-                end = segments[place].start + segments[place].count
-                answers[place] = range(len(wanted), len(wanted) + inputs[place].rows)
-                wanted += range(end - inputs[place].rows, end)
-            wanted += wanted[begin : begin + 1] * (
-                self.shapes.padded(len(wanted) - begin) - len(wanted) + begin
-            )
-            lanes.append(slice(begin, len(wanted)))
-        tail = [(inputs[place].head, rows.start, len(rows)) for place, rows in answers.items()]
-        self._current.last = Rows.of(tail, last, lanes, self._added) if tail else None
-        try:
-            logits = self._logits(batch, wanted)
-        finally:
-            self._current.body = self._current.last = None
-        for model_input in inputs:
-            model_input.kv.tokens += model_input.tokens
-        kept = [row for place in sorted(answers) for row in answers[place]]
-        return logits[torch.tensor(kept, dtype=torch.long, device=logits.device)].float()
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Names of the heads that it holds."""
-        return tuple(self._held)
-
     @torch.inference_mode()
     def hold(self, name: str, head: Head) -> None:
         """Take a head; what is held already keeps its bits.
@@ -189,17 +149,14 @@ class PackedModel:
         Raises:
             HeadError: the name is taken, or the model has no such layers.
         """
-        if not name or name in self._held:
-            raise HeadError(
-                f"a head named {name!r} is held already", hint="drop it first, or take another name"
-            )
+        self._check_free(name)
         deltas, tensors = _apart(head)
         modules = dict(self.model.named_modules())
         for path in (*deltas, *(one.rpartition(".")[0] for one in tensors)):
             if path not in modules:
                 raise HeadError(f"the model has no {path}", hint="the head was made for another base")
         for path, delta in deltas.items():
-            self._linears[path].rack.hold(name, {0: delta})
+            self._linears[path].bank.hold(name, {0: delta})
         for path, same in groupby(sorted(tensors), key=lambda one: one.rpartition(".")[0]):
             weights = {one.rpartition(".")[2]: tensors[one].to(self._like, copy=True) for one in same}
             if path in self._linears:
@@ -211,40 +168,16 @@ class PackedModel:
             self._norms[path].hold(name, weights["weight"])
         self._held[name] = head if isinstance(head, FullHead) else head.without_layers()
 
-    @torch.inference_mode()
-    def drop(self, name: str) -> None:
-        """Forget a head; no session may use it any more.
+    def _banks(self) -> Iterator[LoraBank]:
+        return (linear.bank for linear in self._linears.values())
 
-        Raises:
-            HeadError: it is not held.
-        """
-        self._check(name)
+    def _forget(self, name: str) -> None:
         del self._held[name]
         for linear in self._linears.values():
             linear.others.pop(name, None)
-            linear.rack.drop(name)
+            linear.bank.drop(name)
         for norm in self._norms.values():
             norm.drop(name)
-
-    @cached_property
-    def _added(self) -> Shapes:
-        """Of the products of additions."""
-        matrices = {(width, outputs) for width, outputs, _ in self.products.kinds}
-        return shapes_of_additions(matrices, Plain, self._like, self.shapes)
-
-    def compare_head(self, name: str) -> tuple[int, int]:
-        """Compare its additions' products at all places, with sums that cancel.
-
-        Returns:
-            Rows compared, and rows with other bits.
-        """
-        self._check(name)
-        racks = [linear.rack for linear in self._linears.values()]
-        return compare_racks([rack for rack in racks if name in rack.owners], self._added)
-
-    def _check(self, name: str) -> None:
-        if name not in self._held:
-            raise HeadError(f"no head named {name!r} is held", hint="hold it before sessions use it")
 
 
 def candidate(network: PreTrainedModel) -> Candidate[PackedModel]:

@@ -4,64 +4,20 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
+from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain
-from flexspec_mq.models.compact.rack import Owners, Rack
+from flexspec_mq.models.compact.mixed import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable
 
+    from flexspec_mq.models.compact.mixed import Rows
     from flexspec_mq.models.invariance.shapes import Shapes
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Which rows of a forward are whose.
-
-    Attributes:
-        lanes: rows, padding included, and the head whose weights they go through; empty is the base.
-        spans: all rows, in order, cut where another head begins; padding is with those before it.
-        owners: of rows with low-rank additions, which are in the first lane; None where there are none.
-    """
-
-    lanes: tuple[tuple[slice, str], ...]
-    spans: tuple[tuple[slice, str], ...]
-    owners: Owners | None
-
-    @classmethod
-    def of(
-        cls,
-        inputs: Sequence[tuple[str, int, int]],
-        own: Collection[str],
-        lanes: Sequence[slice],
-        shapes: Shapes,
-    ) -> Rows:
-        """Join what inputs have.
-
-        Args:
-            inputs: of each its head, first row and number of rows, head by head.
-            own: heads whose rows go through weights of their own.
-            lanes: rows of the base and of heads with additions, if any, then of each head in `own`.
-            shapes: of the additions' products.
-        """
-        found = []
-        for name, same in groupby(inputs, key=lambda one: one[0]):
-            mine = list(same)
-            found.append((name, mine[0][1], mine[-1][1] + mine[-1][2]))
-        starts = [0, *(start for _, start, _ in found[1:]), lanes[-1].stop]
-        spans = [(slice(*ends), name) for ends, (name, _, _) in zip(pairwise(starts), found, strict=True)]
-        added = [one for one in found if one[0] and one[0] not in own]
-        named = {start: name for name, start, _ in found}
-        return cls(
-            tuple((lane, named[lane.start] if named[lane.start] in own else "") for lane in lanes),
-            tuple(spans),
-            Owners.of(added, shapes) if added else None,
-        )
 
 
 @dataclass(slots=True)
@@ -83,7 +39,7 @@ class Linear:
     """A linear layer in products of as many rows as keep their bits, with what heads add or put in its place.
 
     Attributes:
-        rack: additions of heads.
+        bank: low-rank additions of heads.
         others: weights and biases of heads that have their own.
     """
 
@@ -91,7 +47,7 @@ class Linear:
         self._module = module
         self._current = current
         self._last = last
-        self.rack = Rack(module.in_features, (module.out_features,), Plain, like)
+        self.bank = LoraBank(module.in_features, (module.out_features,), Plain, like)
         self.others: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -100,14 +56,14 @@ class Linear:
         rows = self._current.last if self._last else self._current.body
         if rows is None:
             return self._multiply(flat, "").view(*x.shape[:-1], -1)
-        out = _joined([self._multiply(flat[lane], name) for lane, name in rows.lanes])
+        out = joined([self._multiply(flat[lane], name) for lane, name in rows.lanes])
         if rows.owners is not None:
-            self.rack.add(out, flat, rows.owners)
+            self.bank.add(out, flat, rows.owners)
         return out.view(*x.shape[:-1], -1)
 
     def _multiply(self, x: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self.others.get(name, (self._module.weight, self._module.bias))
-        return _joined([functional.linear(piece, weight, bias) for piece in self._current.shapes.pieces(x)])
+        return self._current.shapes.multiply(lambda piece: functional.linear(piece, weight, bias), x)
 
 
 class Norm:
@@ -138,7 +94,3 @@ class Norm:
             return self._base(x)
         parts = [self._others.get(name, self._base)(x[:, span]) for span, name in rows.spans]
         return torch.cat(parts, dim=1)
-
-
-def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))

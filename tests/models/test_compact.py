@@ -194,7 +194,7 @@ def test_mixed_is_four_bits_in_mlps_and_head_and_eight_in_the_attention(folders:
     model = loaded(folders["llama"], "mixed")
     layer = model._layers[-1]
     assert [type(each) for each in (layer.project, layer.merge)] == [EightBits] * 2
-    assert [type(each) for each in (layer.widen, layer.narrow, model._ends.head)] == [FourBits] * 3
+    assert [type(each) for each in (layer.widen, layer.narrow, model._lm_head)] == [FourBits] * 3
 
 
 def test_trimming_without_ranks_is_refused_only_when_asked_for(folders: dict[str, Path]) -> None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain
-from flexspec_mq.models.compact.rack import Rack
 from flexspec_mq.models.compact.shape import Shape
 from flexspec_mq.models.draft.delta import fingerprint_of
 from flexspec_mq.models.heads import full
@@ -283,7 +283,7 @@ RANKS = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), RANKS), max_size=8))
 def test_places_of_additions_never_overlap_nor_move(changes: list[tuple[str, list[int]]]) -> None:
     """And each begins at a multiple of the power of two that holds it."""
-    rack = Rack(8, (4, 4, 4), Plain, torch.empty(0))
+    rack = LoraBank(8, (4, 4, 4), Plain, torch.empty(0))
     for name, ranks in changes:
         before = {slot for slot in rack.layout if slot[0] != name}
         if name in rack.owners:

@@ -8,171 +8,88 @@ them, and some forty operations a layer where transformers' modules take six tim
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import groupby
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.compact.rack import Owners, Rack, compare_racks, shapes_of_additions
+from flexspec_mq.models.compact.lora_bank import LoraBank
+from flexspec_mq.models.compact.matrices import Plain, Reordered
+from flexspec_mq.models.compact.mixed import HoldsHeads, joined
 from flexspec_mq.models.compact.rotary import Turns
 from flexspec_mq.models.heads.head import FullHead
-from flexspec_mq.models.invariance.attention import Heads, Packed, Segment
+from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import Batch
 from flexspec_mq.models.kv import SessionKV
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from flexspec_mq.models.compact.lora_bank import RowOwners
     from flexspec_mq.models.compact.matrices import Matrix
-    from flexspec_mq.models.compact.model import Layer
-    from flexspec_mq.models.compact.rack import Make
+    from flexspec_mq.models.compact.mixed import Rows
     from flexspec_mq.models.compact.shape import Shape
+    from flexspec_mq.models.compact.tensors import ExactLayer
     from flexspec_mq.models.heads.head import Head
-    from flexspec_mq.models.invariance.product_probe import Product, Products
+    from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.runner import ModelInput
 
+    Banks = dict[str, LoraBank]
+    Additions = tuple[Banks, RowOwners]
 
-@dataclass(frozen=True, slots=True)
-class Norms:
-    """Weights of a layer's RMS norms, in the dtype of the model.
-
-    Attributes:
-        attention: before the attention, [width].
-        mlp: before the MLP, [width].
-        queries: of each head of queries, [head size]; None where the model has none.
-        keys: of each head of keys.
-    """
-
-    attention: torch.Tensor
-    mlp: torch.Tensor
-    queries: torch.Tensor | None = None
-    keys: torch.Tensor | None = None
+_PARTS = {"project": ("q", "k", "v"), "merge": ("o",), "widen": ("gate", "up"), "narrow": ("down",)}
+"""A layer's matrices, and the modules whose outputs lie behind one another in each."""
 
 
 @dataclass(frozen=True, slots=True)
-class ExactLayer:
-    """One decoder layer."""
-
-    matrices: Layer
-    norms: Norms
-
-
-@dataclass(frozen=True, slots=True)
-class ExactEnds:
-    """What is before the first layer and behind the last.
-
-    Attributes:
-        embedding: [vocabulary, width].
-        norm: weights of the last norm, [width].
-        head: to the logits.
-    """
-
-    embedding: torch.Tensor
-    norm: torch.Tensor
-    head: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class Making:
-    """How matrices of heads are prepared.
-
-    Attributes:
-        layer: joins the matrices of a layer of a full head and takes its norms.
-        matrix: an LM head.
-        addition: a factor of a low-rank addition.
-    """
-
-    layer: Callable[[FullHead, int], ExactLayer]
-    matrix: Callable[[torch.Tensor], Matrix]
-    addition: Make
-
-
-@dataclass(frozen=True, slots=True)
-class Racks:
-    """Low-rank additions of all heads to one layer's matrices."""
-
-    project: Rack
-    merge: Rack
-    widen: Rack
-    narrow: Rack
-
-    @classmethod
-    def of(cls, shape: Shape, make: Make, like: torch.Tensor) -> Racks:
-        """Empty ones."""
-        queries, keys = shape.queries * shape.head, shape.keys * shape.head
-        return cls(
-            project=Rack(shape.width, (queries, keys, keys), make, like),
-            merge=Rack(queries, (shape.width,), make, like),
-            widen=Rack(shape.width, (shape.inner, shape.inner), make, like),
-            narrow=Rack(shape.inner, (shape.width,), make, like),
-        )
-
-    def by_parts(self) -> tuple[tuple[Rack, tuple[str, ...]], ...]:
-        """Each, and the modules whose outputs lie behind one another in it."""
-        return (
-            (self.project, ("q", "k", "v")),
-            (self.merge, ("o",)),
-            (self.widen, ("gate", "up")),
-            (self.narrow, ("down",)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
+class _HeldHead:
     """A head that a model holds.
 
     Attributes:
-        norm: weights of the last norm; None is the base's.
-        head: to the logits; None is the base's.
-        layers: of its own, from `floor` on; empty for low-rank additions.
+        norm: weights of the final norm; None is the base's.
+        lm_head: LM head; None is the base's.
+        layers: layers of its own, from `floor` on; empty for low-rank additions.
         floor: the lowest layer with weights of its own.
     """
 
     norm: torch.Tensor | None
-    head: Matrix | None
+    lm_head: Matrix | None
     layers: tuple[ExactLayer, ...] = ()
     floor: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """Rows that go through the same layers.
-
-    Attributes:
-        state: [rows, width].
-        inputs: whose rows they are, as places among the inputs of the forward.
-        wanted: for each of them, rows of `state` whose logits are wanted.
-    """
-
-    state: torch.Tensor
-    inputs: list[int]
-    wanted: list[list[int]]
-
-
-class ExactModel:
+class ExactModel(HoldsHeads):
     """A causal language model that reads several sessions in one forward, as `PackedModel` does.
 
-    Attributes:
+    Args:
         shape: sizes.
+        layers: decoder layers.
+        embedding: [vocabulary, width].
+        norm: weights of the final norm, [width].
+        lm_head: matrix to the logits.
+        products: products with weights.
+        shapes: shapes of products.
+        head_layer: joins the matrices of a layer of a full head.
+        head_matrix: prepares the LM head of a head.
+
+    Attributes:
         vocab_size: width of the logits.
-        heads: of its attention.
-        products: with weights.
-        shapes: of products.
+        heads: heads of its attention.
     """
 
     def __init__(
         self,
         shape: Shape,
         layers: Sequence[ExactLayer],
-        ends: ExactEnds,
+        embedding: torch.Tensor,
+        norm: torch.Tensor,
+        lm_head: Matrix,
         products: Products,
         shapes: Shapes,
-        making: Making,
+        head_layer: Callable[[FullHead, int], ExactLayer],
+        head_matrix: Callable[[torch.Tensor], Matrix],
     ) -> None:
         self.shape = shape
         self.vocab_size = shape.vocab_size
@@ -180,12 +97,13 @@ class ExactModel:
         self.products = products
         self.shapes = shapes
         self._layers = layers
-        self._ends = ends
-        self._making = making
-        self._like = ends.norm.new_empty(0)
-        self._held: dict[str, Held] = {}
-        self._racks: dict[int, Racks] = {}
-        self._last_rack = Rack(shape.width, (shape.vocab_size,), making.addition, self._like)
+        self._embedding, self._norm, self._lm_head = embedding, norm, lm_head
+        self._head_layer, self._head_matrix = head_layer, head_matrix
+        self._like = norm.new_empty(0)
+        self._held: dict[str, _HeldHead] = {}
+        self._addition = Reordered if shapes.reordered else Plain
+        self._layer_banks: dict[int, Banks] = {}
+        self._lm_head_bank = LoraBank(shape.width, (shape.vocab_size,), self._addition, self._like)
         scale = self.heads.size**-0.5
         # Scores are scaled after their products. A power of two rounds nothing, so the queries' factors may have it.
         folded = scale if math.frexp(scale)[0] == 0.5 else 1.0
@@ -195,105 +113,66 @@ class ExactModel:
     @property
     def nbytes(self) -> int:
         """Bytes of weights that a forward reads, the embedding and heads left out."""
-        return sum(layer.matrices.nbytes for layer in self._layers) + self._ends.head.nbytes
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Names of the heads that it holds."""
-        return tuple(self._held)
+        return sum(layer.nbytes for layer in self._layers) + self._lm_head.nbytes
 
     def new_kv(self) -> SessionKV:
-        """Empty keys and values for a new session."""
+        """Make empty keys and values for a new session."""
         return SessionKV(len(self._layers), self.heads.keys, self.heads.size, self._like)
 
     @torch.inference_mode()
     def hold(self, name: str, head: Head) -> None:
-        """Take a head; what is held already keeps its bits.
+        """Take a head; heads that are held already keep their bits.
 
         Args:
-            name: that inputs give.
-            head: that was read for this model.
+            name: name that inputs give.
+            head: a head that was read for this model.
 
         Raises:
             HeadError: the name is taken.
         """
-        if not name or name in self._held:
-            raise HeadError(
-                f"a head named {name!r} is held already", hint="drop it first, or take another name"
-            )
+        self._check_free(name)
+        norm = None if head.norm is None else head.norm.to(self._like, copy=True)
+        whole = head.lm_head if isinstance(head.lm_head, torch.Tensor) else None
+        lm_head = None if whole is None else self._head_matrix(whole)
         if isinstance(head, FullHead):
-            layers = tuple(self._making.layer(head, index) for index in range(head.floor, len(self._layers)))
-            self._held[name] = Held(self._own(head.norm), self._matrix(head.lm_head), layers, head.floor)
+            layers = tuple(self._head_layer(head, index) for index in range(head.floor, len(self._layers)))
+            self._held[name] = _HeldHead(norm, lm_head, layers, head.floor)
             return
         try:
             for index, modules in head.layers.items():
-                if index not in self._racks:
-                    self._racks[index] = Racks.of(self.shape, self._making.addition, self._like)
-                for rack, parts in self._racks[index].by_parts():
-                    found = {place: modules[part] for place, part in enumerate(parts) if part in modules}
-                    if found:
-                        rack.hold(name, found)
-            whole = None
-            if isinstance(head.lm_head, torch.Tensor):
-                whole = head.lm_head
-            elif head.lm_head is not None:
-                self._last_rack.hold(name, {0: head.lm_head})
-            self._held[name] = Held(self._own(head.norm), self._matrix(whole))
+                if index not in self._layer_banks:
+                    self._layer_banks[index] = self._new_banks()
+                for matrix, bank in self._layer_banks[index].items():
+                    parts = {i: modules[part] for i, part in enumerate(_PARTS[matrix]) if part in modules}
+                    if parts:
+                        bank.hold(name, parts)
+            if head.lm_head is not None and not isinstance(head.lm_head, torch.Tensor):
+                self._lm_head_bank.hold(name, {0: head.lm_head})
+            self._held[name] = _HeldHead(norm, lm_head)
         except BaseException:
             self._forget(name)
             raise
 
-    def drop(self, name: str) -> None:
-        """Forget a head; no session may use it any more.
+    def _new_banks(self) -> Banks:
+        """Empty banks for the matrices of a layer."""
+        shape, make, like = self.shape, self._addition, self._like
+        queries, keys = shape.queries * shape.head, shape.keys * shape.head
+        return {
+            "project": LoraBank(shape.width, (queries, keys, keys), make, like),
+            "merge": LoraBank(queries, (shape.width,), make, like),
+            "widen": LoraBank(shape.width, (shape.inner, shape.inner), make, like),
+            "narrow": LoraBank(shape.inner, (shape.width,), make, like),
+        }
 
-        Raises:
-            HeadError: it is not held.
-        """
-        self._of(name)
-        self._forget(name)
+    def _banks(self) -> Iterator[LoraBank]:
+        for banks in self._layer_banks.values():
+            yield from banks.values()
+        yield self._lm_head_bank
 
-    @torch.inference_mode()
     def _forget(self, name: str) -> None:
         self._held.pop(name, None)
-        every = [rack for racks in self._racks.values() for rack, _ in racks.by_parts()]
-        for rack in (*every, self._last_rack):
-            rack.drop(name)
-
-    @cached_property
-    def _added(self) -> Shapes:
-        """Of the products of additions."""
-        shape = self.shape
-        heads = shape.queries * shape.head
-        matrices = {
-            (shape.width, heads + 2 * shape.keys * shape.head),
-            (heads, shape.width),
-            (shape.width, 2 * shape.inner),
-            (shape.inner, shape.width),
-            (shape.width, shape.vocab_size),
-        }
-        return shapes_of_additions(matrices, self._making.addition, self._like, self.shapes)
-
-    def compare_head(self, name: str) -> tuple[int, int]:
-        """Compare its additions' products at all places, with sums that cancel.
-
-        Returns:
-            Rows compared, and rows with other bits.
-        """
-        self._of(name)
-        every = [rack for racks in self._racks.values() for rack, _ in racks.by_parts()]
-        return compare_racks([rack for rack in (*every, self._last_rack) if name in rack.owners], self._added)
-
-    def _own(self, norm: torch.Tensor | None) -> torch.Tensor | None:
-        return None if norm is None else norm.to(self._like, copy=True)
-
-    def _matrix(self, weight: torch.Tensor | None) -> Matrix | None:
-        return None if weight is None else self._making.matrix(weight)
-
-    def _of(self, name: str) -> Held:
-        found = self._held.get(name)
-        if found is None:
-            raise HeadError(f"no head named {name!r} is held", hint="hold it before sessions use it")
-        return found
+        for bank in self._banks():
+            bank.drop(name)
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
@@ -309,219 +188,106 @@ class ExactModel:
             HeadError: an input names a head that is not held.
         """
         if any(model_input.head for model_input in inputs):
-            return self._mixed(inputs)
-        batch = Batch.of(inputs, self.shapes)
-        state = functional.embedding(torch.tensor(batch.ids), self._ends.embedding)
-        state = self._through(
-            range(len(self._layers)),
-            state,
-            self._turns.at(batch.positions),
-            self._packed(batch.segments, state),
-        )
+            own_layers = {name for name, held in self._held.items() if held.layers}
+            own_lm_head = {name for name, held in self._held.items() if held.lm_head is not None}
+            mixed = self._arranged(inputs, own_layers, own_lm_head)
+            state = self._through_layers(mixed.batch, mixed.body)
+            logits = None if mixed.last is None else self._mixed_logits(state[mixed.wanted], mixed.last)
+            kept: slice | torch.Tensor = torch.tensor(mixed.kept)
+        else:
+            batch = Batch.of(inputs, self.shapes)
+            state = self._through_layers(batch)
+            last = self._normed(state[batch.wanted], self._norm)
+            logits = self.shapes.multiply(self._lm_head, last) if batch.wanted else None
+            kept = slice(batch.rows)
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
-        if not batch.wanted:
-            return torch.empty((0, self.shape.vocab_size))
-        last = self._normed(state[batch.wanted], self._ends.norm)
-        return self._in_pieces(self._ends.head, last)[: batch.rows].float()
+        return torch.empty((0, self.vocab_size)) if logits is None else logits[kept].float()
 
-    def _packed(self, segments: Sequence[Segment], state: torch.Tensor) -> Packed:
-        every = self.heads.queries + 2 * self.heads.keys
-        return Packed(segments, len(state), self.heads, self.shapes, self._like, stride=every)
+    def _mixed_logits(self, state: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Logits of rows of several heads."""
 
-    def _through(
-        self,
-        indices: range,
-        state: torch.Tensor,
-        turns: tuple[torch.Tensor, torch.Tensor],
-        packed: Packed,
-        *,
-        held: Held | None = None,
-        owners: Owners | None = None,
-    ) -> torch.Tensor:
-        """Through some layers.
+        def norm_of(name: str) -> torch.Tensor:
+            norm = self._held[name].norm if name else None
+            return self._norm if norm is None else norm
 
-        Args:
-            indices: of the layers.
-            state: [rows, width].
-            turns: factors of the rows' positions.
-            packed: the rows' segments.
-            held: whose layers these are; None is the base.
-            owners: of rows with low-rank additions.
-        """
-        heads, rows = self.heads, len(state)
-        cosines, sines = turns
+        def lm_head_of(name: str) -> Matrix:
+            return (self._held[name].lm_head if name else None) or self._lm_head
+
+        last = joined([self._normed(state[span], norm_of(name)) for span, name in rows.spans])
+        logits = joined([self.shapes.multiply(lm_head_of(name), last[lane]) for lane, name in rows.lanes])
+        if rows.owners is not None:
+            self._lm_head_bank.add(logits, last, rows.owners)
+        return logits
+
+    def _through_layers(self, batch: Batch, body: Rows | None = None) -> torch.Tensor:
+        """The last hidden state, [rows, width]; `body` says which rows have heads."""
+        heads, rows = self.heads, len(batch.ids)
         every = heads.queries + 2 * heads.keys
-        for index in indices:
-            layer = self._layers[index] if held is None else held.layers[index - held.floor]
-            racks = None if owners is None else self._racks.get(index)
-            matrices, norms = layer.matrices, layer.norms
-            normed = self._normed(state, norms.attention)
-            projected = self._in_pieces(matrices.project, normed)
-            if racks is not None and owners is not None:
-                racks.project.add(projected, normed, owners)
-            projected = projected.view(rows, every, heads.size)
-            if norms.queries is not None and norms.keys is not None:
-                projected = self._heads_normed(projected, norms.queries, norms.keys)
+        state = functional.embedding(torch.tensor(batch.ids), self._embedding)
+        cosines, sines = self._turns.at(batch.positions)
+        packed = Packed(batch.segments, rows, heads, self.shapes, self._like, stride=every)
+        for index in range(len(self._layers)):
+            lanes = self._lanes(index, body)
+            projected = joined([self._project(state[lane], layer, added) for lane, layer, added in lanes])
             halves = projected.view(rows, every, 2, heads.size // 2)
             turned = (halves * cosines).add_(halves.flip(2).mul_(sines)).view(rows, every, heads.size)
             fresh = turned[:, heads.queries :].view(rows, 2, heads.keys, heads.size).permute(1, 2, 0, 3)
             mixed = packed.attend(index, turned, fresh, self._scale)
-            merged = self._in_pieces(matrices.merge, mixed)
-            if racks is not None and owners is not None:
-                racks.merge.add(merged, mixed, owners)
-            state = state + merged
-            normed = self._normed(state, norms.mlp)
-            if racks is not None and owners is not None:
-                state = state + self._mlp_with(matrices, racks, normed, owners)
-            else:
-                state = state + self._in_pieces(partial(_mlp, matrices), normed)
+            state = joined(
+                [self._behind(state[lane], mixed[lane], layer, added) for lane, layer, added in lanes]
+            )
         return state
 
-    def _mlp_with(self, matrices: Layer, racks: Racks, x: torch.Tensor, owners: Owners) -> torch.Tensor:
-        wide = self._in_pieces(matrices.widen, x)
-        racks.widen.add(wide, x, owners)
+    def _lanes(self, index: int, body: Rows | None) -> list[tuple[slice, ExactLayer, Additions | None]]:
+        """Rows, the layer that they go through, and their low-rank additions.
+
+        Below the lowest layer that a head has of its own all rows go together.
+        """
+        base = self._layers[index]
+        if body is None:
+            return [(slice(None), base, None)]
+        banks, owners = self._layer_banks.get(index), body.owners
+        additions = None if banks is None or owners is None else (banks, owners)
+        floors = {name: self._held[name].floor for _, name in body.lanes if name}
+        if index < min(floors.values(), default=len(self._layers)):
+            return [(slice(None), base, additions)]
+        return [
+            (lane, self._held[name].layers[index - floors[name]], None)
+            if name and index >= floors[name]
+            else (lane, base, None if name else additions)
+            for lane, name in body.lanes
+        ]
+
+    def _project(self, state: torch.Tensor, layer: ExactLayer, additions: Additions | None) -> torch.Tensor:
+        """Queries, keys and values, [rows, heads, head size]."""
+        heads = self.heads
+        normed = self._normed(state, layer.attention_norm)
+        projected = self.shapes.multiply(layer.project, normed)
+        _add(additions, "project", projected, normed)
+        projected = projected.view(len(state), -1, heads.size)
+        if layer.query_norm is None or layer.key_norm is None:
+            return projected
+        query, key, value = projected.split_with_sizes([heads.queries, heads.keys, heads.keys], dim=1)
+        return torch.cat(
+            (self._normed(query, layer.query_norm), self._normed(key, layer.key_norm), value), dim=1
+        )
+
+    def _behind(
+        self, state: torch.Tensor, mixed: torch.Tensor, layer: ExactLayer, additions: Additions | None
+    ) -> torch.Tensor:
+        """All of a layer behind its attention."""
+        merged = self.shapes.multiply(layer.merge, mixed)
+        _add(additions, "merge", merged, mixed)
+        state = state + merged
+        normed = self._normed(state, layer.mlp_norm)
+        wide = self.shapes.multiply(layer.widen, normed)
+        _add(additions, "widen", wide, normed)
         gate, up = wide.chunk(2, dim=1)
         between = functional.silu(gate).mul_(up)
-        out = self._in_pieces(matrices.narrow, between)
-        racks.narrow.add(out, between, owners)
-        return out
-
-    def _mixed(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-        """A forward in which some rows have heads.
-
-        Rows of the base come first, then those with low-rank additions, head by head: one lane. Each head with
-        layers of its own has another. Below the lowest of these layers all lanes go together.
-        """
-        names = ["", *self._held]
-        for model_input in inputs:
-            if model_input.head not in names:
-                self._of(model_input.head)
-        own = {name for name, held in self._held.items() if held.layers}
-        order = sorted(
-            range(len(inputs)), key=lambda place: (inputs[place].head in own, names.index(inputs[place].head))
-        )
-        lanes = [
-            list(places)
-            for _, places in groupby(
-                order, key=lambda place: inputs[place].head if inputs[place].head in own else ""
-            )
-        ]
-        batch = Batch.of([inputs[place] for place in order], self.shapes, [len(lane) for lane in lanes])
-        segments = dict(zip(order, batch.segments, strict=True))
-        count = len(self._layers)
-        floors = [self._held[inputs[lane[0]].head].floor for lane in lanes if inputs[lane[0]].head in own]
-        split = min(floors, default=count)
-        state = functional.embedding(torch.tensor(batch.ids), self._ends.embedding)
-        turns = self._turns.at(batch.positions)
-        owners = None
-        if inputs[lanes[0][0]].head not in own:
-            spans = _spans(inputs, lanes[0], segments)
-            owners = Owners.of(spans, self._added) if spans else None
-        state = self._through(range(split), state, turns, self._packed(batch.segments, state), owners=owners)
-        ended = []
-        for lane, rows in zip(lanes, batch.lanes, strict=True):
-            mine = state[rows]
-            moved = {
-                place: replace(segments[place], start=segments[place].start - rows.start) for place in lane
-            }
-            if split < count:
-                held = self._held.get(inputs[lane[0]].head) if inputs[lane[0]].head in own else None
-                mine = self._upper(
-                    split, mine, (turns[0][rows], turns[1][rows]), list(moved.values()), held, owners
-                )
-            wanted = [
-                list(range(segment.start + segment.count - inputs[place].rows, segment.start + segment.count))
-                for place, segment in moved.items()
-            ]
-            ended.append(_Lane(mine, lane, wanted))
-        for model_input in inputs:
-            model_input.kv.tokens += model_input.tokens
-        return self._logits(inputs, ended)
-
-    def _upper(
-        self,
-        split: int,
-        state: torch.Tensor,
-        turns: tuple[torch.Tensor, torch.Tensor],
-        segments: Sequence[Segment],
-        held: Held | None,
-        owners: Owners | None,
-    ) -> torch.Tensor:
-        """One lane's rows through the layers from `split` on."""
-        packed, count = self._packed(segments, state), len(self._layers)
-        if held is None:
-            return self._through(range(split, count), state, turns, packed, owners=owners)
-        state = self._through(range(split, held.floor), state, turns, packed)
-        return self._through(range(held.floor, count), state, turns, packed, held=held)
-
-    def _logits(self, inputs: Sequence[ModelInput], lanes: Sequence[_Lane]) -> torch.Tensor:
-        """Logits of all wanted rows, input by input."""
-        found: dict[int, torch.Tensor] = {}
-        order: list[int] = []
-        pieces: list[torch.Tensor] = []
-        for lane in lanes:
-            wanted = dict(zip(lane.inputs, lane.wanted, strict=True))
-            for name, together in groupby(lane.inputs, key=lambda place: self._matrix_of(inputs[place].head)):
-                places = [place for place in together if inputs[place].rows]
-                if not places:
-                    continue
-                rows = [row for place in places for row in wanted[place]]
-                whole = self._ended(
-                    lane.state, rows, name, [(inputs[place].head, len(wanted[place])) for place in places]
-                )
-                pieces.append(whole)
-                order += places
-                parts = torch.split(whole, [len(wanted[place]) for place in places])
-                found.update(zip(places, parts, strict=True))
-        if not pieces:
-            return torch.empty((0, self.shape.vocab_size))
-        if len(pieces) == 1 and order == sorted(order):
-            return pieces[0]
-        return torch.cat([found[place] for place in sorted(order)])
-
-    def _matrix_of(self, name: str) -> str:
-        """The head whose LM head it uses."""
-        held = self._held.get(name)
-        return name if held is not None and held.head is not None else ""
-
-    def _ended(
-        self, state: torch.Tensor, rows: list[int], matrix: str, counts: Sequence[tuple[str, int]]
-    ) -> torch.Tensor:
-        """Logits of rows that share an LM head.
-
-        Args:
-            state: of a lane.
-            rows: of it.
-            matrix: the head whose LM head it is; empty is the base's.
-            counts: heads and how many of the rows they have, in order.
-        """
-        padded = rows + rows[:1] * (self.shapes.padded(len(rows)) - len(rows))
-        norms = [(self._norm_of(name), count) for name, count in counts]
-        weight = norms[0][0]
-        if any(norm is not weight for norm, _ in norms):
-            every = [norm.expand(count, -1) for norm, count in norms]
-            weight = torch.cat((*every, weight.expand(len(padded) - len(rows), -1)))
-        last = self._normed(state[padded], weight)
-        head = self._held[matrix].head if matrix else None
-        logits = self._in_pieces(self._ends.head if head is None else head, last)
-        spans, at = [], 0
-        for name, count in counts:
-            if name in self._last_rack.owners:
-                spans.append((name, at, at + count))
-            at += count
-        if spans:
-            self._last_rack.add(logits, last, Owners.of(spans, self._added))
-        return logits[: len(rows)].float()
-
-    def _norm_of(self, name: str) -> torch.Tensor:
-        held = self._held.get(name)
-        return self._ends.norm if held is None or held.norm is None else held.norm
-
-    def _in_pieces(self, product: Product, x: torch.Tensor) -> torch.Tensor:
-        """Products, in pieces of as many rows as keep their bits."""
-        pieces = [product(piece) for piece in self.shapes.pieces(x)]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        out = self.shapes.multiply(layer.narrow, between)
+        _add(additions, "narrow", out, between)
+        return state + out
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMS norm over the last dimension, rounded before the weights multiply, as transformers does."""
@@ -529,27 +295,9 @@ class ExactModel:
         squares = (wide * wide).sum(dim=-1, keepdim=True).div_(x.shape[-1])
         return (wide * squares.add_(self.shape.epsilon).rsqrt_()).to(x.dtype).mul_(weight)
 
-    def _heads_normed(
-        self, projected: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor
-    ) -> torch.Tensor:
-        """Norm each head of queries and of keys; values stay as they are."""
-        counts = [self.heads.queries, self.heads.keys, self.heads.keys]
-        query, key, value = projected.split_with_sizes(counts, dim=1)
-        return torch.cat((self._normed(query, queries), self._normed(key, keys), value), dim=1)
 
-
-def _mlp(matrices: Layer, x: torch.Tensor) -> torch.Tensor:
-    gate, up = matrices.widen(x).chunk(2, dim=1)
-    return matrices.narrow(functional.silu(gate).mul_(up))
-
-
-def _spans(
-    inputs: Sequence[ModelInput], lane: Sequence[int], segments: Mapping[int, Segment]
-) -> list[tuple[str, int, int]]:
-    """Rows of each head with low-rank additions, of inputs that lie head by head."""
-    found = []
-    for name, places in groupby(lane, key=lambda place: inputs[place].head):
-        if name:
-            mine = [segments[place] for place in places]
-            found.append((name, mine[0].start, mine[-1].start + mine[-1].count))
-    return found
+def _add(additions: Additions | None, matrix: str, out: torch.Tensor, x: torch.Tensor) -> None:
+    """Add low-rank additions to a matrix's products."""
+    if additions is not None:
+        banks, owners = additions
+        banks[matrix].add(out, x, owners)

@@ -9,7 +9,7 @@ import torch
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.matrices import KINDS, Matrix, cheapest, make, works
-from flexspec_mq.models.compact.model import CompactModel, Ends
+from flexspec_mq.models.compact.model import CompactModel
 from flexspec_mq.models.compact.ranks import RANKS, frequent, read_ranks
 from flexspec_mq.models.compact.shape import Shape
 from flexspec_mq.models.compact.tensors import EMBEDDING, HEAD, NORM, Tensors, read_layer
@@ -60,19 +60,17 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
     tensors = Tensors(folder)
     tensors.check(shape)
 
-    def make_one(weight: torch.Tensor, bias: torch.Tensor | None, coarse: bool) -> Matrix:
+    def make_coarse(weight: torch.Tensor, bias: torch.Tensor | None, coarse: bool) -> Matrix:
         return make(kind, weight, bias, coarse=coarse)
 
-    layers = [read_layer(tensors, index, shape, make_one, fold=True) for index in range(shape.layers)]
+    layers = [read_layer(tensors, index, shape, make_coarse, fold=True) for index in range(shape.layers)]
     whole = (shape.vocab_size, shape.width)
-    with tensors.opened() as read:
-        embedding = read(EMBEDDING, whole).to(torch.bfloat16)
-        norm = read(NORM, (shape.width,)).to(torch.float32, copy=True)
-        # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
-        head = read(EMBEDDING if shape.tied else HEAD, whole)
-        matrix = make(kind, head if ids is None else head[torch.from_numpy(ids)], coarse=True)
-        del head
-    return CompactModel(shape, kind, layers, Ends(embedding, norm, matrix, ids))
+    embedding = tensors.read(EMBEDDING, whole).to(torch.bfloat16)
+    norm = tensors.read(NORM, (shape.width,)).to(torch.float32, copy=True)
+    # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
+    head = tensors.read(EMBEDDING if shape.tied else HEAD, whole)
+    lm_head = make(kind, head if ids is None else head[torch.from_numpy(ids)], coarse=True)
+    return CompactModel(shape, kind, layers, embedding, norm, lm_head, ids)
 
 
 def _kind(weights: str) -> str:

@@ -8,21 +8,17 @@ import torch
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.compact.exact import ExactEnds, ExactLayer, ExactModel, Making, Norms
+from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
 from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
-    FIRST_NORM,
     HEAD,
-    KEY_NORM,
     NORM,
-    QUERY_NORM,
-    SECOND_NORM,
-    Given,
+    HeadTensors,
     Tensors,
     layer_prefix,
-    read_layer,
+    read_exact_layer,
 )
 from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexspec_mq.models.compact.matrices import Matrix
-    from flexspec_mq.models.compact.tensors import Source
+    from flexspec_mq.models.compact.tensors import ExactLayer
     from flexspec_mq.models.heads.head import FullHead
     from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
@@ -98,31 +94,28 @@ class Checkpoint:
         def make(weight: torch.Tensor, bias: torch.Tensor | None, _coarse: bool) -> Matrix:
             return prepare(weight.to(dtype), None if bias is None else bias.to(dtype))
 
-        layers = []
-        for index in range(shape.layers):
-            matrices = read_layer(tensors, index, shape, make, fold=False)
-            layers.append(ExactLayer(matrices, self._norms(tensors, index)))
+        layers = [read_exact_layer(tensors, index, shape, make, dtype) for index in range(shape.layers)]
         whole = (shape.vocab_size, shape.width)
-        with tensors.opened() as read:
-            # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
-            last = read(EMBEDDING if shape.tied else HEAD, whole)
-            # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
-            head = make(last.clone() if prepare is Plain else last, None, True)
-            del last
-            # Rows that are looked up take room, others do not.
-            ends = ExactEnds(
-                read(EMBEDDING, whole).to(dtype), read(NORM, (shape.width,)).to(dtype, copy=True), head
-            )
+        # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
+        last = tensors.read(EMBEDDING if shape.tied else HEAD, whole)
+        # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
+        lm_head = make(last.clone() if prepare is Plain else last, None, True)
+        del last
+        # Of the embedding's mapping only the rows that are looked up take room.
+        embedding = tensors.read(EMBEDDING, whole).to(dtype)
+        norm = tensors.read(NORM, (shape.width,)).to(dtype, copy=True)
 
-        def layer(head: FullHead, index: int) -> ExactLayer:
-            given = self._given(head, index)
-            return ExactLayer(read_layer(given, index, shape, make, fold=False), self._norms(given, index))
+        def head_layer(head: FullHead, index: int) -> ExactLayer:
+            self._check_names(head, index)
+            return read_exact_layer(HeadTensors(head.tensors), index, shape, make, dtype)
 
-        making = Making(layer, lambda weight: make(weight, None, True), Reordered if reordered else Plain)
-        return ExactModel(shape, layers, ends, products, shapes, making)
+        def head_matrix(weight: torch.Tensor) -> Matrix:
+            return make(weight, None, True)
 
-    def _given(self, head: FullHead, index: int) -> Given:
-        """A head's tensors of a layer, which are those that the base has there.
+        return ExactModel(shape, layers, embedding, norm, lm_head, products, shapes, head_layer, head_matrix)
+
+    def _check_names(self, head: FullHead, index: int) -> None:
+        """Refuse a head whose tensors of a layer are not those that the base has there.
 
         Raises:
             HeadError: naming one that is missing, or that the base does not have.
@@ -136,17 +129,6 @@ class Checkpoint:
             raise HeadError(
                 f"the head {what} {odd[0]}, unlike the base", hint="the head was made for another base"
             )
-        return Given(head.tensors)
-
-    def _norms(self, tensors: Source, index: int) -> Norms:
-        shape, prefix = self.shape, layer_prefix(index)
-        with tensors.opened() as read:
-
-            def weight(name: str, width: int) -> torch.Tensor:
-                return read(f"{prefix}{name}", (width,)).to(self.dtype, copy=True)
-
-            heads = (weight(QUERY_NORM, shape.head), weight(KEY_NORM, shape.head)) if shape.head_norms else ()
-            return Norms(weight(FIRST_NORM, shape.width), weight(SECOND_NORM, shape.width), *heads)
 
     def _kinds(self) -> tuple[Kind, ...]:
         shape, prefix = self.shape, layer_prefix(0)
@@ -159,7 +141,7 @@ class Checkpoint:
             (
                 shape.width,
                 heads + 2 * shape.keys * shape.head,
-                biased(*(f"self_attn.{one}" for one in "qkv")),
+                biased("self_attn.q", "self_attn.k", "self_attn.v"),
             ),
             (heads, shape.width, biased("self_attn.o")),
             (shape.width, 2 * shape.inner, biased("mlp.gate", "mlp.up")),
@@ -198,10 +180,11 @@ def _may_reorder(kinds: tuple[Kind, ...], like: torch.Tensor) -> bool:
     """Whether reordered weights give the bits of plain ones, for all numbers of rows that both are right for."""
     plain, reordered = Products(kinds, Plain), Products(kinds, Reordered)
     try:
-        one, other = row_range(plain, like), row_range(reordered, like)
-        if one is None or other is None:
+        ranges = [row_range(products, like) for products in (plain, reordered)]
+        known = [pair for pair in ranges if pair is not None]
+        if len(known) < 2:
             return False
-        ends = [end for end in (one[1], other[1]) if end is not None]
-        return same_bits(plain, reordered, like, max(one[0], other[0]), min(ends, default=None))
+        most = min((end for _, end in known if end is not None), default=None)
+        return same_bits(plain, reordered, like, max(first for first, _ in known), most)
     except (RuntimeError, NotImplementedError, AttributeError):
         return False  # another processor, or a torch without oneDNN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.shape import Shape
+    from flexspec_mq.models.compact.tensors import Layer
     from flexspec_mq.models.runner import ModelInput
 
 
@@ -26,69 +26,43 @@ _FEW = 8
 """Tokens of a session up to which keys are the first factor of the scores."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer. The weights of its norms are in the matrices behind them.
-
-    Attributes:
-        project: to queries, keys and values, one behind the other.
-        merge: from the heads back to the width.
-        widen: to gate and up, one behind the other.
-        narrow: back to the width.
-    """
-
-    project: Matrix
-    merge: Matrix
-    widen: Matrix
-    narrow: Matrix
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the matrices."""
-        return sum(each.nbytes for each in (self.project, self.merge, self.widen, self.narrow))
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """What is before the first layer and behind the last.
-
-    Attributes:
-        embedding: bfloat16 [vocabulary, width].
-        norm: weights of the last norm, float32 [width].
-        head: to the logits of `ids`.
-        ids: token id of each column of the logits, ascending int64; None when they are all ids.
-    """
-
-    embedding: torch.Tensor
-    norm: torch.Tensor
-    head: Matrix
-    ids: npt.NDArray[np.int64] | None
-
-
 class CompactModel:
     """A model with Llama's layers that reads several sessions in one forward, as `PackedModel` does.
 
     Quickest for one token of one session. Rows of logits may differ by rounding with what shares the forward.
 
-    Attributes:
+    Args:
         shape: sizes.
-        kind: of its weights, one of `matrices.KINDS`.
+        kind: kind of its weights, one of `matrices.KINDS`.
+        layers: decoder layers.
+        embedding: bfloat16 [vocabulary, width].
+        norm: weights of the final norm, float32 [width].
+        lm_head: matrix to the logits of `ids`.
         ids: token id of each column of the logits, ascending; None when they are all ids.
     """
 
-    def __init__(self, shape: Shape, kind: str, layers: Sequence[Layer], ends: Ends) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        kind: str,
+        layers: Sequence[Layer],
+        embedding: torch.Tensor,
+        norm: torch.Tensor,
+        lm_head: Matrix,
+        ids: npt.NDArray[np.int64] | None,
+    ) -> None:
         self.shape = shape
         self.kind = kind
-        self.ids = ends.ids
+        self.ids = ids
         self._layers = layers
-        self._ends = ends
+        self._embedding, self._norm, self._lm_head = embedding, norm, lm_head
         self._like = torch.empty(0, dtype=torch.bfloat16)
         self._turns = Turns(shape.rotary, (shape.queries, shape.keys), self._like)
 
     @property
     def nbytes(self) -> int:
         """Bytes of matrices that a forward reads, the embedding left out."""
-        return sum(layer.nbytes for layer in self._layers) + self._ends.head.nbytes
+        return sum(layer.nbytes for layer in self._layers) + self._lm_head.nbytes
 
     @property
     def columns(self) -> int:
@@ -96,7 +70,7 @@ class CompactModel:
         return self.shape.vocab_size if self.ids is None else len(self.ids)
 
     def new_kv(self) -> SessionKV:
-        """Empty keys and values for a new session."""
+        """Make empty keys and values for a new session."""
         return SessionKV(len(self._layers), self.shape.keys, self.shape.head, self._like)
 
     @torch.inference_mode()
@@ -124,7 +98,7 @@ class CompactModel:
         rows = len(tokens)
         cosines, sines = self._turns.at(positions)
         # The sum of all layers is kept in float32; products are of bfloat16.
-        state = functional.embedding(torch.tensor(tokens), self._ends.embedding).float()
+        state = functional.embedding(torch.tensor(tokens), self._embedding).float()
         heads = (rows, shape.queries + 2 * shape.keys, 2, shape.head // 2)
         width = shape.queries * shape.head
         for index, layer in enumerate(self._layers):
@@ -142,7 +116,7 @@ class CompactModel:
             return torch.empty((0, self.columns))
         if len(wanted) < rows:
             state = state[wanted]
-        return self._ends.head((self._normed(state) * self._ends.norm).to(torch.bfloat16)).float()
+        return self._lm_head((self._normed(state) * self._norm).to(torch.bfloat16)).float()
 
     def _normed(self, state: torch.Tensor) -> torch.Tensor:
         """RMS norm without weights: float32 [rows, width] → bfloat16 of the same shape."""

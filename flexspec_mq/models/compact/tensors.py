@@ -1,11 +1,11 @@
-"""The tensors of a checkpoint with Llama's layers: read one at a time, checked, and joined to a layer's matrices."""
+"""Tensors of a checkpoint with Llama's layers: read one at a time, checked, and joined to a layer's matrices."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.compact.matrices import Matrix
-from flexspec_mq.models.compact.model import Layer
 from flexspec_mq.models.compact.shape import Shape, refused
 
 if TYPE_CHECKING:
@@ -27,11 +26,46 @@ QUERY_NORM, KEY_NORM = "self_attn.q_norm.weight", "self_attn.k_norm.weight"
 _ATTENTION, _MLP = "self_attn.", "mlp."
 
 Make = Callable[[torch.Tensor, "torch.Tensor | None", bool], Matrix]
-"""From weights, bias, and whether the matrix bears rounding well, to what multiplies."""
+"""Prepares a matrix from weights, bias, and whether it bears rounding well."""
 
 
-Reading = Callable[[str, "tuple[int, ...]"], torch.Tensor]
-"""From a tensor's name and its shape to the tensor, which must be copied to be kept."""
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer whose norms' weights are in the matrices behind them.
+
+    Attributes:
+        project: matrix to queries, keys and values, one behind the other.
+        merge: matrix from the heads back to the width.
+        widen: matrix to gate and up, one behind the other.
+        narrow: matrix back to the width.
+    """
+
+    project: Matrix
+    merge: Matrix
+    widen: Matrix
+    narrow: Matrix
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return sum(each.nbytes for each in (self.project, self.merge, self.widen, self.narrow))
+
+
+@dataclass(frozen=True, slots=True)
+class ExactLayer(Layer):
+    """One decoder layer with the weights of its RMS norms, in the dtype of the model.
+
+    Attributes:
+        attention_norm: norm before the attention, [width].
+        mlp_norm: norm before the MLP, [width].
+        query_norm: norm of each head of queries, [head size]; None where the model has none.
+        key_norm: norm of each head of keys.
+    """
+
+    attention_norm: torch.Tensor
+    mlp_norm: torch.Tensor
+    query_norm: torch.Tensor | None = None
+    key_norm: torch.Tensor | None = None
 
 
 class Source(Protocol):
@@ -39,13 +73,17 @@ class Source(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
 
-    def opened(self) -> AbstractContextManager[Reading]:
-        """Read them for a while."""
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Read a tensor, which must be copied to be kept.
+
+        Raises:
+            ModelError: it is missing, of another shape, or unreadable.
+        """
         ...
 
 
-class Given:
-    """Tensors that are in memory already."""
+class HeadTensors:
+    """Tensors of a head, whose shapes were checked when they were read."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
@@ -53,14 +91,13 @@ class Given:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    @contextmanager
-    def opened(self) -> Iterator[Reading]:
-        """Shapes were checked when they were read."""
-        yield lambda name, _shape: self._tensors[name]
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:  # noqa: ARG002
+        """See `Source`."""
+        return self._tensors[name]
 
 
 class Tensors:
-    """The tensors of a checkpoint by name, from one file or several."""
+    """Tensors of a checkpoint by name, from one file or several."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -81,11 +118,11 @@ class Tensors:
 
     @property
     def names(self) -> Iterable[str]:
-        """Of all of them."""
+        """Names of all tensors."""
         return self._where.keys()
 
     def digest(self) -> str:
-        """Of the files with weights, byte by byte."""
+        """SHA-256 of the files with weights, byte by byte."""
         whole = hashlib.sha256()
         for name in sorted(set(self._where.values())):
             with (self._folder / name).open("rb") as file:
@@ -105,18 +142,29 @@ class Tensors:
         if strange:
             raise refused(f"the tensor {strange[0]}, one of {len(strange)} that it would leave out")
 
-    @contextmanager
-    def opened(self) -> Iterator[Read]:
-        """Map the files for a while; what is read is theirs and must be copied to be kept without them.
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Map a tensor's file; the mapping ends with the tensor. See `Source`.
 
         Raises:
-            ModelError: a tensor is missing, of another shape, or unreadable.
+            ModelError: it is missing, of another shape, or unreadable.
         """
-        read = Read(self._folder, self._where)
+        file = self._where.get(name)
+        if file is None:
+            raise ModelError(
+                f"{self._folder} lacks tensors of its model, such as {name}",
+                hint="the weights are incomplete or belong to another config.json",
+            )
         try:
-            yield read
+            with safe_open(self._folder / file, framework="pt") as opened:
+                tensor: torch.Tensor = opened.get_tensor(name)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise self._unreadable(error) from error
+        if tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"{self._folder}: {name} has shape {list(tensor.shape)}, its config.json wants {list(shape)}",
+                hint="the weights belong to another config.json",
+            )
+        return tensor
 
     def _unreadable(self, error: Exception) -> ModelError:
         return ModelError(
@@ -125,37 +173,8 @@ class Tensors:
         )
 
 
-class Read:
-    """Reads tensors; the mappings end with the tensors that show them."""
-
-    def __init__(self, folder: Path, where: dict[str, str]) -> None:
-        self._folder = folder
-        self._where = where
-
-    def __call__(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor, still in its file.
-
-        Raises:
-            ModelError: it is missing or of another shape.
-        """
-        file = self._where.get(name)
-        if file is None:
-            raise ModelError(
-                f"{self._folder} lacks tensors of its model, such as {name}",
-                hint="the weights are incomplete or belong to another config.json",
-            )
-        with safe_open(self._folder / file, framework="pt") as opened:
-            tensor: torch.Tensor = opened.get_tensor(name)
-        if tuple(tensor.shape) != shape:
-            raise ModelError(
-                f"{self._folder}: {name} has shape {list(tensor.shape)}, its config.json wants {list(shape)}",
-                hint="the weights belong to another config.json",
-            )
-        return tensor
-
-
 def layer_prefix(index: int) -> str:
-    """What the names of a layer's tensors begin with."""
+    """Beginning of the names of a layer's tensors."""
     return f"model.layers.{index}."
 
 
@@ -175,7 +194,7 @@ def _names(shape: Shape) -> Iterator[str]:
 
 
 def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
-    """A layer's matrices, joined.
+    """Read a layer's matrices, joined.
 
     Args:
         tensors: of the checkpoint.
@@ -188,42 +207,49 @@ def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: b
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
     queries, keys = shape.queries * shape.head, shape.keys * shape.head
-    prefix = layer_prefix(index)
-    with tensors.opened() as read:
+    prefix, read = layer_prefix(index), tensors.read
 
-        def fused(
-            width: int, *parts: tuple[str, int], norm: str | None = None, coarse: bool = False
-        ) -> Matrix:
-            weights = [read(f"{prefix}{name}.weight", (rows, width)) for name, rows in parts]
-            # A copy also of a single one: products from the file's own pages would start at any byte of a line.
-            weight = torch.cat(weights)
-            if norm is not None and fold:
-                weight = weight * read(f"{prefix}{norm}", (width,)).float()
-            if not any(f"{prefix}{name}.bias" in tensors for name, _ in parts):
-                return make(weight, None, coarse)
-            biases = [
-                read(f"{prefix}{name}.bias", (rows,))
-                if f"{prefix}{name}.bias" in tensors
-                else torch.zeros(rows)
-                for name, rows in parts
-            ]
-            return make(weight, torch.cat(biases), coarse)
+    def fused(width: int, *parts: tuple[str, int], norm: str | None = None, coarse: bool = False) -> Matrix:
+        # A copy also of a single one: products from the file's own pages would start at any byte of a line.
+        weight = torch.cat([read(f"{prefix}{name}.weight", (rows, width)) for name, rows in parts])
+        if norm is not None and fold:
+            weight = weight * read(f"{prefix}{norm}", (width,)).float()
+        biased = [f"{prefix}{name}.bias" in tensors for name, _ in parts]
+        if not any(biased):
+            return make(weight, None, coarse)
+        biases = [
+            read(f"{prefix}{name}.bias", (rows,)) if has_bias else torch.zeros(rows)
+            for (name, rows), has_bias in zip(parts, biased, strict=True)
+        ]
+        return make(weight, torch.cat(biases), coarse)
 
-        return Layer(
-            project=fused(
-                shape.width,
-                (f"{_ATTENTION}q_proj", queries),
-                (f"{_ATTENTION}k_proj", keys),
-                (f"{_ATTENTION}v_proj", keys),
-                norm=FIRST_NORM,
-            ),
-            merge=fused(queries, (f"{_ATTENTION}o_proj", shape.width)),
-            widen=fused(
-                shape.width,
-                (f"{_MLP}gate_proj", shape.inner),
-                (f"{_MLP}up_proj", shape.inner),
-                norm=SECOND_NORM,
-                coarse=True,
-            ),
-            narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width), coarse=True),
-        )
+    projections = (
+        (f"{_ATTENTION}q_proj", queries),
+        (f"{_ATTENTION}k_proj", keys),
+        (f"{_ATTENTION}v_proj", keys),
+    )
+    gate_and_up = ((f"{_MLP}gate_proj", shape.inner), (f"{_MLP}up_proj", shape.inner))
+    return Layer(
+        project=fused(shape.width, *projections, norm=FIRST_NORM),
+        merge=fused(queries, (f"{_ATTENTION}o_proj", shape.width)),
+        widen=fused(shape.width, *gate_and_up, norm=SECOND_NORM, coarse=True),
+        narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width), coarse=True),
+    )
+
+
+def read_exact_layer(tensors: Source, index: int, shape: Shape, make: Make, dtype: torch.dtype) -> ExactLayer:
+    """Read a layer's matrices, as `read_layer`, and its norms.
+
+    Raises:
+        ModelError: a tensor is missing, of another shape, or unreadable.
+    """
+
+    def norm(name: str, width: int) -> torch.Tensor:
+        return tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(dtype, copy=True)
+
+    layer = read_layer(tensors, index, shape, make, fold=False)
+    head_norms = (norm(QUERY_NORM, shape.head), norm(KEY_NORM, shape.head)) if shape.head_norms else ()
+    return ExactLayer(
+        layer.project, layer.merge, layer.widen, layer.narrow,
+        norm(FIRST_NORM, shape.width), norm(SECOND_NORM, shape.width), *head_norms,
+    )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from flexspec_mq.models.invariance.product_probe import attention_shapes, row_range
 
 if TYPE_CHECKING:
-    from flexspec_mq.models.invariance.product_probe import Products
+    from flexspec_mq.models.invariance.product_probe import Product, Products
 
 _CONTEXT_GRAIN = 64
 
@@ -63,3 +63,8 @@ class Shapes:
         if self.max_rows is None or len(x) <= self.max_rows:
             return (x,)
         return torch.split(x, self.max_rows)
+
+    def multiply(self, product: Product, x: torch.Tensor) -> torch.Tensor:
+        """Multiply rows, in pieces of as many as keep their bits."""
+        pieces = [product(piece) for piece in self.pieces(x)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

@@ -26,8 +26,6 @@ from flexspec_mq.models.onnx.folder import (
 from flexspec_mq.models.onnx.graphs import Backbone, Graph, weights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
     import torch
 
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from flexspec_mq.models.compact.tensors import Tensors
 
     Floats = npt.NDArray[np.float32]
-    Read = Callable[[str, tuple[int, ...]], torch.Tensor]
 
 KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4)}
 """Bits of a weight in the attention, and in MLPs and LM head."""
@@ -112,12 +109,11 @@ def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
     tensors = Tensors(checkpoint)
     tensors.check(shape)
     whole = (shape.vocab_size, shape.width)
-    with tensors.opened() as read:
-        _backbone(read, tensors, shape, (attention, rest)).save(work / BACKBONE)
-        embedding = read("model.embed_tokens.weight", whole)
-        head = embedding if shape.tied else read("lm_head.weight", whole)
-        rows = _floats(head if ids is None else head[ids])
-        _halves(embedding).tofile(work / EMBEDDING)
+    _backbone(tensors, shape, (attention, rest)).save(work / BACKBONE)
+    embedding = tensors.read("model.embed_tokens.weight", whole)
+    head = embedding if shape.tied else tensors.read("lm_head.weight", whole)
+    rows = _floats(head if ids is None else head[ids])
+    _halves(embedding).tofile(work / EMBEDDING)
     _head(rows, rest).save(work / HEAD)
     if ids is not None:
         np.save(work / IDS, ids.astype(np.int32))
@@ -142,7 +138,7 @@ def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
     (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
 
 
-def _backbone(read: Read, tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
+def _backbone(tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
     """All layers and the last norm."""
     queries, keys = shape.queries * shape.head, shape.keys * shape.head
     attention, mlp = bits
@@ -150,14 +146,16 @@ def _backbone(read: Read, tensors: Tensors, shape: Shape, bits: tuple[int, int])
     graph = made.graph
 
     def norm(name: str) -> Floats:
-        return _floats(read(name, (shape.width,)))
+        return _floats(tensors.read(name, (shape.width,)))
 
     def product(name: str, x: str, width: int, parts: list[tuple[str, int]], few: int) -> str:
-        weight = np.concatenate([_floats(read(f"{part}.weight", (rows, width))) for part, rows in parts])
+        weight = np.concatenate(
+            [_floats(tensors.read(f"{part}.weight", (rows, width))) for part, rows in parts]
+        )
         bias = None
         if any(f"{part}.bias" in tensors for part, _ in parts):
             bias = np.concatenate([
-                _floats(read(f"{part}.bias", (rows,)))
+                _floats(tensors.read(f"{part}.bias", (rows,)))
                 if f"{part}.bias" in tensors
                 else np.zeros(rows, dtype=np.float32)
                 for part, rows in parts

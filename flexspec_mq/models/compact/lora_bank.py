@@ -1,15 +1,16 @@
-"""The low-rank additions of all heads to one matrix, side by side: two products however many heads share a forward.
+"""Low-rank additions (LoRA) of all heads to one matrix, side by side: two products however many heads share a forward.
 
-Each head has columns of its own between the two products, and a row keeps only those of its head; what the others'
-columns add is an exact zero. So a row's bits do not depend on who else is held, as long as the kernel sums a head's
-columns in one order wherever they stand. Two rules see to that, and `Rack.compare` asks: the columns of an addition
-begin at a multiple of the power of two that holds them, and there are `_GRAIN`, or a multiple of it, in all.
+Each head has columns of its own between the two products, and a row keeps only those of its head; the others' columns
+add an exact zero. So a row's bits do not depend on which heads are held, as long as the kernel sums a head's columns
+in one order wherever they stand. Two rules see to that, and `LoraBank.compare` asks: the columns of an addition begin
+at a multiple of the power of two that holds them, and there are `_GRAIN`, or a multiple of it, in all.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,25 +31,24 @@ if TYPE_CHECKING:
 _GRAIN = 64
 """Columns: with fewer, oneDNN and MKL take other kernels for few rows."""
 _LEAST = 8
-"""Columns of an addition."""
-
+"""Fewest columns of an addition."""
 _COLUMNS = (64, 128, 256, 512)
-"""Between two products, in a comparison."""
+"""Columns between two products, in a comparison."""
 _WIDEST = 4096
-"""Outputs that a comparison asks with."""
+"""Most outputs in a comparison."""
 
 Slot = tuple[str, int, int]
-"""A head, and the columns that one of its additions has, from and to."""
+"""A head, and the columns of one of its additions: first, and behind the last."""
 
 
 @dataclass(slots=True)
-class Owners:
-    """Which rows of a forward are whose.
+class RowOwners:
+    """Rows of a forward with low-rank additions, and the heads whose they are.
 
     Attributes:
         spans: head, first row and the row behind the last, in ascending order, within the window.
         window: rows of the forward that have additions.
-        shapes: of the additions' products.
+        shapes: shapes of the additions' products.
     """
 
     spans: tuple[tuple[str, int, int], ...]
@@ -57,10 +57,10 @@ class Owners:
     _masks: dict[tuple[Slot, ...], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> Owners:
-        """From spans in rows of the forward, at least one."""
+    def of(cls, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> RowOwners:
+        """Take at least one span in rows of the forward."""
         begin, end = spans[0][1], spans[-1][2]
-        moved = tuple((name, one - begin, other - begin) for name, one, other in spans)
+        moved = tuple((name, first - begin, behind - begin) for name, first, behind in spans)
         return cls(moved, slice(begin, end), shapes)
 
     @property
@@ -70,49 +70,42 @@ class Owners:
         return self.shapes.padded(rows) - rows
 
     def hidden(self, layout: tuple[Slot, ...], columns: int, device: torch.device) -> torch.Tensor:
-        """Where a column is not the row's own, [rows of the window and padding, columns]."""
-        found = self._masks.get(layout)
-        if found is None:
-            found = torch.ones((self.spans[-1][2] + self.padding, columns), dtype=torch.bool)
+        """Mask of the columns that are not the row's own, [rows of the window and padding, columns]."""
+        mask = self._masks.get(layout)
+        if mask is None:
+            mask = torch.ones((self.spans[-1][2] + self.padding, columns), dtype=torch.bool)
             for name, begin, end in self.spans:
                 for owner, first, behind in layout:
                     if owner == name:
-                        found[begin:end, first:behind] = False
-            found = self._masks[layout] = found.to(device)
-        return found
+                        mask[begin:end, first:behind] = False
+            mask = self._masks[layout] = mask.to(device)
+        return mask
 
 
-class Rack:
+class LoraBank:
     """Additions to a matrix whose outputs are those of several parts, one behind the other.
 
     Attributes:
-        layout: the columns that are taken.
+        layout: columns that are taken.
     """
 
     def __init__(self, width: int, outputs: Sequence[int], make: Make, like: torch.Tensor) -> None:
         """Hold nothing yet.
 
         Args:
-            width: of the input.
-            outputs: of each part.
-            make: from plain weights to what multiplies.
+            width: width of the input.
+            outputs: number of outputs of each part.
+            make: prepares a matrix from plain weights.
             like: a tensor on the device and in the dtype of the model.
         """
         self.layout: tuple[Slot, ...] = ()
         self._width = width
-        self._edges = [0]
-        for count in outputs:
-            self._edges.append(self._edges[-1] + count)
+        self._edges = [0, *accumulate(outputs)]
         self._make = make
         self._like = like
         self._down: Matrix | None = None
         self._up: Matrix | None = None
         self._scales: dict[str, list[tuple[slice, float]]] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that it holds."""
-        return sum(one.nbytes for one in (self._down, self._up) if one is not None)
 
     @property
     def owners(self) -> set[str]:
@@ -121,7 +114,7 @@ class Rack:
 
     @property
     def columns(self) -> int:
-        """Between the two products."""
+        """Columns between the two products."""
         return -(-max((end for _, _, end in self.layout), default=0) // _GRAIN) * _GRAIN
 
     def hold(self, name: str, deltas: Mapping[int, Delta]) -> None:
@@ -161,13 +154,13 @@ class Rack:
         down, up = _resized(down, self.columns, 0), _resized(up, self.columns, 1)
         self._down, self._up = self._make(down, None), self._make(up, None)
 
-    def add(self, out: torch.Tensor, x: torch.Tensor, owners: Owners) -> None:
+    def add(self, out: torch.Tensor, x: torch.Tensor, owners: RowOwners) -> None:
         """Add to the products of a matrix.
 
         Args:
             out: [rows, outputs], changed where rows have an addition.
-            x: [rows, width].
-            owners: of the rows.
+            x: input of the matrix, [rows, width].
+            owners: heads of the rows.
         """
         down, up, shapes = self._down, self._up, owners.shapes
         if down is None or up is None:
@@ -175,17 +168,17 @@ class Rack:
         window = x[owners.window]
         if owners.padding:
             window = functional.pad(window, (0, 0, 0, owners.padding))
-        between = _in_pieces(down, window, shapes)
+        between = shapes.multiply(down, window)
         between.masked_fill_(owners.hidden(self.layout, between.shape[1], between.device), 0.0)
-        added = _in_pieces(up, between, shapes)
+        added = shapes.multiply(up, between)
         for name, begin, end in owners.spans if self._scales else ():
             for outputs, scale in self._scales.get(name, ()):
                 added[begin:end, outputs] *= scale
         out[owners.window] += added[: owners.spans[-1][2]]
 
     @property
-    def asked(self) -> tuple[int, int, int, tuple[int, ...]]:
-        """What `compare` depends on: width, outputs, columns, ranks."""
+    def compared(self) -> tuple[int, int, int, tuple[int, ...]]:
+        """Width, outputs, columns and ranks, on which alone `compare` depends."""
         ranks = {end - first for _, first, end in self.layout}
         return self._width, min(self._edges[-1], _WIDEST), self.columns, tuple(sorted(ranks))
 
@@ -194,28 +187,28 @@ class Rack:
         """Compare an addition's products at some places, and among as many columns as there may be.
 
         Args:
-            counts: of rows, ascending.
+            counts: numbers of rows, ascending.
 
         Returns:
             Rows compared, and rows with other bits.
         """
-        width, outputs, columns, ranks = self.asked
+        width, outputs, columns, ranks = self.compared
         generator = torch.Generator().manual_seed(1)
         order = torch.randperm(width // 2 * 2, generator=generator)
         most = counts[-1]
         x = cancelling(most, width, -1.0, order, generator).to(self._like)
         down = cancelling(_GRAIN, width, 1.0, order, generator).to(self._like)
         sizes = sorted({*_COLUMNS, columns})
-        found = []
+        results = []
         for size in sizes:
             product = self._make(functional.pad(down, (0, 0, size - _GRAIN, 0)), None)
-            found.append([product(x[:count])[:, -_GRAIN:] for count in counts])
-        rows, differing = _differing(found)
+            results.append([product(x[:count])[:, -_GRAIN:] for count in counts])
+        rows, differing = _differing(results)
         for rank in ranks:
             order = torch.randperm(rank // 2 * 2, generator=generator)
             between = cancelling(most, rank, -1.0, order, generator).to(self._like)
             up = cancelling(outputs, rank, 1.0, order, generator).to(self._like)
-            found = []
+            results = []
             for size in (size for size in sizes if size >= _grain(rank)):
                 for first in {0, _grain(rank) % size, (size - _grain(rank)) // _grain(rank) * _grain(rank)}:
                     if first + rank > size:
@@ -223,8 +216,8 @@ class Rack:
                     room = (first, size - first - rank)
                     product = self._make(functional.pad(up, room), None)
                     spread = functional.pad(between, room)
-                    found.append([product(spread[:count]) for count in counts])
-            more, others = _differing(found)
+                    results.append([product(spread[:count]) for count in counts])
+            more, others = _differing(results)
             rows, differing = rows + more, differing + others
         return rows, differing
 
@@ -234,16 +227,13 @@ class Rack:
         return self._down.plain().clone(), self._up.plain().clone()
 
 
-def _in_pieces(product: Matrix, x: torch.Tensor, shapes: Shapes) -> torch.Tensor:
-    pieces = [product(piece) for piece in shapes.pieces(x)]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-def _differing(found: Sequence[Sequence[torch.Tensor]]) -> tuple[int, int]:
-    """Rows, and rows with other bits than in the last of the first ones, which has all."""
-    wanted = found[0][-1]
-    every = [one for results in found for one in results]
-    return sum(map(len, every)), sum(int((one != wanted[: len(one)]).any(dim=-1).sum()) for one in every)
+def _differing(results: Sequence[Sequence[torch.Tensor]]) -> tuple[int, int]:
+    """Rows, and rows with other bits than in the last result of the first list, which has all."""
+    wanted = results[0][-1]
+    every = [result for some in results for result in some]
+    return sum(map(len, every)), sum(
+        int((result != wanted[: len(result)]).any(dim=-1).sum()) for result in every
+    )
 
 
 def _grain(rank: int) -> int:
@@ -260,7 +250,7 @@ def _free(taken: Sequence[Slot], rank: int) -> int:
 
 
 def _folded(up: torch.Tensor, scale: float) -> tuple[torch.Tensor, float]:
-    """Weights that have the scale in them where it rounds nothing, and what of it is left."""
+    """Weights with the scale in them where it rounds nothing, and the scale that is left."""
     if abs(math.frexp(scale)[0]) == 0.5:
         scaled = up * scale
         if torch.equal(scaled / scale, up):
@@ -269,7 +259,7 @@ def _folded(up: torch.Tensor, scale: float) -> tuple[torch.Tensor, float]:
 
 
 def _resized(weights: torch.Tensor, columns: int, along: int) -> torch.Tensor:
-    """As many rows or columns as there shall be; new ones are zeros."""
+    """Weights with so many rows or columns; new ones are zeros."""
     kept = weights.narrow(along, 0, min(columns, weights.shape[along]))
     size = list(weights.shape)
     size[along] = columns - kept.shape[along]
@@ -279,13 +269,13 @@ def _resized(weights: torch.Tensor, columns: int, along: int) -> torch.Tensor:
 def shapes_of_additions(
     matrices: Iterable[tuple[int, int]], make: Make, like: torch.Tensor, shapes: Shapes
 ) -> Shapes:
-    """Rows that products of additions need on this machine, whichever heads are held.
+    """Shapes that products of additions need on this machine, whichever heads are held.
 
     Args:
         matrices: width and outputs of each that may have additions.
-        make: from plain weights to what multiplies.
+        make: prepares a matrix from plain weights.
         like: a tensor on the device and in the dtype of the model.
-        shapes: of the model's own products.
+        shapes: shapes of the model's own products.
     """
     kinds = {
         kind
@@ -297,20 +287,19 @@ def shapes_of_additions(
     return replace(shapes, min_rows=least, max_rows=most)
 
 
-def compare_racks(racks: Sequence[Rack], shapes: Shapes) -> tuple[int, int]:
+def compare_banks(banks: Iterable[LoraBank], shapes: Shapes) -> tuple[int, int]:
     """Compare products of additions at every place that they may have, with sums that cancel.
 
     Args:
-        racks: those that are alike are asked once.
-        shapes: of the additions' products.
+        banks: banks of one kind are compared once.
+        shapes: shapes of the additions' products.
 
     Returns:
         Rows compared, and rows with other bits.
     """
-    asked = {rack.asked: rack for rack in racks}
+    different = {bank.compared: bank for bank in banks}
     counts = [
         count for count in COUNTS if count >= shapes.min_rows and count <= (shapes.max_rows or COUNTS[-1])
     ]
-    found = [(0, 0), *(rack.compare(counts) for rack in asked.values())]
-    rows, differing = (sum(numbers) for numbers in zip(*found, strict=True))
-    return rows, differing
+    results = [bank.compare(counts) for bank in different.values()]
+    return sum(rows for rows, _ in results), sum(differing for _, differing in results)
