@@ -8,19 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
+from flexspec_mq.controller.policies import ADAPTIVE, DEFAULT, POLICIES, REMOVED
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.trained import trained
+from flexspec_mq.controller.policies.rl import RlPolicy, network_of
 from flexspec_mq.controller.policies.within_limits import WithinLimits
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
-from flexspec_mq.settings import Section, Setting, topic_name
+from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Complaint, Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.limits.limits import Limits
 
 _VERSION = topic_name("version")
+
+
+def _policy(name: str) -> Complaint | None:
+    """The rule of policies' names, for `Setting.check`."""
+    if name in POLICIES:
+        return None
+    if name in REMOVED:
+        return Complaint(f"there is no policy {name!r} any more", REMOVED[name])
+    return Complaint(f"policy {name!r} is none of {', '.join(POLICIES)}")
 
 
 def _random_name() -> str:
@@ -162,7 +172,7 @@ class PlanOptions:
         Setting(
             help="MQTT quality of service, 0-2",
             between=(0, 2),
-            default="1 for what opens a text, then what costs least; with the policies fixed and confidence 1",
+            default="1 for what opens a text, then what costs least; with policy fixed 1",
         ),
     ] = None
     ahead: Annotated[
@@ -193,19 +203,16 @@ class PlanOptions:
     policy: Annotated[
         str,
         Setting(
-            help="what adapts the plan; 'placement' leaves drafting to the worker while it drafts, and has it run "
-            "ahead so that no round trip is waited for; 'threshold' does so too, and else takes the draft length, "
-            "window and run-ahead that are fastest by a closed form; 'bandit' tries some plans; 'predictor' is "
-            "'threshold' with times that a learned predictor corrects; 'rl' is a small network trained in a "
-            "simulator; 'confidence' sets stop by what drafting costs and how fast tokens come; 'fixed' keeps to "
-            "the plan",
-            choices=tuple(POLICIES),
+            help="what adapts the plan: closed-form takes who drafts, draft length, window and run-ahead that are "
+            "expected to be fastest, from what the node measures; rl is a small network trained in a simulator; "
+            "fixed keeps to the plan",
+            check=_policy,
         ),
-    ] = "predictor"
+    ] = DEFAULT
     policy_weights: Annotated[
         Path | None,
         Setting(
-            help="weights of policy 'rl' or 'predictor', as `flexspec policy train` writes them",
+            help="weights of policy rl, as `flexspec policy train` writes them",
             default="those that ship",
         ),
     ] = None
@@ -217,8 +224,13 @@ class PlanOptions:
             UsageError: for a policy that has none.
             ModelError: they cannot be read, or are of something else.
         """
-        if self.policy_weights is not None:
-            trained(self.policy, self.policy_weights)
+        if self.policy_weights is None:
+            return
+        if self.policy != "rl":
+            raise UsageError(
+                f"policy {self.policy!r} has no weights", hint="leave --policy-weights out, or take rl"
+            )
+        network_of(self.policy_weights)
 
     def plan(self) -> Plan:
         """As the protocol takes it."""
@@ -234,7 +246,7 @@ class PlanOptions:
         if self.policy_weights is None:
             made = POLICIES[self.policy](self.plan())
         else:
-            made = trained(self.policy, self.policy_weights)(self.plan())
+            made = RlPolicy(self.plan(), network=network_of(self.policy_weights))
         if limits is not None:
             made = WithinLimits(made, self.plan(), limits)
         return CheapestQos(made) if self.qos is None and self.policy in ADAPTIVE else made

@@ -20,12 +20,11 @@ class Alternative:
     """What a policy could have planned, or has.
 
     Attributes:
-        name: who drafts, and how; or whose plan it is.
+        name: who drafts, and how.
         seconds: of a token, as the policy expects or has measured it; None where it knows nothing of it.
         chosen: it is what the newest plan does.
         joules: of a token, as expected; None where no limit asks for it.
         allowed: no limit excludes it.
-        delegates: the plan is left to another policy, which the name tells.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Alternative:
     chosen: bool
     joules: float | None = None
     allowed: bool = True
-    delegates: bool = False
 
 
 LimitState = Literal["unknown", "kept", "exceeded", "out_of_reach", "below"]
@@ -104,7 +102,7 @@ class Planned:
             return ()
         does, told = in_words(self.plan), dict[str, Alternative]()
         for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, _seconds(one))):
-            told_as = one if not one.chosen else _carried_out(one, does)
+            told_as = replace(one, name=does) if one.chosen else one
             told.setdefault(told_as.name, told_as)
         return _fastest(told.values())
 
@@ -133,10 +131,6 @@ def in_words(plan: Plan) -> str:
         return nobody_drafts(ahead=ahead)
     more = ", and drafts if it can" if ahead and plan.worker_draft else ""
     return device_drafts(plan.draft_length, plan.in_flight, ahead=ahead) + more
-
-
-def _carried_out(chosen: Alternative, does: str) -> Alternative:
-    return replace(chosen, name=f"{chosen.name}: {does}" if chosen.delegates else does)
 
 
 def _seconds(one: Alternative) -> float:

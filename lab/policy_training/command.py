@@ -24,9 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     commands = policy.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser(
         "train",
-        help="train the policies rl and predictor in the simulator",
-        description="Texts, links and speeds are drawn; every action is tried in the same episode, and the policies "
-        "learn which takes least. Ctrl-C stops it; it goes on where it stopped when the same command is given again.",
+        help="train the policy rl in the simulator",
+        description="Texts, links and speeds are drawn; every action is tried in the same episode, and the policy "
+        "learns which takes least. Ctrl-C stops it; it goes on where it stopped when the same command is given again.",
     )
     train.set_defaults(func=_train)
     add = train.add_argument
@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="for rl.json and predictor.json, the state to resume from, history and picture",
+        help="for rl.json, the state to resume from, history and picture",
     )
     add(
         "--episodes",
@@ -77,7 +77,7 @@ def _train(args: argparse.Namespace) -> int:
     training.save(files)
     training.write(files)
     answer(_line(training.episodes, training.history))
-    answer(f"weights: {files.network} and {files.correction}")
+    answer(f"weights: {files.network}")
     return 0
 
 
@@ -87,5 +87,5 @@ def _line(episodes: int, history: list[dict[str, float]]) -> str:
     last = history[-1]
     return (
         f"{episodes} episodes; held out, beyond the best in hindsight: network {last['held_out']:.1%}, "
-        f"closed form {last['closed_form']:.1%}, best single action {last['best_single']:.1%}"
+        f"best single action {last['best_single']:.1%}"
     )

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from flexspec_mq.daemon.files import whole
 
-COLUMNS = ("episodes", "rows", "training", "held_out", "closed_form", "best_single")
+COLUMNS = ("episodes", "rows", "training", "held_out", "best_single")
 """Episodes and rows so far; then mean excess of seconds over the best action in hindsight, as a share: in training,
-and on held-out episodes of the network, of the action that the closed form expects most of, and of the best single
-one."""
+and on held-out episodes of the network and of the best single one."""
 Line = dict[str, float]
 
 
@@ -40,7 +39,6 @@ def draw(lines: Sequence[Line], out: Path) -> None:
         episodes = [line["episodes"] for line in lines]
         for name, label in (
             ("held_out", "network"),
-            ("closed_form", "closed form"),
             ("best_single", "best single action"),
         ):
             axes.plot(episodes, [100 * line[name] for line in lines], marker="o", markersize=3, label=label)

@@ -69,10 +69,6 @@ class Samples:
         out = self.episodes % _HELD_OUT == _HELD_OUT - 1
         return self._of(out & (self.branched > 0) if held_out else ~out & self._fair())
 
-    def first(self) -> Samples:
-        """Rows of states at which actions part."""
-        return self._of(self.branched > 0)
-
     def _of(self, wanted: NDArray[np.bool_]) -> Samples:
         return Samples(*(getattr(self, name)[wanted] for name in self.__slots__))
 

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.correction import correction_text
 from flexspec_mq.controller.network import network_text
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import UsageError
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode
-from lab.policy_training.fitting import expected, fit_correction
 from lab.policy_training.history import COLUMNS, Line, can_draw, draw, write_history
 from lab.policy_training.learner import Learner
 from lab.policy_training.samples import Array, Samples
@@ -33,7 +30,7 @@ _FIRST = 25
 
 @dataclass(frozen=True, slots=True)
 class TrainingFiles:
-    """What a training writes, all in one folder: weights of both policies, state, history and picture.
+    """What a training writes, all in one folder: weights, state, history and picture.
 
     Attributes:
         folder: of them.
@@ -45,11 +42,6 @@ class TrainingFiles:
     def network(self) -> Path:
         """Of `rl`."""
         return self.folder / "rl.json"
-
-    @property
-    def correction(self) -> Path:
-        """Of `predictor`."""
-        return self.folder / "predictor.json"
 
     @property
     def state(self) -> Path:
@@ -119,16 +111,12 @@ class PolicyTraining:
             return
         reached = self._learner.fit(training, _STEPS)
         excess = held_out.excess()
-        apart = np.array([not (action.worker and action.choice.length) for action in ACTIONS])
-        known = np.where(apart, expected(held_out.numbers), np.inf) if len(excess) else excess
-        rows = np.arange(len(excess))
         values = (
             self.episodes,
             len(self._samples.numbers),
             reached,
             self._learner.excess(held_out),
-            excess[rows, known.argmin(axis=1)].mean() if len(rows) else np.nan,
-            excess.mean(axis=0).min() if len(rows) else np.nan,
+            excess.mean(axis=0).min() if len(excess) else np.nan,
         )
         self.history.append({name: float(value) for name, value in zip(COLUMNS, values, strict=True)})
 
@@ -143,12 +131,8 @@ class PolicyTraining:
             raise UsageError("nothing was learned from so few episodes", hint=f"{_FIT_EVERY} are the least")
         learner = Learner(self.seed)
         learner.fit(training, _LAST_STEPS)
-        for path, text in (
-            (files.network, network_text(learner.network())),
-            (files.correction, correction_text(fit_correction(training.first()))),
-        ):
-            with whole(path) as part:
-                part.write_text(text + "\n", "utf-8")
+        with whole(files.network) as part:
+            part.write_text(network_text(learner.network()) + "\n", "utf-8")
 
     def save(self, files: TrainingFiles) -> None:
         """State, history and, where that is possible, the picture."""

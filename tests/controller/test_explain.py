@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from flexspec_mq.controller.explain import MOST, Alternative, Explains, Planned, in_words
 from flexspec_mq.controller.plan import Observation, Plan, Policy
 from flexspec_mq.controller.policies import ADAPTIVE, POLICIES, name_of
-from flexspec_mq.controller.policies.bandit import BanditPolicy
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
-COMPARING = "threshold", "predictor", "bandit"
 
 bases = st.builds(
     Plan,
@@ -60,11 +58,10 @@ def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observa
         assert plan == left.plan(seen)
         told = Planned(asked, plan, seen).alternatives
         assert told == Planned(asked, plan, seen).alternatives
-        assert bool(told) == (name in COMPARING and (base.draft_length > 0 or name == "bandit"))
+        assert bool(told) == (name == "closed-form" and base.draft_length > 0)
         chosen = [one for one in told if one.chosen]
         assert len(chosen) == bool(told)
-        assert all(one.name.removeprefix("as threshold plans: ") == in_words(plan) for one in chosen)
-        assert all(one.delegates == one.name.startswith("as threshold plans") for one in told)
+        assert all(one.name == in_words(plan) for one in chosen)
 
 
 @example(
@@ -75,10 +72,10 @@ def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observa
     ],
 )
 @given(base=bases, steps=texts)
-def test_what_threshold_tells_agrees_with_its_plan(
+def test_what_the_closed_form_tells_agrees_with_its_plan(
     base: Plan, steps: list[tuple[Observation, int, float]]
 ) -> None:
-    policy = ThresholdPolicy(replace(base, draft_length=4))
+    policy = ClosedFormPolicy(replace(base, draft_length=4))
     for seen in (one for one, _, _ in steps for _ in range(4)):  # it looks at all plans by every fourth
         plan = policy.plan(seen)
         told = Planned(policy, plan, seen).alternatives
@@ -112,45 +109,24 @@ def kinds(told: Sequence[Alternative]) -> list[tuple[str, str]]:
     return [(one.name.split()[0], one.name.split(", ")[1]) for one in told]
 
 
-def test_threshold_tells_the_best_of_each_kind() -> None:
+def test_the_closed_form_tells_the_best_of_each_kind() -> None:
     seen = Observation(
         rtt=0.02, compute=0.04, draft_time=0.0045, acceptance=(0.5, 0.58, 0.62, 0.75), worker_drafted=3.0,
         own_forward=0.05, own_tokens=2.5, own_read=0.0, acceptance_known=(20.0,),
     )  # fmt: skip
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(seen), seen).alternatives
     assert told[0] == Alternative("worker runs ahead, and drafts if it can", 0.02, chosen=True)
     assert kinds(told[1:]) == [("device", "worker runs ahead"), ("device", "worker waits")]
     seen = replace(seen, worker_drafted=0.0)
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(seen), seen).alternatives
     assert sorted(kinds(told)) == [
         ("device", "worker runs ahead"),
         ("device", "worker waits"),
         ("nobody", "worker runs ahead"),
     ]
-    assert Planned(ThresholdPolicy(BASE), BASE, seen).alternatives == (), "nothing was chosen yet"
-
-
-def test_the_bandit_tells_what_its_arms_gave() -> None:
-    policy = BanditPolicy(BASE)
-    before = Planned(policy, BASE, Observation()).alternatives
-    assert [one.seconds for one in before] == [None] * MOST
-    assert before[0] == Alternative(
-        f"as threshold plans: {in_words(BASE)}", None, chosen=True, delegates=True
-    )
-    seen = Observation(rtt=0.02, compute=0.04, draft_time=0.005, at=0.0, remaining=90)
-    for _ in range(400):
-        plan = policy.plan(seen)
-        assert seen.at is not None
-        gave = 0.02 if (plan.draft_length, plan.ahead) == (8, 0) else 0.05
-        drafted = seen.drafted + (plan.draft_length > 0)
-        seen = replace(seen, committed=seen.committed + 1, at=seen.at + gave, drafted=drafted)
-    told = Planned(policy, plan, seen).alternatives
-    assert told[0].name.startswith("device drafts K=8 W=1, worker ")
-    assert told[0].seconds == pytest.approx(0.02, rel=0.1)
-    assert all(one.seconds == pytest.approx(0.05, rel=0.1) for one in told[1:])
-    assert sum(one.chosen for one in told) == 1
+    assert Planned(ClosedFormPolicy(BASE), BASE, seen).alternatives == (), "nothing was chosen yet"
 
 
 @dataclass

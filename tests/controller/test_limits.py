@@ -203,11 +203,11 @@ def test_what_no_limit_excludes_is_planned_as_without(name: str) -> None:
 
 
 def test_a_budget_changes_the_plan_where_it_must() -> None:
-    free = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(energy_budget=10.0, energy=ENERGY))
+    free = WithinLimits(POLICIES["closed-form"](BASE), BASE, Limits(energy_budget=10.0, energy=ENERGY))
     plan = free.plan(SLOW)
     assert plan.draft_length > 0
     dear = replace(ENERGY, cores=400)
-    tight = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(energy_budget=0.9, energy=dear))
+    tight = WithinLimits(POLICIES["closed-form"](BASE), BASE, Limits(energy_budget=0.9, energy=dear))
     assert tight.plan(SLOW).draft_length == 0
     (report,) = tight.limits()
     assert report.name == "energy_budget"
@@ -216,7 +216,9 @@ def test_a_budget_changes_the_plan_where_it_must() -> None:
 def test_a_target_is_met_with_the_least_energy_that_meets_it() -> None:
     def planned(target: float) -> tuple[Plan, WithinLimits]:
         policy = WithinLimits(
-            POLICIES["threshold"](BASE), BASE, Limits(latency_target=target, energy=replace(ENERGY, cores=40))
+            POLICIES["closed-form"](BASE),
+            BASE,
+            Limits(latency_target=target, energy=replace(ENERGY, cores=40)),
         )
         return policy.plan(SLOW), policy
 
@@ -238,7 +240,7 @@ def test_a_target_is_met_with_the_least_energy_that_meets_it() -> None:
 
 
 def test_without_any_energy_a_target_is_met_with_the_fewest_bytes() -> None:
-    policy = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(latency_target=0.15))
+    policy = WithinLimits(POLICIES["closed-form"](BASE), BASE, Limits(latency_target=0.15))
     plan = policy.plan(SLOW)
     outlook = Outlook(BASE, Calibration(), None)
     outlook.saw(SLOW, 0.0, drafts=False)
@@ -285,7 +287,7 @@ class Unknown:
 
 
 def test_while_no_energy_is_known_the_device_drafts_nothing() -> None:
-    policy = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(energy_budget=9.0, energy=Unknown()))
+    policy = WithinLimits(POLICIES["closed-form"](BASE), BASE, Limits(energy_budget=9.0, energy=Unknown()))
     assert policy.plan(SLOW).draft_length == 0
 
 
@@ -367,7 +369,7 @@ def test_the_texts_of_a_node_share_what_they_spent() -> None:
     memory: dict[str, object] = {}
 
     def text() -> WithinLimits:
-        policy = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(energy_budget=0.5, energy=ENERGY))
+        policy = WithinLimits(POLICIES["closed-form"](BASE), BASE, Limits(energy_budget=0.5, energy=ENERGY))
         policy.recall(memory)
         return policy
 
@@ -387,7 +389,9 @@ def test_a_policy_whose_plan_is_replaced_learns_nothing_from_it() -> None:
     def memory_after(budget: float) -> dict[str, object]:
         memory: dict[str, object] = {}
         energy = replace(ENERGY, cores=400)
-        policy = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(energy_budget=budget, energy=energy))
+        policy = WithinLimits(
+            POLICIES["closed-form"](BASE), BASE, Limits(energy_budget=budget, energy=energy)
+        )
         policy.recall(memory)
         for number in range(60):
             plan = policy.plan(replace(SLOW, committed=2 * number, at=5.0 * number, joules=0.0))
@@ -395,7 +399,7 @@ def test_a_policy_whose_plan_is_replaced_learns_nothing_from_it() -> None:
         return memory
 
     waits = Choice(4, 1, False)
-    kept, free = memory_after(0.001)["threshold"], memory_after(1e6)["threshold"]
+    kept, free = memory_after(0.001)["calibration"], memory_after(1e6)["calibration"]
     assert isinstance(kept, Calibration)
     assert isinstance(free, Calibration)
     assert kept.ratio(waits) == Calibration().ratio(waits)
@@ -405,7 +409,7 @@ def test_a_policy_whose_plan_is_replaced_learns_nothing_from_it() -> None:
 
 
 def test_a_draft_that_was_never_timed_is_tried_a_few_times() -> None:
-    policy = WithinLimits(POLICIES["threshold"](BASE), BASE, Limits(energy_budget=0.001, energy=ENERGY))
+    policy = WithinLimits(POLICIES["closed-form"](BASE), BASE, Limits(energy_budget=0.001, energy=ENERGY))
     unknown = replace(NEAR, draft_time=None, joules=0.0)
     assert policy.plan(unknown).draft_length == 0, "the text has no token yet"
     plans = [policy.plan(replace(unknown, committed=number, at=0.1 * number)) for number in range(1, 40)]

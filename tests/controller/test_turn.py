@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.turn import Turn
-from tests.controller.test_threshold import NEAR
+from tests.controller.test_closed_form import NEAR
 
 WAITS = Plan(draft_length=4, ahead=0)
 AHEAD = Plan(draft_length=4, ahead=64)

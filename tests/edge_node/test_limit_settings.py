@@ -35,12 +35,11 @@ def test_a_policy_of_the_settings_keeps_them() -> None:
     assert PlanOptions().new_policy(limits).plan(Observation()).draft_length == 0
 
 
-@pytest.mark.parametrize("policy", ["fixed", "confidence"])
-def test_a_policy_that_plans_what_the_flags_say_keeps_no_limit(policy: str) -> None:
+def test_a_policy_that_plans_what_the_flags_say_keeps_no_limit() -> None:
     options = LimitOptions(energy_budget=0.3, latency_target=50.0)
     with pytest.raises(UsageError, match="keeps no --energy-budget and --latency-target") as refused:
-        options.limits(PlanOptions(policy=policy), METER)
-    assert "threshold" in str(refused.value.hint)
+        options.limits(PlanOptions(policy="fixed"), METER)
+    assert "closed-form" in str(refused.value.hint)
 
 
 def test_a_budget_needs_to_know_what_is_drawn() -> None:
@@ -55,6 +54,9 @@ def test_a_budget_needs_to_know_what_is_drawn() -> None:
         (["--energy-budget", "0"], "energy_budget"),
         (["--battery-floor", "120"], "battery_floor"),
         (["--latency-target", "50", "--policy", "fixed"], "keeps no --latency-target"),
+        (["--policy", "predictor"], "take closed-form"),
+        (["--policy", "confidence"], "--stop"),
+        (["--policy", "other"], "closed-form, fixed, rl"),
     ],
 )
 def test_a_node_refuses_such_limits_before_it_loads_anything(

@@ -17,7 +17,7 @@ def test_weights_that_are_named_are_read_at_the_start(tmp_path: Path) -> None:
     weights.write_text(network_text(shipped_network()), "utf-8")
     options = PlanOptions(policy="rl", policy_weights=weights)
     assert options.new_policy().plan(Observation()).draft_length == options.draft_length
-    with pytest.raises(UsageError, match="'threshold' has no weights"):
-        PlanOptions(policy="threshold", policy_weights=weights)
+    with pytest.raises(UsageError, match="'closed-form' has no weights"):
+        PlanOptions(policy="closed-form", policy_weights=weights)
     with pytest.raises(ModelError, match="cannot be read"):
-        PlanOptions(policy="predictor", policy_weights=tmp_path / "none.json")
+        PlanOptions(policy="rl", policy_weights=tmp_path / "none.json")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from flexspec_mq.controller.plan import Observation, Plan, Policy
+from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.controller.policies.placement import PlacementPolicy
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
@@ -96,5 +96,5 @@ def test_an_age_is_above_0() -> None:
 
 
 def test_policies_that_plan_by_it_have_it_asked_for() -> None:
-    assert PlacementPolicy(Plan(4, ahead=8)).plan(Observation()).trip_age is not None
-    assert PlacementPolicy(Plan(4)).plan(Observation()).trip_age is None, "without run-ahead batches tell it"
+    assert ClosedFormPolicy(Plan(4, ahead=8)).plan(Observation()).trip_age is not None
+    assert ClosedFormPolicy(Plan(4)).plan(Observation()).trip_age is None, "without run-ahead batches tell it"

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.estimators.rate import Rate
-from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies.confidence import LEAST, MOST, ConfidencePolicy
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
@@ -192,31 +191,6 @@ def test_on_a_clean_link_a_stop_changes_no_text_and_costs_no_poll(
         assert counters.withheld <= counters.rounds + 1
         assert counters.withheld == 0 or stop > 0
     assert world.drained()
-
-
-@given(
-    st.floats(0.1, 200),
-    st.floats(1e-4, 0.3),
-    st.integers(0, 64),
-    st.integers(1, 8),
-    st.sampled_from([0.0, 0.4]),
-)
-def test_the_policy_asks_for_what_the_time_is_worth(
-    rate: float, draft_time: float, length: int, in_flight: int, stop: float
-) -> None:
-    base = Plan(length, in_flight, 1, 0, stop)
-    policy = ConfidencePolicy(base)
-    assert policy.plan(Observation()) == policy.plan(Observation(rate=rate)) == base
-    made = policy.plan(Observation(rate=rate, draft_time=draft_time))
-    assert LEAST <= made.confidence_threshold <= MOST
-    if LEAST < rate * draft_time < MOST:
-        assert made.confidence_threshold == rate * draft_time
-    # A worse link, or a quicker draft, makes for longer batches.
-    assert (
-        policy.plan(Observation(rate=rate / 2, draft_time=draft_time)).confidence_threshold
-        <= made.confidence_threshold
-    )
-    assert (made.draft_length, made.in_flight, made.qos) == (length, in_flight, 1)
 
 
 def test_a_rate_follows_what_happens_lately() -> None:

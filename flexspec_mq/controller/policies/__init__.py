@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies.bandit import BanditPolicy
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.confidence import ConfidencePolicy
+from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.controller.policies.placement import PlacementPolicy
-from flexspec_mq.controller.policies.predictor import PredictorPolicy
 from flexspec_mq.controller.policies.rl import RlPolicy
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy
 from flexspec_mq.controller.policies.within_limits import WithinLimits
 
+DEFAULT = "closed-form"
+"""Policy of an edge node where the user says nothing."""
 POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
-    "placement": PlacementPolicy,
-    "threshold": ThresholdPolicy,
+    DEFAULT: ClosedFormPolicy,
     "fixed": FixedPolicy,
-    "confidence": ConfidencePolicy,
-    "bandit": BanditPolicy,
-    "predictor": PredictorPolicy,
     "rl": RlPolicy,
 }
 """What makes each from the configured plan."""
-ADAPTIVE = frozenset(POLICIES) - {"fixed", "confidence"}
-"""Those that choose more than when to stop drafting."""
+ADAPTIVE = frozenset(POLICIES) - {"fixed"}
+"""Those that choose who drafts, and how."""
+REMOVED: Mapping[str, str] = {
+    **dict.fromkeys(("placement", "threshold", "predictor", "bandit"), f"take {DEFAULT}, the default"),
+    "confidence": f"take {DEFAULT}, the default, or fixed with a threshold of its own in --stop",
+}
+"""What to use instead of policies of earlier versions."""
 
 
 def name_of(policy: Policy) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 from flexspec_mq.controller.features import features
-from flexspec_mq.controller.network import Network, shipped_network
+from flexspec_mq.controller.network import Network, read_network, shipped_network
 from flexspec_mq.controller.plan import Observation
 from flexspec_mq.controller.policies.acting import ActingPolicy
+from flexspec_mq.errors import ModelError
 
 
 @dataclass(slots=True)
@@ -31,3 +34,17 @@ class RlPolicy(ActingPolicy):
         if before is not None and before in able and scores[best] <= scores[before] + self.stays:
             return before
         return best
+
+
+@cache
+def network_of(weights: Path) -> Network:
+    """The network of a file that `flexspec policy train` wrote, read once.
+
+    Raises:
+        ModelError: it cannot be read, or is of something else.
+    """
+    try:
+        text = weights.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the weights {weights} cannot be read: {error}") from error
+    return read_network(text, str(weights))

@@ -13,7 +13,7 @@ from flexspec_mq.controller.limits.means import Ledger, TokenPace
 from flexspec_mq.controller.limits.outlook import ASKING, Option, Outlook
 from flexspec_mq.controller.limits.states import LimitStates, state_of
 from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy, StandsBy
-from flexspec_mq.controller.policies.threshold import carried_out
+from flexspec_mq.controller.policies.closed_form import carried_out
 from flexspec_mq.controller.stopping import choice_of
 from flexspec_mq.controller.turn import Turn
 from flexspec_mq.controller.who_drafts import WhoDrafts

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flexspec_mq.controller.policies import DEFAULT
+
 PAPER = "arXiv 2601.00644"
-DEFAULT_POLICY = "predictor"
-"""Of an edge node."""
 _TRADITIONAL = "traditional"
 HEADS = "", "seconds", "bytes", "J a token", "accepted", "text"
 ROWS: Sequence[Sequence[str]] = (
@@ -41,9 +41,9 @@ def beside(channels: Sequence[Mapping[str, Any]], cell: Callable[[Any, str], str
     found = [list(row) for row in ROWS]
     for channel in channels:
         strategies = channel["strategies"]
-        if f"of_{_TRADITIONAL}" not in strategies.get(DEFAULT_POLICY, {}):
+        if f"of_{_TRADITIONAL}" not in strategies.get(DEFAULT, {}):
             continue
-        base, ours = strategies[_TRADITIONAL], strategies[DEFAULT_POLICY]
+        base, ours = strategies[_TRADITIONAL], strategies[DEFAULT]
         shares = ours[f"of_{_TRADITIONAL}"]
         found += [
             [
@@ -55,7 +55,7 @@ def beside(channels: Sequence[Mapping[str, Any]], cell: Callable[[Any, str], str
                 _text(base),
             ],
             [
-                f"{channel['title']}: `{DEFAULT_POLICY}`",
+                f"{channel['title']}: `{DEFAULT}`",
                 *(cell(shares[name], "share") for name in ("total", "bytes", "energy_j_per_100")),
                 cell(ours["acceptance"], ".0%"),
                 _text(ours),

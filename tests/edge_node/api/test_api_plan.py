@@ -21,9 +21,8 @@ from edge_node.energy import energy_meter
 from edge_node.limits import LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.bandit import BanditPolicy
 from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import PLAN, Served, served
 from tests.edge_node.api.test_api_document import fits
@@ -92,21 +91,20 @@ async def test_a_text_under_way_is_told_as_such(mosquitto: PrivateBroker) -> Non
         assert not found["under_way"]
 
 
-@pytest.mark.parametrize(("policy", "name"), [(ThresholdPolicy, "threshold"), (BanditPolicy, "bandit")])
-async def test_a_policy_that_compares_tells_what_it_chose_among(
-    mosquitto: PrivateBroker, policy: type[ThresholdPolicy | BanditPolicy], name: str
-) -> None:
-    async with served(mosquitto, engine=SlowEngine(), policy=lambda: CheapestQos(policy(BASE))) as api:
+async def test_a_policy_that_compares_tells_what_it_chose_among(mosquitto: PrivateBroker) -> None:
+    async with served(
+        mosquitto, engine=SlowEngine(), policy=lambda: CheapestQos(ClosedFormPolicy(BASE))
+    ) as api:
         ours = (await api.chat(max_tokens=150, ignore_eos=True)).json()["usage"]["flexspec"]
         (found,) = await plans(api)
-        assert found["plan"]["policy"] == ours["plan"]["policy"] == name
+        assert found["plan"]["policy"] == ours["plan"]["policy"] == "closed-form"
         told = found["alternatives"]
-        assert len(told) == 5 if name == "bandit" else len(told) in (3, 4)
+        assert len(told) in (3, 4)
         assert sum(one["chosen"] for one in told) == 1
         tried = [one["ms_per_token"] for one in told if one["ms_per_token"] is not None]
         assert tried == sorted(tried)
         assert tried[0] > 0
-        assert name == "bandit" or len(tried) == len(told)
+        assert len(tried) == len(told)
 
 
 async def test_it_asks_for_the_key(mosquitto: PrivateBroker) -> None:
@@ -127,7 +125,7 @@ async def command(api: Served, *arguments: str) -> int:
 async def test_the_command_prints_a_table_or_the_json(
     mosquitto: PrivateBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with served(mosquitto, policy=lambda: BanditPolicy(BASE)) as api:
+    async with served(mosquitto, policy=lambda: ClosedFormPolicy(BASE)) as api:
         assert await command(api) == 1
         said = capsys.readouterr()
         assert said.out == ""
@@ -139,7 +137,7 @@ async def test_the_command_prints_a_table_or_the_json(
         lines = capsys.readouterr().out.splitlines()
         (found,) = told["data"]
         assert lines[0] == f"{api.version}: {found['plan']['does']}"
-        assert lines[1].startswith("  policy bandit; run-ahead ")
+        assert lines[1].startswith("  policy closed-form; run-ahead ")
         (marked,) = [line for line in lines if "  *  " in line]
         assert marked.endswith(found["plan"]["does"]), "the first line and the star tell the same plan"
         rows = {line.split()[-1] for line in lines if line.startswith("  ") and line.split()}

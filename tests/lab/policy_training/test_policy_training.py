@@ -9,14 +9,12 @@ import pytest
 
 from flexspec_mq.cli import main
 from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.correction import TERMS, factor, read_correction, terms
 from flexspec_mq.controller.features import FEATURES
 from flexspec_mq.controller.network import read_network
 from flexspec_mq.errors import UsageError
 from lab.policy_training import training as policy_training
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode
-from lab.policy_training.fitting import expected, fit_correction
 from lab.policy_training.learner import Learner
 from lab.policy_training.samples import Samples
 from lab.policy_training.training import PolicyTraining, TrainingFiles
@@ -52,37 +50,6 @@ def test_the_network_learns_which_action_is_best_and_devices_compute_the_same() 
     network = learner.network()
     for numbers, scores in zip(other.numbers[:20], learner.scores(other.numbers[:20]), strict=True):
         assert network.scores(list(map(float, numbers))) == pytest.approx(scores.tolist(), abs=1e-3)
-
-
-def test_factors_of_the_closed_form_are_found() -> None:
-    rng = np.random.default_rng(1)
-    numbers = (0.3 * rng.standard_normal((3000, len(FEATURES)))).astype(np.float32)
-    numbers[:, [FEATURES.index(name) for name in FEATURES if name.startswith("acceptance")]] = 0.7
-    numbers[:, FEATURES.index("reading for own drafts")] = 0.1
-    true = rng.standard_normal((len(TERMS), 3)) * 0.1  # of the first two features and alone
-    of = np.array([terms(action.choice, worker=action.worker) for action in ACTIONS])
-    logs = np.concatenate([numbers[:, :2], np.ones((3000, 1))], axis=1) @ true.T @ of.T
-    # Of each text there is more or less to say, for all actions alike.
-    logs += rng.standard_normal((3000, 1))
-    found = fit_correction(
-        Samples(
-            numbers,
-            (np.exp(logs) * expected(numbers)).astype(np.float32),
-            np.ones(3000, np.float32),
-            np.arange(3000, dtype=np.float32),
-        )
-    )
-    told, meant = [], []
-    for row in numbers[:200]:
-        weights = found.weights(list(map(float, row)))
-        one = np.log([factor(weights, kind) for kind in of])
-        other = np.array([row[0], row[1], 1.0]) @ true.T @ of.T
-        told.append(one - one.mean())
-        meant.append(other - other.mean())
-    alike = np.corrcoef(np.ravel(told), np.ravel(meant))[0, 1]
-    assert alike > 0.9
-    # The ridge pulls towards no correction at all.
-    assert 0.5 < np.std(told) / np.std(meant) <= 1.0
 
 
 def test_a_branch_is_what_its_action_takes() -> None:
@@ -132,11 +99,9 @@ def test_a_training_that_was_stopped_gives_the_same_as_one_that_was_not(tmp_path
     command("twice", 2)
     twice, once = command("twice", 6), command("once", 6)
     assert twice.network.read_bytes() == once.network.read_bytes()
-    assert twice.correction.read_bytes() == once.correction.read_bytes()
     assert twice.history.read_bytes() == once.history.read_bytes()
     assert len(once.history.read_text("utf-8").splitlines()) == 4
     read_network(once.network.read_text("utf-8"), "rl.json")
-    read_correction(once.correction.read_text("utf-8"), "predictor.json")
 
 
 @pytest.mark.usefixtures("small")

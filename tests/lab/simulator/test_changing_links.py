@@ -52,7 +52,7 @@ def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: b
 
 def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over_wifi() -> None:
     link = link_plan("tour:satellite-geo=15,wifi=100", 2, None)
-    answer = written(link, "threshold", 900, worker_drafts=False)
+    answer = written(link, "closed-form", 900, worker_drafts=False)
     drafts = [at for at, plan in answer.plans if plan.draft_length > 1 and at > 15.0]
     assert not any(plan.draft_length > 1 for at, plan in answer.plans if 5.0 < at < 15.0)
     # The round trip is asked for every two seconds, and again at once where it looks like a step.
@@ -63,7 +63,7 @@ def test_drafts_win_over_a_link_that_was_a_satellite() -> None:
     links = [link_plan("tour:satellite-geo=15,wifi=100", seed, None) for seed in range(1, 4)]
     drafted, streamed = (
         sum(written(link, plan, 900, worker_drafts=False).seconds for link in links)
-        for plan in ("threshold", STREAMING)
+        for plan in ("closed-form", STREAMING)
     )
     assert drafted < 0.9 * streamed
 
@@ -71,7 +71,7 @@ def test_drafts_win_over_a_link_that_was_a_satellite() -> None:
 def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel() -> None:
     whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
     away = msgspec.structs.replace(whole, outages=(Outage(2.0, 6.0),))
-    for policy in ("placement", "threshold", "predictor", "rl"):
+    for policy in ("closed-form", "rl"):
         one, other = (written(link, policy, 330, worker_drafts=False).seconds for link in (whole, away))
         assert one > 6.0, "the outage lies within the text"
         # Of its four seconds are lost what drafts would have given, and what it takes to be back.
@@ -81,7 +81,7 @@ def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_t
 def test_a_worker_that_drafts_alone_writes_on_while_its_device_is_in_a_tunnel() -> None:
     whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
     away = msgspec.structs.replace(whole, outages=(Outage(2.0, 4.0),))
-    one, other = (written(link, "threshold", 330, worker_drafts=True).seconds for link in (whole, away))
+    one, other = (written(link, "closed-form", 330, worker_drafts=True).seconds for link in (whole, away))
     short = written(away, Plan(0, 1, 1, 32, worker_draft=8), 330, worker_drafts=True).seconds
     assert one > 4.5, "the outage lies within the text"
     assert other < one + 0.5

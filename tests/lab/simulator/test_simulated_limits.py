@@ -74,7 +74,7 @@ def test_a_budget_that_drafts_break_is_kept_without_them_and_another_is_none(nam
 def test_a_target_that_drafts_meet_is_kept_and_one_that_nothing_meets_is_said() -> None:
     def within(target: float) -> list[Answer]:
         limits = Limits(latency_target=target, energy=energy(cores=60))
-        return answers(lambda: WithinLimits(POLICIES["threshold"](BASE), BASE, limits), energy(cores=60))
+        return answers(lambda: WithinLimits(POLICIES["closed-form"](BASE), BASE, limits), energy(cores=60))
 
     lavish = within(1.0)
     assert all(one.limits[0].state == "kept" for one in lavish)

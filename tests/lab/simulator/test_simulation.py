@@ -9,8 +9,8 @@ import pytest
 
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.controller.policies.placement import PlacementPolicy
 from lab.simulator.accelerator import Accelerator, Modelled
 from lab.simulator.answers import LIKE_OURS, Answer, Policies, Setting
 from lab.simulator.simulation import simulate
@@ -41,7 +41,7 @@ _LINKS = [None, *built_in().profiles]
 
 @pytest.mark.parametrize(
     ("name", "policy", "qos"),
-    [*((name, "placement", number % 3) for number, name in enumerate(_LINKS)),
+    [*((name, "closed-form", number % 3) for number, name in enumerate(_LINKS)),
      *(("4g-weak", policy, qos) for policy in POLICIES for qos in (0, 1, 2))],
 )  # fmt: skip
 def test_every_text_is_the_recorded_one_over_every_link(name: str | None, policy: str, qos: int) -> None:
@@ -64,7 +64,7 @@ def test_every_text_is_the_recorded_one_over_every_link(name: str | None, policy
 def test_equal_seeds_give_equal_runs_and_others_do_not() -> None:
     def run(seed: int) -> list[Answer]:
         setting = replace(SETTING, link=link("4g-weak", seed), seed=seed)
-        return simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+        return simulate(setting, lambda: ClosedFormPolicy(Plan(ahead=8, worker_draft=8)))
 
     assert run(1) == run(1)
     assert [answer.seconds for answer in run(1)] != [answer.seconds for answer in run(2)]
@@ -152,14 +152,14 @@ def test_all_policies_of_a_channel_meet_the_same_piece_of_it() -> None:
 
 def test_a_policy_keeps_what_was_learned_from_text_to_text() -> None:
     setting = replace(SETTING, link=link("satellite"))
-    answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+    answers = simulate(setting, lambda: ClosedFormPolicy(Plan(ahead=8, worker_draft=8)))
     # The first text begins with nothing known, the others with the round trip of those before.
     assert answers[0].plans[0][1] != answers[1].plans[0][1]
 
 
 def test_a_worker_without_a_draft_leaves_it_to_the_device() -> None:
     setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False, lookup=False))
-    answers = simulate(setting, lambda: PlacementPolicy(Plan(ahead=8, worker_draft=8)))
+    answers = simulate(setting, lambda: ClosedFormPolicy(Plan(ahead=8, worker_draft=8)))
     assert {answer.problem for answer in answers} == {""}
     assert all(answer.wasted_own == 0 for answer in answers)
     assert sum(answer.accepted for answer in answers) > 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy
+from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.stopping import choice_of
 from schemas.messages import MAX_AHEAD
 
@@ -40,12 +40,12 @@ observations = st.builds(
 
 
 def planned(seen: Observation, base: Plan = BASE) -> Plan:
-    return ThresholdPolicy(base).plan(seen)
+    return ClosedFormPolicy(base).plan(seen)
 
 
 @given(st.lists(observations, max_size=6), st.sampled_from((0, 4)), st.sampled_from((0, 8)))
 def test_plans_keep_to_what_the_user_allows(seen: list[Observation], length: int, ahead: int) -> None:
-    policy = ThresholdPolicy(replace(BASE, draft_length=length, ahead=ahead, qos=1))
+    policy = ClosedFormPolicy(replace(BASE, draft_length=length, ahead=ahead, qos=1))
     for one in seen:
         plan = policy.plan(one)
         assert plan.qos == 1
@@ -77,7 +77,7 @@ def test_where_the_workers_draft_would_have_to_read_a_long_prompt_the_device_dra
 
 
 def test_until_the_workers_draft_has_read_a_long_prompt_the_device_drafts_as_well() -> None:
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     reads = replace(DRAFTS, own_forward=0.05, own_tokens=6.0, own_read=1.0, prompt=1000)
     plan = policy.plan(reads)
     assert plan.draft_length > 0
@@ -93,7 +93,7 @@ def test_what_a_crowded_worker_puts_off_is_not_drafted() -> None:
     plan = planned(replace(NEAR, taken=0.1))
     assert plan.draft_length == 0
     assert plan.ahead > 0
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     assert policy.plan(NEAR).draft_length > 0
     plans = [policy.plan(replace(NEAR, taken=0.1)).draft_length for _ in range(8)]
     assert plans[-1] == 0
@@ -150,7 +150,7 @@ def test_while_the_device_tries_its_draft_a_worker_may_draft() -> None:
 
 
 def test_a_plan_that_runs_ahead_only_until_drafts_come_ends_batches_as_one_that_does() -> None:
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     near = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, rate=20.0)
     cold, warm = policy.plan(near), policy.plan(replace(near, drafted=1))
     assert (cold.ahead > 0, warm.ahead) == (True, 0)
@@ -159,7 +159,7 @@ def test_a_plan_that_runs_ahead_only_until_drafts_come_ends_batches_as_one_that_
 
 
 def test_a_slow_target_close_by_waits_for_drafts_and_is_let_go_on_now_and_then() -> None:
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     seen = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, drafted=1)
     plans = [policy.plan(seen) for _ in range(32)]
     assert [plan.ahead for plan in plans].count(0) == 30
@@ -170,7 +170,7 @@ def test_a_session_whose_turn_comes_late_is_in_every_forward_from_then_on() -> N
     near = replace(NEAR, rtt=0.002, compute=0.1, forward=0.1, drafted=1)
 
     def aheads(queue: float, base: Plan = BASE) -> list[int]:
-        policy = ThresholdPolicy(base)
+        policy = ClosedFormPolicy(base)
         plans = [policy.plan(replace(near, queue=queue, committed=2 * number)) for number in range(24)]
         return [plan.ahead for plan in plans if plan.draft_length]
 
@@ -185,7 +185,7 @@ def test_the_next_session_of_a_node_knows_from_the_beginning_that_its_turn_comes
     memory: dict[str, object] = {}
 
     def aheads(queue: float) -> list[int]:
-        policy = ThresholdPolicy(BASE)
+        policy = ClosedFormPolicy(BASE)
         policy.recall(memory)
         return [policy.plan(replace(near, queue=queue, committed=2 * number)).ahead for number in range(24)]
 
@@ -195,7 +195,7 @@ def test_the_next_session_of_a_node_knows_from_the_beginning_that_its_turn_comes
 
 
 def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> None:
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     near, far = (replace(NEAR, rtt=rtt, compute=0.1, forward=0.1) for rtt in (0.002, 3.0))
 
     def planned_after(drafted: int, seen: Observation) -> list[Plan]:
@@ -210,7 +210,7 @@ def test_nobody_waits_for_a_device_whose_draft_has_still_to_read_the_text() -> N
 
 
 def test_a_choice_stays_while_another_is_hardly_better() -> None:
-    policy = ThresholdPolicy(BASE)
+    policy = ClosedFormPolicy(BASE)
     first = policy.plan(NEAR)
     for rtt in (0.0204, 0.0197, 0.0208, 0.02):
         assert policy.plan(replace(NEAR, rtt=rtt)) == first
@@ -245,14 +245,14 @@ def test_the_looks_of_a_node_are_shared_by_the_texts_that_it_writes() -> None:
 
 def test_nobody_waits_for_drafts_before_their_time_and_their_worth_are_known() -> None:
     slow = replace(NEAR, forward=0.2, compute=0.2, acceptance=(0.9,) * 4)
-    known = ThresholdPolicy(BASE)
+    known = ClosedFormPolicy(BASE)
     plans = [known.plan(replace(slow, drafted=20 * number)) for number in range(8)]
     assert 0 in {plan.ahead for plan in plans}
     for unknown in (
         replace(slow, acceptance_known=(3.0,) * 4),
         replace(slow, draft_time=None, draft_told=slow.draft_time),
     ):
-        policy = ThresholdPolicy(BASE)
+        policy = ClosedFormPolicy(BASE)
         plans = [policy.plan(replace(unknown, drafted=20 * number)) for number in range(8)]
         assert {plan.ahead for plan in plans} == {MAX_AHEAD}
         assert plans[-1].draft_length
@@ -270,7 +270,7 @@ def test_where_a_node_writes_many_texts_nobody_drafts() -> None:
     def drafts(sessions: int, forward: float = 0.06, token: float | None = 0.004) -> bool:
         timed = None if token is None else sessions * token
         seen = replace(NEAR, forward=forward, compute=forward, draft_time=timed, sessions=sessions)
-        policy = ThresholdPolicy(BASE)
+        policy = ClosedFormPolicy(BASE)
         return any(policy.plan(replace(seen, drafted=number)).draft_length for number in range(12))
 
     assert [drafts(sessions) for sessions in (1, 2, 3, 4, 8, 16)] == [True, True, True, False, False, False]

@@ -13,24 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.actions import ACTIONS, MACRO, WAITING
-from flexspec_mq.controller.correction import (
-    TERMS,
-    Correction,
-    correction_text,
-    factor,
-    read_correction,
-    shipped_correction,
-    terms,
-)
 from flexspec_mq.controller.features import FEATURES, features, known
 from flexspec_mq.controller.network import Network, network_text, read_network, shipped_network
 from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.controller.policies.predictor import PredictorPolicy
-from flexspec_mq.controller.policies.rl import RlPolicy
-from flexspec_mq.controller.policies.threshold import ThresholdPolicy
-from flexspec_mq.controller.policies.trained import trained
-from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.controller.policies.rl import RlPolicy, network_of
+from flexspec_mq.errors import ModelError
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
 NEAR = Observation(
@@ -45,7 +32,6 @@ NEAR = Observation(
     remaining=100,
     worker_verdicts=9,
 )
-NOTHING = Correction(((0.0,) * (len(FEATURES) + 1),) * len(TERMS))
 
 observations = st.builds(
     Observation,
@@ -77,17 +63,16 @@ def scored(*best: int) -> Network:
 
 
 @given(
-    st.sampled_from(("rl", "predictor")),
     st.lists(observations, max_size=6),
     st.sampled_from((0, 4)),
     st.sampled_from((0, 8)),
     st.sampled_from((0, 8)),
 )
 def test_plans_keep_to_what_the_user_allows(
-    name: str, seen: list[Observation], length: int, ahead: int, worker: int
+    seen: list[Observation], length: int, ahead: int, worker: int
 ) -> None:
     base = replace(BASE, draft_length=length, ahead=ahead, worker_draft=worker, qos=1)
-    policy = POLICIES[name](base)
+    policy = RlPolicy(base)
     for one in seen:
         plan = policy.plan(one)
         assert plan.qos == 1
@@ -100,9 +85,8 @@ def test_plans_keep_to_what_the_user_allows(
             assert plan.draft_length <= one.granted
 
 
-@pytest.mark.parametrize("name", ["rl", "predictor"])
-def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead(name: str) -> None:
-    assert replace(POLICIES[name](BASE).plan(Observation()), ahead=8, trip_age=None) == BASE
+def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
+    assert replace(RlPolicy(BASE).plan(Observation()), ahead=8, trip_age=None) == BASE
 
 
 @given(observations.filter(known))
@@ -205,8 +189,6 @@ def test_scores_are_what_two_layers_give() -> None:
 def test_what_holds_no_weights_is_refused(change: str) -> None:
     with pytest.raises(ModelError, match=r"w\.json holds no weights"):
         read_network(change, "w.json")
-    with pytest.raises(ModelError, match=r"w\.json holds no weights"):
-        read_correction(change, "w.json")
 
 
 @pytest.mark.parametrize(
@@ -219,84 +201,18 @@ def test_weights_for_something_else_are_refused(name: str, value: object) -> Non
         read_network(json.dumps({**json.loads(text), name: value}), "w.json")
 
 
-@pytest.mark.parametrize(("name", "value"), [("form", 2), ("terms", ["other"]), ("rows", [[1.0]])])
-def test_a_correction_of_something_else_is_refused(name: str, value: object) -> None:
-    text = correction_text(shipped_correction())
-    with pytest.raises(ModelError, match="other features"):
-        read_correction(json.dumps({**json.loads(text), name: value}), "w.json")
-
-
-DRAFTED_THERE = replace(NEAR, own_tokens=2.0, own_forward=0.05)
-"""A worker that has drafted, and has no time for it now."""
-
-
-@given(st.lists(observations, max_size=6))
-def test_a_predictor_that_corrects_nothing_plans_as_the_closed_form_where_the_worker_may_not_draft(
-    seen: list[Observation],
-) -> None:
-    base = replace(BASE, worker_draft=0)
-    predictor, rule = PredictorPolicy(base, correction=NOTHING), ThresholdPolicy(base)
-    assert [predictor.plan(one) for one in seen] == [rule.plan(one) for one in seen]
-
-
-def test_a_correction_turns_the_choice_and_has_a_bound() -> None:
-    def of(term: str, weight: float) -> Correction:
-        rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
-        rows[TERMS.index(term)] = (*(0.0,) * len(FEATURES), weight)
-        return Correction(tuple(rows))
-
-    def planned(correction: Correction, seen: Observation) -> Plan:
-        return PredictorPolicy(BASE, correction=correction).plan(seen)
-
-    assert planned(NOTHING, DRAFTED_THERE).draft_length > 0
-    assert planned(of("nobody", -9.0), DRAFTED_THERE).draft_length == 0
-    good = replace(DRAFTED_THERE, acceptance=(0.95,))
-    assert planned(of("nobody", -9.0), good).draft_length > 0, (
-        "no factor outweighs a draft that is far better"
-    )
-    assert planned(of("length", 9.0), DRAFTED_THERE).draft_length < planned(NOTHING, NEAR).draft_length
-    assert planned(of("nobody", -9.0), NEAR) == planned(NOTHING, NEAR), "it was not seen to draft"
-
-
-@given(st.lists(st.floats(-9.0, 9.0), min_size=len(TERMS), max_size=len(TERMS)))
-def test_factors_are_at_most_half_a_power_of_e(weights: list[float]) -> None:
-    for action in ACTIONS:
-        found = factor(weights, terms(action.choice, worker=action.worker))
-        assert math.exp(-0.5) <= found <= math.exp(0.5)
-
-
-def test_what_a_worker_adds_to_the_devices_drafts_is_weighed_where_it_may_add_it() -> None:
-    rows = [(0.0,) * (len(FEATURES) + 1)] * len(TERMS)
-    rows[TERMS.index("both")] = (*(0.0,) * len(FEATURES), -9.0)
-    poor = replace(DRAFTED_THERE, acceptance=(0.08,), drafted=24)
-
-    def length(base: Plan, correction: Correction, seen: Observation) -> int:
-        return PredictorPolicy(base, correction=correction).plan(seen).draft_length
-
-    assert length(BASE, NOTHING, poor) == 0
-    assert length(BASE, Correction(tuple(rows)), poor) > 0
-    assert length(replace(BASE, worker_draft=0), Correction(tuple(rows)), poor) == 0
-    assert length(BASE, Correction(tuple(rows)), replace(poor, acceptance=(0.02,))) == 0, (
-        "what the worker drafts comes without any drafts of the device as well"
-    )
-
-
 def test_weights_that_ship_are_a_few_kilobytes() -> None:
     assert len(network_text(shipped_network())) < 8000
-    assert len(correction_text(shipped_correction())) < 8000
 
 
 def test_weights_of_a_file_take_the_place_of_those_that_ship(tmp_path: Path) -> None:
-    network, correction = tmp_path / "one.json", tmp_path / "other.json"
+    weights = tmp_path / "one.json"
     number = next(n for n, action in enumerate(ACTIONS) if action.choice.window == 3)
-    network.write_text(network_text(scored(number)))
-    correction.write_text(correction_text(NOTHING))
-    assert trained("rl", network)(BASE).plan(NEAR).in_flight == 3
-    plain = replace(BASE, worker_draft=0)
-    assert trained("predictor", correction)(plain).plan(NEAR) == ThresholdPolicy(plain).plan(NEAR)
+    weights.write_text(network_text(scored(number)))
+    assert RlPolicy(BASE, network=network_of(weights)).plan(NEAR).in_flight == 3
+    other = tmp_path / "other.json"
+    other.write_text("{}")
     with pytest.raises(ModelError, match=r"other\.json"):
-        trained("rl", correction)
+        network_of(other)
     with pytest.raises(ModelError, match="cannot be read"):
-        trained("rl", tmp_path / "none.json")
-    with pytest.raises(UsageError, match="'threshold' has no weights"):
-        trained("threshold", network)
+        network_of(tmp_path / "none.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.calibration import Calibration, Check
 from flexspec_mq.controller.choices import (
@@ -30,6 +30,8 @@ from flexspec_mq.controller.who_drafts import WhoDrafts
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
+_NAME = "calibration"
+"""Key of what is learned in a node's memory."""
 DRAFTED = 0.005
 """What drafting a token on the device is worth avoiding, as a share of the time of a token: it takes energy."""
 _BETTER = 0.03
@@ -56,7 +58,7 @@ _SOON = 0.01
 
 
 @dataclass(slots=True)
-class ThresholdPolicy:
+class ClosedFormPolicy:
     """The plan with the least expected seconds for a token.
 
     Either the worker drafts, if it does when it may; or the device, with the best of all lengths and windows and with
@@ -66,9 +68,6 @@ class ThresholdPolicy:
         base: everything else of the plan, and the plan while nothing is known. Its draft length 0 leaves drafting to
             the worker; its run-ahead 0 allows none.
     """
-
-    NAME: ClassVar[str] = "threshold"
-    """Of what it learns, in a node's memory."""
 
     base: Plan
     _who: WhoDrafts = field(default_factory=WhoDrafts)
@@ -88,7 +87,7 @@ class ThresholdPolicy:
     def recall(self, memory: MutableMapping[str, object]) -> None:
         """See `Learner`."""
         self._turn.recall(memory)
-        known = memory.setdefault(self.NAME, self._calibration)
+        known = memory.setdefault(_NAME, self._calibration)
         if isinstance(known, Calibration):
             self._calibration, self._check = known, Check(known)
 
