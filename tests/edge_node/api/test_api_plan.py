@@ -125,7 +125,7 @@ async def command(api: Served, *arguments: str) -> int:
 async def test_the_command_prints_a_table_or_the_json(
     mosquitto: PrivateBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with served(mosquitto, policy=lambda: ClosedFormPolicy(BASE)) as api:
+    async with served(mosquitto, engine=SlowEngine(), policy=lambda: ClosedFormPolicy(BASE)) as api:
         assert await command(api) == 1
         said = capsys.readouterr()
         assert said.out == ""
