@@ -110,7 +110,7 @@ def test_several_states_need_dwell_times_and_names_of_their_own(tmp_path: Path) 
 
 
 def test_the_example_in_the_documentation(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "links.md").read_text("utf-8")
+    text = (Path(__file__).parents[3] / "lab" / "README.md").read_text("utf-8")
     path = tmp_path / "example.toml"
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     assert load_catalogue(path).get("depot").outages is not None
