@@ -74,7 +74,7 @@ def document() -> Json:
         "info": {
             "title": "FlexSpec MQ, edge node",
             "version": "1.0.0",
-            "description": "OpenAI's HTTP API, served by an edge node on loopback; docs/edge-api.md has the rest.",
+            "description": "OpenAI's HTTP API, served by an edge node on loopback; docs/api.md has the rest.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "servers": [{"url": "http://127.0.0.1:8080"}],

@@ -1,4 +1,4 @@
-"""An HTTP API in OpenAI's shapes, served by an edge node on loopback. `docs/edge-api.md` says how to use it.
+"""An HTTP API in OpenAI's shapes, served by an edge node on loopback. `docs/api.md` says how to use it.
 
 | module | holds |
 |---|---|

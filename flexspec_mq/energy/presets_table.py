@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping
 
 from flexspec_mq.energy.presets import Device, Figure, Presets, Radio, built_in, figures_of
+
+_WIDTH = 120
 
 
 def presets_table(presets: Presets) -> str:
     """A table of devices, one of radios, and the numbered sources that they refer to."""
     numbers = {key: number for number, key in enumerate(presets.sources, 1)}
-    sources = [f"{number}. `{key}`: {presets.sources[key]}." for key, number in numbers.items()]
+    sources = [
+        textwrap.fill(
+            f"{number}. `{key}`: {presets.sources[key]}.",
+            _WIDTH,
+            subsequent_indent=" " * len(f"{number}. "),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for key, number in numbers.items()
+    ]
     parts = (_table(presets.devices, numbers), _table(presets.radios, numbers), "\n".join(sources))
     return "\n\n".join(parts)
 

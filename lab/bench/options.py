@@ -46,7 +46,7 @@ def build_parser() -> ArgumentParser:
     made = ArgumentParser(
         prog="flexspec bench",
         description="Ways to write an answer between a device and the cloud, compared over links by what they take: "
-        "speculation as it is usually done, streaming, the draft alone, each policy of an edge node. docs/bench.md",
+        "speculation as it is usually done, streaming, the draft alone, each policy of an edge node. lab/README.md",
         formatter_class=_Help,
     )
     models = made.add_argument_group("models and questions")
@@ -72,7 +72,7 @@ def build_parser() -> ArgumentParser:
         f"{PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
     )
     where.add_argument(
-        "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md"
+        "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; lab/README.md"
     )
     where.add_argument(
         "--delays-ms",

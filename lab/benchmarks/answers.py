@@ -2,7 +2,7 @@
 
     sudo .venv/bin/python -m lab.benchmarks.answers --links wifi 4g satellite --questions 20 --delays-ms 0 60
 
-This is `flexspec bench` (docs/bench.md) with a choice of strategies: the default policy, streaming, streaming with a
+This is `flexspec bench` (lab/README.md) with a choice of strategies: the default policy, streaming, streaming with a
 draft in the cloud, traditional speculation with whole distributions and with ids, and llama.cpp's server where
 ``llama-server`` is installed, which answers on channels without a delay. Every other flag of `flexspec bench` is taken,
 and wins. The folder of the run is a temporary one unless ``--out`` names it.

@@ -4,7 +4,7 @@
     python -m lab.benchmarks.policies --recording FOLDER/recording.json --times FOLDER/times.json
 
 All policies write the same texts with the same seeds at the same seconds of a channel. Links that change are another
-profile every 20 seconds. docs/simulator.md says what is simulated.
+profile every 20 seconds. lab/README.md says what is simulated.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def build_parser() -> ArgumentParser:
     made = parser(__doc__ or "")
     made.add_argument("--recording", type=Path, required=True, help="of `python -m lab.recording`")
     made.add_argument("--times", type=Path, required=True, help="of `python -m lab.recording`")
-    made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; docs/links.md")
+    made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; lab/README.md")
     made.add_argument("--links", nargs="+", metavar="LINK", help="only these")
     made.add_argument(
         "--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES), help="of these"

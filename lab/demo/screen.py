@@ -137,7 +137,7 @@ def comparison(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, on_lin
     if not on_link and any(drafted["seconds"] > streamed["seconds"] for drafted, streamed in pairs):
         lines += [
             "Both sides share a processor here and no network lies between them; where the target often writes what",
-            "no draft guesses, drafts cost more than they save. docs/benchmarks.md says where they win.",
+            "no draft guesses, drafts cost more than they save. docs/performance.md says where they win.",
         ]
     return lines
 

@@ -165,7 +165,7 @@ def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
     assert "sky" in answer.lower()
     place.start(f"{activate}\nexec {background(serve)}", "flexspec-edge.log")
     place.until_ready()
-    for document in ("README.md", "docs/edge-api.md"):
+    for document in ("README.md", "docs/api.md"):
         found = json.loads(
             place.run(only(document, "sh", "curl", "http://127.0.0.1:8080/v1/chat/completions"))
         )
@@ -175,16 +175,16 @@ def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
         assert "sky" in choice["message"]["content"].lower()
         assert 0 < found["usage"]["completion_tokens"] <= 64
         assert found["usage"]["flexspec"]["exactness"] == "exact"
-    streaming = only("docs/edge-api.md", "sh", "curl http").replace(
+    streaming = only("docs/api.md", "sh", "curl http").replace(
         '"max_tokens"', '"stream": true, "max_tokens"'
     )
     assert place.run(streaming.replace("curl ", "curl -N ", 1)).endswith("data: [DONE]\n\n")
-    text = place.run(only("docs/edge-api.md", "python", "from openai import OpenAI"), sys.executable, "-c")
+    text = place.run(only("docs/api.md", "python", "from openai import OpenAI"), sys.executable, "-c")
     assert len(text.split()) > 10, text
     assert json.loads(place.run("curl -sf http://127.0.0.1:8080/v1/models"))["data"][0]["id"] == "base"
 
 
 def test_the_edge_of_the_api_document_is_that_of_the_readme() -> None:
     """So the test above has run it."""
-    (serve,) = only("docs/edge-api.md", "sh", "flexspec-edge serve").splitlines()
+    (serve,) = only("docs/api.md", "sh", "flexspec-edge serve").splitlines()
     assert serve in map(background, only("README.md", "sh", "flexspec-edge serve").splitlines())

@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "draft",
         help="make, measure or export a draft model",
         description="A draft is the base's first layers, trained blocks and norm, and the base's own LM "
-        "head. It is trained once and serves every later version of the target. docs/draft.md is the guide.",
+        "head. It is trained once and serves every later version of the target. docs/models.md is the guide.",
     )
     commands = draft.add_subparsers(required=True, metavar="COMMAND")
     collect.add_parser(commands)

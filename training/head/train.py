@@ -45,7 +45,7 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
         help="tune a head on chats",
         description="Tune layers of a base from the family's floor on, by LoRA or in whole, and write a head: a "
         "folder with weights and their manifest. Ctrl-C stops it; it goes on where it stopped when the same command "
-        "is given again. docs/heads.md is the guide.",
+        "is given again. docs/evolution.md is the guide.",
     )
     train.set_defaults(func=_train)
     add = train.add_argument

@@ -106,7 +106,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--recorded",
         type=Path,
         metavar="FOLDER",
-        help=f"recordings, for --profile {PREFIX}CHANNEL; docs/links.md says what it holds",
+        help=f"recordings, for --profile {PREFIX}CHANNEL; lab/README.md says what it holds",
     )
     parser.add_argument(
         "--at",

@@ -158,7 +158,7 @@ def load_catalogue(path: Path) -> Catalogue:
         raise UsageError(f"the profiles in {path} cannot be read: {error.strerror}") from None
     except msgspec.MsgspecError as error:
         raise UsageError(
-            f"{path} does not hold link profiles: {error}", hint="docs/links.md shows their form"
+            f"{path} does not hold link profiles: {error}", hint="lab/README.md shows their form"
         ) from None
     for name, profile in made.profiles.items():
         _check(name, profile, made.sources)
@@ -184,7 +184,7 @@ def _check(name: str, profile: Profile, sources: dict[str, str]) -> None:
     if not why and unknown:
         why = f"no source is given for {', '.join(unknown)}"
     if why:
-        raise UsageError(f"link profile {name!r}: {why}", hint="docs/links.md shows the form of profiles")
+        raise UsageError(f"link profile {name!r}: {why}", hint="lab/README.md shows the form of profiles")
 
 
 def _wrong_states(profile: Profile) -> str:

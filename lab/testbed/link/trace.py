@@ -66,5 +66,5 @@ def read_text(path: Path) -> str:
 
 def _no_trace(path: Path, why: str) -> UsageError:
     return UsageError(
-        f"{path} is no trace: {why}", hint="a trace has one number of milliseconds a line, see docs/links.md"
+        f"{path} is no trace: {why}", hint="a trace has one number of milliseconds a line, see lab/README.md"
     )

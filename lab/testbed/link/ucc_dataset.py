@@ -187,5 +187,5 @@ def _number(text: str) -> float | None:
 def _no_rows(path: Path, why: str) -> UsageError:
     return UsageError(
         f"{path} holds no rows of channels: {why}",
-        hint="docs/links.md says what a folder of recordings holds",
+        hint="lab/README.md says what a folder of recordings holds",
     )

@@ -97,7 +97,7 @@ def test_both_times_are_told_and_why_drafts_lose_on_one_machine() -> None:
     first, *why = comparison([(slow, quick)], on_link=False)
     assert "with drafts 7.5 s, the same text" in first
     assert "streamed without drafts 5.0 s: 1.50 times as long" in first
-    assert "docs/benchmarks.md" in why[-1]
+    assert "docs/performance.md" in why[-1]
     assert len(comparison([(slow, quick)], on_link=True)) == 1
     assert len(comparison([(quick, slow)], on_link=False)) == 1
     assert "0.67 times as long" in comparison([(quick, slow)], on_link=False)[0]
@@ -112,4 +112,4 @@ def test_each_of_several_prompts_has_its_ratio_the_losing_one_too() -> None:
     assert any(
         "with drafts 8.0 s, the same texts streamed without drafts 6.0 s: 1.33" in line for line in lines
     )
-    assert "docs/benchmarks.md" in lines[-1], "one of them lost"
+    assert "docs/performance.md" in lines[-1], "one of them lost"

@@ -107,7 +107,7 @@ def test_bytes_of_a_round_are_those_that_were_measured(qos: int, up: int, down: 
         echo.ask(seq)
         echo.run(2 * SPACING + 0.01)
     assert len(echo.came) == rounds
-    # Of the table in docs/benchmarks.md, whose messages have other numbers of as many digits.
+    # Of the table in docs/performance.md, whose messages have other numbers of as many digits.
     assert echo.channel.up.use.bytes / rounds == pytest.approx(up, rel=0.03)
     assert echo.channel.down.use.bytes / rounds == pytest.approx(down, rel=0.03)
     assert echo.channel.traffic.qos[qos] == rounds
