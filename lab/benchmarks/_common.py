@@ -29,8 +29,6 @@ _LIBRARIES = (
     "msgspec",
     "zstandard",
     "llama-cpp-python",
-    "openvino",
-    "onnxruntime-genai",
 )
 
 
@@ -55,22 +53,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def read_prompts(path: Path | None, default: Sequence[str]) -> list[str]:
-    """Read the prompts of ``--prompts``, or take `default`.
-
-    Raises:
-        SystemExit: the file cannot be read or holds none.
-    """
-    if path is None:
-        return list(default)
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f"prompts cannot be read: {error}") from None
-    prompts = [line for line in lines if line]
-    if not prompts:
-        raise SystemExit(f"{path} holds no prompt")
-    return prompts
+def say(text: str) -> None:
+    """Tell people on standard error how far things are."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def environment() -> dict[str, Any]:

@@ -1,14 +1,10 @@
-"""How much of the draft the target accepts: tokens per round by category, acceptance by position, draft time.
+"""Acceptance: tokens per round by category, survival by position, and the time of a drafted token.
 
-Draft and target run in this process, without a network, by the protocol's rules with one batch in flight. The
-target answers the first turn of each question; the text is the target's own at every temperature. A round is one
+Draft and target run in this process, without a network, by the protocol's rules with one batch in flight. The target
+answers the first turn of each question; the text is the target's own at every temperature. A round is one
 verification: it commits the accepted tokens and one more, but an end of text cuts its last round short. With a head
-the target is that version of it, and the draft stays what it was.
-
-Several drafts are compared on the same texts, which are written once: a draft changes no text. Without ``--stop`` and
-lookups each draft but the one that the texts were written with reads them in one forward each; then only what is
-drafted behind a wrong token may differ. Intervals (95 %) are by the bootstrap over questions. With ``--beside`` the
-table says what each draft keeps of its tokens per round there.
+the target is that version of it, and the draft stays what it was. Several drafts are compared on the same texts, with
+95 % intervals by the bootstrap over questions.
 """
 
 from __future__ import annotations
@@ -16,77 +12,41 @@ from __future__ import annotations
 import random
 import sys
 import time
-from argparse import ArgumentParser, BooleanOptionalAction, Namespace
+from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import EngineCore
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting import load as draft_model
 from flexspec_mq.drafting.interface import Drafter, DraftRequest
-from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
+from lab.bench.figures import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
-from lab.benchmarks._common import finish, parser, percentile, table
-from lab.benchmarks.parts.compared import compare, read_sums, show_compared
-from lab.benchmarks.parts.kept_texts import keep_texts, read_texts
-from lab.benchmarks.parts.read_ahead import ReadAhead
-from lab.benchmarks.parts.rounds import VERSION, AnyRounds, Job, ReplayedRounds, Rounds, Tally, work_item
-from lab.benchmarks.parts.version import hold_version
+from lab.benchmarks._common import finish, parser, percentile, say, table
+from lab.benchmarks.rounds import VERSION, Job, Rounds, Tally, work_item
+from lab.benchmarks.version import hold_version
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
 """Tokens per round at temperature 0 and K = 4 that the default draft is held to."""
-PRICE = 0.1
-"""Ten tokens a second, and 10 ms for a drafted one."""
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
 TIMED_TOKENS = 40
 ALL, TARGET = "all", "target"
 SHOWN = 4
 """Positions whose survival the table has; the JSON line has all."""
 
-Tallies = dict[float, dict[str, Tally]]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What came of all texts with one draft.
-
-    Attributes:
-        texts: of each job, what the target wrote.
-        tallies: of each job, its rounds.
-    """
-
-    texts: dict[Job, tuple[int, ...]] = field(default_factory=dict)
-    tallies: dict[Job, Tally] = field(default_factory=dict)
-
-    def by_category(self) -> Tallies:
-        """Sums by temperature and category, `ALL` included."""
-        sums: Tallies = defaultdict(lambda: defaultdict(Tally))
-        for job, tally in self.tallies.items():
-            for name in (job.name, ALL):
-                sums[job.identity.temperature][name].add(tally)
-        return sums
-
-    def by_question(self, jobs: Sequence[Sequence[Job]]) -> dict[str, list[list[int]]]:
-        """By temperature: tokens, rounds, drafted and accepted tokens of each question, in their order."""
-        sums: dict[str, list[list[int]]] = defaultdict(list)
-        for job in (job for series in jobs for job in series):
-            tally = self.tallies[job]
-            sums[f"{job.identity.temperature:g}"].append(
-                [tally.tokens, tally.rounds, tally.drafted, tally.accepted]
-            )
-        return dict(sums)
+Tallies = dict[Job, Tally]
 
 
 def build_parser() -> ArgumentParser:
@@ -96,38 +56,15 @@ def build_parser() -> ArgumentParser:
         "--draft",
         nargs="+",
         default=["default"],
-        help="checkpoint folder of the draft, 'default', or with --lookup 'none'; several are compared",
-    )
-    made.add_argument(
-        "--texts",
-        type=Path,
-        metavar="FILE",
-        help="the target's texts: read if the file is there, else written and kept",
-    )
-    made.add_argument(
-        "--beside",
-        type=Path,
-        metavar="FILE",
-        help="what the same command printed for another version, its last line",
+        help="folders of drafts, or 'default'; several are compared",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument(
         "--head", type=Path, metavar="FOLDER", help="of a head: the target is this version, not the base"
     )
-    made.add_argument("--k", type=int, default=4, help="tokens drafted per round at most")
-    made.add_argument("--stop", type=float, default=0.0, help="survival below which a batch ends early")
-    made.add_argument(
-        "--lookup", action=BooleanOptionalAction, default=False, help="draft from each text's own tokens too"
-    )
-    made.add_argument(
-        "--price",
-        type=float,
-        default=PRICE,
-        help="tokens that the system writes while the draft drafts one; what lookup saves (default: %(default)s)",
-    )
+    made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
     made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
     made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
-    made.add_argument("--top-p", type=float, default=1.0)
     made.add_argument("--questions", type=int, metavar="N", help="only N of the questions, evenly spaced")
     made.add_argument("--at-once", type=int, default=16, help="texts that share the forwards")
     made.add_argument("--dtype", default="bfloat16", help="of draft and target")
@@ -147,16 +84,11 @@ def check(options: Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} {value} is less than 1")
     if not 0 <= options.k <= MAX_DRAFT_TOKENS:
         raise UsageError(f"--k {options.k} is not between 0 and {MAX_DRAFT_TOKENS}")
-    if options.price <= 0:
-        raise UsageError(
-            f"--price {options.price:g} is not above 0", hint="a small one asks the model nearly always"
-        )
-    if len(set(options.draft)) < len(options.draft):
-        raise UsageError("a draft is given twice")
-    if "none" in options.draft and not options.lookup:
-        raise UsageError("there is no acceptance without a draft", hint="--lookup drafts without a model")
-    if len(set(options.temperatures)) < len(options.temperatures):
-        raise UsageError("a temperature is given twice")
+    for flag in ("draft", "temperatures"):
+        if len(set(getattr(options, flag))) < len(getattr(options, flag)):
+            raise UsageError(f"--{flag} names something twice")
+    if "none" in options.draft:
+        raise UsageError("there is no acceptance without a draft")
 
 
 def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[list[Job]]:
@@ -174,48 +106,39 @@ def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namesp
         series = []
         for temperature in options.temperatures:
             identity = Identity(
-                PROTOCOL_VERSION,
-                loaded.fingerprint,
-                temperature,
-                0,
-                options.top_p,
-                seed,
-                loaded.eos,
-                False,
-                options.tokens,
-            )
+                PROTOCOL_VERSION, loaded.fingerprint, temperature, 0, 1.0, seed, loaded.eos, False, options.tokens
+            )  # fmt: skip
             SamplingParams.of(identity)
             series.append(Job(question.category, prompt, identity))
         jobs.append(series)
     return jobs
 
 
-def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: AnyRounds) -> Found:
-    """Write or replay all texts, and count."""
-    found = Found()
+def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: Rounds) -> Tallies:
+    """Write all texts, and count the rounds of each."""
+    tallies: Tallies = {}
     total, said = sum(map(len, jobs)), time.monotonic()
     began = said
 
-    def done(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+    def done(job: Job, _tokens: tuple[int, ...], tally: Tally) -> None:
         nonlocal said
-        found.texts[job] = tokens
-        found.tallies[job] = tally
-        if time.monotonic() - said > 10 or len(found.texts) == total:
+        tallies[job] = tally
+        if time.monotonic() - said > 10 or len(tallies) == total:
             said = time.monotonic()
-            say(f"{len(found.texts)} of {total} texts, {said - began:.0f} s")
+            say(f"{len(tallies)} of {total} texts, {said - began:.0f} s")
 
     rounds.run(jobs, done)
-    return found
+    return tallies
 
 
-def load_draft(name: str, options: Namespace, target: LoadedText) -> DraftModel:
+def load_drafter(name: str, options: Namespace, target: LoadedText) -> Drafter:
     """A draft as an edge node runs it.
 
     Raises:
         FingerprintError: the target has another tokenizer.
     """
     settings = EdgeSettings(
-        edge="bench", draft=name, lookup=options.lookup, dtype=options.dtype, threads=options.threads
+        edge="bench", draft=name, lookup=False, dtype=options.dtype, threads=options.threads
     )
     draft = draft_model.load(settings, say)
     if (
@@ -223,45 +146,7 @@ def load_draft(name: str, options: Namespace, target: LoadedText) -> DraftModel:
         or draft.loaded.tokenizer_status.vocabulary != target.tokenizer_status.vocabulary
     ):
         raise FingerprintError("draft and target have different tokenizers")
-    return draft
-
-
-def measure_drafts(
-    jobs: Sequence[Sequence[Job]],
-    engine: EngineCore,
-    drafts: Mapping[str, DraftModel],
-    options: Namespace,
-    head: str | None,
-) -> dict[str, Found]:
-    """All drafts on the same texts, by name: those of ``--texts``, else what the target writes with the first one.
-
-    Args:
-        jobs: the texts.
-        engine: writes them.
-        drafts: by name.
-        options: the command's.
-        head: digest of the version, part of what the kept texts are known by.
-    """
-    plan = Plan(options.k, confidence_threshold=options.stop)
-    how: Any = {"at_once": options.at_once, "price": options.price}
-    about = {"head": head, "top_p": options.top_p, "tokens": options.tokens, "seed": options.seed}
-    written = read_texts(options.texts, jobs, about)
-    found: dict[str, Found] = {}
-    for name, draft in drafts.items():
-        say(f"draft {name}")
-        drafter: Drafter | None = draft.drafter
-        if drafter is None:
-            continue
-        if written is not None:
-            if draft.model is drafter and not options.stop:
-                drafter = ReadAhead(draft.model, written)
-            found[name] = measure_acceptance(jobs, ReplayedRounds(written, drafter, plan, **how))
-            continue
-        found[name] = measure_acceptance(jobs, Rounds(engine, drafter, plan, **how))
-        written = found[name].texts
-        if options.texts is not None:
-            keep_texts(options.texts, jobs, written, about)
-    return found
+    return draft.drafter
 
 
 def measure_time(
@@ -292,60 +177,72 @@ def measure_time(
     return {name: percentile(values, 0.5) for name, values in times.items() if values}
 
 
-def figures(tally: Tally) -> dict[str, Any]:
-    """A tally as the JSON line gives it."""
+def figures(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
+    """Sums by temperature and category, `ALL` included, as the JSON line gives them."""
+    sums: dict[str, dict[str, Tally]] = defaultdict(lambda: defaultdict(Tally))
+    for job, tally in tallies.items():
+        for name in (job.name, ALL):
+            sums[f"{job.identity.temperature:g}"][name].add(tally)
     return {
-        "texts": tally.texts,
-        "tokens": tally.tokens,
-        "rounds": tally.rounds,
-        "tokens_per_round": tally.tokens_per_round,
-        "survival": tally.survival,
-        "drafted": tally.drafted,
-        "accepted": tally.accepted,
-        "acceptance": tally.accepted / max(1, tally.drafted),
-        "empty_rounds": tally.empty / max(1, tally.rounds),
-        "judged": tally.judged,
-        "expected": tally.expected,
-        "origins": {
-            "model": (tally.accepted - tally.looked_up_accepted) / max(1, tally.tokens),
-            "lookup": tally.looked_up_accepted / max(1, tally.tokens),
-            "target": (tally.tokens - tally.accepted) / max(1, tally.tokens),
-        },
-        "drafted_by_lookup": tally.looked_up,
+        temperature: {
+            name: {
+                "texts": tally.texts,
+                "tokens": tally.tokens,
+                "rounds": tally.rounds,
+                "tokens_per_round": tally.tokens_per_round,
+                "survival": tally.survival,
+                "drafted": tally.drafted,
+                "accepted": tally.accepted,
+                "acceptance": tally.accepted / max(1, tally.drafted),
+                "judged": tally.judged,
+                "expected": tally.expected,
+            }
+            for name, tally in by_category.items()
+        }
+        for temperature, by_category in sums.items()
     }
 
 
-def show(tallies: Tallies, k: int) -> None:
+def intervals(tallies: Tallies, first: Tallies, seed: int) -> dict[str, dict[str, list[float | None]]]:
+    """By temperature: tokens per round, acceptance, and tokens per round as a share of the first draft's."""
+    found = {}
+    for temperature in dict.fromkeys(job.identity.temperature for job in tallies):
+        rows = np.array(
+            [
+                [
+                    *(one.tokens, one.rounds, one.accepted, one.drafted),
+                    *(first[job].tokens, first[job].rounds),
+                ]
+                for job, one in tallies.items()
+                if job.identity.temperature == temperature
+            ],
+            dtype=np.float64,
+        )
+        statistics = {
+            "tokens_per_round": lambda s: s[..., 0] / s[..., 1],
+            "acceptance": lambda s: s[..., 2] / np.maximum(1, s[..., 3]),
+            "of_first": lambda s: s[..., 0] / s[..., 1] / (s[..., 4] / s[..., 5]),
+        }
+        found[f"{temperature:g}"] = {
+            name: bootstrap.of_sums(rows, statistic, seed=seed) for name, statistic in statistics.items()
+        }
+    return found
+
+
+def show(by_temperature: Mapping[str, Mapping[str, Mapping[str, Any]]], k: int) -> None:
     """Print one table per temperature."""
     shown = min(k, SHOWN)
-    headers = (
-        *("category", "texts", "tokens", "tokens/round", "accepted/drafted", "empty rounds"),
-        *("by model", "by lookup", "confidence/was"),
-        *(f"S{position + 1}" for position in range(shown)),
-    )
-    for temperature, by_category in tallies.items():
-        names = [*sorted(name for name in by_category if name != ALL), ALL]
+    headers = ("category", "texts", "tokens", "tokens/round", "accepted/drafted", "confidence/was")
+    for temperature, by_category in by_temperature.items():
         rows: list[list[Any]] = []
-        for name in names:
-            tally = by_category[name]
-            share = [*tally.survival[:shown], *[None] * (shown - len(tally.survival))]
-            found = figures(tally)
-            rows.append(
-                [
-                    *(name, tally.texts, tally.tokens, tally.tokens_per_round, found["acceptance"]),
-                    *(found["empty_rounds"], found["origins"]["model"], found["origins"]["lookup"]),
-                    tally.expected / max(1, tally.accepted),
-                    *share,
-                ]
-            )
-        print(f"T = {temperature:g}")
-        print(table(headers, rows))
+        for name in [*sorted(name for name in by_category if name != ALL), ALL]:
+            one = by_category[name]
+            survival = [*one["survival"][:shown], *[None] * (shown - len(one["survival"]))]
+            row = [name, *(one[key] for key in ("texts", "tokens", "tokens_per_round", "acceptance"))]
+            rows.append([*row, one["expected"] / max(1, one["accepted"]), *survival])
+        print(f"T = {temperature}")
+        print(table((*headers, *(f"S{position + 1}" for position in range(shown))), rows))
         print()
-
-
-def say(text: str) -> None:
-    """Tell people how far things are."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def measure(options: Namespace) -> int:
@@ -355,51 +252,48 @@ def measure(options: Namespace) -> int:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
     read = read_questions(options.prompts or OWN)
-    beside = read_sums(options.beside)
     questions = spread(read, options.questions or len(read))
-    common = {"dtype": options.dtype, "threads": options.threads}
-    worker = WorkerSettings(target=options.target, worker="bench", **common)
+    worker = WorkerSettings(
+        target=options.target, worker="bench", dtype=options.dtype, threads=options.threads
+    )
     target = cloud_target.load(worker, say)
     version = hold_version(target, worker, options.head)
-    drafts = {name: load_draft(name, options, target.loaded) for name in options.draft}
-    models = {name: draft.model for name, draft in drafts.items() if draft.model is not None}
+    drafters = {name: load_drafter(name, options, target.loaded) for name in options.draft}
     jobs = make_jobs(questions, target.loaded, options)
     engine = EngineCore(target.model)
     engine.scheduler.heads[VERSION] = version.head
-    timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
     whole = EngineCore(target.model, prefill=2**20)  # reads a prompt in one forward
     whole.scheduler.heads[VERSION] = version.head
-    times = measure_time(timed, whole, models) if models else {}
-    found = measure_drafts(jobs, engine, drafts, options, version.digest)
-    tallies = found[options.draft[0]].by_category()
-    for name in options.draft:
-        if len(found) > 1:
-            print(f"draft {name}")
-        show(found[name].by_category(), options.k)
-    sums = {name: one.by_question(jobs) for name, one in found.items()}
-    compared = compare(sums, beside, options.seed)
-    show_compared(compared, times)
-    for name, value in times.items():
-        print(f"{name}: {value:.1f} ms per token of one session alone")
-    greedy = tallies[0.0][ALL].tokens_per_round if 0.0 in tallies else None
+    timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
+    times = measure_time(timed, whole, drafters)
+    tallies = {
+        name: measure_acceptance(jobs, Rounds(engine, drafter, options.k, at_once=options.at_once))
+        for name, drafter in drafters.items()
+    }
+    first = next(iter(tallies.values()))
+    drafts = {name: intervals(one, first, options.seed) for name, one in tallies.items()}
+    for name, one in tallies.items():
+        print(f"draft {name}")
+        show(figures(one), options.k)
+    rows = [
+        [name, temperature, *map(bootstrap.shown, ends.values()), times.get(name)]
+        for name, by_temperature in drafts.items()
+        for temperature, ends in by_temperature.items()
+    ]
+    print(table(("draft", "T", "tokens/round", "accepted/drafted", "of the first draft", "ms/token"), rows))
+    print(f"\ntarget: {times[TARGET]:.1f} ms per token of one session alone")
+    temperatures = figures(first)
+    greedy = temperatures["0"][ALL]["tokens_per_round"] if "0" in temperatures else None
     results: dict[str, Any] = {
         "questions": len(questions),
         "of": len(read),
         "k": options.k,
-        "stop": options.stop,
-        "lookup": options.lookup,
-        "price": options.price,
         "tokens": options.tokens,
-        "top_p": options.top_p,
         "head": version.digest,
         "exact": version.exact,
-        "temperatures": {
-            f"{temperature:g}": {name: figures(tally) for name, tally in by_category.items()}
-            for temperature, by_category in tallies.items()
-        },
+        "temperatures": temperatures,
         "ms_per_token": times,
-        "drafts": compared,
-        "by_question": sums,
+        "drafts": drafts,
         "bar": {"tokens_per_round": greedy, "least": BAR, "met": greedy is not None and greedy >= BAR},
     }
     finish("acceptance", results, quick=options.quick)

@@ -6,9 +6,7 @@ a time, by code that shares nothing with the system (`lab.benchmarks.exact.refer
 there, because beyond 1,024 positions transformers' eager attention changes its sums with the length; longer ones are
 compared with the worker's own forward, one session and one token at a time in a process of its own.
 
-``proof`` times the proof that a worker makes at its start and the padding that makes it hold, and shows what is said
-where it fails. ``flips`` counts how often shapes change a token where nothing is done about it. ``draws`` compares
-what `choose` draws over many seeds with the target's own distribution.
+``draws`` compares what `choose` draws over many seeds with the target's own distribution.
 
 It ends with code 1 if a token differs, if a kind of stress never happened, or if draws and distribution disagree.
 """
@@ -17,19 +15,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lab.bench.questions import OWN
+from lab.bench.questions import OWN, read_questions
 from lab.benchmarks import _common
 
-SECTIONS = ("stress", "proof", "flips", "draws")
-QUICK_SECTIONS = ("stress", "draws")
+SECTIONS = ("stress", "draws")
 _WIDEST = 40
 _EXPECTED = ("replayed", "no_key")
 _SMALLEST_P = 1e-4
@@ -47,13 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     folder = str(default_model_path(_say))
     loaded = load_target(folder, progress=_say)
-    texts = _read_turns(args.prompts) if args.prompts else _own_prompts()
-    prompts = _encode(loaded.tokenizer, texts)
+    prompts = _encode(loaded.tokenizer, [one.text for one in read_questions(args.prompts or OWN)])
     results: dict[str, Any] = {}
     rows: list[tuple[str, Any]] = []
     failures: list[str] = []
-    for section in args.sections or (QUICK_SECTIONS if args.quick else SECTIONS):
-        run = {"stress": _stress, "proof": _proof, "flips": _flips, "draws": _draws}[section]
+    for section in args.sections or SECTIONS:
+        run = {"stress": _stress, "draws": _draws}[section]
         found = run(args, folder, prompts)
         results[section] = found
         rows += _flat(found, section)
@@ -75,11 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", type=int, help="to compare at least, for each dtype (default: 20000; quick: 300)"
     )
     parser.add_argument("--dtypes", type=_names, help="(default: bfloat16,float32; quick: bfloat16)")
-    parser.add_argument(
-        "--sections",
-        type=_names,
-        help=f"of {', '.join(SECTIONS)} (default: all; quick: {', '.join(QUICK_SECTIONS)})",
-    )
+    parser.add_argument("--sections", type=_names, help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
     parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
@@ -105,16 +95,6 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _own_prompts() -> list[str]:
-    return _read_turns(OWN)
-
-
-def _read_turns(path: Path) -> list[str]:
-    """First turns of a JSON-lines file, or its plain lines."""
-    lines = _common.read_prompts(path, ())
-    return [json.loads(line)["turns"][0] if line.startswith("{") else line for line in lines]
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
@@ -161,22 +141,6 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
     return found
 
 
-def _proof(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
-    from lab.benchmarks.exact.shapes import measure
-
-    rounds = 10 if args.quick else 60
-    rng = random.Random(args.seed)
-    return {dtype: measure(folder, dtype, prompts, rounds, rng, _say) for dtype in _dtypes(args)}
-
-
-def _flips(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
-    from lab.benchmarks.exact.flips import count
-
-    texts, length = (2, 32) if args.quick else (20, 100)
-    chosen = random.Random(args.seed).sample([p[-args.prompt_tokens :] for p in prompts], texts)
-    return count(folder, chosen, length, args.seed, _say)
-
-
 def _draws(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
     from lab.benchmarks.exact.draws import compare
 
@@ -210,8 +174,6 @@ def _failures(section: str, found: dict[str, Any], *, quick: bool) -> list[str]:
             needless += ["prompts_named", "namesakes", "sessions_unknown"] if quick else []
             never = [name for name in figures["never"] if name not in needless]
             failures += [f"{dtype}: the stress was none: {name} is 0" for name in never]
-    if section == "proof":
-        failures += [f"{dtype}: not exact" for dtype, figures in found.items() if not figures["exact"]]
     if section == "draws":
         failures += [f"p = {p:.2g} for {name}" for name, p in found["p_values"].items() if p < _SMALLEST_P]
     return failures

@@ -1,8 +1,7 @@
 """What the transport costs: a draft → verdict round through Mosquitto on loopback, with a model that takes no time.
 
-Three cases in the same run, in turns: our link with our codec (K = 8 up, 9 tokens down); a bare aiomqtt echo
-of as many bytes; and a raw-socket MQTT client, the floor. Nagle's algorithm is off everywhere. Edge and worker
-share one process and event loop in the first two; the raw client plays both in one thread.
+Two cases in the same run, in turns: our link with our codec (K = 8 up, 9 tokens down), and a bare aiomqtt echo of as
+many bytes. Nagle's algorithm is off everywhere. Edge and worker share one process and event loop.
 
 IP bytes are captured on the loopback interface, TCP acknowledgements and headers included, with rounds spaced
 so that no acknowledgement can ride on the next packet, as over a real distance.
@@ -27,8 +26,7 @@ from flexspec_mq.topics import draft_filter, draft_topic, verdict_topic
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from lab.benchmarks._common import finish, parser, percentile, table
-from lab.benchmarks.parts.capture import captured
-from lab.benchmarks.parts.rawmqtt import RawClient
+from lab.benchmarks.capture import captured
 from schemas.messages import Draft, Fin, Verdict
 
 _CODEC = Codec()
@@ -146,32 +144,6 @@ async def serve_bare(worker: aiomqtt.Client, down: bytes) -> None:
         await worker.publish("b/v", down, qos=message.qos)
 
 
-class RawCase:
-    """Blocking sockets and hand-made packets: what Mosquitto and the kernel cost alone."""
-
-    def __init__(self, edge: RawClient, worker: RawClient, sizes: tuple[int, int]) -> None:
-        self._edge, self._worker = edge, worker
-        self._up, self._down = bytes(sizes[0]), bytes(sizes[1])
-
-    async def block(self, qos: int, rounds: int) -> list[float]:
-        """Seconds of each round. Blocks the event loop, which has nothing else to do meanwhile."""
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            for sender, topic, payload, receiver in (
-                (self._edge, "r/d", self._up, self._worker),
-                (self._worker, "r/v", self._down, self._edge),
-            ):
-                sender.publish(topic, payload, qos)
-                if qos == 2:  # the broker delivers on PUBREL
-                    sender.settle()
-                receiver.receive(1)
-            times.append(time.perf_counter() - start)
-            self._edge.settle()
-            self._worker.settle()
-        return times
-
-
 async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
     """Run all cases against the broker on `port`."""
     rng = random.Random(options.seed)
@@ -193,9 +165,6 @@ async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
         await bare_edge.subscribe("b/v", qos=2)
         for level in range(3):
             await bare_worker.subscribe(f"b/d{level}", qos=2)
-        raw_edge, raw_worker = (stack.enter_context(RawClient(port, name)) for name in ("re", "rw"))
-        raw_edge.subscribe("r/v")
-        raw_worker.subscribe("r/d")
         await edge.wait_up(10)
         await worker.wait_up(10)
         serving = [
@@ -206,7 +175,6 @@ async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
         cases: dict[str, Block] = {
             "link + codec": link_case.block,
             "bare aiomqtt": BareCase(bare_edge, sizes).block,
-            "raw sockets": RawCase(raw_edge, raw_worker, sizes).block,
         }
         rows = await rounds_in_turns(cases, 4 if options.quick else 20, rng)
         for row in (row for row in rows if row["case"] == "link + codec"):

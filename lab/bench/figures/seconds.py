@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from lab.bench.figures import bootstrap
-from lab.bench.figures.bootstrap import Floats, Interval
+from lab.bench.figures.bootstrap import Ends, Floats
 from lab.bench.testbed.meter import Costs
 from schemas.plan import LimitReport
 
@@ -123,7 +123,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "tokens": tokens,
         "median_s": float(np.median(seconds)),
         "mean_s": float(seconds.mean()),
-        "worst_tenth_s": float(_worst_tenth(seconds[None, :])[0]),
+        "worst_tenth_s": float(_worst_tenth(seconds)),
         "median_first_s": float(np.median(first)) if first else None,
         "tokens_per_s": tokens / float(seconds.sum()),
         "tokens_per_round": tokens / rounds if rounds else None,
@@ -163,36 +163,37 @@ def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict
     if set(ours) != set(theirs) or len(ours) != len(one) or len(theirs) != len(other):
         raise ValueError("not one answer of each side to each question")
     pairs = np.array([[ours[question], theirs[question]] for question in sorted(ours)])
-    total = bootstrap.of_sums(pairs, lambda sums: sums[:, 0] / sums[:, 1], seed=seed)
+    total = bootstrap.of_sums(pairs, lambda sums: sums[..., 0] / sums[..., 1], seed=seed)
     return {
-        "total": total.scaled(1.0),
-        "median": bootstrap.of_units(pairs, _of_medians, seed=seed).scaled(1.0),
-        "worst_tenth": bootstrap.of_units(pairs, _of_worst_tenths, seed=seed).scaled(1.0),
+        "total": total,
+        "median": bootstrap.of_units(pairs, _of_medians, seed=seed),
+        "worst_tenth": bootstrap.of_units(pairs, _of_worst_tenths, seed=seed),
         "verdict": verdict(total),
     }
 
 
 def _of_medians(drawn: Floats) -> Floats:
-    middle: Floats = np.median(drawn, axis=1)
-    return middle[:, 0] / middle[:, 1]
+    middle: Floats = np.median(drawn, axis=-2)
+    return middle[..., 0] / middle[..., 1]
 
 
 def _of_worst_tenths(drawn: Floats) -> Floats:
-    return _worst_tenth(drawn[:, :, 0]) / _worst_tenth(drawn[:, :, 1])
+    return _worst_tenth(drawn[..., 0]) / _worst_tenth(drawn[..., 1])
 
 
 def _worst_tenth(rows: Floats) -> Floats:
-    """Mean of the largest tenth of each row: from [rows, values] to [rows]."""
-    most = math.ceil(rows.shape[1] / 10)
-    worst: Floats = np.sort(rows, axis=1)[:, -most:].mean(axis=1)
+    """Mean of the largest tenth along the last axis."""
+    most = math.ceil(rows.shape[-1] / 10)
+    worst: Floats = np.sort(rows, axis=-1)[..., -most:].mean(axis=-1)
     return worst
 
 
-def verdict(ratio: Interval) -> str:
+def verdict(ratio: Ends) -> str:
     """Whether seconds as a share of another's are a win, a loss, or neither for sure."""
-    if ratio.high < 1.0:
+    _, low, high = ratio
+    if high is not None and high < 1.0:
         return "win"
-    return "loss" if ratio.low > 1.0 else "even"
+    return "loss" if low is not None and low > 1.0 else "even"
 
 
 def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[int]:

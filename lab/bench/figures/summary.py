@@ -108,7 +108,7 @@ def interval(found: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
     sums = _sums(found, adds)
     if sums is None or not sums[:, 1].sum():
         return None
-    return bootstrap.of_sums(sums, _ratio, seed=seed).scaled(1.0)
+    return bootstrap.of_sums(sums, _ratio, seed=seed)
 
 
 def share(one: Sequence[Sample], other: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
@@ -117,8 +117,8 @@ def share(one: Sequence[Sample], other: Sequence[Sample], adds: Adds, *, seed: i
     if ours is None or theirs is None or not ours[:, 1].sum() or not theirs.all(axis=None):
         return None
     return bootstrap.of_sums(
-        np.hstack([ours, theirs]), lambda sums: _ratio(sums[:, :2]) / _ratio(sums[:, 2:]), seed=seed
-    ).scaled(1.0)
+        np.hstack([ours, theirs]), lambda sums: _ratio(sums[..., :2]) / _ratio(sums[..., 2:]), seed=seed
+    )
 
 
 def _shares(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
@@ -145,5 +145,5 @@ def _sums(found: Sequence[Sample], adds: Adds) -> Floats | None:
 
 def _ratio(sums: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        quotient: Floats = sums[:, 0] / sums[:, 1]
+        quotient: Floats = sums[..., 0] / sums[..., 1]
     return quotient

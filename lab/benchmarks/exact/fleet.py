@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import FlexSpecError
+from lab.benchmarks.exact.identities import Identities
 from lab.benchmarks.exact.worker import Trace
-from lab.benchmarks.parts.keyed import Identities
 from lab.testbed.site.process import Process, python
 
 _NAMESAKES = 0.5

@@ -18,11 +18,11 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.load import DraftModel
 from lab.benchmarks.exact.faults import Weather
 from lab.benchmarks.exact.fleet import Fleet
+from lab.benchmarks.exact.identities import Identities
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import Text, Written
 from lab.benchmarks.exact.system import Edge, Outcome, edge
 from lab.benchmarks.exact.texts import Shape, long_text, next_turn, texts
-from lab.benchmarks.parts.keyed import Identities
 
 _LOOK = 0.2
 _PROGRESS = 15.0

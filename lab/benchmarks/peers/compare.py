@@ -5,52 +5,51 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import FlexSpecError
-from lab.benchmarks._common import percentile, table
-from lab.benchmarks.peers.figures import (
-    CASES,
-    FIVE,
-    HEADERS,
-    MANY,
-    MANY_FIVE,
-    MOST,
-    NINE,
-    ONE,
-    PREFILL,
-    READ,
-    Measured,
-    agreement,
-    bar_table,
-    bars,
-    facts,
-    ratio_rows,
-    rows,
-)
-from lab.benchmarks.peers.interface import CannotDoError
-from lab.benchmarks.peers.specs import LLAMA, OPENVINO, OURS, Spec, how_to_install
+from lab.benchmarks._common import percentile, say, table
 from lab.testbed.site.process import Process, Processes, pinned, python
 
 CLOCKS = {"wall": "ms", "cpu": "cpu_ms"}
 """What counts: the time that passes, or the processor's, where others use the machine."""
 GROWTH = 9
 """Tokens that follow a context, at most."""
+MOST = 16
+"""Sessions in one batch."""
+PREFILL = 512
+ONE, FIVE, NINE = (f"1 x {rows}" for rows in (1, 5, 9))
+MANY, MANY_FIVE = f"{MOST} x 1", f"{MOST} x 5"
+READ = f"prefill of {PREFILL}"
+_FORWARDS = {ONE: (1, 1), FIVE: (1, 5), NINE: (1, 9), MANY: (MOST, 1), MANY_FIVE: (MOST, 5)}
+CASES = (*_FORWARDS, READ)
+OURS, LLAMA, TRANSFORMERS = "ours", "llama.cpp", "transformers"
+_MODULES = {LLAMA: {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}}
 _AGREE = 256
 """Positions of a text that all engines read to see whether they find the same ids."""
 _ANSWERS_WITHIN = 120.0
-_FORWARDS = {ONE: (1, 1), FIVE: (1, 5), NINE: (1, 9), MANY: (MOST, 1), MANY_FIVE: (MOST, 5)}
 _ENV = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def chosen(dtype: str, wanted: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Kind and weights of each engine, ours first; all kinds where nothing is wanted."""
+    everything = [(OURS, dtype), *((LLAMA, form) for form in ("BF16", "Q8_0", "Q4_1")), (TRANSFORMERS, dtype)]
+    return [one for one in everything if wanted is None or one[0] in {OURS, *wanted}]
+
+
+def missing(kind: str) -> list[str]:
+    """Distributions that an engine needs and that are not installed."""
+    return [name for module, name in _MODULES.get(kind, {}).items() if util.find_spec(module) is None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,70 +81,39 @@ class Texts:
         return cls([window(length) for _ in range(MOST)], context, window(PREFILL))
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where things are.
+@dataclass(slots=True)
+class Measured:
+    """One engine.
 
     Attributes:
-        folder: the target's checkpoint.
-        cache: what is converted from it.
-        draft: as ``flexspec-edge`` takes it.
+        weight_bytes: of the matrices that one token needs.
+        agreement: share of a text's positions at which it finds the same id most likely as ours does.
+        times: milliseconds by case, one a turn; a case that it cannot do is absent.
+        said: why it was not measured.
     """
 
-    folder: Path
-    cache: Path
-    draft: str = "default"
+    weight_bytes: int = 0
+    agreement: float | None = None
+    times: dict[str, list[float]] = field(default_factory=dict)
+    said: str = ""
 
-    def child(self, name: str, kind: str, form: str = "") -> dict[str, str]:
-        """What a process of `lab.benchmarks.peers.child` is started with."""
-        return {
-            "name": name,
-            "kind": kind,
-            "form": form,
-            "folder": str(self.folder),
-            "cache": str(self.cache),
-            "draft": self.draft,
-        }
+    def ms(self, case: str) -> float | None:
+        """Median."""
+        return percentile(self.times[case], 0.5) if self.times.get(case) else None
 
 
 class Peer:
-    """An engine in a process of its own."""
+    """An engine in a process of its own.
 
-    def __init__(self, process: Process, weight_bytes: int, clock: str) -> None:
+    Args:
+        process: runs `lab.benchmarks.peers.child`.
+        clock: which time of an `Answer` counts.
+    """
+
+    def __init__(self, process: Process, clock: str) -> None:
         self._process = process
         self._clock = clock
-        self.measured = Measured(weight_bytes)
-        self.cases: list[str] = []
-
-    @classmethod
-    async def start(cls, processes: Processes, spec: dict[str, str], clock: str = "ms") -> Peer:
-        """Start it and wait until it has loaded.
-
-        Args:
-            processes: that it is ended with.
-            spec: see `Setting.child`.
-            clock: which time of an `Answer` counts.
-
-        Raises:
-            FlexSpecError: it could not.
-        """
-        command = pinned(bench_core(), python("lab.benchmarks.peers.child", json.dumps(spec)))
-        process = await processes.start(spec["name"], command, env=_ENV)
-        loaded = await process.event()
-        return cls(process, loaded["weight_bytes"], clock)
-
-    async def ask(self, what: str, within: float = _ANSWERS_WITHIN, **given: Any) -> Any:
-        """Have it do something; its answer.
-
-        Raises:
-            CannotDoError: it says that it cannot.
-            FlexSpecError: it ended, or said nothing for too long.
-        """
-        await self._process.send({"do": what, "with": given})
-        answer = await self._process.event(within=within)
-        if "cannot" in answer:
-            raise CannotDoError(answer["cannot"])
-        return answer["is"]
+        self.measured = Measured()
 
     async def prepare(self, texts: Texts) -> list[int]:
         """Give it the texts and try all cases, which also warms it up; the ids that it finds in a text.
@@ -153,28 +121,28 @@ class Peer:
         Raises:
             FlexSpecError: it ended.
         """
-        await self.ask("hold", texts=texts.sessions, length=texts.context)
+        self.measured.weight_bytes = (await self._process.event())["weight_bytes"]
+        await self._ask("hold", texts=texts.sessions, length=texts.context)
         for case in CASES:
-            try:
-                await self.case(case, texts)
-            except CannotDoError as error:
-                self.measured.said.append(f"{case}: {error}")
-            else:
-                self.cases.append(case)
+            await self.case(case, texts)
         self.measured.times.clear()
         ids = texts.prompt[:_AGREE]
-        best: list[int] = (await self.ask("read", ids=ids, rows=len(ids)))["best"]
+        best: list[int] = (await self._ask("read", ids=ids, rows=len(ids)))["best"]
         return best
 
     async def case(self, name: str, texts: Texts) -> None:
         """Measure one case. Caches are full of others' weights, so the first of two forwards does not count."""
         if name == READ:
-            spent = await self.ask("read", ids=texts.prompt, rows=1)
+            spent = await self._ask("read", ids=texts.prompt, rows=1)
         else:
             sessions, count = _FORWARDS[name]
-            await self.ask("forward", sessions=sessions, rows=count)
-            spent = await self.ask("forward", sessions=sessions, rows=count)
+            await self._ask("forward", sessions=sessions, rows=count)
+            spent = await self._ask("forward", sessions=sessions, rows=count)
         self.measured.times.setdefault(name, []).append(spent[self._clock])
+
+    async def _ask(self, what: str, **given: Any) -> Any:
+        await self._process.send({"do": what, "with": given})
+        return (await self._process.event(within=_ANSWERS_WITHIN))["is"]
 
 
 def bench_core() -> int:
@@ -183,57 +151,54 @@ def bench_core() -> int:
 
 
 async def compare(
-    specs: Sequence[Spec], setting: Setting, texts: Texts, options: Namespace
+    engines: Sequence[tuple[str, str]], folder: Path, cache: Path, texts: Texts, options: Namespace
 ) -> dict[str, Any]:
-    """Measure and print; the results."""
-    clock = CLOCKS[options.clock]
+    """Measure and print; the results.
+
+    Args:
+        engines: kind and weights of each, ours first.
+        folder: the target's checkpoint.
+        cache: what is converted from it.
+        texts: that all of them read.
+        options: of the command.
+    """
     found: dict[str, Measured] = {}
     peers: dict[str, Peer] = {}
     best: dict[str, list[int]] = {}
     async with Processes() as processes:
-        for spec in specs:
-            found[spec.name] = Measured(said=[how_to_install(spec.missing)] if spec.missing else [])
-            if spec.missing:
+        for kind, form in engines:
+            name = f"{kind}, {form}"
+            if absent := missing(kind):
+                found[name] = Measured(said=f"not installed: {', '.join(absent)}")
                 continue
-            say(f"loading {spec.name}")
+            say(f"loading {name}")
+            spec = {"kind": kind, "form": form, "folder": str(folder), "cache": str(cache)}
+            command = pinned(bench_core(), python("lab.benchmarks.peers.child", json.dumps(spec)))
+            peer = Peer(await processes.start(name, command, env=_ENV), CLOCKS[options.clock])
+            found[name] = peer.measured
             try:
-                peer = await Peer.start(processes, setting.child(spec.name, spec.kind, spec.form), clock)
-                best[spec.name] = await peer.prepare(texts)
+                best[name] = await peer.prepare(texts)
             except FlexSpecError as error:
-                if spec.kind == OURS:
+                if kind == OURS:
                     raise
-                found[spec.name].said.append(_why(error))
+                found[name] = Measured(said=_why(error))
                 continue
-            peers[spec.name], found[spec.name] = peer, peer.measured
-        memory = await Peer.start(processes, setting.child("memory", "memory"))
-        speeds = await _in_turns(peers, memory, texts, options.turns, options.seed)
-    ours = specs[0].name
+            peers[name] = peer
+        await _in_turns(peers, texts, options.turns, options.seed)
+    ours = next(iter(found))
     for name, ids in best.items():
         found[name].agreement = agreement(best[ours], ids)
-    return _report(found, ours, speeds, options.clock)
+    return _report(found, ours, options.clock)
 
 
-async def _in_turns(peers: dict[str, Peer], memory: Peer, texts: Texts, turns: int, seed: int) -> list[float]:
-    """Every case of every engine once a turn, in a new random order each turn; the memory's speed of each turn.
-
-    An engine that ends leaves `peers`; what it was measured at before stays.
-    """
-    rng, speeds, ours = random.Random(seed), [], next(iter(peers))
+async def _in_turns(peers: dict[str, Peer], texts: Texts, turns: int, seed: int) -> None:
+    """Every case of every engine once a turn, in a new random order each turn."""
+    rng = random.Random(seed)
     for turn in range(turns):
         say(f"turn {turn + 1} of {turns}")
-        order = [(name, case) for name, peer in peers.items() for case in peer.cases]
-        rng.shuffle(order)
-        for name, case in order:
-            if name not in peers:
-                continue
-            try:
-                await peers[name].case(case, texts)
-            except FlexSpecError as error:
-                if name == ours:
-                    raise
-                peers.pop(name).measured.said.append(_why(error))
-        speeds.append(await memory.ask("speed"))
-    return speeds
+        order = [(name, case) for name in peers for case in CASES]
+        for name, case in rng.sample(order, len(order)):
+            await peers[name].case(case, texts)
 
 
 def _why(error: FlexSpecError) -> str:
@@ -242,27 +207,53 @@ def _why(error: FlexSpecError) -> str:
     return ": ".join([error.message, *(line.strip() for line in last)])
 
 
-def say(text: str) -> None:
-    """Tell people how far things are."""
-    print(text, file=sys.stderr, flush=True)
+def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
+    """Share of positions with the same id."""
+    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
-def _report(found: dict[str, Measured], ours: str, speeds: Sequence[float], clock: str) -> dict[str, Any]:
-    speed = percentile(speeds, 0.5)
-    of = {"wall": "", "cpu": ", processor time"}[clock]
-    print(f"one thread{of}; memory is read at {speed:.1f} GB/s (best turn {max(speeds):.1f})\n")
-    print(table(HEADERS, rows(found, speed)))
+def ratios(found: Mapping[str, Measured], ours: str) -> dict[str, dict[str, float | None]]:
+    """Our time over each other's by case; below 1 is faster."""
+    mine = found[ours]
+
+    def over(one: Measured, case: str) -> float | None:
+        times = mine.ms(case), one.ms(case)
+        return None if None in times else times[0] / times[1]  # type: ignore[operator]
+
+    return {
+        name: {case: over(one, case) for case in CASES}
+        for name, one in found.items()
+        if one.times and name != ours
+    }
+
+
+def _report(found: Mapping[str, Measured], ours: str, clock: str) -> dict[str, Any]:
+    print(f"one thread{', processor time' if clock == 'cpu' else ''}; milliseconds\n")
+    rows = [
+        [name, *map(one.ms, CASES), one.weight_bytes / 1e6, one.agreement]
+        for name, one in found.items()
+        if one.times
+    ]
+    print(table(("engine", *CASES, "MB", "agrees"), rows))
     for name, one in found.items():
-        for why in one.said:
-            print(f"{name}: {why}")
+        if one.said:
+            print(f"{name}: {one.said}")
+    shares = ratios(found, ours)
     print("\nours over theirs, in time")
-    print(table(("engine", *CASES), ratio_rows(found, ours)))
-    judged = bars(found[ours], found.get(LLAMA, Measured()), found.get(OPENVINO, Measured()))
-    print()
-    print(bar_table(judged))
+    print(table(("engine", *CASES), [[name, *by_case.values()] for name, by_case in shares.items()]))
     return {
         "clock": clock,
-        "memory_gb_per_second": {"median": speed, "most": max(speeds)},
-        "engines": {name: facts(one, speed) for name, one in found.items()},
-        "bars": {bar.name: bar.facts() for bar in judged},
+        "engines": {
+            name: {
+                "weight_bytes": one.weight_bytes,
+                "ms": {
+                    case: {"median": percentile(ms, 0.5), "least": min(ms), "p95": percentile(ms, 0.95)}
+                    for case, ms in one.times.items()
+                },
+                "agreement": one.agreement,
+                "not_measured": one.said,
+            }
+            for name, one in found.items()
+        },
+        "ratios": shares,
     }

@@ -23,7 +23,7 @@ import torch
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError, how_to_install
 from flexspec_mq.models.load import resolve
-from lab.benchmarks.peers.interface import CannotConvertError, is_plain_llama
+from lab.benchmarks.peers.engines import CannotConvertError, is_plain_llama
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 """Of the matrices. A vector is always float32."""

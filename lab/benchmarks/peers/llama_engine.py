@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.benchmarks.peers.interface import Answer, Stopwatch
+from lab.benchmarks.peers.engines import Answer, Stopwatch
 
 _ROOM = 64
 """Tokens that a session may grow by."""

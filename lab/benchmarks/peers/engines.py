@@ -1,11 +1,15 @@
-"""Our worker's target, as its daemon loads it, and transformers with its own attention."""
+"""Engines that are compared, each in its own process: what all of them do, ours, and transformers."""
 
 from __future__ import annotations
 
-import sys
+import json
+import math
+import struct
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import DynamicCache
@@ -13,21 +17,94 @@ from transformers import DynamicCache
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.runner import ModelInput, ModelRunner
-from lab.benchmarks.peers.interface import Answer, Stopwatch, weights
+from flexspec_mq.models.runner import ModelInput
+from lab.benchmarks._common import say
 
 
-def our_runner(folder: str, dtype: str) -> ModelRunner:
-    """What a worker runs its target with; of it only `forward` and `new_kv` are used here."""
-    settings = WorkerSettings(target=folder, worker="bench", dtype=dtype, threads=1)
-    return cloud_target.load(settings, _say).model
+class CannotConvertError(Exception):
+    """An engine has no form of this model here; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Time and result of a forward.
+
+    Attributes:
+        ms: time until the logits are at hand.
+        cpu_ms: of the processor, which strangers on the machine change less.
+        best: the most likely id of every row that was asked for.
+    """
+
+    ms: float
+    cpu_ms: float
+    best: list[int]
+
+
+class Stopwatch:
+    """Starts when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def stop(self) -> tuple[float, float]:
+        """Milliseconds since, by the clock and of this process' processor time."""
+        return 1e3 * (time.perf_counter() - self._wall), 1e3 * (time.process_time() - self._cpu)
+
+
+class Engine(Protocol):
+    """A model that runs on one thread.
+
+    Attributes:
+        weight_bytes: that the matrices take which one token needs, the LM head's among them.
+    """
+
+    weight_bytes: int
+
+    def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
+        """Give each text a session that holds its first `length` tokens. All texts are equally long."""
+        ...
+
+    def forward(self, sessions: int, rows: int) -> Answer:
+        """Read the next `rows` tokens of the first sessions in one forward, logits for all, and forget them again."""
+        ...
+
+    def read(self, ids: Sequence[int], rows: int) -> Answer:
+        """Read a text from nothing, logits for its last `rows` tokens."""
+        ...
+
+
+def weights(folder: Path) -> int:
+    """Count the values of the matrices that one token multiplies, from the headers of the safetensors."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(size))
+        found.update({name: tuple(one["shape"]) for name, one in header.items() if name != "__metadata__"})
+    apart = "lm_head.weight" in found
+    return sum(
+        math.prod(shape)
+        for name, shape in found.items()
+        if len(shape) == 2 and not (apart and name.endswith("embed_tokens.weight"))
+    )
+
+
+def is_plain_llama(config: dict[str, Any]) -> bool:
+    """Whether a configuration says that nothing is added to Llama's layers."""
+    rope = config.get("rope_parameters") or {}
+    return (
+        config.get("model_type") == "llama"
+        and not (config.get("attention_bias") or config.get("mlp_bias") or config.get("rope_scaling"))
+        and rope.get("rope_type", "default") == "default"
+    )
 
 
 class Ours:
     """Our worker's runner."""
 
     def __init__(self, folder: str, dtype: str) -> None:
-        self._runner = our_runner(folder, dtype)
+        settings = WorkerSettings(target=folder, worker="bench", dtype=dtype, threads=1)
+        self._runner = cloud_target.load(settings, say).model
         self._held: list[tuple[Any, Sequence[int]]] = []
         self.weight_bytes = weights(Path(folder)) * getattr(torch, dtype).itemsize
 
@@ -91,7 +168,3 @@ class Transformers:
             watch = Stopwatch()
             logits = self._model(torch.tensor([list(ids)]), use_cache=True, logits_to_keep=rows).logits
             return Answer(*watch.stop(), logits[0].argmax(-1).tolist())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,1 +1,0 @@
-"""The part of `lab.benchmarks.engine` that needs no other engine."""
