@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, inf, log, sqrt
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import UsageError
@@ -34,11 +34,11 @@ class Sample:
     """What one edge wrote with one version between two of its statuses.
 
     Attributes:
-        answers: that ended, without those that failed.
-        accepted: of the drafted tokens.
-        drafted: tokens.
+        answers: answers that ended, without those that failed.
+        accepted: drafted tokens that were accepted.
+        drafted: drafted tokens.
         errors: answers that failed.
-        seconds_per_token: of all its tokens; None where there was none.
+        seconds_per_token: mean over all its tokens; None where there was none.
     """
 
     answers: int
@@ -60,7 +60,7 @@ class Rule:
     Attributes:
         least: answers of each of the two versions, failed ones included, below which nothing is decided.
         promote_after: answers of the canary before it is promoted.
-        confidence: of each bound, one-sided.
+        confidence: confidence of each bound, one-sided.
         keep: share of the stable version's acceptance that the canary must keep.
         slower: times the stable version's seconds per token that the canary may take.
         more_errors: share of answers that may fail beyond the stable version's share.
@@ -74,21 +74,14 @@ class Rule:
     more_errors: float = 0.05
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be decided by.
+        """Refuse bounds that say nothing.
 
         Raises:
             UsageError: naming the value.
         """
-        for name, value, low, high in (
-            ("--least", self.least, 1, inf),
-            ("--promote-after", self.promote_after, self.least, inf),
-            ("--confidence", self.confidence, 0.5, 1 - 1e-9),
-            ("--keep", self.keep, 0, 1),
-            ("--slower", self.slower, 1, inf),
-            ("--more-errors", self.more_errors, 0, 1),
-        ):
+        for flag, value, low, high in (("--keep", self.keep, 0, 1), ("--slower", self.slower, 1, inf)):
             if not low <= value <= high:
-                raise UsageError(f"{name} {value:g} is not between {low:g} and {high:g}")
+                raise UsageError(f"{flag} {value:g} is not between {low:g} and {high:g}")
 
     @property
     def z(self) -> float:
@@ -99,8 +92,7 @@ class Rule:
 DEFAULT_RULE = Rule()
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """An estimate between its bounds."""
 
     low: float
@@ -119,16 +111,14 @@ class Decision(StrEnum):
     ABORT = "abort"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A decision, and why."""
+class Judgement(NamedTuple):
+    """A decision on a canary, and why."""
 
     decision: Decision
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Estimate:
+class _Estimate(NamedTuple):
     """A mean and its variance."""
 
     mean: float
@@ -141,98 +131,95 @@ class _Estimate:
 
 def acceptance(samples: Sequence[Sample], z: float = DEFAULT_RULE.z) -> Interval | None:
     """Share of drafted tokens that were accepted; None where none was drafted."""
-    found = _acceptance(samples)
-    if found is None:
+    estimate = _acceptance(samples)
+    if estimate is None:
         return None
-    interval = found.interval(z)
-    return Interval(max(0.0, interval.low), interval.middle, min(1.0, interval.high))
+    low, middle, high = estimate.interval(z)
+    return Interval(max(0.0, low), middle, min(1.0, high))
 
 
-def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     """Decide on a canary.
 
     Args:
         rule: what is asked of it.
-        stable: of the stable version, over about the same time.
-        canary: all of the canary.
+        stable: samples of the stable version, over about the same time.
+        canary: all samples of the canary.
     """
-    tried = sum(one.tries for one in canary)
-    before = sum(one.tries for one in stable)
+    tried, before = (sum(sample.tries for sample in samples) for samples in (canary, stable))
     if tried < rule.least or before < rule.least:
-        return Verdict(
-            Decision.WAIT,
-            f"{tried} answers of the canary and {before} of the stable version, of {rule.least}",
-        )
+        why = f"{tried} answers of the canary and {before} of the stable version, of {rule.least}"
+        return Judgement(Decision.WAIT, why)
     checks = [check(rule, stable, canary) for check in (_errors, _latency, _accepted)]
     for decision in (Decision.ABORT, Decision.WAIT):
-        reasons = [one.why for one in checks if one.decision is decision]
+        reasons = [why for found, why in checks if found is decision]
         if reasons:
-            return Verdict(decision, f"after {tried} answers: {'; '.join(reasons)}")
-    why = f"after {tried} answers: {'; '.join(one.why for one in checks)}"
+            return Judgement(decision, f"after {tried} answers: {'; '.join(reasons)}")
+    why = f"after {tried} answers: {'; '.join(why for _, why in checks)}"
     if tried < rule.promote_after:
-        return Verdict(Decision.WAIT, f"{why}; promoted after {rule.promote_after}")
-    return Verdict(Decision.PROMOTE, why)
+        return Judgement(Decision.WAIT, f"{why}; promoted after {rule.promote_after}")
+    return Judgement(Decision.PROMOTE, why)
 
 
-def _accepted(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+def _accepted(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     ours, theirs = _acceptance(canary), _acceptance(stable)
     if theirs is None:
-        return Verdict(Decision.PROMOTE, "the stable version drafts nothing")
+        return Judgement(Decision.PROMOTE, "the stable version drafts nothing")
     if ours is None:
-        return Verdict(Decision.WAIT, "the canary has drafted nothing")
+        return Judgement(Decision.WAIT, "the canary has drafted nothing")
     spread = rule.z * sqrt(ours.variance + rule.keep**2 * theirs.variance)
-    beyond = ours.mean - rule.keep * theirs.mean
-    why = f"acceptance {ours.interval(rule.z)} against {theirs.interval(rule.z)}, of which it must keep {rule.keep:g}"
-    return _decided(beyond, spread, why)
+    both = f"{ours.interval(rule.z)} against {theirs.interval(rule.z)}"
+    why = f"acceptance {both}, of which it must keep {rule.keep:g}"
+    return _decided(ours.mean - rule.keep * theirs.mean, spread, why)
 
 
-def _latency(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
+def _latency(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     ours, theirs = _log_latency(canary), _log_latency(stable)
     if ours is None or theirs is None:
-        return Verdict(Decision.WAIT, "no tokens to time")
-    spread = rule.z * sqrt(ours.variance + theirs.variance)
-    slower = ours.mean - theirs.mean
-    times = Interval(exp(slower - spread), exp(slower), exp(slower + spread))
-    return _decided(log(rule.slower) - slower, spread, f"{times} times as slow, of {rule.slower:g} at most")
+        return Judgement(Decision.WAIT, "no tokens to time")
+    slower = _Estimate(ours.mean - theirs.mean, ours.variance + theirs.variance)
+    times = Interval(*map(exp, slower.interval(rule.z)))
+    why = f"{times} times as slow, of {rule.slower:g} at most"
+    return _decided(log(rule.slower) - slower.mean, rule.z * sqrt(slower.variance), why)
 
 
-def _errors(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Verdict:
-    failed, tried = sum(one.errors for one in canary), sum(one.tries for one in canary)
-    usual = sum(one.errors for one in stable) / sum(one.tries for one in stable)
+def _errors(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+    failed, tried = sum(sample.errors for sample in canary), sum(sample.tries for sample in canary)
+    usual = sum(sample.errors for sample in stable) / sum(sample.tries for sample in stable)
     allowed = usual + rule.more_errors
     low, high = wilson(failed, tried, rule.z)
     why = f"{failed} of {tried} failed, {low:.1%} to {high:.1%}, of {allowed:.1%} at most"
     if low > allowed:
-        return Verdict(Decision.ABORT, why)
+        return Judgement(Decision.ABORT, why)
     # A share of errors below 5 % takes hundreds of answers to prove; the estimate must do.
-    return Verdict(Decision.PROMOTE if failed <= allowed * tried else Decision.WAIT, why)
+    return Judgement(Decision.PROMOTE if failed <= allowed * tried else Decision.WAIT, why)
 
 
-def _decided(beyond: float, spread: float, why: str) -> Verdict:
-    """By how much a bound is kept, with the half width of its interval."""
-    if beyond + spread < 0:
-        return Verdict(Decision.ABORT, why)
-    return Verdict(Decision.PROMOTE if beyond - spread >= 0 else Decision.WAIT, why)
+def _decided(margin: float, spread: float, why: str) -> Judgement:
+    """The decision by the margin to a bound, and the half width of its interval."""
+    if margin + spread < 0:
+        return Judgement(Decision.ABORT, why)
+    return Judgement(Decision.PROMOTE if margin - spread >= 0 else Decision.WAIT, why)
 
 
 def _acceptance(samples: Sequence[Sample]) -> _Estimate | None:
     """Accepted by drafted tokens: a ratio estimator over answers."""
-    used = [one for one in samples if one.drafted > 0 and one.answers > 0]
+    used = [sample for sample in samples if sample.drafted > 0 and sample.answers > 0]
     if not used:
         return None
-    drafted, answers = sum(one.drafted for one in used), sum(one.answers for one in used)
-    share = sum(one.accepted for one in used) / drafted
+    drafted, answers = sum(sample.drafted for sample in used), sum(sample.answers for sample in used)
+    share = sum(sample.accepted for sample in used) / drafted
     assumed = (drafted / answers) ** 2 * share * (1 - share) / 4
-    residuals = sum((one.accepted - share * one.drafted) ** 2 / one.answers for one in used)
+    residuals = sum((sample.accepted - share * sample.drafted) ** 2 / sample.answers for sample in used)
     each = (residuals + _PRIOR * assumed) / (len(used) - 1 + _PRIOR)
     return _Estimate(share, answers * each / drafted**2)
 
 
 def _log_latency(samples: Sequence[Sample]) -> _Estimate | None:
     """Mean logarithm of seconds per token, over samples: one slow answer must not decide."""
-    values = [log(one.seconds_per_token) for one in samples if one.seconds_per_token]
+    values = [log(sample.seconds_per_token) for sample in samples if sample.seconds_per_token]
     if not values:
         return None
     mean = sum(values) / len(values)
-    each = (sum((one - mean) ** 2 for one in values) + _PRIOR / 4) / (len(values) - 1 + _PRIOR)
+    each = (sum((value - mean) ** 2 for value in values) + _PRIOR / 4) / (len(values) - 1 + _PRIOR)
     return _Estimate(mean, each / len(values))

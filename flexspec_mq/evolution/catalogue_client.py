@@ -21,7 +21,7 @@ import msgspec
 from flexspec_mq.catalogue.driver import Driver, topics_of
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
-from flexspec_mq.catalogue.signing import open_signed, opened, seal
+from flexspec_mq.catalogue.signing import opened, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, UsageError
@@ -51,18 +51,18 @@ class LostRace(LinkError):
     """Another publisher wrote at the same time."""
 
 
-class Board:
-    """What is on a family's topics.
+class CatalogueClient:
+    """Reads and writes a family's topics.
 
     Args:
-        link: that is subscribed to them; `listen` reads it.
+        link: a link that is subscribed to them; `listen` reads it.
         follower: judges what comes.
         store: keeps what is taken up.
-        clock: seconds since the Unix epoch.
-        others: given messages on other topics.
+        clock: gives seconds since the Unix epoch.
+        others: called with messages on other topics.
 
     Attributes:
-        clock: seconds since the Unix epoch.
+        clock: gives seconds since the Unix epoch.
         follower: what is known of the family.
     """
 
@@ -75,15 +75,15 @@ class Board:
         others: Callable[[Inbound], None] | None = None,
     ) -> None:
         self.clock = clock
-        self._changed = asyncio.Event()
-        self._others = others
         self.follower = follower
         self._link = link
+        self._others = others
         self._driver = Driver(follower, store, clock)
-        self._topics = self._driver.topics
-        self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._topics}
+        self._keys_topic, self._topic = self._driver.topics
+        self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._driver.topics}
+        self._refused: dict[str, Refused | None] = dict.fromkeys(self._driver.topics)
+        self._changed = asyncio.Event()
         self._failure: FlexSpecError | None = None
-        self._refused: dict[str, Refused | None] = dict.fromkeys(self._topics)
 
     async def listen(self) -> None:
         """Take what comes, until cancelled; a failure is raised where somebody waits."""
@@ -91,7 +91,7 @@ class Board:
             async for event in self._link.events():
                 if not isinstance(event, Inbound):
                     continue
-                if event.topic in self._topics:
+                if event.topic in self._driver.topics:
                     await self._take(event.topic, event.payload)
                 elif self._others is not None:
                     self._others(event)
@@ -119,7 +119,7 @@ class Board:
 
     def fault(self) -> str:
         """What is wrong with the last message on the catalogue's topic; empty if nothing is."""
-        refused = self._refused[self._topics[1]]
+        refused = self._refused[self._topic]
         return "" if refused is None else refused.detail
 
     async def look(self) -> None:
@@ -135,10 +135,10 @@ class Board:
         Raises:
             UsageError: none is known, or the broker's is refused.
         """
-        topic = self._topics[0]
-        if (found := self.follower.keys) is None:
-            raise self._missing(topic, "key set", "the root key's owner publishes one: `flexspec head trust`")
-        return found
+        if (keys := self.follower.keys) is None:
+            hint = "the root key's owner publishes one: `flexspec head trust`"
+            raise self._missing(self._keys_topic, "key set", hint)
+        return keys
 
     def catalogue(self) -> Catalogue:
         """The catalogue at the broker, verified.
@@ -147,30 +147,32 @@ class Board:
             UsageError: there is none, or it is refused.
         """
         self.keys()
-        topic, known = self._topics[1], self.follower.catalogue
+        known = self.follower.catalogue
         if known is None:
-            raise self._missing(topic, "catalogue", "the first version is published with --first")
-        if not self._arrived[topic] or self._refused[topic] is not None:
+            raise self._missing(self._topic, "catalogue", "the first version is published with --first")
+        if self._lacks(self._topic):
             again = "`flexspec head renew` publishes again what this machine has seen last"
-            raise self._missing(topic, "catalogue", again)
+            raise self._missing(self._topic, "catalogue", again)
         return known
 
     def absent(self) -> bool:
         """Whether there is no catalogue, as far as broker and this machine's record say."""
-        return self.follower.catalogue is None and not self._arrived[self._topics[1]]
+        return self.follower.catalogue is None and not self._arrived[self._topic]
 
-    def that_count(self, signers: Sequence[PrivateKey], *, others_sign: bool = False) -> Sequence[PrivateKey]:
-        """Those of the present key set.
+    def valid_signers(
+        self, signers: Sequence[PrivateKey], *, others_sign: bool = False
+    ) -> Sequence[PrivateKey]:
+        """The signers whose keys are in the present key set.
 
         Args:
-            signers: whose keys are here.
+            signers: all whose keys are here.
             others_sign: whether one is enough, as others sign later.
 
         Raises:
             UsageError: they are less than it asks for.
         """
         keys = self.keys()
-        valid = {one.public: one for one in signers if one.public in keys.keys}
+        valid = {signer.public: signer for signer in signers if signer.public in keys.keys}
         if len(valid) < (1 if others_sign else keys.threshold):
             raise UsageError(
                 f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
@@ -180,20 +182,6 @@ class Board:
             )
         return list(valid.values())
 
-    async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
-        """Sign a catalogue, publish it, and read it back.
-
-        Args:
-            catalogue: an edit of `follower.catalogue`, or the first one.
-            signers: whose keys sign.
-
-        Raises:
-            UsageError: the key set asks for other or more signatures, or the catalogue would be refused.
-            LostRace: another publisher wrote at the same time.
-            LinkError: the broker refuses it, or is gone.
-        """
-        await self.send(self.sealed(catalogue, self.that_count(signers)))
-
     def sealed(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> bytes:
         """A catalogue, signed under the present key set.
 
@@ -201,6 +189,16 @@ class Board:
             UsageError: there is no key set, or the catalogue would be refused.
         """
         return seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), signers)
+
+    async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
+        """Sign an edit of `follower.catalogue`, or the first catalogue, and `send` it.
+
+        Raises:
+            UsageError: the key set asks for other or more signatures, or the catalogue would be refused.
+            LostRace: another publisher wrote at the same time.
+            LinkError: the broker refuses it, or is gone.
+        """
+        await self.send(self.sealed(catalogue, self.valid_signers(signers)))
 
     async def send(self, payload: bytes) -> None:
         """Publish a signed catalogue, and read it back.
@@ -210,12 +208,12 @@ class Board:
             LostRace: another publisher wrote at the same time.
             LinkError: the broker refuses it, or is gone.
         """
-        topic, record = self._topics[1], self.follower.record
-        await self._write(topic, payload)
+        record = self.follower.record
+        await self._write(self._topic, payload)
         await asyncio.sleep(SETTLE)
         known = (payload, b"" if record is None else record.catalogue)
-        last = self._arrived[topic][-1]
-        if last != payload or any(one not in known for one in self._arrived[topic]):
+        last = self._arrived[self._topic][-1]
+        if last != payload or any(arrived not in known for arrived in self._arrived[self._topic]):
             raise self._lost_race("stands" if last == payload else "does not stand")
 
     async def trust(self, payload: bytes) -> None:
@@ -225,17 +223,13 @@ class Board:
             UsageError: it is not one of this family that the root key has signed.
             LinkError: the broker refuses it, or is gone.
         """
-        await self._write(self._topics[0], payload)
+        await self._write(self._keys_topic, payload)
 
     async def restore_keys(self) -> None:
-        """Publish the key set that this machine remembers, if the broker holds none or an older one.
-
-        Raises:
-            LinkError: the broker refuses it, or is gone.
-        """
-        topic, record = self._topics[0], self.follower.record
-        if record is not None and (not self._arrived[topic] or self._refused[topic] is not None):
-            await self._write(topic, record.keys)
+        """Publish the key set that this machine remembers, if the broker holds none or an older one; see `trust`."""
+        record = self.follower.record
+        if record is not None and self._lacks(self._keys_topic):
+            await self.trust(record.keys)
 
     async def _write(self, topic: str, payload: bytes) -> None:
         """Publish, wait until the broker has given it back, and until it is taken up."""
@@ -260,14 +254,8 @@ class Board:
             hint="look at `flexspec head list`, and at this machine's clock",
         )
 
-    def _lost_race(self, outcome: str) -> LostRace:
-        return LostRace(
-            f"another publisher wrote for {self.follower.family} at the same time; this change {outcome}",
-            hint="look at `flexspec head list`, and try again what is missing",
-        )
-
     async def _take(self, topic: str, payload: bytes) -> None:
-        now = None if topic == self._topics[0] else self._while_valid(payload, self.clock())
+        now = None if topic == self._keys_topic else self._while_valid(payload, self.clock())
         for where, outcome in await self._driver.judge(topic, payload, now):
             if isinstance(outcome, RecordError):
                 raise outcome
@@ -284,6 +272,16 @@ class Board:
             return now
         return min(now, body.epoch + body.lifetime - 1)
 
+    def _lacks(self, topic: str) -> bool:
+        """Whether the broker holds nothing on a topic, or what is refused."""
+        return not self._arrived[topic] or self._refused[topic] is not None
+
+    def _lost_race(self, outcome: str) -> LostRace:
+        return LostRace(
+            f"another publisher wrote for {self.follower.family} at the same time; this change {outcome}",
+            hint="look at `flexspec head list`, and try again what is missing",
+        )
+
     def _missing(self, topic: str, title: str, hint: str) -> UsageError:
         family = self.follower.family
         if (refused := self._refused[topic]) is not None:
@@ -291,36 +289,22 @@ class Board:
         return UsageError(f"the broker holds no {title} of {family}", hint=hint)
 
 
-def check_keys(payload: bytes, family: str, root: bytes) -> KeySet:
-    """The key set in a payload, signed by the root key.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return open_signed(payload, KeySet, family, [root]).body
-    except SignedRefused as error:
-        raise UsageError(
-            error.message, hint=error.hint or "sign it with the root key of --root-key"
-        ) from error
-
-
 @asynccontextmanager
-async def board(
+async def catalogue_client(
     config: HeadConfig,
     root: bytes,
     filters: Sequence[str] = (),
     others: Callable[[Inbound], None] | None = None,
     clock: Callable[[], float] = time.time,
-) -> AsyncIterator[Board]:
+) -> AsyncIterator[CatalogueClient]:
     """Connect, and follow a family until the block ends.
 
     Args:
         config: settings.
         root: public root key.
-        filters: of other topics.
-        others: given the messages on these.
-        clock: seconds since the Unix epoch.
+        filters: filters of other topics.
+        others: called with the messages on these.
+        clock: gives seconds since the Unix epoch.
 
     Raises:
         LinkError: the broker cannot be reached or refuses us, then or later.
@@ -331,10 +315,10 @@ async def board(
     follower = Follower(family, root, store.load())
     settings = replace(
         link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
-        subscriptions=tuple(Subscription(one) for one in (*topics_of(family), *filters)),
+        subscriptions=tuple(Subscription(topic) for topic in (*topics_of(family), *filters)),
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(2 * PATIENCE if settings.give_up_after is None else None)
-        found = Board(link, follower, store, clock, others)
-        async with running(found.listen(), "board"):
-            yield found
+        client = CatalogueClient(link, follower, store, clock, others)
+        async with running(client.listen(), "catalogue client"):
+            yield client

@@ -45,10 +45,10 @@ def base_path(args: argparse.Namespace) -> Path | None:
 
 
 def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
-    """All checks, and what they found.
+    """Check a head in all ways.
 
     Args:
-        folder: of the head.
+        folder: folder of the head.
         base: checkpoint folder; None leaves out what cannot be seen without it: shapes, fingerprints and canaries.
 
     Returns:
@@ -70,14 +70,11 @@ def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
     text = None if base is None else load_text(base)
     if base is not None and text is not None:
         _check_base(manifest, text, base)
-    touched = check_contents(folder, manifest, text)
     figures: dict[str, Any] = {
         "kind": manifest.kind,
         "digest": digest((folder / MANIFEST).read_bytes()).hex(),
         "bytes": sum(file.size for file in manifest.files),
-        "parameters": touched.parameters,
-        "layers": list(touched.layers),
-        "others": list(touched.others),
+        **check_contents(folder, manifest, text),
     }
     if manifest.kind == "base" or base is None:
         return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -24,23 +24,8 @@ if TYPE_CHECKING:
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
 
 
-@dataclass(frozen=True, slots=True)
-class Touched:
-    """What a head changes.
-
-    Attributes:
-        layers: that it changes, ascending.
-        others: final norm and LM head, as far as it changes them, by their names in the base.
-        parameters: numbers in the head's weights.
-    """
-
-    layers: tuple[int, ...]
-    others: tuple[str, ...]
-    parameters: int
-
-
 class _AnySize(int):
-    """The size of a base that is not here: like any other."""
+    """A size of a base that is not here, which equals any other."""
 
     __hash__ = int.__hash__
 
@@ -56,7 +41,7 @@ class _AnySize(int):
 
 @dataclass(frozen=True, slots=True)
 class _UnknownSizes:
-    """Sizes of a base of which only the manifest tells something."""
+    """Sizes of a base that is not here."""
 
     layers: int
     width: int = _AnySize()
@@ -67,13 +52,17 @@ class _UnknownSizes:
     vocab_size: int = _AnySize()
 
 
-def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) -> Touched:
+def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) -> dict[str, Any]:
     """Refuse a head that holds something else than its manifest and its base allow.
 
     Args:
-        folder: of the head, whose files are those of the manifest (`read_head`).
-        manifest: of the head.
-        base: that it belongs to; None leaves out shapes.
+        folder: folder of the head, whose files are those of the manifest (`read_head`).
+        manifest: manifest of the head.
+        base: base that it belongs to; None leaves out shapes.
+
+    Returns:
+        What the head changes: ``parameters`` is how many numbers its weights have, ``layers`` are those that it
+        changes, ``others`` final norm and LM head as far as it changes them, by their names in the base.
 
     Raises:
         HeadError: says which file, setting or tensor is wrong.
@@ -88,7 +77,7 @@ def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) ->
     if strange:
         raise HeadError(f"{folder} holds {strange[0]}, which the manifest does not list", hint="remove it")
     if manifest.kind == "base":
-        return Touched((), (), 0)
+        return {"parameters": 0, "layers": [], "others": []}
     shape: Sizes = _UnknownSizes(manifest.layers)
     if base is not None:
         shape = Shape.of(base.config, (*FAMILIES, *HEAD_NORMS))
@@ -103,7 +92,8 @@ def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) ->
             )
     others = [name for name, part in ((LM_HEAD, head.lm_head), (NORM, head.norm)) if part is not None]
     layers = range(head.floor, shape.layers) if isinstance(head, FullHead) else sorted(head.layers)
-    return Touched(tuple(layers), tuple(others), sum(tensor.numel() for tensor in tensors.values()))
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return {"parameters": parameters, "layers": list(layers), "others": others}
 
 
 def _tensors(head: LoraHead | FullHead) -> dict[str, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.expiring import ExpiringMap
@@ -18,44 +17,28 @@ if TYPE_CHECKING:
 
 _MOST_EDGES = 10_000
 _MOST_SAMPLES = 1000
-"""Of one version; the oldest are forgotten."""
+"""Samples of one version; the oldest are forgotten."""
 _MOST_VERSIONS = 64
 
 
-@dataclass(slots=True)
-class _Edge:
-    """What an edge's process has told last, by the beginnings of versions' digests."""
-
-    lives: Lives = field(default_factory=Lives)
-    told: dict[str, VersionFigures] = field(default_factory=dict)
-
-
 class Evidence:
-    """What edges have told of a family's versions, as samples.
+    """Samples of a family's versions, from what edges have told; those of other families are left out.
 
     An edge tells sums since its start. The first status of a process is one sample of each version; each later one, a
     sample of those that have written since. A status that was seen before, or is of an earlier process, adds nothing.
 
-    Args:
-        family: edges of others are left out.
-
     Attributes:
-        taken: samples so far, of all versions.
+        taken: number of samples so far, of all versions.
     """
 
     def __init__(self, family: str) -> None:
         self._family = family
-        self._edges: ExpiringMap[str, _Edge] = ExpiringMap(most=_MOST_EDGES)
+        self._edges: ExpiringMap[str, tuple[Lives, dict[str, VersionFigures]]] = ExpiringMap(most=_MOST_EDGES)
         self._samples: ExpiringMap[str, deque[tuple[int, Sample]]] = ExpiringMap(most=_MOST_VERSIONS)
         self.taken = 0
 
-    def of(self, digest: bytes, since: int = 0) -> Sequence[Sample]:
-        """What is remembered of a version.
-
-        Args:
-            digest: of its head's manifest.
-            since: `taken` at the moment from which on samples count.
-        """
+    def samples(self, digest: bytes, since: int = 0) -> Sequence[Sample]:
+        """Samples of a version, by the digest of its head's manifest, from when `taken` was `since`."""
         samples = self._samples.get(_beginning(digest), 0.0) or ()
         return tuple(sample for number, sample in samples if number >= since)
 
@@ -67,13 +50,13 @@ class Evidence:
         """Add what a status tells that was not told before."""
         if status.catalogue is None or status.catalogue.family != self._family:
             return
-        edge = self._edges.get(status.edge, 0.0) or _Edge()
-        life = edge.lives.current
-        if life_of(status) in edge.lives.over or not edge.lives.take(status) or edge.lives.gone:
+        lives, before = self._edges.get(status.edge, 0.0) or (Lives(), {})
+        life = lives.current
+        if life_of(status) in lives.over or not lives.take(status) or lives.gone:
             return  # a will tells the figures of its process's beginning
-        before = edge.told if life == edge.lives.current else {}
-        edge.told = {one.digest: one for one in status.versions}
-        self._edges.put(status.edge, edge, 0.0)
+        if life != lives.current:
+            before = {}
+        self._edges.put(status.edge, (lives, {figures.digest: figures for figures in status.versions}), 0.0)
         for figures in status.versions:
             sample = _between(before.get(figures.digest, VersionFigures(name=figures.name)), figures)
             if sample is not None:
@@ -84,7 +67,7 @@ class Evidence:
 
 
 def _beginning(digest: bytes) -> str:
-    """As statuses tell it."""
+    """The beginning of a digest, as statuses tell it."""
     return digest[:DIGEST].hex()
 
 

@@ -1,4 +1,4 @@
-"""What the commands of ``flexspec draft`` share. Importing it imports no torch."""
+"""What commands that need no broker share: flags, printing, Ctrl-C. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -18,24 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-def add_base(parser: argparse.ArgumentParser) -> None:
-    """``--base``; `base_path` reads it."""
-    parser.add_argument(
-        "--base", required=True, metavar="FOLDER", help="checkpoint folder of the base model, or 'default'"
-    )
-
-
-def add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
-    """``--delta``."""
-    text = "a trained delta" if required else "a trained delta (default: the one that ships)"
-    add_path(parser, "--delta", "FILE", text, required=required)
-
-
-def add_head(parser: argparse.ArgumentParser, text: str) -> None:
-    """``--head``."""
-    add_path(parser, "--head", "FOLDER", f"of a head: {text}")
-
-
 def add_path(
     parser: argparse._ActionsContainer,
     flag: str,
@@ -48,14 +30,6 @@ def add_path(
     """A flag for a path, or for ``many``: then it gives a list, which is empty without the flag."""
     more: dict[str, Any] = {"nargs": "+", "default": []} if many else {}
     parser.add_argument(flag, type=Path, required=required, metavar=metavar, help=text, **more)
-
-
-def add_temperatures(parser: argparse.ArgumentParser, text: str, *default: float) -> None:
-    """``--temperatures``."""
-    shown = f"{text} (default: {' '.join(f'{t:g}' for t in default)})"
-    parser.add_argument(
-        "--temperatures", type=float, nargs="+", default=list(default), metavar="T", help=shown
-    )
 
 
 def add_numbers(parser: argparse.ArgumentParser, *numbers: tuple[str, int | float, str, str]) -> None:
@@ -71,8 +45,8 @@ def base_path(args: argparse.Namespace) -> Path:
     """The folder that ``--base`` names.
 
     Raises:
-        UsageError: It names no folder.
-        ModelError: The default model cannot be made.
+        UsageError: it names no folder.
+        ModelError: the default model cannot be made.
     """
     from flexspec_mq.models.load import resolve
 
@@ -86,7 +60,7 @@ def prepare(args: argparse.Namespace) -> None:
     """Log lines on standard error, but on a terminal, where a bar is; torch uses as many ``--threads`` as it is told.
 
     Raises:
-        UsageError: That is none.
+        UsageError: that is none.
     """
     import torch
 

@@ -9,7 +9,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.evolution.analysis import acceptance
 from flexspec_mq.evolution.evidence import Evidence
-from flexspec_mq.topics import worker_of_status
+from flexspec_mq.topics import edge_status_topic, worker_of_status, worker_status_topic
 from schemas.catalogue import VersionState
 from schemas.status import DIGEST, EdgeStatus, WorkerStatus
 
@@ -19,15 +19,10 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.base import Inbound
     from schemas.catalogue import Catalogue, CatalogueVersion, KeySet
 
+FILTERS = worker_status_topic("+"), edge_status_topic("+")
+"""Filters of the statuses that `Statuses` takes."""
 _HEADINGS = (
-    "version",
-    "state",
-    "share",
-    "digest",
-    "draft",
-    "workers",
-    "answers",
-    "errors",
+    *["version", "state", "share", "digest", "draft", "workers", "answers", "errors"],
     "acceptance (interval)",
 )
 
@@ -37,8 +32,8 @@ class Statuses:
     """What workers and edges say of a family's versions.
 
     Attributes:
-        evidence: of the edges.
-        workers: the last status of each.
+        evidence: samples of the edges.
+        workers: last status of each worker.
     """
 
     evidence: Evidence
@@ -70,7 +65,7 @@ class Statuses:
 
 
 def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -> dict[str, Any]:
-    """All of it, for JSON."""
+    """The overview, for JSON."""
     return {
         "family": catalogue.family,
         "epoch": catalogue.epoch,
@@ -86,30 +81,28 @@ def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -
     }
 
 
-def table(found: dict[str, Any], now: float) -> Iterator[str]:
+def table(listed: dict[str, Any], now: float) -> Iterator[str]:
     """The report for people, in lines."""
-    left = found["expires"] - now
-    until = (
-        f"expires in {_duration(left)}"
-        if left > 0
-        else f"EXPIRED {_duration(-left)} ago: `flexspec head renew`"
-    )
-    keys = found["key_set"]
-    age = _duration(max(0.0, now - found["epoch"]))
-    yield f"{found['family']}: issued {age} ago, {until}; heads at {found['heads']}"
+    left = listed["expires"] - now
+    until = f"expires in {_duration(left)}"
+    if left <= 0:
+        until = f"EXPIRED {_duration(-left)} ago: `flexspec head renew`"
+    keys = listed["key_set"]
+    age = _duration(max(0.0, now - listed["epoch"]))
+    yield f"{listed['family']}: issued {age} ago, {until}; heads at {listed['heads']}"
     yield f"key set {keys['serial']}: {keys['threshold']} of {len(keys['keys'])} keys sign"
-    rows = [_HEADINGS, *(_row(version) for version in found["versions"])]
+    rows = [_HEADINGS, *(_row(version) for version in listed["versions"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    for version in found["versions"]:
+    for version in listed["versions"]:
         for worker in version["workers"]:
             if worker["why"]:
                 yield f"{worker['worker']} on {version['name']}: {worker['state']}, {worker['why']}"
 
 
 def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
-    samples = statuses.evidence.of(version.digest)
+    samples = statuses.evidence.samples(version.digest)
     interval = acceptance(samples)
     return {
         "name": version.name,

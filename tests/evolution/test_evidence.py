@@ -61,7 +61,7 @@ def test_each_answer_counts_once_whatever_is_lost_repeated_or_started_anew(seed:
             evidence.take(draw.choice(list(seen.values())))
     for number in (0, 1):
         wanted = [one.versions[number] for one in seen.values()]
-        samples = evidence.of(DIGESTS[number])
+        samples = evidence.samples(DIGESTS[number])
         assert sum(one.answers for one in samples) == sum(one.answers for one in wanted)
         assert sum(one.accepted for one in samples) == sum(one.accepted for one in wanted)
         assert sum(one.drafted for one in samples) == sum(one.drafted for one in wanted)
@@ -73,7 +73,7 @@ def test_other_families_and_figures_that_cannot_be_are_left_out() -> None:
     evidence.take(status("a", 1, {0: [5, 0, 10, 20, 100]}, family="other"))
     evidence.take(status("b", 1, {0: [5, 0, 30, 20, 100]}))
     evidence.take(EdgeStatus(state="online", epoch=1, at=0.0, edge="c"))
-    assert not evidence.of(DIGESTS[0])
+    assert not evidence.samples(DIGESTS[0])
 
 
 def test_a_lost_connection_counts_nothing_twice() -> None:
@@ -82,7 +82,7 @@ def test_a_lost_connection_counts_nothing_twice() -> None:
     told = status("a", 1, {0: [5, 0, 10, 20, 100]})
     for one in (told, replace(status("a", 1, {}), state="gone"), told):
         evidence.take(one)
-    assert [sample.answers for sample in evidence.of(DIGESTS[0])] == [5]
+    assert [sample.answers for sample in evidence.samples(DIGESTS[0])] == [5]
 
 
 def test_a_version_that_begins_anew_counts_only_what_comes_then() -> None:
@@ -90,7 +90,7 @@ def test_a_version_that_begins_anew_counts_only_what_comes_then() -> None:
     evidence.take(status("a", 1, {0: [5, 0, 10, 20, 100]}))
     evidence.forget(DIGESTS[0])
     evidence.take(status("a", 1, {0: [5, 0, 10, 20, 100]}))
-    assert not evidence.of(DIGESTS[0])
+    assert not evidence.samples(DIGESTS[0])
     evidence.take(status("a", 1, {0: [7, 1, 15, 30, 140]}))
-    (sample,) = evidence.of(DIGESTS[0])
+    (sample,) = evidence.samples(DIGESTS[0])
     assert (sample.answers, sample.errors, sample.accepted, sample.drafted) == (2, 1, 5, 10)

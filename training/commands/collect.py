@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flexspec_mq.evolution import offline
+from training.commands import flags
 
 if TYPE_CHECKING:
     import argparse
@@ -20,13 +21,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "temperature, is not answered again.",
     )
     collect.set_defaults(func=_collect)
-    offline.add_base(collect)
-    offline.add_head(collect, "that version of the base writes")
+    flags.add_base(collect)
+    flags.add_head(collect, "that version of the base writes")
     about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
     offline.add_path(collect, "--prompts", "FILE", about_prompts, many=True)
     about_out = "the rows to write (.npz); prompts that the target invented go beside it"
     offline.add_path(collect, "--out", "FILE", about_out, required=True)
-    offline.add_temperatures(collect, "temperatures, one after another", 0.0, 0.7, 1.0)
+    flags.add_temperatures(collect, "temperatures, one after another", 0.0, 0.7, 1.0)
     about_shares = "instead of all temperatures, each prompt gets one of them, this often, as in 0.5 0.3 0.2"
     collect.add_argument("--shares", type=float, nargs="+", default=[], metavar="SHARE", help=about_shares)
     about_limit = "answers at most, those of earlier runs included (default: all)"

@@ -11,7 +11,7 @@ from pathlib import Path
 from flexspec_mq.daemon.main import run_subcommand
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
-from training.commands import collect, measure
+from training.commands import collect, flags, measure
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
@@ -64,10 +64,10 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "where it stopped when the same command is given again.",
     )
     train.set_defaults(func=_train)
-    offline.add_base(train)
+    flags.add_base(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
     offline.add_path(train, "--text", "FILE", about_text, required=True, many=True)
-    offline.add_head(
+    flags.add_head(
         train, "the draft is for that version of the base, which wrote the text, and not for all of them"
     )
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
@@ -99,7 +99,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "at which the loss compares both models, one step after another: lower ones weigh the likeliest "
         "tokens more"
     )
-    offline.add_temperatures(train, about_temperatures, 1.0)
+    flags.add_temperatures(train, about_temperatures, 1.0)
     about_prompts = "token of a row from which its prompt is trained on as well (default: answers only)"
     add("--prompts-from", type=int, metavar="POSITION", help=about_prompts)
     offline.add_numbers(train, *_NUMBERS)
@@ -113,8 +113,8 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "Runtime runs without torch and transformers. A device needs nothing else.",
     )
     export.set_defaults(func=_export)
-    offline.add_base(export)
-    offline.add_delta(export)
+    flags.add_base(export)
+    flags.add_delta(export)
     offline.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
     add = export.add_argument
     add("--onnx", action="store_true", help="write graphs for ONNX Runtime, and no checkpoint")

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.evolution import offline
+from training.commands import flags
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +32,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "from which 1, 2, ... tokens are all accepted, and rounds under --stop.",
     )
     evaluate.set_defaults(func=_evaluate)
-    offline.add_base(evaluate)
+    flags.add_base(evaluate)
     which = evaluate.add_mutually_exclusive_group()
-    offline.add_delta(which)
+    flags.add_delta(which)
     offline.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
     source = evaluate.add_mutually_exclusive_group(required=True)
     offline.add_path(source, "--text", "FILE", _TEXT_HELP, many=True)
@@ -43,7 +44,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     offline.add_path(source, "--prompts", "FILE", about_prompts)
     about_keep = "write the target's answers here (.npz), or read them from here"
     offline.add_path(evaluate, "--keep", "FILE", about_keep)
-    offline.add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
+    flags.add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
     about_stop = "a batch ends before the token whose joint acceptance falls below this, 0-1; 0 ends none"
     offline.add_numbers(
         evaluate,
@@ -63,8 +64,8 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "rows that it was not fitted to.",
     )
     calibrate.set_defaults(func=_calibrate)
-    offline.add_base(calibrate)
-    offline.add_delta(calibrate, required=True)
+    flags.add_base(calibrate)
+    flags.add_delta(calibrate, required=True)
     offline.add_path(calibrate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
     offline.add_path(calibrate, "--out", "FILE", "the delta to write (default: in place of the old one)")
     offline.add_numbers(calibrate, _LIMIT)
@@ -78,8 +79,8 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "from, in few bits. A packed delta is exported like any other.",
     )
     pack.set_defaults(func=_pack)
-    offline.add_base(pack)
-    offline.add_delta(pack, required=True)
+    flags.add_base(pack)
+    flags.add_delta(pack, required=True)
     offline.add_path(pack, "--out", "FILE", "the packed delta to write", required=True)
     pack.add_argument(
         "--bits", type=int, choices=(4, 8), default=4, help="bits of a weight (default: %(default)s)"

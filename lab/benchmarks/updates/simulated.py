@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexspec_mq.evolution.analysis import Decision, Rule, Sample, Verdict, judge
+from flexspec_mq.evolution.analysis import Decision, Judgement, Rule, Sample, judge
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ def run(
     answers: int = 60,
     at_once: int = 1,
     rule: Rule | None = None,
-) -> tuple[Verdict, int]:
+) -> tuple[Judgement, int]:
     """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
     draw, rule = random.Random(seed), rule or Rule()
     ours: list[Sample] = []
     theirs: list[Sample] = []
-    verdict = Verdict(Decision.WAIT, "")
+    verdict = Judgement(Decision.WAIT, "")
     while sum(one.tries for one in ours) < answers:
         version, into = (canary, ours) if draw.random() < share else (Simulated(), theirs)
         into.append(_sum([version.answer(draw) for _ in range(at_once)]))
