@@ -27,7 +27,7 @@ help: ## this list
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal, as of flexspec chat"
-	@echo "  make demo LINK=4g        over an emulated network; needs root. flexspec link profiles lists them"
+	@echo "  make demo LINK=wifi      over another network than 4g: flexspec link profiles lists them; none is loopback"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
 	@echo "                           CUDA build of several GB that this machine has no use for"
@@ -36,7 +36,7 @@ help: ## this list
 setup: ## install what is missing: Mosquitto, .venv, the default model (a second when nothing is)
 	@scripts/setup.sh
 
-demo: setup ## write a text with a draft and a target over a local broker
+demo: setup ## one answer over a mobile network that is cut, without drafts and with them, side by side
 	@scripts/demo.sh
 
 demo-evolution: setup ## publish a new version of the target while an answer streams

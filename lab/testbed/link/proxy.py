@@ -53,6 +53,7 @@ class ProxyLink:
         self._handlers: set[asyncio.Task[None]] = set()
         self._counters = LinkCounters(self._ways["up"].counters, self._ways["down"].counters, unit="payload")
         self._start = time.monotonic()
+        self._stalled_until = 0.0
 
     @property
     def counters(self) -> LinkCounters:
@@ -65,6 +66,10 @@ class ProxyLink:
         self.cuts += len(self._handlers)
         for writer in self._writers:
             writer.transport.abort()
+
+    def stall(self, seconds: float) -> None:
+        """Carry nothing for a while, both ways; what is under way arrives after it, and connections stay."""
+        self._stalled_until = self._now() + seconds
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection in a task of ours; one that `asyncio.start_server` makes complains when cancelled."""
@@ -136,8 +141,8 @@ class ProxyLink:
     ) -> None:
         while True:
             due, chunk = await waiting.get()
-            if (wait := due - self._now()) > 0:
-                await asyncio.sleep(wait)
+            while (due := max(due, self._stalled_until)) > self._now():  # noqa: ASYNC110  a stall may come meanwhile
+                await asyncio.sleep(due - self._now())
             if not chunk:
                 if writer.can_write_eof():
                     writer.write_eof()

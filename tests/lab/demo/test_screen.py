@@ -1,115 +1,101 @@
+"""What the demo shows of recordings."""
+
 from __future__ import annotations
 
 import io
-from typing import Any
 
+import pytest
 from rich.console import Console
 
-from lab.demo.screen import Screen, comparison, live_line, summary_rows
+from lab.demo.picture import Picture
+from lab.demo.recording import CUT_S, Recording
+from lab.demo.screen import Screen, frame, is_cut, state
+from schemas.openai import FlexspecUsage
 
-STATS: dict[str, Any] = {
-    "tokens": 30,
-    "seconds": 3.0,
-    "first_token": 0.25,
-    "tokens_per_second": 12.0,
-    "draft_length": 4,
-    "drafted": 40,
-    "accepted": 20,
-    "worker_accepted": 3,
-    "rounds": 10,
-    "tokens_per_round": 3.0,
-    "rtt_ms": 52.25,
-    "bytes_up": 300,
-    "bytes_down": 330,
-    "bytes_per_token": 21.0,
-    "polls": 1,
-    "reopens": 0,
-}
+STREAMED = Recording(
+    [(0.0, "one", "target"), (0.1, " two", "target")], seconds=0.1, carried=5_000, tokens=2
+)
+DRAFTED = Recording([(0.0, "one", "device"), (0.05, " two", "worker")], seconds=0.05, carried=3_000, tokens=2)
+STREAMED.took, DRAFTED.took = FlexspecUsage(rounds=2), FlexspecUsage(rounds=1)
 
 
-def shown(*, terminal: bool) -> tuple[Screen, io.StringIO]:
+def screen(*, terminal: bool) -> tuple[Screen, io.StringIO]:
     out = io.StringIO()
     console = Console(
-        file=out,
-        force_terminal=terminal,
-        width=80,
-        highlight=False,
-        color_system="standard",
+        file=out, force_terminal=terminal, width=80, height=30, highlight=False, color_system="standard" if terminal else None,
         legacy_windows=False,
-    )
+    )  # fmt: skip
     return Screen(console), out
 
 
-def test_the_live_line_has_every_figure() -> None:
-    line = live_line(STATS)
-    for part in (
-        "draft length 4",
-        "acceptance 50%",
-        "3.00 tokens/round",
-        "52.2 ms",
-        "21 B/token",
-        "12.0 tokens/s",
-    ):
-        assert part in line
+def test_a_cut_is_told_while_it_lasts() -> None:
+    side = Recording([(9.0, "x", None)], cut=2.0, seconds=9.0)
+    assert [is_cut(side, now) for now in (1.9, 2.0, 1.9 + CUT_S, 2.0 + CUT_S)] == [False, True, True, False]
+    assert state(side, 1.0) == "1.0 s"
+    assert state(side, 2.5) == "2.5 s: network cut"
+    assert state(side, 9.5) == "complete after 9.0 s, cut at 2.0 s"
 
 
-def test_figures_that_are_not_known_yet_are_a_dash() -> None:
-    line = live_line({**STATS, "drafted": 0, "accepted": 0, "rtt_ms": None})
-    assert "acceptance –" in line
-    assert "round trip –" in line
-    rows = dict(summary_rows({**STATS, "first_token": None, "tokens": 0}, "cancelled"))
-    assert rows["first token after"] == "–"
-    assert rows["worker's drafts"].startswith("3 tokens")
+def test_a_frame_has_what_had_come() -> None:
+    shown, out = screen(terminal=False)
+    shown.show(frame(shown.console, [STREAMED, DRAFTED], 0.07))
+    streamed, drafted = next(line for line in out.getvalue().splitlines() if "one" in line).split("││")
+    assert "two" not in streamed
+    assert "one two" in drafted
 
 
-def test_a_pipe_gets_the_text_alone_and_at_once() -> None:
-    screen, out = shown(terminal=False)
-    with screen.answer() as answer:
-        answer.text([("Once", "device"), (" upon\na", "target")])
-        assert out.getvalue() == "Once upon\na"
-        answer.note(live_line(STATS))
-    assert out.getvalue() == "Once upon\na\n"
+async def test_a_terminal_sees_them_side_by_side_coloured_by_who_wrote_what() -> None:
+    shown, out = screen(terminal=True)
+    await shown.play([STREAMED, DRAFTED])
+    for colored in ("\x1b[1;33mone", "\x1b[32mone", "\x1b[3;36m two"):
+        assert colored in out.getvalue()
 
 
-def test_a_terminal_tells_accepted_from_written() -> None:
-    screen, out = shown(terminal=True)
-    with screen.answer() as answer:
-        answer.text([("green", "device"), ("yellow", "target")])
-    assert "\x1b[32mgreen" in out.getvalue()
-    assert "\x1b[1;33myellow" in out.getvalue()
-
-
-def test_markup_in_a_text_is_text() -> None:
-    screen, out = shown(terminal=False)
-    screen.question("[red]x[/red] [/]")
+@pytest.mark.parametrize("terminal", [False, True])
+async def test_a_text_cannot_steer_the_terminal(*, terminal: bool) -> None:
+    shown, out = screen(terminal=terminal)
+    shown.question("[red]x[/red] [/]")
+    attack = Recording([(0.0, "\x1b]0;owned\x07", "target")], tokens=1)
+    await shown.play([attack, attack])
+    assert "\x1b]" not in out.getvalue()
     assert "[red]x[/red] [/]" in out.getvalue()
 
 
-def test_the_summary_says_why_it_ended() -> None:
-    screen, out = shown(terminal=False)
-    screen.summary({"stats": STATS, "reason": "length"})
-    assert "the limit of tokens was reached" in out.getvalue()
-    assert "1 polls, 0 re-opens" in out.getvalue()
+async def test_elsewhere_each_is_shown_whole_and_at_once() -> None:
+    shown, out = screen(terminal=False)
+    await shown.play([STREAMED, DRAFTED])
+    assert out.getvalue().splitlines() == [
+        "",
+        "streamed without drafts, complete after 0.1 s:",
+        "one two",
+        "",
+        "written with drafts, complete after 0.1 s:",
+        "one two",
+    ]
 
 
-def test_both_times_are_told_and_why_drafts_lose_on_one_machine() -> None:
-    slow, quick = {"seconds": 7.5}, {"seconds": 5.0}
-    first, *why = comparison([(slow, quick)], on_link=False)
-    assert "with drafts 7.5 s, the same text" in first
-    assert "streamed without drafts 5.0 s: 1.50 times as long" in first
-    assert "docs/performance.md" in why[-1]
-    assert len(comparison([(slow, quick)], on_link=True)) == 1
-    assert len(comparison([(quick, slow)], on_link=False)) == 1
-    assert "0.67 times as long" in comparison([(quick, slow)], on_link=False)[0]
-
-
-def test_each_of_several_prompts_has_its_ratio_the_losing_one_too() -> None:
-    screen, out = shown(terminal=False)
-    lost, won = {**STATS, "seconds": 6.0}, {**STATS, "seconds": 2.0}
-    screen.comparison({"a question": (lost, STATS), "a list": (won, STATS)}, on_link=False)
-    lines = out.getvalue().splitlines()
-    assert [line.split()[-4] for line in lines if line.startswith("a ")] == ["2.00", "0.67"]
-    assert any(
-        "with drafts 8.0 s, the same texts streamed without drafts 6.0 s: 1.33" in line for line in lines
+def test_four_figures_stand_at_the_end_and_what_was_lost_is_counted() -> None:
+    shown, out = screen(terminal=False)
+    shown.figures(
+        [STREAMED, DRAFTED], [STREAMED, Recording(DRAFTED.pieces, None, 0.2, 3_000, 1, DRAFTED.took)]
     )
-    assert "docs/performance.md" in lines[-1], "one of them lost"
+    rows = [line.split() for line in out.getvalue().splitlines()[1:5]]
+    assert rows == [
+        ["seconds", "0.1", "0.2"],
+        ["bytes", "over", "the", "network", "5,000", "3,000"],
+        ["round", "trips", "2", "1"],
+        ["tokens", "lost", "of", "2", "0", "1"],
+    ]
+    assert "with drafts 0.50 times as long" in out.getvalue()
+
+
+async def test_a_picture_holds_every_moment_and_the_end() -> None:
+    picture = Picture()
+    picture.question("Which?")
+    long = Recording([(0.0, "one", "target"), (1.0, " two", "target")], seconds=1.0, tokens=2)
+    await picture.play([long, DRAFTED])
+    picture.figures([long, DRAFTED], [long, DRAFTED])
+    drawn = picture.svg()
+    assert drawn.count('<g id="at') == 3
+    assert "lost" not in drawn[drawn.index('<g id="at0"') :], "figures come at the end"
+    assert "lost" in drawn

@@ -118,6 +118,22 @@ async def test_cutting_breaks_connections_and_new_ones_work() -> None:
         assert await there_and_back(proxy.port, b"again") == b"again"
 
 
+async def test_a_stall_holds_what_is_under_way_and_breaks_nothing() -> None:
+    async with echo() as target, proxy_link(fast(delay=20.0), target) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"before")
+        await asyncio.sleep(0.03)  # the echo is on its way back
+        proxy.stall(0.3)
+        began = time.monotonic()
+        writer.write(b"meanwhile")
+        assert await reader.readexactly(15) == b"beforemeanwhile"
+        assert time.monotonic() - began > 0.3
+        writer.write(b"after")
+        assert await reader.readexactly(5) == b"after"
+        assert proxy.connections == 1
+        writer.close()
+
+
 async def test_connections_are_cut_now_and_then_where_that_is_asked_for() -> None:
     async with echo() as target, proxy_link(fast(), target, cut_every=0.02) as proxy:
         async with asyncio.timeout(PATIENCE):

@@ -1,0 +1,100 @@
+"""One answer as it came: its pieces with their times, what the network carried, and when it was cut."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flexspec_mq.chat.api import api_at
+from flexspec_mq.chat.settings import ChatOptions
+from flexspec_mq.chat.wire import pieces
+from flexspec_mq.errors import FlexSpecError
+from schemas.openai import FlexspecUsage, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lab.testbed.link.proxy import ProxyLink
+
+CUT_S = 3.0
+"""Seconds for which the network is cut."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """An answer, in seconds since the question.
+
+    Attributes:
+        pieces: parts of the text with their writers, each at the time when the device had it.
+        cut: when the network was cut; None if the text was complete before.
+        seconds: until the text was complete.
+        carried: bytes over the network, both ways: payload of TCP.
+        tokens: of the text.
+        took: the node's own figures.
+    """
+
+    pieces: list[tuple[float, str, Writer | None]] = field(default_factory=list)
+    cut: float | None = None
+    seconds: float = 0.0
+    carried: int = 0
+    tokens: int = 0
+    took: FlexspecUsage = field(default_factory=FlexspecUsage)
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(piece for _, piece, _ in self.pieces)
+
+
+async def record(
+    url: str,
+    link: ProxyLink,
+    body: dict[str, Any],
+    *,
+    cut_behind: int | None = None,
+    tell: Callable[[int], None] = lambda _characters: None,
+) -> Recording:
+    """Ask a node and record the answer.
+
+    Args:
+        url: of the node's API.
+        link: between the node and the broker.
+        body: of the request.
+        cut_behind: characters of the text after which the network is cut.
+        tell: told how many characters have come.
+
+    Raises:
+        FlexSpecError: there is no answer.
+    """
+    made, size = Recording(), 0
+    async with api_at(ChatOptions(url=url)) as api:
+        before, began = _carried(link), time.monotonic()
+        async with aclosing(api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
+            async for chunk in chunks:
+                now = time.monotonic() - began
+                for piece, writer in pieces(chunk):
+                    if piece:
+                        made.pieces.append((now, piece, writer))
+                        made.seconds = now
+                        size += len(piece)
+                if made.cut is None and cut_behind is not None and size >= cut_behind:
+                    link.stall(CUT_S)
+                    made.cut = now
+                tell(size)
+                if chunk.usage:
+                    made.took, made.tokens = chunk.usage.flexspec, chunk.usage.completion_tokens
+        made.carried = _carried(link) - before
+    if made.cut == made.seconds:  # the last piece brought it beyond the half
+        made.cut = None
+    if not made.tokens:
+        raise FlexSpecError("an answer came without figures", hint="this is a bug: please report it")
+    return made
+
+
+def _carried(link: ProxyLink) -> int:
+    counters = link.counters
+    return counters.up.bytes_out + counters.down.bytes_out
