@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -12,19 +13,17 @@ from lab.demo.recording import CUT_S, Recording
 from lab.demo.screen import Screen, frame, is_cut, state
 from schemas.openai import FlexspecUsage
 
-STREAMED = Recording(
-    [(0.0, "one", "target"), (0.1, " two", "target")], seconds=0.1, carried=5_000, tokens=2
-)
+STREAMED = Recording([(0.0, "one", "target"), (0.1, " two", "target")], seconds=0.1, carried=5_000, tokens=2)
 DRAFTED = Recording([(0.0, "one", "device"), (0.05, " two", "worker")], seconds=0.05, carried=3_000, tokens=2)
 STREAMED.took, DRAFTED.took = FlexspecUsage(rounds=2), FlexspecUsage(rounds=1)
 
 
 def screen(*, terminal: bool) -> tuple[Screen, io.StringIO]:
     out = io.StringIO()
+    colors: Literal["standard"] | None = "standard" if terminal else None
     console = Console(
-        file=out, force_terminal=terminal, width=80, height=30, highlight=False, color_system="standard" if terminal else None,
-        legacy_windows=False,
-    )  # fmt: skip
+        file=out, force_terminal=terminal, width=80, height=30, highlight=False, color_system=colors
+    )
     return Screen(console), out
 
 
